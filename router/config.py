@@ -1,0 +1,86 @@
+"""What the router is told at its birth. Help, default and environment name stand beside the field.
+
+Frozen and free of imports that cost time, since the launcher reads it too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def option(default: Any, help: str, **more: Any) -> Any:
+    """A field that is also a flag: `--field-name`, environment twin `FIELD_NAME`."""
+    return field(default=default, metadata={"help": help, **more})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request, and all of them together, may ask for."""
+
+    max_concurrent_requests: int = option(128, "requests at once; more are answered 429")
+    max_best_of: int = option(2, "largest `best_of`")
+    max_stop_sequences: int = option(4, "most stop sequences of a request")
+    max_top_n_tokens: int = option(5, "largest `top_n_tokens`")
+    max_input_tokens: int | None = option(
+        None,
+        "longest prompt in tokens; default: max-total-tokens - 1",
+        aliases=("max-input-length",),
+    )
+    max_total_tokens: int | None = option(
+        None, "prompt and output tokens of one request; default: what model and memory allow"
+    )
+    max_client_batch_size: int = option(4, "most prompts of one request")
+    payload_limit: int = option(2_000_000, "largest request body in bytes")
+    max_batch_size: int | None = option(None, "most requests in one Step; default: 64")
+    max_batch_prefill_tokens: int | None = option(
+        None, "most prompt tokens in one Step; default: 512 on CPU, 4096 on CUDA"
+    )
+    max_batch_total_tokens: int | None = option(
+        None, "tokens that the KV cache holds; default: what memory allows"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """The policy and its parameters; names follow arXiv 2505.17074."""
+
+    scheduler: str = option(
+        "laps-sd", "order of service", choices=("laps-sd", "fcfs", "las", "sjf")
+    )
+    laps_levels: int = option(4, "K, the number of queues (ours; the paper finds 4 to 6)")
+    laps_ratio: float = option(2.0, "M, ratio of neighbouring thresholds (ours)")
+    laps_first_threshold: float = option(
+        0.3, "Sup_1, seconds of service a request may take in the first queue (ours)"
+    )
+    laps_window: int = option(4, "gamma, rounds that the acceptance rate must stay stable (ours)")
+    laps_deviation: float = option(
+        0.08, "delta, largest standard deviation of the windowed acceptance rate (ours)"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Where the server listens and how it speaks to its operator."""
+
+    hostname: str = option("0.0.0.0", "address to listen on", environment=None)  # noqa: S104
+    port: int = option(3000, "port to listen on", short="-p")
+    json_output: bool = option(False, "log one JSON object per line")
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """The router child's whole configuration."""
+
+    limits: Limits
+    scheduler: SchedulerConfig
+    server: ServerConfig
+    model_path: str
+    """Folder that holds `tokenizer.json` and `config.json`."""
+    model_id: str
+    revision: str | None
+    draft_model_id: str | None
+    sockets: tuple[str, ...]
+    """Unix socket of every rank, rank 0 first."""
+    listen_fd: int
+    """Inherited descriptor of the bound, not yet listening HTTP socket."""

@@ -1,0 +1,60 @@
+"""What a shard is told at its birth. Help, default and environment name stand beside the field.
+
+Frozen and free of imports that cost time, since the launcher reads it too. `rank`, `world`,
+`socket`, `model_path` and `draft_path` are filled in by the launcher, one value per child.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def option(default: Any, help: str, **more: Any) -> Any:
+    """A field that is also a flag: `--field-name`, environment twin `FIELD_NAME`."""
+    return field(default=default, metadata={"help": help, **more})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which models are served, and on how many shards."""
+
+    model_id: str | None = option(None, "hub id or folder of the target; default: the bundled pair")
+    revision: str | None = option(None, "revision of the target on the hub")
+    draft_model_id: str | None = option(None, "hub id or folder of the draft model")
+    sharded: bool | None = option(None, "use every visible device", choices=("true", "false"))
+    num_shard: int | None = option(None, "number of tensor-parallel shards")
+    speculate: int | None = option(
+        None, "most tokens drafted per round; default: 5 with a draft model, 0 turns drafting off"
+    )
+    dtype: str | None = option(
+        None,
+        "precision of the weights; default: float32 on CPU, the checkpoint's own on CUDA",
+        choices=("float16", "bfloat16", "float32"),
+    )
+    shard_uds_path: str | None = option(
+        None, "prefix of the shards' Unix sockets; default: a fresh private folder"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ShardConfig:
+    """One rank's whole configuration."""
+
+    model_path: str
+    model_id: str
+    draft_path: str | None
+    rank: int
+    world: int
+    socket: str
+    rendezvous: str
+    """File through which the ranks of one group find each other."""
+    speculate: int
+    dtype: str | None
+    max_rows: int
+    max_total_tokens: int | None
+    max_batch_total_tokens: int | None
+    echo: bool = False
+    """Serve the deterministic engine without a model, for tests and router benchmarks."""
+    echo_seconds: float = 0.0
+    """Seconds that the echo engine takes for a Step."""

@@ -1,0 +1,324 @@
+"""The wire between the router and every shard: messages, codec, limits.
+
+A frame is a 4-byte little-endian length and a msgpack array ``[code, *fields]``. The union of
+messages is closed and its codes are append-only; nested values travel as arrays, token ids as
+int32 and log-probabilities as float32 binary. Parsing follows the type hints and accepts nothing
+else: a value of the wrong type, an unknown code or an oversized frame is a `ProtocolError`,
+which ends the connection. No pickle, no ext types, no torch, no asyncio.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum, StrEnum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import msgpack
+
+VERSION = 1
+MAX_FRAME = 64 << 20
+"""Largest frame in bytes; refused before it is read."""
+HEADER = 4
+"""Bytes of the length prefix."""
+
+Ids = Annotated[tuple[int, ...], "i"]
+"""Token or page ids, int32 on the wire."""
+Floats = Annotated[tuple[float, ...], "f"]
+"""Log-probabilities, float32 on the wire."""
+
+
+class ProtocolError(Exception):
+    """The peer broke the wire's rules; the connection is of no further use."""
+
+
+class End(StrEnum):
+    """Why a shard ended a request; the values are TGI's finish reasons where it has one."""
+
+    EOS = "eos_token"
+    LENGTH = "length"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the target's next token is chosen. Neutral values switch a processor off.
+
+    `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep every token. `seed` and the absolute
+    position fix the noise, so the text depends on nothing else.
+    """
+
+    seed: int = 0
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """A row the shards do not hold yet, or no longer hold.
+
+    `tokens` is the prompt followed by what was already emitted; the first `prompt` of them are
+    the prompt. The row ends once `prompt + max_new` tokens exist.
+    """
+
+    id: int
+    tokens: Ids
+    prompt: int
+    max_new: int
+    ignore_eos: bool
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Grow:
+    """Page ids appended to a row's block table."""
+
+    id: int
+    pages: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one row does in a Step.
+
+    `prefill` > 0: feed that many known tokens; the last known one also samples. `prefill` 0:
+    draft `draft` tokens after the row's last token and verify them.
+    """
+
+    id: int
+    prefill: int
+    draft: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Router to rank, first frame of a connection."""
+
+    version: int
+    rank: int
+    world: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Rank to router, the answer to `Hello`: what this rank serves and can hold."""
+
+    rank: int
+    model: str
+    device: str
+    dtype: str
+    page_size: int
+    """Tokens per page."""
+    pages: int
+    """Usable pages; page 0 is the trash page and is not among them."""
+    max_rows: int
+    max_length: int
+    """Most tokens, prompt and output, of one row."""
+    vocab_size: int
+    speculate: int
+    """Largest draft length; 0 where there is no drafter."""
+    draft_token_seconds: float
+    """Seconds of one draft forward for one row, measured at warm-up (the paper's T_SSM)."""
+    verify_seconds: float
+    """Seconds of one verify forward for one row, measured at warm-up (the paper's T_LLM)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One numbered unit of work. Ranks apply release, new, grow in this order, then run."""
+
+    number: int
+    release: Ids
+    new: tuple[New, ...]
+    grow: tuple[Grow, ...]
+    run: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What a Step did for one row; a row that had ended before has no item."""
+
+    id: int
+    tokens: Ids
+    logprobs: Floats
+    """Of the chosen tokens after every processor and warper, natural log; one per token."""
+    drafted: int
+    accepted: int
+    end: End | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Rank 0 to router. `seconds` is the device time of the Step."""
+
+    number: int
+    seconds: float
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Other ranks to router: Step `number` is done; `digest` covers the row table."""
+
+    number: int
+    digest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Router to rank; answered by the reader thread with `Pong`, also during a Step."""
+
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """Rank to router; `step` is the last Step this rank finished."""
+
+    nonce: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fatal:
+    """Rank to router: this rank cannot go on. `code` is the process's exit status."""
+
+    code: int
+    text: str
+
+
+_codes: dict[type, int] = {
+    message: code
+    for code, message in enumerate((Hello, Ready, Step, StepResult, Ack, Ping, Pong, Fatal))
+}
+_types = {code: message for message, code in _codes.items()}
+
+Message = Hello | Ready | Step | StepResult | Ack | Ping | Pong | Fatal
+
+
+def pack(message: Message) -> bytes:
+    """The frame of `message`, header included. Raises ProtocolError if it exceeds MAX_FRAME."""
+    kind: Any = type(message)
+    value = [_codes[kind], *_encoder(kind)(message)]
+    body: bytes = msgpack.packb(value)
+    if len(body) > MAX_FRAME:
+        raise ProtocolError(f"a frame of {len(body)} bytes exceeds {MAX_FRAME}")
+    return len(body).to_bytes(HEADER, "little") + body
+
+
+def length(header: bytes) -> int:
+    """Body length announced by a 4-byte `header`. Raises ProtocolError above MAX_FRAME."""
+    size = int.from_bytes(header, "little")
+    if size > MAX_FRAME:
+        raise ProtocolError(f"a frame of {size} bytes exceeds {MAX_FRAME}")
+    return size
+
+
+def unpack(body: bytes) -> Message:
+    """The message in a frame's `body`. Raises ProtocolError for anything but a valid one."""
+    try:
+        value = msgpack.unpackb(body, use_list=True, strict_map_key=True)
+    except (ValueError, msgpack.UnpackException, RecursionError) as fault:
+        raise ProtocolError(f"not msgpack: {fault}") from fault
+    if not isinstance(value, list) or not value or type(value[0]) is not int:
+        raise ProtocolError("a message is an array that starts with its code")
+    if value[0] not in _types:
+        raise ProtocolError(f"unknown message code {value[0]}")
+    message: Message = _decoder(_types[value[0]])(value[1:])
+    return message
+
+
+Encode = Callable[[Any], Any]
+Decode = Callable[[Any], Any]
+
+
+@cache
+def _encoder(hint: Any) -> Encode:
+    if get_origin(hint) is Annotated:
+        code = get_args(hint)[1]
+        return lambda value: array(code, value).tobytes()
+    if is_dataclass(hint):
+        types = get_type_hints(hint, include_extras=True)
+        parts = [(field.name, _encoder(types[field.name])) for field in fields(hint)]
+        return lambda value: [encode(getattr(value, name)) for name, encode in parts]
+    if get_origin(hint) is tuple:
+        encode_item = _encoder(get_args(hint)[0])
+        return lambda value: [encode_item(item) for item in value]
+    return _plain
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
+
+
+@cache
+def _decoder(hint: Any) -> Decode:
+    if get_origin(hint) is Annotated:
+        return _binary(get_args(hint)[1])
+    if is_dataclass(hint) and isinstance(hint, type):
+        return _record(hint)
+    if get_origin(hint) is tuple:
+        return _array(_decoder(get_args(hint)[0]))
+    if get_origin(hint) in (Union, UnionType):
+        inner = _decoder(next(option for option in get_args(hint) if option is not NoneType))
+        return lambda value: None if value is None else inner(value)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return _member(hint)
+    return _scalar(hint)
+
+
+def _binary(code: str) -> Decode:
+    def decode(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, bytes) or len(value) % array(code).itemsize:
+            raise ProtocolError("expected a binary array")
+        return tuple(array(code, value))
+
+    return decode
+
+
+def _record(kind: type) -> Decode:
+    types = get_type_hints(kind, include_extras=True)
+    decoders = [_decoder(types[field.name]) for field in fields(kind)]
+
+    def decode(value: Any) -> Any:
+        if not isinstance(value, list) or len(value) != len(decoders):
+            raise ProtocolError(f"{kind.__name__} has {len(decoders)} fields")
+        return kind(*(part(item) for part, item in zip(decoders, value, strict=True)))
+
+    return decode
+
+
+def _array(item: Decode) -> Decode:
+    def decode(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise ProtocolError("expected an array")
+        return tuple(map(item, value))
+
+    return decode
+
+
+def _member(kind: type[Enum]) -> Decode:
+    def decode(value: Any) -> Enum:
+        try:
+            return kind(value)
+        except ValueError as fault:
+            raise ProtocolError(str(fault)) from fault
+
+    return decode
+
+
+def _scalar(kind: type) -> Decode:
+    def decode(value: Any) -> Any:
+        if type(value) is not kind:
+            raise ProtocolError(f"expected {kind.__name__}, found {type(value).__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ProtocolError("expected a finite number")
+        return value
+
+    return decode
