@@ -53,6 +53,8 @@ class Patience:
     """For a stream's reader to read."""
     keepalive: float = 15.0
     """For the next request of a connection."""
+    linger: float = 2.0
+    """For the rest of a refused body, so that its sender reads the refusal."""
 
 
 class Front:

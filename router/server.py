@@ -30,6 +30,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
+GOODBYE_SECONDS = 2.0
+"""At the end, time for the last bytes of answers to leave."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -62,8 +65,9 @@ async def run(
         application(front),
         handler_cancellation=True,
         keepalive_timeout=front.patience.keepalive,
+        lingering_time=front.patience.linger,
         access_log=None,
-        shutdown_timeout=front.patience.stall,
+        shutdown_timeout=GOODBYE_SECONDS,
     )
     await runner.setup()
     try:

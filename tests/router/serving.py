@@ -22,7 +22,7 @@ from router.scheduler.base import Capacity
 from router.server import run
 
 BOUNDS = settle(Limits(max_concurrent_requests=3, payload_limit=2000), 2000)
-PATIENCE = Patience()
+PATIENCE = Patience(linger=0.05)
 CAPACITY = Capacity(
     pages=10,
     page_size=16,

@@ -308,7 +308,7 @@ async def test_a_body_that_hides_its_size_is_refused_at_the_limit() -> None:
 
 
 async def test_a_body_that_drips_is_given_up() -> None:
-    async with serving(patience=Patience(body=0.01)) as server:
+    async with serving(patience=Patience(body=0.01, linger=0.05)) as server:
         answer = await server.raw(
             "POST / HTTP/1.1\nHost: x\nContent-Type: application/json\nContent-Length: 100", b"{"
         )
