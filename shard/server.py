@@ -120,12 +120,13 @@ def _serve_router(connection: socket.socket, engine: Engine, config: ShardConfig
         _log.warning("refused a connection: %s", fault)
         return
     reader = Thread(target=router.read, name="reader", daemon=True)
-    reader.start()
     try:
+        reader.start()
         router.execute(engine, config.rank)
     finally:
         router.close()
-        reader.join()
+        if reader.is_alive():
+            reader.join()
 
 
 class _Router:
@@ -136,6 +137,7 @@ class _Router:
         self._writing = Lock()
         self._steps: SimpleQueue[Step | None] = SimpleQueue()
         self._finished = 0
+        self._closed = False
 
     def greet(self, ready: Ready, config: ShardConfig) -> None:
         """Check who connects and what it expects, and answer with `ready`.
@@ -157,7 +159,8 @@ class _Router:
             while message := self._receive():
                 self._take(message)
         except (ProtocolError, OSError) as fault:
-            _log.warning("dropped the router: %s", fault)
+            if not self._closed:
+                _log.warning("dropped the router: %s", fault)
         finally:
             self.close()
             self._steps.put(None)
@@ -174,6 +177,7 @@ class _Router:
 
     def close(self) -> None:
         """End the connection for both sides; wakes whoever reads from it."""
+        self._closed = True
         with suppress(OSError):  # the router may be gone already
             self._connection.shutdown(socket.SHUT_RDWR)
 
