@@ -180,7 +180,7 @@ def _shortest(value: float) -> float:
         raise Unserialisable
     for digits in range(6, 9):
         short = float(f"{value:.{digits}g}")
-        if struct.pack("f", short) == struct.pack("f", value):
+        if struct.pack("<f", short) == struct.pack("<f", value):
             return short
     return float(f"{value:.9g}")
 
