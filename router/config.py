@@ -58,6 +58,9 @@ class SchedulerConfig:
     laps_deviation: float = option(
         0.08, "delta, largest standard deviation of the windowed acceptance rate (ours)"
     )
+    laps_patience: float = option(
+        60.0, "seconds without service after which a request goes before all others (ours)"
+    )
 
 
 @dataclass(frozen=True, slots=True)
