@@ -1,4 +1,4 @@
-"""Every policy under arbitrary events: no page is lost, no request is lost, nothing is planned twice.
+"""Every policy under arbitrary events: no page and no request is lost, none is served twice.
 
 The device checks each Batch as it is sent; what can only be judged from outside is asserted here.
 """
