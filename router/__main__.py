@@ -50,9 +50,11 @@ class LauncherGone(Exception):
 def main() -> int:
     """Run until drained, abandoned or at fault; the exit status."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
-    config = parse(sys.stdin.buffer.readline())
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return 0
     try:
-        asyncio.run(serve(config))
+        asyncio.run(serve(parse(line)))
     except Fault as fault:
         emit(event="fault", code=fault.code, text=str(fault))
         return fault.code
@@ -80,22 +82,21 @@ async def serve(config: RouterConfig) -> None:
     """Greet the shards, then serve until drained or abandoned. Raises Fault."""
     workers = ThreadPoolExecutor(config.limits.validation_workers)
     asyncio.get_running_loop().set_default_executor(workers)
+    stop = _on_sigterm()
     try:
-        group = ShardGroup.connect(config.sockets)
-        async with group as shards:
-            await serve_from(config, shards)
+        async with ShardGroup.connect(config.sockets) as shards:
+            await serve_from(config, shards, stop)
     except GroupLost as lost:
         raise Fault(DEAD_SHARD, str(lost)) from lost
 
 
-async def serve_from(config: RouterConfig, shards: ShardGroup) -> None:
-    """The same, with greeted `shards`. Raises Fault, also when they are lost."""
+async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Event) -> None:
+    """The same, with greeted `shards`, until `stop`. Raises Fault, also when they are lost."""
     dispatcher, front = assemble(config, shards)
     listener = socket.socket(fileno=config.listen_fd)
     try:
         async with asyncio.TaskGroup() as group:
             others = [group.create_task(dispatcher.run()), group.create_task(launcher_goes())]
-            stop = _on_sigterm()
             await run(
                 front,
                 listener,

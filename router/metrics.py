@@ -10,18 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
 from router.native import timing
+from router.record import Record
 from router.request import Bounds
 from router.scheduler.base import Capacity, View
-
-if TYPE_CHECKING:
-    from router.record import Record
 
 SECONDS = tuple(0.0001 * 1.5**k for k in range(1, 36))
 METHODS = ("prefill", "decode")

@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from router import VERSION
 from router.errors import Incomplete, RouterError, Unserialisable
+from router.record import Record, Token
 from router.request import Bounds
-
-if TYPE_CHECKING:
-    from router.record import Record, Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +178,7 @@ def _shortest(value: float) -> float:
         raise Unserialisable
     for digits in range(6, 9):
         short = float(f"{value:.{digits}g}")
-        if struct.pack("f", short) == struct.pack("f", value):
+        if struct.pack("<f", short) == struct.pack("<f", value):
             return short
     return float(f"{value:.9g}")
 

@@ -12,12 +12,13 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import web
 
 from router import native
 from router.body import CompatGenerate, Generate, read
+from router.dispatcher import Dispatcher
 from router.errors import (
     BadRequest,
     Incomplete,
@@ -30,12 +31,9 @@ from router.errors import (
 )
 from router.metrics import Metrics
 from router.native import About
+from router.record import Record
 from router.request import Bounds, precheck, validate
 from router.stream import ClientGone, EventStream, events
-
-if TYPE_CHECKING:
-    from router.dispatcher import Dispatcher
-    from router.record import Record
 
 REQUEST_ID = web.RequestKey("request_id", str)
 _JSON = re.compile(r"application/([^/]+\+)?json", re.IGNORECASE)

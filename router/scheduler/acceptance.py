@@ -25,13 +25,12 @@ UNKNOWN = 0.6
 class Survival:
     """Posterior means of S_1..S_n, shrunk towards a prior worth `PRIOR_ROUNDS` rounds."""
 
-    __slots__ = ("_accepted", "_drafted", "_prior")
+    __slots__ = ("_accepted", "_drafted")
 
     def __init__(self, prior: Sequence[float]) -> None:
         """`prior`: S_1..S_n before the first round; its length is the longest draft."""
-        self._prior = tuple(prior)
-        self._drafted = [0] * len(self._prior)
-        self._accepted = [0] * len(self._prior)
+        self._accepted = [PRIOR_ROUNDS * chance for chance in prior]
+        self._drafted = [PRIOR_ROUNDS] * len(self._accepted)
 
     @classmethod
     def unknown(cls, longest: int) -> Survival:
@@ -47,10 +46,8 @@ class Survival:
 
     def curve(self, longest: int) -> tuple[float, ...]:
         """S_1..S_longest, never rising: a draft survives only if those before it do."""
-        observed = zip(
-            self._accepted[:longest], self._drafted[:longest], self._prior[:longest], strict=True
-        )
-        return tuple(accumulate((_shrunk(*position) for position in observed), min))
+        counts = zip(self._accepted[:longest], self._drafted[:longest], strict=True)
+        return tuple(accumulate([accepted / drafted for accepted, drafted in counts], min))
 
     def tokens(self, draft: int) -> float:
         """Expected tokens of a round with `draft` drafts: the accepted ones and one more."""
@@ -59,10 +56,6 @@ class Survival:
     def fraction(self, draft: int) -> float:
         """A: expected share of `draft` > 0 drafts that are accepted."""
         return fsum(self.curve(draft)) / draft
-
-
-def _shrunk(accepted: int, drafted: int, prior: float) -> float:
-    return (accepted + PRIOR_ROUNDS * prior) / (drafted + PRIOR_ROUNDS)
 
 
 class Stability:

@@ -109,19 +109,21 @@ class Pages:
 
         Ties go to the run nearest to page `near`.
         """
-        tight: tuple[int, int, int, int] | None = None
-        loose: tuple[int, int, int, int] | None = None
-        for start in self._starts:
-            stop = self._stop[start]
-            neighbour = self._left.get(start - 1)
-            first = start if neighbour is None else start + neighbour.unmet
-            room, distance = stop - first, abs(first - near)
-            if room >= want:
-                tight = min(tight or (room, distance, first, stop), (room, distance, first, stop))
-            loose = min(loose or (-room, distance, first, stop), (-room, distance, first, stop))
-        _, _, first, stop = tight or loose or (0, 0, 0, 0)
+
+        def score(start: int) -> tuple[bool, int, int]:
+            first = self._beyond(start)
+            room = self._stop[start] - first
+            return room < want, room if room >= want else -room, abs(first - near)
+
+        start = min(self._starts, key=score)
+        first, stop = self._beyond(start), self._stop[start]
         # Nothing but hopes left: take the last page of the run, farthest from who hopes for it.
         return (first, stop - first) if first < stop else (stop - 1, 1)
+
+    def _beyond(self, start: int) -> int:
+        """The first page of a free run that its left neighbour does not hope for."""
+        left = self._left.get(start - 1)
+        return start if left is None else start + max(0, left.hope - len(left.pages))
 
     def _carve(self, start: int, stop: int) -> None:
         """Take the free pages `start`..`stop` - 1, all of one run, out of it."""

@@ -12,7 +12,7 @@ for nothing but its own Steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from router.scheduler.base import Capacity, Grow, Run
 from router.scheduler.drafting import draft_length
@@ -102,15 +102,18 @@ class Plan:
             self.evict.append(row.job.id)
         return True
 
-    def _holders(self, place: int) -> list[Row]:
-        """Rows below `place` that hold pages: those that can be evicted now, lowest rank first.
+    def _holders(self, place: int) -> Iterator[Row]:
+        """Rows below `place` that hold pages, lowest rank first: those that can be evicted now.
 
-        Those still in flight come last. Each waits for the landing of what it has in flight,
-        so the set shrinks from Batch to Batch however the order changes.
+        Those still in flight come after all others. Whoever was passed over once has landed by
+        the next Batch, so the wait ends however the order changes meanwhile.
         """
-        below = reversed(self._order[place + 1 :])
-        holders = [r for r in below if self._pages.held(r.job.id) and r.job.id not in self.passed]
-        return sorted(holders, key=lambda row: row.in_flight > 0)
+        for flying in (False, True):
+            for index in range(len(self._order) - 1, place, -1):
+                row = self._order[index]
+                holds = self._pages.held(row.job.id) and row.job.id not in self.passed
+                if holds and (row.in_flight > 0) is flying:
+                    yield row
 
     def _pages_for(self, tokens: int) -> int:
         return -(-tokens // self._capacity.page_size)

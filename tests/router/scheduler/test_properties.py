@@ -1,13 +1,14 @@
-"""Every policy under arbitrary events: no page is lost, no request is lost, nothing is planned twice.
+"""Every policy under arbitrary events: no page and no request is lost, none is served twice.
 
 The device checks each Batch as it is sent; what can only be judged from outside is asserted here.
 """
 
+from itertools import pairwise
 from random import Random
 from typing import ClassVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -21,7 +22,7 @@ from hypothesis.stateful import (
 from router.config import SchedulerConfig
 from router.scheduler import build
 from router.scheduler.base import Job
-from tests.router.scheduler.device import Client, Device, capacity
+from tests.router.scheduler.device import Client, Device, capacity, serve
 
 POLICIES = ("laps-sd", "fcfs", "las", "sjf")
 
@@ -172,3 +173,26 @@ def test_any_order_of_events_keeps_pages_and_requests_whole(policy: str) -> None
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.mark.parametrize("policy", ["laps-sd", "las", "sjf"])
+@given(seed=st.integers(0, 1 << 32), pages=st.integers(16, 60))
+@settings(max_examples=5, deadline=None)
+def test_in_an_endless_crowd_nobody_waits_longer_than_the_age_bound(
+    policy: str, seed: int, pages: int
+) -> None:
+    random, patience, quantum = Random(seed), 5.0, 0.5
+    device = Device(capacity(max_rows=1, pages=pages), random)
+    long = Client(Job(0, 0.1, 10, 50, expected=50.0), 50, 0.5)
+    jobs = [Job(id, 0.35 * id, random.randint(1, 8), 8, expected=4.0) for id in range(300)]
+    crowd = [Client(job, 4, random.random()) for job in jobs[1:]]
+    chosen = config(policy, laps_patience=patience, laps_first_threshold=quantum)
+    most = 0
+    for _ in serve(build(chosen, device.capacity), device, [long, *crowd]):
+        most = max(most, sum(client.live for client in device.clients.values()))
+    step = device.capacity.verify_seconds + 3 * device.capacity.draft_token_seconds
+    # A turn of another: two Steps land, the row is refilled, and its last Step ends the quantum.
+    turn = (2 + 4 + 1) * step + quantum
+    for client in (long, *crowd):
+        gaps = [b - a for a, b in pairwise([client.job.arrived, *client.seconds])]
+        assert max(gaps) <= patience + (most - 1) * turn

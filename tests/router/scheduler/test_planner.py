@@ -1,0 +1,255 @@
+from random import Random
+
+import pytest
+
+from router.config import SchedulerConfig
+from router.scheduler import build
+from router.scheduler.base import Batch, Capacity, End, Job, Outcome, Run, Scheduler
+from tests.router.scheduler.device import Client, Device, capacity, run, serve
+
+
+def fcfs(capacity: Capacity) -> Scheduler:
+    return build(SchedulerConfig(scheduler="fcfs"), capacity)
+
+
+def submit(scheduler: Scheduler, id: int, prompt: int, max_new: int = 20, **more: int) -> None:
+    scheduler.submit(Job(id, float(id), prompt, max_new, **more), float(id))
+
+
+def plan(scheduler: Scheduler) -> Batch:
+    batch = scheduler.next_batch(0.0)
+    assert batch is not None
+    return batch
+
+
+def done(
+    id: int, prefilled: int = 0, drafted: int = 0, emitted: int = 1, end: End | None = None
+) -> Outcome:
+    return Outcome(id, prefilled, drafted, max(0, emitted - 1), emitted, 0.1, end)
+
+
+def complete(scheduler: Scheduler, *outcomes: Outcome) -> None:
+    scheduler.complete(outcomes, 0.0)
+
+
+def test_a_prompt_is_fed_in_chunks_and_its_last_chunk_is_followed_by_decoding() -> None:
+    scheduler = fcfs(capacity(depth=1))
+    submit(scheduler, 1, prompt=20)
+    assert plan(scheduler).run == (Run(1, 16, 0),)
+    complete(scheduler, done(1, 16, emitted=0))
+    assert plan(scheduler).run == (Run(1, 4, 0),)
+    complete(scheduler, done(1, 4))
+    assert plan(scheduler).run == (Run(1, 0, 3),)
+
+
+def test_chunks_ride_beside_decoding_rows_under_one_budget() -> None:
+    scheduler = fcfs(capacity(depth=1))
+    submit(scheduler, 1, prompt=4)
+    plan(scheduler)
+    complete(scheduler, done(1, 4))
+    submit(scheduler, 2, prompt=10)
+    submit(scheduler, 3, prompt=10)
+    assert plan(scheduler).run == (Run(1, 0, 3), Run(2, 10, 0), Run(3, 6, 0))
+
+
+def test_a_row_is_planned_again_before_its_step_has_landed() -> None:
+    scheduler = fcfs(capacity())
+    submit(scheduler, 1, prompt=4)
+    assert plan(scheduler).run == (Run(1, 4, 0),)
+    assert plan(scheduler).run == (Run(1, 0, 3),)
+    assert scheduler.next_batch(0.0) is None, "two Steps are in flight"
+
+
+def test_pages_cover_everything_in_flight_fully_accepted() -> None:
+    scheduler = fcfs(capacity(page_size=1))
+    submit(scheduler, 1, prompt=4)
+    assert [len(grow.pages) for grow in plan(scheduler).grow] == [5], "prompt and first token"
+    assert [len(grow.pages) for grow in plan(scheduler).grow] == [4], "a draft of 3 and one more"
+    complete(scheduler, done(1, 4))
+    assert [len(grow.pages) for grow in plan(scheduler).grow] == [4]
+    complete(scheduler, done(1, drafted=3, emitted=1))
+    assert [len(grow.pages) for grow in plan(scheduler).grow] == [1], "what was not accepted"
+
+
+def test_a_row_that_its_steps_in_flight_exhaust_is_not_planned() -> None:
+    scheduler = fcfs(capacity())
+    submit(scheduler, 1, prompt=4, max_new=1)
+    assert plan(scheduler).run == (Run(1, 4, 0),)
+    assert scheduler.next_batch(0.0) is None
+    complete(scheduler, done(1, 4, end=End.LENGTH))
+    assert plan(scheduler) == Batch((), release=(1,))
+
+
+def test_drafts_stop_at_the_tokens_certainly_left() -> None:
+    scheduler = fcfs(capacity())
+    submit(scheduler, 1, prompt=4, max_new=4)
+    submit(scheduler, 2, prompt=4, speculate=1)
+    submit(scheduler, 3, prompt=4, speculate=9)
+    plan(scheduler)
+    assert plan(scheduler).run == (Run(1, 0, 2), Run(2, 0, 1), Run(3, 0, 3))
+
+
+def test_a_row_beyond_the_limit_of_rows_waits_and_keeps_its_pages() -> None:
+    scheduler = build(SchedulerConfig(scheduler="las"), capacity(max_rows=1, depth=1))
+    submit(scheduler, 1, prompt=4)
+    plan(scheduler)
+    complete(scheduler, Outcome(1, 4, 0, 0, 1, seconds=0.5))
+    submit(scheduler, 2, prompt=4)
+    assert plan(scheduler).run == (Run(2, 4, 0),)
+    view = scheduler.view()
+    assert view.waiting == (0, 1, 0, 0)
+    assert view.running == 1
+    assert view.preemptions == {"keep": 1, "recompute": 0}
+    assert view.free_pages == 40 - 2 - 2
+
+
+def test_pages_of_a_cancelled_row_come_back_in_the_batch_that_releases_it() -> None:
+    scheduler = fcfs(capacity(pages=4))
+    submit(scheduler, 1, prompt=12, max_new=4)
+    submit(scheduler, 2, prompt=12, max_new=4)
+    assert plan(scheduler).run == (Run(1, 12, 0),)
+    scheduler.cancel(1, 0.0)
+    assert scheduler.view().free_pages == 0
+    batch = plan(scheduler)
+    assert batch.release == (1,)
+    assert batch.run == (Run(2, 12, 0),)
+    complete(scheduler, done(1, 12))
+    complete(scheduler, done(2, 12))
+    assert plan(scheduler).run == (Run(2, 0, 2),), "what was in flight for row 1 is ignored"
+
+
+def test_a_row_that_never_ran_is_cancelled_without_a_release() -> None:
+    scheduler = fcfs(capacity())
+    submit(scheduler, 1, prompt=4)
+    scheduler.cancel(1, 0.0)
+    scheduler.cancel(1, 0.0)
+    assert scheduler.next_batch(0.0) is None
+
+
+def test_an_id_may_be_used_again_while_its_old_steps_are_in_flight() -> None:
+    scheduler = fcfs(capacity())
+    submit(scheduler, 1, prompt=4)
+    plan(scheduler)
+    scheduler.cancel(1, 0.0)
+    submit(scheduler, 1, prompt=8)
+    batch = plan(scheduler)
+    assert (batch.release, batch.run) == ((1,), (Run(1, 8, 0),))
+    complete(scheduler, done(1, 4, end=End.EOS))
+    assert plan(scheduler).run == (Run(1, 0, 3),)
+
+
+def test_outcomes_after_the_end_of_a_row_are_ignored() -> None:
+    scheduler = fcfs(capacity())
+    submit(scheduler, 1, prompt=4)
+    plan(scheduler)
+    plan(scheduler)
+    complete(scheduler, done(1, 4, end=End.EOS))
+    complete(scheduler, done(1, emitted=0), done(99))
+    assert plan(scheduler) == Batch((), release=(1,))
+    complete(scheduler)
+    assert scheduler.next_batch(0.0) is None
+
+
+def test_a_job_that_can_never_fit_is_refused() -> None:
+    scheduler = fcfs(capacity(pages=4))
+    with pytest.raises(ValueError, match="needs 5 of 4 pages"):
+        submit(scheduler, 1, prompt=13, max_new=4)
+    submit(scheduler, 1, prompt=13, max_new=3)
+    with pytest.raises(ValueError, match="is live"):
+        submit(scheduler, 1, prompt=1)
+
+
+@pytest.mark.parametrize(("prompt", "max_new"), [(0, 1), (1, 0)])
+def test_a_job_without_prompt_or_answer_is_refused(prompt: int, max_new: int) -> None:
+    with pytest.raises(ValueError, match="nothing to"):
+        submit(fcfs(capacity()), 1, prompt, max_new)
+
+
+def test_a_lost_group_hands_every_row_back_without_kv() -> None:
+    scheduler = build(SchedulerConfig(scheduler="las"), capacity(max_rows=1))
+    submit(scheduler, 1, prompt=4)
+    plan(scheduler)
+    complete(scheduler, Outcome(1, 4, 0, 0, 1, seconds=0.5))
+    submit(scheduler, 2, prompt=4)
+    assert plan(scheduler).run == (Run(2, 4, 0),)
+    assert plan(scheduler).run == (Run(2, 0, 3),)
+    complete(scheduler, done(2, end=End.LOST))
+    complete(scheduler, done(2, end=End.LOST))
+    assert scheduler.view().free_pages == 40
+    assert plan(scheduler).run == (Run(2, 4, 0),), "none of it had landed"
+    scheduler.cancel(2, 0.0)
+    assert plan(scheduler).run == (Run(1, 5, 0),), "the prompt and the token that had"
+
+
+def test_a_higher_row_takes_the_pages_of_the_lowest() -> None:
+    scheduler = fcfs(capacity(pages=6, depth=1))
+    for id in (1, 2):
+        submit(scheduler, id, prompt=7, max_new=16)
+    plan(scheduler)
+    complete(scheduler, done(1, 7), done(2, 7))
+    assert scheduler.view().free_pages == 2
+    plan(scheduler)
+    complete(scheduler, done(1, drafted=3, emitted=4), done(2, drafted=3, emitted=4))
+    assert scheduler.view().free_pages == 0
+    batch = plan(scheduler)
+    assert batch.evict == (2,)
+    assert batch.run == (Run(1, 0, 3),)
+    complete(scheduler, done(1, drafted=3, emitted=1, end=End.EOS))
+    assert plan(scheduler).run == (Run(2, 12, 0),), "the prompt and the five tokens emitted"
+    assert scheduler.view().preemptions == {"keep": 0, "recompute": 1}
+
+
+def test_a_row_in_flight_is_passed_over_until_it_can_be_evicted() -> None:
+    scheduler = fcfs(capacity(pages=4, speculate=0))
+    scheduler.submit(Job(2, 2.0, 7, 5), 2.0)
+    assert plan(scheduler).run == (Run(2, 7, 0),)
+    scheduler.submit(Job(1, 1.0, 11, 5), 2.0)
+    assert scheduler.next_batch(0.0) is None
+    complete(scheduler, done(2, 7))
+    batch = plan(scheduler)
+    assert (batch.evict, batch.run) == ((2,), (Run(1, 11, 0),))
+
+
+def test_nobody_grows_below_a_row_that_waits_for_pages() -> None:
+    scheduler = fcfs(capacity(pages=6, speculate=0, depth=1))
+    submit(scheduler, 1, prompt=12, max_new=4)
+    submit(scheduler, 2, prompt=15, max_new=4)
+    submit(scheduler, 3, prompt=3, max_new=4)
+    assert plan(scheduler).run == (Run(1, 12, 0),)
+    complete(scheduler, done(1, 12))
+    assert plan(scheduler).run == (Run(1, 0, 0),), "row 3 would fit, but row 2 is before it"
+
+
+def test_a_started_row_leaves_a_page_for_each_row_above() -> None:
+    scheduler = fcfs(capacity(pages=4, speculate=0, depth=1))
+    submit(scheduler, 1, prompt=7, max_new=8)
+    submit(scheduler, 2, prompt=7, max_new=8)
+    assert plan(scheduler).run == (Run(1, 7, 0),)
+
+
+@pytest.mark.parametrize("policy", ["laps-sd", "fcfs", "las", "sjf"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_pool_of_half_the_demand_still_finishes_everything(policy: str, depth: int) -> None:
+    random = Random(7)
+    jobs = [
+        Job(id, 0.0, random.randint(1, 30), random.randint(10, 30), speculate=id % 5)
+        for id in range(40)
+    ]
+    clients = [Client(job, random.randint(1, 40), random.random()) for job in jobs]
+    demand = sum(-(-(job.prompt + job.max_new) // 4) for job in jobs[:16])
+    small = capacity(pages=demand // 2, max_rows=16, depth=depth, prefill_tokens=64)
+    device = Device(small, random)
+    scheduler = build(SchedulerConfig(scheduler=policy), device.capacity)
+    batches = run(scheduler, device, clients)
+    assert all(client.ends == 1 for client in clients)
+    assert scheduler.view().free_pages == demand // 2
+    assert scheduler.view().preemptions["recompute"] == sum(len(b.evict) for b in batches) > 0
+
+
+def test_first_come_is_first_to_end_when_answers_are_equal() -> None:
+    device = Device(capacity(max_rows=2, speculate=0), Random(1))
+    clients = [Client(Job(id, 0.01 * id, 4, 10), 10, 0.0) for id in range(8)]
+    ends = []
+    for _ in serve(fcfs(device.capacity), device, clients):
+        ends += [c.job.id for c in clients if c.ends and c.job.id not in ends]
+    assert ends[:6] == [0, 1, 2, 3, 4, 5]
