@@ -129,10 +129,8 @@ class TextStream:
     def push(self, id: int) -> Piece:
         """Take one more token."""
         name = self._vocabulary.special(id)
-        if name is not None:
-            return Piece(name, special=True, stopped=False)
-        text = self._advance(id)
-        return Piece(text, special=False, stopped=self._stopped(text))
+        text = self._advance(id) if name is None else name
+        return Piece(text, special=name is not None, stopped=self._stopped(text))
 
     def _advance(self, id: int) -> str:
         self._window.append(id)
@@ -148,6 +146,7 @@ class TextStream:
         return piece
 
     def _stopped(self, piece: str) -> bool:
+        """Whether `piece` completes a stop string; one may name a special token, as in TGI."""
         searched = self._tail + piece
         self._tail = searched[-self._reach :] if self._reach else ""
         return any(stop in searched for stop in self._stops)

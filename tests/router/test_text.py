@@ -149,6 +149,15 @@ def test_a_stop_that_ends_inside_a_token_is_seen_and_stays_with_the_rest() -> No
     assert stream.text == "a the"
 
 
+@families
+def test_a_stop_may_name_a_special_token(family: str) -> None:
+    stream = TextStream(VOCABULARIES[family], (), (EOS,))
+    ids = (*ids_of(family, "the"), id_of(family, BOS), id_of(family, EOS))
+    stopped = [stream.push(id).stopped for id in ids]
+    assert stopped == [False] * (len(ids) - 1) + [True]
+    assert stream.text == "the"
+
+
 async def test_a_text_is_encoded_with_its_places() -> None:
     vocabulary = VOCABULARIES["byte_level"]
     spans = await vocabulary.spans("the 世")

@@ -244,3 +244,29 @@ def test_a_folder_that_is_not_there_is_a_fault() -> None:
     with pytest.raises(Fault, match="No such file") as fault, listening("/nowhere/s.sock"):
         pass
     assert fault.value.code == 7
+
+
+STUCK = """
+import hashlib, sys
+import shard.__main__ as entry
+
+class Stuck:
+    def __init__(self, config):
+        print("noise of a library", flush=True)
+        entry.os.write(2, b"stuck")
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 1 << 31)  # native code that no signal ends
+
+entry.EchoEngine = Stuck
+sys.exit(entry.main())
+"""
+
+
+def test_a_shard_stuck_in_native_code_ends_all_the_same() -> None:
+    with Rank(ECHO, ("-c", STUCK)) as rank:
+        assert rank.process.stderr
+        assert rank.process.stderr.readline() == b"noise of a library\n"
+        assert rank.process.stderr.read(5) == b"stuck"
+        rank.close_stdin()
+        assert rank.process.wait() == 0
+        assert rank.process.stdout
+        assert rank.process.stdout.read() == b""
