@@ -254,7 +254,7 @@ class Stuck:
     def __init__(self, config):
         print("noise of a library", flush=True)
         entry.os.write(2, b"stuck")
-        hashlib.pbkdf2_hmac("sha256", b"", b"", 1 << 31)  # native code that no signal ends
+        hashlib.pbkdf2_hmac("sha256", b"", b"", (1 << 31) - 1)  # native code that no signal ends
 
 entry.EchoEngine = Stuck
 sys.exit(entry.main())
