@@ -28,7 +28,7 @@ from router.errors import Malformed, Mistyped
 
 def _float32(value: float) -> float:
     try:
-        return float(struct.unpack("f", struct.pack("f", value))[0])
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
     except OverflowError as fault:
         raise ValueError("number out of range of float32") from fault
 

@@ -39,6 +39,7 @@ class Limits:
     max_batch_total_tokens: int | None = option(
         None, "tokens that the KV cache holds; default: what memory allows"
     )
+    validation_workers: int = option(2, "threads that tokenise")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,9 @@ class SchedulerConfig:
     laps_deviation: float = option(
         0.08, "delta, largest standard deviation of the windowed acceptance rate (ours)"
     )
+    laps_patience: float = option(
+        60.0, "seconds without service after which a request goes before all others (ours)"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class ServerConfig:
     hostname: str = option("0.0.0.0", "address to listen on", environment=None)  # noqa: S104
     port: int = option(3000, "port to listen on", short="-p")
     json_output: bool = option(False, "log one JSON object per line")
+    keepalive_timeout: float = option(15.0, "seconds that an idle connection stays open")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ class RouterError(Exception):
 
     status: ClassVar[int]
     error_type: ClassVar[str]
-    label: ClassVar[str | None] = None
-    """`err` of `tgi_request_failure`; None where the request was never counted."""
+    label: ClassVar[str] = "validation"
+    """`err` of `tgi_request_failure`; what fails before a body is read is never counted."""
     prefix: ClassVar[str] = ""
     headers: ClassVar[Mapping[str, str]] = _NONE
 
@@ -35,14 +35,14 @@ class RouterError(Exception):
 class Invalid(RouterError):
     """A value breaks a rule; `text` is TGI's."""
 
-    status, error_type, label = 422, "validation", "validation"
+    status, error_type = 422, "validation"
     prefix = "Input validation error: "
 
 
 class Mistyped(RouterError):
     """A field has the wrong type or lies outside its type's bounds; `text` names it."""
 
-    status, error_type, label = 422, "validation", "validation"
+    status, error_type = 422, "validation"
     prefix = "Failed to deserialize the JSON body into the target type: "
 
 

@@ -90,11 +90,11 @@ def listening(path: str) -> Iterator[socket.socket]:
         try:
             _remove_stale(path)
             listener.bind(path)
+            os.chmod(path, 0o600)  # nobody can connect before `listen`
+            listener.listen(1)
         except OSError as fault:
             raise Fault(7, f"cannot listen on socket {path}: {fault.strerror}") from fault
         try:
-            os.chmod(path, 0o600)  # nobody can connect before `listen`
-            listener.listen(1)
             yield listener
         finally:
             os.unlink(path)
@@ -124,13 +124,12 @@ def _serve_router(connection: socket.socket, engine: Engine, config: ShardConfig
     try:
         router.execute(engine, config.rank)
     finally:
-        with suppress(OSError):  # the router may be gone already
-            connection.shutdown(socket.SHUT_RDWR)  # wakes the reader
+        router.close()
         reader.join()
 
 
 class _Router:
-    """One connection. `read` runs in the reader thread, all else in the main thread."""
+    """One connection. `read` and what it calls run in the reader thread, the rest in the main."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -160,6 +159,7 @@ class _Router:
         except (ProtocolError, OSError) as fault:
             _log.warning("dropped the router: %s", fault)
         finally:
+            self.close()
             self._steps.put(None)
 
     def execute(self, engine: Engine, rank: int) -> None:
@@ -171,6 +171,11 @@ class _Router:
                 self._send(result if rank == 0 else Ack(step.number, result.digest))
             except OSError:
                 return  # the router is gone, and with it the meaning of all queued Steps
+
+    def close(self) -> None:
+        """End the connection for both sides; wakes whoever reads from it."""
+        with suppress(OSError):  # the router may be gone already
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def _attempt(self, engine: Engine, step: Step) -> StepResult:
         try:
