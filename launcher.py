@@ -31,7 +31,8 @@ from shard.children import HOME, Child, Children, Command, Stop
 from shard.config import ModelConfig, ShardConfig, option
 from shard.errors import Fault
 
-DEMO = HOME / "shard" / "demo"
+DEMO = {f"tgi-laps/demo-{part}": HOME / "shard" / "demo" / part for part in ("target", "draft")}
+"""The bundled pair, by the names under which clients know it."""
 PYTHON = (sys.executable, "-P", "-m")
 """-P: the folder in which the operator stands is not a place to import from."""
 NAMES = {
@@ -102,6 +103,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     try:
         parser = options.Parser(groups, "text-generation-launcher", about)
         chosen = Options(**parser.read(arguments, environment))
+        for config in (chosen.model, chosen.limits, chosen.scheduler, chosen.server):
+            config.check()
         chosen.model.world(environment)
     except ValueError as error:
         raise Fault(2, str(error)) from None
@@ -222,11 +225,12 @@ async def find(chosen: Options, children: Children) -> Models:
     model = chosen.model
     target, draft = model.model_id, model.draft_model_id
     if target is None:
-        target, draft = str(DEMO / "target"), draft or str(DEMO / "draft")
-        if not (DEMO / "target").is_dir():
-            raise Fault(3, f"no `model_id` is given, and the bundled pair is not in {DEMO}")
+        target, draft = "tgi-laps/demo-target", draft or "tgi-laps/demo-draft"
     if model.speculate == 0:
         draft = None
+    if model.speculate and draft is None and not chosen.developer.echo:
+        text = f"`speculate`({model.speculate}) needs `draft_model_id`: only a model drafts yet"
+        raise Fault(2, text)
     return Models(
         target=await _folder(target, model.revision, children),
         draft=await _folder(draft, model.draft_revision, children) if draft else None,
@@ -247,7 +251,10 @@ async def _folder(model: str, revision: str | None, children: Children) -> Path:
 
 
 def _local(model: str) -> Path | None:
-    return Path(model).resolve() if Path(model).is_dir() else None
+    folder = DEMO.get(model, Path(model))
+    if model in DEMO and not folder.is_dir():
+        raise Fault(3, f"the bundled model {folder} is missing; name another with `model_id`")
+    return folder.resolve() if folder.is_dir() else None
 
 
 def socket_paths(prefix: str | None, folder: Path, world: int) -> tuple[str, ...]:

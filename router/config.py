@@ -39,9 +39,10 @@ class Limits:
     max_batch_total_tokens: int | None = option(
         None, "tokens that the KV cache holds; default: what memory allows"
     )
+    validation_workers: int = option(2, "threads that tokenise")
 
-    def __post_init__(self) -> None:
-        """Raises ValueError, in TGI's words where it has some."""
+    def check(self) -> None:
+        """Raises ValueError for what cannot go together, in TGI's words where it has some."""
         longest, total, cache = (
             self.max_input_tokens,
             self.max_total_tokens,
@@ -81,6 +82,23 @@ class SchedulerConfig:
     laps_deviation: float = option(
         0.08, "delta, largest standard deviation of the windowed acceptance rate (ours)"
     )
+    laps_patience: float = option(
+        60.0, "seconds without service after which a request goes before all others (ours)"
+    )
+
+    def check(self) -> None:
+        """Raises ValueError for parameters that give no order."""
+        if self.laps_levels < 1:
+            raise ValueError("`laps_levels` must be > 0")
+        if self.laps_ratio <= 1:
+            raise ValueError("`laps_ratio` must be > 1, or the thresholds do not rise")
+        if self.laps_window < 1:
+            raise ValueError("`laps_window` must be > 0")
+        if self.laps_deviation < 0:
+            raise ValueError("`laps_deviation` must be >= 0")
+        for name in ("laps_first_threshold", "laps_patience"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be > 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +108,17 @@ class ServerConfig:
     hostname: str = option("0.0.0.0", "address to listen on", environment=None)  # noqa: S104
     port: int = option(3000, "port to listen on; 0 takes a free one", short="-p")
     json_output: bool = option(False, "log one JSON object per line")
+    keepalive_timeout: float = option(15.0, "seconds that an idle connection stays open")
     graceful_termination_timeout: int = option(
         90, "seconds that live requests are given when the server is asked to stop", short="-g"
     )
 
-    def __post_init__(self) -> None:
-        """Raises ValueError."""
+    def check(self) -> None:
+        """Raises ValueError for what means nothing."""
         if not 0 <= self.port < 65536:
             raise ValueError(f"`port`({self.port}) must be in 0..65535")
+        if self.keepalive_timeout <= 0:
+            raise ValueError("`keepalive_timeout` must be > 0")
         if self.graceful_termination_timeout < 0:
             raise ValueError("`graceful_termination_timeout` must be >= 0")
 

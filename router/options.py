@@ -23,7 +23,7 @@ LATER = frozenset(
     " huggingface-hub-cache kv-cache-dtype lora-adapters master-addr master-port max-waiting-tokens"
     " ngrok ngrok-authtoken ngrok-edge otlp-endpoint otlp-service-name prometheus-port quantize"
     " rope-factor rope-scaling tokenizer-config-path trust-remote-code usage-stats"
-    " validation-workers waiting-served-ratio watermark-delta watermark-gamma"
+    " waiting-served-ratio watermark-delta watermark-gamma"
     " weights-cache-override".split()
 )
 """Flags that operators know from TGI and that nothing here reads yet: refused by name."""

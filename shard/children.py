@@ -161,12 +161,19 @@ class Children:
                     said = {"event": "progress", **facts}
                     self._log(said.pop("text"), **said)
                 case Report(child, "fault", {"code": int(code), "text": str(text)}):
-                    raise child.fault(code, text)
+                    raise self._cause(child) or child.fault(code, text)
                 case Report(child, "ended") if not child.leaving or child.process.returncode:
                     raise child.death()
                 case _:
                     report.child.ready |= report.event == "ready"
                     return report
+
+    def _cause(self, witness: Child) -> Fault | None:
+        """The death of another child, which `witness` may have noticed before us."""
+        for child in self._watched.values():
+            if child is not witness and not child.leaving and child.process.poll() is not None:
+                return child.death()
+        return None
 
     async def each(self, event: str, children: Sequence[Child]) -> AsyncIterator[Report]:
         """One report of `event` from each of `children`, as they come."""

@@ -39,8 +39,8 @@ class ModelConfig:
         None, "prefix of the shards' Unix sockets; default: a fresh private folder"
     )
 
-    def __post_init__(self) -> None:
-        """Raises ValueError, in TGI's words where it has some."""
+    def check(self) -> None:
+        """Raises ValueError for what cannot go together, in TGI's words where it has some."""
         if self.sharded and self.num_shard is not None and self.num_shard <= 1:
             raise ValueError("`sharded` is true but `num_shard` <= 1")
         if self.num_shard is not None and self.num_shard < 1:

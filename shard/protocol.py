@@ -155,16 +155,21 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Rank 0 to router. `seconds` is the device time of the Step."""
+    """Rank 0 to router. `seconds` is the device time of the Step, `digest` as in `Ack`."""
 
     number: int
     seconds: float
     items: tuple[Item, ...]
+    digest: int
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Other ranks to router: Step `number` is done; `digest` covers the row table."""
+    """Other ranks to router: Step `number` is done; `digest` covers the row table.
+
+    The digest is a zlib.crc32 of every row's id, token count and pages after the Step; the router
+    compares it between the ranks.
+    """
 
     number: int
     digest: int

@@ -3,7 +3,7 @@
 `say`: events to report; `stderr`: lines for people; `stdout`: text that is no event;
 `flood`: bytes without an end of line; `exit`: end
 with that status; `stubborn`: ignore EOF on stdin; `drains`: end when SIGTERM comes; `heir`: start
-a process that holds the pipes open.
+a process that holds the pipes open; `witness`: an event to report on SIGUSR1.
 """
 
 import json
@@ -25,7 +25,12 @@ def told_to_end(*_: object) -> None:
         sys.exit(0)
 
 
+def testify(*_: object) -> None:
+    print(json.dumps(config["witness"]), flush=True)
+
+
 signal.signal(signal.SIGTERM, told_to_end)
+signal.signal(signal.SIGUSR1, testify)
 print(config.get("stdout", ""), end="", flush=True)
 for line in config.get("stderr", ()):
     print(line, file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ import re
 import socket
 import sys
 from pathlib import Path
-from signal import SIGINT, SIGKILL, SIGTERM
+from signal import SIGINT, SIGKILL, SIGTERM, SIGUSR1
 from typing import Any
 
 import pytest
@@ -132,6 +132,18 @@ def test_a_shard_killed_at_run_time_ends_everything_with_exit_1(launch, processe
     assert error.startswith("Error: ShardFailed: rank 0 ended by SIGKILL")
     assert running.lines[-1] == "  last words"
     assert processes.gone(router)
+
+
+def test_a_router_that_notices_a_dead_shard_first_does_not_take_the_blame(launch) -> None:
+    lost = {"event": "fault", "code": 1, "text": "the shards were lost"}
+    running = launch(GOOD, router={"say": [READY], "witness": lost})
+    shard, router = launch.child(running), launch.child(running)
+    running.line("Connected")
+    os.kill(shard, SIGKILL)
+    os.kill(router, SIGUSR1)
+    assert running.end() == 1
+    error = next(line for line in running.lines if line.startswith("Error:"))
+    assert error.startswith("Error: ShardFailed: rank 0 ended by SIGKILL")
 
 
 def test_a_dead_shard_is_noticed_although_its_own_child_holds_the_pipes(launch) -> None:
@@ -284,6 +296,9 @@ def options(*arguments: str, **environment: str) -> launcher.Options:
         ),
         (["--max-batch-size", "0"], "max_batch_size must be > 0"),
         (["--modle-id", "x"], "unknown argument `--modle-id`; did you mean `--model-id`?"),
+        (["--validation-workers", "0"], "`validation_workers` must be > 0"),
+        (["--laps-ratio", "1"], "`laps_ratio` must be > 1, or the thresholds do not rise"),
+        (["--port", "65536"], "`port`(65536) must be in 0..65535"),
         (["--quantize", "awq"], "`--quantize` is not supported yet"),
         (["--sharded", "true"], "`sharded` is true but only found 0 CUDA devices"),
     ],

@@ -21,7 +21,8 @@ class End(Enum):
     LENGTH = "length"
     ERROR = "error"
     LOST = "lost"
-    """The shard group died: the request lives on, without any KV."""
+    """The shard group died: every Step in flight is void, and every live request, named or not,
+    lives on without any KV."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,125 @@
+"""JSON bytes become a typed body, or an error that names the field.
+
+Strict pydantic models of what TGI's native routes take: no bool as a number, no "5" as 5, every
+integer bounded by its type, floats rounded to float32 before anyone compares them. Unknown fields
+are ignored and an explicit null equals an absent field, at every depth. What the values mean
+together is `request`'s business.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Annotated, Any, Literal, TypeVar
+
+import orjson
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
+
+from router.errors import Malformed, Mistyped
+
+
+def _float32(value: float) -> float:
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    except OverflowError as fault:
+        raise ValueError("number out of range of float32") from fault
+
+
+Float = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_float32)]
+U32 = Annotated[int, Field(ge=0, lt=1 << 32)]
+U64 = Annotated[int, Field(ge=0, lt=1 << 64)]
+I32 = Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)]
+
+
+class Body(BaseModel):
+    """Strict types, unknown fields ignored, null as good as absent."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: field for name, field in value.items() if field is not None}
+
+
+class Grammar(Body):
+    """A constraint on the output."""
+
+    type: Literal["json", "json_object", "json_schema", "regex"]
+    value: JsonValue
+
+
+class Parameters(Body):
+    """TGI's generation parameters and ours."""
+
+    best_of: U64 | None = None
+    temperature: Float | None = None
+    repetition_penalty: Float | None = None
+    frequency_penalty: Float | None = None
+    top_k: I32 | None = None
+    top_p: Float | None = None
+    typical_p: Float | None = None
+    do_sample: bool = False
+    max_new_tokens: U32 | None = None
+    return_full_text: bool | None = None
+    stop: list[str] = Field(default_factory=list)
+    truncate: U64 | None = None
+    watermark: bool = False
+    details: bool = False
+    decoder_input_details: bool = False
+    seed: U64 | None = None
+    top_n_tokens: U32 | None = None
+    grammar: Grammar | None = None
+    adapter_id: str | None = None
+    speculate: I32 | None = None
+    ignore_eos_token: bool = Field(
+        default=False, validation_alias=AliasChoices("ignore_eos_token", "ignore_eos")
+    )
+    min_new_tokens: U32 | None = Field(
+        default=None, validation_alias=AliasChoices("min_new_tokens", "min_tokens")
+    )
+
+
+class Generate(Body):
+    """Body of `/generate*`. As in TGI, no `parameters` at all means sampling, `{}` does not."""
+
+    inputs: str
+    parameters: Parameters = Parameters(do_sample=True)
+
+
+class CompatGenerate(Generate):
+    """Body of `/`."""
+
+    stream: bool = False
+
+
+AnyBody = TypeVar("AnyBody", bound=Body)
+
+
+def read(body: bytes, kind: type[AnyBody]) -> AnyBody:
+    """`body` as a `kind`. Raises Malformed (not JSON) or Mistyped (names the first wrong field)."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as fault:
+        raise Malformed(str(fault)) from fault
+    try:
+        return kind.model_validate(value)
+    except ValidationError as fault:
+        raise Mistyped(_reason(fault)) from fault
+
+
+def _reason(fault: ValidationError) -> str:
+    first = fault.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(map(str, first["loc"])) or "body"
+    text = "Input should be an object" if first["type"] == "model_type" else first["msg"]
+    return f"{field}: {text}"

@@ -1,0 +1,158 @@
+"""Every way a request can end badly, and what its caller is told.
+
+A RouterError knows its HTTP status, its `error_type` (TGI's names, on which `huggingface_hub`
+maps its exceptions) and the label under which `tgi_request_failure` counts it. Foreign exceptions
+are translated into these where they enter. Messages never hold a path, an address or a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+class RouterError(Exception):
+    """The abstract error; `str()` of it is the message that the caller sees."""
+
+    status: ClassVar[int]
+    error_type: ClassVar[str]
+    label: ClassVar[str] = "validation"
+    """`err` of `tgi_request_failure`; what fails before a body is read is never counted."""
+    prefix: ClassVar[str] = ""
+    headers: ClassVar[Mapping[str, str]] = _NONE
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(self.prefix + text)
+
+    def in_stream(self) -> RouterError:
+        """The error as an event of a stream whose headers are already sent."""
+        return self
+
+
+class Invalid(RouterError):
+    """A value breaks a rule; `text` is TGI's."""
+
+    status, error_type = 422, "validation"
+    prefix = "Input validation error: "
+
+
+class Mistyped(RouterError):
+    """A field has the wrong type or lies outside its type's bounds; `text` names it."""
+
+    status, error_type = 422, "validation"
+    prefix = "Failed to deserialize the JSON body into the target type: "
+
+
+class Malformed(RouterError):
+    """The body is not JSON."""
+
+    status, error_type = 400, "bad_request"
+    prefix = "Failed to parse the request body as JSON: "
+
+
+class BadRequest(RouterError):
+    """The request breaks HTTP's own rules."""
+
+    status, error_type = 400, "bad_request"
+    prefix = "Bad request"
+
+
+class Unauthorized(RouterError):
+    """The key is wrong or missing."""
+
+    status, error_type = 401, "unauthorized"
+    prefix = "Unauthorized"
+    headers = MappingProxyType({"WWW-Authenticate": "Bearer"})
+
+
+class NotFound(RouterError):
+    """No such path."""
+
+    status, error_type = 404, "not_found"
+    prefix = "Not Found"
+
+
+class MethodNotAllowed(RouterError):
+    """The path exists, with other methods."""
+
+    status, error_type = 405, "method_not_allowed"
+    prefix = "Method Not Allowed"
+
+
+class RequestTimeout(RouterError):
+    """The body came too slowly."""
+
+    status, error_type = 408, "request_timeout"
+    prefix = "Timed out while reading the request body"
+    headers = MappingProxyType({"x-should-retry": "false", "Connection": "close"})
+
+
+class PayloadTooLarge(RouterError):
+    """The body exceeds the payload limit; the connection closes, since the rest stays unread."""
+
+    status, error_type = 413, "payload_too_large"
+    prefix = "Failed to buffer the request body: length limit exceeded"
+    headers = MappingProxyType({"Connection": "close"})
+
+
+class UnsupportedMediaType(RouterError):
+    """The body is not declared to be JSON."""
+
+    status, error_type = 415, "unsupported_media_type"
+    prefix = "Expected request with `Content-Type: application/json`"
+
+
+class Overloaded(RouterError):
+    """No permit is free."""
+
+    status, error_type, label = 429, "overloaded", "overloaded"
+    prefix = "Model is overloaded"
+    headers = MappingProxyType({"Retry-After": "1"})
+
+
+class Generation(RouterError):
+    """The engine failed on this request."""
+
+    status, error_type, label = 424, "generation", "generation"
+    prefix = "Request failed during generation: Server error: "
+
+
+class Cancelled(RouterError):
+    """Cancelled by its id."""
+
+    status, error_type, label = 499, "cancelled", "cancelled"
+    prefix = "Request was cancelled"
+
+
+class Incomplete(RouterError):
+    """The generation ended without a final token."""
+
+    status, error_type, label = 500, "incomplete_generation", "incomplete"
+    prefix = "Incomplete generation"
+
+    def in_stream(self) -> RouterError:
+        return IncompleteStream()
+
+
+class IncompleteStream(RouterError):
+    """The same, after the headers."""
+
+    status, error_type, label = 500, "incomplete_generation_stream", "incomplete"
+    prefix = "Incomplete generation stream"
+
+
+class Unserialisable(RouterError):
+    """An event holds a value that JSON has no form for, such as NaN."""
+
+    status, error_type, label = 500, "stream_serialization_error", "generation"
+    prefix = "Stream event serialization error"
+
+
+class Unavailable(RouterError):
+    """Nothing is served now: `Server is shutting down` or `Model is unavailable`."""
+
+    status, error_type, label = 503, "unavailable", "unavailable"
+    headers = MappingProxyType({"Retry-After": "1", "Connection": "close"})

@@ -1,0 +1,187 @@
+"""TGI's native shapes: bodies, stream events and headers of finished and running records.
+
+Pure: values in, JSON-ready values or bytes out, with TGI's key order. Log-probabilities are
+float32 and are written as TGI does, with the fewest digits that name the same float32.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from router import VERSION
+from router.errors import Incomplete, RouterError, Unserialisable
+from router.record import Record, Token
+from router.request import Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the server says of itself."""
+
+    model_id: str
+    model_sha: str | None
+    pipeline_tag: str | None
+    """The hub's tag of the target; None where it is unknown."""
+    compute_type: str
+    """Number and name of the devices, such as `2-nvidia-h200`."""
+    validation_workers: int
+    speculate: int
+    """Largest draft length; 0 without a drafter."""
+    draft_model_id: str | None
+
+
+def info(about: About, bounds: Bounds) -> dict[str, Any]:
+    """Body of `/info`: TGI's keys, then ours."""
+    return {
+        "model_id": about.model_id,
+        "model_sha": about.model_sha,
+        "model_pipeline_tag": about.pipeline_tag,
+        "max_concurrent_requests": bounds.max_concurrent_requests,
+        "max_best_of": bounds.max_best_of,
+        "max_stop_sequences": bounds.max_stop_sequences,
+        "max_input_tokens": bounds.max_input_tokens,
+        "max_total_tokens": bounds.max_total_tokens,
+        "validation_workers": about.validation_workers,
+        "max_client_batch_size": bounds.max_client_batch_size,
+        "router": "text-generation-router",
+        "version": VERSION,
+        "sha": None,
+        "docker_label": None,
+        "speculate": about.speculate,
+        "draft_model_id": about.draft_model_id,
+    }
+
+
+def failure(error: RouterError) -> dict[str, Any]:
+    """Body, or event, of an error."""
+    return {"error": str(error), "error_type": error.error_type}
+
+
+def answer(record: Record, about: About, *, full_text: bool) -> dict[str, Any]:
+    """Body of a finished generation. Raises Incomplete where it has not finished."""
+    body: dict[str, Any] = {"generated_text": _text(record, full_text)}
+    if record.request.details:
+        body["details"] = {
+            **_summary(record),
+            "prefill": [],
+            "tokens": [_token(token) for token in record.tokens],
+            **_speculation(record, about),
+        }
+    return body
+
+
+def event(index: int, record: Record, about: About, *, full_text: bool) -> dict[str, Any]:
+    """The event of a record's token number `index`, counted from 1; the last one sums up."""
+    last = record.finish_reason is not None and index == len(record.tokens)
+    return {
+        "index": index,
+        "token": _token(record.tokens[index - 1]),
+        "generated_text": _text(record, full_text) if last else None,
+        "details": _last_details(record, about) if last and record.request.details else None,
+    }
+
+
+def dump(value: Any) -> bytes:
+    """JSON without spaces or newlines."""
+    return orjson.dumps(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where a request's seconds went."""
+
+    total: float
+    validation: float
+    queue: float
+    inference: float
+    per_token: float
+
+
+def timing(record: Record) -> Timing:
+    """The times of a finished `record`."""
+    inference = record.ended - record.started
+    return Timing(
+        total=record.ended - record.arrived,
+        validation=record.queued - record.arrived,
+        queue=record.started - record.queued,
+        inference=inference,
+        per_token=inference / len(record.tokens),
+    )
+
+
+def stream_headers(record: Record, about: About) -> dict[str, str]:
+    """What is known before the first token."""
+    return {
+        "x-compute-type": about.compute_type,
+        "x-compute-characters": str(len(record.request.inputs)),
+    }
+
+
+def headers(record: Record, about: About) -> dict[str, str]:
+    """TGI's headers of a finished generation, in TGI's order; times are whole milliseconds."""
+    spent = timing(record)
+    return {
+        "x-compute-type": about.compute_type,
+        "x-compute-time": f"{spent.total:.6f}",
+        "x-compute-characters": str(len(record.request.inputs)),
+        "x-total-time": _milliseconds(spent.total),
+        "x-validation-time": _milliseconds(spent.validation),
+        "x-queue-time": _milliseconds(spent.queue),
+        "x-inference-time": _milliseconds(spent.inference),
+        "x-time-per-token": _milliseconds(spent.per_token),
+        "x-prompt-tokens": str(len(record.prompt)),
+        "x-generated-tokens": str(len(record.tokens)),
+    }
+
+
+def _text(record: Record, full_text: bool) -> str:
+    if record.finish_reason is None:
+        raise Incomplete
+    return f"{record.request.inputs}{record.text}" if full_text else record.text
+
+
+def _summary(record: Record) -> dict[str, Any]:
+    return {
+        "finish_reason": record.finish_reason,
+        "generated_tokens": len(record.tokens),
+        "seed": record.request.seed,
+    }
+
+
+def _last_details(record: Record, about: About) -> dict[str, Any]:
+    length = {"input_length": len(record.prompt)}
+    return {**_summary(record), **length, **_speculation(record, about)}
+
+
+def _speculation(record: Record, about: About) -> dict[str, int]:
+    if not about.speculate:
+        return {}
+    return {"drafted": record.drafted, "accepted": record.accepted}
+
+
+def _token(token: Token) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "text": token.text,
+        "logprob": _shortest(token.logprob),
+        "special": token.special,
+    }
+
+
+def _shortest(value: float) -> float:
+    if not math.isfinite(value):
+        raise Unserialisable
+    for digits in range(6, 9):
+        short = float(f"{value:.{digits}g}")
+        if struct.pack("<f", short) == struct.pack("<f", value):
+            return short
+    return float(f"{value:.9g}")
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(int(seconds * 1000))

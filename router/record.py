@@ -1,0 +1,154 @@
+"""The truth of one request: what was asked, what was emitted, how it ended.
+
+Shards are caches of this. `new` makes a row from the Record alone, so a first start, a return
+after an eviction and a refill of fresh shards are one path. The dispatcher writes, one stream
+reads. Unread tokens are bounded by the request's own budget, `max_new`, and kept in any case for
+the final details; a slow reader costs nothing beyond them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from router.errors import Incomplete, RouterError
+from router.request import Request
+from router.text import TextStream, Vocabulary
+from shard.protocol import End, Item, New
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token. `text` may be empty; `logprob` is a natural logarithm."""
+
+    id: int
+    text: str
+    logprob: float
+    special: bool
+
+
+class Record:
+    """One live or ended request; times are readings of the dispatcher's clock, in seconds."""
+
+    def __init__(
+        self,
+        id: int,
+        request_id: str,
+        request: Request,
+        prompt: Sequence[int],
+        max_new: int,
+        vocabulary: Vocabulary,
+        arrived: float,
+    ) -> None:
+        self.id = id
+        self.request_id = request_id
+        self.request = request
+        self.prompt = tuple(prompt)
+        self.max_new = max_new
+        """Most tokens to emit, at least 1."""
+        self.tokens: list[Token] = []
+        self.drafted = 0
+        self.accepted = 0
+        self.steps = 0
+        """Steps that worked on this request, prefill included."""
+        self.finish_reason: str | None = None
+        """`length`, `eos_token` or `stop_sequence`; set together with the last token."""
+        self.error: RouterError | None = None
+        self.arrived = arrived
+        self.queued = self.started = self.ended = arrived
+        """Given to the scheduler, first planned, ended."""
+        self.first_token = self.last_token = arrived
+        self._text = TextStream(vocabulary, self.prompt, request.stop)
+        self._changed = asyncio.Event()
+
+    @property
+    def seed(self) -> int | None:
+        """The seed to report; None where no noise is used."""
+        return self.request.seed
+
+    @property
+    def emitted(self) -> list[int]:
+        """Ids of the generated tokens."""
+        return [token.id for token in self.tokens]
+
+    @property
+    def text(self) -> str:
+        """The generated text: special tokens skipped, a stop string and its token's rest kept."""
+        return self._text.text
+
+    @property
+    def live(self) -> bool:
+        """Whether the end is still to come."""
+        return self.finish_reason is None and self.error is None
+
+    def plan(self, now: float) -> None:
+        """Note that the shards are about to get the row; the first time counts."""
+        if not self.steps:
+            self.started = now
+
+    def new(self) -> New:
+        """The row that goes on from here, for shards that do not hold it."""
+        return New(
+            id=self.id,
+            tokens=(*self.prompt, *self.emitted),
+            prompt=len(self.prompt),
+            max_new=self.max_new,
+            ignore_eos=self.request.ignore_eos,
+            sampling=self.request.sampling,
+        )
+
+    def take(self, item: Item, now: float) -> int:
+        """Add what a Step did; the number of tokens kept: those behind a stop string are not.
+
+        An end without a token is a bad one, since the last token is what carries it.
+        """
+        had = len(self.tokens)
+        self.drafted += item.drafted
+        self.accepted += item.accepted
+        self.steps += 1
+        left = len(item.tokens)
+        for id, logprob in zip(item.tokens, item.logprobs, strict=True):
+            left -= 1
+            if self.live:
+                self._add(id, logprob, None if left else item.end)
+        self._mark(had, now)
+        if item.end is not None:
+            self.fail(Incomplete(), now)
+        return len(self.tokens) - had
+
+    def fail(self, error: RouterError, now: float) -> None:
+        """End badly, unless it has ended: `stream` raises `error` after the tokens so far."""
+        if self.live:
+            self.error, self.ended = error, now
+            self._changed.set()
+
+    async def stream(self) -> AsyncIterator[Token]:
+        """Each token once, as it comes; one reader. Raises the RouterError of a bad end."""
+        read = 0
+        while True:
+            while read < len(self.tokens):
+                yield self.tokens[read]
+                read += 1
+            if not self.live:
+                break
+            self._changed.clear()
+            await self._changed.wait()
+        if self.error:
+            raise self.error
+
+    def _mark(self, had: int, now: float) -> None:
+        if len(self.tokens) > had:
+            self.last_token = now
+            self.first_token = self.first_token if had else now
+        if not self.live:
+            self.ended = now
+        self._changed.set()
+
+    def _add(self, id: int, logprob: float, end: End | None) -> None:
+        piece = self._text.push(id)
+        self.tokens.append(Token(id, piece.text, logprob, piece.special))
+        if end is not None:
+            self.finish_reason = end.value
+        elif piece.stopped:
+            self.finish_reason = "stop_sequence"

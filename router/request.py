@@ -1,0 +1,227 @@
+"""A typed body becomes a Request: valid once, never checked again.
+
+TGI's rules in TGI's order: `precheck` holds those that come before the permit, `validate` the
+rest, and `fit` those that need the prompt's length in tokens. Parameters that the engine does
+not have pass the same rules first and are then refused by name. No socket, clock or tokenizer.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+from router.body import Generate, Parameters
+from router.config import Limits
+from router.errors import Invalid
+from shard.protocol import Sampling
+
+CAP = 1024
+"""Most new tokens that the length check counts, whatever was asked; TGI's generation chunk."""
+MAX_SPECULATE = 64
+MAX_STOP_LENGTH = 1000
+SEEDS = 1 << 53
+"""Seeds are picked below this, so that a client reading numbers as doubles sees them exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds(Limits):
+    """Limits whose two lengths are settled."""
+
+    max_input_tokens: int = 0
+    max_total_tokens: int = 0
+
+
+def settle(limits: Limits, longest: int) -> Bounds:
+    """`limits` for shards whose rows hold `longest` tokens. Raises ValueError if they clash."""
+    total = longest if limits.max_total_tokens is None else limits.max_total_tokens
+    longest_input = total - 1 if limits.max_input_tokens is None else limits.max_input_tokens
+    if total > longest:
+        raise ValueError(f"`max_total_tokens`({total}) must be <= {longest}, all that fits")
+    if longest_input >= total:
+        raise ValueError(
+            f"`max_input_tokens`({longest_input}) must be < `max_total_tokens`({total})"
+        )
+    values = {field.name: getattr(limits, field.name) for field in fields(Limits)}
+    return Bounds(**{**values, "max_input_tokens": longest_input, "max_total_tokens": total})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to generate, valid but for its length in tokens; `fit` checks that."""
+
+    inputs: str
+    sampling: Sampling
+    """Its seed is fixed; temperature 0 is greedy."""
+    max_new_tokens: int | None = None
+    """None: all that fits."""
+    stop: tuple[str, ...] = ()
+    truncate: int | None = None
+    """Keep the last so many tokens of the prompt."""
+    ignore_eos: bool = False
+    speculate: int | None = None
+    """Cap on the draft length; None is the server's."""
+    details: bool = False
+    return_full_text: bool | None = None
+    """None: as the route has it."""
+    stream: bool = False
+
+    @property
+    def seed(self) -> int | None:
+        """The seed to report: None where no noise is used."""
+        return self.sampling.seed if self.sampling.temperature else None
+
+
+def precheck(parameters: Parameters, bounds: Bounds, *, stream: bool) -> None:
+    """The checks that come before the permit. Raises Invalid."""
+    count = 1 if parameters.best_of is None else parameters.best_of
+    most = bounds.max_best_of
+    _refuse(most == 1 and count != 1, "`best_of` != 1 is not allowed for this endpoint")
+    _refuse(not 0 < count <= most, f"`best_of` must be > 0 and <= {most}. Given: {count}")
+    _refuse(stream and count != 1, "`best_of` != 1 is not supported when streaming tokens")
+    _refuse(
+        stream and parameters.decoder_input_details,
+        "`decoder_input_details` == true is not supported when streaming tokens",
+    )
+
+
+def pick_seed() -> int:
+    """A fresh seed for a request that samples and names none."""
+    return secrets.randbelow(SEEDS)
+
+
+def validate(
+    body: Generate, bounds: Bounds, *, stream: bool, pick: Callable[[], int] = pick_seed
+) -> Request:
+    """The Request in `body`. Raises Invalid with the first rule broken, in TGI's order."""
+    parameters = body.parameters
+    _check_sampling(parameters)
+    _check_counts(parameters, bounds)
+    _check_input(body, bounds)
+    _check_ours(parameters)
+    _refuse_missing(parameters)
+    return Request(
+        inputs=body.inputs,
+        sampling=_sampling(parameters, pick),
+        max_new_tokens=parameters.max_new_tokens,
+        stop=tuple(parameters.stop),
+        truncate=parameters.truncate,
+        ignore_eos=parameters.ignore_eos_token,
+        speculate=parameters.speculate,
+        details=parameters.details,
+        return_full_text=parameters.return_full_text,
+        stream=stream,
+    )
+
+
+def fit(request: Request, tokens: Sequence[int], bounds: Bounds) -> tuple[tuple[int, ...], int]:
+    """The prompt's tokens that are kept and the most new ones, at least 1 each. Raises Invalid.
+
+    The rule counts no more than CAP new tokens, as TGI's does, so 10000 passes where CAP fits;
+    the budget is what was asked, cut to what is left.
+    """
+    kept = tokens if request.truncate is None else tokens[-request.truncate :]
+    used, most = len(kept), bounds.max_total_tokens
+    room = max(most - used, 0)
+    asked = room if request.max_new_tokens is None else request.max_new_tokens
+    counted = min(asked, CAP)
+    _refuse(
+        used + counted > most,
+        f"`inputs` tokens + `max_new_tokens` must be <= {most}. "
+        f"Given: {used} `inputs` tokens and {counted} `max_new_tokens`",
+    )
+    _refuse(
+        used > bounds.max_input_tokens,
+        f"`inputs` must have less than {bounds.max_input_tokens} tokens. Given: {used}",
+    )
+    _refuse(not used, "`inputs` cannot be empty")  # a tokenizer may add nothing to odd text
+    return tuple(kept), min(asked, room)
+
+
+def _refuse(broken: bool, text: str) -> None:
+    if broken:
+        raise Invalid(text)
+
+
+def _within(value: float | None, low: float, high: float) -> bool:
+    return value is None or low < value < high
+
+
+def _check_sampling(given: Parameters) -> None:
+    warped = (given.temperature, given.top_k, given.top_p, given.typical_p)
+    sampling = given.do_sample or any(value is not None for value in warped)
+    many = given.best_of is not None and given.best_of > 1
+    _refuse(many and not sampling, "you must use sampling when `best_of` is > 1")
+    for name in ("temperature", "repetition_penalty"):
+        positive = _within(getattr(given, name), 0.0, math.inf)
+        _refuse(not positive, f"`{name}` must be strictly positive")
+    penalty = given.frequency_penalty or 0.0
+    _refuse(not -2.0 <= penalty <= 2.0, "`frequency_penalty` must be >= -2.0 and <= 2.0")
+    _refuse(not _within(given.top_p, 0.0, 1.0), "`top_p` must be > 0.0 and < 1.0")
+    _refuse(not _within(given.typical_p, 0.0, 1.0), "`typical_p` must be > 0.0 and < 1.0")
+    _refuse(not _within(given.top_k, 0, math.inf), "`top_k` must be strictly positive")
+
+
+def _check_counts(given: Parameters, bounds: Bounds) -> None:
+    _refuse(given.max_new_tokens == 0, "`max_new_tokens` must be strictly positive")
+    stops, most = len(given.stop), bounds.max_stop_sequences
+    _refuse(stops > most, f"`stop` supports up to {most} stop sequences. Given: {stops}")
+    many = given.best_of is not None and given.best_of > 1
+    _refuse(many and given.seed is not None, "`seed` must not be set when `best_of` > 1")
+    top, most = given.top_n_tokens or 0, bounds.max_top_n_tokens
+    _refuse(top > most, f"`top_n_tokens` must be >= 0 and <= {most}. Given: {top}")
+
+
+def _check_input(body: Generate, bounds: Bounds) -> None:
+    _refuse(not body.inputs, "`inputs` cannot be empty")
+    kept, most = body.parameters.truncate, bounds.max_input_tokens
+    _refuse(
+        kept is not None and not 0 < kept <= most,
+        f"`truncate` must be strictly positive and less than {most}. Given: {kept}",
+    )
+
+
+def _check_ours(given: Parameters) -> None:
+    draft = given.speculate or 0
+    _refuse(
+        not 0 <= draft <= MAX_SPECULATE,
+        f"`speculate` must be >= 0 and <= {MAX_SPECULATE}. Given: {draft}",
+    )
+    _refuse(
+        not all(0 < len(text) <= MAX_STOP_LENGTH for text in given.stop),
+        f"`stop` sequences must be 1 to {MAX_STOP_LENGTH} characters long",
+    )
+
+
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "best_of": (None, 1),
+    "typical_p": (None,),
+    "frequency_penalty": (None, 0.0),
+    "watermark": (False,),
+    "top_n_tokens": (None, 0),
+    "grammar": (None,),
+    "decoder_input_details": (False,),
+    "adapter_id": (None,),
+    "min_new_tokens": (None, 0),
+}
+"""Parameters that the engine does not have, with the values that ask nothing of it."""
+
+
+def _refuse_missing(given: Parameters) -> None:
+    for name, neutral in _NEUTRAL.items():
+        _refuse(getattr(given, name) not in neutral, f"`{name}` is not supported")
+
+
+def _sampling(given: Parameters, pick: Callable[[], int]) -> Sampling:
+    penalty = 1.0 if given.repetition_penalty is None else given.repetition_penalty
+    warped = given.temperature not in (None, 1.0) or given.top_k or given.top_p is not None
+    if not (given.do_sample or warped):
+        return Sampling(repetition_penalty=penalty)
+    return Sampling(
+        seed=pick() if given.seed is None else given.seed,
+        temperature=given.temperature or 1.0,
+        top_k=given.top_k or 0,
+        top_p=1.0 if given.top_p is None else given.top_p,
+        repetition_penalty=penalty,
+    )

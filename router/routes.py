@@ -1,0 +1,211 @@
+"""The native routes: the order of a generation's checks, its life, and the probes.
+
+A request that fails before generation has its real status, streaming or not. The whole life of a
+generation lies inside `async with dispatcher.open(...)`, which a client that leaves ends too: the
+server then cancels the handler. Shapes are `native`'s, rules are `request`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from router import native
+from router.body import CompatGenerate, Generate, read
+from router.dispatcher import Dispatcher
+from router.errors import (
+    BadRequest,
+    Incomplete,
+    Overloaded,
+    PayloadTooLarge,
+    RequestTimeout,
+    RouterError,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from router.metrics import Metrics
+from router.native import About
+from router.record import Record
+from router.request import Bounds, precheck, validate
+from router.stream import ClientGone, EventStream, events
+
+REQUEST_ID = web.RequestKey("request_id", str)
+_JSON = re.compile(r"application/([^/]+\+)?json", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds that the server waits for a client."""
+
+    body: float = 30.0
+    """For the whole body."""
+    comment: float = 15.0
+    """Between the events of a stream, before a comment."""
+    stall: float = 30.0
+    """For a stream's reader to read."""
+    keepalive: float = 15.0
+    """For the next request of a connection."""
+    linger: float = 2.0
+    """For the rest of a refused body, so that its sender reads the refusal."""
+
+
+class Front:
+    """The native routes over one dispatcher."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        bounds: Bounds,
+        about: About,
+        patience: Patience,
+    ) -> None:
+        self.bounds, self.patience = bounds, patience
+        self._dispatcher, self._metrics, self._about = dispatcher, metrics, about
+
+    async def compat_generate(self, http: web.Request) -> web.StreamResponse:
+        """POST `/`: an array of one, or a stream."""
+        body = read(await self._payload(http), CompatGenerate)
+        full_text = self._about.pipeline_tag in (None, "text-generation")
+        if body.stream:
+            return await self._stream(http, body, full_text)
+        return await self._whole(http, body, full_text, as_list=True)
+
+    async def generate(self, http: web.Request) -> web.StreamResponse:
+        """POST `/generate`."""
+        body = read(await self._payload(http), Generate)
+        return await self._whole(http, body, full_text=False, as_list=False)
+
+    async def generate_stream(self, http: web.Request) -> web.StreamResponse:
+        """POST `/generate_stream`."""
+        body = read(await self._payload(http), Generate)
+        return await self._stream(http, body, full_text=False)
+
+    async def health(self, http: web.Request) -> web.StreamResponse:
+        """GET `/`, `/health`, `/ping`."""
+        return web.Response() if self._dispatcher.healthy() is None else _unhealthy({})
+
+    async def ready(self, http: web.Request) -> web.StreamResponse:
+        """GET `/health/ready`: the same, with the reason."""
+        reason = self._dispatcher.healthy()
+        return web.Response() if reason is None else _unhealthy({"reason": reason})
+
+    async def live(self, http: web.Request) -> web.StreamResponse:
+        """GET `/health/live`: whether this loop runs."""
+        return web.Response()
+
+    async def info(self, http: web.Request) -> web.StreamResponse:
+        """GET `/info`."""
+        return reply(native.info(self._about, self.bounds))
+
+    async def metrics(self, http: web.Request) -> web.StreamResponse:
+        """GET `/metrics`."""
+        body = self._metrics.render()
+        return web.Response(body=body, content_type="text/plain", charset="utf-8")
+
+    async def _payload(self, http: web.Request) -> bytes:
+        reason, limit = self._dispatcher.healthy(), self.bounds.payload_limit
+        if reason in ("draining", "failed"):
+            draining = reason == "draining"
+            raise Unavailable("Server is shutting down" if draining else "Model is unavailable")
+        if not _JSON.fullmatch(http.content_type):
+            raise UnsupportedMediaType
+        if http.content_length is not None and http.content_length > limit:
+            raise PayloadTooLarge
+        try:
+            async with asyncio.timeout(self.patience.body):
+                return await http.read()
+        except TimeoutError as fault:
+            raise RequestTimeout from fault
+        except web.RequestPayloadError as fault:
+            raise BadRequest from fault
+
+    async def _whole(
+        self, http: web.Request, body: Generate, full_text: bool, *, as_list: bool
+    ) -> web.StreamResponse:
+        async with self._open(http, body, stream=False) as record:
+            async for _ in record.stream():
+                pass
+            answer = native.answer(record, self._about, full_text=_full(record, full_text))
+        return reply([answer] if as_list else answer, native.headers(record, self._about))
+
+    async def _stream(
+        self, http: web.Request, body: Generate, full_text: bool
+    ) -> web.StreamResponse:
+        stream: EventStream | None = None
+        try:
+            async with (
+                self._open(http, body, stream=True) as record,
+                self._events(http, record) as stream,
+            ):
+                await self._tell(stream, record, _full(record, full_text))
+        except (RouterError, ClientGone):
+            if stream is None:
+                raise
+        return stream.response
+
+    async def _tell(self, stream: EventStream, record: Record, full_text: bool) -> None:
+        try:
+            index = 0
+            async for _ in record.stream():
+                index += 1
+                event = native.event(index, record, self._about, full_text=full_text)
+                await stream.write(native.dump(event))
+            if record.finish_reason is None or not index:
+                raise Incomplete
+        except RouterError as error:
+            await stream.write(native.dump(native.failure(error.in_stream())))
+            raise
+
+    @asynccontextmanager
+    async def _open(
+        self, http: web.Request, body: Generate, *, stream: bool
+    ) -> AsyncIterator[Record]:
+        """The rest of the checks, then a live record; counts how it ends."""
+        record: Record | None = None
+        err: str | None = "incomplete"
+        self._metrics.request_started()
+        try:
+            precheck(body.parameters, self.bounds, stream=stream)
+            if self._dispatcher.full:
+                raise Overloaded
+            request = validate(body, self.bounds, stream=stream)
+            async with self._dispatcher.open(request, http[REQUEST_ID]) as record:
+                yield record
+            err = None
+        except RouterError as error:
+            err = error.label
+            raise
+        except (asyncio.CancelledError, ClientGone):
+            err = "dropped"
+            raise
+        finally:
+            self._metrics.request_ended(record, err)
+
+    def _events(
+        self, http: web.Request, record: Record
+    ) -> AbstractAsyncContextManager[EventStream]:
+        own = native.stream_headers(record, self._about)
+        headers = {**own, "x-request-id": http[REQUEST_ID]}
+        return events(http, headers, interval=self.patience.comment, stall=self.patience.stall)
+
+
+def reply(value: Any, headers: Mapping[str, str] | None = None, status: int = 200) -> web.Response:
+    """A JSON response."""
+    body = native.dump(value)
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
+
+
+def _unhealthy(more: dict[str, str]) -> web.Response:
+    return reply({"error": "unhealthy", "error_type": "healthcheck", **more}, status=503)
+
+
+def _full(record: Record, default: bool) -> bool:
+    asked = record.request.return_full_text
+    return default if asked is None else asked

@@ -1,0 +1,141 @@
+"""The four verbs: what every policy shares. Knows no policy by name.
+
+A Batch serves the rows in the policy's order as far as rows, prefill budget and pages reach; how
+is the business of `plan`. A row that is not named keeps its pages (keep-in-place preemption). The
+first row in the order waits for nothing but its own Steps, and `submit` refuses what could not run
+even alone, so with a live job and nothing in flight there is always a Batch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+
+from router.scheduler.acceptance import Survival
+from router.scheduler.base import Batch, Capacity, End, Job, Outcome, View
+from router.scheduler.pages import Pages
+from router.scheduler.plan import Flight, Plan
+from router.scheduler.policy import Policy
+from router.scheduler.row import Row
+
+
+class Planner:
+    """A Scheduler that serves rows in the order of its policy."""
+
+    def __init__(self, capacity: Capacity, policy: Policy) -> None:
+        self._capacity = capacity
+        self._policy = policy
+        self._pages = Pages(capacity.pages)
+        self._rows: dict[int, Row] = {}
+        self._flights: deque[Flight] = deque()
+        self._release: dict[int, None] = {}
+        """Ids whose pages come free with the next Batch, oldest first."""
+        self._last: frozenset[Row] = frozenset()
+        """Rows of the last Batch."""
+        self._served = Survival.unknown(capacity.speculate)
+        self._preemptions = Counter(keep=0, recompute=0)
+
+    def submit(self, job: Job, now: float) -> None:
+        """Take `job`. Raises ValueError if it can never fit, or if its id is live."""
+        if job.id in self._rows:
+            raise ValueError(f"request {job.id} is live")
+        if job.prompt < 1 or job.max_new < 1:
+            raise ValueError(f"request {job.id} has nothing to read or nothing to emit")
+        need = self._pages_for(job.prompt + job.max_new)
+        if need > self._capacity.pages:
+            raise ValueError(f"request {job.id} needs {need} of {self._capacity.pages} pages")
+        cap = self._capacity.speculate
+        cap = cap if job.speculate is None else max(0, min(cap, job.speculate))
+        row = Row(job, Survival(self._served.curve(self._capacity.speculate)), cap)
+        self._rows[job.id] = row
+        self._policy.arrive(row, now)
+
+    def cancel(self, id: int, now: float) -> None:
+        """Drop a live job; unknown ids are ignored. Its pages come free with the next Batch."""
+        row = self._rows.get(id)
+        if row is not None:
+            self._end(row, None)
+
+    def next_batch(self, now: float) -> Batch | None:
+        """Plan one Step; None: nothing to run and nothing to release, or the depth is reached."""
+        if len(self._flights) >= self._capacity.depth:
+            return None
+        release = tuple(self._release)
+        self._release.clear()
+        for id in release:
+            self._pages.give_back(id)
+        plan = Plan(self._capacity, self._pages, self._policy.order(now))
+        plan.fill()
+        if not plan.run and not release:
+            return None
+        self._flights.append(plan.flight)
+        self._count(plan)
+        return Batch(tuple(plan.run), tuple(plan.grow), release, tuple(plan.evict))
+
+    def complete(self, outcomes: Sequence[Outcome], now: float) -> None:
+        """Learn what the oldest Step in flight did.
+
+        One LOST outcome, of any id, says that the whole group is gone: every Step in flight is
+        void and no row holds KV, also those that no Step named.
+        """
+        flight = self._flights.popleft() if self._flights else {}
+        for row, possible in flight.values():
+            row.land(possible)
+        for outcome in outcomes:
+            row_of = flight.get(outcome.id)
+            # An id may have been cancelled, and even given to a new job, since.
+            if row_of is not None and self._rows.get(outcome.id) is row_of[0]:
+                self._learn(row_of[0], outcome, now)
+        if any(outcome.end is End.LOST for outcome in outcomes):
+            self._lose()
+
+    def view(self) -> View:
+        """The state that metrics and `/info` show; the aged are counted in the first level."""
+        waiting = Counter(
+            max(1, self._policy.level(row)) for row in self._rows.values() if row not in self._last
+        )
+        return View(
+            waiting=tuple(waiting[level] for level in range(1, self._policy.depth + 1)),
+            running=len(self._last),
+            perceptible=self._policy.perceptible,
+            free_pages=self._pages.free,
+            preemptions=dict(self._preemptions),
+        )
+
+    def _learn(self, row: Row, outcome: Outcome, now: float) -> None:
+        if outcome.end is End.LOST:
+            return
+        row.emitted += outcome.emitted
+        row.attained += outcome.seconds
+        row.survival.observe(outcome.drafted, outcome.accepted)
+        self._served.observe(outcome.drafted, outcome.accepted)
+        if outcome.end is None:
+            self._policy.observe(row, outcome, now)
+        else:
+            self._end(row, outcome.end)
+
+    def _end(self, row: Row, end: End | None) -> None:
+        del self._rows[row.job.id]
+        self._policy.leave(row, end)
+        if self._pages.held(row.job.id):
+            self._release[row.job.id] = None
+
+    def _lose(self) -> None:
+        self._flights.clear()
+        self._release.clear()
+        self._pages = Pages(self._capacity.pages)
+        self._last = frozenset()
+        for row in self._rows.values():
+            row.forget()
+
+    def _count(self, plan: Plan) -> None:
+        run = frozenset(row for row, _ in plan.flight.values())
+        kept = [row for row in self._last - run if self._rows.get(row.job.id) is row]
+        self._preemptions["keep"] += sum(
+            row.remaining > 0 and row.job.id not in plan.passed for row in kept
+        )
+        self._preemptions["recompute"] += len(plan.evict)
+        self._last = run
+
+    def _pages_for(self, tokens: int) -> int:
+        return -(-tokens // self._capacity.page_size)

@@ -1,0 +1,82 @@
+"""Server-sent events on one response: framing, keep-alive comments, and a limit on patience.
+
+An event is `data: ` + JSON + a blank line. A comment goes out after `interval` seconds without an
+event, so a proxy never sees a dead line while a request waits. A client that does not read for
+`stall` seconds is cut off, since its backlog holds the request's place. No meaning of events here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from aiohttp import web
+
+COMMENT: Final = b":\n\n"
+HEADERS: Final = {
+    "content-type": "text/event-stream",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
+
+
+def frame(payload: bytes) -> bytes:
+    """One event. `payload` is JSON, so it holds no raw newline."""
+    return b"data: " + payload + b"\n\n"
+
+
+class ClientGone(Exception):
+    """The client left, or does not read; nothing more can be told to it."""
+
+
+class EventStream:
+    """A response whose head is sent; `write` events to it, one at a time."""
+
+    def __init__(self, http: web.Request, response: web.StreamResponse, stall: float) -> None:
+        self.response = response
+        self._http, self._stall = http, stall
+        self._wrote = asyncio.Event()
+
+    async def write(self, payload: bytes) -> None:
+        """Send one event. Raises ClientGone."""
+        self._wrote.set()
+        await self._send(frame(payload))
+
+    async def comment_when_silent(self, interval: float) -> None:
+        """Send a comment whenever `interval` seconds pass without an event, while anyone reads."""
+        with suppress(ClientGone):  # the server cancels the handler of a lost connection
+            while True:
+                self._wrote.clear()
+                try:
+                    async with asyncio.timeout(interval):
+                        await self._wrote.wait()
+                except TimeoutError:
+                    await self._send(COMMENT)
+
+    async def _send(self, data: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._stall):
+                await self.response.write(data)
+        except (ConnectionError, TimeoutError) as fault:
+            if self._http.transport is not None:
+                self._http.transport.abort()
+            raise ClientGone from fault
+
+
+@asynccontextmanager
+async def events(
+    http: web.Request, headers: Mapping[str, str], *, interval: float, stall: float
+) -> AsyncIterator[EventStream]:
+    """Send the head, then keep the line alive until the `async with` is left."""
+    response = web.StreamResponse(headers={**HEADERS, **headers})
+    await response.prepare(http)
+    stream = EventStream(http, response, stall)
+    try:
+        async with asyncio.TaskGroup() as group:
+            comments = group.create_task(stream.comment_when_silent(interval))
+            yield stream
+            comments.cancel()
+    except BaseExceptionGroup as faults:
+        raise faults.exceptions[0] from None  # only the body raises, and once

@@ -1,0 +1,160 @@
+"""Between text and token ids: the tokenizer, and the text of a stream whose ids come one by one.
+
+No U+FFFD is shown for a character whose bytes are not all there: such a token has the text "",
+and at the very end it is dropped. Special tokens show their name and stay out of the whole text,
+so that the whole is the joined pieces less exactly those. A stop string is found across tokens
+and inside one; it stays, with the rest of its token. `tokenizers`' own DecodeStream is not used:
+it raises once a run of byte tokens turns invalid, as sampled ones may, and withholds without end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from tokenizers import Encoding, Tokenizer
+
+from router.errors import Invalid
+
+INCOMPLETE = "\ufffd"
+PATIENCE = 8
+"""Tokens without any text after which U+FFFD is shown: no character takes so many."""
+CONTEXT = 8
+"""Most prompt tokens before the first generated one that decide whether it opens with a space."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One token of a text: `text` is characters `start` to `stop` of it."""
+
+    id: int
+    text: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one more token adds; `stopped`: a stop string is now complete."""
+
+    text: str
+    special: bool
+    stopped: bool
+
+
+class Vocabulary:
+    """A tokenizer and its special tokens; safe to share, since nothing in it changes."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = {id: token.content for id, token in added.items() if token.special}
+
+    @classmethod
+    def load(cls, folder: str) -> Self:
+        """The vocabulary of `tokenizer.json` in `folder`. Raises OSError or ValueError."""
+        text = Path(folder, "tokenizer.json").read_text(encoding="utf-8")
+        try:
+            return cls(Tokenizer.from_str(text))
+        except Exception as fault:  # tokenizers raises nothing narrower
+            raise ValueError(f"tokenizer.json is not usable: {fault}") from fault
+
+    async def encode(self, text: str, add_special_tokens: bool = True) -> tuple[int, ...]:
+        """Token ids of `text`, made off the loop. Raises Invalid."""
+        return await asyncio.to_thread(self._encode, text, add_special_tokens)
+
+    async def spans(self, text: str, add_special_tokens: bool = True) -> tuple[Span, ...]:
+        """Tokens of `text` with their places in it, made off the loop. Raises Invalid."""
+        return await asyncio.to_thread(self._spans, text, add_special_tokens)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, special tokens included by name."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
+        return text
+
+    def special(self, id: int) -> str | None:
+        """The name of a special token; None for any other id."""
+        return self._special.get(id)
+
+    def _encoding(self, text: str, add_special_tokens: bool) -> Encoding:
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        except Exception as fault:  # tokenizers raises nothing narrower
+            raise Invalid(f"tokenizer error {fault}") from fault
+
+    def _encode(self, text: str, add_special_tokens: bool) -> tuple[int, ...]:
+        return tuple(self._encoding(text, add_special_tokens).ids)
+
+    def _spans(self, text: str, add_special_tokens: bool) -> tuple[Span, ...]:
+        encoding = self._encoding(text, add_special_tokens)
+        return tuple(
+            Span(id, text[start:stop], start, stop)
+            for id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
+        )
+
+
+class TextStream:
+    """Ids in, pieces of text out, of one request.
+
+    The window holds the tokens of the last piece and those after it. The first are there since
+    some decoders treat a first token differently; they begin and end between characters.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, prompt: Sequence[int], stops: Sequence[str] = ()
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._stops = stops
+        self._reach = max(map(len, stops), default=1) - 1
+        self._text: list[str] = []
+        self._tail = ""
+        self._reset(_context(vocabulary, prompt))
+
+    def _reset(self, window: list[int]) -> None:
+        self._window = window
+        self._kept = len(window)
+        self._shown = self._vocabulary.decode(window)
+        self._silent = 0
+
+    @property
+    def text(self) -> str:
+        """All pieces so far, without special tokens."""
+        return "".join(self._text)
+
+    def push(self, id: int) -> Piece:
+        """Take one more token."""
+        name = self._vocabulary.special(id)
+        if name is not None:
+            return Piece(name, special=True, stopped=False)
+        text = self._advance(id)
+        return Piece(text, special=False, stopped=self._stopped(text))
+
+    def _advance(self, id: int) -> str:
+        self._window.append(id)
+        whole = self._vocabulary.decode(self._window)
+        self._silent += 1
+        settled = whole if self._silent > PATIENCE else whole.rstrip(INCOMPLETE)
+        piece = settled[len(self._shown) :]
+        if piece:
+            self._silent, self._shown = 0, settled
+            self._text.append(piece)
+        if settled == whole and (piece or self._silent > PATIENCE):
+            self._reset(self._window[self._kept :])
+        return piece
+
+    def _stopped(self, piece: str) -> bool:
+        searched = self._tail + piece
+        self._tail = searched[-self._reach :] if self._reach else ""
+        return any(stop in searched for stop in self._stops)
+
+
+def _context(vocabulary: Vocabulary, prompt: Sequence[int]) -> list[int]:
+    """The fewest last tokens of `prompt` that are whole characters; none if that takes many."""
+    plain = [id for id in prompt[-CONTEXT:] if vocabulary.special(id) is None]
+    windows = (plain[-size:] for size in range(1, len(plain) + 1))
+    return next((ids for ids in windows if INCOMPLETE not in vocabulary.decode(ids)), [])

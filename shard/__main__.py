@@ -1,0 +1,91 @@
+"""Child entry of one rank: configuration in, engine up, serve until told to stop.
+
+The launcher owns this process. Line 1 of stdin is the configuration, and the end of stdin, like
+SIGTERM, means stop: the main thread gets an exception at its next bytecode, and if native code
+holds it for too long the process ends without it. stdout carries one JSON object per line to the
+launcher and nothing else, so everything that libraries print there goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from threading import Event, Thread
+
+from shard.config import ShardConfig
+from shard.echo import EchoEngine
+from shard.errors import Fault
+from shard.server import Engine, serve
+
+GRACE_SECONDS = 2.0
+"""Time for the main thread to leave native code before the process ends without it."""
+
+
+class _Stop(BaseException):
+    """Raised in the main thread by SIGTERM; no `except Exception` may hold it up."""
+
+
+def main() -> int:
+    with open(0, "rb", buffering=0, closefd=False) as stdin:
+        line = stdin.readline()
+    if not line:
+        return 0
+    tell, ended = _channel(), Event()
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, _raise_stop)
+        Thread(target=_watch_stdin, args=(ended,), name="stdin", daemon=True).start()
+        _run(ShardConfig(**json.loads(line)), tell)
+    except Fault as fault:
+        tell({"event": "fault", "code": fault.code, "text": fault.text})
+        return fault.code
+    except _Stop:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing may change the exit status now
+        ended.set()
+    return 0
+
+
+def _run(config: ShardConfig, tell: Callable[[dict[str, object]], None]) -> None:
+    def progress(text: str, percent: int) -> None:
+        tell({"event": "progress", "rank": config.rank, "text": text, "percent": percent})
+
+    serve(_engine(config, progress), config, ready=lambda: tell({"event": "ready"}))
+
+
+def _engine(config: ShardConfig, progress: Callable[[str, int], None]) -> Engine:
+    if config.echo:
+        return EchoEngine(config)
+    from shard.engine import Engine as ModelEngine  # loads torch, which echo does without
+
+    return ModelEngine(config, progress)
+
+
+def _channel() -> Callable[[dict[str, object]], None]:
+    """The launcher's ear: the real stdout, from which descriptor 1 is then turned away."""
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    return lambda event: print(json.dumps(event), file=out, flush=True)
+
+
+def _raise_stop(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough
+    raise _Stop
+
+
+def _watch_stdin(ended: Event) -> None:
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    if not ended.wait(GRACE_SECONDS):
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    sys.exit(main())

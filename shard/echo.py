@@ -1,0 +1,207 @@
+"""EchoEngine: the real engine's semantics without a model, for tests, demos and router benchmarks.
+
+It answers with tokens of the prompt, chosen by a pure function of (prompt, seed, position), so any
+vocabulary can read it and no batch, draft length, eviction or restart may change it. It is strict
+where the real engine only trusts: a row runs on pages that it owns, no page has two owners, a
+prefill feeds no more than is known, and a Step that breaks this is a ProtocolError. That makes it
+the oracle for the scheduler and the dispatcher.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from zlib import crc32
+
+from shard.config import ShardConfig
+from shard.protocol import End, Grow, Item, New, ProtocolError, Ready, Run, Step, StepResult
+
+EOS = 0
+"""Token id that ends a reply."""
+PAGE_SIZE = 16
+"""Tokens per page."""
+DEFAULT_TOKENS = 1 << 15
+"""Tokens that the pages hold where the configuration does not say."""
+MAX_LENGTH = 4096
+"""Most tokens of a row where the configuration does not say."""
+
+
+def reply_token(prompt: Sequence[int], seed: int, position: int) -> int:
+    """The token at absolute `position`: one of the prompt's, or in about one of 64 cases EOS."""
+    noise = _noise(array("i", prompt).tobytes(), seed, position)
+    return EOS if noise % 64 == 0 else prompt[noise // 64 % len(prompt)]
+
+
+def draft_agrees(seed: int, position: int) -> bool:
+    """Whether the draft for absolute `position` equals the target's token: in 3 of 4 cases."""
+    return _noise(b"draft", seed, position) % 4 != 0
+
+
+def reply_logprob(seed: int, position: int) -> float:
+    """A log-probability that float32 holds exactly."""
+    return -(_noise(b"logprob", seed, position) % 1024) / 256
+
+
+def reply(
+    prompt: Sequence[int], seed: int, max_new: int, ignore_eos: bool = False
+) -> tuple[tuple[int, ...], End]:
+    """The whole answer to `prompt`, and why it ends."""
+    tokens = []
+    for position in range(len(prompt), len(prompt) + max_new):
+        tokens.append(reply_token(prompt, seed, position))
+        if len(tokens) < max_new and tokens[-1] == EOS and not ignore_eos:
+            return tuple(tokens), End.EOS
+    return tuple(tokens), End.LENGTH
+
+
+def _noise(salt: bytes, seed: int, position: int) -> int:
+    return crc32(f"{seed} {position}".encode(), crc32(salt))
+
+
+@dataclass(slots=True)
+class _Row:
+    """`fed` of the `tokens` are in the cache; the last token never is while the row decodes."""
+
+    new: New
+    tokens: list[int]
+    fed: int = 0
+    pages: list[int] = field(default_factory=list)
+    end: End | None = None
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        return self.new.tokens[: self.new.prompt]
+
+    @property
+    def left(self) -> int:
+        """Tokens that may still be emitted."""
+        return self.new.prompt + self.new.max_new - len(self.tokens)
+
+
+class EchoEngine:
+    """Holds the row table of one rank; `execute` is its only mutator besides `reset`."""
+
+    def __init__(self, config: ShardConfig) -> None:
+        self._config = config
+        self._pages = (config.max_batch_total_tokens or DEFAULT_TOKENS) // PAGE_SIZE
+        self._rows: dict[int, _Row] = {}
+        self._owned: set[int] = set()
+
+    def ready(self) -> Ready:
+        """What this rank holds; the costs are nominal."""
+        return Ready(
+            rank=self._config.rank,
+            model=self._config.model_id,
+            device="cpu",
+            dtype="float32",
+            page_size=PAGE_SIZE,
+            pages=self._pages,
+            max_rows=self._config.max_rows,
+            max_length=min(self._config.max_total_tokens or MAX_LENGTH, self._pages * PAGE_SIZE),
+            vocab_size=2**31 - 1,
+            speculate=self._config.speculate,
+            draft_token_seconds=0.001,
+            verify_seconds=0.01,
+        )
+
+    def execute(self, step: Step) -> StepResult:
+        """Apply release, new, grow and run. Raises ProtocolError for a Step against the rules."""
+        for id in step.release:
+            self._release(id)
+        for new in step.new:
+            self._add(new)
+        for grow in step.grow:
+            self._grow(grow)
+        items = tuple(self._run(step.run))
+        time.sleep(self._config.echo_seconds)
+        return StepResult(step.number, self._config.echo_seconds, items, self.digest())
+
+    def reset(self) -> None:
+        """Forget every row."""
+        self._rows.clear()
+        self._owned.clear()
+
+    def digest(self) -> int:
+        """zlib.crc32 of every row's id, token count and pages."""
+        table = [(id, len(row.tokens), row.fed, row.pages) for id, row in self._rows.items()]
+        return crc32(repr(table).encode())
+
+    def _release(self, id: int) -> None:
+        self._owned.difference_update(self._row(id).pages)
+        del self._rows[id]
+
+    def _add(self, new: New) -> None:
+        _require(new.id not in self._rows, f"row {new.id} is not new")
+        _require(0 < new.prompt <= len(new.tokens), f"row {new.id} has a prompt of {new.prompt}")
+        row = _Row(new, list(new.tokens))
+        _require(row.left > 0, f"row {new.id} has no token left to emit")
+        limit = self.ready().max_length
+        _require(new.prompt + new.max_new <= limit, f"row {new.id} may exceed {limit} tokens")
+        self._rows[new.id] = row
+
+    def _grow(self, grow: Grow) -> None:
+        row = self._row(grow.id)
+        for page in grow.pages:
+            _require(0 < page <= self._pages, f"there is no page {page}")
+            _require(page not in self._owned, f"page {page} has an owner")
+            self._owned.add(page)
+            row.pages.append(page)
+
+    def _run(self, runs: Sequence[Run]) -> Iterator[Item]:
+        _require(len(runs) <= self._config.max_rows, f"{len(runs)} rows in a Step")
+        _require(len({run.id for run in runs}) == len(runs), "a row is named twice")
+        for run in runs:
+            row = self._row(run.id)
+            if row.end is None:
+                yield self._prefill(row, run) if run.prefill else self._decode(row, run)
+
+    def _prefill(self, row: _Row, run: Run) -> Item:
+        _require(run.draft == 0, f"row {run.id} drafts during its prefill")
+        _require(row.fed + run.prefill <= len(row.tokens), f"row {run.id} is fed unknown tokens")
+        self._feed(row, row.fed + run.prefill)
+        if row.fed < len(row.tokens):
+            return Item(run.id, (), (), 0, 0, None)
+        return self._emit(row, drafted=0, accepted=0)
+
+    def _decode(self, row: _Row, run: Run) -> Item:
+        _require(row.fed == len(row.tokens) - 1, f"row {run.id} decodes before its prefill is done")
+        _require(0 <= run.draft <= self._config.speculate, f"row {run.id} drafts {run.draft}")
+        start, seed = len(row.tokens), row.new.sampling.seed
+        drafted = min(run.draft, row.left - 1)
+        self._feed(row, start + drafted)
+        agreed = (draft_agrees(seed, position) for position in range(start, start + drafted))
+        accepted = next((count for count, agrees in enumerate(agreed) if not agrees), drafted)
+        return self._emit(row, drafted, accepted)
+
+    def _feed(self, row: _Row, count: int) -> None:
+        """Cache the first `count` positions, which may include drafts that are then rejected."""
+        held = len(row.pages) * PAGE_SIZE
+        _require(count <= held, f"row {row.new.id} feeds {count} tokens into pages for {held}")
+        row.fed = min(count, len(row.tokens))
+
+    def _emit(self, row: _Row, drafted: int, accepted: int) -> Item:
+        """Emit the accepted drafts and one more token, or fewer where the row ends before."""
+        first, seed = len(row.tokens), row.new.sampling.seed
+        while row.end is None and len(row.tokens) <= first + accepted:
+            row.tokens.append(reply_token(row.prompt, seed, len(row.tokens)))
+            row.end = self._end(row)
+        row.fed = len(row.tokens) - 1
+        tokens = tuple(row.tokens[first:])
+        logprobs = tuple(reply_logprob(seed, first + index) for index in range(len(tokens)))
+        return Item(row.new.id, tokens, logprobs, drafted, min(accepted, len(tokens)), row.end)
+
+    def _end(self, row: _Row) -> End | None:
+        if row.left == 0:
+            return End.LENGTH
+        return End.EOS if row.tokens[-1] == EOS and not row.new.ignore_eos else None
+
+    def _row(self, id: int) -> _Row:
+        _require(id in self._rows, f"there is no row {id}")
+        return self._rows[id]
+
+
+def _require(holds: bool, text: str) -> None:
+    if not holds:
+        raise ProtocolError(text)

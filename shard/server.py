@@ -1,0 +1,228 @@
+"""A shard's socket: one router at a time, its Steps in number order, its pings at once.
+
+The main thread executes; a reader thread per connection decodes frames, queues Steps and answers
+pings, so that a pong says that the process lives even during a long Step. What cannot be parsed
+ends the connection. What cannot be executed ends the process, after a `Fatal` to the router: the
+ranks of a group work in lockstep, and one that has failed cannot be rejoined. A lost router costs
+the rows, never the weights. This file knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import stat
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import Protocol
+
+from shard.config import ShardConfig
+from shard.errors import Fault
+from shard.protocol import (
+    HEADER,
+    VERSION,
+    Ack,
+    Fatal,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    ProtocolError,
+    Ready,
+    Step,
+    StepResult,
+    length,
+    pack,
+    unpack,
+)
+
+_log = logging.getLogger(__name__)
+
+PATH_LIMIT = 107
+"""Most bytes of a Unix socket's path on Linux."""
+GREETING_SECONDS = 10.0
+"""Time for a connected router to say Hello."""
+BACKLOG = 8
+"""Most Steps that wait in a rank; a router that keeps to its two in flight never meets it."""
+
+
+class Engine(Protocol):
+    """What a shard serves; used by one thread."""
+
+    def ready(self) -> Ready:
+        """What this rank serves and can hold."""
+
+    def execute(self, step: Step) -> StepResult:
+        """Do one Step; whatever this raises ends the process. Every rank returns the digest."""
+
+    def reset(self) -> None:
+        """Forget every row: the next Step is number 1 of a new router."""
+
+
+def serve(engine: Engine, config: ShardConfig, ready: Callable[[], None]) -> None:
+    """Serve one router after another, until the engine or a signal handler raises.
+
+    `ready` is called once the socket listens. Raises Fault if the socket cannot be made.
+    """
+    with listening(config.socket) as listener:
+        ready()
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                _serve_router(connection, engine, config)
+            engine.reset()
+
+
+@contextmanager
+def listening(path: str) -> Iterator[socket.socket]:
+    """A Unix socket at `path`, open to its owner alone and removed at the end.
+
+    A socket that a dead process left is replaced. Raises Fault(7) if `path` is too long, in use or
+    not writable.
+    """
+    if len(os.fsencode(path)) > PATH_LIMIT:
+        raise Fault(7, f"socket path {path} has more than {PATH_LIMIT} bytes; use a shorter one")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        try:
+            _remove_stale(path)
+            listener.bind(path)
+            os.chmod(path, 0o600)  # nobody can connect before `listen`
+            listener.listen(1)
+        except OSError as fault:
+            raise Fault(7, f"cannot listen on socket {path}: {fault.strerror}") from fault
+        try:
+            yield listener
+        finally:
+            os.unlink(path)
+
+
+def _remove_stale(path: str) -> None:
+    if not os.path.exists(path) or not stat.S_ISSOCK(os.stat(path).st_mode):
+        return  # `bind` reports anything that is in the way
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise Fault(7, f"socket {path} belongs to a live process; end it or use another path")
+
+
+def _serve_router(connection: socket.socket, engine: Engine, config: ShardConfig) -> None:
+    router = _Router(connection)
+    try:
+        router.greet(engine.ready(), config)
+    except (ProtocolError, OSError) as fault:
+        _log.warning("refused a connection: %s", fault)
+        return
+    reader = Thread(target=router.read, name="reader", daemon=True)
+    reader.start()
+    try:
+        router.execute(engine, config.rank)
+    finally:
+        router.close()
+        reader.join()
+
+
+class _Router:
+    """One connection. `read` and what it calls run in the reader thread, the rest in the main."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._writing = Lock()
+        self._steps: SimpleQueue[Step | None] = SimpleQueue()
+        self._finished = 0
+
+    def greet(self, ready: Ready, config: ShardConfig) -> None:
+        """Check who connects and what it expects, and answer with `ready`.
+
+        Raises ProtocolError or OSError if it is not the router of this group.
+        """
+        if _uid(self._connection) != os.getuid():
+            raise ProtocolError("the peer is another user")
+        self._connection.settimeout(GREETING_SECONDS)
+        hello, expected = self._receive(), Hello(VERSION, config.rank, config.world)
+        if hello != expected:
+            raise ProtocolError(f"expected {expected}, found {hello}")
+        self._send(ready)
+        self._connection.settimeout(None)
+
+    def read(self) -> None:
+        """Queue Steps and answer pings until the connection ends."""
+        try:
+            while message := self._receive():
+                self._take(message)
+        except (ProtocolError, OSError) as fault:
+            _log.warning("dropped the router: %s", fault)
+        finally:
+            self.close()
+            self._steps.put(None)
+
+    def execute(self, engine: Engine, rank: int) -> None:
+        """Execute Steps until the connection ends. Raises whatever the engine raises."""
+        while step := self._steps.get():
+            result = self._attempt(engine, step)
+            self._finished = step.number
+            try:
+                self._send(result if rank == 0 else Ack(step.number, result.digest))
+            except OSError:
+                return  # the router is gone, and with it the meaning of all queued Steps
+
+    def close(self) -> None:
+        """End the connection for both sides; wakes whoever reads from it."""
+        with suppress(OSError):  # the router may be gone already
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _attempt(self, engine: Engine, step: Step) -> StepResult:
+        try:
+            if step.number != self._finished + 1:
+                raise ProtocolError(f"Step {step.number} follows Step {self._finished}")
+            return engine.execute(step)
+        except Exception as fault:
+            with suppress(OSError):  # the fault is raised in any case
+                self._send(Fatal(1, f"{type(fault).__name__}: {fault}".splitlines()[0]))
+            raise
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case Ping(nonce):
+                self._send(Pong(nonce, self._finished))
+            case Step() if self._steps.qsize() < BACKLOG:
+                self._steps.put(message)
+            case Step():
+                raise ProtocolError(f"more than {BACKLOG} Steps wait")
+            case _:
+                raise ProtocolError(f"a router does not send {type(message).__name__}")
+
+    def _receive(self) -> Message | None:
+        """The next message, or None if the router closed the connection between two frames."""
+        header = self._read_exactly(HEADER)
+        return unpack(self._read_exactly(length(header), inside=True)) if header else None
+
+    def _read_exactly(self, size: int, inside: bool = False) -> bytes:
+        """`size` bytes, or none at a clean end. Raises ProtocolError for an end within a frame."""
+        data = bytearray()
+        while len(data) < size:
+            part = self._connection.recv(min(size - len(data), 1 << 20))
+            if not part and (data or inside):
+                raise ProtocolError("the connection ended within a frame")
+            if not part:
+                break
+            data += part
+        return bytes(data)
+
+    def _send(self, message: Message) -> None:
+        with self._writing:
+            self._connection.sendall(pack(message))
+
+
+def _uid(connection: socket.socket) -> int:
+    """User id of the process at the other end."""
+    credentials = connection.getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+    )
+    return int(struct.unpack("3i", credentials)[1])

@@ -1,0 +1,174 @@
+"""Every policy under arbitrary events: no page is lost, no request is lost, nothing is planned twice.
+
+The device checks each Batch as it is sent; what can only be judged from outside is asserted here.
+"""
+
+from random import Random
+from typing import ClassVar
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from router.config import SchedulerConfig
+from router.scheduler import build
+from router.scheduler.base import Job
+from tests.router.scheduler.device import Client, Device, capacity
+
+POLICIES = ("laps-sd", "fcfs", "las", "sjf")
+
+
+def config(policy: str, **changes: float) -> SchedulerConfig:
+    return SchedulerConfig(scheduler=policy, **changes)  # type: ignore[arg-type]
+
+
+class Life(RuleBasedStateMachine):
+    policy: ClassVar[str]
+
+    @initialize(
+        seed=st.integers(0, 1 << 32),
+        pages=st.integers(3, 30),
+        rows=st.integers(1, 5),
+        budget=st.integers(1, 20),
+        speculate=st.integers(0, 4),
+        depth=st.integers(1, 2),
+    )
+    def start(
+        self, seed: int, pages: int, rows: int, budget: int, speculate: int, depth: int
+    ) -> None:
+        self.capacity = capacity(
+            pages=pages, max_rows=rows, prefill_tokens=budget, speculate=speculate, depth=depth
+        )
+        self.device = Device(self.capacity, Random(seed))
+        self.config = config(self.policy, laps_patience=8.0)
+        self.scheduler = build(self.config, self.capacity)
+        self.now = 0.0
+        self.log: list[tuple[str, tuple[object, ...], object]] = []
+
+    def call(self, verb: str, *arguments: object) -> object:
+        result = getattr(self.scheduler, verb)(*arguments)
+        self.log.append((verb, arguments, result))
+        return result
+
+    @rule(
+        prompt=st.integers(1, 40),
+        max_new=st.integers(1, 30),
+        answer=st.integers(1, 40),
+        acceptance=st.floats(0, 1),
+        expected=st.none() | st.floats(1, 40),
+        speculate=st.none() | st.integers(0, 6),
+    )
+    def submit(
+        self,
+        prompt: int,
+        max_new: int,
+        answer: int,
+        acceptance: float,
+        expected: float | None,
+        speculate: int | None,
+    ) -> None:
+        id = len(self.device.clients) + 1
+        job = Job(id, self.now, prompt, max_new, expected, speculate)
+        if prompt + max_new > self.capacity.pages * self.capacity.page_size:
+            with pytest.raises(ValueError, match="pages"):
+                self.scheduler.submit(job, self.now)
+            return
+        self.device.clients[id] = Client(job, answer, acceptance)
+        self.call("submit", job, self.now)
+
+    @precondition(lambda self: self.device.clients)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        client = data.draw(st.sampled_from(list(self.device.clients.values())))
+        if client.live:
+            client.cancelled = True
+        self.call("cancel", client.job.id, self.now)
+
+    @rule()
+    def plan(self) -> None:
+        batch = self.call("next_batch", self.now)
+        idle = not self.device.steps
+        if batch is not None:
+            self.device.send(batch)
+        elif idle:
+            assert not self.live(), "work is live, nothing is in flight, and there is no Batch"
+
+    @precondition(lambda self: self.device.steps)
+    @rule(seconds=st.floats(0.001, 2.0))
+    def complete(self, seconds: float) -> None:
+        self.now += seconds
+        self.call("complete", tuple(self.device.finish(self.now)), self.now)
+
+    @precondition(lambda self: self.device.steps)
+    @rule()
+    def lose_the_group(self) -> None:
+        for outcomes in self.device.lose():
+            self.call("complete", tuple(outcomes), self.now)
+
+    @rule(seconds=st.floats(0, 30))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @invariant()
+    def free_and_owned_pages_are_all_pages(self) -> None:
+        if hasattr(self, "device"):
+            free = self.scheduler.view().free_pages
+            assert free + len(self.device.owned()) == self.capacity.pages
+
+    @invariant()
+    def every_live_request_is_waiting_or_ran_last(self) -> None:
+        if hasattr(self, "device"):
+            view = self.scheduler.view()
+            assert sum(view.waiting) <= len(self.live()) <= sum(view.waiting) + view.running
+            assert view.perceptible <= len(self.live())
+
+    def live(self) -> list[Client]:
+        return [client for client in self.device.clients.values() if client.live]
+
+    def teardown(self) -> None:
+        if not hasattr(self, "device"):
+            return
+        self.drain()
+        assert all(c.ends == 1 or c.cancelled for c in self.device.clients.values())
+        assert all(c.ends <= 1 for c in self.device.clients.values())
+        assert self.scheduler.view().free_pages == self.capacity.pages
+        self.replay()
+
+    def drain(self) -> None:
+        """Everything ends, even where each token of one costs the pages of all others."""
+        tokens = sum(c.job.prompt + c.job.max_new for c in self.live())
+        for _ in range(10 * tokens * (len(self.live()) + 1) + 100):
+            self.plan()
+            self.plan()
+            if not self.device.steps:
+                return
+            self.complete(0.1)
+        raise AssertionError("the requests do not end")
+
+    def replay(self) -> None:
+        twin = build(self.config, self.capacity)
+        for verb, arguments, result in self.log:
+            assert getattr(twin, verb)(*arguments) == result, "same events, other decisions"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_any_order_of_events_keeps_pages_and_requests_whole(policy: str) -> None:
+    machine = type(f"Life_{policy}", (Life,), {"policy": policy})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=60,
+            phases=(Phase.generate,),
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

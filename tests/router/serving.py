@@ -1,0 +1,204 @@
+"""A real HTTP server on a free port, with a dispatcher that follows a script."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from router.config import Limits
+from router.errors import Overloaded, RouterError
+from router.metrics import Metrics
+from router.native import About
+from router.request import Request, settle
+from router.routes import Front, Patience
+from router.scheduler.base import Capacity
+from router.server import run
+
+BOUNDS = settle(Limits(max_concurrent_requests=3, payload_limit=2000), 2000)
+PATIENCE = Patience(linger=0.05)
+CAPACITY = Capacity(
+    pages=10,
+    page_size=16,
+    max_rows=4,
+    prefill_tokens=64,
+    speculate=0,
+    draft_token_seconds=0.0,
+    verify_seconds=0.1,
+)
+ABOUT = About(
+    model_id="bigscience/bloom-560m",
+    model_sha="abc",
+    pipeline_tag=None,
+    compute_type="1-cpu",
+    validation_workers=2,
+    speculate=0,
+    draft_model_id=None,
+)
+DRAFTING = About(
+    model_id="big",
+    model_sha=None,
+    pipeline_tag="text2text-generation",
+    compute_type="2-cpu",
+    validation_workers=2,
+    speculate=5,
+    draft_model_id="small",
+)
+
+
+@dataclass(frozen=True)
+class Token:
+    id: int
+    text: str
+    logprob: float
+    special: bool = False
+
+
+HELLO = (
+    Token(15, " Hello", -0.25),
+    Token(16, " «世»", -0.3427734375),
+    Token(2, "</s>", -1.5, True),
+)
+
+
+@dataclass
+class ScriptedRecord:
+    """A record that plays `script`: tokens, events to wait for, and errors to raise."""
+
+    request: Request
+    script: Sequence[Token | asyncio.Event | Exception]
+    ending: str | None
+    prompt: tuple[int, ...] = (1, 2, 3)
+    max_new: int = 20
+    drafted: int = 4
+    accepted: int = 2
+    finish_reason: str | None = None
+    tokens: list[Token] = field(default_factory=list)
+    arrived: float = 10.0
+    queued: float = 10.25
+    started: float = 10.5
+    first_token: float = 10.75
+    ended: float = 12.0
+
+    @property
+    def text(self) -> str:
+        return "".join(token.text for token in self.tokens if not token.special)
+
+    async def stream(self) -> AsyncIterator[Token]:
+        for number, part in enumerate(self.script, 1):
+            if isinstance(part, Exception):
+                raise part
+            if isinstance(part, asyncio.Event):
+                await part.wait()
+                continue
+            self.tokens.append(part)
+            if number == len(self.script):
+                self.finish_reason = self.ending
+            yield part
+
+
+class ScriptedDispatcher:
+    """Plays one script for every request; `opened` holds what was asked."""
+
+    def __init__(
+        self,
+        *script: Token | asyncio.Event | Exception,
+        ending: str | None = "eos_token",
+        reason: str | None = None,
+        full: bool = False,
+        refusal: RouterError | None = None,
+    ) -> None:
+        self.script = script or HELLO
+        self.ending, self.reason, self.full, self.refusal = ending, reason, full, refusal
+        self.opened: list[tuple[Request, str]] = []
+        self.entered, self.left = asyncio.Event(), asyncio.Event()
+
+    def healthy(self) -> str | None:
+        return self.reason
+
+    @asynccontextmanager
+    async def open(self, request: Request, request_id: str) -> AsyncIterator[ScriptedRecord]:
+        if self.full:
+            raise Overloaded
+        if self.refusal:
+            raise self.refusal
+        self.opened.append((request, request_id))
+        self.entered.set()
+        try:
+            yield ScriptedRecord(request, self.script, self.ending)
+        finally:
+            self.left.set()
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Served:
+    """A running server and a client session on it."""
+
+    base: str
+    port: int
+    dispatcher: ScriptedDispatcher
+    session: aiohttp.ClientSession
+
+    async def post(self, path: str, body: Any = None, **more: Any) -> Answer:
+        """POST `body` as JSON, or `data` as it is."""
+        if body is not None:
+            more["json"] = body
+        return await self.request("POST", path, **more)
+
+    async def request(self, method: str, path: str, **more: Any) -> Answer:
+        async with self.session.request(method, self.base + path, **more) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def raw(self, head: str, body: bytes = b"") -> bytes:
+        """What the server answers to these bytes, until it closes."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+
+@asynccontextmanager
+async def serving(
+    dispatcher: ScriptedDispatcher | None = None,
+    about: About = ABOUT,
+    patience: Patience = PATIENCE,
+) -> AsyncIterator[Served]:
+    dispatcher = dispatcher or ScriptedDispatcher()
+    front = Front(dispatcher, Metrics(BOUNDS, CAPACITY, 1), BOUNDS, about, patience)  # type: ignore[arg-type]
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    ready, stop = asyncio.Event(), asyncio.Event()
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(_run(front, listener, ready, stop))
+        await ready.wait()
+        async with aiohttp.ClientSession() as session:
+            yield Served(f"http://127.0.0.1:{port}", port, dispatcher, session)
+        stop.set()
+
+
+async def _run(
+    front: Front, listener: socket.socket, ready: asyncio.Event, stop: asyncio.Event
+) -> None:
+    async def drained() -> None:
+        await stop.wait()
+
+    await run(front, listener, ready=ready.set, drained=drained)

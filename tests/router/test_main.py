@@ -1,0 +1,185 @@
+"""The router process, with a real shard process that echoes, over real sockets."""
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
+from tests.router.families import byte_level
+from tests.shard.ranks import ECHO, ROOT, Rank
+
+LONG = {"inputs": "some words", "parameters": {"max_new_tokens": 200, "ignore_eos": True}}
+
+
+@dataclass
+class Router:
+    process: asyncio.subprocess.Process
+    port: int
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def event(self) -> Any:
+        assert self.process.stdout
+        return json.loads(await self.process.stdout.readline())
+
+    def close_stdin(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+
+
+@asynccontextmanager
+async def router(folder: Path, sock: Path, **limits: int) -> AsyncIterator[Router]:
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    config = RouterConfig(
+        limits=Limits(**limits),
+        scheduler=SchedulerConfig(),
+        server=ServerConfig(),
+        model_path=str(folder),
+        model_id="echo",
+        revision=None,
+        draft_model_id=None,
+        sockets=(str(sock),),
+        listen_fd=listener.fileno(),
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "router"),
+        cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        pass_fds=[listener.fileno()],
+    )
+    assert process.stdin
+    try:
+        with listener:
+            process.stdin.write(json.dumps(asdict(config)).encode() + b"\n")
+            port = listener.getsockname()[1]
+        async with asyncio.timeout(60):
+            yield Router(process, port)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        process.stdin.close()
+        await process.communicate()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+@asynccontextmanager
+async def serving(folder: Path, seconds: float = 0.0) -> AsyncIterator[tuple[Router, Rank]]:
+    sock = folder / "rank-0"
+    with Rank(replace(ECHO, socket=str(sock), echo_seconds=seconds)) as rank:
+        assert rank.event() == {"event": "ready"}
+        async with router(folder, sock) as running:
+            assert await running.event() == {"event": "ready"}
+            yield running, rank
+
+
+async def test_it_serves_the_tokens_of_its_shard(folder: Path) -> None:
+    async with serving(folder) as (running, _), aiohttp.ClientSession(running.base) as session:
+        async with session.post("/generate", json=LONG) as response:
+            assert response.status == 200
+            whole = (await response.json())["generated_text"]
+        async with session.post("/generate_stream", json=LONG) as response:
+            events = [json.loads(line[5:]) async for line in response.content if line.strip()]
+        assert len(events) == 200
+        assert events[-1]["generated_text"] == whole
+        async with session.get("/info") as response:
+            assert (await response.json())["speculate"] == 3
+        async with session.get("/metrics") as response:
+            assert "tgi_request_success 2.0\n" in await response.text()
+
+
+async def test_sigterm_lets_live_requests_finish_and_refuses_new_ones(folder: Path) -> None:
+    async with (
+        serving(folder, seconds=0.005) as (running, _),
+        aiohttp.ClientSession(running.base) as session,
+        session.post("/generate_stream", json=LONG) as response,
+    ):
+        assert (await response.content.readline()).startswith(b'data: {"index":1,')
+        running.process.send_signal(signal.SIGTERM)
+        assert await _unready(session) == "draining"
+        async with session.post("/generate", json=LONG) as refused:
+            assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+        assert b'"index":200,' in await response.content.read()
+        assert await running.process.wait() == 0
+
+
+async def _unready(session: aiohttp.ClientSession) -> str:
+    """Why the server is no longer ready, as soon as it is not."""
+    while True:
+        async with session.get("/health/ready") as response:
+            if response.status == 503:
+                return (await response.json())["reason"]
+
+
+async def test_the_end_of_stdin_ends_it(folder: Path) -> None:
+    async with serving(folder, seconds=0.05) as (running, _):
+        async with (
+            aiohttp.ClientSession(running.base) as session,
+            session.post("/generate_stream", json=LONG) as response,
+        ):
+            assert await response.content.readline()
+            running.close_stdin()
+            assert b'"error_type":"generation"' in await response.content.read()
+        assert await running.process.wait() == 0
+
+
+async def test_the_loss_of_a_shard_is_told_to_clients_and_to_the_launcher(folder: Path) -> None:
+    async with serving(folder, seconds=0.05) as (running, rank):
+        async with (
+            aiohttp.ClientSession(running.base) as session,
+            session.post("/generate_stream", json=LONG) as response,
+        ):
+            assert await response.content.readline()
+            rank.process.kill()
+            assert b'"error_type":"generation"' in await response.content.read()
+        fault = await running.event()
+        assert (fault["event"], fault["code"]) == ("fault", 1)
+        assert await running.process.wait() == 1
+
+
+async def test_a_shard_that_is_not_there_is_a_fault(folder: Path) -> None:
+    async with router(folder, folder / "nobody") as running:
+        fault = await running.event()
+        assert (fault["event"], fault["code"]) == ("fault", 8)
+        assert "\n" not in fault["text"]
+        assert await running.process.wait() == 8
+
+
+@pytest.mark.parametrize(
+    ("limits", "text", "code", "word"),
+    [
+        ({"max_total_tokens": 10**9}, None, 2, "max_total_tokens"),
+        ({}, "not a tokenizer", 4, "tokenizer"),
+    ],
+)
+async def test_what_cannot_be_served_is_a_fault(
+    folder: Path, limits: dict[str, int], text: str | None, code: int, word: str
+) -> None:
+    if text is not None:
+        (folder / "tokenizer.json").write_text(text)
+    sock = folder / "rank-0"
+    with Rank(replace(ECHO, socket=str(sock))) as rank:
+        assert rank.event() == {"event": "ready"}
+        async with router(folder, sock, **limits) as running:
+            fault = await running.event()
+            assert (fault["event"], fault["code"]) == ("fault", code)
+            assert word in fault["text"]
+            assert await running.process.wait() == code
