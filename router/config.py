@@ -5,7 +5,7 @@ Frozen and free of imports that cost time, since the launcher reads it too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 
@@ -41,6 +41,30 @@ class Limits:
     )
     validation_workers: int = option(2, "threads that tokenise")
 
+    def check(self) -> None:
+        """Raises ValueError for what cannot go together, in TGI's words where it has some."""
+        longest, total, cache = (
+            self.max_input_tokens,
+            self.max_total_tokens,
+            self.max_batch_total_tokens,
+        )
+        if self.max_batch_size is not None and self.max_batch_size < 1:
+            raise ValueError("max_batch_size must be > 0")
+        for name in (item.name for item in fields(self)):
+            value, least = getattr(self, name), 0 if name in _MAY_BE_ZERO else 1
+            if value is not None and value < least:
+                raise ValueError(f"`{name}` must be {'>= 0' if least == 0 else '> 0'}")
+        if longest is not None and total is not None and longest >= total:
+            raise ValueError(f"`max_input_tokens`({longest}) must be < `max_total_tokens`({total})")
+        if total is not None and cache is not None and total > cache:
+            raise ValueError(
+                "`max_total_tokens` must be <= `max_batch_total_tokens`."
+                f" Given: {total} and {cache}"
+            )
+
+
+_MAY_BE_ZERO = frozenset(("max_stop_sequences", "max_top_n_tokens"))
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
@@ -62,15 +86,41 @@ class SchedulerConfig:
         60.0, "seconds without service after which a request goes before all others (ours)"
     )
 
+    def check(self) -> None:
+        """Raises ValueError for parameters that give no order."""
+        if self.laps_levels < 1:
+            raise ValueError("`laps_levels` must be > 0")
+        if self.laps_ratio <= 1:
+            raise ValueError("`laps_ratio` must be > 1, or the thresholds do not rise")
+        if self.laps_window < 1:
+            raise ValueError("`laps_window` must be > 0")
+        if self.laps_deviation < 0:
+            raise ValueError("`laps_deviation` must be >= 0")
+        for name in ("laps_first_threshold", "laps_patience"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be > 0")
+
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
     """Where the server listens and how it speaks to its operator."""
 
     hostname: str = option("0.0.0.0", "address to listen on", environment=None)  # noqa: S104
-    port: int = option(3000, "port to listen on", short="-p")
+    port: int = option(3000, "port to listen on; 0 takes a free one", short="-p")
     json_output: bool = option(False, "log one JSON object per line")
     keepalive_timeout: float = option(15.0, "seconds that an idle connection stays open")
+    graceful_termination_timeout: int = option(
+        90, "seconds that live requests are given when the server is asked to stop", short="-g"
+    )
+
+    def check(self) -> None:
+        """Raises ValueError for what means nothing."""
+        if not 0 <= self.port < 65536:
+            raise ValueError(f"`port`({self.port}) must be in 0..65535")
+        if self.keepalive_timeout <= 0:
+            raise ValueError("`keepalive_timeout` must be > 0")
+        if self.graceful_termination_timeout < 0:
+            raise ValueError("`graceful_termination_timeout` must be >= 0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,9 @@ Frozen and free of imports that cost time, since the launcher reads it too. `ran
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -22,6 +24,7 @@ class ModelConfig:
     model_id: str | None = option(None, "hub id or folder of the target; default: the bundled pair")
     revision: str | None = option(None, "revision of the target on the hub")
     draft_model_id: str | None = option(None, "hub id or folder of the draft model")
+    draft_revision: str | None = option(None, "revision of the draft model on the hub")
     sharded: bool | None = option(None, "use every visible device", choices=("true", "false"))
     num_shard: int | None = option(None, "number of tensor-parallel shards")
     speculate: int | None = option(
@@ -35,6 +38,38 @@ class ModelConfig:
     shard_uds_path: str | None = option(
         None, "prefix of the shards' Unix sockets; default: a fresh private folder"
     )
+
+    def check(self) -> None:
+        """Raises ValueError for what cannot go together, in TGI's words where it has some."""
+        if self.sharded and self.num_shard is not None and self.num_shard <= 1:
+            raise ValueError("`sharded` is true but `num_shard` <= 1")
+        if self.num_shard is not None and self.num_shard < 1:
+            raise ValueError("`num_shard` cannot be < 1")
+        if self.speculate is not None and self.speculate < 0:
+            raise ValueError("`speculate` cannot be < 0")
+
+    def world(self, environment: Mapping[str, str]) -> int:
+        """Number of shards: the one given, else the visible devices unless `sharded` is false.
+
+        The rule is TGI's. Raises ValueError if `sharded` is true and no two devices are visible.
+        """
+        if self.num_shard is not None or self.sharded is False:
+            return self.num_shard or 1
+        devices = _visible(environment)
+        if self.sharded and devices <= 1:
+            raise ValueError(f"`sharded` is true but only found {devices} CUDA devices")
+        return max(devices, 1)
+
+
+def _visible(environment: Mapping[str, str]) -> int:
+    names = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+    listed = next((environment[name] for name in names if name in environment), "")
+    if listed == "all":
+        return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return len([device for device in listed.split(",") if device.strip() not in _NO_DEVICE])
+
+
+_NO_DEVICE = frozenset(("", "-1", "none", "void"))
 
 
 @dataclass(frozen=True, slots=True)

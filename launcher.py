@@ -1,0 +1,315 @@
+#!/usr/bin/env python3
+"""The one command line: parse, bind, find, check, start the shards and the router, end them all.
+
+The flags are the fields of the config classes. The port is bound before any model is read, so
+that a clash shows at once. This process loads neither torch nor an HTTP library: what is wrong
+with the command line or with a model's folder is said within a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import get_type_hints
+
+from router import listener, options
+from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
+from router.console import Log
+from shard import checkpoint
+from shard.children import HOME, Child, Children, Command, Stop
+from shard.config import ModelConfig, ShardConfig, option
+from shard.errors import Fault
+
+DEMO = {f"tgi-laps/demo-{part}": HOME / "shard" / "demo" / part for part in ("target", "draft")}
+"""The bundled pair, by the names under which clients know it."""
+PYTHON = (sys.executable, "-P", "-m")
+"""-P: the folder in which the operator stands is not a place to import from."""
+NAMES = {
+    2: "ArgumentValidation: ",
+    3: "DownloadError: ",
+    4: "ModelRefused: ",
+    5: "PortInUse: ",
+    6: "NotEnoughMemory: ",
+    7: "RunFolder: ",
+}
+"""What stands after `Error: `, by exit status; faults of 1 and 8 bring their own name."""
+REMIND = 10.0
+"""Seconds between two lines that say what is waited for."""
+DRAFTED, ROWS = 5, 64
+"""Defaults of `speculate` with a draft model, and of `max_batch_size`."""
+LONGEST_SOCKET = 107
+"""Bytes of a Unix socket's path on Linux."""
+CURL = """curl {url}/generate -H 'Content-Type: application/json' -d '{{"inputs": "Once upon"}}'"""
+
+
+@dataclass(frozen=True, slots=True)
+class Developer:
+    """Flags for tests and router benchmarks; not in the help."""
+
+    echo: bool = option(False, argparse.SUPPRESS, environment=None)
+    echo_seconds: float = option(0.0, argparse.SUPPRESS, environment=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The whole command line, a field for each group of flags."""
+
+    model: ModelConfig
+    limits: Limits
+    scheduler: SchedulerConfig
+    server: ServerConfig
+    developer: Developer
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The folders to serve, and the names under which clients know them."""
+
+    target: Path
+    draft: Path | None
+    target_id: str
+    draft_id: str | None
+
+
+def main() -> int:
+    """The exit status: 0 clean or signalled, 1 a failure at run time, 2 to 8 one at start."""
+    log = Log(as_json=False)
+    try:
+        chosen = parse(sys.argv[1:], os.environ)
+        log = Log(as_json=chosen.server.json_output)
+        with bind(chosen.server) as bound, run_folder() as folder:
+            asyncio.run(run(partial(launch, chosen, bound, folder, log), log))
+    except Fault as fault:
+        log.error("Error: " + NAMES.get(fault.code, "") + fault.text)
+        return fault.code
+    return 0
+
+
+def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
+    """Raises Fault(2)."""
+    groups = get_type_hints(Options)
+    about = "Serve a language model over HTTP, with a draft model and LAPS-SD scheduling."
+    try:
+        parser = options.Parser(groups, "text-generation-launcher", about)
+        chosen = Options(**parser.read(arguments, environment))
+        for config in (chosen.model, chosen.limits, chosen.scheduler, chosen.server):
+            config.check()
+        chosen.model.world(environment)
+    except ValueError as error:
+        raise Fault(2, str(error)) from None
+    return chosen
+
+
+def bind(server: ServerConfig) -> socket.socket:
+    """Raises Fault(5) for a clash, Fault(2) for an address that is not this machine's."""
+    try:
+        return listener.bind(server.hostname, server.port)
+    except listener.PortInUse as clash:
+        raise Fault(5, str(clash)) from None
+    except OSError as error:
+        where = f"`hostname`({server.hostname}) and `port`({server.port})"
+        raise Fault(2, f"{where} cannot be bound: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def run_folder() -> Iterator[Path]:
+    """A private folder (0700) for sockets, gone at the end. Raises Fault(7)."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="tgi-laps-")
+    except OSError as error:
+        raise Fault(7, f"no folder for sockets: {error}; set TMPDIR") from None
+    with folder as path:
+        yield Path(path)
+
+
+async def run(work: Callable[[Children], Awaitable[None]], log: Log) -> None:
+    """Do `work` with children; whatever happens, none is left over. Raises Fault."""
+    fault = None
+    loop = asyncio.get_running_loop()
+    async with asyncio.TaskGroup() as tasks:
+        children = Children(tasks, log)
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, children.signalled)
+        try:
+            await work(children)
+        except Stop:
+            log("Stopped before the server was ready")
+        except Fault as error:  # kept, since the group would wrap it
+            fault = error
+        finally:
+            await children.end()
+    if fault:
+        raise fault
+
+
+async def launch(
+    chosen: Options, bound: socket.socket, folder: Path, log: Log, children: Children
+) -> None:
+    """Find and check the models, then serve until the operator asks for the end."""
+    world = chosen.model.world(os.environ)
+    models = await find(chosen, children)
+    if not chosen.developer.echo:
+        checkpoint.check(models.target, models.draft, world)
+    sockets = socket_paths(chosen.model.shard_uds_path, folder, world)
+    shards = [shard_command(chosen, models, sockets, rank, folder) for rank in range(world)]
+    router = router_command(chosen, models, sockets, bound.fileno())
+    await serve(shards, router, bound, chosen.server.graceful_termination_timeout, log, children)
+
+
+async def serve(
+    shards: Sequence[Command],
+    router: Command,
+    bound: socket.socket,
+    grace: float,
+    log: Log,
+    children: Children,
+) -> None:
+    """Start, supervise and drain. Raises Stop before it served, and Fault."""
+    ranks = [children.start(shard) for shard in shards]
+    await started(ranks, children, log)
+    front = children.start(router)
+    await children.until("ready", front)
+    listener.release(bound)
+    url = listener.url(bound)
+    log(f"Connected: serving at {url}; try: {CURL.format(url=url)}", event="connected", url=url)
+    try:
+        await children.until("ended", front)
+    except Stop:
+        log("Draining: live requests may finish", event="draining", seconds=grace)
+    await drain(front, grace, log, children)
+
+
+async def started(ranks: Sequence[Child], children: Children, log: Log) -> None:
+    """Wait for every rank, and say so from time to time."""
+    begun = monotonic()
+    reminder = children.tasks.create_task(_remind(log))
+    try:
+        async for report in children.each("ready", ranks):
+            seconds = monotonic() - begun
+            log(f"Shard ready in {seconds:.1f}s", event="ready", rank=ranks.index(report.child))
+    finally:
+        reminder.cancel()
+
+
+async def _remind(log: Log) -> None:
+    while True:
+        await asyncio.sleep(REMIND)
+        log("Waiting for shard to be ready...", event="waiting")
+
+
+async def drain(router: Child, grace: float, log: Log, children: Children) -> None:
+    """Let live requests finish. Raises Fault(1) at a second signal."""
+    router.terminate()
+    try:
+        async with asyncio.timeout(grace):
+            await children.until("ended", router)
+    except TimeoutError:
+        log(f"Requests still live after {grace} s are cut", event="cut")
+    except Stop:
+        raise Fault(1, "Aborted: a second signal came while requests were live") from None
+
+
+async def find(chosen: Options, children: Children) -> Models:
+    """The folders of target and draft; what is not a folder comes from the Hub."""
+    model = chosen.model
+    target, draft = model.model_id, model.draft_model_id
+    if target is None:
+        target, draft = "tgi-laps/demo-target", draft or "tgi-laps/demo-draft"
+    if model.speculate == 0:
+        draft = None
+    if model.speculate and draft is None and not chosen.developer.echo:
+        text = f"`speculate`({model.speculate}) needs `draft_model_id`: only a model drafts yet"
+        raise Fault(2, text)
+    return Models(
+        target=await _folder(target, model.revision, children),
+        draft=await _folder(draft, model.draft_revision, children) if draft else None,
+        target_id=target,
+        draft_id=draft,
+    )
+
+
+async def _folder(model: str, revision: str | None, children: Children) -> Path:
+    if folder := _local(model):
+        return folder
+    wish = {"model_id": model, "revision": revision}
+    fetch = children.start(Command("fetch", (*PYTHON, "shard.fetch"), wish))
+    found = await children.until("found", fetch)
+    fetch.leaving = True
+    await children.until("ended", fetch)
+    return Path(found.facts["path"])
+
+
+def _local(model: str) -> Path | None:
+    folder = DEMO.get(model, Path(model))
+    if model in DEMO and not folder.is_dir():
+        raise Fault(3, f"the bundled model {folder} is missing; name another with `model_id`")
+    return folder.resolve() if folder.is_dir() else None
+
+
+def socket_paths(prefix: str | None, folder: Path, world: int) -> tuple[str, ...]:
+    """A Unix socket per rank. Raises Fault(7) for a path that the system cannot hold."""
+    start = Path(prefix).absolute() if prefix else folder / "rank"
+    paths = tuple(f"{start}-{rank}" for rank in range(world))
+    if not os.access(start.parent, os.W_OK | os.X_OK):
+        raise Fault(7, f"`shard_uds_path`: the folder {start.parent} is not writable")
+    if any(len(os.fsencode(path)) > LONGEST_SOCKET for path in paths):
+        raise Fault(7, f"the path of a socket is longer than {LONGEST_SOCKET} bytes: {paths[-1]}")
+    return paths
+
+
+def shard_command(
+    chosen: Options, models: Models, sockets: Sequence[str], rank: int, folder: Path
+) -> Command:
+    """The child of one rank."""
+    model, limits = chosen.model, chosen.limits
+    drafts = models.draft is not None
+    config = ShardConfig(
+        model_path=str(models.target),
+        model_id=models.target_id,
+        draft_path=str(models.draft) if models.draft else None,
+        rank=rank,
+        world=len(sockets),
+        socket=sockets[rank],
+        rendezvous=str(folder / "rendezvous"),
+        speculate=model.speculate if model.speculate is not None else DRAFTED * drafts,
+        dtype=model.dtype,
+        max_rows=limits.max_batch_size or ROWS,
+        max_total_tokens=limits.max_total_tokens,
+        max_batch_total_tokens=limits.max_batch_total_tokens,
+        echo=chosen.developer.echo,
+        echo_seconds=chosen.developer.echo_seconds,
+    )
+    return Command(f"rank {rank}", (*PYTHON, "shard"), asdict(config))
+
+
+def router_command(
+    chosen: Options, models: Models, sockets: tuple[str, ...], descriptor: int
+) -> Command:
+    """The child that speaks HTTP."""
+    config = RouterConfig(
+        limits=chosen.limits,
+        scheduler=chosen.scheduler,
+        server=chosen.server,
+        model_path=str(models.target),
+        model_id=models.target_id,
+        revision=chosen.model.revision,
+        draft_model_id=models.draft_id,
+        sockets=sockets,
+        listen_fd=descriptor,
+    )
+    return Command("router", (*PYTHON, "router"), asdict(config), descriptors=(descriptor,))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""The HTTP socket before there is a server: bound, so that the port is ours, but not listening.
+
+The launcher binds and keeps it; the router listens on it when it is ready, and until then clients
+are refused, which is what they retry. The non-obvious part is SO_REUSEADDR: set from the start,
+two servers that both still load could bind the same port; never set, a server could not start
+again while connections of the last one linger. So it is tried without first, and allowed to the
+next server (`release`) only once this one listens.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+LISTEN = "0A"
+"""State of a listening socket in /proc/net/tcp."""
+
+
+class PortInUse(Exception):
+    """One line: the port, its holder as far as /proc shows it, and the next free port."""
+
+
+def bind(hostname: str, port: int) -> socket.socket:
+    """Raises PortInUse for a clash and OSError for an address that is not ours to bind."""
+    found = socket.getaddrinfo(hostname, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = found[0]
+    listener = _bound(family, address, reuse=False) or _bound(family, address, reuse=True)
+    if listener is None:
+        raise PortInUse(f"port {port} is in use by {_holder(port)}{_hint(family, address)}")
+    return listener
+
+
+def release(listener: socket.socket) -> None:
+    """Let the next server bind the port while connections accepted from now on linger on it."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
+def url(listener: socket.socket) -> str:
+    """Where a client on this machine finds the server."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _bound(family: int, address: Any, *, reuse: bool) -> socket.socket | None:
+    """None if somebody else holds the address."""
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            return None
+        raise
+    return listener
+
+
+def _hint(family: int, address: Any) -> str:
+    for port in range(address[1] + 1, 1 << 16):
+        if listener := _bound(family, (address[0], port, *address[2:]), reuse=False):
+            listener.close()
+            return f"; port {port} is free: `--port {port}`"
+    return ""
+
+
+def _holder(port: int) -> str:
+    rows = [row.split() for table in ("tcp", "tcp6") for row in _lines(f"/proc/net/{table}")]
+    sockets = {
+        f"socket:[{row[9]}]" for row in rows if row[3] == LISTEN and row[1].endswith(f":{port:04X}")
+    }
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):  # it ended meanwhile, or belongs to another user
+            links = Path(f"/proc/{process}/fd").iterdir()
+            if any(os.readlink(link) in sockets for link in links):
+                return f"process {process} ({_lines(f'/proc/{process}/comm')[0]})"
+    return "another process"
+
+
+def _lines(path: str) -> list[str]:
+    file = Path(path)
+    return file.read_text().splitlines() if file.exists() else []

@@ -1,0 +1,98 @@
+"""What a rank can afford and what its work costs, measured at warm-up.
+
+Memory first: how many pages fit beside the weights. Then time: one draft forward (the paper's
+T_SSM) and one verification forward (T_LLM) for one row, from Steps that the engine itself runs.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from shard.config import ShardConfig
+from shard.errors import Fault
+from shard.kv_cache import PAGE_SIZE
+from shard.model import Loaded
+from shard.protocol import Grow, New, Run, Sampling, Step, StepResult
+
+_HOST_SHARE = 0.25
+"""Share of the host's free memory that the pools of all ranks may take on CPU."""
+_DEVICE_SHARE = 0.85
+"""Share of a GPU's memory left beside the weights that its pools take; the rest is workspace."""
+_PROMPT = 16
+_ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds of one forward for one row."""
+
+    draft_token_seconds: float
+    verify_seconds: float
+
+
+class Executor(Protocol):
+    """The part of the engine that warm-up drives."""
+
+    def execute(self, step: Step) -> StepResult:
+        """Run one Step."""
+
+    def reset(self) -> None:
+        """Forget every row."""
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def pages(config: ShardConfig, target: Loaded, draft: Loaded | None) -> int:
+    """Pages of the pool: the flag's tokens, or what memory holds, but never more than is of use.
+
+    Raises Fault 6 if not even one full row fits.
+    """
+    longest = min(target.max_length, config.max_total_tokens or target.max_length)
+    useful = config.max_rows * -(-longest // PAGE_SIZE)
+    if config.max_batch_total_tokens is not None:
+        count = config.max_batch_total_tokens // PAGE_SIZE
+    else:
+        page = target.page_bytes + (draft.page_bytes if draft else 0)
+        count = min(useful, _free_bytes(config, target.device) // page)
+    needed = -(-min(longest, config.max_total_tokens or 1) // PAGE_SIZE)
+    if count < needed:
+        raise Fault(
+            6,
+            f"the KV cache holds {count * PAGE_SIZE} tokens, one request needs "
+            f"{needed * PAGE_SIZE}; lower --max-total-tokens or raise --max-batch-total-tokens",
+        )
+    return count
+
+
+def _free_bytes(config: ShardConfig, device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * _DEVICE_SHARE)
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(free * _HOST_SHARE / config.world)
+
+
+def measure(engine: Executor, speculate: int) -> Costs:
+    """Time a few rounds of one row; the median counts."""
+    sampling = Sampling()
+    room = _PROMPT + (2 * _ROUNDS + 2) * (speculate + 1) + 1
+    grow = Grow(0, tuple(range(1, 2 + room // PAGE_SIZE)))
+    new = New(0, tuple([0] * _PROMPT), _PROMPT, room, True, sampling)
+    engine.execute(Step(0, (), (new,), (grow,), (Run(0, _PROMPT, 0),)))
+    plain = _median(engine, 0)
+    drafted = _median(engine, speculate) if speculate else plain
+    engine.reset()
+    return Costs(max(0.0, drafted - plain) / max(1, speculate), plain)
+
+
+def _median(engine: Executor, draft: int) -> float:
+    step = Step(0, (), (), (), (Run(0, 0, draft),))
+    engine.execute(step)  # the first run of a shape allocates
+    return statistics.median(engine.execute(step).seconds for _ in range(_ROUNDS))

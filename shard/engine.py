@@ -1,0 +1,120 @@
+"""The engine of one rank: live rows, two models, Steps executed one after the other.
+
+It decides nothing: rows, pages and draft lengths come with the Step. Ranks that execute the same
+Steps hold the same table and sample the same tokens. It knows no text, no priority, no client.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from shard import costs
+from shard.config import ShardConfig
+from shard.drafters import ModelDrafter
+from shard.errors import Fault
+from shard.kv_cache import PAGE_SIZE
+from shard.loading import load
+from shard.model import Loaded, PackedModel
+from shard.protocol import Ready, Step, StepResult
+from shard.sequence import RowTable
+from shard.speculative import Work, run
+from shard.tensor_parallel import Ranks, connect
+
+Progress = Callable[[str, int], None]
+"""Called with a text and a percentage while a rank starts."""
+
+
+class Engine:
+    """Loads the models of `config` and executes Steps on them.
+
+    Raises Fault, one line, for anything that prevents serving.
+    """
+
+    def __init__(self, config: ShardConfig, progress: Progress) -> None:
+        self._config = config
+        device = _device(config)
+        ranks = Ranks(config.rank, config.world)
+        progress("joining the shards", 0)
+        connect(ranks, config.rendezvous, device)
+        progress("loading the target", 10)
+        target = load(config.model_path, config.dtype, device, ranks)
+        draft = None
+        if config.draft_path is not None and config.speculate:
+            progress("loading the draft", 60)
+            draft = load(config.draft_path, config.dtype, device, Ranks(0, 1))
+            _same_vocabulary(target, draft)
+        self._pages = costs.pages(config, target, draft)
+        self._target = PackedModel(target, self._pages)
+        self._drafter = None if draft is None else ModelDrafter(PackedModel(draft, self._pages))
+        self._rows = RowTable()
+        progress("warming up", 80)
+        self._costs = costs.measure(self, config.speculate if draft else 0)
+        progress("ready", 100)
+
+    def ready(self) -> Ready:
+        """What this rank serves and can hold."""
+        facts = self._target.facts
+        return Ready(
+            rank=self._config.rank,
+            model=self._config.model_id,
+            device=facts.device.type,
+            dtype=str(facts.dtype).removeprefix("torch."),
+            page_size=PAGE_SIZE,
+            pages=self._pages,
+            max_rows=self._config.max_rows,
+            max_length=self.max_length,
+            vocab_size=facts.vocab_size,
+            speculate=self._config.speculate if self._drafter else 0,
+            draft_token_seconds=self._costs.draft_token_seconds,
+            verify_seconds=self._costs.verify_seconds,
+        )
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of one row: the model's context, the flag, the pool."""
+        limits = self._target.facts.max_length, self._pages * PAGE_SIZE
+        return min(*limits, self._config.max_total_tokens or limits[0])
+
+    def execute(self, step: Step) -> StepResult:
+        """Apply `step` and run its rows. Raises ProtocolError for a Step that does not fit."""
+        start = time.perf_counter()
+        self._rows.apply(step)
+        works = [Work(self._rows.row(id), prefill, draft) for id, prefill, draft in _runs(step)]
+        items = run(self._target, self._drafter, [work for work in works if not work.row.done])
+        return StepResult(step.number, time.perf_counter() - start, items, self.digest())
+
+    def digest(self) -> int:
+        """A checksum of the row table, equal on ranks that agree."""
+        return self._rows.digest()
+
+    def reset(self) -> None:
+        """Forget every row; weights and pools stay."""
+        self._rows.clear()
+
+
+def _runs(step: Step) -> list[tuple[int, int, int]]:
+    return [(run.id, run.prefill, run.draft) for run in step.run]
+
+
+def _device(config: ShardConfig) -> torch.device:
+    """One CUDA device per rank where there are enough, else the CPU with its cores shared."""
+    if torch.cuda.is_available():
+        if torch.cuda.device_count() < config.world:
+            found = torch.cuda.device_count()
+            raise Fault(2, f"--num-shard {config.world} needs as many GPUs; {found} are visible")
+        torch.cuda.set_device(config.rank)
+        return torch.device("cuda", config.rank)
+    torch.set_num_threads(max(1, costs.cores() // config.world))
+    return torch.device("cpu")
+
+
+def _same_vocabulary(target: Loaded, draft: Loaded) -> None:
+    if target.vocab_size != draft.vocab_size:
+        raise Fault(
+            4,
+            f"the draft's vocabulary has {draft.vocab_size} tokens, the target's "
+            f"{target.vocab_size}; choose a draft of the same family",
+        )

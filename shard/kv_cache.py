@@ -1,0 +1,84 @@
+"""Where keys and values live: one pool of slots per layer, addressed by page.
+
+A page is `PAGE_SIZE` consecutive slots; page 0 is trash and belongs to nobody. The router owns
+the allocation; this file only maps positions to slots and holds the tensors. Target and draft
+each have a cache of equal slot count, so one page id addresses both. Rolling back is arithmetic
+on a row's length: what lies beyond it is garbage and is written before it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PAGE_SIZE = 16
+"""Tokens per page."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """Keys and values of one layer on this rank, as the model's own forward produced them."""
+
+    heads: int
+    head_dim: int
+
+
+class KvCache:
+    """One `[slots, 2 * heads, head_dim]` tensor per layer: keys first, then values.
+
+    Token-major, so a Step writes keys and values of all its tokens with one `index_copy_`, and a
+    row whose pages are adjacent is read as a slice without a copy.
+    """
+
+    def __init__(
+        self, shapes: Sequence[LayerShape], pages: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Reserve `pages` usable pages and the trash page."""
+        slots = (pages + 1) * PAGE_SIZE
+        self._layers = [
+            torch.empty(slots, 2 * shape.heads, shape.head_dim, dtype=dtype, device=device)
+            for shape in shapes
+        ]
+
+    def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
+        """Store `key` and `value`, both [heads, T, head_dim], at `slots` [T] (int64)."""
+        fresh = torch.cat((key, value)).transpose(0, 1)  # [T, 2 * heads, head_dim]
+        self._layers[layer].index_copy_(0, slots, fresh)
+
+    def read(self, layer: int, spans: Sequence[slice]) -> tuple[Tensor, Tensor]:
+        """Keys and values, each [heads, L, head_dim], of the slots in `spans`, in order.
+
+        A view of the pool where there is one span, a copy where there are several.
+        """
+        pool = self._layers[layer]
+        rows = pool[spans[0]] if len(spans) == 1 else torch.cat([pool[span] for span in spans])
+        heads = pool.shape[1] // 2
+        both = rows.transpose(0, 1)
+        return both[:heads], both[heads:]
+
+
+def bytes_per_page(shapes: Sequence[LayerShape], dtype: torch.dtype) -> int:
+    """Memory that one page takes over all layers."""
+    elements = sum(2 * shape.heads * shape.head_dim for shape in shapes)
+    return elements * dtype.itemsize * PAGE_SIZE
+
+
+def slot(pages: Sequence[int], position: int) -> int:
+    """The slot of token `position` in a row that owns `pages`. Raises IndexError beyond them."""
+    return pages[position // PAGE_SIZE] * PAGE_SIZE + position % PAGE_SIZE
+
+
+def spans(pages: Sequence[int], length: int) -> tuple[slice, ...]:
+    """The slots of a row's first `length` tokens as the fewest adjacent spans."""
+    found: list[slice] = []
+    for index in range(-(-length // PAGE_SIZE)):
+        start = pages[index] * PAGE_SIZE
+        stop = start + min(PAGE_SIZE, length - index * PAGE_SIZE)
+        if found and found[-1].stop == start:
+            found[-1] = slice(found[-1].start, stop)
+        else:
+            found.append(slice(start, stop))
+    return tuple(found)

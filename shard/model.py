@@ -1,0 +1,80 @@
+"""A transformers causal LM that runs packed over its own paged cache.
+
+One object per served model: the module, its pool and the few facts that the engine needs. It
+turns feeds into logits and knows no sampling, no draft and no request's fate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from shard.attention import Probe, attending
+from shard.errors import Fault
+from shard.kv_cache import KvCache, LayerShape, bytes_per_page
+from shard.sequence import Feed, pack
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in memory, before it has a cache."""
+
+    name: str
+    """The architecture, for messages."""
+    module: nn.Module
+    shapes: tuple[LayerShape, ...]
+    """Keys and values of every layer on this rank."""
+    dtype: torch.dtype
+    device: torch.device
+    vocab_size: int
+    max_length: int
+    eos: frozenset[int]
+
+    @property
+    def page_bytes(self) -> int:
+        """Memory that one page of this model takes."""
+        return bytes_per_page(self.shapes, self.dtype)
+
+
+class PackedModel:
+    """`loaded` with a cache of `pages` pages."""
+
+    def __init__(self, loaded: Loaded, pages: int) -> None:
+        self.facts = loaded
+        self._cache = KvCache(loaded.shapes, pages, loaded.dtype, loaded.device)
+
+    def logits(self, feeds: Sequence[Feed]) -> Tensor:
+        """Run `feeds` in one forward; logits [sum of feed.logits, V] in the model's dtype."""
+        packed = pack(feeds, self._cache, self.facts.device)
+        with torch.inference_mode(), attending(packed.layout):
+            return _forward(self.facts.module, packed.ids, packed.positions, packed.wanted)
+
+
+def probe(module: nn.Module, name: str, device: torch.device) -> tuple[LayerShape, ...]:
+    """Shapes of every layer's keys and values, from one forward of one token.
+
+    Raises Fault 4 for a model whose attention does not pass through the interface in every
+    layer, or whose keys and values differ in size.
+    """
+    layout = Probe()
+    zero = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    try:
+        with torch.inference_mode(), attending(layout):
+            _forward(module, zero, zero, zero[0])
+    except (ValueError, AttributeError) as fault:
+        raise Fault(
+            4, f"{name} is not supported: its attention cannot be paged ({fault})"
+        ) from fault
+    layers = int(module.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]
+    if sorted(layout.shapes) != list(range(layers)):
+        raise Fault(4, f"{name} is not supported: not all of its {layers} layers are attention")
+    return tuple(layout.shapes[index] for index in range(layers))
+
+
+def _forward(module: nn.Module, ids: Tensor, positions: Tensor, wanted: Tensor) -> Tensor:
+    output = module(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=wanted)
+    logits: Tensor = output.logits
+    return logits[0]

@@ -1,0 +1,154 @@
+"""The row table: what a rank knows of every live request, and how rows become a packed Step.
+
+A row's tokens are the prompt and everything emitted; `cached` and `draft_cached` count the
+leading tokens whose keys and values the target and the draft hold. A row decodes when all but
+its last token are cached. Rolling back rejected drafts leaves these counts where they are.
+"""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from shard.attention import Paged, Segment
+from shard.kv_cache import KvCache, slot, spans
+from shard.protocol import End, Grow, New, ProtocolError, Sampling, Step
+
+
+@dataclass(slots=True)
+class Row:
+    """One live request. Mutable, owned by the engine's one thread."""
+
+    id: int
+    tokens: list[int]
+    prompt: int
+    max_new: int
+    ignore_eos: bool
+    sampling: Sampling
+    pages: list[int] = field(default_factory=list)
+    cached: int = 0
+    draft_cached: int = 0
+    done: bool = False
+
+    @property
+    def remaining(self) -> int:
+        """How many tokens the row may still emit."""
+        return self.prompt + self.max_new - len(self.tokens)
+
+    def append(self, tokens: Sequence[int], eos: frozenset[int]) -> tuple[list[int], End | None]:
+        """Add `tokens` up to the first that ends the row; return those added and the reason.
+
+        The token count is tested before EOS, as in TGI.
+        """
+        kept: list[int] = []
+        for token in tokens:
+            kept.append(token)
+            self.tokens.append(token)
+            if self.remaining <= 0:
+                return self._ended(kept, End.LENGTH)
+            if token in eos and not self.ignore_eos:
+                return self._ended(kept, End.EOS)
+        return kept, None
+
+    def _ended(self, kept: list[int], end: End) -> tuple[list[int], End]:
+        self.done = True
+        return kept, end
+
+
+class RowTable:
+    """All rows by id. Applies a Step's changes in order: release, new, grow."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, Row] = {}
+
+    def apply(self, step: Step) -> None:
+        """Make `step`'s changes. Raises ProtocolError for rows that do not fit the table."""
+        for id in step.release:
+            self._rows.pop(id, None)
+        for new in step.new:
+            self._add(new)
+        for grow in step.grow:
+            self._grow(grow)
+
+    def row(self, id: int) -> Row:
+        """The row `id`. Raises ProtocolError if it is not here."""
+        if id not in self._rows:
+            raise ProtocolError(f"row {id} is not in the table")
+        return self._rows[id]
+
+    def clear(self) -> None:
+        """Forget every row."""
+        self._rows.clear()
+
+    def digest(self) -> int:
+        """A checksum that ranks with equal tables share."""
+        value = 0
+        for id, row in self._rows.items():
+            state = (id, row.cached, row.draft_cached, row.done, *row.tokens[-8:])
+            value = zlib.crc32(array("q", state).tobytes(), value)
+        return value
+
+    def _add(self, new: New) -> None:
+        if new.id in self._rows:
+            raise ProtocolError(f"row {new.id} is in the table already")
+        self._rows[new.id] = Row(
+            new.id, list(new.tokens), new.prompt, new.max_new, new.ignore_eos, new.sampling
+        )
+
+    def _grow(self, grow: Grow) -> None:
+        self.row(grow.id).pages.extend(grow.pages)
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Tokens of one row that a forward takes in, the first of them at position `start`."""
+
+    row: Row
+    start: int
+    tokens: Sequence[int]
+    logits: int
+    """For how many of the last tokens logits are wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One forward's input: [1, T] ids and positions, the layout, and the positions of logits."""
+
+    ids: Tensor
+    positions: Tensor
+    layout: Paged
+    wanted: Tensor
+
+
+def pack(feeds: Sequence[Feed], cache: KvCache, device: torch.device) -> Packed:
+    """Lay `feeds` side by side. Raises ProtocolError if a row lacks pages for its tokens."""
+    ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    wanted: list[int] = []
+    segments: list[Segment] = []
+    for feed in feeds:
+        start, stop = len(ids), len(ids) + len(feed.tokens)
+        reach = range(feed.start, feed.start + len(feed.tokens))
+        ids.extend(feed.tokens)
+        positions.extend(reach)
+        slots.extend(_slots(feed.row, reach))
+        segments.append(Segment(start, stop, reach.stop, spans(feed.row.pages, reach.stop)))
+        wanted.extend(range(stop - feed.logits, stop))
+    tensor = torch.tensor([ids, positions, slots], device=device)
+    layout = Paged(cache, tensor[2], segments)
+    return Packed(
+        tensor[0:1], tensor[1:2], layout, torch.tensor(wanted, dtype=torch.int64, device=device)
+    )
+
+
+def _slots(row: Row, reach: range) -> list[int]:
+    try:
+        return [slot(row.pages, position) for position in reach]
+    except IndexError as fault:
+        raise ProtocolError(f"row {row.id} has no page for position {reach.stop - 1}") from fault

@@ -1,0 +1,147 @@
+"""One round of batched assisted generation: draft, verify all rows at once, accept, roll back.
+
+Rows are ragged: each brings its own number of drafts (0 is plain decoding) or a prefill chunk,
+and all share one target forward. A draft is accepted while it equals the target's own coupled
+choice at its position; the first difference is replaced by that choice and ends the row's round
+(Leviathan et al. 2023, with Gumbel-max coupling in place of rejection). So what is emitted is
+always what the target alone would have emitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shard.drafters import Ask, ModelDrafter
+from shard.model import PackedModel
+from shard.protocol import End, Item, ProtocolError
+from shard.sampling import Spot, logprobs, pick, process
+from shard.sequence import Feed, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a Step asks of one live row: `prefill` known tokens, or 0 and at most `draft`."""
+
+    row: Row
+    prefill: int
+    draft: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The target's choices at the positions of one feed."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    sound: bool
+    """False where a logit was NaN or infinite."""
+
+
+def run(
+    target: PackedModel, drafter: ModelDrafter | None, works: Sequence[Work]
+) -> tuple[Item, ...]:
+    """Do every work in one round and return its items in order.
+
+    Raises ProtocolError for work that does not fit its row.
+    """
+    chunks = [_chunk(work) for work in works if work.prefill]
+    asks = {} if drafter is None else _asks(drafter, works)
+    if drafter is not None:
+        drafter.propose(list(asks.values()), chunks)
+    feeds = [*chunks, *(_verify_feed(work.row, asks) for work in works if not work.prefill)]
+    if not feeds:
+        return ()
+    verdicts = _judge(target.logits(feeds), feeds, asks)
+    eos = target.facts.eos
+    items = [
+        _accept(feed, verdict, asks.get(feed.row.id), drafter, eos)
+        for feed, verdict in zip(feeds, verdicts, strict=True)
+    ]
+    return tuple(items)
+
+
+def _chunk(work: Work) -> Feed:
+    row, stop = work.row, work.row.cached + work.prefill
+    if stop > len(row.tokens):
+        raise ProtocolError(f"row {row.id} has no {stop} tokens to prefill")
+    return Feed(row, row.cached, row.tokens[row.cached : stop], int(stop == len(row.tokens)))
+
+
+def _asks(drafter: ModelDrafter, works: Sequence[Work]) -> dict[int, Ask]:
+    """Drafts wanted by row, never more than the row may still emit beside the bonus token."""
+    asks = {}
+    for work in works:
+        count = min(work.draft, work.row.remaining - 1, drafter.room(work.row))
+        if count > 0 and not work.prefill:
+            asks[work.row.id] = Ask(work.row, count)
+    return asks
+
+
+def _verify_feed(row: Row, asks: dict[int, Ask]) -> Feed:
+    if row.cached != len(row.tokens) - 1:
+        raise ProtocolError(f"row {row.id} cannot decode: its prefill is not finished")
+    drafts = asks[row.id].drafts if row.id in asks else []
+    return Feed(row, row.cached, [row.tokens[-1], *drafts], 1 + len(drafts))
+
+
+def _judge(logits: Tensor, feeds: Sequence[Feed], asks: dict[int, Ask]) -> list[Verdict]:
+    """The target's choice at every wanted position of every feed; one copy to the host."""
+    spots = [spot for feed in feeds for spot in _spots(feed, asks)]
+    with torch.inference_mode():
+        sound = logits.amax(-1) < float("inf")  # False for NaN too
+        scores = process(logits, spots)
+        tokens = pick(scores, spots)
+        chosen = logprobs(scores, tokens)
+    columns = tokens.tolist(), chosen.tolist(), sound.tolist()
+    verdicts, start = [], 0
+    for feed in feeds:
+        part = slice(start, start + feed.logits)
+        verdicts.append(Verdict(columns[0][part], columns[1][part], all(columns[2][part])))
+        start = part.stop
+    return verdicts
+
+
+def _spots(feed: Feed, asks: dict[int, Ask]) -> list[Spot]:
+    drafts = asks[feed.row.id].drafts if feed.row.id in asks else []
+    row = feed.row
+    return [Spot(row.sampling, row.tokens, drafts[:index]) for index in range(feed.logits)]
+
+
+def _accept(
+    feed: Feed,
+    verdict: Verdict,
+    ask: Ask | None,
+    drafter: ModelDrafter | None,
+    eos: frozenset[int],
+) -> Item:
+    """Move the row on by what `verdict` confirms."""
+    row, known = feed.row, len(feed.row.tokens)
+    drafts = [] if ask is None else ask.drafts
+    if not verdict.sound:
+        row.done = True
+        return Item(row.id, (), (), len(drafts), 0, End.ERROR)
+    accepted = _agreement(drafts, verdict.tokens)
+    row.cached = min(feed.start + len(feed.tokens), known + accepted)
+    if ask is not None and drafter is not None:
+        drafter.settle(ask, known, accepted)
+    kept, end = row.append(verdict.tokens[: accepted + 1], eos)
+    return Item(
+        row.id,
+        tuple(kept),
+        tuple(verdict.logprobs[: len(kept)]),
+        len(drafts),
+        min(accepted, len(kept)),
+        end,
+    )
+
+
+def _agreement(drafts: Sequence[int], choices: Sequence[int]) -> int:
+    """How many leading drafts equal the target's choices."""
+    for index, draft in enumerate(drafts):
+        if draft != choices[index]:
+            return index
+    return len(drafts)
