@@ -124,7 +124,9 @@ class Scheduler(Protocol):
 
     Contract: outcomes come in Step order, one `complete` a Step; an id may have an empty
     outcome, or none, in the Step after the one that ended it; outcomes of unknown ids are
-    ignored. With a live job and nothing in flight `next_batch` returns a Batch.
+    ignored. With a live job and nothing in flight `next_batch` returns a Batch. One LOST outcome,
+    of any id, voids all Steps in flight: each of them may still get its `complete`, with LOST
+    outcomes, but only before the next `next_batch`.
     """
 
     def submit(self, job: Job, now: float) -> None:

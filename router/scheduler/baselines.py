@@ -13,7 +13,7 @@ from router.scheduler.row import Row
 class Fcfs:
     """First come, first served; ties by id. Nobody starves: the oldest row is always first."""
 
-    depth = 1
+    levels = 1
     perceptible = 0
 
     def __init__(self) -> None:
@@ -44,8 +44,8 @@ class Las:
         self._levels = levels
 
     @property
-    def depth(self) -> int:
-        return self._levels.depth
+    def levels(self) -> int:
+        return self._levels.count
 
     def level(self, row: Row) -> int:
         return self._levels.level(row)
@@ -67,7 +67,7 @@ class Las:
 class LengthSjf:
     """Shortest predicted answer first, whatever its acceptance; a started row is not displaced."""
 
-    depth = 1
+    levels = 1
     perceptible = 0
 
     def __init__(self, levels: Levels) -> None:

@@ -38,6 +38,7 @@ class Laps:
 
     def __init__(self, capacity: Capacity, levels: Levels, window: int, deviation: float) -> None:
         """Raises ValueError for a window or a deviation that mean nothing."""
+        Stability(window, deviation)  # refuses them now, not at the first request
         self._capacity = capacity
         self._levels = levels
         self._stability = (window, deviation)
@@ -45,11 +46,10 @@ class Laps:
         self._blind: dict[int, Stability] = {}
         """Non-perceptible rows."""
         self._perceptible: set[int] = set()
-        Stability(window, deviation)
 
     @property
-    def depth(self) -> int:
-        return self._levels.depth
+    def levels(self) -> int:
+        return self._levels.count
 
     @property
     def perceptible(self) -> int:

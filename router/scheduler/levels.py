@@ -9,7 +9,7 @@ everything but emitted tokens, has emitted in that last Step.
 Bound: after `patience` seconds without service a row stands in level 0. Nobody enters level 0
 ahead of it, and the planner always serves the first row, which leaves after its quantum. So with
 N live rows nobody goes without service for longer than `patience` and N - 1 turns of others, and
-every turn lasts for ever in the one thing that counts: the row is a token nearer to its end.
+each turn brings its row at least a token nearer to its end, for good.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Levels:
             raise ValueError(f"thresholds must rise: {self.thresholds}")
         if patience <= 0 or quantum <= 0:
             raise ValueError(f"patience {patience} and quantum {quantum} must be positive")
-        self.depth = len(self.thresholds) + 1
-        self._step = patience / self.depth
+        self.count = len(self.thresholds) + 1
+        self._step = patience / self.count
         self._quantum = quantum
         self._places: dict[int, _Place] = {}
         self._tickets = count()

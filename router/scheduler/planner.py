@@ -39,14 +39,14 @@ class Planner:
         """Take `job`. Raises ValueError if it can never fit, or if its id is live."""
         if job.id in self._rows:
             raise ValueError(f"request {job.id} is live")
-        if job.prompt < 1 or job.max_new < 1:
-            raise ValueError(f"request {job.id} has nothing to read or nothing to emit")
+        if job.prompt < 1 or job.max_new < 1 or (job.speculate or 0) < 0:
+            raise ValueError(f"prompt, answer and draft are too short in {job}")
         need = self._pages_for(job.prompt + job.max_new)
         if need > self._capacity.pages:
             raise ValueError(f"request {job.id} needs {need} of {self._capacity.pages} pages")
-        cap = self._capacity.speculate
-        cap = cap if job.speculate is None else max(0, min(cap, job.speculate))
-        row = Row(job, Survival(self._served.curve(self._capacity.speculate)), cap)
+        longest = self._capacity.speculate
+        cap = longest if job.speculate is None else min(longest, job.speculate)
+        row = Row(job, Survival(self._served.curve(longest)), cap)
         self._rows[job.id] = row
         self._policy.arrive(row, now)
 
@@ -76,16 +76,17 @@ class Planner:
         """Learn what the oldest Step in flight did.
 
         One LOST outcome, of any id, says that the whole group is gone: every Step in flight is
-        void and no row holds KV, also those that no Step named.
+        void and no row holds KV, also those that no Step named. So with no Step in flight a
+        `complete` changes nothing.
         """
         flight = self._flights.popleft() if self._flights else {}
-        for row, possible in flight.values():
-            row.land(possible)
+        for flown, possible in flight.values():
+            flown.land(possible)
         for outcome in outcomes:
-            row_of = flight.get(outcome.id)
-            # An id may have been cancelled, and even given to a new job, since.
-            if row_of is not None and self._rows.get(outcome.id) is row_of[0]:
-                self._learn(row_of[0], outcome, now)
+            row, _ = flight.get(outcome.id, (None, 0))
+            # The row may have been cancelled since, and its id even given to a new job.
+            if row is not None and self._rows.get(outcome.id) is row:
+                self._learn(row, outcome, now)
         if any(outcome.end is End.LOST for outcome in outcomes):
             self._lose()
 
@@ -95,7 +96,7 @@ class Planner:
             max(1, self._policy.level(row)) for row in self._rows.values() if row not in self._last
         )
         return View(
-            waiting=tuple(waiting[level] for level in range(1, self._policy.depth + 1)),
+            waiting=tuple(waiting[level] for level in range(1, self._policy.levels + 1)),
             running=len(self._last),
             perceptible=self._policy.perceptible,
             free_pages=self._pages.free,

@@ -17,7 +17,7 @@ class Policy(Protocol):
     """
 
     @property
-    def depth(self) -> int:
+    def levels(self) -> int:
         """Number of levels."""
 
     @property

@@ -159,10 +159,10 @@ def test_a_job_that_can_never_fit_is_refused() -> None:
         submit(scheduler, 1, prompt=1)
 
 
-@pytest.mark.parametrize(("prompt", "max_new"), [(0, 1), (1, 0)])
-def test_a_job_without_prompt_or_answer_is_refused(prompt: int, max_new: int) -> None:
-    with pytest.raises(ValueError, match="nothing to"):
-        submit(fcfs(capacity()), 1, prompt, max_new)
+@pytest.mark.parametrize(("prompt", "max_new", "draft"), [(0, 1, 1), (1, 0, 1), (1, 1, -1)])
+def test_a_job_without_prompt_or_answer_is_refused(prompt: int, max_new: int, draft: int) -> None:
+    with pytest.raises(ValueError, match="too short"):
+        submit(fcfs(capacity()), 1, prompt, max_new, speculate=draft)
 
 
 def test_a_lost_group_hands_every_row_back_without_kv() -> None:

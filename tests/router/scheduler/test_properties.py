@@ -166,9 +166,9 @@ def test_any_order_of_events_keeps_pages_and_requests_whole(policy: str) -> None
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
+            max_examples=100,
             phases=(Phase.generate,),
-            stateful_step_count=40,
+            stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
