@@ -107,7 +107,8 @@ class Dispatcher:
 
     def cancel(self, request_id: str) -> int:
         """End what runs under `request_id` with Cancelled; the number of requests that did."""
-        found = [record for record in self._records.values() if record.request_id == request_id]
+        live = (record for record in self._records.values() if record.live)
+        found = [record for record in live if record.request_id == request_id]
         for record in found:
             record.fail(Cancelled(), self._clock())
             self._inbox.put_nowait(Cancel(record))

@@ -1,4 +1,4 @@
-"""Between the scheduler's words and the wire's: capacity, Step, Outcome. Pure.
+"""Between the scheduler's words and the wire's: Batch to Step, result to Outcomes. Pure.
 
 The scheduler knows numbers, the shards know rows; that a Batch's `release` and `evict` are one
 thing to a shard, and that a row which it does not hold enters as New, is decided here.
@@ -9,30 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from router.record import Record
-from router.request import Bounds
 from router.scheduler import base
-from shard.protocol import End, Grow, Item, Ready, Run, Step, StepResult
+from shard.protocol import End, Grow, Item, Run, Step, StepResult
 
-CPU_PREFILL, CUDA_PREFILL = 512, 4096
-"""Most prompt tokens in a Step where the limits do not say."""
-BATCH_SIZE = 64
-"""Most rows in a Step where the limits do not say."""
 _ENDS = {End.EOS: base.End.EOS, End.LENGTH: base.End.LENGTH, End.ERROR: base.End.ERROR}
-
-
-def capacity(ready: Sequence[Ready], bounds: Bounds, depth: int) -> base.Capacity:
-    """What all ranks together can hold and do: the least of each. At least one rank."""
-    prefill = CUDA_PREFILL if ready[0].device.startswith("cuda") else CPU_PREFILL
-    return base.Capacity(
-        pages=min(rank.pages for rank in ready),
-        page_size=ready[0].page_size,
-        max_rows=min(bounds.max_batch_size or BATCH_SIZE, *(rank.max_rows for rank in ready)),
-        prefill_tokens=bounds.max_batch_prefill_tokens or prefill,
-        speculate=min(rank.speculate for rank in ready),
-        draft_token_seconds=max(rank.draft_token_seconds for rank in ready),
-        verify_seconds=max(rank.verify_seconds for rank in ready),
-        depth=depth,
-    )
 
 
 def step(number: int, batch: base.Batch, held: Collection[int], fresh: Iterable[Record]) -> Step:

@@ -26,7 +26,7 @@ _RECURRENT_LAYERS = ("mamba", "linear_attention", "conv", "recurrent", "rwkv")
 
 def load(path: str, dtype: str | None, device: torch.device, ranks: Ranks) -> Loaded:
     """The model in folder `path`, cut for `ranks`. Raises Fault 4 for what cannot be served."""
-    disable_progress_bar()  # the launcher shows progress, for all ranks
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # the launcher shows progress
     config = _config(path)
     name = refuse_unsupported(config)
     module = _read(path, name, _precision(dtype, config, device)).to(device)

@@ -30,7 +30,7 @@ _KV_PROJECTIONS = ("k_proj", "v_proj")
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This rank among `world` ranks."""
+    """One rank among `world` ranks."""
 
     rank: int
     world: int
@@ -58,7 +58,7 @@ def cut(module: nn.Module, name: str, ranks: Ranks) -> None:
     if ranks.world == 1:
         return
     plan: dict[str, str] = getattr(module, "tp_plan", None) or {}
-    if not any(style == "rowwise" for style in plan.values()):
+    if not any(style.startswith("rowwise") for style in plan.values()):
         raise Fault(4, f"{name} has no tensor-parallel plan; serve it with --num-shard 1")
     heads = _Heads.of(module, ranks)
     for path, part in module.named_modules():
@@ -95,8 +95,10 @@ def _apply(style: str, part: nn.Module, path: str, heads: _Heads, name: str) -> 
         raise Fault(4, f"{name} cannot be sharded: {path} ({style}) is no linear layer")
     if style == "colwise":
         _keep_rows(part, heads.rows(path, part.out_features))
-    elif style == "rowwise":
-        _keep_columns(part, heads.ranks)
+    elif style in ("rowwise", "rowwise_split_input"):
+        columns = _keep_columns(part, heads.ranks)
+        if style == "rowwise_split_input":  # its input is whole on every rank
+            part.register_forward_pre_hook(lambda _, inputs: (inputs[0][..., columns],))
         part.register_forward_hook(_all_reduce)
     elif style == "colwise_gather_output":
         if part.out_features % heads.ranks.world == 0:
@@ -112,8 +114,8 @@ def _keep_rows(part: nn.Linear, rows: slice) -> None:
         part.bias = nn.Parameter(part.bias[rows].clone(), requires_grad=False)
 
 
-def _keep_columns(part: nn.Linear, ranks: Ranks) -> None:
-    """A row-wise module sums over ranks, so only rank 0 adds the bias."""
+def _keep_columns(part: nn.Linear, ranks: Ranks) -> slice:
+    """The columns kept. A row-wise module sums over ranks, so only rank 0 adds the bias."""
     if part.in_features % ranks.world:
         raise Fault(2, f"{part.in_features} input features do not divide by {ranks.world} shards")
     size = part.in_features // ranks.world
@@ -121,6 +123,7 @@ def _keep_columns(part: nn.Linear, ranks: Ranks) -> None:
     part.weight = nn.Parameter(part.weight[:, columns].clone(), requires_grad=False)
     if ranks.rank:
         part.register_parameter("bias", None)
+    return columns
 
 
 def _all_reduce(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:

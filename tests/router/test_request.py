@@ -1,14 +1,15 @@
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from router.body import Generate, Parameters
+from router.body import Generate, Parameters, read
 from router.config import Limits
-from router.errors import Invalid
+from router.errors import Invalid, Malformed, Mistyped
 from router.request import Bounds, Request, fit, precheck, settle, validate
-from shard.protocol import Sampling
+from shard.protocol import HEADER, New, Sampling, Step, pack, unpack
 
 BOUNDS = settle(Limits(max_input_tokens=30), 2000)
 
@@ -142,6 +143,33 @@ def test_the_rest_is_passed_on() -> None:
     assert made == Request(
         "text", Sampling(), 5, ("x", "y"), 30, True, 0, details=True, return_full_text=False
     )
+
+
+anything = some.recursive(
+    some.none()
+    | some.booleans()
+    | some.integers(-5, 2**70)
+    | some.floats()
+    | some.text(max_size=9),
+    lambda inner: some.lists(inner, max_size=3) | some.dictionaries(some.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    inputs=some.text() | anything,
+    parameters=some.dictionaries(some.sampled_from(sorted(Parameters.model_fields)), anything),
+)
+def test_any_body_is_an_error_of_its_caller_or_fits_the_shards_wire(
+    inputs: Any, parameters: Any
+) -> None:
+    text = json.dumps({"inputs": inputs, "parameters": parameters}).encode()
+    try:
+        made = validate(read(text, Generate), BOUNDS, stream=False)
+    except (Invalid, Mistyped, Malformed):
+        return
+    step = Step(1, (), (New(1, (1,), 1, 1, False, made.sampling),), (), ())
+    assert unpack(pack(step)[HEADER:]) == step
 
 
 def prechecked(most: int, stream: bool, **parameters: Any) -> str:
