@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import signal
 import socket
 import sys
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +24,7 @@ from typing import get_type_hints
 from router import listener, options
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.console import Log
-from shard import checkpoint
+from shard import checkpoint, sockets
 from shard.children import HOME, Child, Children, Command, Stop
 from shard.config import ModelConfig, ShardConfig, option
 from shard.errors import Fault
@@ -48,8 +46,6 @@ REMIND = 10.0
 """Seconds between two lines that say what is waited for."""
 DRAFTED, ROWS = 5, 64
 """Defaults of `speculate` with a draft model, and of `max_batch_size`."""
-LONGEST_SOCKET = 107
-"""Bytes of a Unix socket's path on Linux."""
 CURL = """curl {url}/generate -H 'Content-Type: application/json' -d '{{"inputs": "Once upon"}}'"""
 
 
@@ -88,7 +84,7 @@ def main() -> int:
     try:
         chosen = parse(sys.argv[1:], os.environ)
         log = Log(as_json=chosen.server.json_output)
-        with bind(chosen.server) as bound, run_folder() as folder:
+        with bind(chosen.server) as bound, sockets.run_folder() as folder:
             asyncio.run(run(partial(launch, chosen, bound, folder, log), log))
     except Fault as fault:
         log.error("Error: " + NAMES.get(fault.code, "") + fault.text)
@@ -122,17 +118,6 @@ def bind(server: ServerConfig) -> socket.socket:
         raise Fault(2, f"{where} cannot be bound: {error.strerror}") from None
 
 
-@contextlib.contextmanager
-def run_folder() -> Iterator[Path]:
-    """A private folder (0700) for sockets, gone at the end. Raises Fault(7)."""
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="tgi-laps-")
-    except OSError as error:
-        raise Fault(7, f"no folder for sockets: {error}; set TMPDIR") from None
-    with folder as path:
-        yield Path(path)
-
-
 async def run(work: Callable[[Children], Awaitable[None]], log: Log) -> None:
     """Do `work` with children; whatever happens, none is left over. Raises Fault."""
     fault = None
@@ -161,9 +146,9 @@ async def launch(
     models = await find(chosen, children)
     if not chosen.developer.echo:
         checkpoint.check(models.target, models.draft, world)
-    sockets = socket_paths(chosen.model.shard_uds_path, folder, world)
-    shards = [shard_command(chosen, models, sockets, rank, folder) for rank in range(world)]
-    router = router_command(chosen, models, sockets, bound.fileno())
+    paths = sockets.paths(chosen.model.shard_uds_path, folder, world)
+    shards = [shard_command(chosen, models, paths, rank, folder) for rank in range(world)]
+    router = router_command(chosen, models, paths, bound.fileno())
     await serve(shards, router, bound, chosen.server.graceful_termination_timeout, log, children)
 
 
@@ -257,19 +242,8 @@ def _local(model: str) -> Path | None:
     return folder.resolve() if folder.is_dir() else None
 
 
-def socket_paths(prefix: str | None, folder: Path, world: int) -> tuple[str, ...]:
-    """A Unix socket per rank. Raises Fault(7) for a path that the system cannot hold."""
-    start = Path(prefix).absolute() if prefix else folder / "rank"
-    paths = tuple(f"{start}-{rank}" for rank in range(world))
-    if not os.access(start.parent, os.W_OK | os.X_OK):
-        raise Fault(7, f"`shard_uds_path`: the folder {start.parent} is not writable")
-    if any(len(os.fsencode(path)) > LONGEST_SOCKET for path in paths):
-        raise Fault(7, f"the path of a socket is longer than {LONGEST_SOCKET} bytes: {paths[-1]}")
-    return paths
-
-
 def shard_command(
-    chosen: Options, models: Models, sockets: Sequence[str], rank: int, folder: Path
+    chosen: Options, models: Models, paths: Sequence[str], rank: int, folder: Path
 ) -> Command:
     """The child of one rank."""
     model, limits = chosen.model, chosen.limits
@@ -279,8 +253,8 @@ def shard_command(
         model_id=models.target_id,
         draft_path=str(models.draft) if models.draft else None,
         rank=rank,
-        world=len(sockets),
-        socket=sockets[rank],
+        world=len(paths),
+        socket=paths[rank],
         rendezvous=str(folder / "rendezvous"),
         speculate=model.speculate if model.speculate is not None else DRAFTED * drafts,
         dtype=model.dtype,
@@ -294,7 +268,7 @@ def shard_command(
 
 
 def router_command(
-    chosen: Options, models: Models, sockets: tuple[str, ...], descriptor: int
+    chosen: Options, models: Models, paths: tuple[str, ...], descriptor: int
 ) -> Command:
     """The child that speaks HTTP."""
     config = RouterConfig(
@@ -305,7 +279,7 @@ def router_command(
         model_id=models.target_id,
         revision=chosen.model.revision,
         draft_model_id=models.draft_id,
-        sockets=sockets,
+        sockets=paths,
         listen_fd=descriptor,
     )
     return Command("router", (*PYTHON, "router"), asdict(config), descriptors=(descriptor,))

@@ -161,18 +161,21 @@ class Children:
                     said = {"event": "progress", **facts}
                     self._log(said.pop("text"), **said)
                 case Report(child, "fault", {"code": int(code), "text": str(text)}):
-                    raise self._cause(child) or child.fault(code, text)
+                    raise await self._cause(child) or child.fault(code, text)
                 case Report(child, "ended") if not child.leaving or child.process.returncode:
                     raise child.death()
                 case _:
                     report.child.ready |= report.event == "ready"
                     return report
 
-    def _cause(self, witness: Child) -> Fault | None:
-        """The death of another child, which `witness` may have noticed before us."""
-        for child in self._watched.values():
-            if child is not witness and not child.leaving and child.process.poll() is not None:
-                return child.death()
+    async def _cause(self, witness: Child) -> Fault | None:
+        """The death of a rank, if that is what the router complains of before we know it."""
+        ranks = {t: c for t, c in self._watched.items() if c.command.kind == "Shard"}
+        if witness.command.kind == "Webserver" and ranks:
+            dead, _ = await asyncio.wait(
+                ranks, timeout=PATIENCE / 2, return_when=asyncio.FIRST_COMPLETED
+            )
+            return ranks[dead.pop()].death() if dead else None
         return None
 
     async def each(self, event: str, children: Sequence[Child]) -> AsyncIterator[Report]:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 import launcher
-from shard.errors import Fault
 from tests.conftest import ROOT, Processes, Running
 
 READY = {"event": "ready"}
@@ -232,22 +231,6 @@ def test_the_run_folder_is_private_and_gone_afterwards(launch, tmp_path) -> None
     running.signal(SIGTERM)
     assert running.end() == 0
     assert not list(temporary.iterdir())
-
-
-def test_a_run_folder_that_cannot_be_made_is_exit_7(launch, tmp_path) -> None:
-    with pytest.raises(Fault) as caught:
-        launcher.socket_paths(str(tmp_path / "absent" / "socket"), tmp_path, 1)
-    assert caught.value.code == 7
-    assert str(tmp_path / "absent") in caught.value.text
-
-
-def test_a_socket_path_that_the_system_cannot_hold_is_exit_7(tmp_path) -> None:
-    with pytest.raises(Fault, match="longer than 107 bytes"):
-        launcher.socket_paths(str(tmp_path / ("x" * 100)), tmp_path, 2)
-
-
-def test_a_given_socket_prefix_gets_the_rank_as_tgi_does(tmp_path) -> None:
-    assert launcher.socket_paths("/tmp/here", tmp_path, 2) == ("/tmp/here-0", "/tmp/here-1")
 
 
 def test_an_unknown_model_without_network_is_exit_3_and_names_it(processes, tmp_path) -> None:

@@ -19,7 +19,7 @@ PURE = {"bisect", "collections", "collections.abc", "dataclasses", "enum", "heap
 PURE |= {"math", "typing", "__future__"}
 LAUNCHER = {
     *("router.config", "router.console", "router.listener", "router.options"),
-    *("shard.checkpoint", "shard.children", "shard.config", "shard.errors"),
+    *("shard.checkpoint", "shard.children", "shard.config", "shard.errors", "shard.sockets"),
 }
 
 

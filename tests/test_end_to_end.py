@@ -1,0 +1,51 @@
+"""The launcher with its real children, over real sockets; the engine is the echo."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from pathlib import Path
+from signal import SIGTERM
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from tests.conftest import ROOT, Processes
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model folder as far as the echo engine needs one: bytes are the vocabulary."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytes_only = models.BPE({piece: number for number, piece in enumerate(alphabet)}, [])
+    tokenizer = Tokenizer(bytes_only)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": len(alphabet)}))
+    return tmp_path
+
+
+def post(url: str, **body: object) -> bytes:
+    data, head = json.dumps(body).encode(), {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(url, data, head), timeout=30) as answer:
+        return answer.read()
+
+
+@pytest.mark.parametrize("ranks", ["1", "2"])
+def test_a_request_is_answered_and_streamed_alike_and_the_server_ends_cleanly(
+    processes: Processes, folder: Path, ranks: str
+) -> None:
+    flags = ("--echo", "--model-id", str(folder), "--hostname", "127.0.0.1", "-p", "0")
+    running = processes.start(str(ROOT / "launcher.py"), *flags, "--num-shard", ranks)
+    found = re.search(r"http://[\d.:]+", running.line("Connected"))
+    assert found
+    parameters = {"max_new_tokens": 8, "ignore_eos_token": True}
+    whole = json.loads(post(f"{found[0]}/generate", inputs="Once", parameters=parameters))
+    stream = post(f"{found[0]}/generate_stream", inputs="Once", parameters=parameters)
+    events = [json.loads(line[5:]) for line in stream.splitlines() if line.startswith(b"data:")]
+    assert len(events) == 8
+    assert events[-1]["generated_text"] == whole["generated_text"]
+    running.signal(SIGTERM)
+    assert running.end() == 0
