@@ -1,0 +1,18 @@
+"""Tiny models, saved once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.shard import tiny
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], str]:
+    """`model(name, seed)` is the folder of a tiny model."""
+    folder: Path = tmp_path_factory.mktemp("models")
+    return cache(lambda name, seed=0: tiny.save(name, folder, seed))

@@ -1,0 +1,157 @@
+"""The claim of the engine: whatever the plan, the tokens are the target's own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from shard.protocol import End, Grow, New, ProtocolError, Run, Sampling, Step
+from tests.shard import tiny
+from tests.shard.tiny import PAGED, SAMPLED, VOCABULARY, Ask, Plan, drive, engine
+
+Model = Callable[..., str]
+PLANS = {
+    "drafts of 1": Plan(draft=1),
+    "drafts of 3, alone": Plan(draft=3, batch=1),
+    "drafts of 5": Plan(draft=5),
+    "prefill in chunks of 4": Plan(draft=3, chunk=4),
+    "scattered pages": Plan(draft=3, scattered=True),
+}
+
+
+def asks(sampling: Sampling) -> list[Ask]:
+    """Six prompts of 1 to 30 tokens, each with a seed of its own."""
+    rng = random.Random(1)
+    sizes = (1, 2, 9, 16, 17, 30)
+    prompts = [tuple(rng.randrange(VOCABULARY) for _ in range(size)) for size in sizes]
+    return [Ask(p, 40, replace(sampling, seed=index)) for index, p in enumerate(prompts)]
+
+
+def generated(path: str, ask: Ask) -> list[int]:
+    """What transformers itself generates, greedily."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    ids = torch.tensor([ask.prompt])
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=ask.max_new,
+        do_sample=False,
+        repetition_penalty=ask.sampling.repetition_penalty,
+    )
+    return out[0, len(ask.prompt) :].tolist()
+
+
+@pytest.mark.parametrize("name", PAGED)
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_greedy_tokens_are_those_of_transformers(model: Model, name: str, penalty: float) -> None:
+    path = model(name)
+    wanted = asks(Sampling(repetition_penalty=penalty))
+    assert drive(engine(path), wanted, Plan()) == [generated(path, ask) for ask in wanted]
+
+
+@pytest.mark.parametrize("name", PAGED)
+@pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_tokens_do_not_depend_on_draft_batch_chunks_or_pages(
+    model: Model, name: str, sampling: Sampling, plan: Plan
+) -> None:
+    drafted = engine(model(name), model("llama", 1))
+    plain = drive(drafted, asks(sampling), Plan(batch=1))
+    assert drive(drafted, asks(sampling), plan) == plain
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])
+def test_a_draft_that_equals_the_target_is_accepted_whole(model: Model, sampling: Sampling) -> None:
+    twin = engine(model("llama"), model("llama"))
+    twin.reset()
+    items = tiny.steps(asks(sampling), Plan(draft=3), lambda step: twin.execute(step).items)
+    assert sum(item.drafted for item in items) > 0
+    assert all(item.accepted == item.drafted for item in items)
+
+
+def test_a_row_is_resumed_token_exactly_after_it_lost_its_pages(model: Model) -> None:
+    served = engine(model("llama"), model("llama", 1))
+    ask = Ask((5, 6, 7), 40, SAMPLED)
+    [whole] = drive(served, [ask], Plan(draft=3))
+    known = (*ask.prompt, *whole[:17])
+    served.reset()
+    resumed = New(1, known, len(ask.prompt), ask.max_new, False, SAMPLED)
+    grow = Grow(1, (9, 10, 11, 12))
+    first = served.execute(Step(1, (), (resumed,), (grow,), (Run(1, len(known), 0),)))
+    rest = list(first.items[0].tokens)
+    while len(rest) < len(whole) - 17:
+        rest += served.execute(Step(2, (), (), (), (Run(1, 0, 3),))).items[0].tokens
+    assert rest == whole[17:]
+
+
+def test_eos_inside_an_accepted_run_ends_the_row_there(model: Model) -> None:
+    twin = engine(model("llama"), model("llama"))
+    [whole] = drive(twin, [Ask((5, 6, 7))], Plan())
+    eos = whole[6]
+    stopped = frozenset({eos})
+    kept = twin._target.facts
+    twin._target.facts = replace(kept, eos=stopped)
+    try:
+        [ended] = drive(twin, [Ask((5, 6, 7))], Plan(draft=5))
+    finally:
+        twin._target.facts = kept
+    assert ended == whole[: whole.index(eos) + 1]
+
+
+def test_a_row_that_ended_is_skipped_when_a_planned_step_still_names_it(model: Model) -> None:
+    served = engine(model("llama"))
+    served.reset()
+    new = New(1, (5, 6), 2, 1, False, Sampling())
+    first = served.execute(Step(1, (), (new,), (Grow(1, (1,)),), (Run(1, 2, 0),)))
+    assert first.items[0].end is End.LENGTH
+    assert served.execute(Step(2, (), (), (), (Run(1, 0, 0),))).items == ()
+
+
+def test_a_row_whose_logits_are_not_numbers_ends_alone(model: Model) -> None:
+    served = engine(model("llama"))
+    module = served._target.facts.module
+    poison = module.get_input_embeddings().weight
+    saved = poison[3].clone()
+    poison[3] = float("nan")
+    try:
+        served.reset()
+        bad = New(1, (3,), 1, 4, False, Sampling())
+        good = New(2, (5,), 1, 4, False, Sampling())
+        grow = (Grow(1, (1,)), Grow(2, (2,)))
+        step = Step(1, (), (bad, good), grow, (Run(1, 1, 0), Run(2, 1, 0)))
+        ends = [item.end for item in served.execute(step).items]
+    finally:
+        poison[3] = saved
+    assert ends == [End.ERROR, None]
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (Step(1, (), (), (), (Run(9, 1, 0),)), "row 9 is not in the table"),
+        (
+            Step(1, (), (New(1, (5,) * 20, 20, 4, False, Sampling()),), (), (Run(1, 20, 0),)),
+            "row 1 has no page for position 19",
+        ),
+        (
+            Step(
+                1,
+                (),
+                (New(1, (5, 6), 2, 4, False, Sampling()),),
+                (Grow(1, (1,)),),
+                (Run(1, 0, 0),),
+            ),
+            "its prefill is not finished",
+        ),
+    ],
+)
+def test_a_step_that_does_not_fit_is_refused(model: Model, step: Step, reason: str) -> None:
+    served = engine(model("llama"))
+    served.reset()
+    with pytest.raises(ProtocolError, match=reason):
+        served.execute(step)
