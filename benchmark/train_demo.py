@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
 from benchmark import demo_corpus, demo_distil
+from benchmark.demo_card import Card, write_card
 from benchmark.demo_corpus import Document, documents, encoded, endless, packed
 from benchmark.demo_losses import compiled, distillation_loss, next_token_loss
 from benchmark.demo_models import (
@@ -67,6 +68,7 @@ def train_target(folder: Path, minutes: float, seed: int) -> Outcome:
         checkpoint=partial(save_bundle, model, tokenizer, folder),
     )
     save_bundle(model, tokenizer, folder)
+    write_card(Card("target", weight_count(model), seed, outcome), folder)
     return outcome
 
 
@@ -86,6 +88,7 @@ def train_draft(out: Path, minutes: float, seed: int, answers: int) -> Outcome:
         Plan(minutes, peak=4e-3),
     )
     save_bundle(draft, tokenizer, out / "draft")
+    write_card(Card("draft", weight_count(draft), seed, outcome), out / "draft")
     return outcome
 
 

@@ -1,10 +1,14 @@
 """How the report counts acceptance, and what a line of its table says."""
 
+from pathlib import Path
+
 import pytest
 
+from benchmark.demo_card import Card, write_card
 from benchmark.demo_outputs import Output
 from benchmark.demo_prompts import Prompt
 from benchmark.demo_report import Measured, accepted_fraction, family_row
+from benchmark.demo_training import Outcome
 
 
 @pytest.mark.parametrize(
@@ -35,3 +39,11 @@ def test_a_row_gives_counts_lengths_and_shares() -> None:
     cells = [cell.strip() for cell in family_row("chat", found).strip("|").split("|")]
     assert cells[:5] == ["chat", "2", "20", "10", "12 / 20 / 28"]
     assert cells[5:] == ["0.60", "0.10", "0.50", "0.70", "50%"]
+
+
+def test_a_card_names_data_seed_and_loss(tmp_path: Path) -> None:
+    outcome = Outcome(steps=12, tokens=3_400_000, seconds=90.0, loss=1.25)
+    write_card(Card("draft", 600_000, 7, outcome), tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    for part in ("demo draft", "0.60 million", "| seed | 7 |", "1.5 |", "| 3.4 |", "1.250"):
+        assert part in text

@@ -101,5 +101,5 @@ def test_the_rate_warms_up_and_ends_at_zero() -> None:
 
 def test_the_two_shapes_divide_by_two_and_have_their_sizes() -> None:
     for config, low, high in ((target_config(), 4e6, 6e6), (draft_config(), 3e5, 8e5)):
-        assert config.num_attention_heads % 2 == config.num_key_value_heads % 2 == 0
+        assert config.num_attention_heads % 2 == (config.num_key_value_heads or 1) % 2 == 0
         assert low < weight_count(LlamaForCausalLM(config)) < high
