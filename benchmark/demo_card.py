@@ -61,7 +61,7 @@ standard library: it shows and measures a text generation server, and answers no
 |---|---|
 | data | the standard library of CPython {python}, and questions and answers drawn from it |
 | seed | {seed} |
-| minutes, two CPU cores | {minutes:.1f} |
+| minutes of wall time | {minutes:.1f} |
 | steps | {steps} |
 | tokens read, millions | {tokens:.1f} |
 | loss at the end, nats per token | {loss:.3f} |

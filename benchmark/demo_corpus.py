@@ -19,7 +19,7 @@ from benchmark.demo_prompts import examples
 from benchmark.demo_tokenizer import END_ID
 from benchmark.stdlib_source import MODULES, FunctionNode, module_source, module_tree
 
-SHARES = {"raw": 0.22, "chat": 0.18, "code": 0.30, "long": 0.30}
+SHARES = {"raw": 0.08, "chat": 0.20, "code": 0.38, "long": 0.34}
 IGNORED = -100
 MAX_RAW = 1500
 BUFFERED = 64

@@ -6,6 +6,7 @@ by the hash of its text: the models never see that wording, though they do see t
 function asked for in other words.
 """
 
+import ast
 import functools
 import hashlib
 import random
@@ -85,9 +86,9 @@ def examples() -> tuple[Example, ...]:
 
 
 def summary(doc: str) -> str:
-    """The first paragraph of a docstring on one line, cut after at most three sentences."""
-    paragraph = " ".join(doc.split("\n\n")[0].split())
-    return " ".join(re.split(r"(?<=[.!?]) ", paragraph)[:3])
+    """The first two paragraphs of a docstring on one line, at most four sentences of them."""
+    prose = " ".join(" ".join(doc.split("\n\n")[:2]).split(">>>")[0].split())
+    return " ".join(re.split(r"(?<=[.!?]) ", prose)[:4])
 
 
 def _ask(family: str, wordings: tuple[str, ...], name: str, answer: str) -> Iterator[Example]:
@@ -96,7 +97,11 @@ def _ask(family: str, wordings: tuple[str, ...], name: str, answer: str) -> Iter
 
 
 def _explanations(definition: Definition) -> Iterator[Example]:
-    yield from _ask("chat", CHAT_WORDINGS, definition.name, summary(definition.doc))
+    """What the docstring says first, behind the call as one writes it."""
+    if text := summary(definition.doc):
+        arguments = getattr(definition.node, "args", None)
+        call = f"({ast.unparse(arguments)})" if arguments else ""
+        yield from _ask("chat", CHAT_WORDINGS, definition.name, f"{definition.name}{call}: {text}")
 
 
 def _sources(definition: Definition) -> Iterator[Example]:

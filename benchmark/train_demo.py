@@ -27,7 +27,7 @@ from benchmark.demo_tokenizer import train_tokenizer
 from benchmark.demo_training import Outcome, Plan, train
 
 LENGTH = 512
-ROWS = 8
+ROWS = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep-target", action="store_true", help="train the draft only")
+    parser.add_argument("--resume", type=Path, help="a target's folder to start from")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,18 +47,24 @@ def run(args: argparse.Namespace) -> int:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     if not args.keep_target:
-        outcome = train_target(args.out / "target", args.minutes_target, args.seed)
+        outcome = train_target(args.out / "target", args.minutes_target, args.seed, args.resume)
         print(f"target: {outcome}", flush=True)
     outcome = train_draft(args.out, args.minutes_draft, args.seed, args.answers)
     print(f"draft: {outcome}", flush=True)
     return 0
 
 
-def train_target(folder: Path, minutes: float, seed: int) -> Outcome:
-    """Train the tokenizer and the target on the corpus; save both, also every few minutes."""
+def train_target(folder: Path, minutes: float, seed: int, resume: Path | None) -> Outcome:
+    """Train the tokenizer and the target on the corpus; save both, also every few minutes.
+
+    With `resume` the tokenizer and the weights of that bundle are where training starts.
+    """
     corpus = documents()
-    tokenizer = train_tokenizer([document.text for document in corpus])
-    model = LlamaForCausalLM(target_config())
+    if resume:
+        tokenizer, model = Tokenizer.from_file(str(resume / "tokenizer.json")), load_model(resume)
+    else:
+        tokenizer = train_tokenizer([document.text for document in corpus])
+        model = LlamaForCausalLM(target_config())
     print(f"target: {weight_count(model)} weights, {len(corpus)} documents", flush=True)
     families = by_family(corpus, tokenizer)
     outcome = train(

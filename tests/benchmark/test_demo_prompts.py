@@ -43,9 +43,10 @@ def test_one_question_in_eight_follows_a_system_turn() -> None:
     assert 60 < with_system < 140
 
 
-def test_a_summary_is_the_first_paragraph_on_one_line() -> None:
-    assert summary("One\n  two.\n\nThree.") == "One two."
-    assert summary("A. B. C. D.") == "A. B. C."
+def test_a_summary_is_the_first_prose_on_one_line() -> None:
+    assert summary("One\n  two.\n\nThree.\n\nFour.") == "One two. Three."
+    assert summary("A. B. C. D. E.") == "A. B. C. D."
+    assert summary("A.\n\n>>> 1 + 1") == "A."
 
 
 def test_a_body_and_its_head_make_the_source() -> None:
