@@ -36,6 +36,15 @@ class Outcome:
     seconds: float
     loss: float
 
+    def then(self, later: "Outcome") -> "Outcome":
+        """The two runs as one, with the loss of the later."""
+        return Outcome(
+            self.steps + later.steps,
+            self.tokens + later.tokens,
+            self.seconds + later.seconds,
+            later.loss,
+        )
+
 
 def learning_rate(share: float, peak: float) -> float:
     """Linear warm-up to `peak`, then a cosine down to zero at `share` = 1."""

@@ -16,7 +16,7 @@ from benchmark.demo_losses import distillation_loss, next_token_loss
 from benchmark.demo_models import draft_config, load_model, save_bundle, target_config, weight_count
 from benchmark.demo_prompts import chat
 from benchmark.demo_tokenizer import CHAT_TEMPLATE, END_ID, PAD_ID, train_tokenizer
-from benchmark.demo_training import Plan, learning_rate, train
+from benchmark.demo_training import Outcome, Plan, learning_rate, train
 
 TEXTS = ["def f(x):\n    return x + 1\n", "Naïve café costs 3 €", "a b c d e f"]
 TINY = train_tokenizer(TEXTS, vocabulary=300)
@@ -103,3 +103,7 @@ def test_the_two_shapes_divide_by_two_and_have_their_sizes() -> None:
     for config, low, high in ((target_config(), 4e6, 6e6), (draft_config(), 3e5, 8e5)):
         assert config.num_attention_heads % 2 == (config.num_key_value_heads or 1) % 2 == 0
         assert low < weight_count(LlamaForCausalLM(config)) < high
+
+
+def test_runs_one_after_the_other_add_up() -> None:
+    assert Outcome(1, 20, 3.0, 9.0).then(Outcome(2, 30, 4.0, 5.0)) == Outcome(3, 50, 7.0, 5.0)
