@@ -45,7 +45,7 @@ def share_embedding(target: LlamaForCausalLM, draft: LlamaForCausalLM) -> None:
 
     Two thirds of the draft's weights are its embedding, so this saves it most of its learning.
     """
-    wide = target.get_input_embeddings().weight
-    narrow = draft.get_input_embeddings().weight
+    wide = target.model.embed_tokens.weight
+    narrow = draft.model.embed_tokens.weight
     directions = torch.linalg.svd(wide, full_matrices=False).Vh[: narrow.shape[1]]
     narrow.copy_(wide @ directions.T)

@@ -28,20 +28,19 @@ from benchmark.demo_training import Outcome, Plan, train
 
 LENGTH = 512
 ROWS = 4
-CORPUS_PART = 0.6
+CORPUS_PART = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `train-demo`."""
     parser.add_argument("--out", type=Path, default=Path("shard/demo"), help="bundle folder")
-    parser.add_argument("--minutes-target", type=float, default=42.0)
-    parser.add_argument("--minutes-draft", type=float, default=10.0)
-    parser.add_argument("--answers", type=int, default=256, help="prompts per family to distil on")
+    parser.add_argument("--minutes-target", type=float, default=15.0)
+    parser.add_argument("--minutes-draft", type=float, default=4.0)
+    parser.add_argument("--answers", type=int, default=16, help="prompts per family to distil on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep-target", action="store_true", help="train the draft only")
     parser.add_argument("--resume-target", type=Path, help="a target's folder to start from")
-    parser.add_argument("--resume-draft", type=Path, help="a draft's folder to start from")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             args.out / "target", args.minutes_target, args.seed, args.resume_target
         )
         print(f"target: {outcome}", flush=True)
-    outcome = train_draft(args.out, args.minutes_draft, args.seed, args.answers, args.resume_draft)
+    outcome = train_draft(args.out, args.minutes_draft, args.seed, args.answers)
     print(f"draft: {outcome}", flush=True)
     return 0
 
@@ -83,17 +82,14 @@ def train_target(folder: Path, minutes: float, seed: int, resume: Path | None) -
     return outcome
 
 
-def train_draft(out: Path, minutes: float, seed: int, answers: int, resume: Path | None) -> Outcome:
+def train_draft(out: Path, minutes: float, seed: int, answers: int) -> Outcome:
     """Train the draft for the saved target: on the corpus first, then by distillation.
 
     The corpus part reads several times as many tokens a minute, since no target runs in it.
-    With `resume` the weights of that bundle stand in for it, and distillation has all minutes.
     """
-    target = load_model(out / "target")
+    target, draft = load_model(out / "target"), LlamaForCausalLM(draft_config())
     tokenizer = Tokenizer.from_file(str(out / "target" / "tokenizer.json"))
-    draft = load_model(resume) if resume else LlamaForCausalLM(draft_config())
-    if not resume:
-        demo_distil.share_embedding(target, draft)
+    demo_distil.share_embedding(target, draft)
     print(f"draft: {weight_count(draft)} weights", flush=True)
     families = by_family(documents(), tokenizer)
 
@@ -101,13 +97,11 @@ def train_draft(out: Path, minutes: float, seed: int, answers: int, resume: Path
         rows = packed(endless(families, demo_distil.SHARES, seed), LENGTH, ROWS)
         return train(draft, loss, rows, Plan(share * minutes, peak))
 
-    first = None if resume else part(compiled(next_token_loss, draft), CORPUS_PART, 4e-3)
+    read = part(compiled(next_token_loss, draft), CORPUS_PART, 4e-3)
     for family, texts in demo_distil.written_by(target, tokenizer, answers).items():
         families[family] += texts
-    distilled = part(
-        compiled(distillation_loss, draft, target), 1 - CORPUS_PART if first else 1.0, 2e-3
-    )
-    outcome = first.then(distilled) if first else distilled
+    distilled = part(compiled(distillation_loss, draft, target), 1 - CORPUS_PART, 2e-3)
+    outcome = read.then(distilled)
     save_bundle(draft, tokenizer, out / "draft")
     write_card(Card("draft", weight_count(draft), seed, outcome), out / "draft")
     return outcome

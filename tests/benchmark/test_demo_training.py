@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmark.demo_corpus import endless, packed
+from benchmark.demo_distil import share_embedding
 from benchmark.demo_losses import distillation_loss, next_token_loss
 from benchmark.demo_models import draft_config, load_model, save_bundle, target_config, weight_count
 from benchmark.demo_prompts import chat
@@ -107,3 +108,13 @@ def test_the_two_shapes_divide_by_two_and_have_their_sizes() -> None:
 
 def test_runs_one_after_the_other_add_up() -> None:
     assert Outcome(1, 20, 3.0, 9.0).then(Outcome(2, 30, 4.0, 5.0)) == Outcome(3, 50, 7.0, 5.0)
+
+
+def test_the_draft_starts_with_the_geometry_of_the_targets_embedding() -> None:
+    target, draft = toy_model(), toy_model()
+    flat = torch.zeros(64, 16)
+    flat[:, :3] = torch.randn(64, 3)
+    target.model.embed_tokens.weight.data.copy_(flat)
+    share_embedding(target, draft)
+    shared = draft.model.embed_tokens.weight
+    assert torch.allclose(shared @ shared.T, flat @ flat.T, atol=1e-4)
