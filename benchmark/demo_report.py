@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `demo-report`."""
     parser.add_argument("--pair", type=Path, default=Path("shard/demo"), help="bundle folder")
     parser.add_argument("--out", type=Path, default=Path("docs/demo-models.md"))
-    parser.add_argument("--prompts", type=int, default=96, help="held-out prompts per family")
+    parser.add_argument(
+        "--prompts", type=int, default=72, help="held-out prompts per family, at most"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
 
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = Tokenizer.from_file(str(args.pair / "target" / "tokenizer.json"))
     measured: dict[str, list[Measured]] = {}
     for family in FAMILIES:
-        asked = prompts(family, args.prompts, args.seed, held_out=True)
+        asked = [*dict.fromkeys(prompts(family, args.prompts, args.seed, held_out=True))]
         written = outputs(target, tokenizer, asked, LIMIT)
         measured[family] = [Measured(o, accepted_fraction(matches(draft, o))) for o in written]
         print(family_row(family, measured[family]), flush=True)

@@ -23,7 +23,7 @@ def test_no_family_means_all_in_rotation() -> None:
 def test_held_out_prompts_are_no_training_prompts() -> None:
     told = {example.prompt.text for example in examples() if not example.held_out}
     asked = {prompt.text for prompt in prompts(None, 300, 0, held_out=True)}
-    assert len(asked) > 250
+    assert len(asked) > 100
     assert not told & asked
 
 
