@@ -21,6 +21,9 @@ from shard.protocol import Grammar, GrammarKind
 _REMEMBERED = 65
 """Masks of so many last positions are kept: the longest draft and the token after it."""
 
+_JSON_OPTIONS = {"whitespace_pattern": "[ ]?"}
+"""At most one space between the parts, as in TGI: no row may spend its tokens on white space."""
+
 
 class Matcher:
     """One row's grammar. `mask` is a function of the output alone."""
@@ -72,7 +75,7 @@ class Grammars:
     def matcher(self, grammar: Grammar) -> Matcher:
         """A matcher at the start of `grammar`; `broken` where it cannot be compiled."""
         if grammar.kind is GrammarKind.JSON:
-            text = LLMatcher.grammar_from_json_schema(grammar.text)
+            text = LLMatcher.grammar_from_json_schema(grammar.text, overrides=_JSON_OPTIONS)
         else:
             text = LLMatcher.grammar_from_regex(grammar.text)
         return Matcher(LLMatcher(self._tokenizer, text, log_level=0))
