@@ -21,8 +21,8 @@ from shard.protocol import Grammar, GrammarKind
 _REMEMBERED = 65
 """Masks of so many last positions are kept: the longest draft and the token after it."""
 
-_JSON_OPTIONS = {"whitespace_pattern": "[ ]?"}
-"""At most one space between the parts, as in TGI: no row may spend its tokens on white space."""
+_SPACE = "[ ]?"
+"""At most one space between the parts of JSON, as in TGI: no row may spend its tokens on white space."""
 
 
 class Matcher:
@@ -75,7 +75,9 @@ class Grammars:
     def matcher(self, grammar: Grammar) -> Matcher:
         """A matcher at the start of `grammar`; `broken` where it cannot be compiled."""
         if grammar.kind is GrammarKind.JSON:
-            text = LLMatcher.grammar_from_json_schema(grammar.text, overrides=_JSON_OPTIONS)
+            text = LLMatcher.grammar_from_json_schema(
+                grammar.text, overrides={"whitespace_pattern": _SPACE}
+            )
         else:
             text = LLMatcher.grammar_from_regex(grammar.text)
         return Matcher(LLMatcher(self._tokenizer, text, log_level=0))
