@@ -22,7 +22,7 @@ _REMEMBERED = 65
 """Masks of so many last positions are kept: the longest draft and the token after it."""
 
 _SPACE = "[ ]?"
-"""At most one space between the parts of JSON, as in TGI: no row may spend its tokens on white space."""
+"""Between the parts of JSON, as in TGI: no row may spend all its tokens on white space."""
 
 
 class Matcher:
