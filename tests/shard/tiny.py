@@ -23,7 +23,7 @@ from transformers.models.qwen3 import Qwen3Config
 from shard.config import ShardConfig
 from shard.engine import Engine
 from shard.kv_cache import PAGE_SIZE
-from shard.protocol import Grow, Item, New, Run, Sampling, Step
+from shard.protocol import Grammar, Grow, Item, New, Report, Run, Sampling, Step
 
 VOCABULARY = 101
 NO_SPECIAL = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
@@ -54,6 +54,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 PAGED = ("llama", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "phi3", "gpt2")
 SHARDED = ("llama", "qwen3", "gemma3", "phi3")
 GREEDY = Sampling()
+SILENT = Report()
 SAMPLED = Sampling(seed=7, temperature=0.8, top_k=40, top_p=0.9, repetition_penalty=1.1)
 
 
@@ -102,6 +103,8 @@ class Ask:
     prompt: tuple[int, ...]
     max_new: int = 40
     sampling: Sampling = GREEDY
+    report: Report = SILENT
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,16 @@ def _run(id: int, left: int, plan: Plan) -> Run:
 
 def _new(asks: dict[int, Ask]) -> tuple[New, ...]:
     return tuple(
-        New(id, ask.prompt, len(ask.prompt), ask.max_new, False, ask.sampling)
+        New(
+            id,
+            ask.prompt,
+            len(ask.prompt),
+            ask.max_new,
+            False,
+            ask.sampling,
+            ask.report,
+            ask.grammar,
+        )
         for id, ask in asks.items()
     )
 
