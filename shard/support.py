@@ -23,8 +23,8 @@ _RECURRENT_LAYERS = ("mamba", "linear_attention", "conv", "recurrent", "rwkv", "
 _ATTENTION_LAYERS = frozenset(("full_attention", "sliding_attention", "attention"))
 _PROBE = (5, 3, 8, 1, 2, 7, 4, 6, 9, 3, 1, 5)
 """Tokens of the comparison; two chunks of them, so that the second attends to cached keys."""
-_CHUNK = 7
-_TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+_CHUNK = 3
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 """Largest accepted difference of logits, as a share of their spread."""
 
 
@@ -74,14 +74,22 @@ def verify(model: Loaded) -> None:
         raise Fault(
             4, f"{model.name} is not supported: it does not run as it is ({line})"
         ) from fault
-    spread = theirs.std().clamp(min=1e-6)
-    error = ((ours - theirs).abs().max() / spread).item()
+    error = _difference(ours, theirs)
     if not error <= _TOLERANCE[model.dtype]:
         raise Fault(
             4,
             f"{model.name} is not supported: its paged logits differ from transformers' own"
             f" by {error:.2g} of their spread",
         )
+
+
+def _difference(ours: Tensor, theirs: Tensor) -> float:
+    """Of the median token: root mean square of the difference over the spread of its logits.
+
+    Not the largest, since in half precision a rounding may choose another expert for a token.
+    """
+    error = (ours - theirs).pow(2).mean(dim=-1).sqrt() / theirs.std(dim=-1).clamp(min=1e-6)
+    return error.median().item()
 
 
 def _refuse_hidden_window(model: Loaded) -> None:

@@ -23,6 +23,7 @@ from transformers.models.llama import LlamaConfig
 from transformers.models.mamba import MambaConfig
 from transformers.models.mistral import MistralConfig
 from transformers.models.mixtral import MixtralConfig
+from transformers.models.moshi import MoshiConfig
 from transformers.models.phi3 import Phi3Config
 from transformers.models.qwen2 import Qwen2Config
 from transformers.models.qwen3 import Qwen3Config
@@ -67,6 +68,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     ),
     "bert": lambda: BertConfig(**{**SHAPE, "pad_token_id": 0}),
     "diffllama": lambda: DiffLlamaConfig(**SHAPE),
+    "moshi": lambda: MoshiConfig(**{**SHAPE, "ffn_dim": 48, "num_codebooks": 1}, sliding_window=7),
     "mla": lambda: DeepseekV3Config(
         **{**SHAPE, "num_key_value_heads": 4},
         **{"q_lora_rank": 8, "kv_lora_rank": 8, "n_routed_experts": 4, "n_group": 1},
