@@ -23,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from shard.attention import IMPLEMENTATION
 from shard.errors import Fault, first_line
 from shard.model import Loaded, probe
+from shard.quantised import loading
 from shard.slices import Cut, Ranks, cuts
 from shard.support import refuse_unsupported, verify
 from shard.tensor_parallel import hook
@@ -39,21 +40,39 @@ def load(
     config = _config(path)
     name = refuse_unsupported(config)
     precision = _precision(dtype, config, device)
-    module = _empty(config, name, precision)
-    kept = cuts(module, name, ranks)
-    with Weights(Path(path)) as weights:
-        reason = _needs_transformers(module, weights, precision)
-        if reason is None:
-            fill(module, weights, kept, device, report)
-    if reason is not None:
-        _log.info("%s is loaded by transformers: %s", path, reason)
-        module = _read(path, name, precision)
-        _cut_in_place(module, kept)
+    unpacking = loading(config, name, ranks)
+    if unpacking is not None:
+        module = _by_transformers(path, name, precision, report, **unpacking)
+    else:
+        module = _by_slices(path, config, name, precision, device, ranks, report)
     hook(module.to(device), name, ranks)
     loaded = _loaded(path, config, name, module.eval().requires_grad_(False), device)
     if ranks.world == 1:
         verify(loaded)
     return loaded
+
+
+def _by_slices(
+    path: str,
+    config: Any,
+    name: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    ranks: Ranks,
+    report: Report,
+) -> nn.Module:
+    """The module with this rank's part of every parameter."""
+    module = _empty(config, name, dtype)
+    kept = cuts(module, name, ranks)
+    with Weights(Path(path)) as weights:
+        reason = _needs_transformers(module, weights, dtype)
+        if reason is None:
+            fill(module, weights, kept, device, report)
+            return module
+    _log.info("%s is loaded by transformers: %s", path, reason)
+    module = _by_transformers(path, name, dtype, report)
+    _cut_in_place(module, kept)
+    return module
 
 
 def _loaded(path: str, config: Any, name: str, module: nn.Module, device: torch.device) -> Loaded:
@@ -111,13 +130,19 @@ def _needs_transformers(module: Any, weights: Weights, dtype: torch.dtype) -> st
     return None
 
 
-def _read(path: str, name: str, dtype: torch.dtype) -> nn.Module:
+def _by_transformers(
+    path: str, name: str, dtype: torch.dtype, report: Report, **more: Any
+) -> nn.Module:
+    """The whole module; its bytes are told at the start and at the end only."""
+    size = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
+    report(0, size)
     try:
         module: nn.Module = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation=IMPLEMENTATION, use_safetensors=True
+            path, dtype=dtype, attn_implementation=IMPLEMENTATION, use_safetensors=True, **more
         )
     except Exception as fault:
         raise Fault(4, f"the weights of {name} cannot be read: {first_line(fault)}") from fault
+    report(size, size)
     return module
 
 

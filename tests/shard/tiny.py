@@ -66,6 +66,11 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "gpt-oss": lambda: GptOssConfig(
         **SHAPE, **EXPERTS, head_dim=8, sliding_window=7, rope_parameters=ROPE
     ),
+    "gpt-oss-wide": lambda: GptOssConfig(
+        **{**SHAPE, "intermediate_size": 64},
+        **EXPERTS,
+        **{"head_dim": 8, "sliding_window": 7, "rope_parameters": ROPE},
+    ),
     "bert": lambda: BertConfig(**{**SHAPE, "pad_token_id": 0}),
     "diffllama": lambda: DiffLlamaConfig(**SHAPE),
     "moshi": lambda: MoshiConfig(**{**SHAPE, "ffn_dim": 48, "num_codebooks": 1}, sliding_window=7),
