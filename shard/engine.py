@@ -21,8 +21,10 @@ from shard.loading import load
 from shard.model import Loaded, PackedModel
 from shard.protocol import Ready, Step, StepResult
 from shard.sequence import RowTable
+from shard.slices import Ranks
 from shard.speculative import Work, run
-from shard.tensor_parallel import Ranks, connect
+from shard.tensor_parallel import connect
+from shard.weights import Report
 
 Progress = Callable[[str, int], None]
 """Called with a text and a percentage while a rank starts."""
@@ -40,12 +42,17 @@ class Engine:
         ranks = Ranks(config.rank, config.world)
         progress("joining the shards", 0)
         connect(ranks, config.rendezvous, device)
-        progress("loading the target", 10)
-        target = load(config.model_path, config.dtype, device, ranks)
+        told = _told(progress, "target", 10, 60)
+        target = load(config.model_path, config.dtype, device, ranks, told)
         draft = None
         if config.draft_path is not None and config.speculate:
-            progress("loading the draft", 60)
-            draft = load(config.draft_path, config.dtype, device, Ranks(0, 1))
+            draft = load(
+                config.draft_path,
+                config.dtype,
+                device,
+                Ranks(0, 1),
+                _told(progress, "draft", 60, 80),
+            )
             _same_vocabulary(target, draft)
         self._pages = costs.pages(config, target, draft)
         self._target = PackedModel(target, self._pages)
@@ -114,6 +121,19 @@ class Engine:
 
 def _runs(step: Step) -> list[tuple[int, int, int]]:
     return [(run.id, run.prefill, run.draft) for run in step.run]
+
+
+def _told(progress: Progress, model: str, start: int, stop: int) -> Report:
+    """Bytes of `model` as progress from `start` to `stop` percent, told once a percent."""
+    told = [-1]
+
+    def report(done: int, total: int) -> None:
+        percent = start + (stop - start) * done // max(1, total)
+        if percent > told[0]:
+            told[0] = percent
+            progress(f"loading the {model}: {done >> 20} of {total >> 20} MB", percent)
+
+    return report
 
 
 def _device(config: ShardConfig) -> torch.device:
