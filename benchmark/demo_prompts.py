@@ -3,7 +3,7 @@
 Rule: decides the chat layout and the wording of every question; needs only the standard
 library, because load tests draw prompts here without loading a model. A prompt is held out
 by the hash of its text: the models never see that wording, though they do see the same
-function asked for in other words.
+function asked for in other words, and a bare function head in the plain code.
 """
 
 import ast

@@ -28,14 +28,14 @@ from benchmark.demo_training import Outcome, Plan, train
 
 LENGTH = 512
 ROWS = 4
-CORPUS_PART = 0.5
+CORPUS_PART = 0.6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `train-demo`."""
     parser.add_argument("--out", type=Path, default=Path("shard/demo"), help="bundle folder")
     parser.add_argument("--minutes-target", type=float, default=15.0)
-    parser.add_argument("--minutes-draft", type=float, default=4.0)
+    parser.add_argument("--minutes-draft", type=float, default=2.0)
     parser.add_argument("--answers", type=int, default=16, help="prompts per family to distil on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
