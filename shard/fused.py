@@ -19,9 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
-from shard.attention import Layout, Rule
+from shard.attention import Layout, Probe, Rule, attending
 
 GEMMA = "GemmaForCausalLM"
 ARCHITECTURES = frozenset(
@@ -45,13 +44,15 @@ class Unfusable(Exception):
 
 
 class Fused:
-    """The forward of `module`, whose layers attend by `rules`, for positions below `length`.
+    """The forward of `module`, an architecture called `name`.
 
-    Copies the weights. Raises Unfusable for a model that is not built like Llama.
+    Copies the weights; `release` frees the module's own. Raises Unfusable for a model that is not
+    built like Llama.
     """
 
-    def __init__(self, module: nn.Module, name: str, rules: tuple[Rule, ...], length: int) -> None:
+    def __init__(self, module: nn.Module, name: str) -> None:
         refuse(module, name)
+        rules = _rules(module)
         core: Any = module.get_submodule("model")
         gain = 1.0 if name == GEMMA else 0.0
         self._embed: Product = core.embed_tokens
@@ -60,15 +61,23 @@ class Fused:
         ]
         self._norm = _Norm.of(core.norm, gain)
         self._head = _product(module.get_submodule("lm_head"))
-        self._turns = _turns(core, length)
+        self._turns = _turns(core)
+        if 2 * self._turns.shape[-1] != core.layers[0].self_attn.head_dim:
+            raise Unfusable("only a part of each head is rotated")
 
-    def __call__(self, ids: Tensor, positions: Tensor, wanted: Tensor, layout: Layout) -> Tensor:
-        """Logits [N, V] at the indices `wanted` [N] of the packed tokens `ids` [T]."""
-        turns = self._turns[positions]
-        hidden = self._embed(ids)
+    def __call__(self, ids: Tensor, positions: Tensor, layout: Layout, wanted: Tensor) -> Tensor:
+        """Logits [N, V] at the indices `wanted` [N] of the packed tokens `ids` [1, T]."""
+        turns = self._turns[positions[0]]
+        hidden = self._embed(ids[0])
         for layer in self._layers:
             hidden = layer(hidden, turns, layout)
         return self._head(self._norm(hidden[wanted]))
+
+
+def release(module: nn.Module) -> None:
+    """Free the weights that a `Fused` has copied; `module` cannot run any more."""
+    module.get_submodule("model").layers = nn.ModuleList()
+    module.lm_head = nn.Identity()
 
 
 def refuse(module: nn.Module, name: str) -> None:
@@ -114,7 +123,7 @@ class _Layer:
         turned = qkv[:, : self._turned]
         if self._heads is not None:
             turned.copy_(self._heads(turned))
-        torch.view_as_complex(turned.unflatten(-1, (-1, 2))).mul_(turns)
+        torch.view_as_complex(turned.view(*turned.shape[:2], -1, 2)).mul_(turns)
         query, fresh = qkv[:, : self._queries], qkv[:, self._queries :]
         out = layout.layer(self._index, fresh, query, self._rule)
         return self._out(out.reshape(hidden.shape[0], -1))
@@ -148,10 +157,19 @@ def _epsilon(norm: Any) -> float:
     return value
 
 
-def _turns(core: Any, length: int) -> Tensor:
-    """Rotations of every position below `length` as complex numbers [length, 1, D / 2]."""
+def _rules(module: nn.Module) -> dict[int, Rule]:
+    """How each layer attends, from one forward of one token."""
+    probe = Probe()
+    zero = torch.zeros(1, 1, dtype=torch.int64, device=next(module.parameters()).device)
+    with attending(probe):
+        module(input_ids=zero, position_ids=zero, use_cache=False)
+    return probe.rules
+
+
+def _turns(core: Any) -> Tensor:
+    """Rotations of every position as complex numbers [positions, 1, D / 2]."""
     weight = core.norm.weight
-    positions = torch.arange(length, device=weight.device)[None]
+    positions = torch.arange(core.config.max_position_embeddings, device=weight.device)[None]
     cos, sin = core.rotary_emb(weight, positions)
     half = cos.shape[-1] // 2
     return torch.complex(cos[0, :, :half], sin[0, :, :half])[:, None]
@@ -167,7 +185,9 @@ def _plain(part: nn.Linear) -> Weights:
 
 def _qkv(attention: Any) -> Product:
     """Queries, keys and values in one product, the first two interleaved."""
-    turned = [_interleaved(part, attention.head_dim) for part in (attention.q_proj, attention.k_proj)]
+    turned = [
+        _interleaved(part, attention.head_dim) for part in (attention.q_proj, attention.k_proj)
+    ]
     return _joined([*turned, _plain(attention.v_proj)])
 
 

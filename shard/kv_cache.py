@@ -43,7 +43,7 @@ class KvCache:
             for shape in shapes
         ]
         self._views = [  # [2, heads, slots, head_dim]
-            pool.unflatten(1, (2, -1)).permute(1, 2, 0, 3) for pool in self._layers
+            pool.view(len(pool), 2, -1, pool.shape[2]).permute(1, 2, 0, 3) for pool in self._layers
         ]
 
     def write(self, layer: int, slots: Tensor, fresh: Tensor) -> None:

@@ -18,6 +18,7 @@ from transformers.models.llama import LlamaConfig
 from transformers.models.mamba import MambaConfig
 from transformers.models.mistral import MistralConfig
 from transformers.models.phi3 import Phi3Config
+from transformers.models.qwen2 import Qwen2Config
 from transformers.models.qwen3 import Qwen3Config
 
 from shard.config import ShardConfig
@@ -39,6 +40,7 @@ SHAPE: dict[str, Any] = {
 }
 CONFIGS: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaConfig(**SHAPE),
+    "qwen2": lambda: Qwen2Config(**SHAPE),
     "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=16),
     "mistral": lambda: MistralConfig(**SHAPE, sliding_window=7),
     "gemma": lambda: GemmaConfig(**SHAPE, head_dim=8),
@@ -51,7 +53,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "mamba": lambda: MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2),
     "llama-wide": lambda: LlamaConfig(**{**SHAPE, "vocab_size": VOCABULARY + 6}),
 }
-PAGED = ("llama", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "phi3", "gpt2")
+PAGED = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "phi3", "gpt2")
 SHARDED = ("llama", "qwen3", "gemma3", "phi3")
 GREEDY = Sampling()
 SAMPLED = Sampling(seed=7, temperature=0.8, top_k=40, top_p=0.9, repetition_penalty=1.1)
