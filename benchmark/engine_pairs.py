@@ -20,7 +20,7 @@ from benchmark.demo_prompts import prompts as demo_prompts
 DEMO = Path(__file__).parents[1] / "shard" / "demo"
 VOCABULARY = 4096
 DEPTH, DRAFT_DEPTH = 12, 2
-DAMPING = 0.1
+DAMPING = 0.03
 """Factor on what the layers above the draft's add to the residual stream."""
 
 
@@ -32,6 +32,8 @@ class Pair:
     target: str
     draft: str
     prompts: tuple[tuple[int, ...], ...]
+    drafts: int
+    """Drafts per round, more where they are cheap beside the target."""
 
 
 def demo(count: int, longest: int) -> Pair:
@@ -40,7 +42,7 @@ def demo(count: int, longest: int) -> Pair:
     texts = demo_prompts(None, 4 * count, seed=11, held_out=True)
     ids = [tuple(tokenizer.encode(prompt.text).ids) for prompt in texts]
     short = [prompt for prompt in ids if len(prompt) <= longest]
-    return Pair("demo", str(DEMO / "target"), str(DEMO / "draft"), tuple(short[:count]))
+    return Pair("demo", str(DEMO / "target"), str(DEMO / "draft"), tuple(short[:count]), 3)
 
 
 def wide(folder: Path, count: int) -> Pair:
@@ -58,7 +60,7 @@ def wide(folder: Path, count: int) -> Pair:
     rng = random.Random(3)  # noqa: S311 - no secret is drawn
     sizes = [24 + 8 * (index % 8) for index in range(count)]
     ids = tuple(tuple(rng.randrange(VOCABULARY) for _ in range(size)) for size in sizes)
-    return Pair("wide", str(folder / "target"), str(folder / "draft"), ids)
+    return Pair("wide", str(folder / "target"), str(folder / "draft"), ids, 5)
 
 
 def _config(layers: int) -> LlamaConfig:

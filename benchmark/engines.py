@@ -34,9 +34,8 @@ from shard.engine import Engine
 from shard.fused import Fused
 
 ROWS = 8
+"""Rows of the figures called b8."""
 LONGEST_PROMPT = 200
-DRAFTS = {1: 5, ROWS: 3}
-"""Drafts per round by batch size: a verification of many rows leaves less time unused."""
 
 Contender = Callable[[Prompts], Answers]
 
@@ -61,7 +60,10 @@ class Timings:
     def ratio(self, ours: str, *theirs: str) -> float:
         """The median over rounds of our speed over the fastest of theirs in the same round."""
         best = map(max, zip(*(self.speeds[name] for name in theirs), strict=True))
-        return statistics.median(a / b for a, b in zip(self.speeds[ours], best, strict=True))
+        median: float = statistics.median(
+            a / b for a, b in zip(self.speeds[ours], best, strict=True)
+        )
+        return median
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,16 +92,16 @@ def run(args: argparse.Namespace) -> int:
 def _compare(pair: Pair, size: Size) -> tuple[Timings, float]:
     """All rounds of one pair, and the engine's overhead."""
     tokens = LONGEST_PROMPT + size.max_new
-    engine = start(pair.target, pair.draft, max(DRAFTS.values()), tokens, ROWS)
+    engine = start(pair.target, pair.draft, pair.drafts, tokens, ROWS)
     torch.set_num_threads(1)  # the engine chose a number of its own
     with rivals.continuous(pair.target, tokens, ROWS) as continuous:
-        contenders = {**_ours(engine, size), **_theirs(pair, size)}
+        contenders = {**_ours(engine, pair.drafts, size), **_theirs(pair, size)}
         contenders["continuous batching b8"] = lambda prompts: continuous(prompts, size.max_new)
         timings = _rounds(contenders, pair.prompts, size)
     return timings, _overhead(contenders["engine b1 drafting"], pair.prompts, engine)
 
 
-def _ours(engine: Engine, size: Size) -> dict[str, Contender]:
+def _ours(engine: Engine, drafts: int, size: Size) -> dict[str, Contender]:
     def batches_of(rows: int, draft: int) -> Contender:
         def contender(prompts: Prompts) -> Answers:
             groups = (prompts[at : at + rows] for at in range(0, len(prompts), rows))
@@ -107,13 +109,16 @@ def _ours(engine: Engine, size: Size) -> dict[str, Contender]:
 
         return contender
 
-    plain = {f"engine b{rows} plain": batches_of(rows, 0) for rows in DRAFTS}
-    return plain | {f"engine b{rows} drafting": batches_of(rows, n) for rows, n in DRAFTS.items()}
+    kinds = {"plain": 0, "drafting": drafts}
+    return {
+        f"engine b{rows} {kind}": batches_of(rows, draft)
+        for rows in (1, ROWS)
+        for kind, draft in kinds.items()
+    }
 
 
 def _theirs(pair: Pair, size: Size) -> dict[str, Contender]:
     target, draft = rivals.load(pair.target), rivals.load(pair.draft)
-    constant = DRAFTS[1]
     return {
         "generate b1": lambda p: rivals.generate(target, p, size.max_new),
         "assisted b1": lambda p: rivals.assisted(target, draft, p, size.max_new, 0),

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +24,10 @@ from shard.kv_cache import KvCache, LayerShape
 
 IMPLEMENTATION = "paged_rows"
 """The name under which transformers finds `attend`."""
+_KEPT = 16
+"""Masks of at most so many tokens are kept: verifications, which come again and again."""
+_REACH = 256
+"""Least length of a kept mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,25 +167,32 @@ def attend_row(
     """
     count, heads, dim = query.shape
     kv_heads = keys.shape[0]
-    group = heads // kv_heads
-    folded = query.reshape(count, kv_heads, group, dim).transpose(0, 1)
-    folded = folded.reshape(kv_heads, count * group, dim)
+    folded = _fold(query, kv_heads)
     if rule.softcap is None and rule.sinks is None:
         out = scaled_dot_product_attention(
             folded[None], keys[None], values[None], attn_mask=mask, scale=rule.scale
         )[0]
     else:
         out = _explicit(folded, keys, values, mask, rule)
-    return out.reshape(kv_heads, count, group, dim).transpose(0, 1).reshape(count, heads, dim)
+    if count == 1:
+        return out.reshape(1, heads, dim)
+    return out.view(kv_heads, count, -1, dim).transpose(0, 1).reshape(count, heads, dim)
+
+
+def _fold(query: Tensor, kv_heads: int) -> Tensor:
+    """From [n, H, D] to [Hkv, n * H / Hkv, D]; a single token's heads lie right already."""
+    count, heads, dim = query.shape
+    if count == 1:
+        return query.reshape(kv_heads, -1, dim)
+    parts = query.reshape(count, kv_heads, heads // kv_heads, dim).transpose(0, 1)
+    return parts.reshape(kv_heads, -1, dim)
 
 
 def _view(part: Segment, window: int | None, group: int, like: Tensor) -> View:
     """What `part` sees; slots that lie before every token's window are left out."""
     count = part.stop - part.start
     length = part.length if window is None else min(part.length, window + count - 1)
-    mask = None
-    if count > 1:
-        mask = _mask(count, length, window, like).repeat_interleave(group, 0)
+    mask = None if count == 1 else _mask(count, length, window, group, like)
     return View(part.start, part.stop, _last(part.spans, length), mask)
 
 
@@ -196,13 +208,33 @@ def _last(spans: tuple[slice, ...], length: int) -> tuple[slice, ...]:
     return tuple(reversed(kept))
 
 
-def _mask(count: int, length: int, window: int | None, like: Tensor) -> Tensor:
-    """Additive [count, length]: causal, aligned to the bottom right, and within the window."""
-    own = torch.arange(length - count, length, device=like.device)[:, None]
-    seen = torch.arange(length, device=like.device)[None]
+def _mask(count: int, length: int, window: int | None, group: int, like: Tensor) -> Tensor:
+    """Additive [count * group, length]: causal, aligned to the bottom right, within the window.
+
+    Masks of a few tokens are cut from the right of a longer one that is kept.
+    """
+    if count > _KEPT:
+        return _aligned(count, length, window, group, like.dtype, like.device)
+    reach = max(_REACH, 1 << (length - 1).bit_length())
+    return _kept(count, reach, window, group, like.dtype, like.device)[:, -length:]
+
+
+def _aligned(
+    count: int,
+    length: int,
+    window: int | None,
+    group: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    own = torch.arange(length - count, length, device=device)[:, None]
+    seen = torch.arange(length, device=device)[None]
     allowed = seen <= own if window is None else (seen <= own) & (seen > own - window)
-    zero = torch.zeros((), dtype=like.dtype, device=like.device)
-    return torch.where(allowed, zero, float("-inf"))
+    zero = torch.zeros((), dtype=dtype, device=device)
+    return torch.where(allowed, zero, float("-inf")).repeat_interleave(group, 0)
+
+
+_kept = lru_cache(maxsize=64)(_aligned)
 
 
 def _explicit(

@@ -55,7 +55,7 @@ class Fused:
         rules = _rules(module)
         core: Any = module.get_submodule("model")
         gain = 1.0 if name == GEMMA else 0.0
-        self._embed: Product = core.embed_tokens
+        self._embed = _called(core.embed_tokens)
         self._layers = [
             _Layer(index, layer, rules[index], gain) for index, layer in enumerate(core.layers)
         ]
@@ -109,7 +109,7 @@ class _Layer:
         self._out = _product(attention.o_proj)
         self._between = _Norm.of(layer.post_attention_layernorm, gain)
         self._gate_up = _joined([_plain(mlp.gate_proj), _plain(mlp.up_proj)])
-        self._activation: Product = mlp.act_fn
+        self._activation = _called(mlp.act_fn)
         self._down = _product(mlp.down_proj)
 
     def __call__(self, hidden: Tensor, turns: Tensor, layout: Layout) -> Tensor:
@@ -224,8 +224,16 @@ def _joined(parts: list[Weights]) -> Product:
 
 
 def _product(part: Any) -> Product:
-    """A single linear layer; the module itself where it has hooks."""
-    if part._forward_hooks or part._forward_pre_hooks:
-        module: Product = part
-        return module
-    return _joined([_plain(part)])
+    """A linear layer; one with hooks as it is, since they hold its collectives."""
+    product: Product = part if _hooked(part) else _joined([_plain(part)])
+    return product
+
+
+def _called(part: Any) -> Product:
+    """What `part` computes, without the detour that modules take to look for hooks."""
+    forward: Product = part if _hooked(part) else part.forward
+    return forward
+
+
+def _hooked(part: nn.Module) -> bool:
+    return bool(part._forward_hooks or part._forward_pre_hooks)
