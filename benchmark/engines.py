@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from benchmark import engine_pairs as pairs
 from benchmark import engine_rivals as rivals
@@ -76,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure both pairs, print a table and write the figures."""
     size = Size(1, 24) if args.quick else Size(7, 96)
     torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     report: dict[str, Any] = {"load": [os.getloadavg()[0]], "figures": {}}
     with tempfile.TemporaryDirectory() as folder:
         for pair in (pairs.demo(ROWS, LONGEST_PROMPT), pairs.wide(Path(folder), ROWS)):
@@ -122,7 +125,9 @@ def _theirs(pair: Pair, size: Size) -> dict[str, Contender]:
     return {
         "generate b1": lambda p: rivals.generate(target, p, size.max_new),
         "assisted b1": lambda p: rivals.assisted(target, draft, p, size.max_new, 0),
-        "assisted b1 constant": lambda p: rivals.assisted(target, draft, p, size.max_new, constant),
+        "assisted b1 constant": lambda p: rivals.assisted(
+            target, draft, p, size.max_new, pair.drafts
+        ),
         "generate b8": lambda p: rivals.static_batch(target, p, size.max_new),
     }
 
