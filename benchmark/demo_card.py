@@ -23,9 +23,9 @@ class Card:
 
 ROLES = {
     "target": "Trained from nothing on the text below; the loss is cross-entropy.",
-    "draft": "Begun from the target's embedding, trained on the text below, then distilled from the "
-    "target on\nthat text and on the target's own answers, greedy and sampled; the loss is the KL "
-    "divergence.",
+    "draft": "Begun from the target's embedding, trained on the text below, then distilled from "
+    "the target on\nthat text and on the target's own answers, greedy and sampled; the loss is "
+    "the KL divergence.",
 }
 
 

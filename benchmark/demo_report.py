@@ -142,7 +142,8 @@ nothing but the Python standard library, and serve to show and to measure the se
 
 Held-out prompts, greedy, at most {limit} new tokens, float32 from the stored weights. A held-out
 prompt asks in words the models never saw; the function it asks for they did see, in other
-words. (A bare function head, held out as a prompt, they did see in the plain code.) Lengths are in tokens. Accepted is the fraction of drafted tokens that the target
+words. (A bare function head, held out as a prompt, they did see in the plain code.)
+Lengths are in tokens. Accepted is the fraction of drafted tokens that the target
 accepts with {drafted} drafted tokens a round, counted by `accepted_fraction` in
 `benchmark/demo_report.py`.
 
@@ -169,8 +170,8 @@ are an estimate for two idle cores; more minutes for the draft raise the accepte
 The bundled weights were made on two busy cores, in parts. The target read 2.3 million tokens
 from 72 modules in 12 minutes, and from there (`--resume-target`) 2.9 million from the 27 modules
 of `benchmark/stdlib_source.py` in 22 minutes. The draft read 1.0 million tokens of
-the corpus in 4 minutes, then 0.3 million by distillation in one; four minutes of distillation gave 0.86
-accepted, too near to always for a demonstration.
+the corpus in 4 minutes, then 0.3 million by distillation in one; four
+minutes of distillation gave an accepted fraction of 0.86, too near to always for a demonstration.
 
 Held-out prompts come from `benchmark.demo_prompts.prompts(family, count, seed, held_out=True)`.
 """
