@@ -47,8 +47,9 @@ class Engine:
             draft = load(config.draft_path, config.dtype, device, Ranks(0, 1))
             _same_vocabulary(target, draft)
         self._pages = costs.pages(config, target, draft)
-        self._target = PackedModel(target, self._pages)
-        self._drafter = None if draft is None else ModelDrafter(PackedModel(draft, self._pages))
+        room = self._pages, config.max_rows, config.speculate + 1
+        self._target = PackedModel(target, *room)
+        self._drafter = None if draft is None else ModelDrafter(PackedModel(draft, *room))
         self._rows = RowTable()
         progress("warming up", 80)
         self._costs = costs.measure(self, config.speculate if draft else 0)

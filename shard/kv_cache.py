@@ -48,6 +48,10 @@ class KvCache:
         fresh = torch.cat((key, value)).transpose(0, 1)  # [T, 2 * heads, head_dim]
         self._layers[layer].index_copy_(0, slots, fresh)
 
+    def pool(self, layer: int) -> Tensor:
+        """The whole `[slots, 2 * heads, head_dim]` of one layer; its address never changes."""
+        return self._layers[layer]
+
     def read(self, layer: int, spans: Sequence[slice]) -> tuple[Tensor, Tensor]:
         """Keys and values, each [heads, L, head_dim], of the slots in `spans`, in order.
 

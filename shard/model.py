@@ -6,16 +6,20 @@ turns feeds into logits and knows no sampling, no draft and no request's fate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from shard.attention import Probe, attending
+from shard.attention import Layout, Paged, Probe, attending
+from shard.backends import TritonPaged, choose
 from shard.errors import Fault
-from shard.kv_cache import KvCache, LayerShape, bytes_per_page
-from shard.sequence import Feed, pack
+from shard.graphs import Graphs, largest
+from shard.kv_cache import PAGE_SIZE, KvCache, LayerShape, bytes_per_page
+from shard.sequence import Feed, Packed, pack
+
+_HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +44,36 @@ class Loaded:
 
 
 class PackedModel:
-    """`loaded` with a cache of `pages` pages."""
+    """`loaded` with a cache of `pages` pages, for Steps of `rows` rows of `width` tokens."""
 
-    def __init__(self, loaded: Loaded, pages: int) -> None:
+    def __init__(self, loaded: Loaded, pages: int, rows: int, width: int) -> None:
         self.facts = loaded
         self._cache = KvCache(loaded.shapes, pages, loaded.dtype, loaded.device)
+        self._backend = choose(loaded.device)
+        self._run: Callable[[Packed], Tensor] = self._eager
+        if isinstance(self._backend, TritonPaged):
+            most = min(pages, -(-loaded.max_length // PAGE_SIZE))
+            bounds = largest(rows, width)
+            self._run = Graphs(self._forward, self._eager, self._cache, self._backend, bounds, most)
 
     def logits(self, feeds: Sequence[Feed]) -> Tensor:
-        """Run `feeds` in one forward; logits [sum of feed.logits, V] in the model's dtype."""
-        packed = pack(feeds, self._cache, self.facts.device)
-        with torch.inference_mode(), attending(packed.layout):
-            return _forward(self.facts.module, packed.ids, packed.positions, packed.wanted)
+        """Run `feeds` in one forward; logits [sum of feed.logits, V] in the model's dtype.
+
+        They are valid until the next call.
+        """
+        with torch.inference_mode():
+            return self._run(pack(feeds, self._cache, _HOST))
+
+    def _eager(self, packed: Packed) -> Tensor:
+        device = self.facts.device
+        slots = packed.layout.slots.to(device)
+        layout = self._backend.plan(Paged(self._cache, slots, packed.layout.segments))
+        ids, positions = packed.ids.to(device), packed.positions.to(device)
+        return self._forward(ids, positions, layout, packed.wanted.to(device))
+
+    def _forward(self, ids: Tensor, positions: Tensor, layout: Layout, wanted: Tensor) -> Tensor:
+        with attending(layout):
+            return _forward(self.facts.module, ids, positions, wanted)
 
 
 def probe(module: nn.Module, name: str, device: torch.device) -> tuple[LayerShape, ...]:
