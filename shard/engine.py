@@ -15,13 +15,16 @@ from shard import costs
 from shard.config import ShardConfig
 from shard.drafters import ModelDrafter
 from shard.errors import Fault
+from shard.grammar import Grammars
 from shard.kv_cache import PAGE_SIZE
 from shard.loading import load
 from shard.model import Loaded, PackedModel
 from shard.protocol import Ready, Step, StepResult
 from shard.sequence import RowTable
+from shard.slices import Ranks
 from shard.speculative import Work, run
-from shard.tensor_parallel import Ranks, connect
+from shard.tensor_parallel import connect
+from shard.weights import Report
 
 Progress = Callable[[str, int], None]
 """Called with a text and a percentage while a rank starts."""
@@ -39,18 +42,25 @@ class Engine:
         ranks = Ranks(config.rank, config.world)
         progress("joining the shards", 0)
         connect(ranks, config.rendezvous, device)
-        progress("loading the target", 10)
-        target = load(config.model_path, config.dtype, device, ranks)
+        told = _told(progress, "target", 10, 60)
+        target = load(config.model_path, config.dtype, device, ranks, told)
         draft = None
         if config.draft_path is not None and config.speculate:
-            progress("loading the draft", 60)
-            draft = load(config.draft_path, config.dtype, device, Ranks(0, 1))
+            draft = load(
+                config.draft_path,
+                config.dtype,
+                device,
+                Ranks(0, 1),
+                _told(progress, "draft", 60, 80),
+            )
             _same_vocabulary(target, draft)
         self._pages = costs.pages(config, target, draft)
         room = self._pages, config.max_rows, config.speculate + 1
         self._target = PackedModel(target, *room)
-        self._drafter = None if draft is None else ModelDrafter(PackedModel(draft, *room))
-        self._rows = RowTable()
+        self._drafter = None
+        if draft is not None:
+            self._drafter = ModelDrafter(PackedModel(draft, *room), target.eos)
+        self._rows = RowTable(Grammars(config.model_path, target.vocab_size, target.eos).matcher)
         progress("warming up", 80)
         self._choose_threads()
         self._costs = costs.measure(self, config.speculate if draft else 0)
@@ -112,6 +122,19 @@ class Engine:
 
 def _runs(step: Step) -> list[tuple[int, int, int]]:
     return [(run.id, run.prefill, run.draft) for run in step.run]
+
+
+def _told(progress: Progress, model: str, start: int, stop: int) -> Report:
+    """Bytes of `model` as progress from `start` to `stop` percent, told once a percent."""
+    told = [-1]
+
+    def report(done: int, total: int) -> None:
+        percent = start + (stop - start) * done // max(1, total)
+        if percent > told[0]:
+            told[0] = percent
+            progress(f"loading the {model}: {done >> 20} of {total >> 20} MB", percent)
+
+    return report
 
 
 def _device(config: ShardConfig) -> torch.device:
