@@ -14,13 +14,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from shard.attention import Layout, Paged, Rule, Segment, attend_row
+from shard.attention import Layout, Paged, Rule, Segment
 from shard.kv_cache import PAGE_SIZE, KvCache
 
 SHORT = 16
@@ -93,10 +93,10 @@ class TritonPaged:
     def plan(self, layout: Paged) -> DeviceLayout:
         """See `Backend`."""
         short = [part for part in layout.segments if part.stop - part.start <= SHORT]
-        long = tuple(part for part in layout.segments if part.stop - part.start > SHORT)
+        long = [part for part in layout.segments if part.stop - part.start > SHORT]
         tables = Tables.of(short).to(self.device) if short else None
-        edges = tuple(_edges(part, self.device) for part in long)
-        return DeviceLayout(layout.cache, layout.slots, tables, long, edges, self)
+        chunks = tuple(Chunk.of(part, layout, self.device) for part in long)
+        return DeviceLayout(layout.cache, layout.slots, tables, chunks, self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,36 +125,44 @@ class Tables:
         return Tables(self.pages.to(device), self.rows.to(device), self.width)
 
 
-Edges = tuple[Tensor, Tensor]
-"""Offsets of one sequence's queries and keys as the flash operator wants them, int32 [2] each."""
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A long segment, ready for flash and for SDPA."""
 
+    segment: Segment
+    queries: Tensor
+    keys: Tensor
+    """Offsets of the one sequence as the flash operator wants them, int32 [2] each."""
+    alone: Paged
 
-def _edges(part: Segment, device: torch.device) -> Edges:
-    both = torch.tensor([[0, part.stop - part.start], [0, part.length]], dtype=torch.int32)
-    queries, keys = both.to(device)
-    return queries, keys
+    @classmethod
+    def of(cls, part: Segment, layout: Paged, device: torch.device) -> Chunk:
+        """The chunk of `part`, one of the segments of `layout`."""
+        count = part.stop - part.start
+        queries, keys = torch.tensor([[0, count], [0, part.length]], dtype=torch.int32).to(device)
+        alone = Paged(layout.cache, layout.slots, [replace(part, start=0, stop=count)])
+        return cls(part, queries, keys, alone)
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceLayout:
-    """A planned layout: `tables` for short rows, `long` segments one by one with their `edges`."""
+    """A planned layout: `tables` for short rows, long ones chunk by chunk."""
 
     cache: KvCache
     slots: Tensor
     tables: Tables | None
-    long: tuple[Segment, ...]
-    edges: tuple[Edges, ...]
+    chunks: tuple[Chunk, ...]
     device: TritonPaged
 
-    def layer(self, index: int, key: Tensor, value: Tensor, query: Tensor, rule: Rule) -> Tensor:
+    def layer(self, index: int, fresh: Tensor, query: Tensor, rule: Rule) -> Tensor:
         """See `Layout`. Tokens of no row, the padding of a graph, get zeros."""
-        self.cache.write(index, self.slots, key, value)
-        out = query.new_zeros(query.shape[1], query.shape[0], query.shape[2])
+        self.cache.write(index, self.slots, fresh)
+        out = torch.zeros(query.shape, dtype=query.dtype, device=query.device)
         if self.tables is not None:
             self._short(self.tables, index, query, rule, out)
-        for part, edges in zip(self.long, self.edges, strict=True):
-            own = query[:, part.start : part.stop]
-            out[part.start : part.stop] = self._long(index, own, part, edges, rule)
+        for chunk in self.chunks:
+            own = slice(chunk.segment.start, chunk.segment.stop)
+            out[own] = self._long(index, query[own], chunk, rule)
         return out
 
     def _short(self, tables: Tables, index: int, query: Tensor, rule: Rule, out: Tensor) -> None:
@@ -173,14 +181,14 @@ class DeviceLayout:
             sinks=rule.sinks,
         )
 
-    def _long(self, index: int, query: Tensor, part: Segment, edges: Edges, rule: Rule) -> Tensor:
-        keys, values = self.cache.read(index, part.spans)
+    def _long(self, index: int, query: Tensor, chunk: Chunk, rule: Rule) -> Tensor:
+        keys, values = self.cache.read(index, chunk.segment.spans)
         if self.device.flash is None or not flashable(query, rule):
-            return attend_row(query, keys, values, rule).transpose(0, 1)
+            return chunk.alone.attend(index, query, rule, query.shape[1] // len(keys))
         result: Tensor = self.device.flash(
-            *(query.transpose(0, 1), keys.transpose(0, 1), values.transpose(0, 1)),
-            *edges,
-            *(query.shape[1], part.length, 0.0, True, False),
+            *(query, keys.transpose(0, 1), values.transpose(0, 1)),
+            *(chunk.queries, chunk.keys),
+            *(query.shape[0], chunk.segment.length, 0.0, True, False),
             scale=rule.scale,
             window_size_left=None if rule.window is None else rule.window - 1,
             window_size_right=None if rule.window is None else 0,

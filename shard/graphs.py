@@ -20,15 +20,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from shard.attention import Layout, Segment
+from shard.attention import Segment
 from shard.backends import DeviceLayout, Tables, TritonPaged
+from shard.forward import Forward
 from shard.kv_cache import KvCache
 from shard.sequence import Packed
 
 ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16)
-Forward = Callable[[Tensor, Tensor, Layout, Tensor], Tensor]
-"""From [1, T] ids and positions, a layout and the positions [N] of logits to logits [N, V]."""
 PATIENCE = 2
 """How often a bucket is met before it is recorded."""
 _log = logging.getLogger(__name__)
@@ -128,7 +127,7 @@ class Inputs:
         """The part of the buffers that `bucket` uses, as a `Forward` takes it."""
         tokens, rows = self._tokens[:, : bucket.tokens], self._rows[:, : bucket.rows]
         tables = Tables(self._pages[: bucket.rows], rows, bucket.width)
-        layout = DeviceLayout(cache, tokens[2], tables, (), (), backend)
+        layout = DeviceLayout(cache, tokens[2], tables, (), backend)
         return tokens[0:1], tokens[1:2], layout, tokens[3]
 
 

@@ -180,12 +180,12 @@ def paged_attention(
 ) -> None:
     """Fill `out` [T, H, D] (contiguous) for the tokens of every row; others stay as they are.
 
-    Row r asks for tokens `starts[r] : starts[r] + counts[r]` of `query` [H, T, D], at most `width`
+    Row r asks for tokens `starts[r] : starts[r] + counts[r]` of `query` [T, H, D], at most `width`
     of them; they are the last of its `lengths[r]` tokens, whose slots are in pages `table[r]`
     [R, P]. All four are int32. `pool` is [slots, 2 * key heads, D], keys first; the last dimension
     of `query` and `pool` must be contiguous. `splits` programs share the keys of a row.
     """
-    heads, _, dim = query.shape
+    _, heads, dim = query.shape
     rows, kv_heads = counts.shape[0], pool.shape[1] // 2
     group, padded = heads // kv_heads, max(16, triton.next_power_of_2(dim))
     tile = min(_TILE, max(16, triton.next_power_of_2(width * group)))
@@ -194,7 +194,7 @@ def paged_attention(
     peaks, sums = partial.new_empty((2, rows * width, heads, splits))
     _attend[(rows, kv_heads, splits * tiles)](
         *(query, pool, table, starts, counts, lengths, partial, peaks, sums),
-        *(query.stride(0), query.stride(1), pool.stride(0), pool.stride(1), table.stride(0)),
+        *(query.stride(1), query.stride(0), pool.stride(0), pool.stride(1), table.stride(0)),
         *(scale, softcap or 0.0, width),
         GROUP=group,
         DIM=dim,

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from shard.attention import Layout, Paged, Probe, attending
-from shard.backends import TritonPaged, choose
+from shard import backends
+from shard.attention import Paged, Probe
 from shard.errors import Fault
+from shard.forward import choose, plain
 from shard.graphs import Graphs, largest
 from shard.kv_cache import PAGE_SIZE, KvCache, LayerShape, bytes_per_page
 from shard.sequence import Feed, Packed, pack
@@ -46,12 +47,18 @@ class Loaded:
 class PackedModel:
     """`loaded` with a cache of `pages` pages, for Steps of `rows` rows of `width` tokens."""
 
-    def __init__(self, loaded: Loaded, pages: int, rows: int, width: int) -> None:
+    def __init__(
+        self, loaded: Loaded, pages: int, rows: int = 1, width: int = 1, fuse: bool = True
+    ) -> None:
+        """Only the CPU fuses: elsewhere weights would be held twice, and graphs save launches."""
+        device = loaded.device
         self.facts = loaded
-        self._cache = KvCache(loaded.shapes, pages, loaded.dtype, loaded.device)
-        self._backend = choose(loaded.device)
+        self._cache = KvCache(loaded.shapes, pages, loaded.dtype, device)
+        self._backend = backends.choose(device)
+        fuse = fuse and device.type == "cpu"
+        self._forward = choose(loaded.module, loaded.name, loaded.shapes, fuse)
         self._run: Callable[[Packed], Tensor] = self._eager
-        if isinstance(self._backend, TritonPaged):
+        if isinstance(self._backend, backends.TritonPaged):
             most = min(pages, -(-loaded.max_length // PAGE_SIZE))
             bounds = largest(rows, width)
             self._run = Graphs(self._forward, self._eager, self._cache, self._backend, bounds, most)
@@ -71,10 +78,6 @@ class PackedModel:
         ids, positions = packed.ids.to(device), packed.positions.to(device)
         return self._forward(ids, positions, layout, packed.wanted.to(device))
 
-    def _forward(self, ids: Tensor, positions: Tensor, layout: Layout, wanted: Tensor) -> Tensor:
-        with attending(layout):
-            return _forward(self.facts.module, ids, positions, wanted)
-
 
 def probe(module: nn.Module, name: str, device: torch.device) -> tuple[LayerShape, ...]:
     """Shapes of every layer's keys and values, from one forward of one token.
@@ -85,8 +88,8 @@ def probe(module: nn.Module, name: str, device: torch.device) -> tuple[LayerShap
     layout = Probe()
     zero = torch.zeros(1, 1, dtype=torch.int64, device=device)
     try:
-        with torch.inference_mode(), attending(layout):
-            _forward(module, zero, zero, zero[0])
+        with torch.inference_mode():
+            plain(module)(zero, zero, layout, zero[0])
     except torch.OutOfMemoryError:
         raise
     except Exception as fault:  # whatever a model's own code trips over
@@ -98,9 +101,3 @@ def probe(module: nn.Module, name: str, device: torch.device) -> tuple[LayerShap
     if sorted(layout.shapes) != list(range(layers)):
         raise Fault(4, f"{name} is not supported: not all of its {layers} layers are attention")
     return tuple(layout.shapes[index] for index in range(layers))
-
-
-def _forward(module: nn.Module, ids: Tensor, positions: Tensor, wanted: Tensor) -> Tensor:
-    output = module(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=wanted)
-    logits: Tensor = output.logits
-    return logits[0]

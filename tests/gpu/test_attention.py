@@ -55,9 +55,9 @@ def test_flash_aligns_a_prefill_chunk_with_the_end_of_its_row(
     slots = [slot for span in own for slot in range(span.start, span.stop)][-count:]
     segment = Segment(0, count, length, own)
     layout = Paged(cache, torch.tensor(slots, device=device), (segment,))
-    key, value = torch.randn(2, 2, count, 64, device=device, dtype=dtype)
-    query = torch.randn(8, count, 64, device=device, dtype=dtype)
+    fresh = torch.randn(count, 4, 64, device=device, dtype=dtype)
+    query = torch.randn(count, 8, 64, device=device, dtype=dtype)
     rule = Rule(0.125, window, None, None)
-    wanted = layout.layer(0, key, value, query, rule)
-    found = TritonPaged(device, 8, flash_operator()).plan(layout).layer(0, key, value, query, rule)
+    wanted = layout.layer(0, fresh, query, rule)
+    found = TritonPaged(device, 8, flash_operator()).plan(layout).layer(0, fresh, query, rule)
     torch.testing.assert_close(found, wanted, atol=TOLERANCE[dtype], rtol=0)

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from shard.engine import Engine
 from shard.graphs import Graphs
+from shard.protocol import Report
 from shard.sequence import Feed, Row, pack
 from tests.conftest import ROOT
 from tests.gpu.conftest import Record, milliseconds
@@ -64,7 +65,7 @@ def test_a_replayed_graph_gives_the_logits_of_an_eager_forward(model: Model, dty
     served = engine(model("llama"), None, dtype)
     drive(served, [Ask((5, 6, 7)), Ask((8, 9))], Plan(draft=0))
     run = graphs(served)
-    rows = [Row(id, [5, 6, 7, id], 3, 9, False, GREEDY, [id]) for id in (1, 2)]
+    rows = [Row(id, [5, 6, 7, id], 3, 9, False, GREEDY, Report(), None, [id]) for id in (1, 2)]
     prefill = [Feed(row, 0, row.tokens[:3], 1) for row in rows]
     decode = [Feed(row, 3, row.tokens[3:], 1) for row in rows]
     served._target.logits(prefill)
@@ -78,7 +79,7 @@ def test_a_replayed_graph_gives_the_logits_of_an_eager_forward(model: Model, dty
 def test_what_a_graph_saves(record: Record) -> None:
     served = engine(TARGET, None, "bfloat16")
     drive(served, [Ask((5, 6, 7))], Plan())
-    run, row = graphs(served), Row(1, [5, 6], 2, 9, False, GREEDY, [1], 1)
+    run, row = graphs(served), Row(1, [5, 6], 2, 9, False, GREEDY, Report(), None, [1], 1)
     packed = pack([Feed(row, 1, [6], 1)], served._target._cache, torch.device("cpu"))
     layers = len(served._target.facts.shapes)
     with torch.inference_mode():

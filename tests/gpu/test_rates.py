@@ -45,7 +45,7 @@ def test_verification_of_five_tokens(rows: int, length: int, record: Record) -> 
     graph.record(pool.kernel)
     record(f"ms kernel in a graph, {name}", milliseconds(graph.replay))
     keys = torch.randn(rows * length, 8, 128, device="cuda", dtype=torch.bfloat16)
-    query = pool.query.transpose(0, 1).contiguous()
+    query = pool.query.contiguous()
     edges = [
         torch.arange(0, rows * size + 1, size, device="cuda", dtype=torch.int32)
         for size in (5, length)

@@ -44,9 +44,9 @@ class Pool:
         for pages, length in zip(table, case.lengths, strict=True):
             own = (pages.long()[:, None] * PAGE + torch.arange(PAGE)).flatten()[:length]
             pool[own] = torch.randn(length, 2 * case.kv_heads, case.dim)
-        query = torch.randn(1, int(rows.sum()), case.heads, case.dim)
+        query = torch.randn(case.heads, int(rows.sum()), case.dim).transpose(0, 1)
         self.pool = pool.to(DEVICE, case.dtype)
-        self.query = query.to(DEVICE, case.dtype)[0].transpose(0, 1)
+        self.query = query.to(DEVICE, case.dtype)
         self.table, self.starts = table.to(DEVICE), starts.to(DEVICE)
         self.counts = rows.to(DEVICE)
         self.lengths = torch.tensor(case.lengths, dtype=torch.int32, device=DEVICE)
@@ -64,7 +64,7 @@ class Pool:
 
     def _by(self, attention: Callable[..., None], query: Tensor, pool: Tensor) -> Tensor:
         case = self.case
-        out = torch.zeros(query.shape[1], case.heads, case.dim).to(query)
+        out = torch.zeros(query.shape).to(query)
         attention(
             *(query, pool, self.table, self.starts, self.counts, self.lengths, out),
             page=PAGE,
@@ -97,12 +97,12 @@ def plain(
 ) -> None:
     """The contract of `paged_attention` as the definition of attention, row by row."""
     assert int(counts.max()) <= width
-    offsets, group = torch.arange(page).to(table), 2 * query.shape[0] // pool.shape[1]
+    offsets, group = torch.arange(page).to(table), 2 * query.shape[1] // pool.shape[1]
     for pages, start, count, length in zip(table, starts, counts, lengths, strict=True):
         slots = (pages[:, None] * page + offsets).flatten()[:length]
         keys, values = pool[slots].repeat_interleave(group, 1).chunk(2, 1)
-        own = query[:, start : start + count]
-        scores = torch.einsum("hnd,lhd->hnl", own, keys) * scale
+        own = query[start : start + count]
+        scores = torch.einsum("nhd,lhd->hnl", own, keys) * scale
         weights = _weights(scores, window, softcap, sinks)
         out[start : start + count] = torch.einsum("hnl,lhd->nhd", weights, values)
 

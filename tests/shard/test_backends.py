@@ -45,9 +45,9 @@ def layout(dtype: torch.dtype) -> Paged:
 def run(layout: Layout, rule: Rule, dtype: torch.dtype) -> Tensor:
     total = sum(row[0] for row in ROWS)
     torch.manual_seed(1)
-    key, value = torch.randn(2, KV_HEADS, total, DIM).to(paged.DEVICE, dtype)
-    query = torch.randn(HEADS, total, DIM).to(paged.DEVICE, dtype)
-    return layout.layer(0, key, value, query, rule)
+    fresh = torch.randn(total, 2 * KV_HEADS, DIM).to(paged.DEVICE, dtype)
+    query = torch.randn(total, HEADS, DIM).to(paged.DEVICE, dtype)
+    return layout.layer(0, fresh, query, rule)
 
 
 class Flash:

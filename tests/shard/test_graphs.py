@@ -12,10 +12,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from shard import backends, graphs, model
+from shard import backends, graphs
 from shard.engine import Engine
 from shard.graphs import Bucket, Graph, Inputs, bucket, largest
 from shard.kv_cache import KvCache, LayerShape
+from shard.protocol import Report
 from shard.sequence import Feed, Row, pack
 from tests.shard import paged, tiny
 from tests.shard.tiny import GREEDY, SAMPLED, Ask, Plan, drive
@@ -50,7 +51,8 @@ class Refused(Played):
 def engine(monkeypatch: pytest.MonkeyPatch, graph: type[Graph], target: str, draft: str) -> Engine:
     """An engine with a device's backend and graphs, on this machine."""
     device = tiny.engine(target)._target.facts.device
-    monkeypatch.setattr(model, "choose", lambda _: backends.TritonPaged(device, 8, None))
+    paging = backends.TritonPaged(device, 8, None)
+    monkeypatch.setattr(backends, "choose", lambda _: paging)
     monkeypatch.setattr("shard.kernels.paged_attention", paged.plain)
     monkeypatch.setattr(graphs, "cuda_graphs", lambda: graph)
     config = tiny.config(target, draft, speculate=3, max_rows=2)
@@ -131,4 +133,4 @@ def test_what_a_forward_leaves_free_in_its_bucket_is_padding_on_the_trash_page()
 def row(id: int, pages: list[int], length: int) -> Row:
     """A row of tokens 1, 2, 3... of which all but two are cached."""
     tokens = list(range(1, length + 1))
-    return Row(id, tokens, length, 9, False, GREEDY, pages, length - 2)
+    return Row(id, tokens, length, 9, False, GREEDY, Report(), None, pages, length - 2)
