@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
 
-from shard import costs
+from shard import checkpoint, costs
 from shard.config import ShardConfig
-from shard.drafters import ModelDrafter
+from shard.drafters import Drafter, ModelDrafter
 from shard.errors import Fault
 from shard.kv_cache import PAGE_SIZE
 from shard.loading import load
 from shard.model import Loaded, PackedModel
+from shard.ngram import NgramDrafter
 from shard.protocol import Ready, Step, StepResult
 from shard.sequence import RowTable
 from shard.speculative import Work, run
-from shard.tensor_parallel import Ranks, connect
+from shard.tensor_parallel import Ranks, connect, slowest
+from shard.vocabulary import Bridge
 
 Progress = Callable[[str, int], None]
 """Called with a text and a percentage while a rank starts."""
@@ -45,13 +49,18 @@ class Engine:
         if config.draft_path is not None and config.speculate:
             progress("loading the draft", 60)
             draft = load(config.draft_path, config.dtype, device, Ranks(0, 1))
-            _same_vocabulary(target, draft)
         self._pages = costs.pages(config, target, draft)
         self._target = PackedModel(target, self._pages)
-        self._drafter = None if draft is None else ModelDrafter(PackedModel(draft, self._pages))
         self._rows = RowTable()
+        drafter = _drafter(config, target, draft, self._pages)
         progress("warming up", 80)
-        self._costs = costs.measure(self, config.speculate if draft else 0)
+        lags = isinstance(drafter, ModelDrafter)
+        self._drafter = drafter if lags or drafter is None else costs.Zeros()
+        limits = costs.Limits(config.max_rows, self.max_length, self._pages)
+        longest = config.speculate if drafter else 0
+        agree = partial(slowest, ranks=ranks, device=device)
+        self._costs = costs.measure(self, limits, longest, lags, agree)
+        self._drafter = drafter
         progress("ready", 100)
 
     def ready(self) -> Ready:
@@ -70,6 +79,9 @@ class Engine:
             speculate=self._config.speculate if self._drafter else 0,
             draft_token_seconds=self._costs.draft_token_seconds,
             verify_seconds=self._costs.verify_seconds,
+            drafter=self._drafter.source if self._drafter else "",
+            costs=self._costs.table,
+            catch_up_seconds=self._costs.catch_up_seconds,
         )
 
     @property
@@ -111,10 +123,17 @@ def _device(config: ShardConfig) -> torch.device:
     return torch.device("cpu")
 
 
-def _same_vocabulary(target: Loaded, draft: Loaded) -> None:
-    if target.vocab_size != draft.vocab_size:
-        raise Fault(
-            4,
-            f"the draft's vocabulary has {draft.vocab_size} tokens, the target's "
-            f"{target.vocab_size}; choose a draft of the same family",
-        )
+def _drafter(
+    config: ShardConfig, target: Loaded, draft: Loaded | None, pages: int
+) -> Drafter | None:
+    """The draft model if there is one, else prompt lookup, unless nothing is to be drafted.
+
+    Raises Fault 4 for a draft whose vocabulary cannot be led to the target's.
+    """
+    if not config.speculate:
+        return None
+    if draft is None or config.draft_path is None:
+        return NgramDrafter()
+    pairs = checkpoint.correspondence(Path(config.model_path), Path(config.draft_path))
+    bridge = Bridge(target.vocab_size, draft.vocab_size, pairs, target.device)
+    return ModelDrafter(PackedModel(draft, pages), bridge)

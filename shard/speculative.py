@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shard.drafters import Ask, ModelDrafter
+from shard.drafters import Ask, Drafter
 from shard.model import PackedModel
 from shard.protocol import End, Item, ProtocolError
 from shard.sampling import Spot, logprobs, pick, process
@@ -41,9 +41,7 @@ class Verdict:
     """False where a logit was NaN or infinite."""
 
 
-def run(
-    target: PackedModel, drafter: ModelDrafter | None, works: Sequence[Work]
-) -> tuple[Item, ...]:
+def run(target: PackedModel, drafter: Drafter | None, works: Sequence[Work]) -> tuple[Item, ...]:
     """Do every work in one round and return its items in order.
 
     Raises ProtocolError for work that does not fit its row.
@@ -71,7 +69,7 @@ def _chunk(work: Work) -> Feed:
     return Feed(row, row.cached, row.tokens[row.cached : stop], int(stop == len(row.tokens)))
 
 
-def _asks(drafter: ModelDrafter, works: Sequence[Work]) -> dict[int, Ask]:
+def _asks(drafter: Drafter, works: Sequence[Work]) -> dict[int, Ask]:
     """Drafts wanted by row, never more than the row may still emit beside the bonus token."""
     asks = {}
     for work in works:
@@ -115,7 +113,7 @@ def _accept(
     feed: Feed,
     verdict: Verdict,
     ask: Ask | None,
-    drafter: ModelDrafter | None,
+    drafter: Drafter | None,
     eos: frozenset[int],
 ) -> Item:
     """Move the row on by what `verdict` confirms."""

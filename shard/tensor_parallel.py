@@ -50,6 +50,15 @@ def connect(ranks: Ranks, rendezvous: str, device: torch.device) -> None:
     )
 
 
+def slowest(seconds: float, ranks: Ranks, device: torch.device) -> float:
+    """The largest of all ranks' `seconds`, the same on every rank."""
+    if ranks.world == 1:
+        return seconds
+    figure = torch.tensor(seconds, dtype=torch.float64, device=device)
+    dist.all_reduce(figure, dist.ReduceOp.MAX)
+    return figure.item()
+
+
 def cut(module: nn.Module, name: str, ranks: Ranks) -> None:
     """Keep only this rank's share of `module`'s parameters and hook its collectives.
 
