@@ -66,7 +66,8 @@ class Dispatcher:
         self._limits = limits
         self._metrics = metrics
         self._clock = clock
-        self._inbox: asyncio.Queue[Event] = asyncio.Queue()
+        self._inbox: asyncio.PriorityQueue[tuple[bool, int, Event]] = asyncio.PriorityQueue()
+        self._events = 0
         self._records: dict[int, Record] = {}
         """Requests that the scheduler knows, or will once the inbox is read, by id."""
         self._held: set[int] = set()
@@ -80,7 +81,7 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Serve until cancelled. Raises GroupLost; every live request has ended badly by then."""
-        self._shards.subscribe(self._inbox.put_nowait)
+        self._shards.subscribe(self._put)
         try:
             while True:
                 self._fill()
@@ -103,7 +104,7 @@ class Dispatcher:
                 yield record
             finally:
                 if record.live:
-                    self._inbox.put_nowait(Cancel(record))
+                    self._put(Cancel(record))
 
     def cancel(self, request_id: str) -> int:
         """End what runs under `request_id` with Cancelled; the number of requests that did."""
@@ -111,7 +112,7 @@ class Dispatcher:
         found = [record for record in live if record.request_id == request_id]
         for record in found:
             record.fail(Cancelled(), self._clock())
-            self._inbox.put_nowait(Cancel(record))
+            self._put(Cancel(record))
         return len(found)
 
     @property
@@ -163,8 +164,13 @@ class Dispatcher:
         )
         record.queued = self._clock()
         self._records[record.id] = record
-        self._inbox.put_nowait(Submit(record))
+        self._put(Submit(record))
         return record
+
+    def _put(self, event: Event) -> None:
+        """A leaver overtakes what waits, so that the very next Step releases its row."""
+        self._events += 1
+        self._inbox.put_nowait((not isinstance(event, Cancel), self._events, event))
 
     def _fill(self) -> None:
         while self._shards.free:
@@ -189,7 +195,7 @@ class Dispatcher:
     async def _next(self) -> Event | None:
         try:
             async with asyncio.timeout(PULSE_SECONDS):
-                return await self._inbox.get()
+                return (await self._inbox.get())[2]
         except TimeoutError:
             return None
 
@@ -205,6 +211,8 @@ class Dispatcher:
                 raise event
 
     def _start(self, record: Record) -> None:
+        if record.id not in self._records:
+            return  # it left before it was heard of
         now, cap = record.queued, record.request.speculate
         try:
             job = Job(record.id, now, len(record.prompt), record.max_new, speculate=cap)

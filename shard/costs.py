@@ -138,6 +138,13 @@ def measure(engine: Executor, limits: Limits, speculate: int, lags: bool, agree:
     return Costs(drafts, verify, catch_up, tuple(table))
 
 
+def decode_seconds(engine: Executor) -> float:
+    """Seconds of one plain decode step of one row."""
+    seconds = _median(engine, 1, 0)
+    engine.reset()
+    return seconds
+
+
 def _sizes(limits: Limits) -> list[int]:
     """Numbers of rows: powers of four, and the most that there can be."""
     most = min(limits.rows, limits.pages)

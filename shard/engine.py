@@ -54,12 +54,9 @@ class Engine:
         self._rows = RowTable()
         drafter = _drafter(config, target, draft, self._pages)
         progress("warming up", 80)
-        lags = isinstance(drafter, ModelDrafter)
-        self._drafter = drafter if lags or drafter is None else costs.Zeros()
-        limits = costs.Limits(config.max_rows, self.max_length, self._pages)
-        longest = config.speculate if drafter else 0
-        agree = partial(slowest, ranks=ranks, device=device)
-        self._costs = costs.measure(self, limits, longest, lags, agree)
+        self._drafter: Drafter | None = None
+        self._choose_threads()
+        self._costs = self._warm_up(drafter, partial(slowest, ranks=ranks, device=device))
         self._drafter = drafter
         progress("ready", 100)
 
@@ -105,6 +102,26 @@ class Engine:
     def reset(self) -> None:
         """Forget every row; weights and pools stay."""
         self._rows.clear()
+
+    def _warm_up(self, drafter: Drafter | None, agree: costs.Agree) -> costs.Costs:
+        """Time Steps with `drafter`, or with one that stands in for prompt lookup."""
+        lags = isinstance(drafter, ModelDrafter)
+        self._drafter = drafter if lags or drafter is None else costs.Zeros()
+        limits = costs.Limits(self._config.max_rows, self.max_length, self._pages)
+        return costs.measure(self, limits, self._config.speculate if drafter else 0, lags, agree)
+
+    def _choose_threads(self) -> None:
+        """Keep the number of threads that decodes faster here: small models want one.
+
+        Only where this rank is alone: ranks must compute the same bits.
+        """
+        threads = torch.get_num_threads()
+        if threads == 1 or self._config.world > 1 or self._target.facts.device.type != "cpu":
+            return
+        many = costs.decode_seconds(self)
+        torch.set_num_threads(1)
+        if costs.decode_seconds(self) > many:
+            torch.set_num_threads(threads)
 
 
 def _runs(step: Step) -> list[tuple[int, int, int]]:
