@@ -36,7 +36,7 @@ class Ask:
     @property
     def spot(self) -> Spot:
         """The position of the next draft."""
-        return Spot(self.row.sampling, self.row.tokens, tuple(self.drafts))
+        return self.row.spot(tuple(self.drafts))
 
 
 class Drafter(Protocol):
@@ -61,9 +61,9 @@ class ModelDrafter:
 
     source = "model"
 
-    def __init__(self, model: PackedModel, bridge: Bridge) -> None:
-        """`bridge` leads between the vocabularies of the target and of `model`."""
-        self._model = model
+    def __init__(self, model: PackedModel, eos: frozenset[int], bridge: Bridge) -> None:
+        """`eos` are the target's ends; `bridge` leads to its vocabulary from that of `model`."""
+        self._model, self._eos = model, eos
         self._bridge = bridge
 
     def room(self, row: Row) -> int:
@@ -102,7 +102,7 @@ class ModelDrafter:
     def _choose(self, active: Sequence[Ask], logits: Tensor) -> None:
         spots = [ask.spot for ask in active]
         if spots:
-            scores = process(self._bridge.to_target(logits), spots)
+            scores = process(self._bridge.to_target(logits), spots, self._eos)
             tokens = pick(scores, spots).tolist()
             for ask, token in zip(active, tokens, strict=True):
                 ask.drafts.append(token)

@@ -17,15 +17,18 @@ from shard import checkpoint, costs
 from shard.config import ShardConfig
 from shard.drafters import Drafter, ModelDrafter
 from shard.errors import Fault
+from shard.grammar import Grammars
 from shard.kv_cache import PAGE_SIZE
 from shard.loading import load
 from shard.model import Loaded, PackedModel
 from shard.ngram import NgramDrafter
 from shard.protocol import Ready, Step, StepResult
 from shard.sequence import RowTable
+from shard.slices import Ranks
 from shard.speculative import Work, run
-from shard.tensor_parallel import Ranks, connect, slowest
+from shard.tensor_parallel import connect, slowest
 from shard.vocabulary import Bridge
+from shard.weights import Report
 
 Progress = Callable[[str, int], None]
 """Called with a text and a percentage while a rank starts."""
@@ -43,15 +46,15 @@ class Engine:
         ranks = Ranks(config.rank, config.world)
         progress("joining the shards", 0)
         connect(ranks, config.rendezvous, device)
-        progress("loading the target", 10)
-        target = load(config.model_path, config.dtype, device, ranks)
+        told = _told(progress, "target", 10, 60)
+        target = load(config.model_path, config.dtype, device, ranks, told)
         draft = None
         if config.draft_path is not None and config.speculate:
-            progress("loading the draft", 60)
-            draft = load(config.draft_path, config.dtype, device, Ranks(0, 1))
+            told = _told(progress, "draft", 60, 80)
+            draft = load(config.draft_path, config.dtype, device, Ranks(0, 1), told)
         self._pages = costs.pages(config, target, draft)
         self._target = PackedModel(target, self._pages)
-        self._rows = RowTable()
+        self._rows = RowTable(Grammars(config.model_path, target.vocab_size, target.eos).matcher)
         drafter = _drafter(config, target, draft, self._pages)
         progress("warming up", 80)
         self._drafter: Drafter | None = None
@@ -128,6 +131,19 @@ def _runs(step: Step) -> list[tuple[int, int, int]]:
     return [(run.id, run.prefill, run.draft) for run in step.run]
 
 
+def _told(progress: Progress, model: str, start: int, stop: int) -> Report:
+    """Bytes of `model` as progress from `start` to `stop` percent, told once a percent."""
+    told = [-1]
+
+    def report(done: int, total: int) -> None:
+        percent = start + (stop - start) * done // max(1, total)
+        if percent > told[0]:
+            told[0] = percent
+            progress(f"loading the {model}: {done >> 20} of {total >> 20} MB", percent)
+
+    return report
+
+
 def _device(config: ShardConfig) -> torch.device:
     """One CUDA device per rank where there are enough, else the CPU with its cores shared."""
     if torch.cuda.is_available():
@@ -153,4 +169,4 @@ def _drafter(
         return NgramDrafter()
     pairs = checkpoint.correspondence(Path(config.model_path), Path(config.draft_path))
     bridge = Bridge(target.vocab_size, draft.vocab_size, pairs, target.device)
-    return ModelDrafter(PackedModel(draft, pages), bridge)
+    return ModelDrafter(PackedModel(draft, pages), target.eos, bridge)

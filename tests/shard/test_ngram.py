@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shard.drafters import Ask
 from shard.ngram import LONGEST, SHORTEST, NgramDrafter, continuation
-from shard.protocol import Sampling
+from shard.protocol import Report, Sampling
 from shard.sequence import Row
 
 
@@ -61,7 +61,7 @@ def test_it_is_its_definition(tokens: list[int], count: int) -> None:
 
 def test_a_row_that_grows_is_searched_to_its_last_token() -> None:
     drafter = NgramDrafter()
-    row = Row(1, [1, 2, 3, 4], 4, 20, False, Sampling())
+    row = Row(1, [1, 2, 3, 4], 4, 20, False, Sampling(), Report(), None)
     for token in (9, 1, 2):
         ask = Ask(row, 2)
         drafter.propose([ask], [])
