@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
 
-from shard import costs
+from shard import checkpoint, costs, memory
 from shard.config import ShardConfig
-from shard.drafters import ModelDrafter
+from shard.drafters import Drafter, ModelDrafter
 from shard.errors import Fault
 from shard.grammar import Grammars
 from shard.kv_cache import PAGE_SIZE
 from shard.loading import load
 from shard.model import Loaded, PackedModel
+from shard.ngram import NgramDrafter
 from shard.protocol import Ready, Step, StepResult
 from shard.sequence import RowTable
 from shard.slices import Ranks
 from shard.speculative import Work, run
-from shard.tensor_parallel import connect
+from shard.tensor_parallel import connect, slowest
+from shard.vocabulary import Bridge
 from shard.weights import Report
 
 Progress = Callable[[str, int], None]
@@ -46,24 +50,18 @@ class Engine:
         target = load(config.model_path, config.dtype, device, ranks, told)
         draft = None
         if config.draft_path is not None and config.speculate:
-            draft = load(
-                config.draft_path,
-                config.dtype,
-                device,
-                Ranks(0, 1),
-                _told(progress, "draft", 60, 80),
-            )
-            _same_vocabulary(target, draft)
-        self._pages = costs.pages(config, target, draft)
+            told = _told(progress, "draft", 60, 80)
+            draft = load(config.draft_path, config.dtype, device, Ranks(0, 1), told)
+        self._pages = memory.pages(config, target, draft)
         room = self._pages, config.max_rows, config.speculate + 1
         self._target = PackedModel(target, *room)
-        self._drafter = None
-        if draft is not None:
-            self._drafter = ModelDrafter(PackedModel(draft, *room), target.eos)
         self._rows = RowTable(Grammars(config.model_path, target.vocab_size, target.eos).matcher)
+        drafter = _drafter(config, target, draft, room)
         progress("warming up", 80)
+        self._drafter: Drafter | None = None
         self._choose_threads()
-        self._costs = costs.measure(self, config.speculate if draft else 0)
+        self._costs = self._warm_up(drafter, partial(slowest, ranks=ranks, device=device))
+        self._drafter = drafter
         progress("ready", 100)
 
     def ready(self) -> Ready:
@@ -82,6 +80,9 @@ class Engine:
             speculate=self._config.speculate if self._drafter else 0,
             draft_token_seconds=self._costs.draft_token_seconds,
             verify_seconds=self._costs.verify_seconds,
+            drafter=self._drafter.source if self._drafter else "",
+            costs=self._costs.table,
+            catch_up_seconds=self._costs.catch_up_seconds,
         )
 
     @property
@@ -105,6 +106,13 @@ class Engine:
     def reset(self) -> None:
         """Forget every row; weights and pools stay."""
         self._rows.clear()
+
+    def _warm_up(self, drafter: Drafter | None, agree: costs.Agree) -> costs.Costs:
+        """Time Steps with `drafter`, or with one that stands in for prompt lookup."""
+        lags = isinstance(drafter, ModelDrafter)
+        self._drafter = drafter if lags or drafter is None else costs.Zeros()
+        limits = costs.Limits(self._config.max_rows, self.max_length, self._pages)
+        return costs.measure(self, limits, self._config.speculate if drafter else 0, lags, agree)
 
     def _choose_threads(self) -> None:
         """Keep the number of threads that decodes faster here: small models want one.
@@ -145,14 +153,21 @@ def _device(config: ShardConfig) -> torch.device:
             raise Fault(2, f"--num-shard {config.world} needs as many GPUs; {found} are visible")
         torch.cuda.set_device(config.rank)
         return torch.device("cuda", config.rank)
-    torch.set_num_threads(max(1, costs.cores() // config.world))
+    torch.set_num_threads(max(1, memory.cores() // config.world))
     return torch.device("cpu")
 
 
-def _same_vocabulary(target: Loaded, draft: Loaded) -> None:
-    if target.vocab_size != draft.vocab_size:
-        raise Fault(
-            4,
-            f"the draft's vocabulary has {draft.vocab_size} tokens, the target's "
-            f"{target.vocab_size}; choose a draft of the same family",
-        )
+def _drafter(
+    config: ShardConfig, target: Loaded, draft: Loaded | None, room: tuple[int, int, int]
+) -> Drafter | None:
+    """The draft model if there is one, else prompt lookup, unless nothing is to be drafted.
+
+    Raises Fault 4 for a draft whose vocabulary cannot be led to the target's.
+    """
+    if not config.speculate:
+        return None
+    if draft is None or config.draft_path is None:
+        return NgramDrafter()
+    pairs = checkpoint.correspondence(Path(config.model_path), Path(config.draft_path))
+    bridge = Bridge(target.vocab_size, draft.vocab_size, pairs, target.device)
+    return ModelDrafter(PackedModel(draft, *room), target.eos, bridge)

@@ -12,10 +12,9 @@ for nothing but its own Steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from router.scheduler.base import Capacity, Grow, Run
-from router.scheduler.drafting import draft_length
 from router.scheduler.pages import Pages
 from router.scheduler.row import Row
 
@@ -29,10 +28,14 @@ Flight = dict[int, tuple[Row, int]]
 class Plan:
     """Takes rows and pages while `fill` runs; its lists are the Batch afterwards."""
 
-    def __init__(self, capacity: Capacity, pages: Pages, order: Sequence[Row]) -> None:
+    def __init__(
+        self, capacity: Capacity, pages: Pages, order: Sequence[Row], drafts: Mapping[int, int]
+    ) -> None:
+        """`drafts`: draft length by id; 0 for rows that it does not name."""
         self._capacity = capacity
         self._pages = pages
         self._order = order
+        self._drafts = drafts
         self._budget = capacity.prefill_tokens
         self._starved = False
         """A row above waits for pages."""
@@ -55,7 +58,7 @@ class Plan:
         prefill = min(row.unfed, self._budget)
         if row.unfed and not prefill:
             return
-        draft = 0 if prefill else draft_length(row)
+        draft = 0 if prefill else self._drafts.get(row.job.id, 0)
         # The chunk that reaches the last known token emits one token, an earlier one none.
         possible = int(prefill == row.unfed) if prefill else draft + 1
         reach = row.known + (1 if prefill else row.possible + possible)
@@ -63,6 +66,8 @@ class Plan:
             return
         self._budget -= prefill
         row.fly(prefill, possible)
+        if not prefill:
+            row.draft = draft
         self.run.append(Run(row.job.id, prefill, draft))
         self.flight[row.job.id] = row, possible
 

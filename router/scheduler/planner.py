@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from router.scheduler.acceptance import Survival
+from router.scheduler.acceptance import SERVED, Survival
 from router.scheduler.base import Batch, Capacity, End, Job, Outcome, View
+from router.scheduler.drafting import Drafting
 from router.scheduler.pages import Pages
 from router.scheduler.plan import Flight, Plan
 from router.scheduler.policy import Policy
@@ -25,6 +26,7 @@ class Planner:
     def __init__(self, capacity: Capacity, policy: Policy) -> None:
         self._capacity = capacity
         self._policy = policy
+        self._drafting = Drafting(capacity)
         self._pages = Pages(capacity.pages)
         self._rows: dict[int, Row] = {}
         self._flights: deque[Flight] = deque()
@@ -32,7 +34,7 @@ class Planner:
         """Ids whose pages come free with the next Batch, oldest first."""
         self._last: frozenset[Row] = frozenset()
         """Rows of the last Batch."""
-        self._served = Survival.unknown(capacity.speculate)
+        self._served = Survival.unknown(capacity.speculate, SERVED)
         self._preemptions = Counter(keep=0, recompute=0)
 
     def submit(self, job: Job, now: float) -> None:
@@ -64,7 +66,8 @@ class Planner:
         self._release.clear()
         for id in release:
             self._pages.give_back(id)
-        plan = Plan(self._capacity, self._pages, self._policy.order(now))
+        order = self._policy.order(now)
+        plan = Plan(self._capacity, self._pages, order, self._drafting.lengths(order))
         plan.fill()
         if not plan.run and not release:
             return None
@@ -82,6 +85,7 @@ class Planner:
         flight = self._flights.popleft() if self._flights else {}
         for flown, possible in flight.values():
             flown.land(possible)
+        self._drafting.learn([(flight[o.id][0], o) for o in outcomes if o.id in flight])
         for outcome in outcomes:
             row, _ = flight.get(outcome.id, (None, 0))
             # The row may have been cancelled since, and its id even given to a new job.
@@ -108,6 +112,8 @@ class Planner:
             return
         row.emitted += outcome.emitted
         row.attained += outcome.seconds
+        if not outcome.prefilled:
+            row.lag = 0 if outcome.drafted else row.lag + outcome.emitted
         row.survival.observe(outcome.drafted, outcome.accepted)
         self._served.observe(outcome.drafted, outcome.accepted)
         if outcome.end is None:

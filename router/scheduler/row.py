@@ -33,11 +33,16 @@ class Row:
     """Fewest tokens that those Steps emit, unless the row ends."""
     possible: int = 0
     """Most tokens that those Steps emit."""
+    draft: int = field(init=False)
+    """Length of the draft in its last round, or the cap before the first."""
+    lag: int = 0
+    """Tokens emitted since it last drafted, which a draft model has not seen."""
     started: bool = False
     """Was in a Batch since it arrived."""
 
     def __post_init__(self) -> None:
         self.unfed = self.job.prompt
+        self.draft = self.draft_cap
 
     @property
     def known(self) -> int:
@@ -66,4 +71,4 @@ class Row:
     def forget(self) -> None:
         """All KV and every Step in flight are void: start again from the first token."""
         self.unfed = self.known
-        self.in_flight = self.certain = self.possible = 0
+        self.in_flight = self.certain = self.possible = self.lag = 0

@@ -81,7 +81,7 @@ def test_a_row_that_its_steps_in_flight_exhaust_is_not_planned() -> None:
 
 
 def test_drafts_stop_at_the_tokens_certainly_left() -> None:
-    scheduler = fcfs(capacity())
+    scheduler = fcfs(capacity(draft_token_seconds=0.001))
     submit(scheduler, 1, prompt=4, max_new=4)
     submit(scheduler, 2, prompt=4, speculate=1)
     submit(scheduler, 3, prompt=4, speculate=9)
@@ -237,7 +237,9 @@ def test_a_pool_of_half_the_demand_still_finishes_everything(policy: str, depth:
     ]
     clients = [Client(job, random.randint(1, 40), random.random()) for job in jobs]
     demand = sum(-(-(job.prompt + job.max_new) // 4) for job in jobs[:16])
-    small = capacity(pages=demand // 2, max_rows=16, depth=depth, prefill_tokens=64)
+    small = capacity(
+        pages=demand // 2, max_rows=16, depth=depth, prefill_tokens=64, draft_token_seconds=0.0
+    )
     device = Device(small, random)
     scheduler = build(SchedulerConfig(scheduler=policy), device.capacity)
     batches = run(scheduler, device, clients)
