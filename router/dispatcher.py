@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -98,13 +98,27 @@ class Dispatcher:
 
         Raises Overloaded, Unavailable or Invalid before anything runs.
         """
-        with self._permit():
-            record = await self._submit(request, request_id)
+        async with self.open_all([request], request_id) as (record,):
+            yield record
+
+    @asynccontextmanager
+    async def open_all(
+        self, requests: Sequence[Request], request_id: str
+    ) -> AsyncIterator[tuple[Record, ...]]:
+        """`open` for requests that live together, such as the sequences of `best_of`.
+
+        Each takes a permit; they get them all, or Overloaded is raised.
+        """
+        with self._permit(len(requests)):
+            records: list[Record] = []
             try:
-                yield record
+                for request in requests:
+                    records.append(await self._submit(request, request_id))
+                yield tuple(records)
             finally:
-                if record.live:
-                    self._put(Cancel(record))
+                for record in records:
+                    if record.live:
+                        self._put(Cancel(record))
 
     def cancel(self, request_id: str) -> int:
         """End what runs under `request_id` with Cancelled; the number of requests that did."""
@@ -134,18 +148,18 @@ class Dispatcher:
         await self._idle.wait()
 
     @contextmanager
-    def _permit(self) -> Iterator[None]:
+    def _permit(self, count: int) -> Iterator[None]:
         self._require_shards()
         if self._draining:
             raise Unavailable("Server is shutting down")
-        if self.full:
+        if self._permits + count > self._limits.max_concurrent_requests:
             raise Overloaded
-        self._permits += 1
+        self._permits += count
         self._idle.clear()
         try:
             yield
         finally:
-            self._permits -= 1
+            self._permits -= count
             if not self._permits:
                 self._idle.set()
 

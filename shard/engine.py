@@ -15,6 +15,7 @@ from shard import costs
 from shard.config import ShardConfig
 from shard.drafters import ModelDrafter
 from shard.errors import Fault
+from shard.grammar import Grammars
 from shard.kv_cache import PAGE_SIZE
 from shard.loading import load
 from shard.model import Loaded, PackedModel
@@ -55,8 +56,10 @@ class Engine:
             _same_vocabulary(target, draft)
         self._pages = costs.pages(config, target, draft)
         self._target = PackedModel(target, self._pages)
-        self._drafter = None if draft is None else ModelDrafter(PackedModel(draft, self._pages))
-        self._rows = RowTable()
+        self._drafter = None
+        if draft is not None:
+            self._drafter = ModelDrafter(PackedModel(draft, self._pages), target.eos)
+        self._rows = RowTable(Grammars(config.model_path, target.vocab_size, target.eos).matcher)
         progress("warming up", 80)
         self._choose_threads()
         self._costs = costs.measure(self, config.speculate if draft else 0)

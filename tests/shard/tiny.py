@@ -32,7 +32,7 @@ from transformers.models.qwen3_moe import Qwen3MoeConfig
 from shard.config import ShardConfig
 from shard.engine import Engine
 from shard.kv_cache import PAGE_SIZE
-from shard.protocol import Grow, Item, New, Run, Sampling, Step
+from shard.protocol import Grammar, Grow, Item, New, Report, Run, Sampling, Step
 
 VOCABULARY = 101
 NO_SPECIAL = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
@@ -83,12 +83,13 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "mamba": lambda: MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2),
     "llama-wide": lambda: LlamaConfig(**{**SHAPE, "vocab_size": VOCABULARY + 6}),
 }
-PAGED = ("llama", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "phi3", "gpt2")
-COVERED = ("qwen2", "cohere", "mixtral", "qwen3-moe", "gpt-oss")
+PAGED = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "phi3", "gpt2")
+COVERED = ("cohere", "mixtral", "qwen3-moe", "gpt-oss")
 """Served too: biases, a tied head, scaled logits, experts, sinks."""
 LOADED = (*PAGED, *COVERED)
-SHARDED = ("gemma3", "phi3", "mixtral", "qwen3-moe", "gpt-oss")
+SHARDED = ("qwen3", "gemma3", "phi3", "mixtral", "qwen3-moe", "gpt-oss")
 GREEDY = Sampling()
+SILENT = Report()
 SAMPLED = Sampling(seed=7, temperature=0.8, top_k=40, top_p=0.9, repetition_penalty=1.1)
 
 
@@ -142,6 +143,8 @@ class Ask:
     prompt: tuple[int, ...]
     max_new: int = 40
     sampling: Sampling = GREEDY
+    report: Report = SILENT
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,16 @@ def _run(id: int, left: int, plan: Plan) -> Run:
 
 def _new(asks: dict[int, Ask]) -> tuple[New, ...]:
     return tuple(
-        New(id, ask.prompt, len(ask.prompt), ask.max_new, False, ask.sampling)
+        New(
+            id,
+            ask.prompt,
+            len(ask.prompt),
+            ask.max_new,
+            False,
+            ask.sampling,
+            ask.report,
+            ask.grammar,
+        )
         for id, ask in asks.items()
     )
 
