@@ -55,10 +55,11 @@ class Engine:
             )
             _same_vocabulary(target, draft)
         self._pages = costs.pages(config, target, draft)
-        self._target = PackedModel(target, self._pages)
+        room = self._pages, config.max_rows, config.speculate + 1
+        self._target = PackedModel(target, *room)
         self._drafter = None
         if draft is not None:
-            self._drafter = ModelDrafter(PackedModel(draft, self._pages), target.eos)
+            self._drafter = ModelDrafter(PackedModel(draft, *room), target.eos)
         self._rows = RowTable(Grammars(config.model_path, target.vocab_size, target.eos).matcher)
         progress("warming up", 80)
         self._choose_threads()
