@@ -1,32 +1,21 @@
-"""What a rank can afford and what its work costs, measured at warm-up.
+"""What a rank's work costs, measured at warm-up on Steps that the engine itself runs.
 
-Memory first: how many pages fit beside the weights. Then time: Steps by number of rows and draft
-length, which the engine itself runs; from them one draft forward (the paper's T_SSM) and one
+Steps by number of rows and draft length; from them one draft forward (the paper's T_SSM) and one
 verification forward (T_LLM) for one row.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
-from shard.config import ShardConfig
 from shard.drafters import Ask
-from shard.errors import Fault
 from shard.kv_cache import PAGE_SIZE
-from shard.model import Loaded
 from shard.protocol import Cost, Grow, Ids, New, Run, Sampling, Step, StepResult
 from shard.sequence import Feed, Row
 
-_HOST_SHARE = 0.25
-"""Share of the host's free memory that the pools of all ranks may take on CPU."""
-_DEVICE_SHARE = 0.85
-"""Share of a GPU's memory left beside the weights that its pools take; the rest is workspace."""
 BUDGET = 1.0
 """Seconds of measured Steps after which no more rows are tried."""
 _ROUNDS = 3
@@ -81,41 +70,6 @@ class Executor(Protocol):
 
     def reset(self) -> None:
         """Forget every row."""
-
-
-def cores() -> int:
-    """Processor cores this process may use; the operator's OMP_NUM_THREADS can only lower it."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return min(len(os.sched_getaffinity(0)), int(given) if given.isdecimal() else 1 << 16) or 1
-
-
-def pages(config: ShardConfig, target: Loaded, draft: Loaded | None) -> int:
-    """Pages of the pool: the flag's tokens, or what memory holds, but never more than is of use.
-
-    Raises Fault 6 if not even one full row fits.
-    """
-    longest = min(target.max_length, config.max_total_tokens or target.max_length)
-    useful = config.max_rows * -(-longest // PAGE_SIZE)
-    if config.max_batch_total_tokens is not None:
-        count = config.max_batch_total_tokens // PAGE_SIZE
-    else:
-        page = target.page_bytes + (draft.page_bytes if draft else 0)
-        count = min(useful, _free_bytes(config, target.device) // page)
-    needed = -(-min(longest, config.max_total_tokens or 1) // PAGE_SIZE)
-    if count < needed:
-        raise Fault(
-            6,
-            f"the KV cache holds {count * PAGE_SIZE} tokens, one request needs "
-            f"{needed * PAGE_SIZE}; lower --max-total-tokens or raise --max-batch-total-tokens",
-        )
-    return count
-
-
-def _free_bytes(config: ShardConfig, device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * _DEVICE_SHARE)
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(free * _HOST_SHARE / config.world)
 
 
 def measure(engine: Executor, limits: Limits, speculate: int, lags: bool, agree: Agree) -> Costs:

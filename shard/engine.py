@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from shard import checkpoint, costs
+from shard import checkpoint, costs, memory
 from shard.config import ShardConfig
 from shard.drafters import Drafter, ModelDrafter
 from shard.errors import Fault
@@ -52,10 +52,11 @@ class Engine:
         if config.draft_path is not None and config.speculate:
             told = _told(progress, "draft", 60, 80)
             draft = load(config.draft_path, config.dtype, device, Ranks(0, 1), told)
-        self._pages = costs.pages(config, target, draft)
-        self._target = PackedModel(target, self._pages)
+        self._pages = memory.pages(config, target, draft)
+        room = self._pages, config.max_rows, config.speculate + 1
+        self._target = PackedModel(target, *room)
         self._rows = RowTable(Grammars(config.model_path, target.vocab_size, target.eos).matcher)
-        drafter = _drafter(config, target, draft, self._pages)
+        drafter = _drafter(config, target, draft, room)
         progress("warming up", 80)
         self._drafter: Drafter | None = None
         self._choose_threads()
@@ -152,12 +153,12 @@ def _device(config: ShardConfig) -> torch.device:
             raise Fault(2, f"--num-shard {config.world} needs as many GPUs; {found} are visible")
         torch.cuda.set_device(config.rank)
         return torch.device("cuda", config.rank)
-    torch.set_num_threads(max(1, costs.cores() // config.world))
+    torch.set_num_threads(max(1, memory.cores() // config.world))
     return torch.device("cpu")
 
 
 def _drafter(
-    config: ShardConfig, target: Loaded, draft: Loaded | None, pages: int
+    config: ShardConfig, target: Loaded, draft: Loaded | None, room: tuple[int, int, int]
 ) -> Drafter | None:
     """The draft model if there is one, else prompt lookup, unless nothing is to be drafted.
 
@@ -169,4 +170,4 @@ def _drafter(
         return NgramDrafter()
     pairs = checkpoint.correspondence(Path(config.model_path), Path(config.draft_path))
     bridge = Bridge(target.vocab_size, draft.vocab_size, pairs, target.device)
-    return ModelDrafter(PackedModel(draft, pages), target.eos, bridge)
+    return ModelDrafter(PackedModel(draft, *room), target.eos, bridge)
