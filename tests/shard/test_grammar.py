@@ -55,11 +55,17 @@ def grammars(folder: str) -> Grammars:
 @pytest.fixture(params=[0, 1], ids=["twin", "stranger"])
 def drafted(request: pytest.FixtureRequest, folder: str) -> Any:
     """An engine whose vocabulary has text; the draft is the target, or knows nothing of it."""
+    return serving(folder, request.param)
+
+
+def serving(folder: str, draft: int | None) -> Any:
+    """The engine with the draft of seed `draft`, or with prompt lookup."""
     shape = {**tiny.SHAPE, "vocab_size": VOCABULARY}
     tiny.CONFIGS["llama-text"] = lambda: tiny.LlamaConfig(**shape)
-    target, draft = (tiny.save("llama-text", Path(folder), seed) for seed in (0, request.param))
+    target = tiny.save("llama-text", Path(folder), 0)
+    other = None if draft is None else tiny.save("llama-text", Path(folder), draft)
     Path(target, "tokenizer.json").write_text(TOKENIZER.to_str())
-    served = tiny.engine(target, draft)
+    served = tiny.engine(target, other)
     ends = frozenset({EOS})
     served._target.facts = replace(served._target.facts, eos=ends)
     served._drafter._eos = ends
@@ -105,6 +111,18 @@ def test_drafts_of_a_row_with_a_grammar_are_inside_it_too(drafted: Any) -> None:
     offered = sum(item.drafted for item in done)
     kept = sum(item.accepted for item in done)
     assert kept > offered / 4
+
+
+def test_prompt_lookup_may_leave_the_grammar_and_changes_nothing(folder: str) -> None:
+    served = serving(folder, None)
+    grammar = Grammar(GrammarKind.REGEX, "(ab|ba){4,9}")
+    wanted = [
+        replace(ask, prompt=tuple(b"abababcabab")) for ask in asks(grammar, Sampling(temperature=1))
+    ]
+    plain = drive(served, wanted, Plan(batch=1))
+    done = tiny.steps(wanted, Plan(draft=5), lambda step: served.execute(step).items)
+    assert tiny.tokens(done, len(wanted)) == plain
+    assert sum(item.drafted for item in done) > sum(item.accepted for item in done) > 0
 
 
 def test_a_row_resumes_in_the_middle_of_its_grammar(drafted: Any) -> None:
