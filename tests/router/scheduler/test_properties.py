@@ -5,7 +5,7 @@ The device checks each Batch as it is sent; what can only be judged from outside
 
 from itertools import pairwise
 from random import Random
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -22,7 +22,8 @@ from hypothesis.stateful import (
 from router.config import SchedulerConfig
 from router.scheduler import build
 from router.scheduler.base import Job
-from tests.router.scheduler.device import Client, Device, capacity, serve
+from router.scheduler.preemption import PREEMPTIONS
+from tests.router.scheduler.device import Client, Device, capacity, chain, names, serve
 
 POLICIES = ("laps-sd", "fcfs", "las", "sjf")
 
@@ -41,12 +42,17 @@ class Life(RuleBasedStateMachine):
         budget=st.integers(1, 20),
         speculate=st.integers(0, 4),
         depth=st.integers(1, 2),
+        host=st.sampled_from((0, 4, 40)),
+        preemption=st.sampled_from(PREEMPTIONS),
     )
-    def start(
-        self, seed: int, pages: int, rows: int, budget: int, speculate: int, depth: int
-    ) -> None:
+    def start(self, seed: int, rows: int, budget: int, host: int, **fields: Any) -> None:
         self.capacity = capacity(
-            pages=pages, max_rows=rows, prefill_tokens=budget, speculate=speculate, depth=depth
+            max_rows=rows,
+            prefill_tokens=budget,
+            host_pages=host,
+            prefill_token_seconds=0.01,
+            swap_token_seconds=0.004,
+            **fields,
         )
         self.device = Device(self.capacity, Random(seed))
         self.config = config(self.policy, laps_patience=8.0)
@@ -66,6 +72,7 @@ class Life(RuleBasedStateMachine):
         acceptance=st.floats(0, 1),
         expected=st.none() | st.floats(1, 40),
         speculate=st.none() | st.integers(0, 6),
+        data=st.data(),
     )
     def submit(
         self,
@@ -75,14 +82,23 @@ class Life(RuleBasedStateMachine):
         acceptance: float,
         expected: float | None,
         speculate: int | None,
+        data: st.DataObject,
     ) -> None:
+        """The prompt may begin as that of another, and go on with what that one was answered."""
         id = len(self.device.clients) + 1
-        job = Job(id, self.now, prompt, max_new, expected, speculate)
+        known = [client.chain for client in self.device.clients.values() if client.shares]
+        before = data.draw(st.sampled_from([[], *known]))
+        shares = data.draw(st.booleans())
+        common = data.draw(st.integers(0, len(before)))
+        values = chain(max(prompt, common), before[:common], id)
+        prompt = len(values)
+        hashes = names(values, self.capacity.page_size) if shares else ()
+        job = Job(id, self.now, prompt, max_new, expected, speculate, hashes)
         if prompt + max_new > self.capacity.pages * self.capacity.page_size:
             with pytest.raises(ValueError, match="pages"):
                 self.scheduler.submit(job, self.now)
             return
-        self.device.clients[id] = Client(job, answer, acceptance)
+        self.device.clients[id] = Client(job, answer, acceptance, chain=values, shares=shares)
         self.call("submit", job, self.now)
 
     @precondition(lambda self: self.device.clients)
