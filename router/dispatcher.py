@@ -20,6 +20,7 @@ from router import request as rules
 from router import steps
 from router.errors import Cancelled, Generation, Invalid, Overloaded, Unavailable
 from router.metrics import Metrics
+from router.prefix import PageNames
 from router.record import Record
 from router.request import Bounds, Request
 from router.scheduler.base import Batch, Job, Scheduler
@@ -69,6 +70,8 @@ class Dispatcher:
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
         self._records: dict[int, Record] = {}
         """Requests that the scheduler knows, or will once the inbox is read, by id."""
+        self._names: dict[int, PageNames] = {}
+        """Of the pages of the requests that the scheduler knows."""
         self._held: set[int] = set()
         """Rows that the shards hold."""
         self._flights: deque[Step] = deque()
@@ -177,7 +180,7 @@ class Dispatcher:
             self._shards.send(step, now)
 
     def _step(self, batch: Batch, now: float) -> Step:
-        held = self._held.difference(batch.release, batch.evict)
+        held = self._held.difference(steps.gone(batch))
         fresh = [self._records[run.id] for run in batch.run if run.id not in held]
         for record in fresh:
             record.plan(now)
@@ -206,21 +209,25 @@ class Dispatcher:
 
     def _start(self, record: Record) -> None:
         now, cap = record.queued, record.request.speculate
+        names = PageNames(self._shards.ready[0].page_size)
+        hashes = names.add(record.prompt)
+        job = Job(record.id, now, len(record.prompt), record.max_new, None, cap, hashes)
         try:
-            job = Job(record.id, now, len(record.prompt), record.max_new, speculate=cap)
             self._scheduler.submit(job, now)
+            self._names[record.id] = names
         except ValueError as fault:  # it can never fit
             record.fail(Invalid(str(fault)), self._clock())
             del self._records[record.id]
 
     def _stop(self, record: Record) -> None:
         if self._records.pop(record.id, None):  # it may have ended before this was read
+            del self._names[record.id]
             self._scheduler.cancel(record.id, self._clock())
 
     def _complete(self, result: StepResult) -> None:
         now, step = self._clock(), self._flights.popleft()
         rows = steps.done(step, result)
-        self._scheduler.complete(steps.outcomes(rows, result.seconds), now)
+        self._scheduler.complete(steps.outcomes(rows, result.seconds, self._names), now)
         for _, item in rows:
             self._take(item, now)
         self._metrics.step(steps.method(step), len(rows), result.seconds)
@@ -237,7 +244,7 @@ class Dispatcher:
             self._extend(record, item, now)
         if record.live:
             return
-        del self._records[record.id]
+        del self._records[record.id], self._names[record.id]
         if item.end is None:
             self._scheduler.cancel(record.id, now)  # only the text shows such an end
 

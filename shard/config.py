@@ -93,3 +93,5 @@ class ShardConfig:
     """Serve the deterministic engine without a model, for tests and router benchmarks."""
     echo_seconds: float = 0.0
     """Seconds that the echo engine takes for a Step."""
+    max_swap_tokens: int | None = None
+    """Tokens that the host pool holds; None: what suits the device."""

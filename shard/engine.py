@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 import torch
 
-from shard import costs
+from shard import costs, rates
 from shard.config import ShardConfig
 from shard.drafters import ModelDrafter
 from shard.errors import Fault
+from shard.host_pool import HostPool
 from shard.kv_cache import PAGE_SIZE
 from shard.loading import load
 from shard.model import Loaded, PackedModel
@@ -48,10 +49,16 @@ class Engine:
             _same_vocabulary(target, draft)
         self._pages = costs.pages(config, target, draft)
         self._target = PackedModel(target, self._pages)
-        self._drafter = None if draft is None else ModelDrafter(PackedModel(draft, self._pages))
+        follower = None if draft is None else PackedModel(draft, self._pages)
+        self._drafter = None if follower is None else ModelDrafter(follower)
+        models = [model for model in (self._target, follower) if model is not None]
+        page_bytes = sum(model.facts.page_bytes for model in models)
+        self._host_pages = rates.host_pages(config, self._pages, page_bytes, device)
+        self._host = HostPool([model.cache for model in models], self._host_pages)
         self._rows = RowTable()
         progress("warming up", 80)
         self._costs = costs.measure(self, config.speculate if draft else 0)
+        self._rates = rates.measure(self, self.max_length, self._host_pages)
         progress("ready", 100)
 
     def ready(self) -> Ready:
@@ -70,6 +77,9 @@ class Engine:
             speculate=self._config.speculate if self._drafter else 0,
             draft_token_seconds=self._costs.draft_token_seconds,
             verify_seconds=self._costs.verify_seconds,
+            host_pages=self._host_pages,
+            swap_token_seconds=self._rates.swap_token_seconds,
+            prefill_token_seconds=self._rates.prefill_token_seconds,
         )
 
     @property
@@ -82,6 +92,7 @@ class Engine:
         """Apply `step` and run its rows. Raises ProtocolError for a Step that does not fit."""
         start = time.perf_counter()
         self._rows.apply(step)
+        self._host.apply(step)
         works = [Work(self._rows.row(id), prefill, draft) for id, prefill, draft in _runs(step)]
         items = run(self._target, self._drafter, [work for work in works if not work.row.done])
         return StepResult(step.number, time.perf_counter() - start, items, self.digest())

@@ -44,11 +44,11 @@ class PackedModel:
 
     def __init__(self, loaded: Loaded, pages: int) -> None:
         self.facts = loaded
-        self._cache = KvCache(loaded.shapes, pages, loaded.dtype, loaded.device)
+        self.cache = KvCache(loaded.shapes, pages, loaded.dtype, loaded.device)
 
     def logits(self, feeds: Sequence[Feed]) -> Tensor:
         """Run `feeds` in one forward; logits [sum of feed.logits, V] in the model's dtype."""
-        packed = pack(feeds, self._cache, self.facts.device)
+        packed = pack(feeds, self.cache, self.facts.device)
         with torch.inference_mode(), attending(packed.layout):
             return _forward(self.facts.module, packed.ids, packed.positions, packed.wanted)
 

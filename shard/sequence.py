@@ -97,7 +97,14 @@ class RowTable:
         if new.id in self._rows:
             raise ProtocolError(f"row {new.id} is in the table already")
         self._rows[new.id] = Row(
-            new.id, list(new.tokens), new.prompt, new.max_new, new.ignore_eos, new.sampling
+            new.id,
+            list(new.tokens),
+            new.prompt,
+            new.max_new,
+            new.ignore_eos,
+            new.sampling,
+            cached=new.cached,
+            draft_cached=new.draft_cached,
         )
 
     def _grow(self, grow: Grow) -> None:

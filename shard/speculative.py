@@ -136,6 +136,7 @@ def _accept(
         len(drafts),
         min(accepted, len(kept)),
         end,
+        draft_cached=row.cached if drafter is None else row.draft_cached,
     )
 
 

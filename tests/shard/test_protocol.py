@@ -20,6 +20,7 @@ from shard.protocol import (
     Hello,
     Item,
     Message,
+    Move,
     New,
     Ping,
     Pong,
@@ -37,27 +38,33 @@ from shard.protocol import (
 GOLDEN: list[tuple[Message, str]] = [
     (Hello(1, 0, 2), "05000000 94 00 01 00 02"),
     (
-        Ready(1, "m", "cpu", "float32", 16, 64, 8, 128, 300, 5, 0.5, 2.0),
-        "2c000000 9d 01 01 a16d a3637075 a7666c6f61743332 10 40 08 cc80 cd012c 05"
-        " cb3fe0000000000000 cb4000000000000000",
+        Ready(1, "m", "cpu", "float32", 16, 64, 8, 128, 300, 5, 0.5, 2.0, 32, 0.5, 2.0),
+        "41000000 dc0010 01 01 a16d a3637075 a7666c6f61743332 10 40 08 cc80 cd012c 05"
+        " cb3fe0000000000000 cb4000000000000000"
+        " 20 cb3fe0000000000000 cb4000000000000000",
     ),
     (
         Step(
             7,
             (3,),
-            (New(4, (1, 2, 3), 2, 9, False, Sampling(5, 0.5, 6, 0.25, 1.5)),),
+            (New(4, (1, 2, 3), 2, 9, False, Sampling(5, 0.5, 6, 0.25, 1.5), 2, 1),),
             (Grow(4, (10, 11)),),
             (Run(4, 3, 0), Run(2, 0, 5)),
+            Move((5,), (0,)),
+            Move((6,), (7,)),
+            Move((1,), (8,)),
         ),
-        "51000000 96 02 07 c404 03000000"
-        " 91 96 04 c40c 010000000200000003000000 02 09 c2"
-        " 95 05 cb3fe0000000000000 06 cb3fd0000000000000 cb3ff8000000000000"
-        " 91 92 04 c408 0a0000000b000000 92 93 04 03 00 93 02 00 05",
+        "7a000000 99 02 07 c404 03000000"
+        " 91 98 04 c40c 010000000200000003000000 02 09 c2"
+        " 95 05 cb3fe0000000000000 06 cb3fd0000000000000 cb3ff8000000000000 02 01"
+        " 91 92 04 c408 0a0000000b000000 92 93 04 03 00 93 02 00 05"
+        " 92 c404 05000000 c404 00000000 92 c404 06000000 c404 07000000"
+        " 92 c404 01000000 c404 08000000",
     ),
     (
-        StepResult(7, 0.25, (Item(2, (8, 9), (-0.5, -1.0), 5, 1, End.EOS),), 4000000000),
-        "34000000 95 03 07 cb3fd0000000000000"
-        " 91 96 02 c408 0800000009000000 c408 000000bf000080bf 05 01 a9656f735f746f6b656e"
+        StepResult(7, 0.25, (Item(2, (8, 9), (-0.5, -1.0), 5, 1, End.EOS, 6),), 4000000000),
+        "35000000 95 03 07 cb3fd0000000000000"
+        " 91 97 02 c408 0800000009000000 c408 000000bf000080bf 05 01 a9656f735f746f6b656e 06"
         " ceee6b2800",
     ),
     (Ack(7, 4000000000), "08000000 93 04 07 ceee6b2800"),
@@ -79,11 +86,12 @@ def tuples(item: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 sampling = st.builds(Sampling, word, finite, word, finite, finite)
-new = st.builds(New, word, ids, word, word, st.booleans(), sampling)
-item = st.builds(Item, word, ids, floats, word, word, st.none() | st.sampled_from(End))
+new = st.builds(New, word, ids, word, word, st.booleans(), sampling, word, word)
+item = st.builds(Item, word, ids, floats, word, word, st.none() | st.sampled_from(End), word)
+move = st.builds(Move, ids, ids)
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Hello, word, word, word),
-    st.builds(Ready, word, name, name, name, *[word] * 6, finite, finite),
+    st.builds(Ready, word, name, name, name, *[word] * 6, finite, finite, word, finite, finite),
     st.builds(
         Step,
         word,
@@ -91,6 +99,9 @@ messages: st.SearchStrategy[Message] = st.one_of(
         tuples(new),
         tuples(st.builds(Grow, word, ids)),
         tuples(st.builds(Run, word, word, word)),
+        move,
+        move,
+        move,
     ),
     st.builds(StepResult, word, finite, tuples(item), word),
     st.builds(Ack, word, word),
@@ -160,9 +171,9 @@ def test_wrong_types_are_refused(code: int, fields: list[Any]) -> None:
         ([5, True], "expected int"),
         ([5, 1.0], "expected int"),
         ([3, 1, float("nan"), [], 0], "finite"),
-        ([3, 1, 0.0, [[1, b"abc", b"", 0, 0, None]], 0], "binary array"),
-        ([3, 1, 0.0, [[1, b"", b"", 0, 0, "weary"]], 0], "weary"),
-        ([2, 1, b"", None, [], []], "expected an array"),
+        ([3, 1, 0.0, [[1, b"abc", b"", 0, 0, None, 0]], 0], "binary array"),
+        ([3, 1, 0.0, [[1, b"", b"", 0, 0, "weary", 0]], 0], "weary"),
+        ([2, 1, b"", None, [], [], [b"", b""], [b"", b""], [b"", b""]], "expected an array"),
     ],
 )
 def test_a_broken_message_is_refused_by_its_fault(value: Any, reason: str) -> None:
