@@ -81,18 +81,29 @@ def _free_bytes(config: ShardConfig, device: torch.device) -> int:
 
 def measure(engine: Executor, speculate: int) -> Costs:
     """Time a few rounds of one row; the median counts."""
-    sampling = Sampling()
-    room = _PROMPT + (2 * _ROUNDS + 2) * (speculate + 1) + 1
-    grow = Grow(0, tuple(range(1, 2 + room // PAGE_SIZE)))
-    new = New(0, tuple([0] * _PROMPT), _PROMPT, room, True, sampling)
-    engine.execute(Step(0, (), (new,), (grow,), (Run(0, _PROMPT, 0),)))
-    plain = _median(engine, 0)
-    drafted = _median(engine, speculate) if speculate else plain
+    _start_row(engine, 2 * (_ROUNDS + 1) * (speculate + 1))
+    plain = _median(engine, 0, _ROUNDS)
+    drafted = _median(engine, speculate, _ROUNDS) if speculate else plain
     engine.reset()
     return Costs(max(0.0, drafted - plain) / max(1, speculate), plain)
 
 
-def _median(engine: Executor, draft: int) -> float:
+def decode_seconds(engine: Executor) -> float:
+    """Seconds of one plain decode step of one row, from two of them."""
+    _start_row(engine, 4)
+    seconds = _median(engine, 0, 2)
+    engine.reset()
+    return seconds
+
+
+def _start_row(engine: Executor, room: int) -> None:
+    """Prefill row 0, which then may emit `room` tokens and one more."""
+    grow = Grow(0, tuple(range(1, 2 + (_PROMPT + room) // PAGE_SIZE)))
+    new = New(0, tuple([0] * _PROMPT), _PROMPT, room + 2, True, Sampling())
+    engine.execute(Step(0, (), (new,), (grow,), (Run(0, _PROMPT, 0),)))
+
+
+def _median(engine: Executor, draft: int, rounds: int) -> float:
     step = Step(0, (), (), (), (Run(0, 0, draft),))
     engine.execute(step)  # the first run of a shape allocates
-    return statistics.median(engine.execute(step).seconds for _ in range(_ROUNDS))
+    return statistics.median(engine.execute(step).seconds for _ in range(rounds))

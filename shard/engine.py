@@ -57,6 +57,7 @@ class Engine:
         self._host = HostPool([model.cache for model in models], self._host_pages)
         self._rows = RowTable()
         progress("warming up", 80)
+        self._choose_threads()
         self._costs = costs.measure(self, config.speculate if draft else 0)
         self._rates = rates.measure(self, self.max_length, self._host_pages)
         progress("ready", 100)
@@ -104,6 +105,19 @@ class Engine:
     def reset(self) -> None:
         """Forget every row; weights and pools stay."""
         self._rows.clear()
+
+    def _choose_threads(self) -> None:
+        """Keep the number of threads that decodes faster here: small models want one.
+
+        Only where this rank is alone: ranks must compute the same bits.
+        """
+        threads = torch.get_num_threads()
+        if threads == 1 or self._config.world > 1 or self._target.facts.device.type != "cpu":
+            return
+        many = costs.decode_seconds(self)
+        torch.set_num_threads(1)
+        if costs.decode_seconds(self) > many:
+            torch.set_num_threads(threads)
 
 
 def _runs(step: Step) -> list[tuple[int, int, int]]:

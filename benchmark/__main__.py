@@ -1,0 +1,33 @@
+"""`python -m benchmark NAME`: the table of subcommands.
+
+Rule: decides names and help lines only; a subcommand's module is imported once it is chosen,
+so that asking for help needs no torch. Each module has `add_arguments(parser)` and
+`run(args) -> int`, the exit status.
+"""
+
+import argparse
+import importlib
+import sys
+
+COMMANDS = {
+    "train-demo": ("benchmark.train_demo", "train the bundled demo pair of models"),
+    "demo-report": ("benchmark.demo_report", "measure the demo pair, write docs/demo-models.md"),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run the subcommand named by `argv`; exits with status 2 on an unknown one."""
+    parser = argparse.ArgumentParser(prog="python -m benchmark", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (_, text) in COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    chosen = parser.parse_known_args(argv[:1])[0].command
+    module = importlib.import_module(COMMANDS[chosen][0])
+    own = argparse.ArgumentParser(prog=f"python -m benchmark {chosen}", description=module.__doc__)
+    module.add_arguments(own)
+    status: int = module.run(own.parse_args(argv[1:]))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

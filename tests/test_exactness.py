@@ -1,0 +1,129 @@
+"""The product's claim, on the bundled pair: the text depends on prompt, parameters and seed alone.
+
+Fifty prompts, greedy and sampled with fixed seeds. The reference is the target alone, one request
+at a time; for greedy decoding it is transformers' own `generate`. What is served over HTTP, by
+one shard or two, under either scheduler, must have the same token ids.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from signal import SIGTERM
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from benchmark.demo_prompts import prompts
+from shard.protocol import Sampling
+from tests.conftest import ROOT, Processes
+from tests.shard.tiny import Ask, Plan, drive, engine
+
+TARGET, DRAFT = (str(ROOT / "shard" / "demo" / part) for part in ("target", "draft"))
+TOKENS = 32
+KINDS = {
+    "greedy": Sampling(),
+    "sampled": Sampling(temperature=0.9, top_k=50, top_p=0.95, repetition_penalty=1.1),
+}
+
+
+@cache
+def texts() -> list[str]:
+    return [prompt.text for prompt in prompts(None, 50, seed=3)]
+
+
+@cache
+def asks(kind: str) -> list[Ask]:
+    tokenizer = Tokenizer.from_file(f"{TARGET}/tokenizer.json")
+    return [
+        Ask(tuple(tokenizer.encode(text).ids), TOKENS, replace(KINDS[kind], seed=index))
+        for index, text in enumerate(texts())
+    ]
+
+
+@cache
+def reference(kind: str) -> list[list[int]]:
+    """The target alone, without a draft, one request at a time."""
+    return drive(engine(TARGET), asks(kind), Plan(batch=1))
+
+
+@pytest.fixture(scope="session")
+def random_draft(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A draft of the right vocabulary that knows nothing."""
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("random-draft")
+    LlamaForCausalLM(LlamaConfig.from_pretrained(DRAFT)).float().save_pretrained(folder)
+    return str(folder)
+
+
+def test_greedy_tokens_are_those_of_transformers_generate() -> None:
+    model = AutoModelForCausalLM.from_pretrained(TARGET, dtype=torch.float32).eval()
+    torch.set_num_threads(1)
+
+    def generated(ask: Ask) -> list[int]:
+        ids = torch.tensor([ask.prompt])
+        mask = torch.ones_like(ids)
+        out = model.generate(ids, attention_mask=mask, max_new_tokens=TOKENS, do_sample=False)
+        return out[0, len(ask.prompt) :].tolist()
+
+    assert reference("greedy") == [generated(ask) for ask in asks("greedy")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("draft", [0, 1, 3, 5])
+def test_the_draft_and_the_batch_change_no_token(kind: str, draft: int) -> None:
+    assert drive(engine(TARGET, DRAFT), asks(kind), Plan(draft=draft)) == reference(kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_draft_of_random_weights_changes_no_token(kind: str, random_draft: str) -> None:
+    assert drive(engine(TARGET, random_draft), asks(kind), Plan(draft=3)) == reference(kind)
+
+
+@pytest.mark.parametrize(
+    ("shards", "scheduler"), [("1", "fcfs"), ("1", "laps-sd"), ("2", "laps-sd"), ("2", "las")]
+)
+def test_shards_and_schedulers_change_no_token(
+    processes: Processes, shards: str, scheduler: str
+) -> None:
+    flags = ("--hostname", "127.0.0.1", "-p", "0", "--num-shard", shards)
+    server = processes.start(str(ROOT / "launcher.py"), *flags, "--scheduler", scheduler)
+    found = re.search(r"http://[\d.:]+", server.line("Connected"))
+    assert found
+    with ThreadPoolExecutor(16) as pool:
+        for kind, sampling in KINDS.items():
+            served = pool.map(partial(post, found[0], sampling), range(50), texts())
+            assert list(served) == reference(kind)
+    server.signal(SIGTERM)
+    assert server.end() == 0
+
+
+def post(url: str, sampling: Sampling, seed: int, text: str) -> list[int]:
+    """The token ids of one answer."""
+    parameters: dict[str, object] = {"max_new_tokens": TOKENS, "details": True}
+    if sampling.temperature:
+        parameters |= {
+            "do_sample": True,
+            "seed": seed,
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+            "repetition_penalty": sampling.repetition_penalty,
+        }
+    body = json.dumps({"inputs": text, "parameters": parameters}).encode()
+    request = urllib.request.Request(f"{url}/generate", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        details = json.loads(answer.read())["details"]
+    return [token["id"] for token in details["tokens"]]
+
+
+def test_the_bundle_stays_small() -> None:
+    files = [file for part in (TARGET, DRAFT) for file in Path(part).rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 16_000_000
