@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -67,7 +67,8 @@ class Dispatcher:
         self._limits = limits
         self._metrics = metrics
         self._clock = clock
-        self._inbox: asyncio.Queue[Event] = asyncio.Queue()
+        self._inbox: asyncio.PriorityQueue[tuple[bool, int, Event]] = asyncio.PriorityQueue()
+        self._events = 0
         self._records: dict[int, Record] = {}
         """Requests that the scheduler knows, or will once the inbox is read, by id."""
         self._names: dict[int, PageNames] = {}
@@ -83,7 +84,7 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Serve until cancelled. Raises GroupLost; every live request has ended badly by then."""
-        self._shards.subscribe(self._inbox.put_nowait)
+        self._shards.subscribe(self._put)
         try:
             while True:
                 self._fill()
@@ -100,13 +101,27 @@ class Dispatcher:
 
         Raises Overloaded, Unavailable or Invalid before anything runs.
         """
-        with self._permit():
-            record = await self._submit(request, request_id)
+        async with self.open_all([request], request_id) as (record,):
+            yield record
+
+    @asynccontextmanager
+    async def open_all(
+        self, requests: Sequence[Request], request_id: str
+    ) -> AsyncIterator[tuple[Record, ...]]:
+        """`open` for requests that live together, such as the sequences of `best_of`.
+
+        Each takes a permit; they get them all, or Overloaded is raised.
+        """
+        with self._permit(len(requests)):
+            records: list[Record] = []
             try:
-                yield record
+                for request in requests:
+                    records.append(await self._submit(request, request_id))
+                yield tuple(records)
             finally:
-                if record.live:
-                    self._inbox.put_nowait(Cancel(record))
+                for record in records:
+                    if record.live:
+                        self._put(Cancel(record))
 
     def cancel(self, request_id: str) -> int:
         """End what runs under `request_id` with Cancelled; the number of requests that did."""
@@ -114,7 +129,7 @@ class Dispatcher:
         found = [record for record in live if record.request_id == request_id]
         for record in found:
             record.fail(Cancelled(), self._clock())
-            self._inbox.put_nowait(Cancel(record))
+            self._put(Cancel(record))
         return len(found)
 
     @property
@@ -136,18 +151,18 @@ class Dispatcher:
         await self._idle.wait()
 
     @contextmanager
-    def _permit(self) -> Iterator[None]:
+    def _permit(self, count: int) -> Iterator[None]:
         self._require_shards()
         if self._draining:
             raise Unavailable("Server is shutting down")
-        if self.full:
+        if self._permits + count > self._limits.max_concurrent_requests:
             raise Overloaded
-        self._permits += 1
+        self._permits += count
         self._idle.clear()
         try:
             yield
         finally:
-            self._permits -= 1
+            self._permits -= count
             if not self._permits:
                 self._idle.set()
 
@@ -166,8 +181,13 @@ class Dispatcher:
         )
         record.queued = self._clock()
         self._records[record.id] = record
-        self._inbox.put_nowait(Submit(record))
+        self._put(Submit(record))
         return record
+
+    def _put(self, event: Event) -> None:
+        """A leaver overtakes what waits, so that the very next Step releases its row."""
+        self._events += 1
+        self._inbox.put_nowait((not isinstance(event, Cancel), self._events, event))
 
     def _fill(self) -> None:
         while self._shards.free:
@@ -192,7 +212,7 @@ class Dispatcher:
     async def _next(self) -> Event | None:
         try:
             async with asyncio.timeout(PULSE_SECONDS):
-                return await self._inbox.get()
+                return (await self._inbox.get())[2]
         except TimeoutError:
             return None
 
@@ -208,20 +228,31 @@ class Dispatcher:
                 raise event
 
     def _start(self, record: Record) -> None:
+        if record.id not in self._records:
+            return  # it left before it was heard of
         now, cap = record.queued, record.request.speculate
-        names = PageNames(self._shards.ready[0].page_size)
-        hashes = names.add(record.prompt)
+        hashes = self._name(record)
         job = Job(record.id, now, len(record.prompt), record.max_new, None, cap, hashes)
         try:
             self._scheduler.submit(job, now)
-            self._names[record.id] = names
         except ValueError as fault:  # it can never fit
             record.fail(Invalid(str(fault)), self._clock())
-            del self._records[record.id]
+            self._forget(record)
+
+    def _name(self, record: Record) -> tuple[int, ...]:
+        """Names of the prompt's pages; a prompt that is to be told has to be computed, too."""
+        if record.request.report.prompt:
+            return ()
+        names = self._names[record.id] = PageNames(self._shards.ready[0].page_size)
+        return names.add(record.prompt)
+
+    def _forget(self, record: Record) -> None:
+        self._records.pop(record.id, None)
+        self._names.pop(record.id, None)
 
     def _stop(self, record: Record) -> None:
-        if self._records.pop(record.id, None):  # it may have ended before this was read
-            del self._names[record.id]
+        if record.id in self._records:  # it may have ended before this was read
+            self._forget(record)
             self._scheduler.cancel(record.id, self._clock())
 
     def _complete(self, result: StepResult) -> None:
@@ -244,7 +275,7 @@ class Dispatcher:
             self._extend(record, item, now)
         if record.live:
             return
-        del self._records[record.id], self._names[record.id]
+        self._forget(record)
         if item.end is None:
             self._scheduler.cancel(record.id, now)  # only the text shows such an end
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import orjson
 
 from router import VERSION
 from router.errors import Incomplete, RouterError, Unserialisable
-from router.record import Record, Token
+from router.record import PromptToken, Record, Token
 from router.request import Bounds
 
 
@@ -62,14 +63,20 @@ def failure(error: RouterError) -> dict[str, Any]:
     return {"error": str(error), "error_type": error.error_type}
 
 
-def answer(record: Record, about: About, *, full_text: bool) -> dict[str, Any]:
-    """Body of a finished generation. Raises Incomplete where it has not finished."""
+def answer(
+    record: Record, about: About, *, full_text: bool, others: Sequence[Record] = ()
+) -> dict[str, Any]:
+    """Body of a finished generation that won over `others`.
+
+    Raises Incomplete where one has not finished.
+    """
     body: dict[str, Any] = {"generated_text": _text(record, full_text)}
     if record.request.details:
         body["details"] = {
             **_summary(record),
-            "prefill": [],
-            "tokens": [_token(token) for token in record.tokens],
+            **_prefill_and_tokens(record),
+            **_others(others, full_text),
+            **_top_tokens(record),
             **_speculation(record, about),
         }
     return body
@@ -80,7 +87,7 @@ def event(index: int, record: Record, about: About, *, full_text: bool) -> dict[
     last = record.finish_reason is not None and index == len(record.tokens)
     return {
         "index": index,
-        "token": _token(record.tokens[index - 1]),
+        **_event_token(record, record.tokens[index - 1]),
         "generated_text": _text(record, full_text) if last else None,
         "details": _last_details(record, about) if last and record.request.details else None,
     }
@@ -153,6 +160,39 @@ def _summary(record: Record) -> dict[str, Any]:
     }
 
 
+def _prefill_and_tokens(record: Record) -> dict[str, Any]:
+    return {
+        "prefill": [_prompt_token(token) for token in record.prefill],
+        "tokens": [_token(token) for token in record.tokens],
+    }
+
+
+def _others(records: Sequence[Record], full_text: bool) -> dict[str, Any]:
+    sequences = [
+        {
+            "generated_text": _text(record, full_text),
+            **_summary(record),
+            **_prefill_and_tokens(record),
+            **_top_tokens(record),
+        }
+        for record in records
+    ]
+    return {"best_of_sequences": sequences} if sequences else {}
+
+
+def _top_tokens(record: Record) -> dict[str, Any]:
+    if not record.request.top_n_tokens:
+        return {}
+    return {"top_tokens": [list(map(_token, token.top)) for token in record.tokens]}
+
+
+def _event_token(record: Record, token: Token) -> dict[str, Any]:
+    told: dict[str, Any] = {"token": _token(token)}
+    if record.request.top_n_tokens:
+        told["top_tokens"] = list(map(_token, token.top))
+    return told
+
+
 def _last_details(record: Record, about: About) -> dict[str, Any]:
     length = {"input_length": len(record.prompt)}
     return {**_summary(record), **length, **_speculation(record, about)}
@@ -171,6 +211,11 @@ def _token(token: Token) -> dict[str, Any]:
         "logprob": _shortest(token.logprob),
         "special": token.special,
     }
+
+
+def _prompt_token(token: PromptToken) -> dict[str, Any]:
+    logprob = None if token.logprob is None else _shortest(token.logprob)
+    return {"id": token.id, "text": token.text, "logprob": logprob}
 
 
 def _shortest(value: float) -> float:

@@ -9,13 +9,16 @@ the final details; a slow reader costs nothing beyond them.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router.errors import Incomplete, RouterError
 from router.request import Request
 from router.text import TextStream, Vocabulary
-from shard.protocol import End, Item, New
+from shard.protocol import End, Item, New, Report, Top
+
+_NO_TOP = Top((), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,17 @@ class Token:
     text: str
     logprob: float
     special: bool
+    top: tuple[Token, ...] = ()
+    """The likeliest tokens at its place, if asked for, each with its text alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptToken:
+    """One token of the prompt. `logprob` is the model's own; the first token has none."""
+
+    id: int
+    text: str
+    logprob: float | None
 
 
 class Record:
@@ -59,6 +73,8 @@ class Record:
         self.queued = self.started = self.ended = arrived
         """Given to the scheduler, first planned, ended."""
         self.first_token = self.last_token = arrived
+        self._vocabulary = vocabulary
+        self._prompt_logprobs: list[float | None] = [None] * len(self.prompt)
         self._text = TextStream(vocabulary, self.prompt, request.stop)
         self._changed = asyncio.Event()
 
@@ -76,6 +92,21 @@ class Record:
     def text(self) -> str:
         """The generated text: special tokens skipped, a stop string and its token's rest kept."""
         return self._text.text
+
+    @property
+    def prefill(self) -> list[PromptToken]:
+        """The prompt as the model sees it, if the request asks for it; complete at the end."""
+        if not self.request.decoder_input_details:
+            return []
+        logprobs = zip(self.prompt, self._prompt_logprobs, strict=True)
+        return [PromptToken(id, self._vocabulary.decode([id]), value) for id, value in logprobs]
+
+    @property
+    def mean_logprob(self) -> float:
+        """By which sequences are compared; -inf where none came."""
+        if not self.tokens:
+            return -math.inf
+        return sum(token.logprob for token in self.tokens) / len(self.tokens)
 
     @property
     def live(self) -> bool:
@@ -96,6 +127,7 @@ class Record:
             max_new=self.max_new,
             ignore_eos=self.request.ignore_eos,
             sampling=self.request.sampling,
+            report=self._report(),
         )
 
     def take(self, item: Item, now: float) -> int:
@@ -107,11 +139,14 @@ class Record:
         self.drafted += item.drafted
         self.accepted += item.accepted
         self.steps += 1
+        told = slice(item.prompt_start, item.prompt_start + len(item.prompt_logprobs))
+        self._prompt_logprobs[told] = item.prompt_logprobs
         left = len(item.tokens)
-        for id, logprob in zip(item.tokens, item.logprobs, strict=True):
+        tops = item.top or (_NO_TOP,) * left
+        for id, logprob, top in zip(item.tokens, item.logprobs, tops, strict=True):
             left -= 1
             if self.live:
-                self._add(id, logprob, None if left else item.end)
+                self._add(id, logprob, top, None if left else item.end)
         self._mark(had, now)
         if item.end is not None:
             self.fail(Incomplete(), now)
@@ -137,6 +172,11 @@ class Record:
         if self.error:
             raise self.error
 
+    def _report(self) -> Report:
+        """What is still to be told: a whole prompt is not told twice."""
+        report = self.request.report
+        return replace(report, prompt=report.prompt and None in self._prompt_logprobs[1:])
+
     def _mark(self, had: int, now: float) -> None:
         if len(self.tokens) > had:
             self.last_token = now
@@ -145,10 +185,15 @@ class Record:
             self.ended = now
         self._changed.set()
 
-    def _add(self, id: int, logprob: float, end: End | None) -> None:
+    def _add(self, id: int, logprob: float, top: Top, end: End | None) -> None:
         piece = self._text.push(id)
-        self.tokens.append(Token(id, piece.text, logprob, piece.special))
+        likeliest = tuple(map(self._alone, top.ids, top.logprobs))
+        self.tokens.append(Token(id, piece.text, logprob, piece.special, likeliest))
         if end is not None:
             self.finish_reason = end.value
         elif piece.stopped:
             self.finish_reason = "stop_sequence"
+
+    def _alone(self, id: int, logprob: float) -> Token:
+        special = self._vocabulary.special(id) is not None
+        return Token(id, self._vocabulary.decode([id]), logprob, special)

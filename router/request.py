@@ -7,15 +7,16 @@ not have pass the same rules first and are then refused by name. No socket, cloc
 
 from __future__ import annotations
 
+import hashlib
 import math
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from router.body import Generate, Parameters
 from router.config import Limits
 from router.errors import Invalid
-from shard.protocol import Sampling
+from shard.protocol import Report, Sampling
 
 CAP = 1024
 """Most new tokens that the length check counts, whatever was asked; TGI's generation chunk."""
@@ -66,6 +67,17 @@ class Request:
     return_full_text: bool | None = None
     """None: as the route has it."""
     stream: bool = False
+    top_n_tokens: int = 0
+    """How many of the likeliest tokens to tell at every position."""
+    decoder_input_details: bool = False
+    """Whether to tell the prompt's log-probabilities; implies `details`."""
+    best_of: int = 1
+    """Out of how many sequences the likeliest is the answer."""
+
+    @property
+    def report(self) -> Report:
+        """What the shards are to tell beside the tokens."""
+        return Report(top_n=self.top_n_tokens, prompt=self.decoder_input_details)
 
     @property
     def seed(self) -> int | None:
@@ -109,10 +121,25 @@ def validate(
         truncate=parameters.truncate,
         ignore_eos=parameters.ignore_eos_token,
         speculate=parameters.speculate,
-        details=parameters.details,
+        details=parameters.details or parameters.decoder_input_details,
         return_full_text=parameters.return_full_text,
         stream=stream,
+        top_n_tokens=parameters.top_n_tokens or 0,
+        decoder_input_details=parameters.decoder_input_details,
+        best_of=parameters.best_of or 1,
     )
+
+
+def sequences(request: Request, count: int) -> tuple[Request, ...]:
+    """`request`, and `count` - 1 more that differ in their seeds, which follow from its seed."""
+    sampling = request.sampling
+    seeds = [sampling.seed, *(_seed(sampling.seed, index) for index in range(1, count))]
+    return tuple(replace(request, sampling=replace(sampling, seed=seed)) for seed in seeds)
+
+
+def _seed(seed: int, index: int) -> int:
+    digest = hashlib.blake2b(f"{seed} {index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % SEEDS
 
 
 def fit(request: Request, tokens: Sequence[int], bounds: Bounds) -> tuple[tuple[int, ...], int]:
@@ -195,15 +222,8 @@ def _check_ours(given: Parameters) -> None:
 
 
 _NEUTRAL: dict[str, tuple[object, ...]] = {
-    "best_of": (None, 1),
-    "typical_p": (None,),
-    "frequency_penalty": (None, 0.0),
-    "watermark": (False,),
-    "top_n_tokens": (None, 0),
     "grammar": (None,),
-    "decoder_input_details": (False,),
     "adapter_id": (None,),
-    "min_new_tokens": (None, 0),
 }
 """Parameters that the engine does not have, with the values that ask nothing of it."""
 
@@ -214,14 +234,20 @@ def _refuse_missing(given: Parameters) -> None:
 
 
 def _sampling(given: Parameters, pick: Callable[[], int]) -> Sampling:
-    penalty = 1.0 if given.repetition_penalty is None else given.repetition_penalty
-    warped = given.temperature not in (None, 1.0) or given.top_k or given.top_p is not None
-    if not (given.do_sample or warped):
-        return Sampling(repetition_penalty=penalty)
-    return Sampling(
+    plain = Sampling(
+        repetition_penalty=1.0 if given.repetition_penalty is None else given.repetition_penalty,
+        frequency_penalty=given.frequency_penalty or 0.0,
+        watermark=given.watermark,
+        min_new_tokens=given.min_new_tokens or 0,
+    )
+    cut = any(value is not None for value in (given.top_k, given.top_p, given.typical_p))
+    if not (given.do_sample or cut or given.temperature not in (None, 1.0)):
+        return plain
+    return replace(
+        plain,
         seed=pick() if given.seed is None else given.seed,
         temperature=given.temperature or 1.0,
         top_k=given.top_k or 0,
         top_p=1.0 if given.top_p is None else given.top_p,
-        repetition_penalty=penalty,
+        typical_p=1.0 if given.typical_p is None else given.typical_p,
     )

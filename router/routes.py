@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,7 @@ from router.errors import (
 from router.metrics import Metrics
 from router.native import About
 from router.record import Record
-from router.request import Bounds, precheck, validate
+from router.request import Bounds, precheck, sequences, validate
 from router.stream import ClientGone, EventStream, events
 
 REQUEST_ID = web.RequestKey("request_id", str)
@@ -129,11 +129,14 @@ class Front:
     async def _whole(
         self, http: web.Request, body: Generate, full_text: bool, *, as_list: bool
     ) -> web.StreamResponse:
-        async with self._open(http, body, stream=False) as record:
-            async for _ in record.stream():
-                pass
-            answer = native.answer(record, self._about, full_text=_full(record, full_text))
-        return reply([answer] if as_list else answer, native.headers(record, self._about))
+        async with self._open(http, body, stream=False) as records:
+            for record in records:
+                async for _ in record.stream():
+                    pass
+            best, *others = sorted(records, key=_likeliest_first)
+            full = _full(best, full_text)
+            answer = native.answer(best, self._about, full_text=full, others=others)
+        return reply([answer] if as_list else answer, native.headers(best, self._about))
 
     async def _stream(
         self, http: web.Request, body: Generate, full_text: bool
@@ -141,7 +144,7 @@ class Front:
         stream: EventStream | None = None
         try:
             async with (
-                self._open(http, body, stream=True) as record,
+                self._open(http, body, stream=True) as (record,),
                 self._events(http, record) as stream,
             ):
                 await self._tell(stream, record, _full(record, full_text))
@@ -166,9 +169,9 @@ class Front:
     @asynccontextmanager
     async def _open(
         self, http: web.Request, body: Generate, *, stream: bool
-    ) -> AsyncIterator[Record]:
-        """The rest of the checks, then a live record; counts how it ends."""
-        record: Record | None = None
+    ) -> AsyncIterator[Sequence[Record]]:
+        """The rest of the checks, then live records; counts how their request ends."""
+        records: Sequence[Record] = ()
         err: str | None = "incomplete"
         self._metrics.request_started()
         try:
@@ -176,8 +179,9 @@ class Front:
             if self._dispatcher.full:
                 raise Overloaded
             request = validate(body, self.bounds, stream=stream)
-            async with self._dispatcher.open(request, http[REQUEST_ID]) as record:
-                yield record
+            wanted = sequences(request, request.best_of)
+            async with self._dispatcher.open_all(wanted, http[REQUEST_ID]) as records:
+                yield records
             err = None
         except RouterError as error:
             err = error.label
@@ -186,7 +190,7 @@ class Front:
             err = "dropped"
             raise
         finally:
-            self._metrics.request_ended(record, err)
+            self._metrics.request_ended(min(records, key=_likeliest_first, default=None), err)
 
     def _events(
         self, http: web.Request, record: Record
@@ -204,6 +208,10 @@ def reply(value: Any, headers: Mapping[str, str] | None = None, status: int = 20
 
 def _unhealthy(more: dict[str, str]) -> web.Response:
     return reply({"error": "unhealthy", "error_type": "healthcheck", **more}, status=503)
+
+
+def _likeliest_first(record: Record) -> float:
+    return -record.mean_logprob
 
 
 def _full(record: Record, default: bool) -> bool:

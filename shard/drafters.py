@@ -28,14 +28,17 @@ class Ask:
     @property
     def spot(self) -> Spot:
         """The position of the next draft."""
-        return Spot(self.row.sampling, self.row.tokens, tuple(self.drafts))
+        return self.row.spot(tuple(self.drafts))
 
 
 class ModelDrafter:
-    """Drafts with a small model of the target's vocabulary, coupled to the target's noise."""
+    """Drafts with a small model of the target's vocabulary, coupled to the target's noise.
 
-    def __init__(self, model: PackedModel) -> None:
-        self._model = model
+    `eos` are the target's ends.
+    """
+
+    def __init__(self, model: PackedModel, eos: frozenset[int]) -> None:
+        self._model, self._eos = model, eos
 
     def room(self, row: Row) -> int:
         """How many drafts after `row`'s last token still fit this model's context."""
@@ -75,6 +78,6 @@ class ModelDrafter:
     def _choose(self, active: Sequence[Ask], logits: Tensor) -> None:
         spots = [ask.spot for ask in active]
         if spots:
-            tokens = pick(process(logits, spots), spots).tolist()
+            tokens = pick(process(logits, spots, self._eos), spots).tolist()
             for ask, token in zip(active, tokens, strict=True):
                 ask.drafts.append(token)

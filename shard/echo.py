@@ -13,13 +13,13 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from zlib import crc32
 
 from shard.config import ShardConfig
 from shard.echo_cache import PAGE_SIZE, EchoCache, prefixes
 from shard.echo_cache import require as _require
-from shard.protocol import End, Grow, Item, New, Ready, Run, Step, StepResult
+from shard.protocol import End, Grow, Item, New, Ready, Run, Step, StepResult, Top
 
 EOS = 0
 """Token id that ends a reply."""
@@ -55,6 +55,21 @@ def reply(
         if len(tokens) < max_new and tokens[-1] == EOS and not ignore_eos:
             return tuple(tokens), End.EOS
     return tuple(tokens), End.LENGTH
+
+
+def _top(token: int, logprob: float, count: int) -> Top:
+    """The chosen token, then as many others as are asked for."""
+    others = [id for id in range(count) if id != token][: count - 1]
+    return Top((token, *others), tuple(logprob - rank for rank in range(1 + len(others))))
+
+
+def _with_prompt(item: Item, new: New, start: int, stop: int) -> Item:
+    """`item` with what positions `start` to `stop` say of the prompt, if it is asked for."""
+    places = range(start + 1, min(stop + 1, new.prompt))
+    if not new.report.prompt or not places:
+        return item
+    logprobs = tuple(reply_logprob(new.sampling.seed, place) for place in places)
+    return replace(item, prompt_start=places.start, prompt_logprobs=logprobs)
 
 
 def _noise(salt: bytes, seed: int, position: int) -> int:
@@ -181,12 +196,14 @@ class EchoEngine:
     def _prefill(self, row: _Row, run: Run) -> Item:
         _require(run.draft == 0, f"row {run.id} drafts during its prefill")
         _require(row.fed + run.prefill <= len(row.tokens), f"row {run.id} is fed unknown tokens")
-        reach = row.fed + run.prefill
-        self._feed(row, reach, reach, row.tokens)
+        start, stop = row.fed, row.fed + run.prefill
+        self._feed(row, stop, stop, row.tokens)
         row.draft = row.fed
         if row.fed < len(row.tokens):
-            return Item(run.id, (), (), 0, 0, None, row.draft)
-        return self._emit(row, drafted=0, accepted=0)
+            item = Item(run.id, (), (), 0, 0, None, draft_cached=row.draft)
+        else:
+            item = self._emit(row, drafted=0, accepted=0)
+        return _with_prompt(item, row.new, start, stop)
 
     def _decode(self, row: _Row, run: Run) -> Item:
         _require(row.fed == len(row.tokens) - 1, f"row {run.id} decodes before its prefill is done")
@@ -223,8 +240,17 @@ class EchoEngine:
         row.fed = len(row.tokens) - 1
         tokens = tuple(row.tokens[first:])
         logprobs = tuple(reply_logprob(seed, first + index) for index in range(len(tokens)))
+        kept, count = min(accepted, len(tokens)), row.new.report.top_n
+        tops = tuple(_top(*told, count) for told in zip(tokens, logprobs, strict=True) if count)
         return Item(
-            row.new.id, tokens, logprobs, drafted, min(accepted, len(tokens)), row.end, row.draft
+            id=row.new.id,
+            tokens=tokens,
+            logprobs=logprobs,
+            drafted=drafted,
+            accepted=kept,
+            end=row.end,
+            top=tops,
+            draft_cached=row.draft,
         )
 
     def _end(self, row: _Row) -> End | None:

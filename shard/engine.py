@@ -15,14 +15,17 @@ from shard import costs, rates
 from shard.config import ShardConfig
 from shard.drafters import ModelDrafter
 from shard.errors import Fault
+from shard.grammar import Grammars
 from shard.host_pool import HostPool
 from shard.kv_cache import PAGE_SIZE
 from shard.loading import load
 from shard.model import Loaded, PackedModel
 from shard.protocol import Ready, Step, StepResult
 from shard.sequence import RowTable
+from shard.slices import Ranks
 from shard.speculative import Work, run
-from shard.tensor_parallel import Ranks, connect
+from shard.tensor_parallel import connect
+from shard.weights import Report
 
 Progress = Callable[[str, int], None]
 """Called with a text and a percentage while a rank starts."""
@@ -40,22 +43,27 @@ class Engine:
         ranks = Ranks(config.rank, config.world)
         progress("joining the shards", 0)
         connect(ranks, config.rendezvous, device)
-        progress("loading the target", 10)
-        target = load(config.model_path, config.dtype, device, ranks)
+        told = _told(progress, "target", 10, 60)
+        target = load(config.model_path, config.dtype, device, ranks, told)
         draft = None
         if config.draft_path is not None and config.speculate:
-            progress("loading the draft", 60)
-            draft = load(config.draft_path, config.dtype, device, Ranks(0, 1))
+            draft = load(
+                config.draft_path,
+                config.dtype,
+                device,
+                Ranks(0, 1),
+                _told(progress, "draft", 60, 80),
+            )
             _same_vocabulary(target, draft)
         self._pages = costs.pages(config, target, draft)
         self._target = PackedModel(target, self._pages)
         follower = None if draft is None else PackedModel(draft, self._pages)
-        self._drafter = None if follower is None else ModelDrafter(follower)
+        self._drafter = None if follower is None else ModelDrafter(follower, target.eos)
         models = [model for model in (self._target, follower) if model is not None]
         page_bytes = sum(model.facts.page_bytes for model in models)
         self._host_pages = rates.host_pages(config, self._pages, page_bytes, device)
         self._host = HostPool([model.cache for model in models], self._host_pages)
-        self._rows = RowTable()
+        self._rows = RowTable(Grammars(config.model_path, target.vocab_size, target.eos).matcher)
         progress("warming up", 80)
         self._choose_threads()
         self._costs = costs.measure(self, config.speculate if draft else 0)
@@ -122,6 +130,19 @@ class Engine:
 
 def _runs(step: Step) -> list[tuple[int, int, int]]:
     return [(run.id, run.prefill, run.draft) for run in step.run]
+
+
+def _told(progress: Progress, model: str, start: int, stop: int) -> Report:
+    """Bytes of `model` as progress from `start` to `stop` percent, told once a percent."""
+    told = [-1]
+
+    def report(done: int, total: int) -> None:
+        percent = start + (stop - start) * done // max(1, total)
+        if percent > told[0]:
+            told[0] = percent
+            progress(f"loading the {model}: {done >> 20} of {total >> 20} MB", percent)
+
+    return report
 
 
 def _device(config: ShardConfig) -> torch.device:

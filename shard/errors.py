@@ -18,3 +18,8 @@ class Fault(Exception):
         super().__init__(text)
         self.code = code
         self.text = text
+
+
+def first_line(error: Exception) -> str:
+    """What another library says, as far as it fits a Fault."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0]

@@ -1,42 +1,87 @@
 """From a model folder to a `Loaded` model on this rank: find the class, refuse, read, cut, probe.
 
-Everything that can stop a start is a `Fault` with one line. What cannot roll back (recurrent or
-linear-attention state) and what does not attend through transformers' interface is refused by
-its architecture's name.
+Everything that can stop a start is a `Fault` with one line. The usual way builds the module
+without memory and reads this rank's slices. The other way, transformers' own loading of the
+whole and a cut in place, is for the checkpoints of which `_needs_transformers` says why.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.utils.logging import disable_progress_bar
 
 from shard.attention import IMPLEMENTATION
-from shard.errors import Fault
+from shard.errors import Fault, first_line
 from shard.model import Loaded, probe
-from shard.tensor_parallel import Ranks, cut
+from shard.quantised import loading
+from shard.slices import Cut, Ranks, cuts
+from shard.support import refuse_unsupported, verify
+from shard.tensor_parallel import hook
+from shard.weights import Report, Weights, fill, put
 
-_RECURRENT_LAYERS = ("mamba", "linear_attention", "conv", "recurrent", "rwkv")
+_log = logging.getLogger(__name__)
 
 
-def load(path: str, dtype: str | None, device: torch.device, ranks: Ranks) -> Loaded:
+def load(
+    path: str, dtype: str | None, device: torch.device, ranks: Ranks, report: Report
+) -> Loaded:
     """The model in folder `path`, cut for `ranks`. Raises Fault 4 for what cannot be served."""
     disable_progress_bar()  # type: ignore[no-untyped-call]  # the launcher shows progress
     config = _config(path)
     name = refuse_unsupported(config)
-    module = _read(path, name, _precision(dtype, config, device)).to(device)
-    cut(module, name, ranks)
+    precision = _precision(dtype, config, device)
+    unpacking = loading(config, name, ranks)
+    if unpacking is not None:
+        module = _by_transformers(path, name, precision, report, **unpacking)
+    else:
+        module = _by_slices(path, config, name, precision, device, ranks, report)
+    hook(module.to(device), name, ranks)
+    loaded = _loaded(path, config, name, module.eval().requires_grad_(False), device)
+    if ranks.world == 1:
+        verify(loaded)
+    return loaded
+
+
+def _by_slices(
+    path: str,
+    config: Any,
+    name: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    ranks: Ranks,
+    report: Report,
+) -> nn.Module:
+    """The module with this rank's part of every parameter."""
+    module = _empty(config, name, dtype)
+    kept = cuts(module, name, ranks)
+    with Weights(Path(path)) as weights:
+        reason = _needs_transformers(module, weights, dtype)
+        if reason is None:
+            fill(module, weights, kept, device, report)
+            return module
+    _log.info("%s is loaded by transformers: %s", path, reason)
+    module = _by_transformers(path, name, dtype, report)
+    _cut_in_place(module, kept)
+    return module
+
+
+def _loaded(path: str, config: Any, name: str, module: nn.Module, device: torch.device) -> Loaded:
     text = config.get_text_config()
     return Loaded(
         name=name,
         module=module,
         shapes=probe(module, name, device),
-        dtype=next(module.parameters()).dtype,
+        dtype=module.get_input_embeddings().weight.dtype,  # type: ignore[operator]
         device=device,
         vocab_size=text.vocab_size,
         max_length=text.max_position_embeddings,
@@ -44,36 +89,69 @@ def load(path: str, dtype: str | None, device: torch.device, ranks: Ranks) -> Lo
     )
 
 
-def refuse_unsupported(config: Any) -> str:
-    """The architecture's name. Raises Fault 4 if its rows could not be rolled back or paged."""
-    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if kind is None:
-        raise Fault(4, f"{config.model_type} is not supported: it is no causal language model")
-    name: str = kind.__name__
-    layers = getattr(config.get_text_config(), "layer_types", None) or ()
-    recurrent = [layer for layer in layers if layer.startswith(_RECURRENT_LAYERS)]
-    if getattr(kind, "_is_stateful", False) or recurrent:
-        raise Fault(4, f"{name} is not supported: its recurrent state cannot be rolled back")
-    if not getattr(kind, "_supports_attention_backend", False):
-        raise Fault(4, f"{name} is not supported: it does not use the attention interface")
-    return name
-
-
 def _config(path: str) -> Any:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as fault:
-        raise Fault(4, f"config.json cannot be read: {_first_line(fault)}") from fault
+        raise Fault(4, f"config.json cannot be read: {first_line(fault)}") from fault
 
 
-def _read(path: str, name: str, dtype: torch.dtype) -> nn.Module:
+def _empty(config: Any, name: str, dtype: torch.dtype) -> nn.Module:
+    """The module with shapes and without memory."""
+    try:
+        with torch.device("meta"):
+            module: nn.Module = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                config, dtype=dtype, attn_implementation=IMPLEMENTATION
+            )
+    except Exception as fault:
+        raise Fault(4, f"{name} cannot be built: {first_line(fault)}") from fault
+    return module
+
+
+def _needs_transformers(module: Any, weights: Weights, dtype: torch.dtype) -> str | None:
+    """Why the files cannot be read slice by slice; None if they can.
+
+    transformers renames, merges and splits tensors of some checkpoints (the experts of Mixtral
+    are one tensor each in the file and one for all in the module), and keeps some parameters in
+    float32. Those rules are its own, so it applies them.
+    """
+    if module._get_dtype_plan(dtype):
+        return f"some parameters stay in float32 although the model is {dtype}"
+    rules = get_model_conversion_mapping(module)
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    own = module.state_dict()
+    for name in sorted(weights.names):
+        target, converter = rename_source_key(
+            name, renamings, converters, module.base_model_prefix, own
+        )
+        if converter is not None or (target != name and target in own):
+            return f"`{name}` becomes `{target}`"
+    return None
+
+
+def _by_transformers(
+    path: str, name: str, dtype: torch.dtype, report: Report, **more: Any
+) -> nn.Module:
+    """The whole module; its bytes are told at the start and at the end only."""
+    size = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
+    report(0, size)
     try:
         module: nn.Module = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation=IMPLEMENTATION, use_safetensors=True
+            path, dtype=dtype, attn_implementation=IMPLEMENTATION, use_safetensors=True, **more
         )
     except Exception as fault:
-        raise Fault(4, f"the weights of {name} cannot be read: {_first_line(fault)}") from fault
-    return module.eval().requires_grad_(False)
+        raise Fault(4, f"the weights of {name} cannot be read: {first_line(fault)}") from fault
+    report(size, size)
+    return module
+
+
+def _cut_in_place(module: nn.Module, kept: Mapping[str, Cut]) -> None:
+    for name, cut in kept.items():
+        whole = module.get_parameter(name).data
+        part = torch.empty(cut.shape(tuple(whole.shape)), dtype=whole.dtype)
+        cut.copy(whole, part)
+        put(module, name, nn.Parameter(part, requires_grad=False))
 
 
 def _precision(dtype: str | None, config: Any, device: torch.device) -> torch.dtype:
@@ -96,7 +174,3 @@ def _eos(path: str, config: Any) -> frozenset[int]:
     with contextlib.suppress(OSError):
         ids = GenerationConfig.from_pretrained(path).eos_token_id or ids
     return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])
-
-
-def _first_line(fault: Exception) -> str:
-    return str(fault).strip().split("\n")[0]

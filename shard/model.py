@@ -64,9 +64,12 @@ def probe(module: nn.Module, name: str, device: torch.device) -> tuple[LayerShap
     try:
         with torch.inference_mode(), attending(layout):
             _forward(module, zero, zero, zero[0])
-    except (ValueError, AttributeError) as fault:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as fault:  # whatever a model's own code trips over
+        line = str(fault).strip().split("\n")[0]
         raise Fault(
-            4, f"{name} is not supported: its attention cannot be paged ({fault})"
+            4, f"{name} is not supported: its attention cannot be paged ({line})"
         ) from fault
     layers = int(module.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]
     if sorted(layout.shapes) != list(range(layers)):

@@ -45,11 +45,20 @@ class End(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Bias:
+    """What is added to the score of `token`, an id inside the vocabulary."""
+
+    token: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How the target's next token is chosen. Neutral values switch a processor off.
 
-    `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep every token. `seed` and the absolute
-    position fix the noise, so the text depends on nothing else.
+    `temperature` 0 is greedy, without warpers; `top_k` 0, `top_p` 1, `typical_p` 1 and `min_p` 0
+    keep every token. `seed` and the absolute position fix the noise, so the text depends on
+    nothing else.
     """
 
     seed: int = 0
@@ -57,6 +66,45 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     repetition_penalty: float = 1.0
+    typical_p: float = 1.0
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    """Times the token's count in the output."""
+    presence_penalty: float = 0.0
+    """Once for a token in the output."""
+    bias: tuple[Bias, ...] = ()
+    """No token twice."""
+    watermark: bool = False
+    min_new_tokens: int = 0
+    """EOS is barred until so many tokens are emitted."""
+
+
+class GrammarKind(StrEnum):
+    """What a grammar's text is."""
+
+    JSON = "json"
+    """A JSON schema."""
+    REGEX = "regex"
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the whole output must match; the router has compiled it once."""
+
+    kind: GrammarKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a row's Items tell beside its tokens."""
+
+    top_n: int = 0
+    """How many of the likeliest tokens at every position."""
+    raw: bool = False
+    """Log-probabilities of the model itself, not of what processors and warpers left."""
+    prompt: bool = False
+    """Log-probabilities of the prompt; the prefill must then start at its first token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +123,8 @@ class New:
     max_new: int
     ignore_eos: bool
     sampling: Sampling
+    report: Report = Report()
+    grammar: Grammar | None = None
     cached: int = 0
     draft_cached: int = 0
 
@@ -169,16 +219,30 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Top:
+    """The likeliest tokens at one position, the likeliest first, ties with the last included."""
+
+    ids: Ids
+    logprobs: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """What a Step did for one row; a row that had ended before has no item."""
 
     id: int
     tokens: Ids
     logprobs: Floats
-    """Of the chosen tokens after every processor and warper, natural log; one per token."""
+    """Of the chosen tokens, natural log, one per token; after every processor and warper unless
+    the row's report asks for the model's own."""
     drafted: int
     accepted: int
     end: End | None
+    top: tuple[Top, ...] = ()
+    """One per token where the report asks for them, else none."""
+    prompt_start: int = 0
+    prompt_logprobs: Floats = ()
+    """The model's own, of the prompt's tokens from `prompt_start` on; the first has none."""
     draft_cached: int = 0
     """Leading tokens of the row whose keys and values the draft holds; the target's own count
     where no draft keeps any."""
@@ -286,6 +350,9 @@ def _encoder(hint: Any) -> Encode:
     if get_origin(hint) is tuple:
         encode_item = _encoder(get_args(hint)[0])
         return lambda value: [encode_item(item) for item in value]
+    if get_origin(hint) in (Union, UnionType):
+        inner = _encoder(_option(hint))
+        return lambda value: None if value is None else inner(value)
     return _plain
 
 
@@ -302,11 +369,16 @@ def _decoder(hint: Any) -> Decode:
     if get_origin(hint) is tuple:
         return _array(_decoder(get_args(hint)[0]))
     if get_origin(hint) in (Union, UnionType):
-        inner = _decoder(next(option for option in get_args(hint) if option is not NoneType))
+        inner = _decoder(_option(hint))
         return lambda value: None if value is None else inner(value)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return _member(hint)
     return _scalar(hint)
+
+
+def _option(hint: Any) -> Any:
+    """What an optional value is where it is not None."""
+    return next(option for option in get_args(hint) if option is not NoneType)
 
 
 def _binary(code: str) -> Decode:

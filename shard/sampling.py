@@ -1,4 +1,4 @@
-"""Which token comes next: processors, then the counter-based coupled choice.
+"""Which token comes next: processors, warpers, then the counter-based coupled choice.
 
 Draft and target choose by the same rule with the same noise: token = argmax(score + Gumbel noise)
 where the noise is a hash of (seed, absolute position, token id) and nothing else (Gumbel-max
@@ -10,40 +10,46 @@ ties go to the lowest id.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
-from shard.protocol import Sampling
+from shard import processors, warpers
+from shard.protocol import Top
+from shard.spot import Spot
 
-_CANDIDATES = 1024
-"""Top-p looks at this many tokens first; rows whose mass lies deeper are sorted in full."""
+__all__ = ["Spot", "best", "gumbel", "logprobs", "pick", "process", "stream_key"]
+
+_PROCESSORS = (
+    processors.watermark,
+    processors.repetition,
+    processors.frequency_and_presence,
+    processors.bias,
+)
+_WARPERS = (
+    warpers.temperature,
+    warpers.top_k,
+    warpers.top_p,
+    warpers.typical_p,
+    warpers.min_p,
+)
 _MASK64 = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """A position whose token is to be chosen: after `tokens` and then `drafts`."""
+def process(logits: Tensor, spots: Sequence[Spot], eos: Collection[int] = ()) -> Tensor:
+    """Scores [N, V] float32 of `logits` [N, V]; `eos` ends a text and may be barred.
 
-    sampling: Sampling
-    tokens: Sequence[int]
-    drafts: Sequence[int] = ()
-
-    @property
-    def position(self) -> int:
-        """Absolute position of the token to choose."""
-        return len(self.tokens) + len(self.drafts)
-
-
-def process(logits: Tensor, spots: Sequence[Spot]) -> Tensor:
-    """Scores [N, V] float32 of `logits` [N, V]: penalty, temperature, top-k, top-p, in order."""
-    scores = logits.float().clone()
-    _repetition_penalty(scores, spots)
-    _temperature(scores, spots)
-    _top_k(scores, spots)
-    _top_p(scores, spots)
+    In order: watermark, repetition, frequency and presence, bias, minimum length, grammar,
+    temperature, top-k, top-p, typical-p, min-p.
+    """
+    scores = logits.to(torch.float32, copy=True)
+    for step in _PROCESSORS:
+        step(scores, spots)
+    processors.bar(scores, spots, eos)
+    for step in _WARPERS:
+        step(scores, spots)
     return scores
 
 
@@ -57,9 +63,30 @@ def pick(scores: Tensor, spots: Sequence[Spot]) -> Tensor:
     return scores.argmax(-1)
 
 
-def logprobs(scores: Tensor, tokens: Tensor) -> Tensor:
-    """Natural-log probability [N] of `tokens` [N] under processed `scores` [N, V]."""
-    return scores.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+def logprobs(scores: Tensor) -> Tensor:
+    """Natural-log probabilities [N, V] under `scores` [N, V]."""
+    return scores.log_softmax(-1)
+
+
+def best(logs: Tensor, counts: Sequence[int]) -> list[Top]:
+    """The `counts[i]` likeliest tokens of row i of `logs` [N, V], the likeliest first.
+
+    Ties with the last are kept, so there may be more; a barred token is never among them.
+    """
+    tops = [Top((), ())] * len(counts)
+    rows = [row for row, count in enumerate(counts) if count]
+    if not rows:
+        return tops
+    asked = logs[rows]
+    most = min(max(counts), logs.shape[1])
+    last = torch.tensor([[min(counts[row], most) - 1] for row in rows], device=logs.device)
+    cutoff = asked.topk(most).values.gather(1, last)
+    kept = (asked >= cutoff) & (asked > -math.inf)
+    for row, values, mask in zip(rows, asked, kept, strict=True):
+        ids = mask.nonzero()[:, 0]
+        order = values[ids].sort(descending=True, stable=True)
+        tops[row] = Top(tuple(ids[order.indices].tolist()), tuple(order.values.tolist()))
+    return tops
 
 
 def gumbel(spots: Sequence[Spot], vocabulary: int, device: torch.device) -> Tensor:
@@ -105,60 +132,3 @@ def _mix64(value: int) -> int:
 
 def _signed(value: int) -> int:
     return value - (1 << 32) if value >= 1 << 31 else value
-
-
-def _repetition_penalty(scores: Tensor, spots: Sequence[Spot]) -> None:
-    """Divide positive and multiply negative scores of every token seen, once per token."""
-    for row, spot in enumerate(spots):
-        penalty = spot.sampling.repetition_penalty
-        if penalty == 1.0:
-            continue
-        seen = torch.tensor(sorted({*spot.tokens, *spot.drafts}), device=scores.device)
-        old = scores[row, seen]
-        scores[row, seen] = torch.where(old < 0, old * penalty, old / penalty)
-
-
-def _temperature(scores: Tensor, spots: Sequence[Spot]) -> None:
-    values = [spot.sampling.temperature or 1.0 for spot in spots]
-    if any(value != 1.0 for value in values):
-        scores /= torch.tensor(values, device=scores.device)[:, None]
-
-
-def _top_k(scores: Tensor, spots: Sequence[Spot]) -> None:
-    """Keep the k best tokens of a row, and what ties with the k-th."""
-    ks = [min(spot.sampling.top_k, scores.shape[1]) for spot in spots]
-    rows = torch.tensor([row for row, k in enumerate(ks) if k], device=scores.device)
-    if not len(rows):
-        return
-    best = scores[rows].topk(max(ks)).values
-    last = torch.tensor([k - 1 for k in ks if k], device=scores.device)
-    _keep_from(scores, rows, best.gather(1, last[:, None]))
-
-
-def _top_p(scores: Tensor, spots: Sequence[Spot]) -> None:
-    """Keep the fewest best tokens whose mass reaches p, and what ties with the last."""
-    limits = {row: s.sampling.top_p for row, s in enumerate(spots) if s.sampling.top_p < 1}
-    if not limits:
-        return
-    rows = torch.tensor(list(limits), device=scores.device)
-    mass = torch.tensor(list(limits.values()), device=scores.device)[:, None]
-    width = min(_CANDIDATES, scores.shape[1])
-    cutoff, reached = _nucleus(scores[rows], mass, width)
-    if not reached:
-        cutoff, _ = _nucleus(scores[rows], mass, scores.shape[1])
-    _keep_from(scores, rows, cutoff)
-
-
-def _nucleus(scores: Tensor, mass: Tensor, width: int) -> tuple[Tensor, bool]:
-    """The lowest score kept, [N, 1], among the `width` best, and whether they hold the mass."""
-    best = scores.topk(width).values
-    probabilities = (best - scores.logsumexp(-1, keepdim=True)).exp()
-    before = probabilities.cumsum(-1) - probabilities
-    last = (before < mass).sum(-1, keepdim=True) - 1
-    reached = width == scores.shape[1] or bool((probabilities.sum(-1, keepdim=True) >= mass).all())
-    return best.gather(1, last.clamp(min=0)), reached
-
-
-def _keep_from(scores: Tensor, rows: Tensor, cutoff: Tensor) -> None:
-    kept = scores[rows]
-    scores[rows] = kept.masked_fill(kept < cutoff, float("-inf"))

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from shard.attention import Paged, Segment
+from shard.grammar import Matcher
 from shard.kv_cache import KvCache, slot, spans
-from shard.protocol import End, Grow, New, ProtocolError, Sampling, Step
+from shard.protocol import End, Grammar, Grow, New, ProtocolError, Report, Sampling, Step
+from shard.spot import Spot
 
 
 @dataclass(slots=True)
@@ -30,6 +32,8 @@ class Row:
     max_new: int
     ignore_eos: bool
     sampling: Sampling
+    report: Report
+    matcher: Matcher | None
     pages: list[int] = field(default_factory=list)
     cached: int = 0
     draft_cached: int = 0
@@ -39,6 +43,10 @@ class Row:
     def remaining(self) -> int:
         """How many tokens the row may still emit."""
         return self.prompt + self.max_new - len(self.tokens)
+
+    def spot(self, drafts: Sequence[int]) -> Spot:
+        """The position after the row's tokens and `drafts`."""
+        return Spot(self.sampling, self.tokens, drafts, self.prompt, self.matcher, self.report)
 
     def append(self, tokens: Sequence[int], eos: frozenset[int]) -> tuple[list[int], End | None]:
         """Add `tokens` up to the first that ends the row; return those added and the reason.
@@ -63,7 +71,8 @@ class Row:
 class RowTable:
     """All rows by id. Applies a Step's changes in order: release, new, grow."""
 
-    def __init__(self) -> None:
+    def __init__(self, matcher: Callable[[Grammar], Matcher]) -> None:
+        self._matcher = matcher
         self._rows: dict[int, Row] = {}
 
     def apply(self, step: Step) -> None:
@@ -97,12 +106,14 @@ class RowTable:
         if new.id in self._rows:
             raise ProtocolError(f"row {new.id} is in the table already")
         self._rows[new.id] = Row(
-            new.id,
-            list(new.tokens),
-            new.prompt,
-            new.max_new,
-            new.ignore_eos,
-            new.sampling,
+            id=new.id,
+            tokens=list(new.tokens),
+            prompt=new.prompt,
+            max_new=new.max_new,
+            ignore_eos=new.ignore_eos,
+            sampling=new.sampling,
+            report=new.report,
+            matcher=None if new.grammar is None else self._matcher(new.grammar),
             cached=new.cached,
             draft_cached=new.draft_cached,
         )

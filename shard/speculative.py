@@ -12,13 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from shard.drafters import Ask, ModelDrafter
+from shard.judge import Verdict, judge, reported
 from shard.model import PackedModel
 from shard.protocol import End, Item, ProtocolError
-from shard.sampling import Spot, logprobs, pick, process
 from shard.sequence import Feed, Row
 
 
@@ -29,16 +26,6 @@ class Work:
     row: Row
     prefill: int
     draft: int
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The target's choices at the positions of one feed."""
-
-    tokens: list[int]
-    logprobs: list[float]
-    sound: bool
-    """False where a logit was NaN or infinite."""
 
 
 def run(
@@ -55,8 +42,9 @@ def run(
     feeds = [*chunks, *(_verify_feed(work.row, asks) for work in works if not work.prefill)]
     if not feeds:
         return ()
-    verdicts = _judge(target.logits(feeds), feeds, asks)
     eos = target.facts.eos
+    drafts = [asks[feed.row.id].drafts if feed.row.id in asks else () for feed in feeds]
+    verdicts = judge(target.logits(feeds), feeds, drafts, eos)
     items = [
         _accept(feed, verdict, asks.get(feed.row.id), drafter, eos)
         for feed, verdict in zip(feeds, verdicts, strict=True)
@@ -68,7 +56,9 @@ def _chunk(work: Work) -> Feed:
     row, stop = work.row, work.row.cached + work.prefill
     if stop > len(row.tokens):
         raise ProtocolError(f"row {row.id} has no {stop} tokens to prefill")
-    return Feed(row, row.cached, row.tokens[row.cached : stop], int(stop == len(row.tokens)))
+    whole = reported(row, row.cached, stop)
+    wanted = work.prefill if whole else int(stop == len(row.tokens))
+    return Feed(row, row.cached, row.tokens[row.cached : stop], wanted)
 
 
 def _asks(drafter: ModelDrafter, works: Sequence[Work]) -> dict[int, Ask]:
@@ -86,29 +76,6 @@ def _verify_feed(row: Row, asks: dict[int, Ask]) -> Feed:
         raise ProtocolError(f"row {row.id} cannot decode: its prefill is not finished")
     drafts = asks[row.id].drafts if row.id in asks else []
     return Feed(row, row.cached, [row.tokens[-1], *drafts], 1 + len(drafts))
-
-
-def _judge(logits: Tensor, feeds: Sequence[Feed], asks: dict[int, Ask]) -> list[Verdict]:
-    """The target's choice at every wanted position of every feed; one copy to the host."""
-    spots = [spot for feed in feeds for spot in _spots(feed, asks)]
-    with torch.inference_mode():
-        sound = logits.amax(-1) < float("inf")  # False for NaN too
-        scores = process(logits, spots)
-        tokens = pick(scores, spots)
-        chosen = logprobs(scores, tokens)
-    columns = tokens.tolist(), chosen.tolist(), sound.tolist()
-    verdicts, start = [], 0
-    for feed in feeds:
-        part = slice(start, start + feed.logits)
-        verdicts.append(Verdict(columns[0][part], columns[1][part], all(columns[2][part])))
-        start = part.stop
-    return verdicts
-
-
-def _spots(feed: Feed, asks: dict[int, Ask]) -> list[Spot]:
-    drafts = asks[feed.row.id].drafts if feed.row.id in asks else []
-    row = feed.row
-    return [Spot(row.sampling, row.tokens, drafts[:index]) for index in range(feed.logits)]
 
 
 def _accept(
@@ -129,13 +96,17 @@ def _accept(
     if ask is not None and drafter is not None:
         drafter.settle(ask, known, accepted)
     kept, end = row.append(verdict.tokens[: accepted + 1], eos)
+    told = verdict.choices[: len(kept)]
     return Item(
-        row.id,
-        tuple(kept),
-        tuple(verdict.logprobs[: len(kept)]),
-        len(drafts),
-        min(accepted, len(kept)),
-        end,
+        id=row.id,
+        tokens=tuple(kept),
+        logprobs=tuple(choice.logprob for choice in told),
+        drafted=len(drafts),
+        accepted=min(accepted, len(kept)),
+        end=end,
+        top=tuple(choice.top for choice in told) if row.report.top_n else (),
+        prompt_start=feed.start + 1 if verdict.prompt else 0,
+        prompt_logprobs=verdict.prompt,
         draft_cached=row.cached if drafter is None else row.draft_cached,
     )
 

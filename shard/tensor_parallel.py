@@ -1,18 +1,15 @@
-"""Tensor parallelism on plain tensors, from the model's own plan.
+"""Tensor parallelism on plain tensors: the group of ranks, and the sums that a plan implies.
 
-transformers names for each module how its weight is cut (`tp_plan`, layer numbers as `*`). We cut
-the parameters in place and hook the two collectives that a plan implies: an all-reduce after a
-row-wise module, a gather after a head that must return the whole vocabulary. Embeddings and all
-unlisted parameters are replicated, and so are key/value heads where there are fewer than ranks.
-Ranks gather identical bits and sample alike, so tokens need no broadcast; Acks carry a digest.
+`slices` says what a rank keeps of each parameter; here the modules get the hooks that make the
+parts add up: an all-reduce after a row-wise module and after experts, a gather after a head that
+must return the whole vocabulary. Ranks gather identical bits and sample alike, so tokens need no
+broadcast; Acks carry a digest.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -20,20 +17,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from shard.errors import Fault
+from shard.slices import GATHERED, ROWWISE, SPLIT_INPUT, Ranks, plan
 
 _COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 """A dead peer is seen at once; a hung one is the router's watchdog's to find."""
-_REPLICATED = {"replicated_with_grad_allreduce", "embedding_rowwise"}
-_KV_PROJECTIONS = ("k_proj", "v_proj")
-
-
-@dataclass(frozen=True, slots=True)
-class Ranks:
-    """One rank among `world` ranks."""
-
-    rank: int
-    world: int
+_SUMMED = (*ROWWISE, "all_reduce", "moe_tp_experts")
 
 
 def connect(ranks: Ranks, rendezvous: str, device: torch.device) -> None:
@@ -50,80 +38,27 @@ def connect(ranks: Ranks, rendezvous: str, device: torch.device) -> None:
     )
 
 
-def cut(module: nn.Module, name: str, ranks: Ranks) -> None:
-    """Keep only this rank's share of `module`'s parameters and hook its collectives.
-
-    Raises Fault 4 for an architecture without a plan or with a part of it that we cannot follow.
-    """
-    if ranks.world == 1:
-        return
-    plan: dict[str, str] = getattr(module, "tp_plan", None) or {}
-    if not any(style.startswith("rowwise") for style in plan.values()):
-        raise Fault(4, f"{name} has no tensor-parallel plan; serve it with --num-shard 1")
-    heads = _Heads.of(module, ranks)
-    for path, part in module.named_modules():
-        style = next((s for key, s in plan.items() if _matches(key, path)), None)
-        if style is not None and style not in _REPLICATED:
-            _apply(style, part, path, heads, name)
+def hook(module: nn.Module, name: str, ranks: Ranks) -> None:
+    """Let the cut parts of `module` add up to what the whole would compute. Raises like `plan`."""
+    for path, style in plan(module, name, ranks).items():
+        part = next((part for own, part in module.named_modules() if own == path), None)
+        if part is None:
+            continue  # a parameter; its module has an entry of its own
+        if style in SPLIT_INPUT:
+            part.register_forward_pre_hook(_splitter(ranks))
+        if style in _SUMMED:
+            part.register_forward_hook(_all_reduce)
+        elif style == GATHERED and part.out_features % ranks.world == 0:
+            part.register_forward_hook(_gatherer(ranks.world))
 
 
-@dataclass(frozen=True, slots=True)
-class _Heads:
-    """How attention heads fall on ranks."""
+def _splitter(ranks: Ranks) -> Callable[[nn.Module, Any], tuple[Tensor]]:
+    """For a row-wise module whose input is whole on every rank."""
 
-    ranks: Ranks
-    kv_heads: int
+    def split(_module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0].chunk(ranks.world, dim=-1)[ranks.rank],)
 
-    @classmethod
-    def of(cls, module: nn.Module, ranks: Ranks) -> _Heads:
-        config: Any = module.config.get_text_config()  # type: ignore[union-attr, operator]
-        kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        return cls(ranks, kv_heads)
-
-    def rows(self, path: str, size: int) -> slice:
-        """The output features of a column-wise module that this rank keeps."""
-        rank, world = self.ranks.rank, self.ranks.world
-        if path.endswith(_KV_PROJECTIONS) and self.kv_heads < world:
-            rank, world = rank * self.kv_heads // world, self.kv_heads
-        if size % world:
-            raise Fault(2, f"{path}: {size} output features do not divide by {world} shards")
-        return slice(rank * size // world, (rank + 1) * size // world)
-
-
-def _apply(style: str, part: nn.Module, path: str, heads: _Heads, name: str) -> None:
-    if not isinstance(part, nn.Linear):
-        raise Fault(4, f"{name} cannot be sharded: {path} ({style}) is no linear layer")
-    if style == "colwise":
-        _keep_rows(part, heads.rows(path, part.out_features))
-    elif style in ("rowwise", "rowwise_split_input"):
-        columns = _keep_columns(part, heads.ranks)
-        if style == "rowwise_split_input":  # its input is whole on every rank
-            part.register_forward_pre_hook(lambda _, inputs: (inputs[0][..., columns],))
-        part.register_forward_hook(_all_reduce)
-    elif style == "colwise_gather_output":
-        if part.out_features % heads.ranks.world == 0:
-            _keep_rows(part, heads.rows(path, part.out_features))
-            part.register_forward_hook(_gatherer(heads.ranks.world))
-    else:
-        raise Fault(4, f"{name} cannot be sharded: its plan asks for {style} at {path}")
-
-
-def _keep_rows(part: nn.Linear, rows: slice) -> None:
-    part.weight = nn.Parameter(part.weight[rows].clone(), requires_grad=False)
-    if part.bias is not None:
-        part.bias = nn.Parameter(part.bias[rows].clone(), requires_grad=False)
-
-
-def _keep_columns(part: nn.Linear, ranks: Ranks) -> slice:
-    """The columns kept. A row-wise module sums over ranks, so only rank 0 adds the bias."""
-    if part.in_features % ranks.world:
-        raise Fault(2, f"{part.in_features} input features do not divide by {ranks.world} shards")
-    size = part.in_features // ranks.world
-    columns = slice(ranks.rank * size, (ranks.rank + 1) * size)
-    part.weight = nn.Parameter(part.weight[:, columns].clone(), requires_grad=False)
-    if ranks.rank:
-        part.register_parameter("bias", None)
-    return columns
+    return split
 
 
 def _all_reduce(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
@@ -138,8 +73,3 @@ def _gatherer(world: int) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         return torch.cat(parts, dim=-1)
 
     return gather
-
-
-def _matches(key: str, path: str) -> bool:
-    """Whether plan key `model.layers.*.mlp.up_proj` names the module at `path`."""
-    return re.fullmatch(re.escape(key).replace(r"\*", r"\d+"), path) is not None

@@ -58,6 +58,14 @@ class Token:
     text: str
     logprob: float
     special: bool = False
+    top: tuple[Token, ...] = ()
+
+
+@dataclass(frozen=True)
+class PromptToken:
+    id: int
+    text: str
+    logprob: float | None
 
 
 HELLO = (
@@ -90,6 +98,15 @@ class ScriptedRecord:
     def text(self) -> str:
         return "".join(token.text for token in self.tokens if not token.special)
 
+    @property
+    def mean_logprob(self) -> float:
+        return sum(token.logprob for token in self.tokens) / max(1, len(self.tokens))
+
+    @property
+    def prefill(self) -> list[PromptToken]:
+        asked = self.request.decoder_input_details
+        return [PromptToken(1, "a", None), PromptToken(2, "b", -0.5)] if asked else []
+
     async def stream(self) -> AsyncIterator[Token]:
         for number, part in enumerate(self.script, 1):
             if isinstance(part, Exception):
@@ -113,7 +130,10 @@ class ScriptedDispatcher:
         reason: str | None = None,
         full: bool = False,
         refusal: RouterError | None = None,
+        heads: Sequence[Sequence[Token]] = ((),),
     ) -> None:
+        self.heads = heads
+        """What the records of one request play before the script."""
         self.script = script or HELLO
         self.ending, self.reason, self.full, self.refusal = ending, reason, full, refusal
         self.opened: list[tuple[Request, str]] = []
@@ -123,15 +143,20 @@ class ScriptedDispatcher:
         return self.reason
 
     @asynccontextmanager
-    async def open(self, request: Request, request_id: str) -> AsyncIterator[ScriptedRecord]:
+    async def open_all(
+        self, requests: Sequence[Request], request_id: str
+    ) -> AsyncIterator[tuple[ScriptedRecord, ...]]:
         if self.full:
             raise Overloaded
         if self.refusal:
             raise self.refusal
-        self.opened.append((request, request_id))
+        self.opened += [(request, request_id) for request in requests]
         self.entered.set()
         try:
-            yield ScriptedRecord(request, self.script, self.ending)
+            yield tuple(
+                ScriptedRecord(request, [*head, *self.script], self.ending)
+                for request, head in zip(requests, self.heads, strict=False)
+            )
         finally:
             self.left.set()
 

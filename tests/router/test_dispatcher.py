@@ -23,7 +23,7 @@ from router.scheduler.base import Scheduler, View
 from router.shards import STEP_SECONDS, GroupLost, ShardGroup
 from router.text import Vocabulary
 from shard.config import ShardConfig
-from shard.echo import EchoEngine, reply
+from shard.echo import EchoEngine, reply, reply_logprob
 from shard.protocol import End, Item, Message, Sampling, Step, StepResult
 from tests.router.families import FAMILIES
 from tests.router.scripted_ranks import ScriptedRank, listening
@@ -384,6 +384,34 @@ async def test_more_requests_than_permits_are_refused_until_one_leaves() -> None
             with pytest.raises(Overloaded):
                 await finish(server, ask())
         assert (await finish(server, ask())).finish_reason
+
+
+async def test_requests_that_live_together_get_all_their_permits_or_none() -> None:
+    async with echoing(max_concurrent_requests=3) as (server, _):
+        pair = [ask(seed=1), ask(seed=2)]
+        async with server.dispatcher.open_all(pair, "1") as records:
+            assert {record.request_id for record in records} == {"1"}
+            with pytest.raises(Overloaded):
+                async with server.dispatcher.open_all(pair, "2"):
+                    pass
+            for record, request in zip(records, pair, strict=True):
+                assert [token.id async for token in record.stream()] == list(expected(request)[0])
+        async with server.dispatcher.open_all([*pair, ask()], "3") as records:
+            assert server.dispatcher.full
+            assert server.dispatcher.cancel("3") == 3
+        assert not server.dispatcher.full
+
+
+async def test_prompt_and_likeliest_tokens_come_through_chunks_and_processes() -> None:
+    async with echoing(max_batch_prefill_tokens=16) as (server, _):
+        request = ask("hello world " * 5, seed=3, decoder_input_details=True, top_n_tokens=3)
+        record = await finish(server, request)
+        told = [token.logprob for token in record.prefill]
+        assert told[0] is None
+        assert told[1:] == [reply_logprob(3, place) for place in range(1, len(record.prompt))]
+        for token in record.tokens:
+            assert len(token.top) == 3
+            assert (token.top[0].id, token.top[0].logprob) == (token.id, token.logprob)
 
 
 async def test_a_drain_refuses_new_requests_and_waits_for_the_open_ones() -> None:

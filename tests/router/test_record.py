@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from router.errors import Generation, Incomplete
 from router.record import Record, Token
 from router.request import Request
 from router.text import Vocabulary
-from shard.protocol import End, Item, Sampling
+from shard.protocol import End, Item, Report, Sampling, Top
 from tests.router.families import EOS, FAMILIES
 
 TOKENIZER = FAMILIES["byte_level"]
@@ -19,13 +20,15 @@ VOCABULARY = Vocabulary(TOKENIZER)
 A, B, C = (TOKENIZER.token_to_id(letter) for letter in "abc")
 
 
-def record(max_new: int = 10, **more: Any) -> Record:
+def record(max_new: int = 10, prompt: tuple[int, ...] = (A, B), **more: Any) -> Record:
     request = Request("ab", Sampling(seed=3, temperature=1.0), **more)
-    return Record(7, "mine", request, (A, B), max_new, VOCABULARY, arrived=1.0)
+    return Record(7, "mine", request, prompt, max_new, VOCABULARY, arrived=1.0)
 
 
-def item(*ids: int, end: End | None = None, drafted: int = 0, accepted: int = 0) -> Item:
-    return Item(7, ids, tuple(-0.5 for _ in ids), drafted, accepted, end)
+def item(
+    *ids: int, end: End | None = None, drafted: int = 0, accepted: int = 0, **more: Any
+) -> Item:
+    return Item(7, ids, tuple(-0.5 for _ in ids), drafted, accepted, end, **more)
 
 
 async def read(source: Record) -> list[Token]:
@@ -111,6 +114,47 @@ async def test_an_end_without_a_token_is_incomplete() -> None:
     given.take(item(end=End.EOS), 2.0)
     with pytest.raises(Incomplete):
         await read(given)
+
+
+def test_the_likeliest_tokens_come_with_their_own_texts() -> None:
+    eos = TOKENIZER.token_to_id(EOS)
+    given = record(top_n_tokens=2)
+    assert given.new().report == Report(top_n=2)
+    tops = (Top((A, eos), (-0.25, -0.5)), Top((C, B), (-1.0, -2.0)))
+    given.take(item(A, B, top=tops), 2.0)
+    assert [token.top for token in given.tokens] == [
+        (Token(A, "a", -0.25, False), Token(eos, EOS, -0.5, True)),
+        (Token(C, "c", -1.0, False), Token(B, "b", -2.0, False)),
+    ]
+
+
+def test_a_prompt_is_told_from_its_second_token_on_whatever_the_chunks() -> None:
+    given = record(decoder_input_details=True, prompt=(A, B, C, A))
+    assert given.new().report == Report(prompt=True)
+    given.take(item(prompt_start=1, prompt_logprobs=(-0.25, -0.5)), 2.0)
+    assert given.new().report == Report(prompt=True)  # evicted between two chunks
+    given.take(item(prompt_start=1, prompt_logprobs=(-0.25,)), 3.0)
+    given.take(item(B, prompt_start=2, prompt_logprobs=(-0.5, -0.75)), 4.0)
+    assert [(token.id, token.text) for token in given.prefill] == [
+        (A, "a"),
+        (B, "b"),
+        (C, "c"),
+        (A, "a"),
+    ]
+    assert [token.logprob for token in given.prefill] == [None, -0.25, -0.5, -0.75]
+    assert given.new().report == Report()
+
+
+def test_a_prompt_that_nobody_asked_for_is_not_told() -> None:
+    given = record()
+    assert (given.prefill, given.new().report) == ([], Report())
+
+
+def test_sequences_are_compared_by_their_mean() -> None:
+    given = record()
+    assert given.mean_logprob == -math.inf
+    given.take(Item(7, (A, B), (-1.0, -2.0), 0, 0, None), 2.0)
+    assert given.mean_logprob == -1.5
 
 
 def test_the_seed_is_reported_where_there_is_noise() -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,8 +9,17 @@ from hypothesis import strategies as some
 from router.body import Generate, Parameters, read
 from router.config import Limits
 from router.errors import Invalid, Malformed, Mistyped
-from router.request import Bounds, Request, fit, precheck, settle, validate
-from shard.protocol import HEADER, New, Sampling, Step, pack, unpack
+from router.request import (
+    SEEDS,
+    Bounds,
+    Request,
+    fit,
+    precheck,
+    sequences,
+    settle,
+    validate,
+)
+from shard.protocol import HEADER, New, Report, Sampling, Step, pack, unpack
 
 BOUNDS = settle(Limits(max_input_tokens=30), 2000)
 
@@ -86,15 +96,8 @@ def test_a_temperature_below_float32_is_not_positive() -> None:
 @pytest.mark.parametrize(
     ("parameters", "name"),
     [
-        ({"best_of": 2, "do_sample": True}, "best_of"),
-        ({"typical_p": 0.5}, "typical_p"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty"),
-        ({"watermark": True}, "watermark"),
-        ({"top_n_tokens": 1}, "top_n_tokens"),
         ({"grammar": {"type": "json", "value": {"properties": {}}}}, "grammar"),
-        ({"decoder_input_details": True}, "decoder_input_details"),
         ({"adapter_id": "x"}, "adapter_id"),
-        ({"min_new_tokens": 1}, "min_new_tokens"),
     ],
 )
 def test_what_the_engine_does_not_have_is_refused_by_name(
@@ -103,8 +106,34 @@ def test_what_the_engine_does_not_have_is_refused_by_name(
     assert refusal(**parameters) == f"`{name}` is not supported"
 
 
-def test_values_that_ask_nothing_of_the_engine_pass() -> None:
-    request(best_of=1, frequency_penalty=0, watermark=False, top_n_tokens=0, min_new_tokens=0)
+def test_values_that_ask_nothing_of_the_engine_are_neutral() -> None:
+    made = request(best_of=1, frequency_penalty=0, watermark=False, top_n_tokens=0, min_tokens=0)
+    assert made == request()
+
+
+def test_processors_do_not_imply_sampling() -> None:
+    made = request(frequency_penalty=-0.5, watermark=True, min_new_tokens=3)
+    assert made.sampling == Sampling(frequency_penalty=-0.5, watermark=True, min_new_tokens=3)
+    assert made.seed is None
+
+
+def test_what_is_to_be_told_goes_to_the_shards() -> None:
+    made = request(top_n_tokens=5, decoder_input_details=True)
+    assert made.report == Report(top_n=5, prompt=True)
+    assert made.details
+    assert request().report == Report()
+
+
+def test_sequences_differ_in_seeds_that_follow_from_the_first() -> None:
+    made = request(best_of=2, do_sample=True)
+    first, *others = sequences(made, 200)
+    seeds = {each.sampling.seed for each in (first, *others)}
+    assert first == made
+    assert len(seeds) == 200
+    assert all(seed < SEEDS for seed in seeds)
+    assert {replace(each, sampling=made.sampling) for each in others} == {made}
+    assert sequences(made, 200) == (first, *others)
+    assert sequences(replace(made, sampling=Sampling(78, 1.0)), 2)[1] not in others
 
 
 def test_greedy_is_the_default_and_has_no_seed() -> None:
@@ -120,6 +149,7 @@ def test_greedy_is_the_default_and_has_no_seed() -> None:
         ({"do_sample": True, "seed": 0}, Sampling(0, 1.0)),
         ({"temperature": 0.5}, Sampling(77, 0.5)),
         ({"top_k": 3}, Sampling(77, 1.0, top_k=3)),
+        ({"typical_p": 0.5}, Sampling(77, 1.0, typical_p=0.5)),
         ({"top_p": 0.5, "seed": 2**64 - 1}, Sampling(2**64 - 1, 1.0, top_p=0.5)),
     ],
 )
@@ -168,7 +198,7 @@ def test_any_body_is_an_error_of_its_caller_or_fits_the_shards_wire(
         made = validate(read(text, Generate), BOUNDS, stream=False)
     except (Invalid, Mistyped, Malformed):
         return
-    step = Step(1, (), (New(1, (1,), 1, 1, False, made.sampling),), (), ())
+    step = Step(1, (), (New(1, (1,), 1, 1, False, made.sampling, made.report),), (), ())
     assert unpack(pack(step)[HEADER:]) == step
 
 

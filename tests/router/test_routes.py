@@ -93,6 +93,67 @@ async def test_a_server_with_a_drafter_tells_drafted_and_accepted() -> None:
         assert stream.endswith(b'"seed":7,"input_length":3,"drafted":4,"accepted":2}}\n\n')
 
 
+TOP = (Token(15, " Hello", -0.25), Token(3, "x", -2.0))
+TOLD = b'{"id":15,"text":" Hello","logprob":-0.25,"special":false}'
+OTHER = b'{"id":3,"text":"x","logprob":-2.0,"special":false}'
+
+
+async def test_the_likeliest_tokens_follow_the_token_and_the_tokens() -> None:
+    script = ScriptedDispatcher(Token(15, " Hello", -0.25, top=TOP))
+    body = {"inputs": "a", "parameters": {"details": True, "top_n_tokens": 2}}
+    async with serving(script, about=DRAFTING) as server:
+        whole = (await server.post("/generate", body)).body
+        tail = b'"tokens":[%b],"top_tokens":[[%b,%b]],"drafted":4,"accepted":2}}'
+        assert whole.endswith(tail % (TOLD, TOLD, OTHER))
+        stream = (await server.post("/generate_stream", body)).body
+        start = b'data: {"index":1,"token":%b,"top_tokens":[%b,%b],"generated_text":" Hello",'
+        assert stream.startswith(start % (TOLD, TOLD, OTHER))
+
+
+async def test_the_prompt_is_told_and_brings_the_details() -> None:
+    async with serving() as server:
+        body = {"inputs": "a", "parameters": {"decoder_input_details": True}}
+        details = (await server.post("/generate", body)).json()["details"]
+        assert details["prefill"] == [
+            {"id": 1, "text": "a", "logprob": None},
+            {"id": 2, "text": "b", "logprob": -0.5},
+        ]
+        assert list(details["prefill"][0]) == ["id", "text", "logprob"]
+
+
+async def test_the_best_sequence_wins_and_the_others_are_told() -> None:
+    heads = ([Token(1, "bad", -9.0)], [Token(2, "good", -0.5)])
+    script = ScriptedDispatcher(Token(15, " end", -0.25), heads=heads)
+    parameters = {"best_of": 2, "do_sample": True, "details": True}
+    async with serving(script) as server:
+        whole = (await server.post("/generate", {"inputs": "a", "parameters": parameters})).json()
+        assert whole["generated_text"] == "good end"
+        [other] = whole["details"]["best_of_sequences"]
+        assert list(whole["details"]) == [
+            "finish_reason",
+            "generated_tokens",
+            "seed",
+            "prefill",
+            "tokens",
+            "best_of_sequences",
+        ]
+        assert list(other) == [
+            "generated_text",
+            "finish_reason",
+            "generated_tokens",
+            "seed",
+            "prefill",
+            "tokens",
+        ]
+        assert other["generated_text"] == "bad end"
+        (first, _), (second, _) = script.opened
+        assert (other["seed"], whole["details"]["seed"]) == (first.seed, second.seed)
+        assert first.seed != second.seed
+        plain = {**parameters, "details": False}
+        whole = (await server.post("/generate", {"inputs": "a", "parameters": plain})).json()
+        assert whole == {"generated_text": "good end"}
+
+
 async def test_without_parameters_it_samples_and_reports_the_seed_it_picked() -> None:
     async with serving() as server:
         await server.post("/generate", {"inputs": "a"})

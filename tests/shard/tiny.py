@@ -10,20 +10,29 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.models.bert import BertConfig
+from transformers.models.cohere import CohereConfig
+from transformers.models.deepseek_v3 import DeepseekV3Config
+from transformers.models.diffllama import DiffLlamaConfig
 from transformers.models.gemma import GemmaConfig
 from transformers.models.gemma2 import Gemma2Config
 from transformers.models.gemma3 import Gemma3TextConfig
 from transformers.models.gpt2 import GPT2Config
+from transformers.models.gpt_oss import GptOssConfig
 from transformers.models.llama import LlamaConfig
 from transformers.models.mamba import MambaConfig
 from transformers.models.mistral import MistralConfig
+from transformers.models.mixtral import MixtralConfig
+from transformers.models.moshi import MoshiConfig
 from transformers.models.phi3 import Phi3Config
+from transformers.models.qwen2 import Qwen2Config
 from transformers.models.qwen3 import Qwen3Config
+from transformers.models.qwen3_moe import Qwen3MoeConfig
 
 from shard.config import ShardConfig
 from shard.engine import Engine
 from shard.kv_cache import PAGE_SIZE
-from shard.protocol import Grow, Item, New, Run, Sampling, Step
+from shard.protocol import Grammar, Grow, Item, New, Report, Run, Sampling, Step
 
 VOCABULARY = 101
 NO_SPECIAL = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
@@ -37,6 +46,8 @@ SHAPE: dict[str, Any] = {
     "max_position_embeddings": 128,
     **NO_SPECIAL,
 }
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+EXPERTS: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2}
 CONFIGS: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaConfig(**SHAPE),
     "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=16),
@@ -48,21 +59,51 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "gpt2": lambda: GPT2Config(
         vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=128, **NO_SPECIAL
     ),
+    "qwen2": lambda: Qwen2Config(**SHAPE, tie_word_embeddings=True),
+    "cohere": lambda: CohereConfig(**SHAPE, logit_scale=0.5),
+    "mixtral": lambda: MixtralConfig(**SHAPE, **EXPERTS),
+    "qwen3-moe": lambda: Qwen3MoeConfig(**SHAPE, **EXPERTS, head_dim=8, moe_intermediate_size=16),
+    "gpt-oss": lambda: GptOssConfig(
+        **SHAPE, **EXPERTS, head_dim=8, sliding_window=7, rope_parameters=ROPE
+    ),
+    "gpt-oss-wide": lambda: GptOssConfig(
+        **{**SHAPE, "intermediate_size": 64},
+        **EXPERTS,
+        **{"head_dim": 8, "sliding_window": 7, "rope_parameters": ROPE},
+    ),
+    "bert": lambda: BertConfig(**{**SHAPE, "pad_token_id": 0}),
+    "diffllama": lambda: DiffLlamaConfig(**SHAPE),
+    "moshi": lambda: MoshiConfig(**{**SHAPE, "ffn_dim": 48, "num_codebooks": 1}, sliding_window=7),
+    "mla": lambda: DeepseekV3Config(
+        **{**SHAPE, "num_key_value_heads": 4},
+        **{"q_lora_rank": 8, "kv_lora_rank": 8, "n_routed_experts": 4, "n_group": 1},
+        **{"qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 4, "topk_group": 1},
+        **{"num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    ),
     "mamba": lambda: MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2),
     "llama-wide": lambda: LlamaConfig(**{**SHAPE, "vocab_size": VOCABULARY + 6}),
 }
 PAGED = ("llama", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "phi3", "gpt2")
-SHARDED = ("llama", "qwen3", "gemma3", "phi3")
+COVERED = ("qwen2", "cohere", "mixtral", "qwen3-moe", "gpt-oss")
+"""Served too: biases, a tied head, scaled logits, experts, sinks."""
+LOADED = (*PAGED, *COVERED)
+SHARDED = ("gemma3", "phi3", "mixtral", "qwen3-moe", "gpt-oss")
 GREEDY = Sampling()
+SILENT = Report()
 SAMPLED = Sampling(seed=7, temperature=0.8, top_k=40, top_p=0.9, repetition_penalty=1.1)
 
 
 def save(name: str, folder: Path, seed: int = 0) -> str:
-    """A model of architecture `name` in `folder`; its logits are spread by larger weights."""
+    """A model of architecture `name` in `folder`; its logits are spread by larger weights.
+
+    Parameters that start as zeros, such as biases, get values too.
+    """
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(CONFIGS[name]())
     for parameter in model.parameters():
         parameter.data.mul_(3)
+        if not parameter.any():
+            parameter.data.normal_(std=0.3)
     path = folder / f"{name}-{seed}"
     model.save_pretrained(path)
     return str(path)
@@ -102,6 +143,8 @@ class Ask:
     prompt: tuple[int, ...]
     max_new: int = 40
     sampling: Sampling = GREEDY
+    report: Report = SILENT
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +211,16 @@ def _run(id: int, left: int, plan: Plan) -> Run:
 
 def _new(asks: dict[int, Ask]) -> tuple[New, ...]:
     return tuple(
-        New(id, ask.prompt, len(ask.prompt), ask.max_new, False, ask.sampling)
+        New(
+            id,
+            ask.prompt,
+            len(ask.prompt),
+            ask.max_new,
+            False,
+            ask.sampling,
+            ask.report,
+            ask.grammar,
+        )
         for id, ask in asks.items()
     )
 

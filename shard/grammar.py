@@ -1,0 +1,96 @@
+"""Which tokens a grammar lets a row emit, at any position and after any draft.
+
+A matcher answers for an output, not for a sequence of calls: it keeps a cursor in llguidance's
+parser, rolls it back to what two outputs share and goes on from there. So an output that was
+rejected, resumed after an eviction or only drafted needs no bookkeeping by anyone. The vocabulary
+is read at the first grammar; a server that gets none pays nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from torch import Tensor
+
+from shard.protocol import Grammar, GrammarKind
+
+_REMEMBERED = 65
+"""Masks of so many last positions are kept: the longest draft and the token after it."""
+
+_SPACE = "[ ]?"
+"""Between the parts of JSON, as in TGI: no row may spend all its tokens on white space."""
+
+
+class Matcher:
+    """One row's grammar. `mask` is a function of the output alone."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+        self._output: list[int] = []
+        """What the parser has consumed."""
+        self._masks: dict[int, bytes] = {}
+
+    @property
+    def broken(self) -> bool:
+        """Whether the grammar cannot be compiled, or grew beyond llguidance's limits."""
+        return bool(self._matcher.is_error())
+
+    def mask(self, output: Sequence[int], vocabulary: int) -> Tensor:
+        """Tokens that may follow `output`, bool [vocabulary], on the CPU.
+
+        A whole text admits the end alone. After tokens that the grammar refuses, which only a
+        draft can bring, the answer has no meaning.
+        """
+        place = self._seek(output)
+        if place not in self._masks:
+            self._masks.pop(place - _REMEMBERED, None)
+            self._masks[place] = self._matcher.compute_bitmask()
+        packed = torch.frombuffer(bytearray(self._masks[place]), dtype=torch.uint8)
+        bits = packed[:, None] >> torch.arange(8, dtype=torch.uint8) & 1
+        return bits.flatten()[:vocabulary].bool()
+
+    def _seek(self, output: Sequence[int]) -> int:
+        """Move the cursor behind `output`, or to where it leaves the grammar."""
+        shared = _shared(self._output, output)
+        if shared == len(output) and shared in self._masks:
+            return shared
+        self._matcher.rollback(len(self._output) - shared)
+        for place in range(shared + 1, len(self._output) + 1):
+            self._masks.pop(place, None)
+        more = list(output[shared:])
+        self._output = [*output[:shared], *more[: self._matcher.try_consume_tokens(more)]]
+        return len(self._output)
+
+
+class Grammars:
+    """Makes matchers for a model of `vocabulary` tokens that ends its texts with `eos`."""
+
+    def __init__(self, folder: str, vocabulary: int, eos: frozenset[int]) -> None:
+        self._folder, self._vocabulary, self._eos = folder, vocabulary, eos
+
+    def matcher(self, grammar: Grammar) -> Matcher:
+        """A matcher at the start of `grammar`; `broken` where it cannot be compiled."""
+        if grammar.kind is GrammarKind.JSON:
+            text = LLMatcher.grammar_from_json_schema(
+                grammar.text, overrides={"whitespace_pattern": _SPACE}
+            )
+        else:
+            text = LLMatcher.grammar_from_regex(grammar.text)
+        return Matcher(LLMatcher(self._tokenizer, text, log_level=0))
+
+    @cached_property
+    def _tokenizer(self) -> LLTokenizer:
+        text = Path(self._folder, "tokenizer.json").read_text(encoding="utf-8")
+        return LLTokenizer(text, n_vocab=self._vocabulary, eos_token=sorted(self._eos) or None)
+
+
+def _shared(left: Sequence[int], right: Sequence[int]) -> int:
+    """Length of the common start."""
+    most = min(len(left), len(right))
+    if list(left[:most]) == list(right[:most]):
+        return most
+    return next(place for place in range(most) if left[place] != right[place])
