@@ -42,10 +42,12 @@ class KvCache:
             torch.empty(slots, 2 * shape.heads, shape.head_dim, dtype=dtype, device=device)
             for shape in shapes
         ]
+        self._views = [  # [2, heads, slots, head_dim]
+            pool.view(len(pool), 2, -1, pool.shape[2]).permute(1, 2, 0, 3) for pool in self._layers
+        ]
 
-    def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
-        """Store `key` and `value`, both [heads, T, head_dim], at `slots` [T] (int64)."""
-        fresh = torch.cat((key, value)).transpose(0, 1)  # [T, 2 * heads, head_dim]
+    def write(self, layer: int, slots: Tensor, fresh: Tensor) -> None:
+        """Store `fresh` [T, 2 * heads, head_dim], keys first, at `slots` [T] (int64)."""
         self._layers[layer].index_copy_(0, slots, fresh)
 
     def read(self, layer: int, spans: Sequence[slice]) -> tuple[Tensor, Tensor]:
@@ -53,11 +55,13 @@ class KvCache:
 
         A view of the pool where there is one span, a copy where there are several.
         """
-        pool = self._layers[layer]
-        rows = pool[spans[0]] if len(spans) == 1 else torch.cat([pool[span] for span in spans])
-        heads = pool.shape[1] // 2
-        both = rows.transpose(0, 1)
-        return both[:heads], both[heads:]
+        pool = self._views[layer]
+        if len(spans) == 1:
+            both = pool[:, :, spans[0]]
+        else:
+            both = torch.cat([pool[:, :, span] for span in spans], 2)
+        keys, values = both.unbind()
+        return keys, values
 
     @property
     def pools(self) -> list[Tensor]:

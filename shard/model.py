@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from shard.attention import Probe, attending
+from shard.attention import Probe
 from shard.errors import Fault
+from shard.forward import choose, plain
 from shard.kv_cache import KvCache, LayerShape, bytes_per_page
 from shard.sequence import Feed, pack
 
@@ -42,15 +43,16 @@ class Loaded:
 class PackedModel:
     """`loaded` with a cache of `pages` pages."""
 
-    def __init__(self, loaded: Loaded, pages: int) -> None:
+    def __init__(self, loaded: Loaded, pages: int, fuse: bool = True) -> None:
         self.facts = loaded
         self.cache = KvCache(loaded.shapes, pages, loaded.dtype, loaded.device)
+        self._forward = choose(loaded.module, loaded.name, loaded.shapes, fuse)
 
     def logits(self, feeds: Sequence[Feed]) -> Tensor:
         """Run `feeds` in one forward; logits [sum of feed.logits, V] in the model's dtype."""
         packed = pack(feeds, self.cache, self.facts.device)
-        with torch.inference_mode(), attending(packed.layout):
-            return _forward(self.facts.module, packed.ids, packed.positions, packed.wanted)
+        with torch.inference_mode():
+            return self._forward(packed.ids, packed.positions, packed.layout, packed.wanted)
 
 
 def probe(module: nn.Module, name: str, device: torch.device) -> tuple[LayerShape, ...]:
@@ -62,8 +64,8 @@ def probe(module: nn.Module, name: str, device: torch.device) -> tuple[LayerShap
     layout = Probe()
     zero = torch.zeros(1, 1, dtype=torch.int64, device=device)
     try:
-        with torch.inference_mode(), attending(layout):
-            _forward(module, zero, zero, zero[0])
+        with torch.inference_mode():
+            plain(module)(zero, zero, layout, zero[0])
     except torch.OutOfMemoryError:
         raise
     except Exception as fault:  # whatever a model's own code trips over
@@ -75,9 +77,3 @@ def probe(module: nn.Module, name: str, device: torch.device) -> tuple[LayerShap
     if sorted(layout.shapes) != list(range(layers)):
         raise Fault(4, f"{name} is not supported: not all of its {layers} layers are attention")
     return tuple(layout.shapes[index] for index in range(layers))
-
-
-def _forward(module: nn.Module, ids: Tensor, positions: Tensor, wanted: Tensor) -> Tensor:
-    output = module(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=wanted)
-    logits: Tensor = output.logits
-    return logits[0]

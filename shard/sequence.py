@@ -158,11 +158,10 @@ def pack(feeds: Sequence[Feed], cache: KvCache, device: torch.device) -> Packed:
         slots.extend(_slots(feed.row, reach))
         segments.append(Segment(start, stop, reach.stop, spans(feed.row.pages, reach.stop)))
         wanted.extend(range(stop - feed.logits, stop))
-    tensor = torch.tensor([ids, positions, slots], device=device)
-    layout = Paged(cache, tensor[2], segments)
-    return Packed(
-        tensor[0:1], tensor[1:2], layout, torch.tensor(wanted, dtype=torch.int64, device=device)
-    )
+    numbers = torch.tensor([*ids, *positions, *slots, *wanted], device=device)  # one upload
+    count = len(ids)
+    token_ids, places, targets, rest = torch.split(numbers, [count, count, count, len(wanted)])
+    return Packed(token_ids[None], places[None], Paged(cache, targets, segments), rest)
 
 
 def _slots(row: Row, reach: range) -> list[int]:

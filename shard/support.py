@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from shard.attention import IMPLEMENTATION, Probe, Rule, attending
+from shard.attention import IMPLEMENTATION, Probe, attending
 from shard.errors import Fault
 from shard.model import Loaded, PackedModel
 from shard.protocol import Report, Sampling
@@ -100,29 +100,16 @@ def _refuse_hidden_window(model: Loaded) -> None:
     if not window or (layers and "sliding_attention" not in layers):
         return
     zero = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-    heard = _Windows()
+    heard = Probe()
     with torch.inference_mode(), attending(heard):
         model.module(input_ids=zero, position_ids=zero, use_cache=False)
-    if window not in heard.windows:
+    if all(rule.window != window for rule in heard.rules.values()):
         raise Fault(4, f"{model.name} is not supported: its attention is not told its window")
-
-
-class _Windows(Probe):
-    """A probe that also learns the windows of the layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.windows: set[int | None] = set()
-
-    def layer(self, index: int, key: Tensor, value: Tensor, query: Tensor, rule: Rule) -> Tensor:
-        """See `Layout`."""
-        self.windows.add(rule.window)
-        return super().layer(index, key, value, query, rule)
 
 
 def _packed(model: Loaded) -> Tensor:
     row = Row(0, list(_PROBE), len(_PROBE), 1, True, Sampling(), Report(), None, pages=[1])
-    packed = PackedModel(model, 1)
+    packed = PackedModel(model, 1, fuse=False)
     first = packed.logits([Feed(row, 0, _PROBE[:_CHUNK], _CHUNK)])
     rest = packed.logits([Feed(row, _CHUNK, _PROBE[_CHUNK:], len(_PROBE) - _CHUNK)])
     return torch.cat((first, rest))

@@ -83,11 +83,11 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "mamba": lambda: MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2),
     "llama-wide": lambda: LlamaConfig(**{**SHAPE, "vocab_size": VOCABULARY + 6}),
 }
-PAGED = ("llama", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "phi3", "gpt2")
-COVERED = ("qwen2", "cohere", "mixtral", "qwen3-moe", "gpt-oss")
+PAGED = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "phi3", "gpt2")
+COVERED = ("cohere", "mixtral", "qwen3-moe", "gpt-oss")
 """Served too: biases, a tied head, scaled logits, experts, sinks."""
 LOADED = (*PAGED, *COVERED)
-SHARDED = ("gemma3", "phi3", "mixtral", "qwen3-moe", "gpt-oss")
+SHARDED = ("qwen3", "gemma3", "phi3", "mixtral", "qwen3-moe", "gpt-oss")
 GREEDY = Sampling()
 SILENT = Report()
 SAMPLED = Sampling(seed=7, temperature=0.8, top_k=40, top_p=0.9, repetition_penalty=1.1)
