@@ -11,13 +11,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: serve test check install clean
+.PHONY: serve test gpu check install clean
 
 serve: $(STAMP)
 	$(BIN)/python launcher.py $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.console import Log
 from shard import checkpoint, sockets
 from shard.children import HOME, Child, Children, Command, Stop
-from shard.config import ModelConfig, ShardConfig, option
+from shard.config import PREFILL_TOKENS, ModelConfig, ShardConfig, option
 from shard.errors import Fault
 
 DEMO = {f"tgi-laps/demo-{part}": HOME / "shard" / "demo" / part for part in ("target", "draft")}
@@ -264,6 +264,8 @@ def shard_command(
         max_swap_tokens=limits.max_swap_tokens,
         echo=chosen.developer.echo,
         echo_seconds=chosen.developer.echo_seconds,
+        cuda_memory_fraction=model.cuda_memory_fraction,
+        prefill_tokens=limits.max_batch_prefill_tokens or PREFILL_TOKENS,
     )
     return Command(f"rank {rank}", (*PYTHON, "shard"), asdict(config))
 

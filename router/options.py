@@ -18,7 +18,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 TRUE, FALSE = ("true", "1"), ("false", "0")
 LATER = frozenset(
-    "api-key api-key-file config cors-allow-origin cuda-graphs cuda-memory-fraction"  # noqa: SIM905
+    "api-key api-key-file config cors-allow-origin cuda-graphs"  # noqa: SIM905
     " disable-custom-kernels disable-grammar-support enable-prefill-logprobs env"
     " huggingface-hub-cache kv-cache-dtype lora-adapters master-addr master-port max-waiting-tokens"
     " ngrok ngrok-authtoken ngrok-edge otlp-endpoint otlp-service-name prometheus-port quantize"

@@ -92,7 +92,11 @@ class Paged:
     def layer(self, index: int, fresh: Tensor, query: Tensor, rule: Rule) -> Tensor:
         """See `Layout`."""
         self.cache.write(index, self.slots, fresh)
-        kind = rule.window, 2 * query.shape[1] // fresh.shape[1]
+        return self.attend(index, query, rule, 2 * query.shape[1] // fresh.shape[1])
+
+    def attend(self, index: int, query: Tensor, rule: Rule, group: int) -> Tensor:
+        """Attend `query` [T, heads, D], `group` heads to a key head, to what is stored."""
+        kind = rule.window, group
         if kind not in self._views:
             self._views[kind] = [_view(part, *kind, query) for part in self.segments]
         views = self._views[kind]

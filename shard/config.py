@@ -35,6 +35,9 @@ class ModelConfig:
         "precision of the weights; default: float32 on CPU, the checkpoint's own on CUDA",
         choices=("float16", "bfloat16", "float32"),
     )
+    cuda_memory_fraction: float = option(
+        1.0, "share of each GPU's memory that the server may take, weights included"
+    )
     shard_uds_path: str | None = option(
         None, "prefix of the shards' Unix sockets; default: a fresh private folder"
     )
@@ -47,6 +50,8 @@ class ModelConfig:
             raise ValueError("`num_shard` cannot be < 1")
         if self.speculate is not None and self.speculate < 0:
             raise ValueError("`speculate` cannot be < 0")
+        if not 0 < self.cuda_memory_fraction <= 1:
+            raise ValueError("`cuda_memory_fraction` must be > 0 and <= 1")
 
     def world(self, environment: Mapping[str, str]) -> int:
         """Number of shards: the one given, else the visible devices unless `sharded` is false.
@@ -72,6 +77,10 @@ def _visible(environment: Mapping[str, str]) -> int:
 _NO_DEVICE = frozenset(("", "-1", "none", "void"))
 
 
+PREFILL_TOKENS = 4096
+"""Most prompt tokens of one Step on CUDA unless the operator says otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShardConfig:
     """One rank's whole configuration."""
@@ -93,5 +102,8 @@ class ShardConfig:
     """Serve the deterministic engine without a model, for tests and router benchmarks."""
     echo_seconds: float = 0.0
     """Seconds that the echo engine takes for a Step."""
+    cuda_memory_fraction: float = 1.0
+    prefill_tokens: int = PREFILL_TOKENS
+    """Most prompt tokens of one Step on CUDA, for which workspace is set aside."""
     max_swap_tokens: int | None = None
     """Tokens that the host pool holds; None: what suits the device."""

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 
+from shard.attention import Probe, attending
 from shard.config import ShardConfig
 from shard.errors import Fault
 from shard.kv_cache import PAGE_SIZE
@@ -22,7 +23,7 @@ from shard.protocol import Grow, New, Run, Sampling, Step, StepResult
 _HOST_SHARE = 0.25
 """Share of the host's free memory that the pools of all ranks may take on CPU."""
 _DEVICE_SHARE = 0.85
-"""Share of a GPU's memory left beside the weights that its pools take; the rest is workspace."""
+"""Share that a GPU's pools take of what weights and a prefill leave; the rest is for graphs."""
 _PROMPT = 16
 _ROUNDS = 5
 
@@ -61,7 +62,7 @@ def pages(config: ShardConfig, target: Loaded, draft: Loaded | None) -> int:
         count = config.max_batch_total_tokens // PAGE_SIZE
     else:
         page = target.page_bytes + (draft.page_bytes if draft else 0)
-        count = min(useful, _free_bytes(config, target.device) // page)
+        count = min(useful, _free_bytes(config, target) // page)
     needed = -(-min(longest, config.max_total_tokens or 1) // PAGE_SIZE)
     if count < needed:
         raise Fault(
@@ -72,11 +73,34 @@ def pages(config: ShardConfig, target: Loaded, draft: Loaded | None) -> int:
     return count
 
 
-def _free_bytes(config: ShardConfig, device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * _DEVICE_SHARE)
+def _free_bytes(config: ShardConfig, target: Loaded) -> int:
+    if target.device.type == "cuda":
+        warm_up(target, config.prefill_tokens, config.max_rows)
+        free, total = torch.cuda.mem_get_info(target.device)
+        return int(allowed(free, total, config.cuda_memory_fraction) * _DEVICE_SHARE)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return int(free * _HOST_SHARE / config.world)
+
+
+def allowed(free: int, total: int, fraction: float) -> int:
+    """Bytes left of `fraction` of a device that has `free` of `total` bytes."""
+    return max(0, free - int(total * (1 - fraction)))
+
+
+def warm_up(loaded: Loaded, tokens: int, logits: int) -> None:
+    """One forward of the largest Step: torch's allocator keeps what it took, so it is not free.
+
+    `Probe` attends to nothing; attention itself needs little beside the layers' activations.
+    """
+    ids = torch.zeros(1, tokens, dtype=torch.int64, device=loaded.device)
+    positions = torch.arange(tokens, device=loaded.device)[None] % loaded.max_length
+    with torch.inference_mode(), attending(Probe()):
+        loaded.module(
+            input_ids=ids,
+            position_ids=positions,
+            use_cache=False,
+            logits_to_keep=positions[0, : min(logits, loaded.max_length)],
+        )
 
 
 def measure(engine: Executor, speculate: int) -> Costs:

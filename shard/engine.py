@@ -56,8 +56,9 @@ class Engine:
             )
             _same_vocabulary(target, draft)
         self._pages = costs.pages(config, target, draft)
-        self._target = PackedModel(target, self._pages)
-        follower = None if draft is None else PackedModel(draft, self._pages)
+        room = self._pages, config.max_rows, config.speculate + 1
+        self._target = PackedModel(target, *room)
+        follower = None if draft is None else PackedModel(draft, *room)
         self._drafter = None if follower is None else ModelDrafter(follower, target.eos)
         models = [model for model in (self._target, follower) if model is not None]
         page_bytes = sum(model.facts.page_bytes for model in models)

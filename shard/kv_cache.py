@@ -50,6 +50,10 @@ class KvCache:
         """Store `fresh` [T, 2 * heads, head_dim], keys first, at `slots` [T] (int64)."""
         self._layers[layer].index_copy_(0, slots, fresh)
 
+    def pool(self, layer: int) -> Tensor:
+        """The whole `[slots, 2 * heads, head_dim]` of one layer; its address never changes."""
+        return self._layers[layer]
+
     def read(self, layer: int, spans: Sequence[slice]) -> tuple[Tensor, Tensor]:
         """Keys and values, each [heads, L, head_dim], of the slots in `spans`, in order.
 

@@ -6,17 +6,21 @@ turns feeds into logits and knows no sampling, no draft and no request's fate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from shard.attention import Probe
+from shard import backends
+from shard.attention import Paged, Probe
 from shard.errors import Fault
 from shard.forward import choose, plain
-from shard.kv_cache import KvCache, LayerShape, bytes_per_page
-from shard.sequence import Feed, pack
+from shard.graphs import Graphs, largest
+from shard.kv_cache import PAGE_SIZE, KvCache, LayerShape, bytes_per_page
+from shard.sequence import Feed, Packed, pack
+
+_HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +45,38 @@ class Loaded:
 
 
 class PackedModel:
-    """`loaded` with a cache of `pages` pages."""
+    """`loaded` with a cache of `pages` pages, for Steps of `rows` rows of `width` tokens."""
 
-    def __init__(self, loaded: Loaded, pages: int, fuse: bool = True) -> None:
+    def __init__(
+        self, loaded: Loaded, pages: int, rows: int = 1, width: int = 1, fuse: bool = True
+    ) -> None:
+        """Only the CPU fuses: elsewhere weights would be held twice, and graphs save launches."""
+        device = loaded.device
         self.facts = loaded
-        self.cache = KvCache(loaded.shapes, pages, loaded.dtype, loaded.device)
+        self.cache = KvCache(loaded.shapes, pages, loaded.dtype, device)
+        self._backend = backends.choose(device)
+        fuse = fuse and device.type == "cpu"
         self._forward = choose(loaded.module, loaded.name, loaded.shapes, fuse)
+        self._run: Callable[[Packed], Tensor] = self._eager
+        if isinstance(self._backend, backends.TritonPaged):
+            most = min(pages, -(-loaded.max_length // PAGE_SIZE))
+            bounds = largest(rows, width)
+            self._run = Graphs(self._forward, self._eager, self.cache, self._backend, bounds, most)
 
     def logits(self, feeds: Sequence[Feed]) -> Tensor:
-        """Run `feeds` in one forward; logits [sum of feed.logits, V] in the model's dtype."""
-        packed = pack(feeds, self.cache, self.facts.device)
+        """Run `feeds` in one forward; logits [sum of feed.logits, V] in the model's dtype.
+
+        They are valid until the next call.
+        """
         with torch.inference_mode():
-            return self._forward(packed.ids, packed.positions, packed.layout, packed.wanted)
+            return self._run(pack(feeds, self.cache, _HOST))
+
+    def _eager(self, packed: Packed) -> Tensor:
+        device = self.facts.device
+        slots = packed.layout.slots.to(device)
+        layout = self._backend.plan(Paged(self.cache, slots, packed.layout.segments))
+        ids, positions = packed.ids.to(device), packed.positions.to(device)
+        return self._forward(ids, positions, layout, packed.wanted.to(device))
 
 
 def probe(module: nn.Module, name: str, device: torch.device) -> tuple[LayerShape, ...]:

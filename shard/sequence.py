@@ -32,8 +32,8 @@ class Row:
     max_new: int
     ignore_eos: bool
     sampling: Sampling
-    report: Report
-    matcher: Matcher | None
+    report: Report = field(default_factory=Report)
+    matcher: Matcher | None = None
     pages: list[int] = field(default_factory=list)
     cached: int = 0
     draft_cached: int = 0

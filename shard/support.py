@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from shard.attention import IMPLEMENTATION, Probe, attending
 from shard.errors import Fault
 from shard.model import Loaded, PackedModel
-from shard.protocol import Report, Sampling
+from shard.protocol import Sampling
 from shard.sequence import Feed, Row
 
 _RECURRENT_LAYERS = ("mamba", "linear_attention", "conv", "recurrent", "rwkv", "hybrid")
@@ -108,7 +108,7 @@ def _refuse_hidden_window(model: Loaded) -> None:
 
 
 def _packed(model: Loaded) -> Tensor:
-    row = Row(0, list(_PROBE), len(_PROBE), 1, True, Sampling(), Report(), None, pages=[1])
+    row = Row(0, list(_PROBE), len(_PROBE), 1, True, Sampling(), pages=[1])
     packed = PackedModel(model, 1, fuse=False)
     first = packed.logits([Feed(row, 0, _PROBE[:_CHUNK], _CHUNK)])
     rest = packed.logits([Feed(row, _CHUNK, _PROBE[_CHUNK:], len(_PROBE) - _CHUNK)])

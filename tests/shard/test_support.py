@@ -73,7 +73,7 @@ def test_an_encoder_decoder_is_refused_by_name() -> None:
         ("bert", "differ from transformers' own"),
         ("diffllama", "differ from transformers' own"),
         ("moshi", "is not told its window"),
-        ("mla", "keys (4, 1, 8) and values (4, 1, 4) differ"),
+        ("mla", "keys (1, 4, 1, 8) and values (1, 4, 1, 4) differ"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

@@ -1,0 +1,218 @@
+"""Triton kernels: attention of a few new tokens per row over the paged pool, for decode and verify.
+
+One program owns a row, one key head, a tile of its queries and one part of the row's keys. The
+query heads that share the key head are folded into the tile, so keys are read once for all of
+them and for all tokens that a row verifies. A second kernel merges the parts (flash decoding: Dao
+et al. 2023; the running maximum: Milakov & Gimelshein 2018). Nothing here depends on values on the
+host but the shapes, so a launch can be captured in a CUDA graph.
+
+Under TRITON_INTERPRET=1 the same code runs on CPU tensors. The interpreter multiplies bfloat16
+wrongly, so there, and only there, operands of a product are cast to float32 first.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_INTERPRETED = bool(triton.knobs.runtime.interpret)
+_TILE = 64
+"""Most query rows (tokens times heads of a group) of one program."""
+
+
+@triton.jit
+def _share(length, count, part, WINDOW: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+    """The blocks of keys that fall to `part`: an even share of those in reach of any query."""
+    first = 0
+    if WINDOW > 0:
+        first = tl.maximum(0, length - count - WINDOW + 1) // BLOCK
+    stop = (length + BLOCK - 1) // BLOCK
+    share = (stop - first + SPLITS - 1) // SPLITS
+    begin = first + part * share
+    return begin, tl.minimum(begin + share, stop)
+
+
+@triton.jit
+def _fold(scores, v, peak, weight, total):
+    """Add one block to the running softmax: maximum, sum of weights, weighted values."""
+    higher = tl.maximum(peak, tl.max(scores, 1))
+    safe = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen nothing yet
+    shares = tl.exp(scores - safe[:, None])
+    fade = tl.exp(peak - safe)
+    total = total * fade[:, None] + tl.dot(shares.to(v.dtype), v, input_precision="ieee")
+    return higher, weight * fade + tl.sum(shares, 1), total
+
+
+@triton.jit
+def _attend(
+    query,
+    pool,
+    table,
+    starts,
+    counts,
+    lengths,
+    partial,
+    peaks,
+    sums,
+    query_head,
+    query_token,
+    pool_slot,
+    pool_head,
+    table_row,
+    scale,
+    softcap,
+    width,
+    GROUP: tl.constexpr,
+    DIM: tl.constexpr,
+    PADDED: tl.constexpr,
+    PAGE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    SPLITS: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    CAST: tl.constexpr,
+):
+    """One part of the keys for one tile: unnormalised sums, their weight and their maximum."""
+    row, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2) % SPLITS
+    heads = tl.num_programs(1)
+    count = tl.load(counts + row)
+    length = tl.load(lengths + row)
+    place = (tl.program_id(2) // SPLITS) * TILE + tl.arange(0, TILE)
+    token, head_of = place // GROUP, head * GROUP + place % GROUP
+    asked = token < count
+    own = length - count + token  # the position of every query
+    dims = tl.arange(0, PADDED)
+    real = dims < DIM
+    at = (tl.load(starts + row) + token).to(tl.int64) * query_token + head_of * query_head
+    q = tl.load(query + at[:, None] + dims[None], mask=asked[:, None] & real[None], other=0.0)
+    if CAST:
+        q = q.to(tl.float32)
+    begin, stop = _share(length, count, part, WINDOW, SPLITS, BLOCK)
+    peak = tl.full([TILE], float("-inf"), tl.float32)
+    weight = tl.zeros([TILE], tl.float32)
+    total = tl.zeros([TILE, PADDED], tl.float32)
+    for block in range(begin, stop):
+        position = block * BLOCK + tl.arange(0, BLOCK)
+        held = position < length
+        page = tl.load(table + row * table_row + position // PAGE, mask=held, other=0)
+        slot = (page.to(tl.int64) * PAGE + position % PAGE) * pool_slot + head * pool_head
+        spot = pool + slot[:, None] + dims[None]
+        k = tl.load(spot, mask=held[:, None] & real[None], other=0.0)
+        v = tl.load(spot + heads * pool_head, mask=held[:, None] & real[None], other=0.0)
+        if CAST:
+            k, v = k.to(tl.float32), v.to(tl.float32)
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        seen = (position[None] <= own[:, None]) & asked[:, None]
+        if WINDOW > 0:
+            seen &= position[None] > own[:, None] - WINDOW
+        if SOFTCAP:
+            scores = softcap * (2.0 / (1.0 + tl.exp(-2.0 * scores / softcap)) - 1.0)
+        scores = tl.where(seen, scores, float("-inf"))
+        peak, weight, total = _fold(scores, v, peak, weight, total)
+    # partial is [row, token, query head, part, DIM]
+    line = ((row * width + token).to(tl.int64) * heads * GROUP + head_of) * SPLITS + part
+    tl.store(peaks + line, peak, mask=asked)
+    tl.store(sums + line, weight, mask=asked)
+    kept = asked[:, None] & real[None]
+    tl.store(partial + line[:, None] * DIM + dims[None], total, mask=kept)
+
+
+@triton.jit
+def _merge(
+    partial,
+    peaks,
+    sums,
+    starts,
+    counts,
+    sinks,
+    out,
+    width,
+    DIM: tl.constexpr,
+    PADDED: tl.constexpr,
+    SINKS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """The parts of one token and query head, and its sink, become one output."""
+    row, token, head = tl.program_id(0) // width, tl.program_id(0) % width, tl.program_id(1)
+    if token >= tl.load(counts + row):
+        return
+    heads = tl.num_programs(1)
+    parts, dims = tl.arange(0, PARTS), tl.arange(0, PADDED)
+    used = parts < SPLITS
+    line = (tl.program_id(0).to(tl.int64) * heads + head) * SPLITS + parts
+    peak = tl.load(peaks + line, mask=used, other=float("-inf"))
+    highest = tl.max(peak, 0)
+    if SINKS:
+        sink = tl.load(sinks + head).to(tl.float32)
+        highest = tl.maximum(highest, sink)
+    highest = tl.where(highest == float("-inf"), 0.0, highest)
+    factor = tl.exp(peak - highest)
+    weight = tl.sum(tl.load(sums + line, mask=used, other=0.0) * factor, 0)
+    if SINKS:
+        weight += tl.exp(sink - highest)
+    kept = used[:, None] & (dims < DIM)[None]
+    value = tl.load(partial + line[:, None] * DIM + dims[None], mask=kept, other=0.0)
+    total = tl.sum(value * factor[:, None], 0) / tl.where(weight > 0.0, weight, 1.0)
+    at = ((tl.load(starts + row) + token).to(tl.int64) * heads + head) * DIM
+    tl.store(out + at + dims, total.to(out.dtype.element_ty), mask=dims < DIM)
+
+
+def paged_attention(
+    query: Tensor,
+    pool: Tensor,
+    table: Tensor,
+    starts: Tensor,
+    counts: Tensor,
+    lengths: Tensor,
+    out: Tensor,
+    *,
+    page: int,
+    width: int,
+    splits: int,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> None:
+    """Fill `out` [T, H, D] (contiguous) for the tokens of every row; others stay as they are.
+
+    Row r asks for tokens `starts[r] : starts[r] + counts[r]` of `query` [T, H, D], at most `width`
+    of them; they are the last of its `lengths[r]` tokens, whose slots are in pages `table[r]`
+    [R, P]. All four are int32. `pool` is [slots, 2 * key heads, D], keys first; the last dimension
+    of `query` and `pool` must be contiguous. `splits` programs share the keys of a row.
+    """
+    _, heads, dim = query.shape
+    rows, kv_heads = counts.shape[0], pool.shape[1] // 2
+    group, padded = heads // kv_heads, max(16, triton.next_power_of_2(dim))
+    tile = min(_TILE, max(16, triton.next_power_of_2(width * group)))
+    tiles = triton.cdiv(width * group, tile)
+    partial = query.new_empty((rows * width, heads, splits, dim), dtype=torch.float32)
+    peaks, sums = partial.new_empty((2, rows * width, heads, splits))
+    _attend[(rows, kv_heads, splits * tiles)](
+        *(query, pool, table, starts, counts, lengths, partial, peaks, sums),
+        *(query.stride(1), query.stride(0), pool.stride(0), pool.stride(1), table.stride(0)),
+        *(scale, softcap or 0.0, width),
+        GROUP=group,
+        DIM=dim,
+        PADDED=padded,
+        PAGE=page,
+        WINDOW=window or 0,
+        SOFTCAP=softcap is not None,
+        SPLITS=splits,
+        TILE=tile,
+        BLOCK=64 if padded * pool.element_size() <= 256 else 32,
+        CAST=_INTERPRETED,
+        num_stages=2,
+    )
+    _merge[(rows * width, heads)](
+        *(partial, peaks, sums, starts, counts, sums if sinks is None else sinks, out, width),
+        DIM=dim,
+        PADDED=padded,
+        SINKS=sinks is not None,
+        SPLITS=splits,
+        PARTS=triton.next_power_of_2(splits),
+    )
