@@ -3,6 +3,7 @@
 The device checks each Batch as it is sent; what can only be judged from outside is asserted here.
 """
 
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 from typing import Any, ClassVar
@@ -23,7 +24,7 @@ from router.config import SchedulerConfig
 from router.scheduler import build
 from router.scheduler.base import Job
 from router.scheduler.preemption import PREEMPTIONS
-from tests.router.scheduler.device import Client, Device, capacity, chain, names, serve
+from tests.router.scheduler.device import Client, Device, capacity, chain, names, run, serve
 
 POLICIES = ("laps-sd", "fcfs", "las", "sjf")
 
@@ -212,3 +213,36 @@ def test_in_an_endless_crowd_nobody_waits_longer_than_the_age_bound(
     for client in (long, *crowd):
         gaps = [b - a for a, b in pairwise([client.job.arrived, *client.seconds])]
         assert max(gaps) <= patience + (most - 1) * turn
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("preemption", PREEMPTIONS)
+def test_conversations_go_on_from_the_pages_of_their_earlier_turns(
+    policy: str, preemption: str
+) -> None:
+    """Some never draft, so the draft lacks their answers; pages are few, so many have to go."""
+    random = Random(5)
+    small = capacity(pages=40, max_rows=4, host_pages=60, preemption=preemption, depth=2)
+    device, scheduler = Device(small, random), build(config(policy), small)
+    turns: list[list[int]] = [[] for _ in range(6)]
+    fed = 0
+    for number in range(8):
+        clients = []
+        for place, before in enumerate(turns):
+            id = 10 * number + place
+            values = chain(len(before) + random.randint(1, 4), before, id)
+            job = Job(id, 0.0, len(values), 6, None, 3 * (place % 2), names(values, 4))
+            clients.append(Client(job, 6, 0.5, chain=values, shares=True))
+        batches = run(scheduler, device, [*clients, *_twins(clients)])
+        fed += sum(run.prefill for batch in batches for run in batch.run)
+        turns = [client.chain[:] for client in clients]
+        assert all(client.ends == 1 for client in clients)
+    assert device.cached > fed / 4, "hardly anything was shared"
+
+
+def _twins(clients: list[Client]) -> list[Client]:
+    """The same prompts once more; where they fill their pages, the last page is copied."""
+    return [
+        Client(replace(client.job, id=client.job.id + 1000), 6, 0.5, chain=client.chain[:])
+        for client in clients
+    ]
