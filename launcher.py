@@ -26,7 +26,7 @@ from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.console import Log
 from shard import checkpoint, sockets
 from shard.children import HOME, Child, Children, Command, Stop
-from shard.config import PREFILL_TOKENS, ModelConfig, ShardConfig, option
+from shard.config import DRAFTED, PREFILL_TOKENS, ModelConfig, ShardConfig, option
 from shard.errors import Fault
 
 DEMO = {f"tgi-laps/demo-{part}": HOME / "shard" / "demo" / part for part in ("target", "draft")}
@@ -44,8 +44,8 @@ NAMES = {
 """What stands after `Error: `, by exit status; faults of 1 and 8 bring their own name."""
 REMIND = 10.0
 """Seconds between two lines that say what is waited for."""
-DRAFTED, ROWS = 5, 64
-"""Defaults of `speculate` with a draft model, and of `max_batch_size`."""
+ROWS = 64
+"""Default of `max_batch_size`."""
 CURL = """curl {url}/generate -H 'Content-Type: application/json' -d '{{"inputs": "Once upon"}}'"""
 
 
@@ -211,11 +211,8 @@ async def find(chosen: Options, children: Children) -> Models:
     target, draft = model.model_id, model.draft_model_id
     if target is None:
         target, draft = "tgi-laps/demo-target", draft or "tgi-laps/demo-draft"
-    if model.speculate == 0:
+    if model.longest_draft(DRAFTED) == 0:
         draft = None
-    if model.speculate and draft is None and not chosen.developer.echo:
-        text = f"`speculate`({model.speculate}) needs `draft_model_id`: only a model drafts yet"
-        raise Fault(2, text)
     return Models(
         target=await _folder(target, model.revision, children),
         draft=await _folder(draft, model.draft_revision, children) if draft else None,
@@ -247,7 +244,6 @@ def shard_command(
 ) -> Command:
     """The child of one rank."""
     model, limits = chosen.model, chosen.limits
-    drafts = models.draft is not None
     config = ShardConfig(
         model_path=str(models.target),
         model_id=models.target_id,
@@ -256,7 +252,7 @@ def shard_command(
         world=len(paths),
         socket=paths[rank],
         rendezvous=str(folder / "rendezvous"),
-        speculate=model.speculate if model.speculate is not None else DRAFTED * drafts,
+        speculate=model.longest_draft(DRAFTED if models.draft else 0),
         dtype=model.dtype,
         max_rows=limits.max_batch_size or ROWS,
         max_total_tokens=limits.max_total_tokens,

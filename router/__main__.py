@@ -123,7 +123,7 @@ def assemble(config: RouterConfig, shards: ShardGroup) -> tuple[Dispatcher, Fron
     except (OSError, ValueError) as fault:
         raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
     capacity = measure(ranks, bounds, config.scheduler.preemption)
-    metrics = Metrics(bounds, capacity, len(ranks))
+    metrics = Metrics(bounds, capacity, len(ranks), ranks[0].drafter or "model")
     scheduler = build(config.scheduler, capacity)
     dispatcher = Dispatcher(scheduler, shards, vocabulary, bounds, metrics)
     patience = Patience(keepalive=config.server.keepalive_timeout)
@@ -142,6 +142,8 @@ def measure(ranks: tuple[Ready, ...], bounds: Bounds, preemption: str = "auto") 
         speculate=ranks[0].speculate,
         draft_token_seconds=ranks[0].draft_token_seconds,
         verify_seconds=ranks[0].verify_seconds,
+        costs=tuple((cost.rows, cost.draft, cost.seconds) for cost in ranks[0].costs),
+        catch_up_seconds=ranks[0].catch_up_seconds,
         host_pages=min(ready.host_pages for ready in ranks),
         swap_token_seconds=max(ready.swap_token_seconds for ready in ranks),
         prefill_token_seconds=max(ready.prefill_token_seconds for ready in ranks),

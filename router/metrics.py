@@ -77,8 +77,12 @@ _DURATIONS: dict[str, tuple[str, Labels]] = {
 class Metrics:
     """One server's metrics. Every method is called from the event loop."""
 
-    def __init__(self, bounds: Bounds, capacity: Capacity, ranks: int) -> None:
+    def __init__(
+        self, bounds: Bounds, capacity: Capacity, ranks: int, source: str = "model"
+    ) -> None:
+        """`source`: who drafts, `model` or `ngram`."""
         self._capacity = capacity
+        self._source = source
         self._registry = registry = CollectorRegistry()
         self._counters = {name: _counter(registry, name, *row) for name, row in _COUNTERS.items()}
         self._durations = {name: _seconds(registry, name, *row) for name, row in _DURATIONS.items()}
@@ -131,8 +135,8 @@ class Metrics:
 
     def speculated(self, drafted: int, accepted: int) -> None:
         """One request's part of a Step."""
-        self._counters["tgi_speculative_drafted_tokens"].labels("model").inc(drafted)
-        self._counters["tgi_speculative_accepted_tokens"].labels("model").inc(accepted)
+        self._counters["tgi_speculative_drafted_tokens"].labels(self._source).inc(drafted)
+        self._counters["tgi_speculative_accepted_tokens"].labels(self._source).inc(accepted)
         self._skipped.observe(accepted)
 
     def shard_restarted(self, rank: int) -> None:

@@ -24,6 +24,8 @@ RECURRENT = frozenset(
 RECURRENT_LAYERS = frozenset(
     ("linear_attention", "mamba", "mamba2", "conv", "recurrent", "hybrid", "hybrid_sliding")
 )
+SHARED = 0.5
+"""Part of the smaller vocabulary that a draft must share with its target to be of use (ours)."""
 HEADER_LENGTH = 8
 """Bytes of a safetensors file's first field, the length of its JSON header."""
 
@@ -36,7 +38,7 @@ def check(target: Path, draft: Path | None, world: int) -> None:
         check_weights(folder)
     check_heads(_json(target / "config.json"), world)
     if draft:
-        check_vocabularies(target, draft)
+        correspondence(target, draft)
 
 
 def check_architecture(folder: Path, config: dict[str, Any]) -> None:
@@ -89,11 +91,11 @@ def check_weights(folder: Path) -> None:
         _check_size(file)
 
 
-def check_vocabularies(target: Path, draft: Path) -> None:
-    """A draft token must mean the same to the target: both maps of piece to id must be equal.
+def correspondence(target: Path, draft: Path) -> dict[int, int] | None:
+    """The draft's id of each target id whose piece both have; None where equal ids are equal.
 
     `vocab_size` may differ, since models pad it; it is compared only where a folder has no
-    `tokenizer.json`.
+    `tokenizer.json`. Raises Fault(4) if the smaller vocabulary shares too little with the other.
     """
     first, second = vocabulary(target), vocabulary(draft)
     if first is None or second is None:
@@ -102,14 +104,19 @@ def check_vocabularies(target: Path, draft: Path) -> None:
         ]
         if sizes[0] != sizes[1]:
             raise Fault(4, f"the draft's vocabulary ({sizes[1]}) is not the target's ({sizes[0]})")
-    elif first != second:
+        return None
+    if first == second:
+        return None
+    shared = first.keys() & second.keys()
+    if len(shared) < SHARED * min(len(first), len(second)):
         piece, _ = min(first.items() ^ second.items(), key=lambda item: (item[1], item[0]))
         raise Fault(
             4,
-            f"the draft's vocabulary ({len(second)} tokens) is not the target's ({len(first)}):"
-            f" {piece!r} is {_id(second, piece)} in the draft, {_id(first, piece)} in the target;"
-            " choose a draft of the same family",
+            f"the draft's vocabulary ({len(second)} tokens) shares {len(shared)} with the target's"
+            f" ({len(first)}): {piece!r} is {_id(second, piece)} in the draft,"
+            f" {_id(first, piece)} in the target; choose a draft of the same family",
         )
+    return {first[piece]: second[piece] for piece in shared}
 
 
 def vocabulary(folder: Path) -> dict[str, int] | None:

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+DRAFTED, AUTO, MOST_DRAFTED = 5, 8, 64
+"""Longest draft with a draft model where nothing is said, for `auto`, and at all."""
+
 
 def option(default: Any, help: str, **more: Any) -> Any:
     """A field that is also a flag: `--field-name`, environment twin `FIELD_NAME`."""
@@ -27,8 +30,10 @@ class ModelConfig:
     draft_revision: str | None = option(None, "revision of the draft model on the hub")
     sharded: bool | None = option(None, "use every visible device", choices=("true", "false"))
     num_shard: int | None = option(None, "number of tensor-parallel shards")
-    speculate: int | None = option(
-        None, "most tokens drafted per round; default: 5 with a draft model, 0 turns drafting off"
+    speculate: str | None = option(
+        None,
+        "most tokens drafted per round, by the draft model or by prompt lookup; 0: none, auto: 8;"
+        " default: 5 with a draft model, else 0",
     )
     dtype: str | None = option(
         None,
@@ -48,10 +53,22 @@ class ModelConfig:
             raise ValueError("`sharded` is true but `num_shard` <= 1")
         if self.num_shard is not None and self.num_shard < 1:
             raise ValueError("`num_shard` cannot be < 1")
-        if self.speculate is not None and self.speculate < 0:
+        longest = self.longest_draft(0)
+        if longest < 0:
             raise ValueError("`speculate` cannot be < 0")
         if not 0 < self.cuda_memory_fraction <= 1:
             raise ValueError("`cuda_memory_fraction` must be > 0 and <= 1")
+        if longest > MOST_DRAFTED:
+            raise ValueError(f"`speculate`({longest}) cannot be > {MOST_DRAFTED}")
+
+    def longest_draft(self, default: int) -> int:
+        """The flag as a number; `default` where it is not given. Raises ValueError for a word."""
+        if self.speculate is None or self.speculate == "auto":
+            return default if self.speculate is None else AUTO
+        try:
+            return int(self.speculate)
+        except ValueError:
+            raise ValueError(f"`speculate`: `{self.speculate}` is no number, nor auto") from None
 
     def world(self, environment: Mapping[str, str]) -> int:
         """Number of shards: the one given, else the visible devices unless `sharded` is false.

@@ -1,39 +1,66 @@
-"""What a rank can afford and what its work costs, measured at warm-up.
+"""What a rank's work costs, measured at warm-up on Steps that the engine itself runs.
 
-Memory first: how many pages fit beside the weights. Then time: one draft forward (the paper's
-T_SSM) and one verification forward (T_LLM) for one row, from Steps that the engine itself runs.
+Steps by number of rows and draft length; from them one draft forward (the paper's T_SSM) and one
+verification forward (T_LLM) for one row.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
-from shard.attention import Probe, attending
-from shard.config import ShardConfig
-from shard.errors import Fault
+from shard.drafters import Ask
 from shard.kv_cache import PAGE_SIZE
-from shard.model import Loaded
-from shard.protocol import Grow, New, Run, Sampling, Step, StepResult
+from shard.protocol import Cost, Grow, Ids, New, Run, Sampling, Step, StepResult
+from shard.sequence import Feed, Row
 
-_HOST_SHARE = 0.25
-"""Share of the host's free memory that the pools of all ranks may take on CPU."""
-_DEVICE_SHARE = 0.85
-"""Share that a GPU's pools take of what weights and a prefill leave; the rest is for graphs."""
-_PROMPT = 16
-_ROUNDS = 5
+BUDGET = 1.0
+"""Seconds of measured Steps after which no more rows are tried."""
+_ROUNDS = 3
+_GAP = 8
+
+Agree = Callable[[float], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds of one forward for one row."""
+    """Seconds: of one draft and one verify forward for one row, and of whole Steps."""
 
     draft_token_seconds: float
     verify_seconds: float
+    catch_up_seconds: float
+    """For each token that the drafter has missed."""
+    table: tuple[Cost, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What warm-up may use: rows of a Step, tokens of a row, pages of the pool."""
+
+    rows: int
+    length: int
+    pages: int
+
+
+class Zeros:
+    """Drafts zeros, so that verification is timed where prompt lookup would find nothing."""
+
+    source = "zeros"
+    caches = ()
+
+    def room(self, row: Row) -> int:
+        """No limit of its own."""
+        return row.remaining
+
+    def propose(self, asks: Sequence[Ask], chunks: Sequence[Feed]) -> None:
+        """Fill every ask."""
+        for ask in asks:
+            ask.drafts = [0] * ask.count
+
+    def settle(self, ask: Ask, known: int, accepted: int) -> None:
+        """It keeps nothing."""
 
 
 class Executor(Protocol):
@@ -46,88 +73,75 @@ class Executor(Protocol):
         """Forget every row."""
 
 
-def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0))
+def measure(engine: Executor, limits: Limits, speculate: int, lags: bool, agree: Agree) -> Costs:
+    """Time a few Steps of every size worth knowing, the smallest first, until `BUDGET` is spent.
 
-
-def pages(config: ShardConfig, target: Loaded, draft: Loaded | None) -> int:
-    """Pages of the pool: the flag's tokens, or what memory holds, but never more than is of use.
-
-    Raises Fault 6 if not even one full row fits.
+    `lags`: the drafter has a cache, which falls behind in Steps without drafts. `agree` makes one
+    figure of the ranks' figures, so that all of them stop after the same Step.
     """
-    longest = min(target.max_length, config.max_total_tokens or target.max_length)
-    useful = config.max_rows * -(-longest // PAGE_SIZE)
-    if config.max_batch_total_tokens is not None:
-        count = config.max_batch_total_tokens // PAGE_SIZE
-    else:
-        page = target.page_bytes + (draft.page_bytes if draft else 0)
-        count = min(useful, _free_bytes(config, target) // page)
-    needed = -(-min(longest, config.max_total_tokens or 1) // PAGE_SIZE)
-    if count < needed:
-        raise Fault(
-            6,
-            f"the KV cache holds {count * PAGE_SIZE} tokens, one request needs "
-            f"{needed * PAGE_SIZE}; lower --max-total-tokens or raise --max-batch-total-tokens",
-        )
-    return count
-
-
-def _free_bytes(config: ShardConfig, target: Loaded) -> int:
-    if target.device.type == "cuda":
-        warm_up(target, config.prefill_tokens, config.max_rows)
-        free, total = torch.cuda.mem_get_info(target.device)
-        return int(allowed(free, total, config.cuda_memory_fraction) * _DEVICE_SHARE)
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(free * _HOST_SHARE / config.world)
-
-
-def allowed(free: int, total: int, fraction: float) -> int:
-    """Bytes left of `fraction` of a device that has `free` of `total` bytes."""
-    return max(0, free - int(total * (1 - fraction)))
-
-
-def warm_up(loaded: Loaded, tokens: int, logits: int) -> None:
-    """One forward of the largest Step: torch's allocator keeps what it took, so it is not free.
-
-    `Probe` attends to nothing; attention itself needs little beside the layers' activations.
-    """
-    ids = torch.zeros(1, tokens, dtype=torch.int64, device=loaded.device)
-    positions = torch.arange(tokens, device=loaded.device)[None] % loaded.max_length
-    with torch.inference_mode(), attending(Probe()):
-        loaded.module(
-            input_ids=ids,
-            position_ids=positions,
-            use_cache=False,
-            logits_to_keep=positions[0, : min(logits, loaded.max_length)],
-        )
-
-
-def measure(engine: Executor, speculate: int) -> Costs:
-    """Time a few rounds of one row; the median counts."""
-    _start_row(engine, 2 * (_ROUNDS + 1) * (speculate + 1))
-    plain = _median(engine, 0, _ROUNDS)
-    drafted = _median(engine, speculate, _ROUNDS) if speculate else plain
+    table: list[Cost] = []
+    for rows in _sizes(limits):
+        if sum(cell.seconds for cell in table) * (_ROUNDS + 1) > BUDGET:
+            break
+        for draft in _lengths(limits, rows, speculate):
+            table.append(Cost(rows, draft, agree(_median(engine, rows, draft))))
+    catch_up = agree(_catch_up(engine, limits)) if lags else 0.0
     engine.reset()
-    return Costs(max(0.0, drafted - plain) / max(1, speculate), plain)
+    alone = [cell for cell in table if cell.rows == 1]
+    verify, longest = alone[0].seconds, alone[-1]
+    drafts = max(0.0, longest.seconds - verify) / max(1, longest.draft)
+    return Costs(drafts, verify, catch_up, tuple(table))
 
 
 def decode_seconds(engine: Executor) -> float:
-    """Seconds of one plain decode step of one row, from two of them."""
-    _start_row(engine, 4)
-    seconds = _median(engine, 0, 2)
+    """Seconds of one plain decode step of one row."""
+    seconds = _median(engine, 1, 0)
     engine.reset()
     return seconds
 
 
-def _start_row(engine: Executor, room: int) -> None:
-    """Prefill row 0, which then may emit `room` tokens and one more."""
-    grow = Grow(0, tuple(range(1, 2 + (_PROMPT + room) // PAGE_SIZE)))
-    new = New(0, tuple([0] * _PROMPT), _PROMPT, room + 2, True, Sampling())
-    engine.execute(Step(0, (), (new,), (grow,), (Run(0, _PROMPT, 0),)))
+def _sizes(limits: Limits) -> list[int]:
+    """Numbers of rows: powers of four, and the most that there can be."""
+    most = min(limits.rows, limits.pages)
+    return sorted({*(4**power for power in range(8) if 4**power < most), most})
 
 
-def _median(engine: Executor, draft: int, rounds: int) -> float:
-    step = Step(0, (), (), (), (Run(0, 0, draft),))
-    engine.execute(step)  # the first run of a shape allocates
-    return statistics.median(engine.execute(step).seconds for _ in range(rounds))
+def _lengths(limits: Limits, rows: int, speculate: int) -> list[int]:
+    """Draft lengths of which `rows` rows can do all rounds; the cost between them is linear."""
+    tokens = min(limits.length, limits.pages // rows * PAGE_SIZE)
+    most = min(speculate, max(1, (tokens - 2) // (_ROUNDS + 1) - 1))
+    return sorted({0, min(1, most), most})
+
+
+def _median(engine: Executor, rows: int, draft: int) -> float:
+    rounds = _ROUNDS + 1  # the first run of a shape allocates
+    ids = _enter(engine, rows, 1 + rounds * (draft + 1))
+    step = Step(0, (), (), (), tuple(Run(id, 0, draft) for id in ids))
+    seconds = [engine.execute(step).seconds for _ in range(rounds)]
+    engine.execute(Step(0, ids, (), (), ()))
+    return statistics.median(seconds[1:])
+
+
+def _catch_up(engine: Executor, limits: Limits) -> float:
+    """Seconds for one token of a gap: a first draft after `_GAP` Steps without, less the next."""
+    gap = min(_GAP, min(limits.length, limits.pages * PAGE_SIZE) // 2 - 5)
+    if gap < 1:
+        return 0.0  # so short a context has no gap worth a charge
+    [id] = _enter(engine, 1, 1 + 2 * (gap + 4))
+    plain, drafted = (Step(0, (), (), (), (Run(id, 0, draft),)) for draft in (0, 1))
+    for _ in range(2):  # the first time of a shape allocates
+        for _ in range(gap):
+            engine.execute(plain)
+        late, usual = (engine.execute(drafted).seconds for _ in range(2))
+    engine.execute(Step(0, (id,), (), (), ()))
+    return max(0.0, late - usual) / gap
+
+
+def _enter(engine: Executor, rows: int, tokens: int) -> Ids:
+    """Start `rows` rows that may each emit `tokens`, and emit the first."""
+    each, ids = 1 + tokens // PAGE_SIZE, tuple(range(rows))
+    pages = [tuple(range(1 + id * each, 1 + (id + 1) * each)) for id in ids]
+    new = tuple(New(id, (0,), 1, tokens, True, Sampling()) for id in ids)
+    grow = tuple(map(Grow, ids, pages))
+    engine.execute(Step(0, (), new, grow, tuple(Run(id, 1, 0) for id in ids)))
+    return ids

@@ -1,20 +1,29 @@
 """Who guesses the next tokens. A drafter proposes; only the target's verification decides.
 
 The draft model keeps its own cache under the target's page ids. Its first forward of a round
-takes in whatever its cache lacks of a row (one token, two after a full acceptance, a whole gap
-after Steps without drafting), so catching up is no special case. Prefill chunks ride on it.
+takes in whatever its cache lacks of a row (one token, two after a full acceptance, a gap after
+Steps without drafting), so catching up is no special case. Prefill chunks ride on it. All gaps
+together are closed at `CATCH_UP` tokens a Step: a row that is not done by then drafts later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from torch import Tensor
 
+from shard.kv_cache import KvCache
 from shard.model import PackedModel
 from shard.sampling import Spot, pick, process
 from shard.sequence import Feed, Row
+from shard.vocabulary import Bridge
+
+CATCH_UP = 512
+"""Most tokens beyond the ordinary two that one Step feeds to close gaps."""
+ORDINARY = 2
+"""Tokens that a row's first forward of a round takes in when it drafted in the round before."""
 
 
 @dataclass(slots=True)
@@ -31,31 +40,61 @@ class Ask:
         return self.row.spot(tuple(self.drafts))
 
 
-class ModelDrafter:
-    """Drafts with a small model of the target's vocabulary, coupled to the target's noise.
+class Drafter(Protocol):
+    """Proposes tokens. Ranks with equal rows must propose alike; nothing else is promised."""
 
-    `eos` are the target's ends.
-    """
+    @property
+    def source(self) -> str:
+        """Its name in metrics."""
 
-    def __init__(self, model: PackedModel, eos: frozenset[int]) -> None:
-        self._model, self._eos = model, eos
+    @property
+    def caches(self) -> Sequence[KvCache]:
+        """What it keeps under the target's page ids; a row's `draft_cached` counts in it."""
 
     def room(self, row: Row) -> int:
-        """How many drafts after `row`'s last token still fit this model's context."""
+        """How many drafts after `row`'s last token this drafter could propose at most."""
+
+    def propose(self, asks: Sequence[Ask], chunks: Sequence[Feed]) -> None:
+        """Fill every ask with 0 to `count` drafts; `chunks` are the tokens of rows in prefill."""
+
+    def settle(self, ask: Ask, known: int, accepted: int) -> None:
+        """Of `ask`'s drafts after `known` tokens the first `accepted` were confirmed."""
+
+
+class ModelDrafter:
+    """Drafts with a small model, coupled to the target's noise through the target's ids."""
+
+    source = "model"
+
+    def __init__(self, model: PackedModel, eos: frozenset[int], bridge: Bridge) -> None:
+        """`eos` are the target's ends; `bridge` leads to its vocabulary from that of `model`."""
+        self._model, self._eos = model, eos
+        self._bridge = bridge
+
+    @property
+    def caches(self) -> Sequence[KvCache]:
+        """Its model's."""
+        return (self._model.cache,)
+
+    def room(self, row: Row) -> int:
+        """None after a token that the draft has no word for, and none beyond its context."""
+        if not self._bridge.knows(row.tokens[-1]):
+            return 0
         return max(0, self._model.facts.max_length - len(row.tokens))
 
     def propose(self, asks: Sequence[Ask], chunks: Sequence[Feed]) -> None:
-        """Fill every ask's drafts, and take in `chunks`, the tokens of rows in prefill."""
-        active = list(asks)
-        feeds = [*self._follow(chunks), *(self._catch_up(ask) for ask in active)]
+        """Draft token by token, all rows in one forward."""
+        active, gaps = _caught_up(asks)
+        feeds = [*self._follow(chunks), *gaps, *(_unseen(ask.row) for ask in active)]
         while feeds:
-            self._choose(active, self._model.logits(feeds))
+            self._choose(active, self._model.logits([self._translated(feed) for feed in feeds]))
             active = [ask for ask in active if len(ask.drafts) < ask.count]
-            feeds = [self._next(ask) for ask in active]
+            feeds = [_newest(ask) for ask in active]
 
     def settle(self, ask: Ask, known: int, accepted: int) -> None:
-        """Roll back to the accepted drafts after `known` tokens; the last draft was never fed."""
-        ask.row.draft_cached = known + min(accepted, ask.count - 1)
+        """Roll back to the accepted drafts; the last draft was never fed."""
+        if ask.drafts:
+            ask.row.draft_cached = known + min(accepted, len(ask.drafts) - 1)
 
     def _follow(self, chunks: Sequence[Feed]) -> list[Feed]:
         """The chunks from where this cache ends, as far as its context reaches."""
@@ -67,17 +106,38 @@ class ModelDrafter:
                 row.draft_cached = stop
         return feeds
 
-    def _catch_up(self, ask: Ask) -> Feed:
-        row = ask.row
-        return Feed(row, row.draft_cached, row.tokens[row.draft_cached :], 1)
-
-    def _next(self, ask: Ask) -> Feed:
-        start = len(ask.row.tokens) + len(ask.drafts) - 1
-        return Feed(ask.row, start, ask.drafts[-1:], 1)
+    def _translated(self, feed: Feed) -> Feed:
+        return replace(feed, tokens=self._bridge.to_draft(feed.tokens))
 
     def _choose(self, active: Sequence[Ask], logits: Tensor) -> None:
         spots = [ask.spot for ask in active]
         if spots:
-            tokens = pick(process(logits, spots, self._eos), spots).tolist()
+            scores = process(self._bridge.to_target(logits), spots, self._eos)
+            tokens = pick(scores, spots).tolist()
             for ask, token in zip(active, tokens, strict=True):
                 ask.drafts.append(token)
+
+
+def _caught_up(asks: Sequence[Ask]) -> tuple[list[Ask], list[Feed]]:
+    """The asks whose rows can draft now, and what is fed of the others' gaps."""
+    active, gaps, left = [], [], CATCH_UP
+    for ask in asks:
+        row = ask.row
+        gap = len(row.tokens) - row.draft_cached - ORDINARY
+        if gap <= left:
+            left -= max(0, gap)
+            active.append(ask)
+        elif left:
+            start, row.draft_cached = row.draft_cached, row.draft_cached + left
+            gaps.append(Feed(row, start, row.tokens[start : row.draft_cached], 0))
+            left = 0
+    return active, gaps
+
+
+def _unseen(row: Row) -> Feed:
+    return Feed(row, row.draft_cached, row.tokens[row.draft_cached :], 1)
+
+
+def _newest(ask: Ask) -> Feed:
+    start = len(ask.row.tokens) + len(ask.drafts) - 1
+    return Feed(ask.row, start, ask.drafts[-1:], 1)

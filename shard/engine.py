@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
 
-from shard import costs, rates
+from shard import checkpoint, costs, memory, rates
 from shard.config import ShardConfig
-from shard.drafters import ModelDrafter
+from shard.drafters import Drafter, ModelDrafter
 from shard.errors import Fault
 from shard.grammar import Grammars
 from shard.host_pool import HostPool
 from shard.kv_cache import PAGE_SIZE
 from shard.loading import load
 from shard.model import Loaded, PackedModel
+from shard.ngram import NgramDrafter
 from shard.protocol import Ready, Step, StepResult
 from shard.sequence import RowTable
 from shard.slices import Ranks
 from shard.speculative import Work, run
-from shard.tensor_parallel import connect
+from shard.tensor_parallel import connect, slowest
+from shard.vocabulary import Bridge
 from shard.weights import Report
 
 Progress = Callable[[str, int], None]
@@ -47,27 +51,22 @@ class Engine:
         target = load(config.model_path, config.dtype, device, ranks, told)
         draft = None
         if config.draft_path is not None and config.speculate:
-            draft = load(
-                config.draft_path,
-                config.dtype,
-                device,
-                Ranks(0, 1),
-                _told(progress, "draft", 60, 80),
-            )
-            _same_vocabulary(target, draft)
-        self._pages = costs.pages(config, target, draft)
+            told = _told(progress, "draft", 60, 80)
+            draft = load(config.draft_path, config.dtype, device, Ranks(0, 1), told)
+        self._pages = memory.pages(config, target, draft)
         room = self._pages, config.max_rows, config.speculate + 1
         self._target = PackedModel(target, *room)
-        follower = None if draft is None else PackedModel(draft, *room)
-        self._drafter = None if follower is None else ModelDrafter(follower, target.eos)
-        models = [model for model in (self._target, follower) if model is not None]
-        page_bytes = sum(model.facts.page_bytes for model in models)
-        self._host_pages = rates.host_pages(config, self._pages, page_bytes, device)
-        self._host = HostPool([model.cache for model in models], self._host_pages)
         self._rows = RowTable(Grammars(config.model_path, target.vocab_size, target.eos).matcher)
+        drafter = _drafter(config, target, draft, room)
+        page_bytes = target.page_bytes + (draft.page_bytes if draft else 0)
+        self._host_pages = rates.host_pages(config, self._pages, page_bytes, device)
+        caches = self._target.cache, *(drafter.caches if drafter else ())
+        self._host = HostPool(caches, self._host_pages)
         progress("warming up", 80)
+        self._drafter: Drafter | None = None
         self._choose_threads()
-        self._costs = costs.measure(self, config.speculate if draft else 0)
+        self._costs = self._warm_up(drafter, partial(slowest, ranks=ranks, device=device))
+        self._drafter = drafter
         self._rates = rates.measure(self, self.max_length, self._host_pages)
         progress("ready", 100)
 
@@ -87,6 +86,9 @@ class Engine:
             speculate=self._config.speculate if self._drafter else 0,
             draft_token_seconds=self._costs.draft_token_seconds,
             verify_seconds=self._costs.verify_seconds,
+            drafter=self._drafter.source if self._drafter else "",
+            costs=self._costs.table,
+            catch_up_seconds=self._costs.catch_up_seconds,
             host_pages=self._host_pages,
             swap_token_seconds=self._rates.swap_token_seconds,
             prefill_token_seconds=self._rates.prefill_token_seconds,
@@ -114,6 +116,13 @@ class Engine:
     def reset(self) -> None:
         """Forget every row; weights and pools stay."""
         self._rows.clear()
+
+    def _warm_up(self, drafter: Drafter | None, agree: costs.Agree) -> costs.Costs:
+        """Time Steps with `drafter`, or with one that stands in for prompt lookup."""
+        lags = isinstance(drafter, ModelDrafter)
+        self._drafter = drafter if lags or drafter is None else costs.Zeros()
+        limits = costs.Limits(self._config.max_rows, self.max_length, self._pages)
+        return costs.measure(self, limits, self._config.speculate if drafter else 0, lags, agree)
 
     def _choose_threads(self) -> None:
         """Keep the number of threads that decodes faster here: small models want one.
@@ -154,14 +163,21 @@ def _device(config: ShardConfig) -> torch.device:
             raise Fault(2, f"--num-shard {config.world} needs as many GPUs; {found} are visible")
         torch.cuda.set_device(config.rank)
         return torch.device("cuda", config.rank)
-    torch.set_num_threads(max(1, costs.cores() // config.world))
+    torch.set_num_threads(max(1, memory.cores() // config.world))
     return torch.device("cpu")
 
 
-def _same_vocabulary(target: Loaded, draft: Loaded) -> None:
-    if target.vocab_size != draft.vocab_size:
-        raise Fault(
-            4,
-            f"the draft's vocabulary has {draft.vocab_size} tokens, the target's "
-            f"{target.vocab_size}; choose a draft of the same family",
-        )
+def _drafter(
+    config: ShardConfig, target: Loaded, draft: Loaded | None, room: tuple[int, int, int]
+) -> Drafter | None:
+    """The draft model if there is one, else prompt lookup, unless nothing is to be drafted.
+
+    Raises Fault 4 for a draft whose vocabulary cannot be led to the target's.
+    """
+    if not config.speculate:
+        return None
+    if draft is None or config.draft_path is None:
+        return NgramDrafter()
+    pairs = checkpoint.correspondence(Path(config.model_path), Path(config.draft_path))
+    bridge = Bridge(target.vocab_size, draft.vocab_size, pairs, target.device)
+    return ModelDrafter(PackedModel(draft, *room), target.eos, bridge)

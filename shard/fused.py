@@ -86,6 +86,8 @@ def refuse(module: nn.Module, name: str) -> None:
         raise Unfusable(f"{name} is not among the architectures with a fused forward")
     if (dtype := next(module.parameters()).dtype) != torch.float32:
         raise Unfusable(f"the fused forward computes in float32, not {dtype}")
+    if any(type(parameter) is not nn.Parameter for parameter in module.parameters()):
+        raise Unfusable("packed weights are multiplied by kernels of their own")
     config: Any = module.config
     if (rope := config.rope_parameters["rope_type"]) not in _ROPES:
         raise Unfusable(f"rotary embedding of type {rope} depends on more than the position")

@@ -47,8 +47,7 @@ def load(
         module = _by_slices(path, config, name, precision, device, ranks, report)
     hook(module.to(device), name, ranks)
     loaded = _loaded(path, config, name, module.eval().requires_grad_(False), device)
-    if ranks.world == 1:
-        verify(loaded)
+    verify(loaded, ranks)
     return loaded
 
 

@@ -171,6 +171,15 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of a Step in which `rows` rows decode with `draft` drafts each."""
+
+    rows: int
+    draft: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """Rank to router, the answer to `Hello`: what this rank serves and can hold."""
 
@@ -192,6 +201,12 @@ class Ready:
     """Seconds of one draft forward for one row, measured at warm-up (the paper's T_SSM)."""
     verify_seconds: float
     """Seconds of one verify forward for one row, measured at warm-up (the paper's T_LLM)."""
+    drafter: str = ""
+    """Who drafts: `model`, `ngram`, or nobody."""
+    costs: tuple[Cost, ...] = ()
+    """Measured at warm-up. For every number of rows in it there is a draft length of 0."""
+    catch_up_seconds: float = 0.0
+    """Seconds that the drafter needs for one token that it has missed, measured at warm-up."""
     host_pages: int = 0
     """Pages that fit the host's memory, for rows swapped out."""
     swap_token_seconds: float = 0.0

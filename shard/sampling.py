@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from shard import processors, warpers
-from shard.protocol import Top
+from shard.protocol import Sampling, Top
 from shard.spot import Spot
 
 __all__ = ["Spot", "best", "gumbel", "logprobs", "pick", "process", "stream_key"]
@@ -42,8 +44,11 @@ def process(logits: Tensor, spots: Sequence[Spot], eos: Collection[int] = ()) ->
     """Scores [N, V] float32 of `logits` [N, V]; `eos` ends a text and may be barred.
 
     In order: watermark, repetition, frequency and presence, bias, minimum length, grammar,
-    temperature, top-k, top-p, typical-p, min-p.
+    temperature, top-k, top-p, typical-p, min-p. The logits themselves where
+    nobody asks for any.
     """
+    if all(spot.matcher is None and _neutral(spot.sampling) for spot in spots):
+        return logits.float()
     scores = logits.to(torch.float32, copy=True)
     for step in _PROCESSORS:
         step(scores, spots)
@@ -51,6 +56,12 @@ def process(logits: Tensor, spots: Sequence[Spot], eos: Collection[int] = ()) ->
     for step in _WARPERS:
         step(scores, spots)
     return scores
+
+
+@lru_cache(maxsize=4096)
+def _neutral(sampling: Sampling) -> bool:
+    """Whether scores under `sampling` are the logits; the seed only matters to the choice."""
+    return replace(sampling, seed=0) == Sampling()
 
 
 def pick(scores: Tensor, spots: Sequence[Spot]) -> Tensor:

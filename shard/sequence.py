@@ -38,6 +38,8 @@ class Row:
     cached: int = 0
     draft_cached: int = 0
     done: bool = False
+    packed: bytearray = field(default_factory=bytearray)
+    """The leading tokens as int32, as far as prompt lookup has needed them."""
 
     @property
     def remaining(self) -> int:

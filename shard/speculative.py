@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shard.drafters import Ask, ModelDrafter
+from shard.drafters import Ask, Drafter
 from shard.judge import Verdict, judge, reported
 from shard.model import PackedModel
 from shard.protocol import End, Item, ProtocolError
@@ -28,9 +28,7 @@ class Work:
     draft: int
 
 
-def run(
-    target: PackedModel, drafter: ModelDrafter | None, works: Sequence[Work]
-) -> tuple[Item, ...]:
+def run(target: PackedModel, drafter: Drafter | None, works: Sequence[Work]) -> tuple[Item, ...]:
     """Do every work in one round and return its items in order.
 
     Raises ProtocolError for work that does not fit its row.
@@ -61,7 +59,7 @@ def _chunk(work: Work) -> Feed:
     return Feed(row, row.cached, row.tokens[row.cached : stop], wanted)
 
 
-def _asks(drafter: ModelDrafter, works: Sequence[Work]) -> dict[int, Ask]:
+def _asks(drafter: Drafter, works: Sequence[Work]) -> dict[int, Ask]:
     """Drafts wanted by row, never more than the row may still emit beside the bonus token."""
     asks = {}
     for work in works:
@@ -82,7 +80,7 @@ def _accept(
     feed: Feed,
     verdict: Verdict,
     ask: Ask | None,
-    drafter: ModelDrafter | None,
+    drafter: Drafter | None,
     eos: frozenset[int],
 ) -> Item:
     """Move the row on by what `verdict` confirms."""
@@ -107,7 +105,7 @@ def _accept(
         top=tuple(choice.top for choice in told) if row.report.top_n else (),
         prompt_start=feed.start + 1 if verdict.prompt else 0,
         prompt_logprobs=verdict.prompt,
-        draft_cached=row.cached if drafter is None else row.draft_cached,
+        draft_cached=row.draft_cached if drafter is not None and drafter.caches else row.cached,
     )
 
 

@@ -38,6 +38,15 @@ def connect(ranks: Ranks, rendezvous: str, device: torch.device) -> None:
     )
 
 
+def slowest(seconds: float, ranks: Ranks, device: torch.device) -> float:
+    """The largest of all ranks' `seconds`, the same on every rank."""
+    if ranks.world == 1:
+        return seconds
+    figure = torch.tensor(seconds, dtype=torch.float64, device=device)
+    dist.all_reduce(figure, dist.ReduceOp.MAX)
+    return figure.item()
+
+
 def hook(module: nn.Module, name: str, ranks: Ranks) -> None:
     """Let the cut parts of `module` add up to what the whole would compute. Raises like `plan`."""
     for path, style in plan(module, name, ranks).items():

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import launcher
+from shard.config import DRAFTED
 from tests.conftest import ROOT, Processes, Running
 
 READY = {"event": "ready"}
@@ -282,6 +283,9 @@ def options(*arguments: str, **environment: str) -> launcher.Options:
         (["--validation-workers", "0"], "`validation_workers` must be > 0"),
         (["--laps-ratio", "1"], "`laps_ratio` must be > 1, or the thresholds do not rise"),
         (["--port", "65536"], "`port`(65536) must be in 0..65535"),
+        (["--speculate", "many"], "`speculate`: `many` is no number, nor auto"),
+        (["--speculate", "-1"], "`speculate` cannot be < 0"),
+        (["--speculate", "65"], "`speculate`(65) cannot be > 64"),
         (["--quantize", "awq"], "`--quantize` is not supported yet"),
         (["--sharded", "true"], "`sharded` is true but only found 0 CUDA devices"),
     ],
@@ -309,13 +313,16 @@ def test_children_receive_what_was_chosen(tmp_path) -> None:
     assert shard.argv[0] == sys.executable
     assert (shard.config["rank"], shard.config["world"], shard.config["socket"]) == (1, 2, "b")
     assert (shard.config["dtype"], shard.config["max_rows"]) == ("bfloat16", 7)
-    assert shard.config["speculate"] == launcher.DRAFTED
+    assert shard.config["speculate"] == DRAFTED
     router = launcher.router_command(chosen, models, ("a", "b"), 9)
     assert json.loads(json.dumps(router.config))["scheduler"]["laps_levels"] == 5
     assert (router.config["listen_fd"], router.descriptors) == (9, (9,))
 
 
-@pytest.mark.parametrize(("flags", "drafted"), [([], 0), (["--speculate", "3"], 3)])
+@pytest.mark.parametrize(
+    ("flags", "drafted"),
+    [([], 0), (["--speculate", "3"], 3), (["--speculate", "auto"], 8), (["--speculate", "0"], 0)],
+)
 def test_without_a_draft_model_nothing_is_drafted_unless_asked(tmp_path, flags, drafted) -> None:
     models = launcher.Models(tmp_path, None, "target", None)
     command = launcher.shard_command(options(*flags), models, ("a",), 0, tmp_path)

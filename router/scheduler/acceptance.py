@@ -3,6 +3,8 @@
 `Survival` keeps S_k, the chance that the first k drafts of a round are all accepted, per position,
 because then the yield of any draft length n is 1 + S_1 + ... + S_n, also of lengths not in use.
 The mean of S_1..S_n is the accepted fraction A of arXiv 2505.17074, so n*A + 1 is that yield.
+S_k is the product of the chances to pass each position once it is reached. So a position that was
+not drafted lately builds on those before it, and a round speaks only of positions that it reached.
 
 `Stability` is the paper's switch from non-perceptible to perceptible. The paper leaves its two
 thresholds open; here gamma is a window in rounds and delta the largest standard deviation of the
@@ -13,11 +15,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from itertools import accumulate
 from math import fsum
 
 PRIOR_ROUNDS = 3.0
 """What the prior counts for, in rounds."""
+MEMORY, SERVED = 64.0, 1024.0
+"""Rounds after which older ones fade: of one request, and of all together."""
 UNKNOWN = 0.6
 """Chance that a draft is accepted after its predecessors, before anything was served (ours)."""
 
@@ -25,29 +28,49 @@ UNKNOWN = 0.6
 class Survival:
     """Posterior means of S_1..S_n, shrunk towards a prior worth `PRIOR_ROUNDS` rounds."""
 
-    __slots__ = ("_accepted", "_drafted")
+    __slots__ = ("_memory", "_passed", "_prior", "_reached", "whole")
 
-    def __init__(self, prior: Sequence[float]) -> None:
+    def __init__(self, prior: Sequence[float], memory: float = MEMORY) -> None:
         """`prior`: S_1..S_n before the first round; its length is the longest draft."""
-        self._accepted = [PRIOR_ROUNDS * chance for chance in prior]
-        self._drafted = [PRIOR_ROUNDS] * len(self._accepted)
+        before = (1.0, *prior)
+        chances = [s / b if b else 0.0 for b, s in zip(before, prior, strict=False)]
+        self._memory = memory
+        self._prior = chances
+        self._passed = [0.0] * len(chances)
+        self._reached = [0.0] * len(chances)
+        self.whole = self._curve()
+        """S_1..S_n."""
 
     @classmethod
-    def unknown(cls, longest: int) -> Survival:
+    def unknown(cls, longest: int, memory: float = MEMORY) -> Survival:
         """Nothing observed: each of `longest` positions passes with chance `UNKNOWN`."""
-        return cls([UNKNOWN**k for k in range(1, longest + 1)])
+        return cls([UNKNOWN**k for k in range(1, longest + 1)], memory)
 
     def observe(self, drafted: int, accepted: int) -> None:
         """Learn from one round; `accepted` of `drafted` tokens were kept."""
-        for k in range(drafted):
-            self._drafted[k] += 1
-        for k in range(accepted):
-            self._accepted[k] += 1
+        for k in range(min(drafted, accepted + 1)):
+            if self._reached[k] >= self._memory:
+                self._reached[k] *= 1 - 1 / self._memory
+                self._passed[k] *= 1 - 1 / self._memory
+            self._reached[k] += 1
+            self._passed[k] += k < accepted
+        if drafted:
+            self.whole = self._curve()
 
     def curve(self, longest: int) -> tuple[float, ...]:
         """S_1..S_longest, never rising: a draft survives only if those before it do."""
-        counts = zip(self._accepted[:longest], self._drafted[:longest], strict=True)
-        return tuple(accumulate([accepted / drafted for accepted, drafted in counts], min))
+        return self.whole[:longest]
+
+    def _curve(self) -> tuple[float, ...]:
+        """What a row does better or worse than its prior, it is expected to do at the next too."""
+        survival, better, curve = 1.0, 0.0, []
+        for prior, passed, reached in zip(self._prior, self._passed, self._reached, strict=True):
+            guess = min(1.0, max(0.0, prior + better))
+            chance = (PRIOR_ROUNDS * guess + passed) / (PRIOR_ROUNDS + reached)
+            better = chance - prior
+            survival *= chance
+            curve.append(survival)
+        return tuple(curve)
 
     def tokens(self, draft: int) -> float:
         """Expected tokens of a round with `draft` drafts: the accepted ones and one more."""

@@ -42,6 +42,10 @@ class Capacity:
     """T_LLM of the paper: one verification forward."""
     depth: int = 2
     """Most Steps in flight."""
+    costs: tuple[tuple[int, int, float], ...] = ()
+    """Rows, draft length and seconds of measured Steps; empty: only the two figures above."""
+    catch_up_seconds: float = 0.0
+    """For each token that a drafter must take in because it sat out some rounds."""
     host_pages: int = 0
     """Pages of host memory for rows that are swapped out."""
     swap_token_seconds: float = 0.0

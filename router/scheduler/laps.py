@@ -85,16 +85,16 @@ class Laps:
     def _watch(self, row: Row, outcome: Outcome) -> None:
         stability = self._blind[row.job.id]
         stability.observe(outcome.drafted, outcome.accepted)
-        settled = row.draft_cap == 0 and row.emitted > 0  # nothing to learn without drafts
+        settled = row.draft == 0 and row.emitted > 0  # nothing to learn without drafts
         if settled or stability.stable:
             del self._blind[row.job.id]
             self._perceptible.add(row.job.id)
 
     def _remaining(self, row: Row) -> float:
         """Estimated seconds of service that `row` still needs, Steps in flight counted as done."""
-        per_round = row.survival.tokens(row.draft_cap)
+        per_round = row.survival.tokens(row.draft)
         total = self._lengths.total(row.job, row.emitted)
         tokens = max(1.0, total - row.emitted - row.certain * per_round)
-        decode = execution_time(tokens, per_round, row.draft_cap, self._capacity)
+        decode = execution_time(tokens, per_round, row.draft, self._capacity)
         chunks = ceil(row.unfed / self._capacity.prefill_tokens)
         return decode + chunks * self._capacity.verify_seconds

@@ -15,10 +15,9 @@ first row in the order waits for nothing but Steps in flight: its own, or the pr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from router.scheduler.base import Capacity, Run
-from router.scheduler.drafting import draft_length
 from router.scheduler.memory import Memory
 from router.scheduler.row import Row
 
@@ -29,10 +28,14 @@ Flight = dict[int, tuple[Row, int]]
 class Plan:
     """Takes rows and pages while `fill` runs; its lists are the Batch afterwards."""
 
-    def __init__(self, capacity: Capacity, memory: Memory, order: Sequence[Row]) -> None:
+    def __init__(
+        self, capacity: Capacity, memory: Memory, order: Sequence[Row], drafts: Mapping[int, int]
+    ) -> None:
+        """`drafts`: draft length by id; 0 for rows that it does not name."""
         self._capacity = capacity
         self._memory = memory
         self._order = order
+        self._drafts = drafts
         self._budget = capacity.prefill_tokens
         self._starved = False
         """A row above waits for pages."""
@@ -94,6 +97,8 @@ class Plan:
         prefill, draft, possible = self._next(row)
         self._budget -= prefill
         row.fly(prefill, possible)
+        if not prefill:
+            row.draft = draft
         self.run.append(Run(row.job.id, prefill, draft))
         self.flight[row.job.id] = row, possible
         self._coming.update(self._prefix_of(row))
@@ -104,7 +109,7 @@ class Plan:
         if prefill:
             # The chunk that reaches the last known token emits one token, an earlier one none.
             return prefill, 0, int(prefill == row.unfed)
-        draft = draft_length(row)
+        draft = self._drafts.get(row.job.id, 0)
         return 0, draft, draft + 1
 
     def _short(self, row: Row) -> int:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from router.scheduler.acceptance import Survival
+from router.scheduler.acceptance import SERVED, Survival
 from router.scheduler.base import Batch, Capacity, End, Job, Outcome, View
+from router.scheduler.drafting import Drafting
 from router.scheduler.memory import Memory
 from router.scheduler.plan import Flight, Plan
 from router.scheduler.policy import Policy
@@ -25,6 +26,7 @@ class Planner:
     def __init__(self, capacity: Capacity, policy: Policy) -> None:
         self._capacity = capacity
         self._policy = policy
+        self._drafting = Drafting(capacity)
         self._memory = Memory(capacity)
         self._rows: dict[int, Row] = {}
         self._flights: deque[Flight] = deque()
@@ -32,7 +34,7 @@ class Planner:
         """Ids whose pages come free with the next Batch, oldest first."""
         self._last: frozenset[Row] = frozenset()
         """Rows of the last Batch."""
-        self._served = Survival.unknown(capacity.speculate)
+        self._served = Survival.unknown(capacity.speculate, SERVED)
         self._preemptions = Counter(keep=0, swap=0, recompute=0)
 
     def submit(self, job: Job, now: float) -> None:
@@ -65,7 +67,8 @@ class Planner:
         release = tuple(self._release)
         self._release.clear()
         self._memory.release(release)
-        plan = Plan(self._capacity, self._memory, self._policy.order(now))
+        order = self._policy.order(now)
+        plan = Plan(self._capacity, self._memory, order, self._drafting.lengths(order))
         plan.fill()
         if not plan.run and not release:
             return None
@@ -83,6 +86,7 @@ class Planner:
         flight = self._flights.popleft() if self._flights else {}
         for flown, possible in flight.values():
             flown.land(possible)
+        self._drafting.learn([(flight[o.id][0], o) for o in outcomes if o.id in flight])
         for outcome in outcomes:
             row, _ = flight.get(outcome.id, (None, 0))
             # The row may have been cancelled since, and its id even given to a new job.

@@ -33,6 +33,10 @@ class Row:
     """Fewest tokens that those Steps emit, unless the row ends."""
     possible: int = 0
     """Most tokens that those Steps emit."""
+    draft: int = field(init=False)
+    """Length of the draft in its last round, or the cap before the first."""
+    lag: int = 0
+    """Tokens emitted since it last drafted, which a draft model has not seen."""
     started: bool = False
     """Was in a Batch since it arrived."""
     hashes: list[int] = field(init=False)
@@ -48,6 +52,7 @@ class Row:
 
     def __post_init__(self) -> None:
         self.unfed = self.job.prompt
+        self.draft = self.draft_cap
         self.hashes = list(self.job.hashes)
 
     @property
@@ -78,6 +83,8 @@ class Row:
         """A Step did this for the row."""
         self.emitted += outcome.emitted
         self.attained += outcome.seconds
+        if not outcome.prefilled:
+            self.lag = 0 if outcome.drafted else self.lag + outcome.emitted
         self.hashes.extend(outcome.hashes)
         self.cached = self.known - 1 if outcome.emitted else self.cached + outcome.prefilled
         self.draft_cached = outcome.draft_cached
@@ -99,5 +106,6 @@ class Row:
     def forget(self) -> None:
         """All KV and every Step in flight are void: start again from the first token."""
         self.skip(0)
-        self.in_flight = self.certain = self.possible = self.published = 0
+        self.in_flight = self.certain = self.possible = self.lag = 0
+        self.published = 0
         self.slots = ()

@@ -154,6 +154,14 @@ def test_speculation_is_counted(metrics: Metrics) -> None:
     assert value(metrics, "tgi_request_skipped_tokens_sum") == 3
 
 
+def test_prompt_lookup_is_counted_apart() -> None:
+    metrics = Metrics(BOUNDS, CAPACITY, 1, "ngram")
+    metrics.speculated(5, 3)
+    assert value(metrics, 'tgi_speculative_drafted_tokens{source="ngram"}') == 5
+    assert value(metrics, 'tgi_speculative_accepted_tokens{source="ngram"}') == 3
+    assert value(metrics, 'tgi_speculative_drafted_tokens{source="model"}') == 0
+
+
 def test_the_schedulers_state_is_shown(metrics: Metrics) -> None:
     view = View((1, 2), running=3, perceptible=1, free_pages=4, preemptions={"keep": 2})
     metrics.observe(view, queue=3)

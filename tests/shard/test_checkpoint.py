@@ -129,11 +129,18 @@ def test_a_folder_without_configuration_is_named(tmp_path) -> None:
 
 def test_a_draft_of_another_vocabulary_is_refused_with_sizes_and_a_token(tmp_path) -> None:
     target = model(tmp_path / "target", vocab={"a": 0, "b": 1, "c": 2})
-    draft = model(tmp_path / "draft", vocab={"a": 0, "c": 1})
+    draft = model(tmp_path / "draft", vocab={"x": 0, "w": 1, "y": 2, "z": 3})
     fault = refusal(target, draft)
     assert fault.code == 4
-    assert "(3 tokens) is not the target's (4)" in fault.text
-    assert "'b' is absent in the draft, 1 in the target" in fault.text
+    assert "(5 tokens) shares 1 with the target's (4)" in fault.text
+    assert "'a' is absent in the draft, 0 in the target" in fault.text
+
+
+def test_a_draft_that_shares_most_pieces_is_led_to_the_targets_ids(tmp_path) -> None:
+    target = model(tmp_path / "target", vocab={"a": 0, "b": 1, "c": 2})
+    draft = model(tmp_path / "draft", vocab={"a": 0, "c": 1, "d": 2})
+    checkpoint.check(target, draft, 1)
+    assert checkpoint.correspondence(target, draft) == {0: 0, 2: 1, 9: 9}
 
 
 def test_the_pieces_of_a_unigram_vocabulary_are_numbered_by_place(tmp_path) -> None:

@@ -15,6 +15,7 @@ from shard.protocol import (
     MAX_FRAME,
     Ack,
     Bias,
+    Cost,
     End,
     Fatal,
     Grammar,
@@ -43,9 +44,18 @@ from shard.protocol import (
 GOLDEN: list[tuple[Message, str]] = [
     (Hello(1, 0, 2), "05000000 94 00 01 00 02"),
     (
-        Ready(1, "m", "cpu", "float32", 16, 64, 8, 128, 300, 5, 0.5, 2.0, 32, 0.5, 2.0),
-        "41000000 dc0010 01 01 a16d a3637075 a7666c6f61743332 10 40 08 cc80 cd012c 05"
+        Ready(
+            *(1, "m", "cpu", "float32", 16, 64, 8, 128, 300, 5, 0.5, 2.0),
+            drafter="ngram",
+            costs=(Cost(4, 5, 0.25),),
+            catch_up_seconds=0.125,
+            host_pages=32,
+            swap_token_seconds=0.5,
+            prefill_token_seconds=2.0,
+        ),
+        "5d000000 dc0013 01 01 a16d a3637075 a7666c6f61743332 10 40 08 cc80 cd012c 05"
         " cb3fe0000000000000 cb4000000000000000"
+        " a56e6772616d 91 93 04 05 cb3fd0000000000000 cb3fc0000000000000"
         " 20 cb3fe0000000000000 cb4000000000000000",
     ),
     (
@@ -147,7 +157,13 @@ item = st.builds(
 move = st.builds(Move, ids, ids)
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Hello, word, word, word),
-    st.builds(Ready, word, name, name, name, *[word] * 6, finite, finite, word, finite, finite),
+    st.builds(
+        Ready,
+        *(word, name, name, name, *[word] * 6, finite, finite, name),
+        tuples(st.builds(Cost, word, word, finite)),
+        finite,
+        *(word, finite, finite),
+    ),
     st.builds(
         Step,
         word,
@@ -209,7 +225,7 @@ values = st.recursive(
 )
 
 
-@given(st.integers(-1, 9), st.lists(values, max_size=13))
+@given(st.integers(-1, 9), st.lists(values, max_size=16))
 @settings(max_examples=300, deadline=None)
 def test_wrong_types_are_refused(code: int, fields: list[Any]) -> None:
     _unpack_or_refuse(msgpack.packb([code, *fields]))

@@ -15,6 +15,7 @@ from shard.protocol import Report, Sampling
 from shard.sampling import Spot, process
 from shard.sequence import Feed, Row
 from shard.speculative import Work, run
+from shard.vocabulary import Bridge
 from tests.shard.statistics import chi_square
 
 VOCABULARY = 12
@@ -42,9 +43,14 @@ def table(seed: int) -> Table:
     return Table(rows, SimpleNamespace(eos=frozenset(), max_length=100))
 
 
+def drafting(model: Table) -> ModelDrafter:
+    same = Bridge(VOCABULARY, VOCABULARY, None, torch.device("cpu"))
+    return ModelDrafter(model, frozenset(), same)  # type: ignore[arg-type]
+
+
 def transitions(sampling: Sampling, draft: int) -> tuple[Tensor, int, int]:
     """How often each token followed each, [V, V], and the drafts made and accepted."""
-    target, drafter = table(1), ModelDrafter(table(2), frozenset())  # type: ignore[arg-type]
+    target, drafter = table(1), drafting(table(2))
     counts = torch.zeros(VOCABULARY, VOCABULARY)
     drafted = accepted = 0
     for first in range(0, ROWS, BATCH):

@@ -152,6 +152,8 @@ class Plan:
     """How a drive runs its rows; the tokens must not depend on it."""
 
     draft: int = 0
+    mixed: tuple[int, ...] = ()
+    """Draft lengths that the rows take in turn, in place of `draft`."""
     batch: int = 16
     chunk: int = 1000
     scattered: bool = False
@@ -206,7 +208,8 @@ def _number() -> int:
 
 
 def _run(id: int, left: int, plan: Plan) -> Run:
-    return Run(id, min(left, plan.chunk), plan.draft if left == 0 else 0)
+    draft = plan.mixed[id % len(plan.mixed)] if plan.mixed else plan.draft
+    return Run(id, min(left, plan.chunk), draft if left == 0 else 0)
 
 
 def _new(asks: dict[int, Ask]) -> tuple[New, ...]:

@@ -17,7 +17,7 @@ def test_without_drafts_a_round_yields_one_token() -> None:
 
 
 def test_survival_converges_to_what_is_observed_per_position() -> None:
-    survival, random = Survival.unknown(3), Random(1)
+    survival, random = Survival.unknown(3, memory=3000), Random(1)
     for _ in range(3000):
         accepted = 0
         while accepted < 3 and random.random() < 0.7:
@@ -33,13 +33,31 @@ def test_the_yield_is_the_papers_n_times_a_plus_one() -> None:
     assert survival.tokens(5) == pytest.approx(5 * survival.fraction(5) + 1)
 
 
-def test_a_position_that_was_never_drafted_stays_at_its_prior_but_below_those_before_it() -> None:
-    survival = Survival((0.9, 0.8, 0.7))
+def test_a_position_that_was_never_drafted_is_judged_by_those_before_it() -> None:
+    worse, better = Survival((0.6, 0.36, 0.216)), Survival((0.6, 0.36, 0.216))
     for _ in range(50):
+        worse.observe(1, 0)
+        better.observe(1, 1)
+    assert worse.curve(3) == pytest.approx((0.034, 0.001, 0.0), abs=0.001)
+    assert better.curve(3) == pytest.approx((0.977, 0.955, 0.934), abs=0.002)
+
+
+def test_a_round_says_nothing_of_positions_behind_the_first_that_failed() -> None:
+    survival = Survival((0.5, 0.25))
+    survival.observe(2, 1)
+    survival.observe(2, 0)
+    first, second = survival.curve(2)
+    assert first == pytest.approx((1.5 + 1) / 5)
+    assert second == pytest.approx(first * 1.5 / 4)
+
+
+def test_what_a_request_did_long_ago_fades() -> None:
+    survival = Survival((0.5,))
+    for _ in range(500):
         survival.observe(1, 0)
-    first, second, third = survival.curve(3)
-    assert first < 0.1
-    assert first == second == third
+    for _ in range(64):
+        survival.observe(1, 1)
+    assert survival.curve(1)[0] > 0.6
 
 
 def test_the_prior_weighs_three_rounds() -> None:

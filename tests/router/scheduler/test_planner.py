@@ -81,7 +81,7 @@ def test_a_row_that_its_steps_in_flight_exhaust_is_not_planned() -> None:
 
 
 def test_drafts_stop_at_the_tokens_certainly_left() -> None:
-    scheduler = fcfs(capacity())
+    scheduler = fcfs(capacity(draft_token_seconds=0.001))
     submit(scheduler, 1, prompt=4, max_new=4)
     submit(scheduler, 2, prompt=4, speculate=1)
     submit(scheduler, 3, prompt=4, speculate=9)
@@ -240,7 +240,12 @@ def test_a_pool_of_half_the_demand_still_finishes_everything(
     ]
     clients = [Client(job, random.randint(30, 40), random.random()) for job in jobs]
     demand = sum(-(-(job.prompt + job.max_new) // 4) for job in jobs)
-    room = {"pages": demand // 2, "host_pages": demand, "preemption": rung}
+    room = {
+        "draft_token_seconds": 0.0,
+        "pages": demand // 2,
+        "host_pages": demand,
+        "preemption": rung,
+    }
     device = Device(capacity(**room, max_rows=64, depth=depth, prefill_tokens=64), random)
     scheduler = build(SchedulerConfig(scheduler=policy), device.capacity)
     batches = run(scheduler, device, clients)

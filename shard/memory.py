@@ -1,0 +1,76 @@
+"""What a rank can afford: how many pages fit beside the weights, how many cores it may use."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from shard.attention import Probe, attending
+from shard.config import ShardConfig
+from shard.errors import Fault
+from shard.kv_cache import PAGE_SIZE
+from shard.model import Loaded
+
+_HOST_SHARE = 0.25
+"""Share of the host's free memory that the pools of all ranks may take on CPU."""
+_DEVICE_SHARE = 0.85
+"""Share that a GPU's pools take of what weights and a prefill leave; the rest is for graphs."""
+
+
+def cores() -> int:
+    """Processor cores this process may use; the operator's OMP_NUM_THREADS can only lower it."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return min(len(os.sched_getaffinity(0)), int(given) if given.isdecimal() else 1 << 16) or 1
+
+
+def pages(config: ShardConfig, target: Loaded, draft: Loaded | None) -> int:
+    """Pages of the pool: the flag's tokens, or what memory holds, but never more than is of use.
+
+    Raises Fault 6 if not even one full row fits.
+    """
+    longest = min(target.max_length, config.max_total_tokens or target.max_length)
+    useful = config.max_rows * -(-longest // PAGE_SIZE)
+    if config.max_batch_total_tokens is not None:
+        count = config.max_batch_total_tokens // PAGE_SIZE
+    else:
+        page = target.page_bytes + (draft.page_bytes if draft else 0)
+        count = min(useful, _free_bytes(config, target) // page)
+    needed = -(-min(longest, config.max_total_tokens or 1) // PAGE_SIZE)
+    if count < needed:
+        raise Fault(
+            6,
+            f"the KV cache holds {count * PAGE_SIZE} tokens, one request needs "
+            f"{needed * PAGE_SIZE}; lower --max-total-tokens or raise --max-batch-total-tokens",
+        )
+    return count
+
+
+def _free_bytes(config: ShardConfig, target: Loaded) -> int:
+    if target.device.type == "cuda":
+        warm_up(target, config.prefill_tokens, config.max_rows)
+        free, total = torch.cuda.mem_get_info(target.device)
+        return int(allowed(free, total, config.cuda_memory_fraction) * _DEVICE_SHARE)
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(free * _HOST_SHARE / config.world)
+
+
+def allowed(free: int, total: int, fraction: float) -> int:
+    """Bytes left of `fraction` of a device that has `free` of `total` bytes."""
+    return max(0, free - int(total * (1 - fraction)))
+
+
+def warm_up(loaded: Loaded, tokens: int, logits: int) -> None:
+    """One forward of the largest Step: torch's allocator keeps what it took, so it is not free.
+
+    `Probe` attends to nothing; attention itself needs little beside the layers' activations.
+    """
+    ids = torch.zeros(1, tokens, dtype=torch.int64, device=loaded.device)
+    positions = torch.arange(tokens, device=loaded.device)[None] % loaded.max_length
+    with torch.inference_mode(), attending(Probe()):
+        loaded.module(
+            input_ids=ids,
+            position_ids=positions,
+            use_cache=False,
+            logits_to_keep=positions[0, : min(logits, loaded.max_length)],
+        )
