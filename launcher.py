@@ -257,6 +257,7 @@ def shard_command(
         max_rows=limits.max_batch_size or ROWS,
         max_total_tokens=limits.max_total_tokens,
         max_batch_total_tokens=limits.max_batch_total_tokens,
+        max_swap_tokens=limits.max_swap_tokens,
         echo=chosen.developer.echo,
         echo_seconds=chosen.developer.echo_seconds,
         cuda_memory_fraction=model.cuda_memory_fraction,

@@ -13,6 +13,8 @@ COMMANDS = {
     "train-demo": ("benchmark.train_demo", "train the bundled demo pair of models"),
     "demo-report": ("benchmark.demo_report", "measure the demo pair, write docs/demo-models.md"),
     "engine": ("benchmark.engines", "compare the engine's speed with transformers' own ways"),
+    "preemption": ("benchmark.preemption", "what one preemption costs, on each rung"),
+    "prefix": ("benchmark.prefix", "what a shared prefix saves"),
 }
 
 

@@ -122,7 +122,7 @@ def assemble(config: RouterConfig, shards: ShardGroup) -> tuple[Dispatcher, Fron
         vocabulary = Vocabulary.load(config.model_path)
     except (OSError, ValueError) as fault:
         raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
-    capacity = measure(ranks, bounds)
+    capacity = measure(ranks, bounds, config.scheduler.preemption)
     metrics = Metrics(bounds, capacity, len(ranks), ranks[0].drafter or "model")
     scheduler = build(config.scheduler, capacity)
     dispatcher = Dispatcher(scheduler, shards, vocabulary, bounds, metrics)
@@ -130,7 +130,7 @@ def assemble(config: RouterConfig, shards: ShardGroup) -> tuple[Dispatcher, Fron
     return dispatcher, Front(dispatcher, metrics, bounds, describe(config, ranks), patience)
 
 
-def measure(ranks: tuple[Ready, ...], bounds: Bounds) -> Capacity:
+def measure(ranks: tuple[Ready, ...], bounds: Bounds, preemption: str = "auto") -> Capacity:
     """What all ranks together can hold and do: the least of what each can, rank 0's speed."""
     rows = min(ready.max_rows for ready in ranks)
     prefill = 512 if ranks[0].device == "cpu" else 4096
@@ -144,6 +144,10 @@ def measure(ranks: tuple[Ready, ...], bounds: Bounds) -> Capacity:
         verify_seconds=ranks[0].verify_seconds,
         costs=tuple((cost.rows, cost.draft, cost.seconds) for cost in ranks[0].costs),
         catch_up_seconds=ranks[0].catch_up_seconds,
+        host_pages=min(ready.host_pages for ready in ranks),
+        swap_token_seconds=max(ready.swap_token_seconds for ready in ranks),
+        prefill_token_seconds=max(ready.prefill_token_seconds for ready in ranks),
+        preemption=preemption,
     )
 
 

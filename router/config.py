@@ -39,6 +39,11 @@ class Limits:
     max_batch_total_tokens: int | None = option(
         None, "tokens that the KV cache holds; default: what memory allows"
     )
+    max_swap_tokens: int | None = option(
+        None,
+        "tokens of preempted requests that host memory holds; default: on CUDA as many as the KV"
+        " cache, within a quarter of the free memory; on CPU none",
+    )
     validation_workers: int = option(2, "threads that tokenise")
 
     def check(self) -> None:
@@ -63,7 +68,7 @@ class Limits:
             )
 
 
-_MAY_BE_ZERO = frozenset(("max_stop_sequences", "max_top_n_tokens"))
+_MAY_BE_ZERO = frozenset(("max_stop_sequences", "max_swap_tokens", "max_top_n_tokens"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,11 @@ class SchedulerConfig:
     )
     laps_patience: float = option(
         60.0, "seconds without service after which a request goes before all others (ours)"
+    )
+    preemption: str = option(
+        "auto",
+        "how a request gives up its pages: the cheaper way, or always this one",
+        choices=("auto", "swap", "recompute"),
     )
 
     def check(self) -> None:

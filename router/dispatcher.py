@@ -20,6 +20,7 @@ from router import request as rules
 from router import steps
 from router.errors import Cancelled, Generation, Invalid, Overloaded, Unavailable
 from router.metrics import Metrics
+from router.prefix import PageNames
 from router.record import Record
 from router.request import Bounds, Request
 from router.scheduler.base import Batch, Job, Scheduler
@@ -70,6 +71,8 @@ class Dispatcher:
         self._events = 0
         self._records: dict[int, Record] = {}
         """Requests that the scheduler knows, or will once the inbox is read, by id."""
+        self._names: dict[int, PageNames] = {}
+        """Of the pages of the requests that the scheduler knows."""
         self._held: set[int] = set()
         """Rows that the shards hold."""
         self._flights: deque[Step] = deque()
@@ -197,7 +200,7 @@ class Dispatcher:
             self._shards.send(step, now)
 
     def _step(self, batch: Batch, now: float) -> Step:
-        held = self._held.difference(batch.release, batch.evict)
+        held = self._held.difference(steps.gone(batch))
         fresh = [self._records[run.id] for run in batch.run if run.id not in held]
         for record in fresh:
             record.plan(now)
@@ -228,21 +231,34 @@ class Dispatcher:
         if record.id not in self._records:
             return  # it left before it was heard of
         now, cap = record.queued, record.request.speculate
+        hashes = self._name(record)
+        job = Job(record.id, now, len(record.prompt), record.max_new, None, cap, hashes)
         try:
-            job = Job(record.id, now, len(record.prompt), record.max_new, speculate=cap)
             self._scheduler.submit(job, now)
         except ValueError as fault:  # it can never fit
             record.fail(Invalid(str(fault)), self._clock())
-            del self._records[record.id]
+            self._forget(record)
+
+    def _name(self, record: Record) -> tuple[int, ...]:
+        """Names of the prompt's pages; a prompt that is to be told has to be computed, too."""
+        if record.request.report.prompt:
+            return ()
+        names = self._names[record.id] = PageNames(self._shards.ready[0].page_size)
+        return names.add(record.prompt)
+
+    def _forget(self, record: Record) -> None:
+        self._records.pop(record.id, None)
+        self._names.pop(record.id, None)
 
     def _stop(self, record: Record) -> None:
-        if self._records.pop(record.id, None):  # it may have ended before this was read
+        if record.id in self._records:  # it may have ended before this was read
+            self._forget(record)
             self._scheduler.cancel(record.id, self._clock())
 
     def _complete(self, result: StepResult) -> None:
         now, step = self._clock(), self._flights.popleft()
         rows = steps.done(step, result)
-        self._scheduler.complete(steps.outcomes(rows, result.seconds), now)
+        self._scheduler.complete(steps.outcomes(rows, result.seconds, self._names), now)
         for _, item in rows:
             self._take(item, now)
         self._metrics.step(steps.method(step), len(rows), result.seconds)
@@ -259,7 +275,7 @@ class Dispatcher:
             self._extend(record, item, now)
         if record.live:
             return
-        del self._records[record.id]
+        self._forget(record)
         if item.end is None:
             self._scheduler.cancel(record.id, now)  # only the text shows such an end
 

@@ -1,29 +1,67 @@
 """Between the scheduler's words and the wire's: Batch to Step, result to Outcomes. Pure.
 
-The scheduler knows numbers, the shards know rows; that a Batch's `release` and `evict` are one
-thing to a shard, and that a row which it does not hold enters as New, is decided here.
+The scheduler knows numbers, the shards know rows; that a Batch's `release`, `evict` and `swap_out`
+are one thing to a shard's table, and that a row which it does not hold enters as New, is decided
+here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
 
-from router.record import Record
+from router.prefix import PageNames
 from router.scheduler import base
-from shard.protocol import End, Grow, Item, Run, Step, StepResult
+from shard.protocol import End, Grow, Item, Move, New, Run, Step, StepResult
 
 _ENDS = {End.EOS: base.End.EOS, End.LENGTH: base.End.LENGTH, End.ERROR: base.End.ERROR}
 
 
-def step(number: int, batch: base.Batch, held: Collection[int], fresh: Iterable[Record]) -> Step:
+class Fresh(Protocol):
+    """A row that can enter: the router's Record."""
+
+    @property
+    def id(self) -> int:
+        """Of the row."""
+
+    def new(self) -> New:
+        """The row as it is now, with nothing cached."""
+
+
+def step(number: int, batch: base.Batch, held: Collection[int], fresh: Iterable[Fresh]) -> Step:
     """The Step of `batch` for shards that hold the rows `held`; `fresh` are those that enter."""
+    starts = {start.id: start for start in batch.start}
     return Step(
         number=number,
-        release=tuple(id for id in (*batch.release, *batch.evict) if id in held),
-        new=tuple(record.new() for record in fresh),
+        release=tuple(id for id in gone(batch) if id in held),
+        new=tuple(_new(record, starts.get(record.id)) for record in fresh),
         grow=tuple(Grow(grow.id, grow.pages) for grow in batch.grow),
         run=tuple(Run(run.id, run.prefill, run.draft) for run in batch.run),
+        swap_out=_move((page, slot) for swap in batch.swap_out for page, slot in _pairs(swap)),
+        copy=_move((copy.source, copy.target) for copy in batch.copy),
+        swap_in=_move((slot, page) for swap in batch.swap_in for page, slot in _pairs(swap)),
     )
+
+
+def gone(batch: base.Batch) -> tuple[int, ...]:
+    """Rows that the shards' tables hold no longer, once they have `batch`."""
+    return (*batch.release, *batch.evict, *(swap.id for swap in batch.swap_out))
+
+
+def _new(record: Fresh, start: base.Start | None) -> New:
+    new = record.new()
+    if start is None:
+        return new
+    return replace(new, cached=start.cached, draft_cached=start.draft_cached)
+
+
+def _pairs(swap: base.Swap) -> Iterable[tuple[int, int]]:
+    return zip(swap.pages, swap.slots, strict=True)
+
+
+def _move(pairs: Iterable[tuple[int, int]]) -> Move:
+    return Move(*zip(*pairs, strict=True))
 
 
 def done(step: Step, result: StepResult) -> list[tuple[Run, Item]]:
@@ -32,8 +70,13 @@ def done(step: Step, result: StepResult) -> list[tuple[Run, Item]]:
     return [(run, items[run.id]) for run in step.run if run.id in items]
 
 
-def outcomes(rows: Sequence[tuple[Run, Item]], seconds: float) -> list[base.Outcome]:
-    """What the scheduler learns from `rows`; each had an equal share of the Step's `seconds`."""
+def outcomes(
+    rows: Sequence[tuple[Run, Item]], seconds: float, names: Mapping[int, PageNames]
+) -> list[base.Outcome]:
+    """What the scheduler learns from `rows`; each had an equal share of the Step's `seconds`.
+
+    `names` of live rows follow the tokens that they emitted.
+    """
     return [
         base.Outcome(
             id=run.id,
@@ -43,6 +86,8 @@ def outcomes(rows: Sequence[tuple[Run, Item]], seconds: float) -> list[base.Outc
             emitted=len(item.tokens),
             seconds=seconds / len(rows),
             end=None if item.end is None else _ENDS[item.end],
+            draft_cached=item.draft_cached,
+            hashes=names[run.id].add(item.tokens) if run.id in names else (),
         )
         for run, item in rows
     ]

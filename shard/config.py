@@ -122,3 +122,5 @@ class ShardConfig:
     cuda_memory_fraction: float = 1.0
     prefill_tokens: int = PREFILL_TOKENS
     """Most prompt tokens of one Step on CUDA, for which workspace is set aside."""
+    max_swap_tokens: int | None = None
+    """Tokens that the host pool holds; None: what suits the device."""

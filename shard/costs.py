@@ -48,6 +48,7 @@ class Zeros:
     """Drafts zeros, so that verification is timed where prompt lookup would find nothing."""
 
     source = "zeros"
+    caches = ()
 
     def room(self, row: Row) -> int:
         """No limit of its own."""

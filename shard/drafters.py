@@ -14,6 +14,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from shard.kv_cache import KvCache
 from shard.model import PackedModel
 from shard.sampling import Spot, pick, process
 from shard.sequence import Feed, Row
@@ -46,6 +47,10 @@ class Drafter(Protocol):
     def source(self) -> str:
         """Its name in metrics."""
 
+    @property
+    def caches(self) -> Sequence[KvCache]:
+        """What it keeps under the target's page ids; a row's `draft_cached` counts in it."""
+
     def room(self, row: Row) -> int:
         """How many drafts after `row`'s last token this drafter could propose at most."""
 
@@ -65,6 +70,11 @@ class ModelDrafter:
         """`eos` are the target's ends; `bridge` leads to its vocabulary from that of `model`."""
         self._model, self._eos = model, eos
         self._bridge = bridge
+
+    @property
+    def caches(self) -> Sequence[KvCache]:
+        """Its model's."""
+        return (self._model.cache,)
 
     def room(self, row: Row) -> int:
         """None after a token that the draft has no word for, and none beyond its context."""

@@ -2,9 +2,10 @@
 
 It answers with tokens of the prompt, chosen by a pure function of (prompt, seed, position), so any
 vocabulary can read it and no batch, draft length, eviction or restart may change it. It is strict
-where the real engine only trusts: a row runs on pages that it owns, no page has two owners, a
-prefill feeds no more than is known, and a Step that breaks this is a ProtocolError. That makes it
-the oracle for the scheduler and the dispatcher.
+where the real engine only trusts: a row runs on pages that it owns, shared pages and those from
+the host hold the tokens that the row claims, no page is written while it is shared, a prefill feeds
+no more than is known, and a Step that breaks this is a ProtocolError. That makes it the oracle for
+the scheduler and the dispatcher.
 """
 
 from __future__ import annotations
@@ -16,23 +17,12 @@ from dataclasses import dataclass, field, replace
 from zlib import crc32
 
 from shard.config import ShardConfig
-from shard.protocol import (
-    End,
-    Grow,
-    Item,
-    New,
-    ProtocolError,
-    Ready,
-    Run,
-    Step,
-    StepResult,
-    Top,
-)
+from shard.echo_cache import PAGE_SIZE, EchoCache, prefixes
+from shard.echo_cache import require as _require
+from shard.protocol import End, Grow, Item, New, Ready, Run, Step, StepResult, Top
 
 EOS = 0
 """Token id that ends a reply."""
-PAGE_SIZE = 16
-"""Tokens per page."""
 DEFAULT_TOKENS = 1 << 15
 """Tokens that the pages hold where the configuration does not say."""
 MAX_LENGTH = 4096
@@ -93,6 +83,10 @@ class _Row:
     new: New
     tokens: list[int]
     fed: int = 0
+    draft: int = 0
+    """Leading tokens that the draft has been fed."""
+    sums: list[int] = field(default_factory=list)
+    """Of as many leading tokens as were needed yet."""
     pages: list[int] = field(default_factory=list)
     end: End | None = None
 
@@ -112,8 +106,9 @@ class EchoEngine:
     def __init__(self, config: ShardConfig) -> None:
         self._config = config
         self._pages = (config.max_batch_total_tokens or DEFAULT_TOKENS) // PAGE_SIZE
+        self._slots = (config.max_swap_tokens or 0) // PAGE_SIZE
         self._rows: dict[int, _Row] = {}
-        self._owned: set[int] = set()
+        self._cache = EchoCache(self._pages, self._slots)
 
     def ready(self) -> Ready:
         """What this rank holds; the costs are nominal."""
@@ -130,16 +125,22 @@ class EchoEngine:
             speculate=self._config.speculate,
             draft_token_seconds=0.001,
             verify_seconds=0.01,
+            host_pages=self._slots,
+            swap_token_seconds=0.0001,
+            prefill_token_seconds=0.001,
         )
 
     def execute(self, step: Step) -> StepResult:
-        """Apply release, new, grow and run. Raises ProtocolError for a Step against the rules."""
+        """Do as `step` says. Raises ProtocolError for a Step against the rules."""
         for id in step.release:
             self._release(id)
         for new in step.new:
             self._add(new)
         for grow in step.grow:
             self._grow(grow)
+        self._cache.move(step)
+        for new in step.new:
+            self._check(self._rows[new.id])
         items = tuple(self._run(step.run))
         time.sleep(self._config.echo_seconds)
         return StepResult(step.number, self._config.echo_seconds, items, self.digest())
@@ -147,7 +148,7 @@ class EchoEngine:
     def reset(self) -> None:
         """Forget every row."""
         self._rows.clear()
-        self._owned.clear()
+        self._cache.clear()
 
     def digest(self) -> int:
         """zlib.crc32 of every row's id, token count and pages."""
@@ -155,13 +156,15 @@ class EchoEngine:
         return crc32(repr(table).encode())
 
     def _release(self, id: int) -> None:
-        self._owned.difference_update(self._row(id).pages)
+        self._cache.disown(self._row(id).pages)
         del self._rows[id]
 
     def _add(self, new: New) -> None:
         _require(new.id not in self._rows, f"row {new.id} is not new")
         _require(0 < new.prompt <= len(new.tokens), f"row {new.id} has a prompt of {new.prompt}")
-        row = _Row(new, list(new.tokens))
+        _require(0 <= new.draft_cached <= new.cached, f"the draft of row {new.id} is ahead")
+        _require(new.cached < len(new.tokens), f"row {new.id} does not feed its last token")
+        row = _Row(new, list(new.tokens), new.cached, new.draft_cached)
         _require(row.left > 0, f"row {new.id} has no token left to emit")
         limit = self.ready().max_length
         _require(new.prompt + new.max_new <= limit, f"row {new.id} may exceed {limit} tokens")
@@ -169,11 +172,18 @@ class EchoEngine:
 
     def _grow(self, grow: Grow) -> None:
         row = self._row(grow.id)
+        settled = min(row.new.cached, row.new.draft_cached) // PAGE_SIZE
         for page in grow.pages:
-            _require(0 < page <= self._pages, f"there is no page {page}")
-            _require(page not in self._owned, f"page {page} has an owner")
-            self._owned.add(page)
+            self._cache.own(page, shared=len(row.pages) < settled)
             row.pages.append(page)
+
+    def _check(self, row: _Row) -> None:
+        """What the row counts as fed is in its pages."""
+        held = len(row.pages) * PAGE_SIZE
+        _require(row.fed <= held, f"row {row.new.id} claims {row.fed} tokens in pages for {held}")
+        row.sums = prefixes(row.tokens)
+        self._cache.check(row.pages, False, row.sums[: row.fed])
+        self._cache.check(row.pages, True, row.sums[: row.draft])
 
     def _run(self, runs: Sequence[Run]) -> Iterator[Item]:
         _require(len(runs) <= self._config.max_rows, f"{len(runs)} rows in a Step")
@@ -187,9 +197,10 @@ class EchoEngine:
         _require(run.draft == 0, f"row {run.id} drafts during its prefill")
         _require(row.fed + run.prefill <= len(row.tokens), f"row {run.id} is fed unknown tokens")
         start, stop = row.fed, row.fed + run.prefill
-        self._feed(row, stop)
+        self._feed(row, stop, stop, row.tokens)
+        row.draft = row.fed
         if row.fed < len(row.tokens):
-            item = Item(run.id, (), (), 0, 0, None)
+            item = Item(run.id, (), (), 0, 0, None, draft_cached=row.draft)
         else:
             item = self._emit(row, drafted=0, accepted=0)
         return _with_prompt(item, row.new, start, stop)
@@ -199,15 +210,25 @@ class EchoEngine:
         _require(0 <= run.draft <= self._config.speculate, f"row {run.id} drafts {run.draft}")
         start, seed = len(row.tokens), row.new.sampling.seed
         drafted = min(run.draft, row.left - 1)
-        self._feed(row, start + drafted)
         agreed = (draft_agrees(seed, position) for position in range(start, start + drafted))
         accepted = next((count for count, agrees in enumerate(agreed) if not agrees), drafted)
+        right = [reply_token(row.prompt, seed, start + index) for index in range(accepted)]
+        follows = not self._config.speculate
+        draft = start if follows else start + drafted - 1 if drafted else row.draft
+        self._feed(row, start + drafted, draft, row.tokens + right)
+        row.draft = min(draft, start + accepted)
         return self._emit(row, drafted, accepted)
 
-    def _feed(self, row: _Row, count: int) -> None:
-        """Cache the first `count` positions, which may include drafts that are then rejected."""
+    def _feed(self, row: _Row, count: int, draft: int, tokens: Sequence[int]) -> None:
+        """Cache the first `count` positions, for the draft the first `draft`.
+
+        Those beyond `tokens` are drafts to be rejected.
+        """
         held = len(row.pages) * PAGE_SIZE
         _require(count <= held, f"row {row.new.id} feeds {count} tokens into pages for {held}")
+        row.sums = prefixes(tokens, row.sums)
+        self._cache.write(row.pages, False, range(row.fed, count), row.sums)
+        self._cache.write(row.pages, True, range(row.draft, draft), row.sums)
         row.fed = min(count, len(row.tokens))
 
     def _emit(self, row: _Row, drafted: int, accepted: int) -> Item:
@@ -221,7 +242,16 @@ class EchoEngine:
         logprobs = tuple(reply_logprob(seed, first + index) for index in range(len(tokens)))
         kept, count = min(accepted, len(tokens)), row.new.report.top_n
         tops = tuple(_top(*told, count) for told in zip(tokens, logprobs, strict=True) if count)
-        return Item(row.new.id, tokens, logprobs, drafted, kept, row.end, tops)
+        return Item(
+            id=row.new.id,
+            tokens=tokens,
+            logprobs=logprobs,
+            drafted=drafted,
+            accepted=kept,
+            end=row.end,
+            top=tops,
+            draft_cached=row.draft,
+        )
 
     def _end(self, row: _Row) -> End | None:
         if row.left == 0:
@@ -231,8 +261,3 @@ class EchoEngine:
     def _row(self, id: int) -> _Row:
         _require(id in self._rows, f"there is no row {id}")
         return self._rows[id]
-
-
-def _require(holds: bool, text: str) -> None:
-    if not holds:
-        raise ProtocolError(text)

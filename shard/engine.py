@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from shard import checkpoint, costs, memory
+from shard import checkpoint, costs, memory, rates
 from shard.config import ShardConfig
 from shard.drafters import Drafter, ModelDrafter
 from shard.errors import Fault
 from shard.grammar import Grammars
+from shard.host_pool import HostPool
 from shard.kv_cache import PAGE_SIZE
 from shard.loading import load
 from shard.model import Loaded, PackedModel
@@ -57,11 +58,16 @@ class Engine:
         self._target = PackedModel(target, *room)
         self._rows = RowTable(Grammars(config.model_path, target.vocab_size, target.eos).matcher)
         drafter = _drafter(config, target, draft, room)
+        page_bytes = target.page_bytes + (draft.page_bytes if draft else 0)
+        self._host_pages = rates.host_pages(config, self._pages, page_bytes, device)
+        caches = self._target.cache, *(drafter.caches if drafter else ())
+        self._host = HostPool(caches, self._host_pages)
         progress("warming up", 80)
         self._drafter: Drafter | None = None
         self._choose_threads()
         self._costs = self._warm_up(drafter, partial(slowest, ranks=ranks, device=device))
         self._drafter = drafter
+        self._rates = rates.measure(self, self.max_length, self._host_pages)
         progress("ready", 100)
 
     def ready(self) -> Ready:
@@ -83,6 +89,9 @@ class Engine:
             drafter=self._drafter.source if self._drafter else "",
             costs=self._costs.table,
             catch_up_seconds=self._costs.catch_up_seconds,
+            host_pages=self._host_pages,
+            swap_token_seconds=self._rates.swap_token_seconds,
+            prefill_token_seconds=self._rates.prefill_token_seconds,
         )
 
     @property
@@ -95,6 +104,7 @@ class Engine:
         """Apply `step` and run its rows. Raises ProtocolError for a Step that does not fit."""
         start = time.perf_counter()
         self._rows.apply(step)
+        self._host.apply(step)
         works = [Work(self._rows.row(id), prefill, draft) for id, prefill, draft in _runs(step)]
         items = run(self._target, self._drafter, [work for work in works if not work.row.done])
         return StepResult(step.number, time.perf_counter() - start, items, self.digest())

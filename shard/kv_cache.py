@@ -67,6 +67,11 @@ class KvCache:
         keys, values = both.unbind()
         return keys, values
 
+    @property
+    def pools(self) -> list[Tensor]:
+        """Every layer's pool by page: [pages, PAGE_SIZE, 2 * heads, head_dim], a view."""
+        return [pool.view(-1, PAGE_SIZE, *pool.shape[1:]) for pool in self._layers]
+
 
 def bytes_per_page(shapes: Sequence[LayerShape], dtype: torch.dtype) -> int:
     """Memory that one page takes over all layers."""

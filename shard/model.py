@@ -53,7 +53,7 @@ class PackedModel:
         """Only the CPU fuses: elsewhere weights would be held twice, and graphs save launches."""
         device = loaded.device
         self.facts = loaded
-        self._cache = KvCache(loaded.shapes, pages, loaded.dtype, device)
+        self.cache = KvCache(loaded.shapes, pages, loaded.dtype, device)
         self._backend = backends.choose(device)
         fuse = fuse and device.type == "cpu"
         self._forward = choose(loaded.module, loaded.name, loaded.shapes, fuse)
@@ -61,7 +61,7 @@ class PackedModel:
         if isinstance(self._backend, backends.TritonPaged):
             most = min(pages, -(-loaded.max_length // PAGE_SIZE))
             bounds = largest(rows, width)
-            self._run = Graphs(self._forward, self._eager, self._cache, self._backend, bounds, most)
+            self._run = Graphs(self._forward, self._eager, self.cache, self._backend, bounds, most)
 
     def logits(self, feeds: Sequence[Feed]) -> Tensor:
         """Run `feeds` in one forward; logits [sum of feed.logits, V] in the model's dtype.
@@ -69,12 +69,12 @@ class PackedModel:
         They are valid until the next call.
         """
         with torch.inference_mode():
-            return self._run(pack(feeds, self._cache, _HOST))
+            return self._run(pack(feeds, self.cache, _HOST))
 
     def _eager(self, packed: Packed) -> Tensor:
         device = self.facts.device
         slots = packed.layout.slots.to(device)
-        layout = self._backend.plan(Paged(self._cache, slots, packed.layout.segments))
+        layout = self._backend.plan(Paged(self.cache, slots, packed.layout.segments))
         ids, positions = packed.ids.to(device), packed.positions.to(device)
         return self._forward(ids, positions, layout, packed.wanted.to(device))
 

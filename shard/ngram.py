@@ -25,6 +25,7 @@ class NgramDrafter:
     """Drafts by copying from the row itself."""
 
     source = "ngram"
+    caches = ()
 
     def room(self, row: Row) -> int:
         """As many as there are tokens to copy, and that is without end."""

@@ -112,7 +112,9 @@ class New:
     """A row the shards do not hold yet, or no longer hold.
 
     `tokens` is the prompt followed by what was already emitted; the first `prompt` of them are
-    the prompt. The row ends once `prompt + max_new` tokens exist.
+    the prompt. The row ends once `prompt + max_new` tokens exist. The pages that come with the same
+    Step hold the keys and values of the first `cached` tokens for the target, and of the first
+    `draft_cached` for the draft: shared with other rows, or brought back from the host.
     """
 
     id: int
@@ -123,6 +125,8 @@ class New:
     sampling: Sampling
     report: Report = Report()
     grammar: Grammar | None = None
+    cached: int = 0
+    draft_cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,17 @@ class Grow:
 
     id: int
     pages: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Whole pages, target and draft, copied from each of `sources` to the same place in `targets`.
+
+    All are read before any is written.
+    """
+
+    sources: Ids = ()
+    targets: Ids = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,17 +207,30 @@ class Ready:
     """Measured at warm-up. For every number of rows in it there is a draft length of 0."""
     catch_up_seconds: float = 0.0
     """Seconds that the drafter needs for one token that it has missed, measured at warm-up."""
+    host_pages: int = 0
+    """Pages that fit the host's memory, for rows swapped out."""
+    swap_token_seconds: float = 0.0
+    """Seconds to copy one token's keys and values to the host, or back; measured at warm-up."""
+    prefill_token_seconds: float = 0.0
+    """Seconds of one prefilled token of a long chunk, draft included; measured at warm-up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One numbered unit of work. Ranks apply release, new, grow in this order, then run."""
+    """One numbered unit of work.
+
+    Ranks apply release, new, grow, swap_out (pages to host slots), copy (pages to pages) and
+    swap_in (host slots to pages) in this order, then run.
+    """
 
     number: int
     release: Ids
     new: tuple[New, ...]
     grow: tuple[Grow, ...]
     run: tuple[Run, ...]
+    swap_out: Move = Move()
+    copy: Move = Move()
+    swap_in: Move = Move()
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +258,9 @@ class Item:
     prompt_start: int = 0
     prompt_logprobs: Floats = ()
     """The model's own, of the prompt's tokens from `prompt_start` on; the first has none."""
+    draft_cached: int = 0
+    """Leading tokens of the row whose keys and values the draft holds; the target's own count
+    where no draft keeps any."""
 
 
 @dataclass(frozen=True, slots=True)

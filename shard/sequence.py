@@ -116,6 +116,8 @@ class RowTable:
             sampling=new.sampling,
             report=new.report,
             matcher=None if new.grammar is None else self._matcher(new.grammar),
+            cached=new.cached,
+            draft_cached=new.draft_cached,
         )
 
     def _grow(self, grow: Grow) -> None:

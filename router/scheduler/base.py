@@ -46,6 +46,14 @@ class Capacity:
     """Rows, draft length and seconds of measured Steps; empty: only the two figures above."""
     catch_up_seconds: float = 0.0
     """For each token that a drafter must take in because it sat out some rounds."""
+    host_pages: int = 0
+    """Pages of host memory for rows that are swapped out."""
+    swap_token_seconds: float = 0.0
+    """Copying the KV of one token to the host, or back."""
+    prefill_token_seconds: float = 0.0
+    """Computing the KV of one known token."""
+    preemption: str = "auto"
+    """How a row gives up its pages: the cheaper way, or always `swap` or `recompute`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,9 @@ class Job:
     """Predicted output tokens, where the caller knows better than the scheduler's own prior."""
     speculate: int | None = None
     """Cap on this request's draft length; None is the capacity's."""
+    hashes: tuple[int, ...] = ()
+    """One per full page of the prompt, each naming all tokens up to that page's end. Empty: the
+    request shares nothing."""
 
 
 class Run(NamedTuple):
@@ -79,19 +90,49 @@ class Grow(NamedTuple):
     pages: tuple[int, ...]
 
 
+class Start(NamedTuple):
+    """A row that enters with KV: its first `cached` tokens for the target, and for the draft."""
+
+    id: int
+    cached: int
+    draft_cached: int
+
+
+class Copy(NamedTuple):
+    """The KV of one page, copied to another."""
+
+    source: int
+    target: int
+
+
+class Swap(NamedTuple):
+    """A row's KV on its way to the host or back: `pages` and `slots` pair up."""
+
+    id: int
+    pages: tuple[int, ...]
+    slots: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One Step's plan. Applied in this order: release, evict, grow, run.
+    """One Step's plan. Applied in this order: release, evict, swap_out, start, grow, copy, swap_in,
+    run.
 
     `release`: rows that ended or were cancelled. `evict`: rows that lose their pages and will be
-    prefilled again from their first token. A row named in `run` for the first time, or for the
-    first time since its eviction, is new to the shards. A Batch may only release.
+    prefilled again. `swap_out`: rows that lose their pages to others but keep their KV on the
+    host. A row named in `run` for the first time, or for the first time since it lost its pages,
+    is new to the shards, and one of `start` if it enters with KV. A page may stand in several
+    tables, but none of its owners writes to it then. A Batch may only release.
     """
 
     run: tuple[Run, ...]
     grow: tuple[Grow, ...] = ()
     release: tuple[int, ...] = ()
     evict: tuple[int, ...] = ()
+    start: tuple[Start, ...] = ()
+    copy: tuple[Copy, ...] = ()
+    swap_out: tuple[Swap, ...] = ()
+    swap_in: tuple[Swap, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +147,11 @@ class Outcome:
     seconds: float
     """This request's share of the Step's device time."""
     end: End | None = None
+    draft_cached: int = 0
+    """Leading tokens whose KV the draft holds, after the Step."""
+    hashes: tuple[int, ...] = ()
+    """Of the pages that the emitted tokens have filled, following on from the job's; the last
+    token's own page is among them although its KV is still to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +165,9 @@ class View:
     perceptible: int
     """Live requests whose acceptance rate is stable."""
     free_pages: int
+    """Pages that no live row holds; they may hold a prefix that a later request shares."""
     preemptions: dict[str, int]
-    """Since the start, by kind: keep, recompute."""
+    """Since the start, by kind: keep, swap, recompute."""
 
 
 class Scheduler(Protocol):

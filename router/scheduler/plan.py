@@ -4,22 +4,22 @@ Pages are reserved for the worst case of everything in flight, so a Step is neve
 and for a whole prompt before its first chunk, so that no row hoards half of one.
 
 Memory pressure has one rule: the higher rank gets the pages. A row that cannot grow takes them from
-the lowest-ranked rows below it, which are evicted and later prefilled from their first token. A row
-with Steps in flight is not evicted, since its tokens are still to come: it is passed over until
-they have landed. Nobody below a row that waits for pages grows. So the first row in the order waits
-for nothing but its own Steps.
+the lowest-ranked rows below it, which are swapped out, or evicted and later prefilled again. A row
+with Steps in flight is not displaced, since its tokens are still to come: it is passed over until
+they have landed. Nobody below a row that waits for pages grows.
+
+A row whose next page is being computed by a prefill in flight waits for that, to share it. So the
+first row in the order waits for nothing but Steps in flight: its own, or the prefill of a prefix.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from router.scheduler.base import Capacity, Grow, Run
-from router.scheduler.pages import Pages
+from router.scheduler.base import Capacity, Run
+from router.scheduler.memory import Memory
 from router.scheduler.row import Row
-
-HOPE = 512
-"""Most tokens of an answer for which a run of pages is sought at its start."""
 
 Flight = dict[int, tuple[Row, int]]
 """Rows of a Step, each with the most tokens that the Step may emit for it."""
@@ -29,22 +29,23 @@ class Plan:
     """Takes rows and pages while `fill` runs; its lists are the Batch afterwards."""
 
     def __init__(
-        self, capacity: Capacity, pages: Pages, order: Sequence[Row], drafts: Mapping[int, int]
+        self, capacity: Capacity, memory: Memory, order: Sequence[Row], drafts: Mapping[int, int]
     ) -> None:
         """`drafts`: draft length by id; 0 for rows that it does not name."""
         self._capacity = capacity
-        self._pages = pages
+        self._memory = memory
         self._order = order
         self._drafts = drafts
         self._budget = capacity.prefill_tokens
         self._starved = False
         """A row above waits for pages."""
+        self._coming = {hash for row in order if row.in_flight for hash in self._prefix_of(row)}
+        """Names of pages that a prefill in flight, or in this Batch, fills."""
+        self.moves = memory.plan()
         self.run: list[Run] = []
-        self.grow: list[Grow] = []
-        self.evict: list[int] = []
         self.flight: Flight = {}
         self.passed: set[int] = set()
-        """Rows that this Batch must not name: evicted, or to be evicted once they have landed."""
+        """Rows that this Batch must not name: displaced, or to be once they have landed."""
 
     def fill(self) -> None:
         """Serve as many rows as possible."""
@@ -55,60 +56,99 @@ class Plan:
                 self._serve(row, place)
 
     def _serve(self, row: Row, place: int) -> None:
-        prefill = min(row.unfed, self._budget)
-        if row.unfed and not prefill:
+        if row.unfed and not self._budget:
             return
-        draft = 0 if prefill else self._drafts.get(row.job.id, 0)
-        # The chunk that reaches the last known token emits one token, an earlier one none.
-        possible = int(prefill == row.unfed) if prefill else draft + 1
-        reach = row.known + (1 if prefill else row.possible + possible)
-        if not self._reserve(row, reach, place):
-            return
+        if self._memory.pages.held(row.job.id):
+            ready = self._reserve(row, place)
+        else:
+            ready = not self._starved and not self._waits(row) and self._enter(row, place)
+        if ready:
+            self._fly(row)
+
+    def _waits(self, row: Row) -> bool:
+        """Whether a page that `row` could share is on its way."""
+        wanted = row.shareable(self._capacity.page_size)
+        matched = self._memory.pages.match(wanted) if self._coming and not row.slots else 0
+        return not row.slots and not self._coming.isdisjoint(wanted[matched : matched + 1])
+
+    def _enter(self, row: Row, place: int) -> bool:
+        """Bring in a row without pages, if there is room."""
+        source = self._memory.enter(row)
+        short = self._short(row)
+        # A row that starts leaves a page for each row above it, lest they displace it at once.
+        if not self._free(short + len(self.run), place):
+            self._memory.abandon(row)
+            return False
+        self._memory.pages.take(row.job.id, short)
+        self._memory.admit(row, source)
+        return True
+
+    def _reserve(self, row: Row, place: int) -> bool:
+        """Own pages for the worst case of the next Step of a row that has some."""
+        short = self._short(row)
+        if short <= 0:
+            return True
+        if not self._free(short, place):
+            return False
+        self._memory.grow(row, short)
+        return True
+
+    def _fly(self, row: Row) -> None:
+        prefill, draft, possible = self._next(row)
         self._budget -= prefill
         row.fly(prefill, possible)
         if not prefill:
             row.draft = draft
         self.run.append(Run(row.job.id, prefill, draft))
         self.flight[row.job.id] = row, possible
+        self._coming.update(self._prefix_of(row))
 
-    def _reserve(self, row: Row, tokens: int, place: int) -> bool:
-        """Own pages for `tokens` tokens of `row`, the one at `place` in the order."""
-        held = self._pages.held(row.job.id)
-        short = self._pages_for(tokens) - held
-        if short <= 0:
-            return True
-        # A row that starts leaves a page for each row above it, lest they evict it at once.
-        spare = 0 if held else len(self.run)
-        if self._starved or not self._free(short + spare, place):
-            self._starved = True
-            return False
-        hope = self._pages_for(row.known + min(row.job.max_new - row.emitted, HOPE))
-        self.grow.append(Grow(row.job.id, self._pages.take(row.job.id, short, hope)))
-        return True
+    def _next(self, row: Row) -> tuple[int, int, int]:
+        """What the next Step does for `row`: tokens fed, drafted, and emitted at most."""
+        prefill = min(row.unfed, self._budget)
+        if prefill:
+            # The chunk that reaches the last known token emits one token, an earlier one none.
+            return prefill, 0, int(prefill == row.unfed)
+        draft = self._drafts.get(row.job.id, 0)
+        return 0, draft, draft + 1
+
+    def _short(self, row: Row) -> int:
+        """Pages that `row` lacks for everything in flight and its next Step, fully accepted."""
+        prefill, _, possible = self._next(row)
+        reach = row.known + (1 if prefill else row.possible + possible)
+        tokens = min(reach, row.job.prompt + row.job.max_new)
+        return self._memory.pages_for(tokens) - self._memory.pages.held(row.job.id)
+
+    def _prefix_of(self, row: Row) -> list[int]:
+        return row.coming(self._capacity.page_size)
 
     def _free(self, want: int, place: int) -> bool:
-        """Have `want` free pages, by evicting rows below `place` if need be and of use."""
-        free, chosen = self._pages.free, []
-        if free >= want:
-            return True
-        for row in self._holders(place):
+        """Have `want` free pages, by displacing rows below `place` if need be and of use."""
+        if not self._starved:
+            chosen = self._victims(want, place)
+            if chosen is not None:
+                self.passed.update(row.job.id for row in chosen)
+                if not any(row.in_flight for row in chosen):
+                    for row in chosen:
+                        self._memory.displace(row)
+                    return True
+        self._starved = True
+        return False
+
+    def _victims(self, want: int, place: int) -> list[Row] | None:
+        """Rows below `place` without whom `want` pages are free; None where that is too little."""
+        free, chosen, dropped = self._memory.pages.free, list[Row](), Counter[int]()
+        holders = self._holders(place)
+        while free < want:
+            row = next(holders, None)
+            if row is None:
+                return None
             chosen.append(row)
-            free += self._pages.held(row.job.id)
-            if free >= want:
-                break
-        else:
-            return False
-        self.passed.update(row.job.id for row in chosen)
-        if any(row.in_flight for row in chosen):
-            return False
-        for row in chosen:
-            self._pages.give_back(row.job.id)
-            row.forget()
-            self.evict.append(row.job.id)
-        return True
+            free += self._memory.pages.gain(row.job.id, dropped)
+        return chosen
 
     def _holders(self, place: int) -> Iterator[Row]:
-        """Rows below `place` that hold pages, lowest rank first: those that can be evicted now.
+        """Rows below `place` that hold pages, lowest rank first: those that can go now.
 
         Those still in flight come after all others. Whoever was passed over once has landed by
         the next Batch, so the wait ends however the order changes meanwhile.
@@ -116,9 +156,6 @@ class Plan:
         for flying in (False, True):
             for index in range(len(self._order) - 1, place, -1):
                 row = self._order[index]
-                holds = self._pages.held(row.job.id) and row.job.id not in self.passed
+                holds = self._memory.pages.held(row.job.id) and row.job.id not in self.passed
                 if holds and (row.in_flight > 0) is flying:
                     yield row
-
-    def _pages_for(self, tokens: int) -> int:
-        return -(-tokens // self._capacity.page_size)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from router.scheduler.acceptance import SERVED, Survival
 from router.scheduler.base import Batch, Capacity, End, Job, Outcome, View
 from router.scheduler.drafting import Drafting
-from router.scheduler.pages import Pages
+from router.scheduler.memory import Memory
 from router.scheduler.plan import Flight, Plan
 from router.scheduler.policy import Policy
 from router.scheduler.row import Row
@@ -27,7 +27,7 @@ class Planner:
         self._capacity = capacity
         self._policy = policy
         self._drafting = Drafting(capacity)
-        self._pages = Pages(capacity.pages)
+        self._memory = Memory(capacity)
         self._rows: dict[int, Row] = {}
         self._flights: deque[Flight] = deque()
         self._release: dict[int, None] = {}
@@ -35,7 +35,7 @@ class Planner:
         self._last: frozenset[Row] = frozenset()
         """Rows of the last Batch."""
         self._served = Survival.unknown(capacity.speculate, SERVED)
-        self._preemptions = Counter(keep=0, recompute=0)
+        self._preemptions = Counter(keep=0, swap=0, recompute=0)
 
     def submit(self, job: Job, now: float) -> None:
         """Take `job`. Raises ValueError if it can never fit, or if its id is live."""
@@ -43,7 +43,9 @@ class Planner:
             raise ValueError(f"request {job.id} is live")
         if job.prompt < 1 or job.max_new < 1 or (job.speculate or 0) < 0:
             raise ValueError(f"prompt, answer and draft are too short in {job}")
-        need = self._pages_for(job.prompt + job.max_new)
+        if len(job.hashes) not in (0, job.prompt // self._capacity.page_size):
+            raise ValueError(f"not one hash per full page of the prompt in {job}")
+        need = self._memory.pages_for(job.prompt + job.max_new)
         if need > self._capacity.pages:
             raise ValueError(f"request {job.id} needs {need} of {self._capacity.pages} pages")
         longest = self._capacity.speculate
@@ -64,16 +66,15 @@ class Planner:
             return None
         release = tuple(self._release)
         self._release.clear()
-        for id in release:
-            self._pages.give_back(id)
+        self._memory.release(release)
         order = self._policy.order(now)
-        plan = Plan(self._capacity, self._pages, order, self._drafting.lengths(order))
+        plan = Plan(self._capacity, self._memory, order, self._drafting.lengths(order))
         plan.fill()
         if not plan.run and not release:
             return None
         self._flights.append(plan.flight)
         self._count(plan)
-        return Batch(tuple(plan.run), tuple(plan.grow), release, tuple(plan.evict))
+        return plan.moves.batch(plan.run, release)
 
     def complete(self, outcomes: Sequence[Outcome], now: float) -> None:
         """Learn what the oldest Step in flight did.
@@ -103,19 +104,20 @@ class Planner:
             waiting=tuple(waiting[level] for level in range(1, self._policy.levels + 1)),
             running=len(self._last),
             perceptible=self._policy.perceptible,
-            free_pages=self._pages.free,
+            free_pages=self._memory.pages.free,
             preemptions=dict(self._preemptions),
         )
 
     def _learn(self, row: Row, outcome: Outcome, now: float) -> None:
         if outcome.end is End.LOST:
             return
-        row.emitted += outcome.emitted
-        row.attained += outcome.seconds
-        if not outcome.prefilled:
-            row.lag = 0 if outcome.drafted else row.lag + outcome.emitted
+        row.learn(outcome)
         row.survival.observe(outcome.drafted, outcome.accepted)
         self._served.observe(outcome.drafted, outcome.accepted)
+        if outcome.end is End.ERROR:
+            self._memory.pages.retract(row.job.id)
+        else:
+            self._memory.publish(row)
         if outcome.end is None:
             self._policy.observe(row, outcome, now)
         else:
@@ -124,13 +126,13 @@ class Planner:
     def _end(self, row: Row, end: End | None) -> None:
         del self._rows[row.job.id]
         self._policy.leave(row, end)
-        if self._pages.held(row.job.id):
+        if self._memory.drop(row):
             self._release[row.job.id] = None
 
     def _lose(self) -> None:
         self._flights.clear()
         self._release.clear()
-        self._pages = Pages(self._capacity.pages)
+        self._memory = Memory(self._capacity)
         self._last = frozenset()
         for row in self._rows.values():
             row.forget()
@@ -141,8 +143,6 @@ class Planner:
         self._preemptions["keep"] += sum(
             row.remaining > 0 and row.job.id not in plan.passed for row in kept
         )
-        self._preemptions["recompute"] += len(plan.evict)
+        self._preemptions["recompute"] += len(plan.moves.evict)
+        self._preemptions["swap"] += len(plan.moves.swap_out)
         self._last = run
-
-    def _pages_for(self, tokens: int) -> int:
-        return -(-tokens // self._capacity.page_size)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from router.scheduler.acceptance import Survival
-from router.scheduler.base import Job
+from router.scheduler.base import Job, Outcome
 
 
 @dataclass(slots=True, eq=False)
@@ -39,10 +39,21 @@ class Row:
     """Tokens emitted since it last drafted, which a draft model has not seen."""
     started: bool = False
     """Was in a Batch since it arrived."""
+    hashes: list[int] = field(init=False)
+    """Names of the full pages of its known tokens; empty where it shares nothing."""
+    cached: int = 0
+    """Leading tokens whose KV the target is known to hold, in pages or on the host."""
+    draft_cached: int = 0
+    """The same of the draft."""
+    published: int = 0
+    """Leading pages that others may share."""
+    slots: tuple[int, ...] = ()
+    """Where on the host its KV is, while it is swapped out."""
 
     def __post_init__(self) -> None:
         self.unfed = self.job.prompt
         self.draft = self.draft_cap
+        self.hashes = list(self.job.hashes)
 
     @property
     def known(self) -> int:
@@ -68,7 +79,33 @@ class Row:
         self.certain -= possible > 0
         self.possible -= possible
 
+    def learn(self, outcome: Outcome) -> None:
+        """A Step did this for the row."""
+        self.emitted += outcome.emitted
+        self.attained += outcome.seconds
+        if not outcome.prefilled:
+            self.lag = 0 if outcome.drafted else self.lag + outcome.emitted
+        self.hashes.extend(outcome.hashes)
+        self.cached = self.known - 1 if outcome.emitted else self.cached + outcome.prefilled
+        self.draft_cached = outcome.draft_cached
+
+    def shareable(self, size: int) -> list[int]:
+        """Names of the pages of `size` tokens that lie wholly before its last known token."""
+        return self.hashes[: (self.known - 1) // size]
+
+    def coming(self, size: int) -> list[int]:
+        """Names of the pages that its prefill in flight is about to fill."""
+        fed = self.known - self.unfed
+        return self.hashes[self.cached // size : fed // size] if self.cached < fed - 1 else []
+
+    def skip(self, tokens: int) -> None:
+        """Start with KV for the first `tokens` known tokens, in target and draft."""
+        self.cached = self.draft_cached = tokens
+        self.unfed = self.known - tokens
+
     def forget(self) -> None:
         """All KV and every Step in flight are void: start again from the first token."""
-        self.unfed = self.known
+        self.skip(0)
         self.in_flight = self.certain = self.possible = self.lag = 0
+        self.published = 0
+        self.slots = ()

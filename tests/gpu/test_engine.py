@@ -69,7 +69,7 @@ def test_a_replayed_graph_gives_the_logits_of_an_eager_forward(model: Model, dty
     prefill = [Feed(row, 0, row.tokens[:3], 1) for row in rows]
     decode = [Feed(row, 3, row.tokens[3:], 1) for row in rows]
     served._target.logits(prefill)
-    packed = pack(decode, served._target._cache, torch.device("cpu"))
+    packed = pack(decode, served._target.cache, torch.device("cpu"))
     with torch.inference_mode():
         eager = run._eager(packed).clone()
         assert run._bucket(packed.layout.segments) in run.recorded
@@ -80,7 +80,7 @@ def test_what_a_graph_saves(record: Record) -> None:
     served = engine(TARGET, None, "bfloat16")
     drive(served, [Ask((5, 6, 7))], Plan())
     run, row = graphs(served), Row(1, [5, 6], 2, 9, False, GREEDY, Report(), None, [1], 1)
-    packed = pack([Feed(row, 1, [6], 1)], served._target._cache, torch.device("cpu"))
+    packed = pack([Feed(row, 1, [6], 1)], served._target.cache, torch.device("cpu"))
     layers = len(served._target.facts.shapes)
     with torch.inference_mode():
         assert run._bucket(packed.layout.segments) in run.recorded

@@ -188,17 +188,36 @@ async def test_sixty_four_mixed_requests_get_exactly_their_replies(world: int, p
         assert record.started <= record.first_token <= record.last_token <= record.ended
 
 
-async def test_a_row_that_was_evicted_goes_on_where_it_was() -> None:
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize(("rung", "host"), [("recompute", 0), ("swap", 1024)])
+async def test_a_row_that_gave_up_its_pages_goes_on_where_it_was(
+    rung: str, host: int, world: int
+) -> None:
     shard = {"max_batch_total_tokens": 256, "max_total_tokens": 256, "max_rows": 8}
+    shard["max_swap_tokens"] = host
     requests = [ask(f"request {n}", 100, seed=n, ignore_eos=True) for n in range(8)]
-    async with echoing(shard=shard) as (server, _):
+    async with echoing(world, shard) as (server, _):
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(finish(server, request)) for request in requests]
         view = server.scheduler.view()
-    assert view.preemptions["recompute"] > 0
+    assert view.preemptions[rung] > 0
     assert [tuple(task.result().emitted) for task in tasks] == [
         expected(request)[0] for request in requests
     ]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+async def test_a_shared_prompt_is_not_fed_again_unless_it_is_to_be_told(world: int) -> None:
+    text = "a common beginning " * 40
+    plain, told = ask(text, 30), ask(text, 30, decoder_input_details=True)
+    async with echoing(world) as (server, _):
+        records = [await finish(server, request) for request in (plain, plain, told, plain)]
+    assert [tuple(record.emitted) for record in records] == [expected(plain)[0]] * 4
+    first, second, third, fourth = (record.steps for record in records)
+    assert second < first, "a prompt of several chunks took one"
+    assert third == first
+    assert fourth == second
+    assert [token.logprob is None for token in records[2].prefill].count(True) == 1
 
 
 async def test_a_token_is_streamed_before_the_request_ends() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shard.echo import EOS, PAGE_SIZE, EchoEngine, draft_agrees, reply
-from shard.protocol import End, Grow, Item, New, ProtocolError, Run, Sampling, Step
+from shard.protocol import End, Grow, Item, Move, New, ProtocolError, Run, Sampling, Step
 from tests.shard.ranks import ECHO
 
 PROMPT = (5, 6, 7, 8, 9)
@@ -33,9 +34,10 @@ class Driver:
         new: Sequence[New] = (),
         grow: Sequence[Grow] = (),
         release: Sequence[int] = (),
+        **moves: Move,
     ) -> tuple[Item, ...]:
         self.number += 1
-        step = Step(self.number, tuple(release), tuple(new), tuple(grow), run)
+        step = Step(self.number, tuple(release), tuple(new), tuple(grow), run, **moves)
         return self.engine.execute(step).items
 
     def start(self, row: New, pages: int = 4) -> tuple[Item, ...]:
@@ -165,3 +167,69 @@ def test_a_step_against_the_rules_is_refused(step: dict[str, list[object]], reas
     run = step.pop("run", [])
     with pytest.raises(ProtocolError, match=reason):
         driver.step(*run, **step)  # type: ignore[arg-type]
+
+
+LONG = tuple(range(5, 45))
+"""A prompt of two full pages and a half."""
+
+
+def long(id: int, **more: Any) -> New:
+    return replace(new(id, ignore_eos=True), tokens=LONG, prompt=len(LONG), **more)
+
+
+def test_a_row_may_start_on_the_settled_pages_of_another() -> None:
+    driver = Driver()
+    driver.start(long(1))
+    sharer = long(2, cached=32, draft_cached=32)
+    [item] = driver.step(Run(2, 8, 0), new=[sharer], grow=[Grow(2, (1, 2, 9))])
+    assert item.tokens == reply(LONG, 0, 20, True)[0][:1]
+    driver.step(Run(1, 0, 3), Run(2, 0, 3))
+
+
+def test_a_row_comes_back_from_the_host_and_decodes_at_once() -> None:
+    driver = Driver(max_swap_tokens=64)
+    first = driver.start(long(1))[0].tokens
+    driver.step(release=[1], swap_out=Move((1, 2, 3), (2, 0, 1)))
+    driver.start(long(2), pages=4)  # its pages are overwritten
+    back = long(1, cached=40, draft_cached=40)
+    back = replace(back, tokens=LONG + first)
+    grow, moves = Grow(1, (7, 8, 9)), Move((2, 0, 1), (7, 8, 9))
+    [item] = driver.step(Run(1, 0, 3), new=[back], grow=[grow], swap_in=moves)
+    assert first + item.tokens == reply(LONG, 0, 20, True)[0][: 1 + len(item.tokens)]
+
+
+@pytest.mark.parametrize(
+    ("row", "pages", "moves", "reason"),
+    [
+        ({"cached": 32, "draft_cached": 32}, (2, 1, 9), {}, "page 2 does not hold what position 0"),
+        ({"cached": 39, "draft_cached": 32}, (1, 2, 3), {}, "page 3 has an owner"),
+        ({"cached": 32, "draft_cached": 16}, (1, 2, 9), {}, "page 2 has an owner"),
+        ({"cached": 40, "draft_cached": 40}, (1, 2, 3), {}, "does not feed its last token"),
+        ({"cached": 16, "draft_cached": 32}, (1, 2, 9), {}, "the draft of row 2 is ahead"),
+        ({"cached": 39}, (7, 8, 9), {"copy": Move((1, 2), (7, 8))}, "page 9 does not hold"),
+        ({}, (7, 8, 9), {"swap_in": Move((0,), (7,))}, "a move of what was never filled"),
+        ({}, (7, 8, 9), {"swap_in": Move((4,), (7,))}, "there is no such host slot"),
+        ({}, (7, 8, 9), {"copy": Move((1, 2), (7,))}, "as many targets as sources"),
+        ({"cached": 32, "draft_cached": 32}, (1,), {}, "claims 32 tokens in pages for 16"),
+    ],
+)
+def test_a_false_claim_to_cached_tokens_is_refused(
+    row: dict[str, int], pages: tuple[int, ...], moves: dict[str, Move], reason: str
+) -> None:
+    driver = Driver(max_swap_tokens=64)
+    driver.start(long(1))
+    with pytest.raises(ProtocolError, match=reason):
+        driver.step(new=[long(2, **row)], grow=[Grow(2, pages)], **moves)
+
+
+def test_a_page_that_is_shared_is_not_written() -> None:
+    driver = Driver()
+    driver.start(replace(long(1), tokens=LONG[:31], prompt=31))
+    sharer = replace(long(2, cached=16, draft_cached=16), tokens=LONG[:31], prompt=31)
+    driver.step(new=[sharer], grow=[Grow(2, (1, 9))])
+    early = replace(sharer, id=3)
+    driver.step(new=[early], grow=[Grow(3, (1, 8))])
+    assert driver.step(Run(3, 15, 0), Run(1, 0, 0))
+    driver.engine._cache.own(9, shared=True)
+    with pytest.raises(ProtocolError, match="page 9 is written and shared"):
+        driver.step(Run(2, 15, 0))

@@ -24,6 +24,7 @@ from shard.protocol import (
     Hello,
     Item,
     Message,
+    Move,
     New,
     Ping,
     Pong,
@@ -48,10 +49,14 @@ GOLDEN: list[tuple[Message, str]] = [
             drafter="ngram",
             costs=(Cost(4, 5, 0.25),),
             catch_up_seconds=0.125,
+            host_pages=32,
+            swap_token_seconds=0.5,
+            prefill_token_seconds=2.0,
         ),
-        "4a000000 dc0010 01 01 a16d a3637075 a7666c6f61743332 10 40 08 cc80 cd012c 05"
+        "5d000000 dc0013 01 01 a16d a3637075 a7666c6f61743332 10 40 08 cc80 cd012c 05"
         " cb3fe0000000000000 cb4000000000000000"
-        " a56e6772616d 91 93 04 05 cb3fd0000000000000 cb3fc0000000000000",
+        " a56e6772616d 91 93 04 05 cb3fd0000000000000 cb3fc0000000000000"
+        " 20 cb3fe0000000000000 cb4000000000000000",
     ),
     (
         Step(
@@ -67,33 +72,40 @@ GOLDEN: list[tuple[Message, str]] = [
                     Sampling(5, 0.5, 6, 0.25, 1.5, 0.5, 0.25, 1.0, -1.0, (Bias(7, 2.0),), True, 8),
                     Report(2, True, False),
                     Grammar(GrammarKind.REGEX, "a+"),
+                    2,
+                    1,
                 ),
             ),
             (Grow(4, (10, 11)),),
             (Run(4, 3, 0), Run(2, 0, 5)),
+            Move((5,), (0,)),
+            Move((6,), (7,)),
+            Move((1,), (8,)),
         ),
-        "91000000 96 02 07 c404 03000000"
-        " 91 98 04 c40c 010000000200000003000000 02 09 c2"
+        "ba000000 99 02 07 c404 03000000"
+        " 91 9a 04 c40c 010000000200000003000000 02 09 c2"
         " 9c 05 cb3fe0000000000000 06 cb3fd0000000000000 cb3ff8000000000000"
         " cb3fe0000000000000 cb3fd0000000000000 cb3ff0000000000000 cbbff0000000000000"
-        " 91 92 07 cb4000000000000000 c3 08 93 02 c3 c2 92 a57265676578 a2612b"
-        " 91 92 04 c408 0a0000000b000000 92 93 04 03 00 93 02 00 05",
+        " 91 92 07 cb4000000000000000 c3 08 93 02 c3 c2 92 a57265676578 a2612b 02 01"
+        " 91 92 04 c408 0a0000000b000000 92 93 04 03 00 93 02 00 05"
+        " 92 c404 05000000 c404 00000000 92 c404 06000000 c404 07000000"
+        " 92 c404 01000000 c404 08000000",
     ),
     (
         StepResult(
             7,
             0.25,
             (
-                Item(2, (8, 9), (-0.5, -1.0), 5, 1, End.EOS),
-                Item(3, (8,), (-1.0,), 0, 0, None, (Top((8,), (-1.0,)),), 1, (-0.5,)),
+                Item(2, (8, 9), (-0.5, -1.0), 5, 1, End.EOS, draft_cached=6),
+                Item(3, (8,), (-1.0,), 0, 0, None, (Top((8,), (-1.0,)),), 1, (-0.5,), 7),
             ),
             4000000000,
         ),
-        "5e000000 95 03 07 cb3fd0000000000000"
-        " 92 99 02 c408 0800000009000000 c408 000000bf000080bf 05 01 a9656f735f746f6b656e"
-        " 90 00 c400"
-        " 99 03 c404 08000000 c404 000080bf 00 00 c0"
-        " 91 92 c404 08000000 c404 000080bf 01 c404 000000bf"
+        "60000000 95 03 07 cb3fd0000000000000"
+        " 92 9a 02 c408 0800000009000000 c408 000000bf000080bf 05 01 a9656f735f746f6b656e"
+        " 90 00 c400 06"
+        " 9a 03 c404 08000000 c404 000080bf 00 00 c0"
+        " 91 92 c404 08000000 c404 000080bf 01 c404 000000bf 07"
         " ceee6b2800",
     ),
     (Ack(7, 4000000000), "08000000 93 04 07 ceee6b2800"),
@@ -126,7 +138,9 @@ sampling = st.builds(
 )
 grammar = st.builds(Grammar, st.sampled_from(GrammarKind), name)
 report = st.builds(Report, word, st.booleans(), st.booleans())
-new = st.builds(New, word, ids, word, word, st.booleans(), sampling, report, st.none() | grammar)
+new = st.builds(
+    New, word, ids, word, word, st.booleans(), sampling, report, st.none() | grammar, word, word
+)
 item = st.builds(
     Item,
     word,
@@ -138,7 +152,9 @@ item = st.builds(
     tuples(st.builds(Top, ids, floats)),
     word,
     floats,
+    word,
 )
+move = st.builds(Move, ids, ids)
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Hello, word, word, word),
     st.builds(
@@ -146,6 +162,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
         *(word, name, name, name, *[word] * 6, finite, finite, name),
         tuples(st.builds(Cost, word, word, finite)),
         finite,
+        *(word, finite, finite),
     ),
     st.builds(
         Step,
@@ -154,6 +171,9 @@ messages: st.SearchStrategy[Message] = st.one_of(
         tuples(new),
         tuples(st.builds(Grow, word, ids)),
         tuples(st.builds(Run, word, word, word)),
+        move,
+        move,
+        move,
     ),
     st.builds(StepResult, word, finite, tuples(item), word),
     st.builds(Ack, word, word),
@@ -223,9 +243,9 @@ def test_wrong_types_are_refused(code: int, fields: list[Any]) -> None:
         ([5, True], "expected int"),
         ([5, 1.0], "expected int"),
         ([3, 1, float("nan"), [], 0], "finite"),
-        ([3, 1, 0.0, [[1, b"abc", b"", 0, 0, None, [], 0, b""]], 0], "binary array"),
-        ([3, 1, 0.0, [[1, b"", b"", 0, 0, "weary", [], 0, b""]], 0], "weary"),
-        ([2, 1, b"", None, [], []], "expected an array"),
+        ([3, 1, 0.0, [[1, b"abc", b"", 0, 0, None, [], 0, b"", 0]], 0], "binary array"),
+        ([3, 1, 0.0, [[1, b"", b"", 0, 0, "weary", [], 0, b"", 0]], 0], "weary"),
+        ([2, 1, b"", None, [], [], [b"", b""], [b"", b""], [b"", b""]], "expected an array"),
     ],
 )
 def test_a_broken_message_is_refused_by_its_fault(value: Any, reason: str) -> None:

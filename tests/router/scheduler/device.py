@@ -1,20 +1,22 @@
 """A shard group in virtual time that obeys every Batch to the letter and checks each rule it can.
 
 It knows the truth that a scheduler only learns from outcomes: how many drafts are accepted, and
-where an answer ends. Assertion messages name the broken rule.
+where an answer ends. Every slot of a page remembers the tokens that its KV stands for, so a row
+that enters with pages of others, or returns from the host, is held to what it claims. Assertion
+messages name the broken rule.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from router.scheduler.base import Batch, Capacity, End, Job, Outcome, Run, Scheduler
+from router.scheduler.base import Batch, Capacity, End, Job, Outcome, Run, Scheduler, Swap
 
 
-def capacity(**changes: float) -> Capacity:
+def capacity(**changes: float | str) -> Capacity:
     """A small device; `changes` replace fields."""
     fields = {
         "pages": 40,
@@ -41,10 +43,40 @@ class Client:
     cancelled: bool = False
     seconds: list[float] = field(default_factory=list)
     """When it was served, or ended."""
+    chain: list[int] = field(default_factory=list)
+    """For each known token, a value that stands for it and all before it."""
+    shares: bool = False
+    """Its pages are named."""
+
+    def __post_init__(self) -> None:
+        if not self.chain:
+            self.chain = chain(self.job.prompt, (), self.job.id)
 
     @property
     def live(self) -> bool:
         return not self.ends and not self.cancelled
+
+
+def chain(count: int, before: Sequence[int], salt: int) -> list[int]:
+    """`before` and as many values of tokens that only `salt` has as make `count`."""
+    values = list(before[:count])
+    while len(values) < count:
+        values.append(hash((values[-1] if values else 0, salt, len(values))))
+    return values
+
+
+def names(values: Sequence[int], size: int, first: int = 0) -> tuple[int, ...]:
+    """What names the full pages of `values` from page `first` on."""
+    return tuple(values[size * page + size - 1] for page in range(first, len(values) // size))
+
+
+def pairs(swap: Swap) -> Iterator[tuple[int, int]]:
+    """Each page with its host slot."""
+    return zip(swap.pages, swap.slots, strict=True)
+
+
+Kv = dict[tuple[int, int], int]
+"""What the KV at a page's offset stands for."""
 
 
 @dataclass
@@ -52,11 +84,19 @@ class Slot:
     """A row on the shards: what it was sent as, and what has truly happened."""
 
     known: int
+    chain: list[int]
+    draft: int = 0
+    """Tokens whose KV the draft holds."""
     fed: int = 0
     planned: int = 0
     pages: list[int] = field(default_factory=list)
     flying: int = 0
     ended: bool = False
+
+    @property
+    def cached(self) -> int:
+        """Tokens whose KV the target holds."""
+        return self.fed if self.fed < self.known else len(self.chain) - 1
 
 
 class Device:
@@ -67,11 +107,17 @@ class Device:
         self.clients: dict[int, Client] = {}
         self.slots: dict[int, Slot] = {}
         self.steps: deque[tuple[Batch, dict[int, tuple[Client, Slot]]]] = deque()
+        self.host: dict[int, int] = {}
+        """Who owns a host slot."""
+        self.cached = 0
+        """Tokens that rows entered with."""
         self._random = random
+        self._kv: tuple[Kv, Kv] = {}, {}
+        """Of the target and of the draft; host slots are pages below 0."""
 
-    def owned(self) -> list[int]:
+    def owned(self) -> set[int]:
         """Pages of all rows."""
-        return [page for slot in self.slots.values() for page in slot.pages]
+        return {page for slot in self.slots.values() for page in slot.pages}
 
     def send(self, batch: Batch) -> None:
         """Check `batch` and put it in flight."""
@@ -83,8 +129,10 @@ class Device:
         for id in batch.evict:
             assert self.clients[id].live, "a dead row was evicted"
             assert self.slots.pop(id).flying == 0, "evicted with Steps in flight"
+        self._swap_out(batch)
         self._admit(batch)
         self._grow(batch)
+        self._swap_in(batch)
         for run in batch.run:
             self._check(run)
         rows = {run.id: (self.clients[run.id], self.slots[run.id]) for run in batch.run}
@@ -93,6 +141,35 @@ class Device:
             slot.flying += 1
             slot.planned += run.prefill
         self.steps.append((batch, rows))
+        self._check_writers()
+
+    def _swap_out(self, batch: Batch) -> None:
+        for id, pages, slots in batch.swap_out:
+            assert self.clients[id].live, "a dead row was swapped out"
+            row = self.slots.pop(id)
+            assert row.flying == 0, "swapped out with Steps in flight"
+            assert list(pages) == row.pages[: len(pages)], "not the row's pages"
+            assert len(pages) * self.capacity.page_size >= row.cached, "KV was left behind"
+            assert not self.host.keys() & set(slots), "a host slot has two owners"
+            assert set(slots) <= set(range(self.capacity.host_pages)), "no such host slot"
+            self.host.update(dict.fromkeys(slots, id))
+
+    def _swap_in(self, batch: Batch) -> None:
+        entered = {start.id for start in batch.start}
+        for id, pages, slots in batch.swap_in:
+            assert id in entered, "swapped in without a start"
+            assert all(self.host.pop(slot) == id for slot in slots), "a stranger's host slots"
+            assert list(pages) == self.slots[id].pages[: len(slots)], "not the row's pages"
+        taken = {slot for swap in batch.swap_out for slot in swap.slots}
+        assert not taken & {slot for swap in batch.swap_in for slot in swap.slots}, "reused at once"
+
+    def _check_writers(self) -> None:
+        """No page that a Step in flight may write to has two owners."""
+        owners = Counter(page for slot in self.slots.values() for page in slot.pages)
+        for slot in self.slots.values():
+            if slot.flying:
+                first = min(slot.cached, slot.draft) // self.capacity.page_size
+                assert all(owners[page] == 1 for page in slot.pages[first:]), "shared and written"
 
     def _admit(self, batch: Batch) -> None:
         assert len(batch.run) <= self.capacity.max_rows, "too many rows"
@@ -102,15 +179,28 @@ class Device:
         for run in batch.run:
             client = self.clients[run.id]
             assert client.live, "a dead row runs"
-            self.slots.setdefault(run.id, Slot(client.job.prompt + client.emitted))
+            known = client.job.prompt + client.emitted
+            self.slots.setdefault(run.id, Slot(known, client.chain[:known]))
+        for id, cached, draft_cached in batch.start:
+            row = self.slots[id]
+            assert row.flying == row.planned == len(row.pages) == 0, "it entered before"
+            assert 0 <= draft_cached <= cached, "the draft is ahead"
+            assert 0 < cached < row.known, "its last token is not fed"
+            row.fed = row.planned = cached
+            row.draft = draft_cached
+            self.cached += cached
+            if not {run.id: run.prefill for run in batch.run}[id]:
+                assert cached == row.known - 1, "it decodes before its prefill is done"
+                row.fed = row.planned = row.known
 
     def _grow(self, batch: Batch) -> None:
         for id, pages in batch.grow:
             assert id in {run.id for run in batch.run}, "a row grows that does not run"
             assert set(pages) <= set(range(1, self.capacity.pages + 1)), "no such page"
             self.slots[id].pages.extend(pages)
-        owned = self.owned()
-        assert len(owned) == len(set(owned)), "a page has two owners"
+            client, size = self.clients[id], self.capacity.page_size
+            most = -(-(client.job.prompt + client.job.max_new) // size)
+            assert len(self.slots[id].pages) <= most, "more pages than reserved"
 
     def _check(self, run: Run) -> None:
         client, slot = self.clients[run.id], self.slots[run.id]
@@ -129,12 +219,16 @@ class Device:
         cap = min(limit for limit in limits if limit is not None)
         assert 0 <= run.draft <= min(cap, left - 1), "drafts too far"
         worst = known + sum(emitting) + (run.draft + 1 if not run.prefill else 1)
+        worst = min(worst, client.job.prompt + client.job.max_new)
         room = len(slot.pages) * self.capacity.page_size
         assert worst <= room, "worst case not reserved"
 
     def finish(self, now: float) -> list[Outcome]:
         """Execute the oldest Step and record its outcomes."""
         batch, rows = self.steps.popleft()
+        self._copy([(page, -1 - slot) for swap in batch.swap_out for page, slot in pairs(swap)])
+        self._copy([(copy.source, copy.target) for copy in batch.copy])
+        self._copy([(-1 - slot, page) for swap in batch.swap_in for page, slot in pairs(swap)])
         outcomes = []
         for run in batch.run:
             client, slot = rows[run.id]
@@ -154,23 +248,80 @@ class Device:
     def _execute(self, run: Run, client: Client, slot: Slot, rows: int) -> Outcome:
         if slot.ended:
             return Outcome(run.id, 0, 0, 0, 0, 0.0)
+        self._holds(slot)
+        if not run.prefill:  # the shards draft no further than the row may go
+            most = client.job.prompt + client.job.max_new - len(slot.chain) - 1
+            run = run._replace(draft=min(run.draft, most))
         slot.fed += run.prefill
         accepted = 0
         while accepted < run.draft and self._random.random() < client.acceptance:
             accepted += 1
         emitted = accepted + 1 if slot.fed >= slot.known or not run.prefill else 0
         # The truth runs ahead of what was delivered only by Steps that are executed in order.
-        emitted = min(emitted, self._left(client))
+        emitted = min(emitted, self._left(client, slot))
         end = None
-        if emitted and emitted == self._left(client):
+        if emitted and emitted == self._left(client, slot):
             end = End.EOS if client.answer < client.job.max_new else End.LENGTH
         slot.ended = end is not None
         drafted = run.draft
+        hashes = self._write(run, client, slot, accepted, emitted)
         step = drafted * self.capacity.draft_token_seconds + self.capacity.verify_seconds
-        return Outcome(run.id, run.prefill, drafted, accepted, emitted, step / rows, end)
+        return Outcome(
+            run.id,
+            run.prefill,
+            drafted,
+            accepted,
+            emitted,
+            step / rows,
+            end,
+            slot.draft,
+            hashes,
+        )
 
-    def _left(self, client: Client) -> int:
-        return min(client.answer, client.job.max_new) - client.emitted
+    def _holds(self, slot: Slot) -> None:
+        """What the row counts as cached is its own tokens."""
+        for kv, count in zip(self._kv, (slot.cached, slot.draft), strict=True):
+            for position in range(count):
+                assert kv[self._place(slot, position)] == slot.chain[position], "another's KV"
+
+    def _write(
+        self, run: Run, client: Client, slot: Slot, accepted: int, emitted: int
+    ) -> tuple[int, ...]:
+        """Fill the pages as target and draft do, rejected drafts too; the pages now complete."""
+        known, size = len(slot.chain), self.capacity.page_size
+        first = slot.fed - run.prefill if run.prefill else known - 1
+        reach = slot.fed if run.prefill else known + run.draft
+        slot.chain = chain(known + emitted, slot.chain, client.job.id)
+        follows = run.prefill or not self.capacity.speculate
+        held = reach if follows else known + run.draft - 1 if run.draft else slot.draft
+        for kv, start, stop in zip(self._kv, (first, slot.draft), (reach, held), strict=True):
+            for position in range(start, stop):
+                right = position < known + accepted and position < len(slot.chain)
+                kv[self._place(slot, position)] = slot.chain[position] if right else -1
+        if follows:
+            slot.draft = slot.cached
+        elif run.draft:
+            slot.draft = min(known + min(accepted, run.draft - 1), len(slot.chain) - 1)
+        if client.live:
+            client.chain = slot.chain[:]
+        return names(slot.chain, size, known // size) if client.shares else ()
+
+    def _place(self, slot: Slot, position: int) -> tuple[int, int]:
+        size = self.capacity.page_size
+        return slot.pages[position // size], position % size
+
+    def _copy(self, moves: Sequence[tuple[int, int]]) -> None:
+        for kv in self._kv:
+            offsets = range(self.capacity.page_size)
+            read = [[kv.get((source, at)) for at in offsets] for source, _ in moves]
+            for (_, target), values in zip(moves, read, strict=True):
+                for at, value in enumerate(values):
+                    kv.pop((target, at), None)
+                    if value is not None:
+                        kv[target, at] = value
+
+    def _left(self, client: Client, slot: Slot) -> int:
+        return min(client.answer, client.job.max_new) + client.job.prompt - len(slot.chain)
 
     def _deliver(self, client: Client, outcome: Outcome, now: float) -> None:
         client.emitted += outcome.emitted
@@ -185,6 +336,9 @@ class Device:
         ]
         self.steps.clear()
         self.slots.clear()
+        self.host.clear()
+        self._kv[0].clear()
+        self._kv[1].clear()
         return lost
 
 

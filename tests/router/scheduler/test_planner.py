@@ -99,7 +99,7 @@ def test_a_row_beyond_the_limit_of_rows_waits_and_keeps_its_pages() -> None:
     view = scheduler.view()
     assert view.waiting == (0, 1, 0, 0)
     assert view.running == 1
-    assert view.preemptions == {"keep": 1, "recompute": 0}
+    assert view.preemptions == {"keep": 1, "swap": 0, "recompute": 0}
     assert view.free_pages == 40 - 2 - 2
 
 
@@ -196,7 +196,7 @@ def test_a_higher_row_takes_the_pages_of_the_lowest() -> None:
     assert batch.run == (Run(1, 0, 3),)
     complete(scheduler, done(1, drafted=3, emitted=1, end=End.EOS))
     assert plan(scheduler).run == (Run(2, 12, 0),), "the prompt and the five tokens emitted"
-    assert scheduler.view().preemptions == {"keep": 0, "recompute": 1}
+    assert scheduler.view().preemptions == {"keep": 0, "swap": 0, "recompute": 1}
 
 
 def test_a_row_in_flight_is_passed_over_until_it_can_be_evicted() -> None:
@@ -229,23 +229,32 @@ def test_a_started_row_leaves_a_page_for_each_row_above() -> None:
 
 @pytest.mark.parametrize("policy", ["laps-sd", "fcfs", "las", "sjf"])
 @pytest.mark.parametrize("depth", [1, 2])
-def test_a_pool_of_half_the_demand_still_finishes_everything(policy: str, depth: int) -> None:
+@pytest.mark.parametrize("rung", ["swap", "recompute"])
+def test_a_pool_of_half_the_demand_still_finishes_everything(
+    policy: str, depth: int, rung: str
+) -> None:
     random = Random(7)
     jobs = [
-        Job(id, 0.0, random.randint(1, 30), random.randint(10, 30), speculate=id % 5)
-        for id in range(40)
+        Job(id, 0.0, random.randint(1, 4), random.randint(20, 40), speculate=id % 5)
+        for id in range(64)
     ]
-    clients = [Client(job, random.randint(1, 40), random.random()) for job in jobs]
-    demand = sum(-(-(job.prompt + job.max_new) // 4) for job in jobs[:16])
-    small = capacity(
-        pages=demand // 2, max_rows=16, depth=depth, prefill_tokens=64, draft_token_seconds=0.0
-    )
-    device = Device(small, random)
+    clients = [Client(job, random.randint(30, 40), random.random()) for job in jobs]
+    demand = sum(-(-(job.prompt + job.max_new) // 4) for job in jobs)
+    room = {
+        "draft_token_seconds": 0.0,
+        "pages": demand // 2,
+        "host_pages": demand,
+        "preemption": rung,
+    }
+    device = Device(capacity(**room, max_rows=64, depth=depth, prefill_tokens=64), random)
     scheduler = build(SchedulerConfig(scheduler=policy), device.capacity)
     batches = run(scheduler, device, clients)
     assert all(client.ends == 1 for client in clients)
     assert scheduler.view().free_pages == demand // 2
-    assert scheduler.view().preemptions["recompute"] == sum(len(b.evict) for b in batches) > 0
+    preemptions = scheduler.view().preemptions
+    assert preemptions["recompute"] == sum(len(batch.evict) for batch in batches)
+    assert preemptions["swap"] == sum(len(batch.swap_out) for batch in batches)
+    assert preemptions[rung] == preemptions["swap"] + preemptions["recompute"] > 0
 
 
 def test_first_come_is_first_to_end_when_answers_are_equal() -> None:

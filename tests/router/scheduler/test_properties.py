@@ -3,9 +3,10 @@
 The device checks each Batch as it is sent; what can only be judged from outside is asserted here.
 """
 
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -22,7 +23,8 @@ from hypothesis.stateful import (
 from router.config import SchedulerConfig
 from router.scheduler import build
 from router.scheduler.base import Job
-from tests.router.scheduler.device import Client, Device, capacity, serve
+from router.scheduler.preemption import PREEMPTIONS
+from tests.router.scheduler.device import Client, Device, capacity, chain, names, run, serve
 
 POLICIES = ("laps-sd", "fcfs", "las", "sjf")
 
@@ -41,12 +43,17 @@ class Life(RuleBasedStateMachine):
         budget=st.integers(1, 20),
         speculate=st.integers(0, 4),
         depth=st.integers(1, 2),
+        host=st.sampled_from((0, 4, 40)),
+        preemption=st.sampled_from(PREEMPTIONS),
     )
-    def start(
-        self, seed: int, pages: int, rows: int, budget: int, speculate: int, depth: int
-    ) -> None:
+    def start(self, seed: int, rows: int, budget: int, host: int, **fields: Any) -> None:
         self.capacity = capacity(
-            pages=pages, max_rows=rows, prefill_tokens=budget, speculate=speculate, depth=depth
+            max_rows=rows,
+            prefill_tokens=budget,
+            host_pages=host,
+            prefill_token_seconds=0.01,
+            swap_token_seconds=0.004,
+            **fields,
         )
         self.device = Device(self.capacity, Random(seed))
         self.config = config(self.policy, laps_patience=8.0)
@@ -66,6 +73,7 @@ class Life(RuleBasedStateMachine):
         acceptance=st.floats(0, 1),
         expected=st.none() | st.floats(1, 40),
         speculate=st.none() | st.integers(0, 6),
+        data=st.data(),
     )
     def submit(
         self,
@@ -75,14 +83,23 @@ class Life(RuleBasedStateMachine):
         acceptance: float,
         expected: float | None,
         speculate: int | None,
+        data: st.DataObject,
     ) -> None:
+        """The prompt may begin as that of another, and go on with what that one was answered."""
         id = len(self.device.clients) + 1
-        job = Job(id, self.now, prompt, max_new, expected, speculate)
+        known = [client.chain for client in self.device.clients.values() if client.shares]
+        before = data.draw(st.sampled_from([[], *known]))
+        shares = data.draw(st.booleans())
+        common = data.draw(st.integers(0, len(before)))
+        values = chain(max(prompt, common), before[:common], id)
+        prompt = len(values)
+        hashes = names(values, self.capacity.page_size) if shares else ()
+        job = Job(id, self.now, prompt, max_new, expected, speculate, hashes)
         if prompt + max_new > self.capacity.pages * self.capacity.page_size:
             with pytest.raises(ValueError, match="pages"):
                 self.scheduler.submit(job, self.now)
             return
-        self.device.clients[id] = Client(job, answer, acceptance)
+        self.device.clients[id] = Client(job, answer, acceptance, chain=values, shares=shares)
         self.call("submit", job, self.now)
 
     @precondition(lambda self: self.device.clients)
@@ -196,3 +213,34 @@ def test_in_an_endless_crowd_nobody_waits_longer_than_the_age_bound(
     for client in (long, *crowd):
         gaps = [b - a for a, b in pairwise([client.job.arrived, *client.seconds])]
         assert max(gaps) <= patience + (most - 1) * turn
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("preemption", PREEMPTIONS)
+def test_conversations_go_on_from_the_pages_of_their_earlier_turns(
+    policy: str, preemption: str
+) -> None:
+    """Some never draft, so the draft lacks their answers; pages are few, so many have to go."""
+    random = Random(5)
+    small = capacity(pages=40, max_rows=4, host_pages=60, preemption=preemption, depth=2)
+    device, scheduler = Device(small, random), build(config(policy), small)
+    turns: list[list[int]] = [[] for _ in range(6)]
+    for number in range(8):
+        clients = []
+        for place, before in enumerate(turns):
+            id = 10 * number + place
+            values = chain(len(before) + random.randint(1, 4), before, id)
+            job = Job(id, 0.0, len(values), 6, None, 3 * (place % 2), names(values, 4))
+            clients.append(Client(job, 6, 0.5, chain=values, shares=True))
+        run(scheduler, device, [*clients, *_twins(clients)])
+        turns = [client.chain[:] for client in clients]
+        assert all(client.ends == 1 for client in clients)
+    assert device.cached > 200, "hardly anything was shared"
+
+
+def _twins(clients: list[Client]) -> list[Client]:
+    """The same prompts once more; where they fill their pages, the last page is copied."""
+    return [
+        Client(replace(client.job, id=client.job.id + 1000), 6, 0.5, chain=client.chain[:])
+        for client in clients
+    ]

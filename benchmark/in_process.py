@@ -1,0 +1,131 @@
+"""The dispatcher's loop without sockets, text and tasks: scheduler and engine in one process.
+
+Rule: decides nothing; it turns Batches into Steps and results into outcomes by the router's own
+`steps`, as the live dispatcher does, and keeps up to `depth` Steps planned ahead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from router import steps
+from router.prefix import PageNames
+from router.scheduler.base import Capacity, Job, Scheduler
+from shard.protocol import End, New, Ready, Sampling, Step, StepResult
+
+
+class Engine(Protocol):
+    """What executes Steps."""
+
+    def ready(self) -> Ready:
+        """What it can hold."""
+
+    def execute(self, step: Step) -> StepResult:
+        """Do one Step."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One request and what came of it; times are readings of the loop's clock."""
+
+    id: int
+    prompt: tuple[int, ...]
+    max_new: int
+    sampling: Sampling = field(default_factory=Sampling)
+    speculate: int | None = None
+    emitted: list[int] = field(default_factory=list)
+    end: End | None = None
+    prefilled: int = 0
+    """Prompt tokens that were computed for it, not shared."""
+    arrived: float = 0.0
+    first_token: float = 0.0
+
+    def new(self) -> New:
+        """The row as it is now."""
+        tokens = (*self.prompt, *self.emitted)
+        return New(self.id, tokens, len(self.prompt), self.max_new, True, self.sampling)
+
+
+def capacity(ready: Ready, **changes: Any) -> Capacity:
+    """What the scheduler is told of an engine; `changes` replace fields."""
+    plain = Capacity(
+        pages=ready.pages,
+        page_size=ready.page_size,
+        max_rows=ready.max_rows,
+        prefill_tokens=512,
+        speculate=ready.speculate,
+        draft_token_seconds=ready.draft_token_seconds,
+        verify_seconds=ready.verify_seconds,
+        host_pages=ready.host_pages,
+        swap_token_seconds=ready.swap_token_seconds,
+        prefill_token_seconds=ready.prefill_token_seconds,
+    )
+    return replace(plain, **changes)
+
+
+class Loop:
+    """Calls, and the Steps that serve them. The engine must hold no rows at its start."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        scheduler: Scheduler,
+        depth: int = 2,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._engine, self._scheduler = engine, scheduler
+        self._depth, self._clock = depth, clock
+        self._page_size = engine.ready().page_size
+        self._calls: dict[int, Call] = {}
+        self._names: dict[int, PageNames] = {}
+        self._held: set[int] = set()
+        self._flights: deque[Step] = deque()
+        self._number = 0
+
+    def submit(self, call: Call) -> None:
+        """Let `call` run. Raises ValueError if it can never fit."""
+        call.arrived = self._clock()
+        names = PageNames(self._page_size)
+        hashes = names.add(call.prompt)
+        length, cap = len(call.prompt), call.speculate
+        job = Job(call.id, call.arrived, length, call.max_new, None, cap, hashes)
+        self._scheduler.submit(job, call.arrived)
+        self._calls[call.id], self._names[call.id] = call, names
+
+    def advance(self) -> bool:
+        """Plan ahead and do one Step; False where nothing is left to do."""
+        while len(self._flights) < self._depth:
+            batch = self._scheduler.next_batch(self._clock())
+            if batch is None:
+                break
+            held = self._held.difference(steps.gone(batch))
+            fresh = [self._calls[run.id] for run in batch.run if run.id not in held]
+            self._number += 1
+            self._flights.append(steps.step(self._number, batch, self._held, fresh))
+            self._held = held.union(call.id for call in fresh)
+        if not self._flights:
+            return False
+        self._complete(self._flights.popleft())
+        return True
+
+    def run(self) -> None:
+        """Advance until every call has ended and its row is released."""
+        while self.advance():
+            pass
+
+    def _complete(self, step: Step) -> None:
+        result = self._engine.execute(step)
+        now, rows = self._clock(), steps.done(step, result)
+        self._scheduler.complete(steps.outcomes(rows, result.seconds, self._names), now)
+        for run, item in rows:
+            call = self._calls[run.id]
+            call.prefilled += run.prefill
+            call.first_token = call.first_token or (now if item.tokens else 0.0)
+            call.emitted.extend(item.tokens)
+            call.end = item.end
+            if item.end is not None:
+                del self._calls[run.id], self._names[run.id]

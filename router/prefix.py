@@ -1,0 +1,36 @@
+"""Names for the pages of one request: a chain of hashes over its tokens, page by page. Pure.
+
+Each name covers every token up to its page's end, so equal names mean equal keys and values. The
+names are 128 bits of BLAKE2b: a collision would serve one caller what another wrote. Requests
+under different salts share nothing.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from hashlib import blake2b
+
+_BYTES = 16
+
+
+class PageNames:
+    """The chain of one request; tokens are added as they become known."""
+
+    def __init__(self, page_size: int, salt: bytes = b"") -> None:
+        """`salt`: what separates tenants, at most 64 bytes."""
+        self._size = page_size
+        self._name = blake2b(key=salt, digest_size=_BYTES).digest()
+        self._tail: list[int] = []
+
+    def add(self, tokens: Iterable[int]) -> tuple[int, ...]:
+        """Names of the pages that `tokens` fill."""
+        self._tail.extend(tokens)
+        names = []
+        while len(self._tail) >= self._size:
+            page, self._tail = self._tail[: self._size], self._tail[self._size :]
+            self._name = blake2b(
+                self._name + array("i", page).tobytes(), digest_size=_BYTES
+            ).digest()
+            names.append(int.from_bytes(self._name, "little"))
+        return tuple(names)

@@ -1,0 +1,209 @@
+"""Rows that wait, move to the host and back, are dropped, or start on another's pages: same tokens.
+
+The scheduler is the shipped planner under an order that changes at random, so preemption strikes
+anywhere, with two Steps in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from random import Random
+
+import pytest
+import torch
+
+from benchmark.in_process import Call, Loop, capacity
+from router.scheduler.base import End as SchedulerEnd
+from router.scheduler.base import Outcome, Scheduler
+from router.scheduler.planner import Planner
+from router.scheduler.row import Row
+from shard.echo import EchoEngine, reply
+from shard.engine import Engine
+from shard.protocol import Grow, Move, New, Run, Sampling, Step
+from tests.shard import tiny
+from tests.shard.ranks import ECHO
+from tests.shard.tiny import SAMPLED, VOCABULARY, Ask, Plan, drive
+
+Model = Callable[..., str]
+GREEDY = Sampling()
+
+
+class Whim:
+    """An order of service that changes at random."""
+
+    levels = 1
+    perceptible = 0
+
+    def __init__(self, random: Random, change: float) -> None:
+        self._random, self._change = random, change
+        self._rows: list[Row] = []
+
+    def level(self, row: Row) -> int:
+        return 1
+
+    def arrive(self, row: Row, now: float) -> None:
+        self._rows.append(row)
+
+    def observe(self, row: Row, outcome: Outcome, now: float) -> None:
+        pass
+
+    def leave(self, row: Row, end: SchedulerEnd | None) -> None:
+        self._rows.remove(row)
+
+    def order(self, now: float) -> Sequence[Row]:
+        if self._random.random() < self._change:
+            self._random.shuffle(self._rows)
+        return list(self._rows)
+
+
+@cache
+def swapping(target: str, draft: str | None) -> Engine:
+    """An engine with a host pool."""
+    engine = Engine(tiny.config(target, draft, max_swap_tokens=1024), lambda text, percent: None)
+    torch.set_num_threads(1)
+    return engine
+
+
+def calls(sampling: Sampling, count: int = 8, common: int = 0) -> list[Call]:
+    """Prompts of 1 to 40 tokens after `common` equal ones, each with a seed of its own."""
+    random = Random(3)
+    head = tuple(random.randrange(VOCABULARY) for _ in range(common))
+    made = []
+    for id in range(count):
+        size = random.randint(1, 40 if not common else 8)
+        prompt = head + tuple(random.randrange(VOCABULARY) for _ in range(size))
+        seeded = Sampling(id, sampling.temperature, sampling.top_k, sampling.top_p)
+        made.append(Call(id, prompt, random.randint(20, 40), seeded))
+    return made
+
+
+def plain(engine: Engine, wanted: Sequence[Call]) -> list[list[int]]:
+    asks = [Ask(call.prompt, call.max_new, call.sampling) for call in wanted]
+    return drive(engine, asks, Plan(batch=1))
+
+
+def planner(engine: Engine | EchoEngine, seed: int, change: float, **changes: object) -> Planner:
+    return Planner(capacity(engine.ready(), **changes), Whim(Random(seed), change))
+
+
+def finish(engine: Engine | EchoEngine, scheduler: Scheduler, wanted: Sequence[Call]) -> None:
+    engine.reset()
+    loop = Loop(engine, scheduler)
+    for call in wanted:
+        loop.submit(call)
+    loop.run()
+
+
+@pytest.mark.parametrize("drafted", [True, False], ids=["drafted", "not drafted"])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("rung", ["keep", "swap", "recompute"])
+def test_tokens_do_not_depend_on_preemption(
+    model: Model, rung: str, sampling: Sampling, drafted: bool
+) -> None:
+    engine = swapping(model("llama"), model("llama", 1) if drafted else None)
+    wanted = calls(sampling)
+    room = {"max_rows": 2} if rung == "keep" else {"pages": 12, "preemption": rung}
+    scheduler = planner(engine, 5, 0.3, prefill_tokens=24, **room)
+    expected = plain(engine, wanted)
+    finish(engine, scheduler, wanted)
+    assert [call.emitted for call in wanted] == expected
+    assert scheduler.view().preemptions[rung] > 3
+
+
+@pytest.mark.parametrize("name", ["gemma3", "gpt2"])
+@pytest.mark.parametrize("drafted", [True, False], ids=["drafted", "not drafted"])
+def test_tokens_do_not_depend_on_shared_prefixes(model: Model, name: str, drafted: bool) -> None:
+    engine = swapping(model(name), model("llama", 1) if drafted else None)
+    wanted = calls(SAMPLED, common=48)
+    expected = plain(engine, wanted)
+    scheduler = planner(engine, 5, 0.1)
+    finish(engine, scheduler, wanted)
+    assert [call.emitted for call in wanted] == expected
+    assert sum(call.prefilled for call in wanted) <= 48 + sum(len(c.prompt) - 48 for c in wanted)
+
+
+@pytest.mark.parametrize("rung", ["swap", "recompute"])
+def test_shared_rows_are_preempted_exactly(model: Model, rung: str) -> None:
+    engine = swapping(model("llama"), model("llama", 1))
+    wanted = calls(SAMPLED, common=40)
+    expected = plain(engine, wanted)
+    scheduler = planner(engine, 9, 0.3, pages=14, prefill_tokens=32, preemption=rung)
+    finish(engine, scheduler, wanted)
+    assert [call.emitted for call in wanted] == expected
+    assert scheduler.view().preemptions[rung] > 0
+
+
+def test_a_second_turn_starts_on_the_pages_of_the_first_answer(model: Model) -> None:
+    engine = swapping(model("llama"), model("llama", 1))
+    [first] = calls(GREEDY, 1, common=30)
+    loop = Loop(engine, planner(engine, 1, 0.0))
+    engine.reset()
+    loop.submit(first)
+    loop.run()
+    known = (*first.prompt, *first.emitted)
+    second = Call(1, (*known, 7, 8), 20)
+    [expected] = plain(engine, [second])
+    loop.submit(second)
+    loop.run()
+    assert second.emitted == expected
+    assert second.prefilled <= 2 * 16 + 2
+
+
+def test_a_prompt_that_ends_with_a_shared_page_feeds_its_last_token_alone(model: Model) -> None:
+    engine = swapping(model("llama"), model("llama", 1))
+    prompt = tuple(Random(2).randrange(VOCABULARY) for _ in range(48))
+    wanted = [Call(0, prompt, 20), Call(1, prompt, 20)]
+    expected = plain(engine, wanted)
+    engine.reset()
+    loop = Loop(engine, planner(engine, 1, 0.0))
+    for call in wanted:
+        loop.submit(call)
+        loop.run()
+    assert [call.emitted for call in wanted] == expected
+    assert wanted[1].prefilled == 1
+
+
+@pytest.mark.parametrize("preemption", ["auto", "swap", "recompute"])
+def test_a_pool_of_half_the_demand_serves_64_requests_exactly(
+    model: Model, preemption: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = swapping(model("llama"), model("llama", 1))
+    wanted = calls(SAMPLED, 64)
+    expected = plain(engine, wanted)
+    demand = sum(-(-(len(call.prompt) + call.max_new) // 16) for call in wanted)
+    room = {"pages": demand // 2, "preemption": preemption, "prefill_tokens": 256}
+    scheduler = planner(engine, 5, 0.2, max_rows=64, **room)
+    finish(engine, scheduler, wanted)
+    counts = scheduler.view().preemptions
+    with capsys.disabled():
+        print(f"\n64 requests, {demand // 2} of {demand} pages, {preemption}: {counts}")
+    assert [call.emitted for call in wanted] == expected
+    assert scheduler.view().free_pages == demand // 2
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_strict_echo_accepts_every_move(seed: int) -> None:
+    engine = EchoEngine(replace(ECHO, max_swap_tokens=256))
+    wanted = calls(GREEDY, 24, common=40 * (seed % 2))
+    changes = {"pages": 16, "prefill_tokens": 32, "preemption": ("swap", "auto")[seed // 2 % 2]}
+    finish(engine, planner(engine, seed, 0.3, **changes), wanted)
+    for call in wanted:
+        tokens, end = reply(call.prompt, call.sampling.seed, call.max_new, ignore_eos=True)
+        assert (tuple(call.emitted), call.end) == (tokens, end)
+
+
+def test_swapped_pages_come_back_bit_for_bit(model: Model) -> None:
+    engine = swapping(model("llama"), model("llama", 1))
+    engine.reset()
+    new = New(1, (5,) * 40, 40, 4, True, Sampling())
+    engine.execute(Step(1, (), (new,), (Grow(1, (4, 2, 3)),), (Run(1, 40, 0),)))
+    pools = [pool for pool in engine._host._pools]
+    before = [pool[[4, 2, 3]].clone() for pool in pools]
+    engine.execute(Step(2, (1,), (), (), (), swap_out=Move((4, 2, 3), (9, 1, 2))))
+    for pool in pools:
+        pool[[1, 2, 3, 4, 5]] = 0
+    engine.execute(Step(3, (), (), (), (), swap_in=Move((9, 1, 2), (5, 1, 4))))
+    after = [pool[[5, 1, 4]] for pool in pools]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
