@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from random import Random
 
 import pytest
@@ -22,9 +21,8 @@ from router.scheduler.row import Row
 from shard.echo import EchoEngine, reply
 from shard.engine import Engine
 from shard.protocol import Grow, Move, New, Run, Sampling, Step
-from tests.shard import tiny
 from tests.shard.ranks import ECHO
-from tests.shard.tiny import SAMPLED, VOCABULARY, Ask, Plan, drive
+from tests.shard.tiny import SAMPLED, VOCABULARY, Ask, Plan, drive, swapping
 
 Model = Callable[..., str]
 GREEDY = Sampling()
@@ -56,14 +54,6 @@ class Whim:
         if self._random.random() < self._change:
             self._random.shuffle(self._rows)
         return list(self._rows)
-
-
-@cache
-def swapping(target: str, draft: str | None) -> Engine:
-    """An engine with a host pool."""
-    engine = Engine(tiny.config(target, draft, max_swap_tokens=1024), lambda text, percent: None)
-    torch.set_num_threads(1)
-    return engine
 
 
 def calls(sampling: Sampling, count: int = 8, common: int = 0) -> list[Call]:

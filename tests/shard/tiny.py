@@ -136,6 +136,14 @@ def engine(model: str, draft: str | None = None) -> Engine:
     return loaded
 
 
+@cache
+def swapping(model: str, draft: str | None) -> Engine:
+    """The same with a host pool; without a draft it drafts by prompt lookup."""
+    loaded = Engine(config(model, draft, max_swap_tokens=1024), lambda text, percent: None)
+    torch.set_num_threads(1)
+    return loaded
+
+
 @dataclass(frozen=True)
 class Ask:
     """What one row of a drive wants."""
