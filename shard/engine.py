@@ -24,6 +24,7 @@ from shard.loading import load
 from shard.model import Loaded, PackedModel
 from shard.ngram import NgramDrafter
 from shard.protocol import Ready, Step, StepResult
+from shard.retry import run_in_halves
 from shard.sequence import RowTable
 from shard.slices import Ranks
 from shard.speculative import Work, run
@@ -106,7 +107,8 @@ class Engine:
         self._rows.apply(step)
         self._host.apply(step)
         works = [Work(self._rows.row(id), prefill, draft) for id, prefill, draft in _runs(step)]
-        items = run(self._target, self._drafter, [work for work in works if not work.row.done])
+        attempt = run_in_halves if self._config.world == 1 else run
+        items = attempt(self._target, self._drafter, [work for work in works if not work.row.done])
         return StepResult(step.number, time.perf_counter() - start, items, self.digest())
 
     def digest(self) -> int:
