@@ -30,6 +30,8 @@ class Table:
 
     rows: Tensor
     facts: SimpleNamespace
+    cache: None = None
+    """It remembers nothing."""
 
     def logits(self, feeds: Sequence[Feed]) -> Tensor:
         wanted = [
