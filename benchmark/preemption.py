@@ -164,7 +164,8 @@ def _plot(figures: dict[str, float], path: Path) -> None:
         shares = [100 * figures[f"preemption.{rung}.{held}"] for held in HELD]
         axes.plot(HELD, shares, marker="o", label=rung)
     axes.set_xlabel("tokens held")
-    axes.set_ylabel("overhead of one preemption, % of uninterrupted time")
+    axes.set_ylabel("% of uninterrupted time")
+    axes.set_title("overhead of one preemption")
     axes.legend()
     figure.tight_layout()
     figure.savefig(path)
