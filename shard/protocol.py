@@ -1,4 +1,4 @@
-"""The wire between the router and every shard: messages, codec, limits.
+"""The wire between the router and every shard: messages, frames, limits.
 
 A frame is a 4-byte little-endian length and a msgpack array ``[code, *fields]``. The union of
 messages is closed and its codes are append-only; nested values travel as arrays, token ids as
@@ -9,16 +9,14 @@ which ends the connection. No pickle, no ext types, no torch, no asyncio.
 
 from __future__ import annotations
 
-import math
-from array import array
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum, StrEnum
-from functools import cache
-from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any
 
 import msgpack
+
+from shard.codec import ProtocolError as ProtocolError
+from shard.codec import decoder, encoder
 
 VERSION = 1
 MAX_FRAME = 64 << 20
@@ -30,10 +28,6 @@ Ids = Annotated[tuple[int, ...], "i"]
 """Token or page ids, int32 on the wire."""
 Floats = Annotated[tuple[float, ...], "f"]
 """Log-probabilities, float32 on the wire."""
-
-
-class ProtocolError(Exception):
-    """The peer broke the wire's rules; the connection is of no further use."""
 
 
 class End(StrEnum):
@@ -320,7 +314,7 @@ Message = Hello | Ready | Step | StepResult | Ack | Ping | Pong | Fatal
 def pack(message: Message) -> bytes:
     """The frame of `message`, header included. Raises ProtocolError if it exceeds MAX_FRAME."""
     kind: Any = type(message)
-    value = [_codes[kind], *_encoder(kind)(message)]
+    value = [_codes[kind], *encoder(kind)(message)]
     body: bytes = msgpack.packb(value)
     if len(body) > MAX_FRAME:
         raise ProtocolError(f"a frame of {len(body)} bytes exceeds {MAX_FRAME}")
@@ -345,103 +339,5 @@ def unpack(body: bytes) -> Message:
         raise ProtocolError("a message is an array that starts with its code")
     if value[0] not in _types:
         raise ProtocolError(f"unknown message code {value[0]}")
-    message: Message = _decoder(_types[value[0]])(value[1:])
+    message: Message = decoder(_types[value[0]])(value[1:])
     return message
-
-
-Encode = Callable[[Any], Any]
-Decode = Callable[[Any], Any]
-
-
-@cache
-def _encoder(hint: Any) -> Encode:
-    if get_origin(hint) is Annotated:
-        code = get_args(hint)[1]
-        return lambda value: array(code, value).tobytes()
-    if is_dataclass(hint):
-        types = get_type_hints(hint, include_extras=True)
-        parts = [(field.name, _encoder(types[field.name])) for field in fields(hint)]
-        return lambda value: [encode(getattr(value, name)) for name, encode in parts]
-    if get_origin(hint) is tuple:
-        encode_item = _encoder(get_args(hint)[0])
-        return lambda value: [encode_item(item) for item in value]
-    if get_origin(hint) in (Union, UnionType):
-        inner = _encoder(_option(hint))
-        return lambda value: None if value is None else inner(value)
-    return _plain
-
-
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else value
-
-
-@cache
-def _decoder(hint: Any) -> Decode:
-    if get_origin(hint) is Annotated:
-        return _binary(get_args(hint)[1])
-    if is_dataclass(hint) and isinstance(hint, type):
-        return _record(hint)
-    if get_origin(hint) is tuple:
-        return _array(_decoder(get_args(hint)[0]))
-    if get_origin(hint) in (Union, UnionType):
-        inner = _decoder(_option(hint))
-        return lambda value: None if value is None else inner(value)
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return _member(hint)
-    return _scalar(hint)
-
-
-def _option(hint: Any) -> Any:
-    """What an optional value is where it is not None."""
-    return next(option for option in get_args(hint) if option is not NoneType)
-
-
-def _binary(code: str) -> Decode:
-    def decode(value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, bytes) or len(value) % array(code).itemsize:
-            raise ProtocolError("expected a binary array")
-        return tuple(array(code, value))
-
-    return decode
-
-
-def _record(kind: type) -> Decode:
-    types = get_type_hints(kind, include_extras=True)
-    decoders = [_decoder(types[field.name]) for field in fields(kind)]
-
-    def decode(value: Any) -> Any:
-        if not isinstance(value, list) or len(value) != len(decoders):
-            raise ProtocolError(f"{kind.__name__} has {len(decoders)} fields")
-        return kind(*(part(item) for part, item in zip(decoders, value, strict=True)))
-
-    return decode
-
-
-def _array(item: Decode) -> Decode:
-    def decode(value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise ProtocolError("expected an array")
-        return tuple(map(item, value))
-
-    return decode
-
-
-def _member(kind: type[Enum]) -> Decode:
-    def decode(value: Any) -> Enum:
-        try:
-            return kind(value)
-        except ValueError as fault:
-            raise ProtocolError(str(fault)) from fault
-
-    return decode
-
-
-def _scalar(kind: type) -> Decode:
-    def decode(value: Any) -> Any:
-        if type(value) is not kind:
-            raise ProtocolError(f"expected {kind.__name__}, found {type(value).__name__}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ProtocolError("expected a finite number")
-        return value
-
-    return decode

@@ -1,0 +1,121 @@
+"""From frozen values to msgpack's types and back, by their type hints alone.
+
+A dataclass travels as an array of its fields, a tuple as an array, an enum as its value, and
+`Annotated[tuple[...], code]` as binary of that array code. Decoding accepts what encoding makes
+and nothing else: no conversion, no missing and no further field, no number that is not finite.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+
+class ProtocolError(Exception):
+    """The peer broke the wire's rules; the connection is of no further use."""
+
+
+Encode = Callable[[Any], Any]
+Decode = Callable[[Any], Any]
+
+
+@cache
+def encoder(hint: Any) -> Encode:
+    """What turns a value of type `hint` into msgpack's own types."""
+    if get_origin(hint) is Annotated:
+        code = get_args(hint)[1]
+        return lambda value: array(code, value).tobytes()
+    if is_dataclass(hint):
+        types = get_type_hints(hint, include_extras=True)
+        parts = [(field.name, encoder(types[field.name])) for field in fields(hint)]
+        return lambda value: [encode(getattr(value, name)) for name, encode in parts]
+    if get_origin(hint) is tuple:
+        encode_item = encoder(get_args(hint)[0])
+        return lambda value: [encode_item(item) for item in value]
+    if get_origin(hint) in (Union, UnionType):
+        inner = encoder(_option(hint))
+        return lambda value: None if value is None else inner(value)
+    return _plain
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
+
+
+@cache
+def decoder(hint: Any) -> Decode:
+    """What turns msgpack's types back, and raises ProtocolError for all but a value of `hint`."""
+    if get_origin(hint) is Annotated:
+        return _binary(get_args(hint)[1])
+    if is_dataclass(hint) and isinstance(hint, type):
+        return _record(hint)
+    if get_origin(hint) is tuple:
+        return _array(decoder(get_args(hint)[0]))
+    if get_origin(hint) in (Union, UnionType):
+        inner = decoder(_option(hint))
+        return lambda value: None if value is None else inner(value)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return _member(hint)
+    return _scalar(hint)
+
+
+def _option(hint: Any) -> Any:
+    """What an optional value is where it is not None."""
+    return next(option for option in get_args(hint) if option is not NoneType)
+
+
+def _binary(code: str) -> Decode:
+    def decode(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, bytes) or len(value) % array(code).itemsize:
+            raise ProtocolError("expected a binary array")
+        return tuple(array(code, value))
+
+    return decode
+
+
+def _record(kind: type) -> Decode:
+    types = get_type_hints(kind, include_extras=True)
+    decoders = [decoder(types[field.name]) for field in fields(kind)]
+
+    def decode(value: Any) -> Any:
+        if not isinstance(value, list) or len(value) != len(decoders):
+            raise ProtocolError(f"{kind.__name__} has {len(decoders)} fields")
+        return kind(*(part(item) for part, item in zip(decoders, value, strict=True)))
+
+    return decode
+
+
+def _array(item: Decode) -> Decode:
+    def decode(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise ProtocolError("expected an array")
+        return tuple(map(item, value))
+
+    return decode
+
+
+def _member(kind: type[Enum]) -> Decode:
+    def decode(value: Any) -> Enum:
+        try:
+            return kind(value)
+        except ValueError as fault:
+            raise ProtocolError(str(fault)) from fault
+
+    return decode
+
+
+def _scalar(kind: type) -> Decode:
+    def decode(value: Any) -> Any:
+        if type(value) is not kind:
+            raise ProtocolError(f"expected {kind.__name__}, found {type(value).__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ProtocolError("expected a finite number")
+        return value
+
+    return decode
