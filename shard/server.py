@@ -39,11 +39,10 @@ from shard.protocol import (
     pack,
     unpack,
 )
+from shard.sockets import LONGEST
 
 _log = logging.getLogger(__name__)
 
-PATH_LIMIT = 107
-"""Most bytes of a Unix socket's path on Linux."""
 GREETING_SECONDS = 10.0
 """Time for a connected router to say Hello."""
 BACKLOG = 8
@@ -84,8 +83,8 @@ def listening(path: str) -> Iterator[socket.socket]:
     A socket that a dead process left is replaced. Raises Fault(7) if `path` is too long, in use or
     not writable.
     """
-    if len(os.fsencode(path)) > PATH_LIMIT:
-        raise Fault(7, f"socket path {path} has more than {PATH_LIMIT} bytes; use a shorter one")
+    if len(os.fsencode(path)) > LONGEST:
+        raise Fault(7, f"socket path {path} has more than {LONGEST} bytes; use a shorter one")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         try:
             _remove_stale(path)

@@ -7,14 +7,26 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
 from shard.config import ShardConfig
-from shard.protocol import HEADER, VERSION, Hello, Message, Ready, length, pack, unpack
+from shard.protocol import (
+    HEADER,
+    VERSION,
+    Ack,
+    Hello,
+    Message,
+    Ready,
+    Step,
+    StepResult,
+    length,
+    pack,
+    unpack,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,3 +146,48 @@ def echo_group(world: int, **changes: Any) -> Iterator[list[Rank]]:
         finally:
             for rank in ranks:
                 rank.__exit__()
+
+
+@contextmanager
+def model_group(config: ShardConfig, world: int) -> Iterator[list[Rank]]:
+    """`world` ranks that serve the models of `config` together, and listen."""
+    with folder() as path, ExitStack() as stack:
+        ranks = [stack.enter_context(Rank(placed(config, n, world, path))) for n in range(world)]
+        for rank in ranks:
+            while (event := rank.event())["event"] == "progress":
+                pass
+            assert event == {"event": "ready"}
+        yield ranks
+
+
+def placed(config: ShardConfig, rank: int, world: int, path: Path) -> ShardConfig:
+    """`config` for one of `world` ranks that meet in the folder `path`."""
+    place = {"socket": str(path / f"{rank}.sock"), "rendezvous": str(path / "rendezvous")}
+    return replace(config, rank=rank, world=world, **place)
+
+
+class Together:
+    """Connections to all ranks, as one engine; checks that the ranks agree."""
+
+    def __init__(self, wires: Sequence[Wire], ready: Ready) -> None:
+        self._wires, self._ready = wires, ready
+
+    def ready(self) -> Ready:
+        return self._ready
+
+    def execute(self, step: Step) -> StepResult:
+        for wire in self._wires:
+            wire.send(step)
+        result, *others = (wire.receive() for wire in self._wires)
+        assert isinstance(result, StepResult)
+        assert others == [Ack(step.number, result.digest)] * len(others)
+        return result
+
+
+@contextmanager
+def connected(ranks: Sequence[Rank]) -> Iterator[Together]:
+    """A fresh connection to every rank, which forgets what it held."""
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(rank.config.socket)) for rank in ranks]
+        readies = [wire.greet(rank.config) for wire, rank in zip(wires, ranks, strict=True)]
+        yield Together(wires, readies[0])

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,9 +20,9 @@ import pytest
 
 from benchmark.in_process import Call, Loop, capacity
 from router.scheduler.planner import Planner
-from shard.protocol import Ack, New, Ready, Sampling, Step, StepResult
+from shard.protocol import New, Sampling
 from tests.shard import tiny
-from tests.shard.ranks import Rank, Wire, folder
+from tests.shard.ranks import Rank, connected, model_group
 from tests.shard.test_parameters import EOS, SAMPLINGS, disturbed
 from tests.shard.test_preemption import Whim
 from tests.shard.tiny import VOCABULARY, Ask, Plan, drive, engine
@@ -48,24 +47,6 @@ class Served:
 
     engine: Any
     drafts: bool
-
-
-class Group:
-    """Connections to all ranks, as one engine."""
-
-    def __init__(self, wires: Sequence[Wire], ready: Ready) -> None:
-        self._wires, self._ready = wires, ready
-
-    def ready(self) -> Ready:
-        return self._ready
-
-    def execute(self, step: Step) -> StepResult:
-        for wire in self._wires:
-            wire.send(step)
-        result, *others = (wire.receive() for wire in self._wires)
-        assert isinstance(result, StepResult)
-        assert others == [Ack(step.number, result.digest)] * len(others)
-        return result
 
 
 @cache
@@ -159,27 +140,7 @@ def two_ranks(
     request: pytest.FixtureRequest, pair: Callable[[str], tuple[str, str | None]]
 ) -> Iterator[tuple[list[Rank], str, bool]]:
     target, draft = pair(request.param)
-    with folder() as path, ExitStack() as stack:
-        ranks = [
-            stack.enter_context(
-                Rank(
-                    tiny.config(
-                        target,
-                        draft,
-                        rank=number,
-                        world=2,
-                        socket=str(path / f"{number}.sock"),
-                        rendezvous=str(path / "rendezvous"),
-                        max_swap_tokens=1024,
-                    )
-                )
-            )
-            for number in range(2)
-        ]
-        for rank in ranks:
-            while (event := rank.event())["event"] == "progress":
-                pass
-            assert event == {"event": "ready"}
+    with model_group(tiny.config(target, draft, max_swap_tokens=1024), 2) as ranks:
         yield ranks, target, request.param != "no draft"
 
 
@@ -188,12 +149,3 @@ def test_two_ranks(two_ranks: tuple[list[Rank], str, bool], batch: int, rung: st
     ranks, target, drafts = two_ranks
     with connected(ranks) as group:
         check(Served(group, drafts), target, batch, rung)
-
-
-@contextmanager
-def connected(ranks: Sequence[Rank]) -> Iterator[Group]:
-    """A fresh connection to every rank, which forgets what it held."""
-    with ExitStack() as stack:
-        wires = [stack.enter_context(Wire(rank.config.socket)) for rank in ranks]
-        readies = [wire.greet(rank.config) for wire, rank in zip(wires, ranks, strict=True)]
-        yield Group(wires, readies[0])

@@ -33,7 +33,8 @@ from shard.protocol import (
     StepResult,
     pack,
 )
-from shard.server import BACKLOG, PATH_LIMIT, listening
+from shard.server import BACKLOG, listening
+from shard.sockets import LONGEST
 from tests.shard.ranks import ECHO, ROOT, Rank, Wire, folder
 
 PROMPT = (5, 6, 7)
@@ -232,7 +233,7 @@ def test_a_file_that_is_no_socket_is_never_removed() -> None:
 
 def test_a_path_over_the_limit_is_a_fault_and_one_at_the_limit_is_not() -> None:
     with folder() as path:
-        longest = str(path / "s").ljust(PATH_LIMIT, "s")
+        longest = str(path / "s").ljust(LONGEST, "s")
         with listening(longest):
             pass
         with pytest.raises(Fault, match="bytes") as fault, listening(longest + "s"):
