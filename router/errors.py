@@ -60,14 +60,6 @@ class BadRequest(RouterError):
     prefix = "Bad request"
 
 
-class Unauthorized(RouterError):
-    """The key is wrong or missing."""
-
-    status, error_type = 401, "unauthorized"
-    prefix = "Unauthorized"
-    headers = MappingProxyType({"WWW-Authenticate": "Bearer"})
-
-
 class NotFound(RouterError):
     """No such path."""
 
