@@ -29,7 +29,7 @@ UNKNOWN = 0.6
 class Survival:
     """Posterior means of S_1..S_n, shrunk towards a prior worth some rounds."""
 
-    __slots__ = ("_memory", "_passed", "_prior", "_reached", "_weight", "whole")
+    __slots__ = ("_memory", "_passed", "_prior", "_reached", "_weight", "_whole")
 
     def __init__(
         self, prior: Sequence[float], memory: float = MEMORY, weight: float = PRIOR_ROUNDS
@@ -44,8 +44,8 @@ class Survival:
         self._prior = chances
         self._passed = [0.0] * len(chances)
         self._reached = [0.0] * len(chances)
-        self.whole = self._curve()
-        """S_1..S_n."""
+        self._whole: tuple[float, ...] | None = None
+        """S_1..S_n; None after news."""
 
     @classmethod
     def unknown(cls, longest: int, memory: float = MEMORY) -> Survival:
@@ -54,14 +54,21 @@ class Survival:
 
     def observe(self, drafted: int, accepted: int) -> None:
         """Learn from one round; `accepted` of `drafted` tokens were kept."""
+        seen, kept = self._reached, self._passed
         for k in range(min(drafted, accepted + 1)):
-            if self._reached[k] >= self._memory:
-                self._reached[k] *= 1 - 1 / self._memory
-                self._passed[k] *= 1 - 1 / self._memory
-            self._reached[k] += 1
-            self._passed[k] += k < accepted
-        if drafted:
-            self.whole = self._curve()
+            if seen[k] >= self._memory:
+                seen[k] *= 1 - 1 / self._memory
+                kept[k] *= 1 - 1 / self._memory
+            seen[k] += 1
+            kept[k] += k < accepted
+        self._whole = None
+
+    @property
+    def whole(self) -> tuple[float, ...]:
+        """S_1..S_n."""
+        if self._whole is None:
+            self._whole = self._curve()
+        return self._whole
 
     def learned(self) -> dict[str, Any]:
         """What was observed, to go on from in `restore`."""
@@ -75,7 +82,7 @@ class Survival:
                 raise ValueError(f"{passed!r} of {reached!r} drafts passed")
             if k < len(self._prior):
                 self._passed[k], self._reached[k] = float(passed), float(reached)
-        self.whole = self._curve()
+        self._whole = None
 
     def curve(self, longest: int) -> tuple[float, ...]:
         """S_1..S_longest, never rising: a draft survives only if those before it do."""
@@ -83,10 +90,11 @@ class Survival:
 
     def _curve(self) -> tuple[float, ...]:
         """What a row does better or worse than its prior, it is expected to do at the next too."""
-        survival, better, curve = 1.0, 0.0, []
+        survival, better, weight, curve = 1.0, 0.0, self._weight, []
         for prior, passed, reached in zip(self._prior, self._passed, self._reached, strict=True):
-            guess = min(1.0, max(0.0, prior + better))
-            chance = (self._weight * guess + passed) / (self._weight + reached)
+            guess = prior + better
+            guess = 0.0 if guess < 0 else min(guess, 1.0)
+            chance = (weight * guess + passed) / (weight + reached)
             better = chance - prior
             survival *= chance
             curve.append(survival)
@@ -94,7 +102,7 @@ class Survival:
 
     def tokens(self, draft: int) -> float:
         """Expected tokens of a round with `draft` drafts: the accepted ones and one more."""
-        return 1.0 + fsum(self.curve(draft))
+        return 1.0 + sum(self.whole[:draft])
 
     def fraction(self, draft: int) -> float:
         """A: expected share of `draft` > 0 drafts that are accepted."""

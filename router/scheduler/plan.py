@@ -15,7 +15,7 @@ first row in the order waits for nothing but Steps in flight: its own, or the pr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from router.scheduler.base import Capacity, Run
 from router.scheduler.memory import Memory
@@ -29,9 +29,14 @@ class Plan:
     """Takes rows and pages while `fill` runs; its lists are the Batch afterwards."""
 
     def __init__(
-        self, capacity: Capacity, memory: Memory, order: Sequence[Row], drafts: Mapping[int, int]
+        self,
+        capacity: Capacity,
+        memory: Memory,
+        order: Sequence[Row],
+        drafts: Mapping[int, int],
+        flying: Iterable[Row],
     ) -> None:
-        """`drafts`: draft length by id; 0 for rows that it does not name."""
+        """`drafts`: draft length by id; 0 for rows that it does not name. `flying`: in flight."""
         self._capacity = capacity
         self._memory = memory
         self._order = order
@@ -39,7 +44,7 @@ class Plan:
         self._budget = capacity.prefill_tokens
         self._starved = False
         """A row above waits for pages."""
-        self._coming = {hash for row in order if row.in_flight for hash in self._prefix_of(row)}
+        self._coming = {hash for row in flying for hash in self._prefix_of(row)}
         """Names of pages that a prefill in flight, or in this Batch, fills."""
         self.moves = memory.plan()
         self.run: list[Run] = []
@@ -49,9 +54,15 @@ class Plan:
 
     def fill(self) -> None:
         """Serve as many rows as possible."""
+        holders = self._memory.holders
         for place, row in enumerate(self._order):
-            if len(self.run) == self._capacity.max_rows:
+            closed = self._starved or not self._budget  # to those that hold nothing
+            if len(self.run) == self._capacity.max_rows or (closed and not holders):
                 return
+            if row.unfed < row.known:
+                holders -= 1
+            elif closed:
+                continue
             if row.remaining > 0 and row.job.id not in self.passed:
                 self._serve(row, place)
 
@@ -101,7 +112,8 @@ class Plan:
             row.draft = draft
         self.run.append(Run(row.job.id, prefill, draft))
         self.flight[row.job.id] = row, possible
-        self._coming.update(self._prefix_of(row))
+        if row.hashes:
+            self._coming.update(self._prefix_of(row))
 
     def _next(self, row: Row) -> tuple[int, int, int]:
         """What the next Step does for `row`: tokens fed, drafted, and emitted at most."""

@@ -38,7 +38,7 @@ class Planner:
         self._flights: deque[Flight] = deque()
         self._release: dict[int, None] = {}
         """Ids whose pages come free with the next Batch, oldest first."""
-        self._last: frozenset[Row] = frozenset()
+        self._last: dict[int, Row] = {}
         """Rows of the last Batch."""
         self._preemptions = dict.fromkeys(PREEMPTIONS, 0)
 
@@ -72,8 +72,10 @@ class Planner:
         release = tuple(self._release)
         self._release.clear()
         self._memory.release(release)
-        order = self._order(now)
-        plan = Plan(self._capacity, self._memory, order, self._drafting.lengths(order))
+        order, memory = self._order(now), self._memory
+        drafts = self._drafting.lengths(order, memory.holders)
+        flying = [row for flight in self._flights for row, _ in flight.values() if row.hashes]
+        plan = Plan(self._capacity, memory, order, drafts, flying)
         plan.fill()
         if not plan.run and not release:
             return None
@@ -103,7 +105,7 @@ class Planner:
     def view(self) -> View:
         """The state that metrics and `/info` show; the aged are counted in the first level."""
         waiting = Counter(
-            max(1, self._policy.level(row)) for row in self._rows.values() if row not in self._last
+            max(1, self._policy.level(row)) for row in self._rows.values() if not self._ran(row)
         )
         return View(
             waiting=tuple(waiting[level] for level in range(1, self._policy.levels + 1)),
@@ -125,7 +127,7 @@ class Planner:
             perceptible=self._policy.perceives(row),
             attained=row.attained,
             remaining=self._estimator.remaining(row),
-            wait=0.0 if row in self._last else self._wait(row, now),
+            wait=0.0 if self._ran(row) else self._wait(row, now),
             preemptions=dict(row.preemptions),
         )
 
@@ -135,6 +137,10 @@ class Planner:
 
     def _order(self, now: float) -> Sequence[Row]:
         return self._policy.order(now, 1 - self._memory.pages.free / self._capacity.pages)
+
+    def _ran(self, row: Row) -> bool:
+        """Whether the last Batch served `row`."""
+        return self._last.get(row.job.id) is row
 
     def _wait(self, row: Row, now: float) -> float:
         """Until enough of those before `row` have ended, if they end evenly; 0 with a row free."""
@@ -168,18 +174,17 @@ class Planner:
         self._flights.clear()
         self._release.clear()
         self._memory = Memory(self._capacity)
-        self._last = frozenset()
+        self._last = {}
         for row in self._rows.values():
             row.forget()
 
     def _count(self, plan: Plan) -> None:
-        run = frozenset(row for row, _ in plan.flight.values())
-        kept = [row for row in self._last - run if self._rows.get(row.job.id) is row]
-        rows = (row for row in kept if row.remaining > 0 and row.job.id not in plan.passed)
-        self._preempt("keep", rows)
+        last, rows, passed = self._last, self._rows, plan.passed
+        self._last = {id: row for id, (row, _) in plan.flight.items()}
+        kept = (row for id, row in last.items() if self._last.get(id) is not row is rows.get(id))
+        self._preempt("keep", (r for r in kept if r.remaining > 0 and r.job.id not in passed))
         self._preempt("recompute", map(self._rows.__getitem__, plan.moves.evict))
         self._preempt("swap", (self._rows[swap.id] for swap in plan.moves.swap_out))
-        self._last = run
 
     def _preempt(self, kind: str, rows: Iterable[Row]) -> None:
         for row in rows:
