@@ -1,4 +1,4 @@
-"""What to simulate, as values: a load, and an arm that serves it. One pair gives one row of results.
+"""What to simulate, as values: a load and an arm that serves it. One pair gives one row of results.
 
 All arms see the same requests, arrivals and predictions of a load, so comparisons are paired. rho
 is the arrival rate over the rate at which the same requests leave a server of the same batch size
@@ -7,18 +7,20 @@ that is never idle, under FCFS.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil
+from multiprocessing import cpu_count
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from benchmark.simulation import step_costs, traces, workloads
 from benchmark.simulation.oracles import least_mean, srpt
-from benchmark.simulation.simulator import Request, Result, Watch, simulate
+from benchmark.simulation.probe import Probe
+from benchmark.simulation.simulator import Request, Result, simulate
 from benchmark.simulation.step_costs import StepCosts
 from benchmark.simulation.traces import Trace
 from router.config import SchedulerConfig
@@ -92,33 +94,40 @@ class Row:
     """Tokens copied to the host or back per request."""
     service: float
     """Mean device seconds of a request."""
+    errors: tuple[float, ...] = ()
+    """Mean relative error of estimated execution times at `PROGRESS` of the answers."""
 
 
-def run(load: Load, arm: Arm, watch: Watch | None = None) -> Row:
+def run(load: Load, arm: Arm) -> Row:
     """Simulate once."""
     if arm.policy == "bound":
         return _bound(load, arm)
     scheduler, requests = scheduler_of(load, arm), requests_of(load, arm)
-    return _row(load, arm, simulate(scheduler, requests, costs_of(load), load.depth, watch))
+    probe = Probe(scheduler, requests)
+    result = simulate(scheduler, requests, costs_of(load), load.depth, probe.watch)
+    return _row(load, arm, result, probe.errors(result))
 
 
-def run_all(
-    tasks: Iterable[tuple[Load, Sequence[Arm]]], processes: int | None = None
-) -> Iterator[Row]:
-    """Simulate every load under its arms, the largest first, in as many processes as wanted."""
-    ordered = sorted(tasks, key=lambda task: -task[0].tokens * len(task[1]))
-    if processes == 1:
-        for task in ordered:
-            yield from _task(task)
-        return
-    with ProcessPoolExecutor(processes) as pool:
-        for future in [pool.submit(_task, task) for task in ordered]:
-            yield from future.result()
+Tasks = Mapping[Load, Sequence[Arm]]
 
 
-def _task(task: tuple[Load, Sequence[Arm]]) -> list[Row]:
-    load, arms = task
-    return [run(load, arm) for arm in arms]
+def run_all(tasks: Tasks, processes: int | None = None) -> Iterator[Row]:
+    """Simulate every load under its arms, the largest first, in as many processes as wanted.
+
+    Loads of the same requests stay together, since what these take alone is found out once.
+    """
+    alike: dict[Load, list[Load]] = {}
+    for load in tasks:
+        alike.setdefault(_steady(load), []).append(load)
+    jobs = [{load: tasks[load] for load in loads} for loads in alike.values()]
+    jobs.sort(key=lambda job: -sum(load.tokens * len(arms) for load, arms in job.items()))
+    with ProcessPoolExecutor(processes or cpu_count()) as pool:
+        for rows in pool.map(_job, jobs):
+            yield from rows
+
+
+def _job(job: Tasks) -> list[Row]:
+    return [run(load, arm) for load, arms in job.items() for arm in arms]
 
 
 def scheduler_of(load: Load, arm: Arm) -> Scheduler:
@@ -202,7 +211,7 @@ def _bound(load: Load, arm: Arm) -> Row:
     return Row(load, arm, mean, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-def _row(load: Load, arm: Arm, result: Result) -> Row:
+def _row(load: Load, arm: Arm, result: Result, errors: tuple[float, ...]) -> Row:
     served, count = result.served, len(result.served)
     later = [(s.finished - s.first_token) / (s.emitted - 1) for s in served if s.emitted > 1]
     preemptions: Mapping[str, int] = result.preemptions
@@ -218,4 +227,5 @@ def _row(load: Load, arm: Arm, result: Result) -> Row:
         preemptions=sum(preemptions.values()) / count,
         moved=result.moved / count,
         service=sum(s.attained for s in served) / count,
+        errors=errors,
     )

@@ -102,11 +102,11 @@ def simulate(
     depth: int = 1,
     watch: Watch | None = None,
 ) -> Result:
-    """Serve all `requests`. `watch` sees each Step's outcomes before the scheduler does.
+    """Serve all `requests`. `watch` sees each Step's outcomes once the scheduler has.
 
     Raises Broken where the scheduler breaks its contract.
     """
-    device, ledger = _Device(costs), _Ledger(requests)
+    device, ledger = Device(costs), _Ledger(requests)
     flights: deque[tuple[float, list[Outcome]]] = deque()
     now, at, free = 0.0, 0, 0.0
     while True:
@@ -121,9 +121,9 @@ def simulate(
         if flights and flights[0][0] <= due:
             now, outcomes = flights.popleft()
             ledger.write(outcomes, now)
+            scheduler.complete(outcomes, now)
             if watch is not None:
                 watch(outcomes, now)
-            scheduler.complete(outcomes, now)
         elif at < len(requests):
             now = due
             device.expect(requests[at])
@@ -151,7 +151,7 @@ Done = tuple[int, int, int, int, int, End | None]
 """Id, prefilled, drafted, accepted, emitted, end."""
 
 
-class _Device:
+class Device:
     """Rows and what Steps do to them."""
 
     def __init__(self, costs: StepCosts) -> None:
@@ -275,7 +275,7 @@ class _Ledger:
             if outcome.end is not None:
                 served.finished = now
 
-    def result(self, device: _Device, preemptions: Mapping[str, int]) -> Result:
+    def result(self, device: Device, preemptions: Mapping[str, int]) -> Result:
         """Everything has ended. Raises Broken if something has not."""
         short = [id for id, s in self._served.items() if s.emitted != s.request.trace.length]
         if short:

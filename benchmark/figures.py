@@ -1,0 +1,141 @@
+"""The figures of `python -m benchmark schedulers`: which loads and arms each compares, and how.
+
+A figure over several loads is the ratio of mean latencies at each rho, each mean over all seeds and
+requests, averaged over the rhos. Loads are of one row and one Step in flight where nothing else is
+said. `batch8_gain_kept` compares bursts of 30 requests per row, so that as much work waits in front
+of every row; `batch8_throughput` is output tokens per busy second over that of FCFS in the same
+burst. `tail_mean_cost` is what the tail knob adds to the mean, as a share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import fsum
+from statistics import fmean
+
+from benchmark.simulation.plans import Arm, Load, Row
+from benchmark.simulation.probe import PROGRESS
+
+SHAPES = ("chat", "code", "reasoning")
+RHOS = (0.8, 0.9)
+BURSTS = (10, 20, 30, 40, 50)
+FCFS, LAS, SJF, SRPT = (Arm(name) for name in ("fcfs", "las", "sjf", "srpt"))
+PAPER, LAPS = Arm("laps-sd-paper"), Arm("laps-sd")
+LAPS_0, LAPS_06, LAPS_10 = (replace(LAPS, sigma=sigma) for sigma in (0.0, 0.6, 1.0))
+REVERSED = replace(LAPS, reverse=True)
+TAIL = replace(LAPS, flags=(("laps_levels", 4),))
+Table = Mapping[tuple[Load, Arm], Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is simulated."""
+
+    seeds: int
+    counts: Mapping[str, int]
+    """Poisson arrivals, by shape."""
+    bursts: Sequence[int]
+    burst_requests: int
+    """About how many requests of one shape and burst length are simulated, over all seeds."""
+    shrink: Mapping[str, float] = field(default_factory=dict)
+
+    def poisson(self, shape: str, rho: float) -> list[Load]:
+        """The arrivals of all seeds."""
+        shrink = self.shrink.get(shape, 1.0)
+        count = self.counts[shape]
+        return [Load(shape, seed, count, rho, shrink=shrink) for seed in range(self.seeds)]
+
+    def burst(self, shape: str, count: int, batch: int = 1) -> list[Load]:
+        """Bursts of `count` requests for each row."""
+        seeds, depth = -(-self.burst_requests // (count * batch)), 1 if batch == 1 else 2
+        shrink = self.shrink.get(shape, 1.0)
+        return [
+            Load(shape, seed, count * batch, None, batch, depth, shrink=shrink)
+            for seed in range(seeds)
+        ]
+
+
+FULL = Size(10, {"chat": 300, "code": 300, "reasoning": 200}, BURSTS, 600)
+QUICK = Size(2, {"chat": 150, "code": 150, "reasoning": 100}, (10, 30, 50), 180, {"reasoning": 4.0})
+"""Answers of `reasoning` are a quarter as long, and bursts come in three sizes."""
+
+
+def tasks(size: Size) -> dict[Load, list[Arm]]:
+    """Everything that the figures need."""
+    wanted: dict[Load, list[Arm]] = {}
+    for shape in SHAPES:
+        for load in size.poisson(shape, RHOS[0]):
+            wanted[load] = [FCFS, LAS, SJF, SRPT, PAPER, LAPS, LAPS_10, REVERSED, TAIL, LAPS_0]
+            wanted[load] += [LAPS_06] if shape == "chat" else []
+        for load in size.poisson(shape, RHOS[1]):
+            wanted[load] = [FCFS, LAS, SJF, SRPT, LAPS, LAPS_10, TAIL]
+        for count in size.bursts:
+            for load in size.burst(shape, count):
+                wanted[load] = [SJF, LAPS]
+    for load in (*size.burst("chat", 30, 8), *size.burst("chat", 30)):
+        wanted[load] = [FCFS, LAPS, SJF]
+    return wanted
+
+
+def figures(table: Table, size: Size) -> dict[str, float]:
+    """The flat map of names to numbers."""
+    return {
+        **{f"paper_over_las.{s}": _over(table, size, s, PAPER, LAS, RHOS[:1]) for s in SHAPES},
+        **{f"laps_over_fcfs.{s}": _over(table, size, s, LAPS, FCFS) for s in SHAPES},
+        **{f"laps_over_las.{s}": _over(table, size, s, LAPS, LAS) for s in SHAPES},
+        **{f"laps_over_sjf.{s}": _over(table, size, s, LAPS, SJF) for s in SHAPES},
+        **{f"laps_over_srpt_sigma03.{s}": _over(table, size, s, LAPS, SRPT) for s in SHAPES},
+        **{f"laps_over_srpt_sigma10.{s}": _over(table, size, s, LAPS_10, SRPT) for s in SHAPES},
+        "burst_over_sjf_worst": max(
+            ratio(table, size.burst(shape, count), LAPS, SJF)
+            for shape in SHAPES
+            for count in size.bursts
+        ),
+        "tail_p99_over_fcfs": max(_tail(table, size, shape) for shape in SHAPES),
+        "tail_mean_cost": max(_over(table, size, s, TAIL, LAPS) for s in SHAPES) - 1,
+        **_batched(table, size),
+        **_errors(table, size),
+        "sigma06_over_sigma0.chat": _over(table, size, "chat", LAPS_06, LAPS_0, RHOS[:1]),
+        "reversed_over_fcfs": max(
+            _over(table, size, shape, REVERSED, FCFS, RHOS[:1]) for shape in SHAPES
+        ),
+    }
+
+
+def ratio(table: Table, loads: Sequence[Load], ours: Arm, theirs: Arm) -> float:
+    """Of mean latencies."""
+    return total(table, loads, ours, "mean") / total(table, loads, theirs, "mean")
+
+
+def total(table: Table, loads: Iterable[Load], arm: Arm, column: str) -> float:
+    """The sum of one column."""
+    return fsum(getattr(table[load, arm], column) for load in loads)
+
+
+def _over(
+    table: Table, size: Size, shape: str, ours: Arm, theirs: Arm, rhos: Sequence[float] = RHOS
+) -> float:
+    return fmean(ratio(table, size.poisson(shape, rho), ours, theirs) for rho in rhos)
+
+
+def _tail(table: Table, size: Size, shape: str) -> float:
+    loads = [size.poisson(shape, rho) for rho in RHOS]
+    return fmean(total(table, ls, TAIL, "p99") / total(table, ls, FCFS, "p99") for ls in loads)
+
+
+def _batched(table: Table, size: Size) -> dict[str, float]:
+    many, one = size.burst("chat", 30, 8), size.burst("chat", 30)
+    gains = [1 - ratio(table, loads, LAPS, FCFS) for loads in (many, one)]
+    rates = [total(table, many, arm, "throughput") for arm in (LAPS, FCFS)]
+    return {"batch8_gain_kept": gains[0] / gains[1], "batch8_throughput": rates[0] / rates[1]}
+
+
+def _errors(table: Table, size: Size) -> dict[str, float]:
+    """Mean over shapes and seeds, lengths being known."""
+    rows = [table[load, LAPS_0] for shape in SHAPES for load in size.poisson(shape, RHOS[0])]
+    return {
+        f"estimate_error_at_{round(100 * share)}": fmean(row.errors[at] for row in rows)
+        for at, share in enumerate(PROGRESS)
+        if share != 0.5
+    }
