@@ -1,0 +1,1 @@
+"""docs/study.md: its simulations, its plots and its tables."""

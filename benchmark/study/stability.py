@@ -1,0 +1,112 @@
+"""Detection of stable acceptance, replayed on traces without any scheduling.
+
+A request runs alone in rounds of `DRAFT` drafts. After every round a rule says whether its
+acceptance is stable; the first yes makes it perceptible. Rules: the deviation of the last `window`
+means is at most `deviation`, where a mean is over the last `window` rounds, over all rounds so far,
+or exponentially weighted. A detection is false if the accepted fraction of the rest of the request
+differs by more than `OFF` from the estimate. The true point is the first round from which on the
+estimate, a mean over all rounds shrunk to the shape's, stays within `OFF` of the rest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import fsum
+from statistics import fmean, median
+
+from benchmark.simulation.traces import Trace, runs
+
+DRAFT = 5
+OFF = 0.1
+PRIOR_ROUNDS = 3.0
+LEAST = 8
+"""Rounds still to come without which nobody can say that an estimate was off."""
+KINDS = ("windowed", "cumulative", "weighted")
+WINDOWS = (2, 3, 4, 6, 8, 12)
+DEVIATIONS = (0.02, 0.05, 0.08, 0.12)
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """How one rule did on many requests; shares of all of them."""
+
+    never: float
+    """Requests that ended before they were found stable."""
+    false: float
+    """Found stable, and then off by more than `OFF`."""
+    delay: float
+    """Median rounds from the true point to the detection; negative: too early."""
+    error: float
+    """Mean relative error of the estimated remaining rounds at detection, true length given."""
+
+
+def fractions(trace: Trace, draft: int = DRAFT) -> list[float]:
+    """Accepted fraction of every round."""
+    ahead, position, found = runs(trace.agrees), 0, list[float]()
+    while position < trace.length:
+        accepted = min(ahead[position], draft)
+        found.append(accepted / draft)
+        position += accepted + 1
+    return found
+
+
+def detect(rounds: Sequence[float], kind: str, window: int, deviation: float) -> int | None:
+    """Rounds seen when the rule first says stable; None if it never does."""
+    recent: deque[float] = deque(maxlen=window)
+    means: deque[float] = deque(maxlen=window)
+    total = weighted = 0.0
+    for count, fraction in enumerate(rounds, 1):
+        recent.append(fraction)
+        total += fraction
+        weighted = fraction if count == 1 else weighted + 2 / (window + 1) * (fraction - weighted)
+        mean = {"windowed": fsum(recent) / len(recent), "cumulative": total / count}
+        means.append(mean.get(kind, weighted))
+        if len(means) == window and _deviation(means) <= deviation:
+            return count
+    return None
+
+
+def judge(traces: Sequence[Trace], kind: str, window: int, deviation: float) -> Detection:
+    """One rule on many requests."""
+    prior = fmean(fraction for trace in traces for fraction in fractions(trace))
+    delays, errors, false = list[float](), list[float](), 0
+    for trace in traces:
+        rounds = fractions(trace)
+        seen = detect(rounds, kind, window, deviation)
+        if seen is None or seen >= len(rounds):
+            continue
+        estimate, rest = _shrunk(rounds[:seen], prior), fmean(rounds[seen:])
+        false += abs(estimate - rest) > OFF
+        errors.append(abs((1 + DRAFT * rest) / (1 + DRAFT * estimate) - 1))
+        delays.append(seen - true_point(rounds, prior))
+    count = len(traces)
+    return Detection(
+        1 - len(errors) / count, false / count, median(delays or [0.0]), fmean(errors or [0.0])
+    )
+
+
+def true_point(rounds: Sequence[float], prior: float) -> int:
+    """The first round after which the estimate stays within `OFF` of what is still to come."""
+    seen, rest, left = _shrunk_sum(prior), fsum(rounds), len(rounds)
+    last_off = 0
+    for count, fraction in enumerate(rounds[:-1], 1):
+        seen, rest, left = seen + fraction, rest - fraction, left - 1
+        enough = left >= LEAST  # fewer rounds prove nothing
+        if enough and abs(seen / (PRIOR_ROUNDS + count) - rest / left) > OFF:
+            last_off = count
+    return last_off + 1
+
+
+def _shrunk(rounds: Sequence[float], prior: float) -> float:
+    return (_shrunk_sum(prior) + fsum(rounds)) / (PRIOR_ROUNDS + len(rounds))
+
+
+def _shrunk_sum(prior: float) -> float:
+    return PRIOR_ROUNDS * prior
+
+
+def _deviation(means: Sequence[float]) -> float:
+    centre = fsum(means) / len(means)
+    return (fsum((mean - centre) ** 2 for mean in means) / len(means)) ** 0.5
