@@ -38,10 +38,10 @@ class Law(NamedTuple):
             low = -inf
         high = log(most / self.median) / sigma
         mean = self.median * exp(min(50.0, sigma * sigma / 2))
-        whole = mean * (_above(low - sigma) - _above(high - sigma)) + most * _above(high)
-        return min(room, max(LEAST, whole / _above(low) - emitted))
+        whole = mean * (above(low - sigma) - above(high - sigma)) + most * above(high)
+        return min(room, max(LEAST, whole / above(low) - emitted))
 
 
-def _above(deviation: float) -> float:
+def above(deviation: float) -> float:
     """Chance of a standard normal variable to exceed `deviation`."""
     return 0.5 * erfc(deviation * _ROOT)
