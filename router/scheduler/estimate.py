@@ -16,7 +16,7 @@ from typing import Any
 
 from router.scheduler.acceptance import PRIOR_ROUNDS, SERVED, Drift, Survival
 from router.scheduler.base import Capacity, End, Job, Outcome
-from router.scheduler.law import SURPRISE
+from router.scheduler.law import SURPRISE, Law
 from router.scheduler.length import Lengths, Served
 from router.scheduler.row import Row
 
@@ -62,6 +62,8 @@ class Estimator:
         self._served = Survival.unknown(capacity.speculate, SERVED)
         self._drafted = self._accepted = 0.0
         self._pace = 1.0
+        self._laws: dict[int, tuple[int, Law]] = {}
+        """By id, with the version of `lengths`."""
         self._first: dict[int, tuple[float, bool]] = {}
         """Estimated execution time by id, and whether it is settled: half of it was served."""
         self._errors: deque[float] = deque(maxlen=ENDED)
@@ -87,12 +89,22 @@ class Estimator:
         """Estimated seconds of service that `row` still needs, Steps in flight counted as done."""
         per_round = row.survival.tokens(row.draft)
         flown = row.certain * per_round
-        tokens = max(1.0, self.lengths.left(row.job, row.emitted + flown))
-        return self.seconds(row, tokens, per_round)
+        return self.seconds(row, self.left(row, row.emitted + flown), per_round)
 
-    def left(self, row: Row) -> float:
-        """Expected tokens that `row` emits from what is known to have been emitted."""
-        return self.lengths.left(row.job, row.emitted)
+    def law(self, row: Row) -> Law:
+        """Of the length of its answer."""
+        version, law = self._laws.get(row.job.id, (-1, None))
+        if law is None or version != self.lengths.version:
+            law = self.lengths.law(row.job)
+            self._laws[row.job.id] = self.lengths.version, law
+        return law
+
+    def left(self, row: Row, emitted: float) -> float:
+        """Expected tokens left of an answer that goes on after `emitted`, at least 1."""
+        law = self.law(row)
+        if not law.sigma and emitted >= law.median:
+            law = self.lengths.usual(row.job)
+        return max(1.0, law.left(emitted, row.job.max_new))
 
     def seconds(self, row: Row, tokens: float, per_round: float) -> float:
         """Of service that `row` needs for what is unfed and then for `tokens`."""
@@ -101,7 +113,7 @@ class Estimator:
 
     def outrun(self, row: Row) -> bool:
         """Whether its answer is longer than could be expected."""
-        law = self.lengths.law(row.job)
+        law = self.law(row)
         return row.emitted > law.median * exp(SURPRISE * law.sigma)
 
     def observe(self, row: Row, outcome: Outcome) -> None:
@@ -128,6 +140,7 @@ class Estimator:
         """Forget `row`; learn from it if its answer came to its own end."""
         estimate = self._first.pop(row.job.id, None)
         self._drifts.pop(row.job.id, None)
+        self._laws.pop(row.job.id, None)
         if end not in OWN_END or not row.emitted:
             return
         self.lengths.observe(row.job, row.emitted)

@@ -15,7 +15,7 @@ from math import exp, log
 from router.scheduler.law import SURPRISE, Law, above
 
 _STEP = 0.125
-_AGES = [-4.0 + _STEP * n for n in range(65)]
+_AGES = [-4.0 + _STEP * n for n in range(73)]
 """Deviations from the median at which ages are tabled."""
 _WIDTH = 0.05
 """Grid of sigma."""
@@ -30,16 +30,15 @@ class Gittins:
     def work(self, law: Law, emitted: float, most: float) -> float:
         """Tokens of work per ended answer; never above the expected remainder."""
         left = law.left(emitted, most)
-        sigma = law.sigma
-        if emitted > law.median:
-            sigma = max(sigma, log(emitted / law.median) / SURPRISE)
-        width = max(1, round(sigma / _WIDTH))
+        age = log(emitted / law.median) / law.sigma if emitted > 0 else _AGES[0]
+        if age >= SURPRISE:
+            return left  # the law is not to be believed in detail
+        width = max(1, round(law.sigma / _WIDTH))
         table = self._tables.get(width)
         if table is None:
             table = self._tables[width] = _table(width * _WIDTH)
-        age = log(emitted / law.median) / (width * _WIDTH) if emitted > 0 else _AGES[0]
-        place = (min(max(age, _AGES[0]), _AGES[-1]) - _AGES[0]) / _STEP
-        index = min(int(place), len(_AGES) - 2)
+        place = (max(age, _AGES[0]) - _AGES[0]) / _STEP
+        index = int(place)
         share = place - index
         return min(left, law.median * ((1 - share) * table[index] + share * table[index + 1]))
 

@@ -220,12 +220,11 @@ class Laps:
         estimator = self._estimator
         per_round = row.survival.tokens(row.draft)
         emitted = row.emitted + row.certain * per_round
-        if self._parts.rank == "gittins":
-            law = estimator.lengths.law(row.job)
-            tokens = self._gittins.work(law, emitted, row.job.max_new)
+        law = estimator.law(row)
+        if self._parts.rank == "gittins" and law.sigma:
+            tokens = max(1.0, self._gittins.work(law, emitted, row.job.max_new))
         else:
-            tokens = estimator.lengths.left(row.job, emitted)
-        tokens = max(1.0, tokens)
+            tokens = estimator.left(row, emitted)
         seconds = estimator.seconds(row, tokens, per_round)
         if self._short:
             held = row.job.prompt + emitted + tokens / 2
@@ -236,11 +235,11 @@ class Laps:
         """Notice how short pages are."""
         if not self._parts.volume:
             return
-        short = (used - EASY) / (1 - EASY) * GRAIN
+        short = max(0.0, used - EASY) / (1 - EASY) * GRAIN
         if not self._short - 0.5 <= short <= self._short + 1.5:
             rows = [place.row.known for place in self._places.values()]
             self._held = max(1.0, sum(rows) / max(1, len(rows)))
-            self._short = max(0, int(short))
+            self._short = int(short)
             self._stale = len(self._ring)
 
     def _renew(self) -> None:

@@ -35,11 +35,11 @@ class Plan:
         order: Sequence[Row],
         drafts: Mapping[int, int],
         flying: Iterable[Row],
-        expect: Callable[[Row], float] | None = None,
+        expect: Callable[[Row, float], float] | None = None,
     ) -> None:
         """`drafts`: draft length by id; 0 for rows that it does not name. `flying`: in flight.
 
-        `expect`: tokens that a row is expected to emit; None: nobody looks ahead.
+        `expect`: tokens that a row with so many emits yet; None: nobody looks ahead.
         """
         self._capacity = capacity
         self._memory = memory
@@ -48,6 +48,8 @@ class Plan:
         self._expect = expect
         self._budget = capacity.prefill_tokens
         self._room = capacity.pages * capacity.page_size
+        self._demand = 0
+        """Tokens that the rows of this Batch may hold one day, and those that asked to enter."""
         self._starved = False
         """A row above waits for pages."""
         self._coming = {hash for row in flying for hash in self._prefix_of(row)}
@@ -76,6 +78,7 @@ class Plan:
         if row.unfed and not self._budget:
             return
         if self._memory.pages.held(row.job.id):
+            self._demand += row.job.prompt + row.job.max_new
             ready = self._reserve(row, place)
         else:
             ready = not self._starved and not self._waits(row) and self._enter(row, place)
@@ -110,10 +113,11 @@ class Plan:
         of them ends: with rows by what they have left, when the i-th ends, the longer i - 1 hold
         what they hold now and as much more as the i-th grew (Past-Future, arXiv 2507.10150).
         """
-        if self._expect is None or not self.flight:
+        self._demand += row.job.prompt + row.job.max_new
+        if self._expect is None or not self.flight or self._demand <= self._room:
             return True
         rows = [row, *(other for other, _ in self.flight.values())]
-        ends = sorted(((self._expect(r), r.known) for r in rows), reverse=True)
+        ends = sorted(((self._expect(r, r.emitted), r.known) for r in rows), reverse=True)
         now, most = 0, 0.0
         for index, (left, known) in enumerate(ends, 1):
             now += known
