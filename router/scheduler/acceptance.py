@@ -9,19 +9,22 @@ not drafted lately builds on those before it, and a round speaks only of positio
 `Stability` is the paper's switch from non-perceptible to perceptible. The paper leaves its two
 thresholds open; here gamma is a window in rounds and delta the largest standard deviation of the
 windowed mean. A mean over all rounds would not do: its deviation falls like 1/r whatever happens.
+`Survival.width` is the extension's answer to the same question, and `Drift` the way back.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from math import fsum
+from math import fsum, sqrt
 from typing import Any
 
 PRIOR_ROUNDS = 3.0
 """What the prior counts for, in rounds."""
 MEMORY, SERVED = 64.0, 1024.0
 """Rounds after which older ones fade: of one request, and of all together."""
+TOLERANCE = 0.1
+"""Of the accepted share, which a drift must exceed to be noticed."""
 UNKNOWN = 0.6
 """Chance that a draft is accepted after its predecessors, before anything was served (ours)."""
 
@@ -104,6 +107,24 @@ class Survival:
         """Expected tokens of a round with `draft` drafts: the accepted ones and one more."""
         return 1.0 + sum(self.whole[:draft])
 
+    def width(self, draft: int) -> float:
+        """Relative standard deviation of `tokens(draft)`, as a mean over the rounds remembered."""
+        if not draft:
+            return 0.0
+        first = second = 0.0
+        for k, chance in enumerate(self.whole[:draft]):
+            first += chance
+            second += (2 * k + 1) * chance
+        variance = max(0.0, second - first * first)
+        return sqrt(variance / (self._weight + self._reached[0])) / (1.0 + first)
+
+    def fade(self, rounds: float) -> None:
+        """Let all that was observed weigh no more than `rounds` rounds."""
+        share = min(1.0, rounds / max(rounds, self._reached[0]))
+        self._reached = [share * seen for seen in self._reached]
+        self._passed = [share * kept for kept in self._passed]
+        self._whole = None
+
     def fraction(self, draft: int) -> float:
         """A: expected share of `draft` > 0 drafts that are accepted."""
         return fsum(self.curve(draft)) / draft
@@ -136,3 +157,33 @@ class Stability:
         centre = fsum(self._means) / len(self._means)
         variance = fsum((mean - centre) ** 2 for mean in self._means) / len(self._means)
         return variance <= self._deviation**2
+
+
+class Drift:
+    """Page's and Hinkley's test, both ways: whether the acceptance of drafts has moved for good.
+
+    The sum of what rounds lie above their mean, less a tolerance each, is compared with its own
+    least value; the same from above. Chance alone seldom makes it rise by `threshold`.
+    """
+
+    __slots__ = ("_fall", "_mean", "_rise", "_rounds", "_threshold")
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._mean = self._rise = self._fall = 0.0
+        self._rounds = 0
+
+    def observe(self, drafted: int, accepted: int) -> bool:
+        """Learn from one round; whether that raises the alarm, which starts the test anew."""
+        if not drafted:
+            return False
+        share = accepted / drafted
+        self._rounds += 1
+        self._mean += (share - self._mean) / self._rounds
+        self._rise = max(0.0, self._rise + share - self._mean - TOLERANCE)
+        self._fall = max(0.0, self._fall - share + self._mean - TOLERANCE)
+        if max(self._rise, self._fall) <= self._threshold:
+            return False
+        self._mean = self._rise = self._fall = 0.0
+        self._rounds = 0
+        return True

@@ -14,7 +14,6 @@ should, more and more rarely while that changes nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 from router.scheduler.base import Capacity, Outcome
@@ -94,7 +93,7 @@ class Drafting:
             self._costs.learn(lengths, seconds)
 
     def _able(self, order: Sequence[Row], holders: int) -> list[Row]:
-        rows = []
+        rows: list[Row] = []
         for row in order:
             if not holders or len(rows) == self._most_rows:
                 break

@@ -15,7 +15,7 @@ first row in the order waits for nothing but Steps in flight: its own, or the pr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from router.scheduler.base import Capacity, Run
 from router.scheduler.memory import Memory
@@ -35,13 +35,21 @@ class Plan:
         order: Sequence[Row],
         drafts: Mapping[int, int],
         flying: Iterable[Row],
+        expect: Callable[[Row, float], float] | None = None,
     ) -> None:
-        """`drafts`: draft length by id; 0 for rows that it does not name. `flying`: in flight."""
+        """`drafts`: draft length by id; 0 for rows that it does not name. `flying`: in flight.
+
+        `expect`: tokens that a row with so many emits yet; None: nobody looks ahead.
+        """
         self._capacity = capacity
         self._memory = memory
         self._order = order
         self._drafts = drafts
+        self._expect = expect
         self._budget = capacity.prefill_tokens
+        self._room = capacity.pages * capacity.page_size
+        self._demand = 0
+        """Tokens that the rows of this Batch may hold one day, and those that asked to enter."""
         self._starved = False
         """A row above waits for pages."""
         self._coming = {hash for row in flying for hash in self._prefix_of(row)}
@@ -70,6 +78,7 @@ class Plan:
         if row.unfed and not self._budget:
             return
         if self._memory.pages.held(row.job.id):
+            self._demand += row.job.prompt + row.job.max_new
             ready = self._reserve(row, place)
         else:
             ready = not self._starved and not self._waits(row) and self._enter(row, place)
@@ -84,6 +93,9 @@ class Plan:
 
     def _enter(self, row: Row, place: int) -> bool:
         """Bring in a row without pages, if there is room."""
+        if not self._lasts(row):
+            self._starved = True
+            return False
         source = self._memory.enter(row)
         short = self._short(row)
         # A row that starts leaves a page for each row above it, lest they displace it at once.
@@ -93,6 +105,24 @@ class Plan:
         self._memory.pages.take(row.job.id, short)
         self._memory.admit(row, source)
         return True
+
+    def _lasts(self, row: Row) -> bool:
+        """Whether pages are expected to last for `row` beside the rows of this Batch.
+
+        All grow alike and each leaves with its pages when it ends, so pages are shortest when one
+        of them ends: with rows by what they have left, when the i-th ends, the longer i - 1 hold
+        what they hold now and as much more as the i-th grew (Past-Future, arXiv 2507.10150).
+        """
+        self._demand += row.job.prompt + row.job.max_new
+        if self._expect is None or not self.flight or self._demand <= self._room:
+            return True
+        rows = [row, *(other for other, _ in self.flight.values())]
+        ends = sorted(((self._expect(r, r.emitted), r.known) for r in rows), reverse=True)
+        now, most = 0, 0.0
+        for index, (left, known) in enumerate(ends, 1):
+            now += known
+            most = max(most, now + index * left)
+        return most + len(ends) * self._capacity.page_size / 2 <= self._room
 
     def _reserve(self, row: Row, place: int) -> bool:
         """Own pages for the worst case of the next Step of a row that has some."""

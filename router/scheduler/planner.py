@@ -26,12 +26,21 @@ class Planner:
     """A Scheduler that serves rows in the order of its policy."""
 
     def __init__(
-        self, capacity: Capacity, policy: Policy, estimator: Estimator | None = None
+        self,
+        capacity: Capacity,
+        policy: Policy,
+        estimator: Estimator | None = None,
+        *,
+        peak: bool = False,
     ) -> None:
-        """`estimator`: the one that `policy` asks, if it asks any."""
+        """`estimator`: the one that `policy` asks, if it asks any.
+
+        `peak`: a row starts only where pages are expected to suffice for it and all before it.
+        """
         self._capacity = capacity
         self._policy = policy
         self._estimator = estimator or Estimator(capacity)
+        self._expect = self._estimator.left if peak else None
         self._drafting = Drafting(capacity)
         self._memory = Memory(capacity)
         self._rows: dict[int, Row] = {}
@@ -75,7 +84,7 @@ class Planner:
         order, memory = self._order(now), self._memory
         drafts = self._drafting.lengths(order, memory.holders)
         flying = [row for flight in self._flights for row, _ in flight.values() if row.hashes]
-        plan = Plan(self._capacity, memory, order, drafts, flying)
+        plan = Plan(self._capacity, memory, order, drafts, flying, self._expect)
         plan.fill()
         if not plan.run and not release:
             return None
