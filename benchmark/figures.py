@@ -20,11 +20,13 @@ from benchmark.simulation.probe import PROGRESS
 SHAPES = ("chat", "code", "reasoning")
 RHOS = (0.8, 0.9)
 BURSTS = (10, 20, 30, 40, 50)
-FCFS, LAS, SJF, SRPT = (Arm(name) for name in ("fcfs", "las", "sjf", "srpt"))
-PAPER, LAPS = Arm("laps-sd-paper"), Arm("laps-sd")
+FIRST = 0.15
+"""Sup_1 of LAS and of the paper's algorithm, as a share of the mean service."""
+FCFS, SJF, SRPT, LAPS = (Arm(name) for name in ("fcfs", "sjf", "srpt", "laps-sd"))
+LAS, PAPER = (Arm(name, first=FIRST) for name in ("las", "laps-sd-paper"))
 LAPS_0, LAPS_06, LAPS_10 = (replace(LAPS, sigma=sigma) for sigma in (0.0, 0.6, 1.0))
 REVERSED = replace(LAPS, reverse=True)
-TAIL = replace(LAPS, flags=(("laps_levels", 4),))
+TAIL = replace(LAPS, flags=(("laps_tail", 0.05),))
 Table = Mapping[tuple[Load, Arm], Row]
 
 
@@ -56,8 +58,9 @@ class Size:
         ]
 
 
-FULL = Size(10, {"chat": 300, "code": 300, "reasoning": 200}, BURSTS, 600)
-QUICK = Size(2, {"chat": 150, "code": 150, "reasoning": 100}, (10, 30, 50), 180, {"reasoning": 4.0})
+FULL = Size(6, {"chat": 200, "code": 200, "reasoning": 100}, BURSTS, 240, {"reasoning": 2.0})
+"""Answers of `reasoning` are half as long."""
+QUICK = Size(2, {"chat": 200, "code": 200, "reasoning": 120}, (10, 30, 50), 150, {"reasoning": 4.0})
 """Answers of `reasoning` are a quarter as long, and bursts come in three sizes."""
 
 
@@ -135,7 +138,6 @@ def _errors(table: Table, size: Size) -> dict[str, float]:
     """Mean over shapes and seeds, lengths being known."""
     rows = [table[load, LAPS_0] for shape in SHAPES for load in size.poisson(shape, RHOS[0])]
     return {
-        f"estimate_error_at_{round(100 * share)}": fmean(row.errors[at] for row in rows)
-        for at, share in enumerate(PROGRESS)
-        if share != 0.5
+        f"estimate_error_at_{percent}": fmean(row.errors[at] for row in rows)
+        for percent, at in ((p, PROGRESS.index(p / 100)) for p in (25, 75))
     }

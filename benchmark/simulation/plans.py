@@ -3,6 +3,10 @@
 All arms see the same requests, arrivals and predictions of a load, so comparisons are paired. rho
 is the arrival rate over the rate at which the same requests leave a server of the same batch size
 that is never idle, under FCFS.
+
+An empty server takes long to get as busy as rho makes it in the end. So the first requests of a
+Poisson load come at once, as many as the work that is on average waiting for one server then
+(Pollaczek and Khinchine); they are served but not counted.
 """
 
 from __future__ import annotations
@@ -15,12 +19,13 @@ from math import ceil
 from multiprocessing import cpu_count
 from pathlib import Path
 from random import Random
+from statistics import fmean, pstdev
 from typing import Any
 
 from benchmark.simulation import step_costs, traces, workloads
-from benchmark.simulation.oracles import least_mean, srpt
+from benchmark.simulation.oracles import srpt
 from benchmark.simulation.probe import Probe
-from benchmark.simulation.simulator import Request, Result, simulate
+from benchmark.simulation.simulator import Request, Result, quantile, simulate
 from benchmark.simulation.step_costs import StepCosts
 from benchmark.simulation.traces import Trace
 from router.config import SchedulerConfig
@@ -65,12 +70,14 @@ class Arm:
     """A policy with its flags, and what it is told of lengths."""
 
     policy: str
-    """One that `build` knows, or `srpt`, the clairvoyant one, or `bound`, its least mean."""
+    """One that `build` knows, or `srpt`, the clairvoyant one."""
     sigma: float | None = 0.3
     """Error of predicted lengths, as s.d. of the logarithm; None: nothing is predicted."""
     reverse: bool = False
     """Predictions rank the requests the wrong way round."""
     flags: tuple[tuple[str, Any], ...] = ()
+    first: float | None = None
+    """Sup_1 as a share of the mean service of the requests; None: the scheduler's own default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +107,6 @@ class Row:
 
 def run(load: Load, arm: Arm) -> Row:
     """Simulate once."""
-    if arm.policy == "bound":
-        return _bound(load, arm)
     scheduler, requests = scheduler_of(load, arm), requests_of(load, arm)
     probe = Probe(scheduler, requests)
     result = simulate(scheduler, requests, costs_of(load), load.depth, probe.watch)
@@ -136,7 +141,10 @@ def scheduler_of(load: Load, arm: Arm) -> Scheduler:
     if arm.policy == "srpt":
         truth = {request.id: request.trace for request in requests_of(load, arm)}
         return srpt(capacity, truth, costs_of(load))
-    return build(SchedulerConfig(scheduler=arm.policy, **dict(arm.flags)), capacity)
+    flags = dict(arm.flags)
+    if arm.first is not None:
+        flags["laps_first_threshold"] = arm.first * mean_service(load)
+    return build(SchedulerConfig(scheduler=arm.policy, **flags), capacity)
 
 
 def requests_of(load: Load, arm: Arm) -> list[Request]:
@@ -146,7 +154,18 @@ def requests_of(load: Load, arm: Arm) -> list[Request]:
         expected = workloads.predictions(asked, arm.sigma, load.seed, arm.reverse)
     if load.rho is None:
         return workloads.burst(asked, expected)
-    return workloads.poisson(asked, expected, load.rho * saturated(_steady(load)), load.seed)
+    rate = load.rho * saturated(_steady(load))
+    return workloads.poisson(asked, expected, rate, load.seed, backlog(load))
+
+
+def backlog(load: Load) -> int:
+    """How many requests come at once before the others, and do not count."""
+    if load.rho is None:
+        return 0
+    services = [s.attained for s in _alone(_steady(load)).served]
+    spread = (pstdev(services) / fmean(services)) ** 2
+    work = load.rho * (1 + spread) / (2 * (1 - load.rho))
+    return min(round(work), load.count // 2)
 
 
 def capacity_of(load: Load) -> Capacity:
@@ -201,31 +220,26 @@ def saturated(load: Load) -> float:
     return (load.count - left / 2) / finished[load.count - left - 1]
 
 
-def _bound(load: Load, arm: Arm) -> Row:
-    """The least mean latency by arithmetic, of one row at a time."""
-    if load.batch != 1:
-        raise ValueError("the bound is for one row at a time")
-    services = {s.request.id: s.attained for s in _alone(_steady(load)).served}
-    requests = requests_of(load, arm)
-    mean = least_mean((request.at, services[request.id]) for request in requests)
-    return Row(load, arm, mean, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+def mean_service(load: Load) -> float:
+    """Device seconds of a request, on average, when all come at once under FCFS."""
+    return fmean(s.attained for s in _alone(_steady(load)).served)
 
 
 def _row(load: Load, arm: Arm, result: Result, errors: tuple[float, ...]) -> Row:
-    served, count = result.served, len(result.served)
+    served = result.served[backlog(load) :]
+    latencies = sorted(s.latency for s in served)
     later = [(s.finished - s.first_token) / (s.emitted - 1) for s in served if s.emitted > 1]
-    preemptions: Mapping[str, int] = result.preemptions
     return Row(
         load=load,
         arm=arm,
-        mean=result.mean,
-        p50=result.quantile(0.5),
-        p99=result.quantile(0.99),
-        first_token=sum(s.first_token - s.request.at for s in served) / count,
-        per_token=sum(later) / max(1, len(later)),
-        throughput=sum(s.emitted for s in served) / result.busy,
-        preemptions=sum(preemptions.values()) / count,
-        moved=result.moved / count,
-        service=sum(s.attained for s in served) / count,
+        mean=fmean(latencies),
+        p50=quantile(latencies, 0.5),
+        p99=quantile(latencies, 0.99),
+        first_token=fmean(s.first_token - s.request.at for s in served),
+        per_token=fmean(later or [0.0]),
+        throughput=sum(s.emitted for s in result.served) / result.busy,
+        preemptions=sum(result.preemptions.values()) / len(result.served),
+        moved=result.moved / len(result.served),
+        service=fmean(s.attained for s in served),
         errors=errors,
     )

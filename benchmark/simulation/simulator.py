@@ -69,11 +69,6 @@ class Result:
     preemptions: Mapping[str, int]
 
     @property
-    def elapsed(self) -> float:
-        """Seconds from the first arrival to the last token."""
-        return max(s.finished for s in self.served) - self.served[0].request.at
-
-    @property
     def latencies(self) -> list[float]:
         """Seconds, by arrival."""
         return [s.latency for s in self.served]
@@ -83,9 +78,10 @@ class Result:
         """Mean latency in seconds."""
         return sum(self.latencies) / len(self.served)
 
-    def quantile(self, share: float) -> float:
-        """The latency that `share` of all requests do not exceed."""
-        return sorted(self.latencies)[max(0, ceil(share * len(self.served)) - 1)]
+
+def quantile(rising: Sequence[float], share: float) -> float:
+    """The least of `rising` that `share` of them do not exceed."""
+    return rising[max(0, ceil(share * len(rising)) - 1)]
 
 
 class Broken(RuntimeError):

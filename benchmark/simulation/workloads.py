@@ -141,12 +141,16 @@ def burst(requests: Sequence[Trace], expected: Sequence[float] | None) -> list[R
 
 
 def poisson(
-    requests: Sequence[Trace], expected: Sequence[float] | None, rate: float, seed: int
+    requests: Sequence[Trace],
+    expected: Sequence[float] | None,
+    rate: float,
+    seed: int,
+    backlog: int = 0,
 ) -> list[Request]:
-    """`rate` requests a second on average, independently of one another."""
-    random = numpy.random.default_rng((seed, 3))
-    times = numpy.cumsum(random.exponential(1 / rate, len(requests)))
-    return _arriving([float(time) for time in times], requests, expected)
+    """`rate` requests a second, independently of one another; the first `backlog` come at once."""
+    gaps = numpy.random.default_rng((seed, 3)).exponential(1 / rate, len(requests))
+    gaps[:backlog] = 0.0
+    return _arriving([float(time) for time in numpy.cumsum(gaps)], requests, expected)
 
 
 def _arriving(
