@@ -125,6 +125,9 @@ class SchedulerConfig:
     laps_memory: int = option(
         64, "rounds that a request's acceptance remembers; 0 for all, as in the paper (ours)"
     )
+    laps_prior: float = option(
+        8.0, "rounds that the acceptance of all requests weighs in the estimate for one (ours)"
+    )
     laps_alarm: float = option(
         5.0, "threshold at which a drift of acceptance is noticed; 0 for never, the paper (ours)"
     )
@@ -174,7 +177,7 @@ class SchedulerConfig:
         for name in ("laps_lock", "laps_tail"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in 0..1")
-        for name in ("laps_first_threshold", "laps_patience", "laps_width"):
+        for name in ("laps_first_threshold", "laps_patience", "laps_width", "laps_prior"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"`{name}` must be > 0")

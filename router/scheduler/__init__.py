@@ -78,6 +78,10 @@ class Config(Protocol):
         """Rounds that a request's acceptance remembers; 0 for all."""
 
     @property
+    def laps_prior(self) -> float:
+        """Rounds that the prior of a request's acceptance weighs."""
+
+    @property
     def laps_alarm(self) -> float:
         """Threshold of the test for drift; 0 for none."""
 
@@ -130,7 +134,7 @@ def round_seconds(capacity: Capacity) -> float:
 def _estimator(config: Config, capacity: Capacity) -> Estimator:
     """Published policies take lengths and the cost of a round as they are told."""
     if config.scheduler != "laps-sd":
-        return Estimator(capacity)
+        return Estimator(capacity, prior=config.laps_prior)
     plain = config.laps_lengths == "plain"
     return Estimator(
         capacity,
@@ -138,6 +142,7 @@ def _estimator(config: Config, capacity: Capacity) -> Estimator:
         follow=not plain,
         memory=config.laps_memory or inf,
         alarm=config.laps_alarm,
+        prior=config.laps_prior,
     )
 
 

@@ -10,52 +10,58 @@ has already outlived most. Tabled once per width, in units of the median.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from math import exp, log
 
 from router.scheduler.law import SURPRISE, Law, above
 
-_STEP = 0.125
-_AGES = [-4.0 + _STEP * n for n in range(73)]
-"""Deviations from the median at which ages are tabled."""
 _WIDTH = 0.05
 """Grid of sigma."""
+_DEVIATIONS = [0.125 * n for n in range(-32, 41)]
+"""From the median: where ages are tabled, beside age 0."""
+
+Table = tuple[list[float], list[float]]
+"""Ages and the work at each, both in medians."""
 
 
 class Gittins:
     """Tables by width, made when first asked for."""
 
     def __init__(self) -> None:
-        self._tables: dict[int, list[float]] = {}
+        self._tables: dict[int, Table] = {}
 
     def work(self, law: Law, emitted: float, most: float) -> float:
         """Tokens of work per ended answer; never above the expected remainder."""
         left = law.left(emitted, most)
-        age = log(emitted / law.median) / law.sigma if emitted > 0 else _AGES[0]
-        if age >= SURPRISE:
+        age = emitted / law.median
+        if not law.sigma or (age > 1 and log(age) >= SURPRISE * law.sigma):
             return left  # the law is not to be believed in detail
         width = max(1, round(law.sigma / _WIDTH))
         table = self._tables.get(width)
         if table is None:
             table = self._tables[width] = _table(width * _WIDTH)
-        place = (max(age, _AGES[0]) - _AGES[0]) / _STEP
-        index = int(place)
-        share = place - index
-        return min(left, law.median * ((1 - share) * table[index] + share * table[index + 1]))
+        return min(left, law.median * _between(table, age))
 
 
-def _table(sigma: float) -> list[float]:
-    """Work at each of `_AGES`, in medians."""
+def _between(table: Table, age: float) -> float:
+    ages, works = table
+    place = min(bisect_right(ages, age), len(ages) - 1)
+    share = (age - ages[place - 1]) / (ages[place] - ages[place - 1])
+    return max(0.0, works[place - 1] + share * (works[place] - works[place - 1]))
+
+
+def _table(sigma: float) -> Table:
     mean = exp(sigma * sigma / 2)
-    points = [exp(sigma * age) for age in _AGES]
-    tails = [above(age) for age in _AGES]
-    parts = [mean * above(age - sigma) for age in _AGES]
-    table = []
-    for now, (point, tail, part) in enumerate(zip(points, tails, parts, strict=True)):
-        best = part / tail - point
-        for then in range(now + 1, len(_AGES)):
+    ages = [0.0, *(exp(sigma * deviation) for deviation in _DEVIATIONS)]
+    tails = [1.0, *(above(deviation) for deviation in _DEVIATIONS)]
+    parts = [mean, *(mean * above(deviation - sigma) for deviation in _DEVIATIONS)]
+    works = []
+    for now, (age, tail, part) in enumerate(zip(ages, tails, parts, strict=True)):
+        best = part / tail - age
+        for then in range(now + 1, len(ages)):
             ended = tail - tails[then]
-            work = part - parts[then] + points[then] * tails[then] - point * tail
+            work = part - parts[then] + ages[then] * tails[then] - age * tail
             if ended > 1e-12:
                 best = min(best, work / ended)
-        table.append(max(0.0, best))
-    return table
+        works.append(max(0.0, best))
+    return ages, works
