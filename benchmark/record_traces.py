@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
 from benchmark.demo_engine import DEMO
+from benchmark.demo_models import load_model
 from benchmark.demo_outputs import Output, outputs
 from benchmark.demo_prompts import FAMILIES, Prompt, prompts
 from benchmark.simulation import traces
@@ -60,10 +61,7 @@ def _prompts(count: int) -> list[Prompt]:
 def record(asked: list[Prompt], max_new: int) -> list[Trace]:
     """One trace per prompt, in the order of `asked`."""
     tokenizer = Tokenizer.from_file(str(DEMO / "target" / "tokenizer.json"))
-    target, draft = (
-        LlamaForCausalLM.from_pretrained(DEMO / name, dtype=torch.float32).eval()  # type: ignore[no-untyped-call]
-        for name in ("target", "draft")
-    )
+    target, draft = load_model(DEMO / "target"), load_model(DEMO / "draft")
     with torch.inference_mode():
         given = list(outputs(target, tokenizer, asked, max_new))
         found = {output.prompt.text: trace for output, trace in _traces(draft, given, max_new)}

@@ -1,0 +1,268 @@
+"""The study's numbers as Markdown tables: ratios of means over seeds, with 95 % intervals.
+
+An interval is of the mean logarithm of the seeds' own ratios, by Student's t; with one seed there
+is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import exp, log
+from statistics import fmean, stdev
+
+from benchmark import figures
+from benchmark.figures import FCFS, LAPS, LAS, PAPER, SHAPES, SJF, SRPT, Size, Table, ratio, total
+from benchmark.simulation import workloads
+from benchmark.simulation.plans import Arm, Load
+from benchmark.simulation.probe import PROGRESS
+from benchmark.study import parts, stability
+
+T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+"""Student's t for 1..9 degrees of freedom; 2 beyond."""
+NAMES = {
+    "fcfs": "FCFS",
+    "las": "LAS",
+    "sjf": "LP-SJF",
+    "sjf-preemptive": "LP-SJF preemptive",
+    "e-srpt": "E-SRPT",
+    "laps-sd-paper": "LAPS-SD, the paper's",
+    "laps-sd": "LAPS-SD",
+    "srpt": "SRPT, clairvoyant",
+}
+TARGETS: dict[str, tuple[str, float]] = {
+    **dict(zip((f"paper_over_las.{s}" for s in SHAPES), (("<=", v) for v in (0.65, 0.80, 0.61)))),
+    **dict(zip((f"laps_over_fcfs.{s}" for s in SHAPES), (("<=", v) for v in (0.55, 0.72, 0.70)))),
+    **dict(zip((f"laps_over_las.{s}" for s in SHAPES), (("<=", v) for v in (0.55, 0.50, 0.55)))),
+    **dict(zip((f"laps_over_sjf.{s}" for s in SHAPES), (("<=", v) for v in (0.85, 1.00, 0.93)))),
+    "laps_over_srpt_sigma03.chat": ("<=", 1.12),
+    "laps_over_srpt_sigma03.code": ("<=", 1.15),
+    "laps_over_srpt_sigma03.reasoning": ("<=", 1.10),
+    "laps_over_srpt_sigma10.chat": ("<=", 1.22),
+    "laps_over_srpt_sigma10.code": ("<=", 1.35),
+    "laps_over_srpt_sigma10.reasoning": ("<=", 1.40),
+    "burst_over_sjf_worst": ("<=", 1.03),
+    "tail_p99_over_fcfs": ("<=", 1.3),
+    "tail_mean_cost": ("<=", 0.10),
+    "batch8_gain_kept": (">=", 0.80),
+    "batch8_throughput": (">=", 0.98),
+    "sigma06_over_sigma0.chat": ("<=", 1.10),
+    "reversed_over_fcfs": ("<=", 1.20),
+    "estimate_error_at_25": ("<=", 0.15),
+    "estimate_error_at_75": ("<=", 0.0684),
+    "next_batch_ms_256": ("<=", 0.5),
+    "next_batch_ms_10000": ("<=", 5.0),
+}
+
+
+def interval(ratios: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of the geometric mean of paired ratios."""
+    if len(ratios) < 2:
+        return None
+    logs, free = [log(r) for r in ratios], len(ratios) - 1
+    wide = (T_95[free - 1] if free <= len(T_95) else 2.0) * stdev(logs) / len(logs) ** 0.5
+    return exp(fmean(logs) - wide), exp(fmean(logs) + wide)
+
+
+class Tables:
+    """All tables of one study, by name."""
+
+    def __init__(self, table: Table, size: Size, found: Mapping[str, float]) -> None:
+        """`found`: the figures."""
+        self._table, self._size, self._found = table, size, found
+        self._seeds = parts.few(size)
+
+    def all(self) -> dict[str, str]:
+        """Every table."""
+        made: dict[str, Callable[[], str]] = {
+            "targets": self._targets,
+            "bound": self._bound,
+            "policies": self._policies,
+            "levels": self._levels,
+            "batches": self._batches,
+            "memory": self._memory,
+            "courses": self._courses,
+            "detection": self._detection,
+            "knobs": self._knobs,
+            "errors": self._errors,
+        }
+        return {name: make() for name, make in made.items()}
+
+    def _targets(self) -> str:
+        rows = []
+        for name, (sign, target) in TARGETS.items():
+            value = self._found[name]
+            met = value <= target if sign == "<=" else value >= target
+            rows.append(
+                [f"`{name}`", f"{value:.3f}", f"{sign} {target:g}", "met" if met else "**missed**"]
+            )
+        return grid(["figure", "measured", "target", ""], rows)
+
+    def _bound(self) -> str:
+        """What clairvoyance itself gains over each baseline."""
+        rows = []
+        for shape in SHAPES:
+            for rho in figures.RHOS:
+                loads = parts.poisson(self._size, shape, rho)
+                gains = [1 - ratio(self._table, loads, SRPT, arm) for arm in (SJF, LAS, FCFS)]
+                ours = [1 - ratio(self._table, loads, PAPER, arm) for arm in (SJF, LAS, FCFS)]
+                cells = [
+                    f"{100 * g:.0f} % / {100 * o:.0f} %" for g, o in zip(gains, ours, strict=True)
+                ]
+                rows.append([shape, f"{rho}", *cells])
+        return grid(["workload", "rho", "over LP-SJF", "over LAS", "over FCFS"], rows)
+
+    def _policies(self) -> str:
+        rows = []
+        for workload in parts.WORKLOADS:
+            for rho in parts.RHOS:
+                loads = parts.poisson(self._size, workload, rho)
+                for arm in parts.POLICIES:
+                    times = [
+                        total(self._table, loads, arm, c) / len(loads)
+                        for c in ("mean", "p50", "p99")
+                    ]
+                    cells = [f"{1e3 * t:.0f}" for t in times]
+                    rows.append(
+                        [
+                            workload,
+                            f"{rho}",
+                            NAMES[arm.policy],
+                            *cells,
+                            self._against(loads, arm, SRPT),
+                        ]
+                    )
+        return grid(
+            ["workload", "rho", "policy", "mean ms", "p50 ms", "p99 ms", "mean over SRPT"], rows
+        )
+
+    def _against(self, loads: Sequence[Load], ours: Arm, theirs: Arm) -> str:
+        """A ratio of means with its interval."""
+        value = ratio(self._table, loads, ours, theirs)
+        spread = interval([ratio(self._table, [load], ours, theirs) for load in loads])
+        return f"{value:.2f}" + (
+            f" ({spread[0]:.2f}..{spread[1]:.2f})" if spread and ours != theirs else ""
+        )
+
+    def _levels(self) -> str:
+        rows = []
+        for name in parts.LEVEL_LOADS:
+            loads = parts.level_loads(name, self._seeds)
+            arms = [*map(parts.queues, parts.LEVELS), LAPS]
+            rows.append([name, *(f"{ratio(self._table, loads, arm, SRPT):.2f}" for arm in arms)])
+        return grid(["load", *(f"K = {k}" for k in parts.LEVELS), "LAPS-SD, no queues"], rows)
+
+    def _batches(self) -> str:
+        rows = []
+        for rho in (0.9, None):
+            for batch in parts.BATCHES:
+                loads = parts.batch_loads(batch, rho, self._seeds)
+                means = [ratio(self._table, loads, arm, FCFS) for arm in (LAS, SJF, LAPS, SRPT)]
+                rate = total(self._table, loads, LAPS, "throughput") / total(
+                    self._table, loads, FCFS, "throughput"
+                )
+                first = ratio_of(self._table, loads, LAPS, FCFS, "first_token")
+                each = ratio_of(self._table, loads, LAPS, FCFS, "per_token")
+                often = total(self._table, loads, LAPS, "preemptions") / len(loads)
+                name = f"Poisson {rho}" if rho else "burst of 30 a row"
+                rows.append(
+                    [name, str(batch), *(f"{m:.2f}" for m in (*means, rate, first, each, often))]
+                )
+        heads = [
+            "load",
+            "rows",
+            "LAS",
+            "LP-SJF",
+            "LAPS-SD",
+            "SRPT",
+            "throughput",
+            "TTFT",
+            "TPOT",
+            "preemptions",
+        ]
+        return grid(heads, rows)
+
+    def _memory(self) -> str:
+        rows = []
+        for name, arm in parts.MEMORY_ARMS.items():
+            cells = []
+            for memory in parts.MEMORIES:
+                loads = parts.memory_loads(memory, self._seeds)
+                moved = total(self._table, loads, arm, "moved") / len(loads)
+                cells.append(f"{ratio(self._table, loads, arm, FCFS):.2f}, {moved:.0f}")
+            rows.append([name, *cells])
+        heads = ["plenty" if m is None else f"{m:g} of demand" for m in parts.MEMORIES]
+        return grid(["mean over FCFS, tokens moved", *heads], rows)
+
+    def _courses(self) -> str:
+        rows = []
+        arms = {
+            **{name: parts.rule(*rule) for name, rule in parts.RULES.items()},
+            "soft, LAPS-SD": LAPS,
+        }
+        for name, arm in arms.items():
+            cells = []
+            for course in workloads.COURSES:
+                loads = parts.course_loads(course, self._seeds)
+                errors = [
+                    fmean(self._table[load, arm].errors[PROGRESS.index(p)] for load in loads)
+                    for p in (0.25, 0.75)
+                ]
+                shares = ", ".join(f"{100 * e:.0f}" for e in errors)
+                cells.append(f"{ratio(self._table, loads, arm, SRPT):.2f}; {shares} %")
+            rows.append([name, *cells])
+        return grid(["mean over SRPT; error of T at 25, 75 %", *workloads.COURSES], rows)
+
+    def _detection(self) -> str:
+        rows = []
+        asked = workloads.traces(workloads.SHAPES["chat"], 400, 0)
+        for kind in stability.KINDS:
+            for window, deviation in ((3, 0.08), (4, 0.08), (8, 0.08), (8, 0.02), (12, 0.05)):
+                found = stability.judge(asked, kind, window, deviation)
+                rows.append(
+                    [
+                        kind,
+                        str(window),
+                        f"{deviation}",
+                        f"{100 * found.never:.0f} %",
+                        f"{100 * found.false:.0f} %",
+                        f"{found.delay:+.0f}",
+                        f"{100 * found.error:.0f} %",
+                    ]
+                )
+        return grid(
+            ["mean", "window", "delta", "never stable", "false", "delay, rounds", "error of T"],
+            rows,
+        )
+
+    def _knobs(self) -> str:
+        rows = []
+        for name, arm in parts.knob_arms().items():
+            cells = [
+                f"{ratio(self._table, parts.knob_loads(s, self._seeds), arm, SRPT):.2f}"
+                for s in ("chat", "code")
+            ]
+            rows.append([name, *cells])
+        return grid(["the paper's algorithm, mean over SRPT", "chat", "code"], rows)
+
+    def _errors(self) -> str:
+        rows = []
+        for shape in SHAPES:
+            for name, arm in (("true", figures.LAPS_0), ("sigma 0.3", LAPS)):
+                loads = self._size.poisson(shape, 0.8)
+                cells = [
+                    fmean(self._table[load, arm].errors[at] for load in loads)
+                    for at in range(len(PROGRESS))
+                ]
+                rows.append([shape, name, *(f"{100 * c:.1f} %" for c in cells)])
+        return grid(["workload", "lengths", *(f"at {p:.0%}" for p in PROGRESS)], rows)
+
+
+def ratio_of(table: Table, loads: Sequence[Load], ours: Arm, theirs: Arm, column: str) -> float:
+    """Of any column."""
+    return total(table, loads, ours, column) / total(table, loads, theirs, column)
+
+
+def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
