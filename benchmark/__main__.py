@@ -15,6 +15,7 @@ COMMANDS = {
     "engine": ("benchmark.engines", "compare the engine's speed with transformers' own ways"),
     "preemption": ("benchmark.preemption", "what one preemption costs, on each rung"),
     "schedulers": ("benchmark.schedulers", "compare scheduling policies in virtual time"),
+    "study": ("benchmark.study.command", "regenerate docs/study.md with its plots"),
     "record-costs": ("benchmark.record_costs", "measure Steps, fit the simulator's costs to them"),
     "record-traces": ("benchmark.record_traces", "record where the demo pair's drafts are right"),
     "prefix": ("benchmark.prefix", "what a shared prefix saves"),

@@ -9,19 +9,21 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmark import decision_costs, figures
-from benchmark.simulation.plans import Row, run_all
+from benchmark.simulation.plans import flat, run_all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How much, and where to."""
     parser.add_argument("--quick", action="store_true", help="fewer seeds and shorter answers")
     parser.add_argument("--json", type=Path, help="file for rows and figures")
-    parser.add_argument("--plots", type=Path, help="folder for plots; needs matplotlib")
+    parser.add_argument(
+        "--plots", type=Path, help="folder for a plot of decision costs; needs matplotlib"
+    )
     parser.add_argument("--processes", type=int, help="default: one per core")
 
 
@@ -46,24 +48,22 @@ def run(args: argparse.Namespace) -> int:
         }
         args.json.write_text(_text(report))
     if args.plots:
-        from benchmark import scheduler_plots  # matplotlib is an extra: only for who wants plots
-
-        args.plots.mkdir(parents=True, exist_ok=True)
-        scheduler_plots.draw(rows, decisions, args.plots)
+        _plot(decisions, args.plots)
     return 0
 
 
-def flat(row: Row) -> dict[str, Any]:
-    """A row without nesting: what is not the default of load and arm, then the results."""
-    whole = asdict(row)
-    load, arm = whole.pop("load"), whole.pop("arm")
-    arm["flags"] = dict(arm["flags"])
-    results = {name: _rounded(value) for name, value in whole.items()}
-    return {**load, **arm, **results}
+def _plot(decisions: Mapping[int, float], folder: Path) -> None:
+    """Cost of a decision against the number of live requests; the rest is `study`'s to draw."""
+    from matplotlib import pyplot  # an extra: only who wants plots needs it
 
+    from benchmark.study.plots import draw_decisions
 
-def _rounded(value: Any) -> Any:
-    return [_rounded(v) for v in value] if isinstance(value, tuple) else float(f"{value:.6g}")
+    folder.mkdir(parents=True, exist_ok=True)
+    figure, axes = pyplot.subplots(figsize=(5.6, 3.8))
+    draw_decisions(axes, decisions)
+    figure.tight_layout()
+    figure.savefig(folder / "decisions.png", dpi=90)
+    pyplot.close(figure)
 
 
 def _text(report: dict[str, Any]) -> str:

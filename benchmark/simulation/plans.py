@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from math import ceil
 from multiprocessing import cpu_count
@@ -111,6 +111,27 @@ def run(load: Load, arm: Arm) -> Row:
     probe = Probe(scheduler, requests)
     result = simulate(scheduler, requests, costs_of(load), load.depth, probe.watch)
     return _row(load, arm, result, probe.errors(result))
+
+
+def flat(row: Row) -> dict[str, Any]:
+    """A row without nesting: load, arm, results."""
+    whole = asdict(row)
+    load, arm = whole.pop("load"), whole.pop("arm")
+    results = {name: _rounded(value) for name, value in whole.items()}
+    return {**load, **arm, "flags": dict(arm["flags"]), **results}
+
+
+def unflat(values: Mapping[str, Any]) -> Row:
+    """What `flat` made flat. Raises KeyError for anything else."""
+    load, arm = ({field.name: values[field.name] for field in fields(kind)} for kind in (Load, Arm))
+    arm["flags"] = tuple(arm["flags"].items())
+    results = {f.name: values[f.name] for f in fields(Row) if f.name not in ("load", "arm")}
+    results["errors"] = tuple(results["errors"])
+    return Row(Load(**load), Arm(**arm), **results)
+
+
+def _rounded(value: Any) -> Any:
+    return [_rounded(v) for v in value] if isinstance(value, tuple) else float(f"{value:.6g}")
 
 
 Tasks = Mapping[Load, Sequence[Arm]]

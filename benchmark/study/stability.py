@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import fsum
+from math import fsum, sqrt
 from statistics import fmean, median
 
 from benchmark.simulation.traces import Trace, runs
@@ -109,4 +109,4 @@ def _shrunk_sum(prior: float) -> float:
 
 def _deviation(means: Sequence[float]) -> float:
     centre = fsum(means) / len(means)
-    return (fsum((mean - centre) ** 2 for mean in means) / len(means)) ** 0.5
+    return sqrt(fsum((mean - centre) ** 2 for mean in means) / len(means))

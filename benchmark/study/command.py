@@ -1,0 +1,78 @@
+"""Regenerate docs/study.md: simulate everything, draw its plots, fill in its tables and numbers.
+
+Rule: decides only where things come from and go to. `--rows` keeps the results of all simulations,
+and a later run with the same file simulates only what it lacks, so that a change of looks costs
+nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmark import decision_costs, figures
+from benchmark.figures import Size, Table
+from benchmark.simulation.plans import Arm, Load, Row, flat, run_all, unflat
+from benchmark.study import live, page, parts
+
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """How much, and where from and to."""
+    parser.add_argument("--quick", action="store_true", help="fewer seeds and shorter answers")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of study.md and study/")
+    parser.add_argument("--rows", type=Path, help="file that keeps the results of simulations")
+    parser.add_argument("--processes", type=int, help="default: one per core")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Simulate, draw, fill in; the exit status."""
+    from benchmark.study.plots import Plots  # matplotlib is an extra
+    from benchmark.study.tables import Tables
+
+    begun, size = time.perf_counter(), figures.QUICK if args.quick else figures.FULL
+    decisions = {live: decision_costs.measure(live) for live in decision_costs.SIZES}
+    table = simulated(size, args.rows, args.processes)
+    found = {
+        **figures.figures(table, size),
+        **{f"next_batch_ms_{n}": 1e3 * decisions[n] for n in decision_costs.TOLD},
+    }
+    Plots(table, size, decisions).draw(args.docs / "study")
+    tables = {**Tables(table, size, found).all(), "live": live.table()}
+    text = (args.docs / "study.md").read_text()
+    (args.docs / "study.md").write_text(page.filled(text, tables, found))
+    print(f"{len(table)} simulations, {time.perf_counter() - begun:.0f} s")
+    return 0
+
+
+def simulated(size: Size, kept: Path | None, processes: int | None) -> Table:
+    """The figures' runs and the study's; those that `kept` has are not made again."""
+    wanted = figures.tasks(size)
+    parts.merge(wanted, parts.tasks(size).items())
+    table = _known(kept)
+    missing = _missing(wanted, table)
+    for count, row in enumerate(run_all(missing, processes), 1):
+        table[row.load, row.arm] = row
+        if count % 100 == 0:
+            print(f"{count} of {sum(map(len, missing.values()))} simulations", flush=True)
+    if kept:
+        kept.write_text("".join(json.dumps(flat(row)) + "\n" for row in table.values()))
+    return table
+
+
+def _known(kept: Path | None) -> dict[tuple[Load, Arm], Row]:
+    if kept is None or not kept.exists():
+        return {}
+    rows = (unflat(json.loads(line)) for line in kept.read_text().splitlines())
+    return {(row.load, row.arm): row for row in rows}
+
+
+def _missing(wanted: Mapping[Load, Sequence[Arm]], known: Table) -> dict[Load, list[Arm]]:
+    left = {
+        load: [arm for arm in arms if (load, arm) not in known] for load, arms in wanted.items()
+    }
+    return {load: arms for load, arms in left.items() if arms}

@@ -1,0 +1,196 @@
+"""The study's plots: one question a plot, one colour a policy throughout.
+
+Rule: decides looks only. matplotlib is an extra that only this module needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import matplotlib
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+from benchmark.figures import FCFS, LAPS, LAPS_0, LAS, PAPER, SHAPES, SJF, SRPT, Size, Table, ratio
+from benchmark.simulation import workloads
+from benchmark.simulation.plans import Arm
+from benchmark.simulation.probe import PROGRESS
+from benchmark.study import parts, stability
+
+matplotlib.use("Agg")
+
+COLOURS = {
+    "fcfs": ("FCFS", "#7f7f7f"),
+    "las": ("LAS", "#bcbd22"),
+    "sjf": ("LP-SJF", "#1f77b4"),
+    "laps-sd-paper": ("LAPS-SD, the paper's", "#ff7f0e"),
+    "laps-sd": ("LAPS-SD", "#d62728"),
+    "srpt": ("SRPT, clairvoyant", "#2ca02c"),
+}
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+
+
+class Plots:
+    """Draws everything of one study into a folder."""
+
+    def __init__(self, table: Table, size: Size, decisions: Mapping[int, float]) -> None:
+        """`decisions`: seconds of one `next_batch` by live requests."""
+        self._table, self._size, self._decisions = table, size, decisions
+        self._seeds = parts.few(size)
+
+    def draw(self, folder: Path) -> None:
+        """Every plot as a PNG named after it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        made: dict[str, tuple[int, Callable[[Sequence[Axes]], None]]] = {
+            "policies": (3, self._policies),
+            "bursts": (3, self._bursts),
+            "levels": (1, self._levels),
+            "preemption": (1, self._preemption),
+            "errors": (3, self._errors),
+            "batches": (2, self._batches),
+            "detection": (3, self._detection),
+            "courses": (1, self._courses),
+            "decisions": (1, self._decided),
+        }
+        for name, (columns, draw) in made.items():
+            figure, axes = pyplot.subplots(
+                1, columns, figsize=(4.2 * columns + 1.4 * (columns == 1), 3.8), squeeze=False
+            )
+            draw(axes[0])
+            figure.tight_layout()
+            figure.savefig(folder / f"{name}.png", dpi=90)
+            pyplot.close(figure)
+
+    def _policies(self, axes: Sequence[Axes]) -> None:
+        """Mean latency over clairvoyant SRPT, by load."""
+        for ax, shape in zip(axes, SHAPES, strict=True):
+            for arm in (FCFS, LAS, SJF, PAPER, LAPS):
+                ratios = [
+                    ratio(self._table, parts.poisson(self._size, shape, rho), arm, SRPT)
+                    for rho in parts.RHOS
+                ]
+                _line(ax, arm, parts.RHOS, ratios)
+            ax.axhline(1, color=COLOURS["srpt"][1], linestyle="--")
+            _name(ax, shape, "rho", "mean latency over SRPT", axes)
+            ax.set_xticks(parts.RHOS)
+
+    def _bursts(self, axes: Sequence[Axes]) -> None:
+        """Mean latency by number of requests that come at once."""
+        for ax, shape in zip(axes, SHAPES, strict=True):
+            for arm in (FCFS, LAS, SJF, PAPER, LAPS, SRPT):
+                means = [
+                    fmean(self._table[load, arm].mean for load in self._size.burst(shape, count))
+                    for count in self._size.bursts
+                ]
+                _line(ax, arm, self._size.bursts, means)
+            _name(ax, shape, "requests at once", "mean latency, s", axes)
+
+    def _levels(self, axes: Sequence[Axes]) -> None:
+        """The paper's algorithm by number of queues."""
+        for name in parts.LEVEL_LOADS:
+            loads = parts.level_loads(name, self._seeds)
+            ratios = [ratio(self._table, loads, parts.queues(k), SRPT) for k in parts.LEVELS]
+            [line] = axes[0].plot(parts.LEVELS, ratios, marker="o", label=f"the paper's, {name}")
+            ours = ratio(self._table, loads, LAPS, SRPT)
+            axes[0].axhline(ours, color=line.get_color(), linestyle=":", linewidth=1)
+        _name(axes[0], "chat; dotted: LAPS-SD without queues", "queues K", "mean over SRPT", axes)
+
+    def _preemption(self, axes: Sequence[Axes]) -> None:
+        """Measured on the engine, not simulated."""
+        figures = json.loads((RESULTS / "preemption.json").read_text())["figures"]
+        held = (100, 200, 300, 400, 500)
+        for rung in ("keep", "swap", "recompute"):
+            shares = [100 * figures[f"preemption.{rung}.{tokens}"] for tokens in held]
+            axes[0].plot(held, shares, marker="o", label=rung)
+        axes[0].plot([500], [14], "kx", markersize=9, label="the paper, kind unknown")
+        _name(axes[0], "one preemption, demo pair", "tokens held", "% of service until then", axes)
+
+    def _errors(self, axes: Sequence[Axes]) -> None:
+        """Of the estimated execution time, by progress."""
+        for ax, shape in zip(axes, SHAPES, strict=True):
+            for arm, label, style in ((LAPS_0, "true length", "-"), (LAPS, "sigma 0.3", "--")):
+                loads = self._size.poisson(shape, 0.8)
+                columns = range(len(PROGRESS))
+                errors = [
+                    100 * fmean(self._table[load, arm].errors[at] for load in loads)
+                    for at in columns
+                ]
+                ax.plot(PROGRESS, errors, style, marker="o", color="#d62728", label=label)
+            ax.plot([0.25, 0.75], [15, 6.84], "k_", markersize=16, label="target")
+            ax.set_ylim(bottom=0)
+            _name(ax, shape, "share of the answer", "error of T, %", axes)
+
+    def _batches(self, axes: Sequence[Axes]) -> None:
+        """Mean latency over FCFS by rows."""
+        titles = {0.9: "Poisson, rho 0.9", None: "30 requests a row at once"}
+        for ax, (rho, title) in zip(axes, titles.items(), strict=True):
+            for arm in (LAS, SJF, LAPS, SRPT):
+                ratios = [
+                    ratio(self._table, parts.batch_loads(batch, rho, self._seeds), arm, FCFS)
+                    for batch in parts.BATCHES
+                ]
+                _line(ax, arm, range(len(parts.BATCHES)), ratios)
+            ax.axhline(1, color=COLOURS["fcfs"][1], linestyle="--")
+            ax.set_xticks(range(len(parts.BATCHES)), [str(batch) for batch in parts.BATCHES])
+            _name(ax, title, "rows of a Step", "mean latency over FCFS", axes)
+
+    def _detection(self, axes: Sequence[Axes]) -> None:
+        """What a rule of stability misses against what it gets wrong; offline, chat."""
+        asked = workloads.traces(workloads.SHAPES["chat"], 400, 0)
+        for ax, kind in zip(axes, stability.KINDS, strict=True):
+            for deviation in stability.DEVIATIONS:
+                found = [stability.judge(asked, kind, w, deviation) for w in stability.WINDOWS]
+                ax.plot(
+                    [100 * one.never for one in found],
+                    [100 * one.false for one in found],
+                    marker="o",
+                    label=f"delta {deviation}",
+                )
+            ax.set_xlim(0, 100)
+            ax.set_ylim(0, 60)
+            _name(ax, f"{kind} mean", "never stable, %", "stable but wrong, %", axes)
+
+    def _courses(self, axes: Sequence[Axes]) -> None:
+        """Mean over SRPT where acceptance moves."""
+        arms = {name: parts.rule(*rule) for name, rule in parts.RULES.items()}
+        arms["soft perception, LAPS-SD"] = LAPS
+        for place, (name, arm) in enumerate(arms.items()):
+            ratios = [
+                ratio(self._table, parts.course_loads(course, self._seeds), arm, SRPT)
+                for course in workloads.COURSES
+            ]
+            at = [index + 0.13 * (place - len(arms) / 2) for index in range(len(ratios))]
+            axes[0].bar(at, ratios, 0.12, label=name)
+        axes[0].set_ylim(bottom=0.9)
+        axes[0].set_xticks(range(len(workloads.COURSES)), workloads.COURSES)
+        _name(axes[0], "chat, rho 0.8", "course of acceptance", "mean latency over SRPT", axes)
+
+    def _decided(self, axes: Sequence[Axes]) -> None:
+        draw_decisions(axes[0], self._decisions)
+
+
+def draw_decisions(ax: Axes, decisions: Mapping[int, float]) -> None:
+    """Seconds of `next_batch` against the number of live requests, beside n log n."""
+    sizes = list(decisions)
+    ax.loglog(sizes, [1e3 * decisions[n] for n in sizes], marker="o", label="one next_batch")
+    ax.plot([256, 10_000], [0.5, 5], "k_", markersize=16, label="target")
+    _name(ax, "64 rows a Step", "live requests", "ms", [ax])
+
+
+def _line(ax: Axes, arm: Arm, xs: Sequence[Any] | range, ys: Sequence[float]) -> None:
+    label, colour = COLOURS[arm.policy]
+    ax.plot(list(xs), ys, marker="o", markersize=4, color=colour, label=label)
+
+
+def _name(ax: Axes, title: str, x: str, y: str, axes: Sequence[Axes]) -> None:
+    """Titles for all, y label and legend only once."""
+    ax.set_title(title)
+    ax.set_xlabel(x)
+    ax.grid(alpha=0.3)
+    if ax is axes[0]:
+        ax.set_ylabel(y)
+        ax.legend(fontsize=8)
