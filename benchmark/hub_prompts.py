@@ -1,0 +1,88 @@
+"""Prompts of the paper's three data sets, page by page from the hub's dataset viewer.
+
+Rule: decides which data set and column a name stands for; must not know what the prompts are for.
+A JSON lines file works as well. Nothing is cached; without network it says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants, get_session
+
+VIEWER = "https://datasets-server.huggingface.co/rows"
+PAGE = 100
+COLUMNS = ("prompt", "text", "problem", "question", "instruction", "messages", "conversations")
+"""Where a prompt may stand, the likeliest first; the last two hold the turns of a conversation."""
+
+
+class Unreachable(Exception):
+    """The data set could not be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """Where the rows of a data set are."""
+
+    repository: str
+    config: str
+    split: str
+
+
+DATA_SETS = {
+    "chat": DataSet("alespalla/chatbot_instruction_prompts", "default", "test"),
+    "code": DataSet("google-research-datasets/mbpp", "full", "test"),
+    "reasoning": DataSet("ngxson/MiniThinky-dataset", "default", "train"),
+}
+
+
+def prompts(name: str, count: int) -> list[str]:
+    """The first `count` prompts of a data set of the paper, or of a JSON lines file.
+
+    Raises Unreachable without network or file, and ValueError for rows without a prompt.
+    """
+    rows = _hub(DATA_SETS[name], count) if name in DATA_SETS else _file(Path(name))
+    return [prompt(row) for row in islice(rows, count)]
+
+
+def prompt(row: Mapping[str, Any]) -> str:
+    """What the user says first in `row`. Raises ValueError where nothing is found."""
+    for column in COLUMNS:
+        found = row.get(column)
+        if isinstance(found, str) and found:
+            return found
+        for turn in found if isinstance(found, list) else ():
+            text = turn.get("content") or turn.get("value")
+            if turn.get("role", turn.get("from")) in ("user", "human") and text:
+                return str(text)
+    raise ValueError(f"none of {', '.join(COLUMNS)} holds a prompt; there are {', '.join(row)}")
+
+
+def _file(path: Path) -> Iterator[Mapping[str, Any]]:
+    if not path.is_file():
+        raise Unreachable(f"{path} is neither a file nor one of {', '.join(DATA_SETS)}")
+    return (json.loads(line) for line in path.read_text().splitlines())
+
+
+def _hub(wanted: DataSet, count: int) -> Iterator[Mapping[str, Any]]:
+    for offset in range(0, count, PAGE):
+        length = min(PAGE, count - offset)
+        yield from _rows(wanted, offset, length)
+
+
+def _rows(wanted: DataSet, offset: int, length: int) -> list[Mapping[str, Any]]:
+    """One page. Raises Unreachable."""
+    if constants.HF_HUB_OFFLINE:
+        raise Unreachable(f"{wanted.repository} needs network, and HF_HUB_OFFLINE forbids it")
+    asked = {"dataset": wanted.repository, "config": wanted.config, "split": wanted.split}
+    try:
+        reply = get_session().get(VIEWER, params={**asked, "offset": offset, "length": length})
+        reply.raise_for_status()
+        return [entry["row"] for entry in reply.json()["rows"]]
+    except Exception as fault:  # the client's own are not part of its API
+        raise Unreachable(f"{wanted.repository} cannot be reached: {fault}") from fault
