@@ -85,13 +85,13 @@ def test_the_command_writes_rows_and_figures(
         dict.fromkeys(figures.SHAPES, 10.0),
     )
     monkeypatch.setattr(figures, "QUICK", tiny)
-    monkeypatch.setattr(decision_costs, "SIZES", decision_costs.TOLD)
-    monkeypatch.setattr(decision_costs, "STEPS", 3)
+    monkeypatch.setattr(decision_costs, "measure", lambda live: 1e-6 * live)
     path = tmp_path / "s.json"
     assert commands.main(["schedulers", "--quick", "--json", str(path), "--processes", "1"]) == 0
     report = json.loads(path.read_text())
     assert report["figures"].keys() == NAMES
     assert report["quick"] is True
+    assert report["figures"]["next_batch_ms_256"] == pytest.approx(0.256)
     tasks = figures.tasks(tiny)
     assert len(report["rows"]) == sum(map(len, tasks.values()))
     assert report["rows"][0].keys() == flat(made_up(Load("chat", 0), Arm("fcfs"))).keys()
@@ -125,6 +125,11 @@ def test_every_marker_of_the_page_has_a_number() -> None:
         "",
     )
     page.filled(text, names, dict.fromkeys(NAMES, 1.0))
+
+
+def test_the_time_of_a_decision_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decision_costs, "STEPS", 3)
+    assert 0 < decision_costs.measure(20) < 60
 
 
 def test_an_interval_needs_two_seeds_and_holds_their_mean() -> None:
