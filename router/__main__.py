@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from router import logs
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatcher import Dispatcher
 from router.metrics import Metrics
@@ -49,7 +49,7 @@ class LauncherGone(Exception):
 
 def main() -> int:
     """Run until drained, abandoned or at fault; the exit status."""
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    logs.configure(os.environ.get("LOG_LEVEL", ""))
     line = sys.stdin.buffer.readline()
     if not line:
         return 0
@@ -67,10 +67,15 @@ def parse(line: bytes) -> RouterConfig:
     nested = {
         "limits": Limits(**value["limits"]),
         "scheduler": SchedulerConfig(**value["scheduler"]),
-        "server": ServerConfig(**value["server"]),
+        "server": server(value["server"]),
         "sockets": tuple(value["sockets"]),
     }
     return RouterConfig(**{**value, **nested})
+
+
+def server(value: dict[str, Any]) -> ServerConfig:
+    """The same of the part for the server."""
+    return ServerConfig(**{**value, "cors_allow_origin": tuple(value["cors_allow_origin"])})
 
 
 def emit(**event: Any) -> None:
@@ -118,16 +123,21 @@ def assemble(config: RouterConfig, shards: ShardGroup) -> tuple[Dispatcher, Fron
         bounds = settle(config.limits, min(ready.max_length for ready in ranks))
     except ValueError as fault:
         raise Fault(BAD_FLAG, str(fault)) from fault
-    try:
-        vocabulary = Vocabulary.load(config.model_path)
-    except (OSError, ValueError) as fault:
-        raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
+    vocabulary = load_vocabulary(config)
     capacity = measure(ranks, bounds, config.scheduler.preemption)
     metrics = Metrics(bounds, capacity, len(ranks), ranks[0].drafter or "model")
     scheduler = build(config.scheduler, capacity)
     dispatcher = Dispatcher(scheduler, shards, vocabulary, bounds, metrics)
     patience = Patience(keepalive=config.server.keepalive_timeout)
     return dispatcher, Front(dispatcher, metrics, bounds, describe(config, ranks), patience)
+
+
+def load_vocabulary(config: RouterConfig) -> Vocabulary:
+    """The model's vocabulary. Raises Fault."""
+    try:
+        return Vocabulary.load(config.model_path)
+    except (OSError, ValueError) as fault:
+        raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
 
 
 def measure(ranks: tuple[Ready, ...], bounds: Bounds, preemption: str = "auto") -> Capacity:
