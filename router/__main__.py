@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from router import logs
+from router.access import Access
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatcher import Dispatcher
 from router.metrics import Metrics
@@ -89,7 +90,9 @@ async def serve(config: RouterConfig) -> None:
     asyncio.get_running_loop().set_default_executor(workers)
     stop = _on_sigterm()
     try:
-        async with ShardGroup.connect(config.sockets) as shards:
+        async with ShardGroup.connect(
+            config.sockets, step_seconds=config.server.step_timeout
+        ) as shards:
             await serve_from(config, shards, stop)
     except GroupLost as lost:
         raise Fault(DEAD_SHARD, str(lost)) from lost
@@ -105,6 +108,7 @@ async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Eve
             await run(
                 front,
                 listener,
+                access(config.server),
                 ready=lambda: emit(event="ready"),
                 drained=lambda: _drain(stop, dispatcher),
             )
@@ -138,6 +142,16 @@ def load_vocabulary(config: RouterConfig) -> Vocabulary:
         return Vocabulary.load(config.model_path)
     except (OSError, ValueError) as fault:
         raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
+
+
+def access(server: ServerConfig) -> Access:
+    """Who may come in."""
+    return Access(
+        key=server.api_key or None,
+        protect_metrics=server.protect_metrics,
+        origins=server.cors_allow_origin,
+        connections=server.max_connections,
+    )
 
 
 def measure(ranks: tuple[Ready, ...], bounds: Bounds, preemption: str = "auto") -> Capacity:
