@@ -17,10 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
+
 from router import logs
 from router.access import Access
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatcher import Dispatcher
+from router.hosted import Hosted
 from router.metrics import Metrics
 from router.native import About
 from router.request import Bounds, settle
@@ -30,6 +33,7 @@ from router.scheduler.base import Capacity
 from router.server import run
 from router.shards import GroupLost, ShardGroup
 from router.text import Vocabulary
+from router.tokens import Tokens
 from shard.protocol import Ready
 
 FAILED, BAD_FLAG, BAD_MODEL, DEAD_SHARD = 1, 2, 4, 8
@@ -100,7 +104,8 @@ async def serve(config: RouterConfig) -> None:
 
 async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Event) -> None:
     """The same, with greeted `shards`, until `stop`. Raises Fault, also when they are lost."""
-    dispatcher, front = assemble(config, shards)
+    vocabulary = load_vocabulary(config)
+    dispatcher, front = assemble(config, shards, vocabulary)
     listener = socket.socket(fileno=config.listen_fd)
     try:
         async with asyncio.TaskGroup() as group:
@@ -109,6 +114,7 @@ async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Eve
                 front,
                 listener,
                 access(config.server),
+                routes(front, vocabulary),
                 ready=lambda: emit(event="ready"),
                 drained=lambda: _drain(stop, dispatcher),
             )
@@ -120,14 +126,15 @@ async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Eve
         raise Fault(FAILED, f"the shards were lost: {lost.exceptions[0]}") from None
 
 
-def assemble(config: RouterConfig, shards: ShardGroup) -> tuple[Dispatcher, Front]:
+def assemble(
+    config: RouterConfig, shards: ShardGroup, vocabulary: Vocabulary
+) -> tuple[Dispatcher, Front]:
     """The router's parts for these shards. Raises Fault."""
     ranks = shards.ready
     try:
         bounds = settle(config.limits, min(ready.max_length for ready in ranks))
     except ValueError as fault:
         raise Fault(BAD_FLAG, str(fault)) from fault
-    vocabulary = load_vocabulary(config)
     capacity = measure(ranks, bounds, config.scheduler.preemption)
     metrics = Metrics(bounds, capacity, len(ranks), ranks[0].drafter or "model")
     scheduler = build(config.scheduler, capacity)
@@ -142,6 +149,15 @@ def load_vocabulary(config: RouterConfig) -> Vocabulary:
         return Vocabulary.load(config.model_path)
     except (OSError, ValueError) as fault:
         raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
+
+
+def routes(front: Front, vocabulary: Vocabulary) -> list[web.RouteDef]:
+    """What is served beside generation."""
+    hosted = Hosted(front, {})
+    return [
+        *Tokens(front, vocabulary).routes(),
+        *hosted.routes(os.environ.get("AIP_PREDICT_ROUTE")),
+    ]
 
 
 def access(server: ServerConfig) -> Access:
