@@ -23,9 +23,11 @@ from router import logs
 from router.access import Access
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatcher import Dispatcher
+from router.docs import Docs
 from router.hosted import Hosted
 from router.metrics import Metrics
 from router.native import About
+from router.openapi import NATIVE, document
 from router.request import Bounds, settle
 from router.routes import Front, Patience
 from router.scheduler import build
@@ -157,6 +159,7 @@ def routes(front: Front, vocabulary: Vocabulary) -> list[web.RouteDef]:
     return [
         *Tokens(front, vocabulary).routes(),
         *hosted.routes(os.environ.get("AIP_PREDICT_ROUTE")),
+        *Docs(document(NATIVE)).routes(),
     ]
 
 

@@ -184,6 +184,8 @@ class Served:
     port: int
     dispatcher: ScriptedDispatcher
     session: aiohttp.ClientSession
+    paths: Sequence[tuple[str, str]]
+    """Method and path of every route."""
 
     async def post(self, path: str, body: Any = None, **more: Any) -> Answer:
         """POST `body` as JSON, or `data` as it is."""
@@ -223,7 +225,8 @@ async def serving(
         group.create_task(_run(front, listener, access, more, ready, stop))
         await ready.wait()
         async with aiohttp.ClientSession() as session:
-            yield Served(f"http://127.0.0.1:{port}", port, dispatcher, session)
+            paths = [(route.method, route.path) for route in (*front.routes(), *more)]
+            yield Served(f"http://127.0.0.1:{port}", port, dispatcher, session, paths)
         stop.set()
 
 
