@@ -133,6 +133,7 @@ def assemble(
 ) -> tuple[Dispatcher, Front]:
     """The router's parts for these shards. Raises Fault."""
     ranks = shards.ready
+    agree(ranks)
     try:
         bounds = settle(config.limits, min(ready.max_length for ready in ranks))
     except ValueError as fault:
@@ -143,6 +144,19 @@ def assemble(
     dispatcher = Dispatcher(scheduler, shards, vocabulary, bounds, metrics)
     patience = Patience(keepalive=config.server.keepalive_timeout)
     return dispatcher, Front(dispatcher, metrics, bounds, describe(config, ranks), patience)
+
+
+def agree(ranks: tuple[Ready, ...]) -> None:
+    """Raises Fault where ranks are not parts of one model; what they can hold may differ."""
+    for name in ("model", "dtype", "page_size", "vocab_size", "speculate", "drafter"):
+        values = [getattr(ready, name) for ready in ranks]
+        for rank, value in enumerate(values):
+            if value != values[0]:
+                raise Fault(
+                    BAD_MODEL,
+                    f"the shards disagree on {name}: {values[0]!r} on rank 0, {value!r} on rank"
+                    f" {rank}; start them all with the same model and flags",
+                )
 
 
 def load_vocabulary(config: RouterConfig) -> Vocabulary:
