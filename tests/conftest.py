@@ -111,7 +111,7 @@ def golden(pytestconfig: pytest.Config) -> Callable[[str, bytes], None]:
     def compare(name: str, actual: bytes) -> None:
         path = ROOT / "tests" / "golden" / name
         if pytestconfig.getoption("--update-golden"):
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(actual)
         assert actual == path.read_bytes()
 
