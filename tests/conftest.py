@@ -102,6 +102,7 @@ class Processes:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew")
+    parser.addoption("--cases", type=int, default=200, help="fuzz cases for each operation")
 
 
 @pytest.fixture
