@@ -201,7 +201,7 @@ class Dispatcher:
 
     def _step(self, batch: Batch, now: float) -> Step:
         held = self._held.difference(steps.gone(batch))
-        fresh = [self._records[run.id] for run in batch.run if run.id not in held]
+        fresh = [self._records[id] for id in steps.named(batch) if id not in held]
         for record in fresh:
             record.plan(now)
         self._last_step += 1

@@ -118,6 +118,7 @@ class Engine:
     def reset(self) -> None:
         """Forget every row; weights and pools stay."""
         self._rows.clear()
+        self._host.clear()
 
     def _warm_up(self, drafter: Drafter | None, agree: costs.Agree) -> costs.Costs:
         """Time Steps with `drafter`, or with one that stands in for prompt lookup."""
