@@ -7,6 +7,7 @@ What no name tells is measured: `verify` compares a few tokens with transformers
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from shard.protocol import Sampling
 from shard.sequence import Feed, Row
 from shard.slices import Ranks
 
+_log = logging.getLogger(__name__)
 _RECURRENT_LAYERS = ("mamba", "linear_attention", "conv", "recurrent", "rwkv", "hybrid")
 _ATTENTION_LAYERS = frozenset(("full_attention", "sliding_attention", "attention"))
 _PROBE = (5, 3, 8, 1, 2, 7, 4, 6, 9, 3, 1, 5)
@@ -55,6 +57,28 @@ def _reason(kind: Any, config: Any) -> str | None:
     if other := sorted(layers - _ATTENTION_LAYERS):
         return f"its layers of type {', '.join(other)} cannot be paged"
     return None
+
+
+def reach(config: Any, name: str) -> int:
+    """Most tokens of a row: all that the model knows positions of, unless those depend on others.
+
+    A rotary embedding of type longrope has two sets of frequencies. transformers chooses one for
+    the whole forward by its last position, so one long row would turn the keys of all others.
+    Within the length that the model was first trained for there is no choice.
+    """
+    longest: int = config.max_position_embeddings
+    rope: Any = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    for kind in kinds:
+        if kind.get("rope_type") == "longrope":
+            longest = min(longest, kind["original_max_position_embeddings"])
+    if longest < config.max_position_embeddings:
+        _log.warning(
+            "%s serves %d of its %d positions: beyond them its longrope would let rows change"
+            " each other",
+            *(name, longest, config.max_position_embeddings),
+        )
+    return longest
 
 
 def verify(model: Loaded, ranks: Ranks) -> None:
