@@ -56,6 +56,7 @@ LONGROPE: dict[str, Any] = {
 EXPERTS: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2}
 CONFIGS: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaConfig(**SHAPE),
+    "llama-one-kv": lambda: LlamaConfig(**{**SHAPE, "num_key_value_heads": 1}),
     "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=16),
     "mistral": lambda: MistralConfig(**SHAPE, sliding_window=7),
     "gemma": lambda: GemmaConfig(**SHAPE, head_dim=8),
