@@ -36,6 +36,7 @@ class Planner:
         """Rows of the last Batch."""
         self._served = Survival.unknown(capacity.speculate, SERVED)
         self._preemptions = Counter(keep=0, swap=0, recompute=0)
+        self._prefetched = 0
 
     def submit(self, job: Job, now: float) -> None:
         """Take `job`. Raises ValueError if it can never fit, or if its id is live."""
@@ -70,7 +71,7 @@ class Planner:
         order = self._policy.order(now)
         plan = Plan(self._capacity, self._memory, order, self._drafting.lengths(order))
         plan.fill()
-        if not plan.run and not release:
+        if not plan.flight and not release:
             return None
         self._flights.append(plan.flight)
         self._count(plan)
@@ -106,6 +107,7 @@ class Planner:
             perceptible=self._policy.perceptible,
             free_pages=self._memory.pages.free,
             preemptions=dict(self._preemptions),
+            prefetched=self._prefetched,
         )
 
     def _learn(self, row: Row, outcome: Outcome, now: float) -> None:
@@ -138,11 +140,12 @@ class Planner:
             row.forget()
 
     def _count(self, plan: Plan) -> None:
-        run = frozenset(row for row, _ in plan.flight.values())
+        run = frozenset(plan.flight[run.id][0] for run in plan.run)
         kept = [row for row in self._last - run if self._rows.get(row.job.id) is row]
         self._preemptions["keep"] += sum(
             row.remaining > 0 and row.job.id not in plan.passed for row in kept
         )
         self._preemptions["recompute"] += len(plan.moves.evict)
         self._preemptions["swap"] += len(plan.moves.swap_out)
+        self._prefetched += len(plan.moves.swap_in)
         self._last = run

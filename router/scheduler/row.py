@@ -49,6 +49,8 @@ class Row:
     """Leading pages that others may share."""
     slots: tuple[int, ...] = ()
     """Where on the host its KV is, while it is swapped out."""
+    returning: bool = False
+    """The Step in flight that names it brings back its KV."""
 
     def __post_init__(self) -> None:
         self.unfed = self.job.prompt
@@ -73,9 +75,15 @@ class Row:
         self.certain += possible > 0
         self.possible += possible
 
+    def recall(self) -> None:
+        """A Step that brings back its KV was planned."""
+        self.in_flight += 1
+        self.returning = True
+
     def land(self, possible: int) -> None:
         """The oldest Step in flight, planned with `possible`, is done."""
         self.in_flight -= 1
+        self.returning = False
         self.certain -= possible > 0
         self.possible -= possible
 
@@ -109,3 +117,4 @@ class Row:
         self.in_flight = self.certain = self.possible = self.lag = 0
         self.published = 0
         self.slots = ()
+        self.returning = False
