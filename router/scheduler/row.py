@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from router.scheduler.acceptance import Survival
 from router.scheduler.base import Job, Outcome
 
+PREEMPTIONS = ("keep", "swap", "recompute")
+"""Kinds of preemption: its pages stay, go to the host, or are lost."""
+
 
 @dataclass(slots=True, eq=False)
 class Row:
@@ -49,6 +52,10 @@ class Row:
     """Leading pages that others may share."""
     slots: tuple[int, ...] = ()
     """Where on the host its KV is, while it is swapped out."""
+    returning: bool = False
+    """The Step in flight that names it brings back its KV."""
+    preemptions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PREEMPTIONS, 0))
+    """How often it was displaced, by kind."""
 
     def __post_init__(self) -> None:
         self.unfed = self.job.prompt
@@ -73,9 +80,15 @@ class Row:
         self.certain += possible > 0
         self.possible += possible
 
+    def recall(self) -> None:
+        """A Step that brings back its KV was planned."""
+        self.in_flight += 1
+        self.returning = True
+
     def land(self, possible: int) -> None:
         """The oldest Step in flight, planned with `possible`, is done."""
         self.in_flight -= 1
+        self.returning = False
         self.certain -= possible > 0
         self.possible -= possible
 
@@ -109,3 +122,4 @@ class Row:
         self.in_flight = self.certain = self.possible = self.lag = 0
         self.published = 0
         self.slots = ()
+        self.returning = False

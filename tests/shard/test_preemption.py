@@ -38,6 +38,9 @@ class Whim:
         self._random, self._change = random, change
         self._rows: list[Row] = []
 
+    def perceives(self, row: Row) -> bool:
+        return False
+
     def level(self, row: Row) -> int:
         return 1
 
@@ -50,7 +53,7 @@ class Whim:
     def leave(self, row: Row, end: SchedulerEnd | None) -> None:
         self._rows.remove(row)
 
-    def order(self, now: float) -> Sequence[Row]:
+    def order(self, now: float, used: float) -> Sequence[Row]:
         if self._random.random() < self._change:
             self._random.shuffle(self._rows)
         return list(self._rows)
@@ -169,6 +172,7 @@ def test_a_pool_of_half_the_demand_serves_64_requests_exactly(
     counts = scheduler.view().preemptions
     with capsys.disabled():
         print(f"\n64 requests, {demand // 2} of {demand} pages, {preemption}: {counts}")
+    assert scheduler.view().prefetched == counts["swap"]
     assert [call.emitted for call in wanted] == expected
     assert scheduler.view().free_pages == demand // 2
 
