@@ -13,13 +13,16 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
-from router import logs
+from router import logs, traces
 from router.access import Access
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatcher import Dispatcher
@@ -96,15 +99,31 @@ async def serve(config: RouterConfig) -> None:
     asyncio.get_running_loop().set_default_executor(workers)
     stop = _on_sigterm()
     try:
-        async with ShardGroup.connect(
-            config.sockets, step_seconds=config.server.step_timeout
-        ) as shards:
-            await serve_from(config, shards, stop)
+        async with (
+            tracing(config.server) as around,
+            ShardGroup.connect(config.sockets, step_seconds=config.server.step_timeout) as shards,
+        ):
+            await serve_from(config, shards, stop, around)
     except GroupLost as lost:
         raise Fault(DEAD_SHARD, str(lost)) from lost
 
 
-async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Event) -> None:
+@asynccontextmanager
+async def tracing(config: ServerConfig) -> AsyncIterator[list[Middleware]]:
+    """What traces requests, if they are to be traced; the last spans leave at the exit."""
+    if config.otlp_endpoint is None:
+        yield []
+        return
+    provider = traces.provider(config.otlp_endpoint, config.otlp_service_name)
+    try:
+        yield [traces.middleware(provider)]
+    finally:
+        await asyncio.to_thread(provider.shutdown)
+
+
+async def serve_from(
+    config: RouterConfig, shards: ShardGroup, stop: asyncio.Event, around: Sequence[Middleware]
+) -> None:
     """The same, with greeted `shards`, until `stop`. Raises Fault, also when they are lost."""
     vocabulary = load_vocabulary(config)
     dispatcher, front = assemble(config, shards, vocabulary)
@@ -117,6 +136,7 @@ async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Eve
                 listener,
                 access(config.server),
                 routes(front, vocabulary),
+                around,
                 ready=lambda: emit(event="ready"),
                 drained=lambda: _drain(stop, dispatcher),
             )

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from router.__main__ import routes
 from router.access import Access
@@ -213,6 +214,7 @@ async def serving(
     about: About = ABOUT,
     patience: Patience = PATIENCE,
     access: Access = Access(),  # noqa: B008
+    around: Sequence[Middleware] = (),
 ) -> AsyncIterator[Served]:
     dispatcher = dispatcher or ScriptedDispatcher()
     front = Front(dispatcher, Metrics(BOUNDS, CAPACITY, 1), BOUNDS, about, patience)  # type: ignore[arg-type]
@@ -222,7 +224,7 @@ async def serving(
     port = listener.getsockname()[1]
     ready, stop = asyncio.Event(), asyncio.Event()
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-        group.create_task(_run(front, listener, access, more, ready, stop))
+        group.create_task(_run(front, listener, access, more, around, ready, stop))
         await ready.wait()
         async with aiohttp.ClientSession() as session:
             paths = [(route.method, route.path) for route in (*front.routes(), *more)]
@@ -235,10 +237,11 @@ async def _run(
     listener: socket.socket,
     access: Access,
     more: Sequence[web.RouteDef],
+    around: Sequence[Middleware],
     ready: asyncio.Event,
     stop: asyncio.Event,
 ) -> None:
     async def drained() -> None:
         await stop.wait()
 
-    await run(front, listener, access, more, ready=ready.set, drained=drained)
+    await run(front, listener, access, more, around, ready=ready.set, drained=drained)
