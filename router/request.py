@@ -73,11 +73,23 @@ class Request:
     """Whether to tell the prompt's log-probabilities; implies `details`."""
     best_of: int = 1
     """Out of how many sequences the likeliest is the answer."""
+    tokens: tuple[int, ...] | None = None
+    """The prompt where it was given as token ids; `inputs` is its text."""
+    add_special_tokens: bool = True
+    """Whether the tokenizer adds its own to `inputs`."""
+    raw: bool = False
+    """Log-probabilities of the model itself, not of what the parameters left of it."""
+    hidden: bool = False
+    """Whether stop strings and special tokens stay out of the text, as OpenAI has it."""
+    shown: frozenset[str] = frozenset()
+    """Special tokens that stay in the text nevertheless."""
+    grammar: str | None = None
+    """What the output must match, in llguidance's form."""
 
     @property
     def report(self) -> Report:
         """What the shards are to tell beside the tokens."""
-        return Report(top_n=self.top_n_tokens, prompt=self.decoder_input_details)
+        return Report(self.top_n_tokens, self.raw, self.decoder_input_details)
 
     @property
     def seed(self) -> int | None:
@@ -221,16 +233,8 @@ def _check_ours(given: Parameters) -> None:
     )
 
 
-_NEUTRAL: dict[str, tuple[object, ...]] = {
-    "grammar": (None,),
-    "adapter_id": (None,),
-}
-"""Parameters that the engine does not have, with the values that ask nothing of it."""
-
-
 def _refuse_missing(given: Parameters) -> None:
-    for name, neutral in _NEUTRAL.items():
-        _refuse(getattr(given, name) not in neutral, f"`{name}` is not supported")
+    _refuse(given.adapter_id is not None, "`adapter_id` is not supported")
 
 
 def _sampling(given: Parameters, pick: Callable[[], int]) -> Sampling:
