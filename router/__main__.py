@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import socket
@@ -18,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from router import logs
+from router.access import Access
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatcher import Dispatcher
 from router.metrics import Metrics
@@ -49,7 +50,7 @@ class LauncherGone(Exception):
 
 def main() -> int:
     """Run until drained, abandoned or at fault; the exit status."""
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    logs.configure(os.environ.get("LOG_LEVEL", ""))
     line = sys.stdin.buffer.readline()
     if not line:
         return 0
@@ -67,10 +68,15 @@ def parse(line: bytes) -> RouterConfig:
     nested = {
         "limits": Limits(**value["limits"]),
         "scheduler": SchedulerConfig(**value["scheduler"]),
-        "server": ServerConfig(**value["server"]),
+        "server": server(value["server"]),
         "sockets": tuple(value["sockets"]),
     }
     return RouterConfig(**{**value, **nested})
+
+
+def server(value: dict[str, Any]) -> ServerConfig:
+    """The same of the part for the server."""
+    return ServerConfig(**{**value, "cors_allow_origin": tuple(value["cors_allow_origin"])})
 
 
 def emit(**event: Any) -> None:
@@ -84,7 +90,9 @@ async def serve(config: RouterConfig) -> None:
     asyncio.get_running_loop().set_default_executor(workers)
     stop = _on_sigterm()
     try:
-        async with ShardGroup.connect(config.sockets) as shards:
+        async with ShardGroup.connect(
+            config.sockets, step_seconds=config.server.step_timeout
+        ) as shards:
             await serve_from(config, shards, stop)
     except GroupLost as lost:
         raise Fault(DEAD_SHARD, str(lost)) from lost
@@ -100,6 +108,7 @@ async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Eve
             await run(
                 front,
                 listener,
+                access(config.server),
                 ready=lambda: emit(event="ready"),
                 drained=lambda: _drain(stop, dispatcher),
             )
@@ -118,16 +127,31 @@ def assemble(config: RouterConfig, shards: ShardGroup) -> tuple[Dispatcher, Fron
         bounds = settle(config.limits, min(ready.max_length for ready in ranks))
     except ValueError as fault:
         raise Fault(BAD_FLAG, str(fault)) from fault
-    try:
-        vocabulary = Vocabulary.load(config.model_path)
-    except (OSError, ValueError) as fault:
-        raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
+    vocabulary = load_vocabulary(config)
     capacity = measure(ranks, bounds, config.scheduler.preemption)
     metrics = Metrics(bounds, capacity, len(ranks), ranks[0].drafter or "model")
     scheduler = build(config.scheduler, capacity)
     dispatcher = Dispatcher(scheduler, shards, vocabulary, bounds, metrics)
     patience = Patience(keepalive=config.server.keepalive_timeout)
     return dispatcher, Front(dispatcher, metrics, bounds, describe(config, ranks), patience)
+
+
+def load_vocabulary(config: RouterConfig) -> Vocabulary:
+    """The model's vocabulary. Raises Fault."""
+    try:
+        return Vocabulary.load(config.model_path)
+    except (OSError, ValueError) as fault:
+        raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
+
+
+def access(server: ServerConfig) -> Access:
+    """Who may come in."""
+    return Access(
+        key=server.api_key or None,
+        protect_metrics=server.protect_metrics,
+        origins=server.cors_allow_origin,
+        connections=server.max_connections,
+    )
 
 
 def measure(ranks: tuple[Ready, ...], bounds: Bounds, preemption: str = "auto") -> Capacity:

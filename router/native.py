@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from router import VERSION
-from router.errors import Incomplete, RouterError, Unserialisable
+from router.errors import Incomplete, Unserialisable
 from router.record import PromptToken, Record, Token
 from router.request import Bounds
 
@@ -56,11 +56,6 @@ def info(about: About, bounds: Bounds) -> dict[str, Any]:
         "speculate": about.speculate,
         "draft_model_id": about.draft_model_id,
     }
-
-
-def failure(error: RouterError) -> dict[str, Any]:
-    """Body, or event, of an error."""
-    return {"error": str(error), "error_type": error.error_type}
 
 
 def answer(

@@ -28,6 +28,7 @@ from router.errors import (
     RouterError,
     Unavailable,
     UnsupportedMediaType,
+    flat,
 )
 from router.metrics import Metrics
 from router.native import About
@@ -163,7 +164,7 @@ class Front:
             if record.finish_reason is None or not index:
                 raise Incomplete
         except RouterError as error:
-            await stream.write(native.dump(native.failure(error.in_stream())))
+            await stream.write(native.dump(flat(error.in_stream())))
             raise
 
     @asynccontextmanager

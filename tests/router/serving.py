@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 
+from router.access import Access
 from router.config import Limits
 from router.errors import Overloaded, RouterError
 from router.metrics import Metrics
@@ -205,6 +206,7 @@ async def serving(
     dispatcher: ScriptedDispatcher | None = None,
     about: About = ABOUT,
     patience: Patience = PATIENCE,
+    access: Access = Access(),  # noqa: B008
 ) -> AsyncIterator[Served]:
     dispatcher = dispatcher or ScriptedDispatcher()
     front = Front(dispatcher, Metrics(BOUNDS, CAPACITY, 1), BOUNDS, about, patience)  # type: ignore[arg-type]
@@ -213,7 +215,7 @@ async def serving(
     port = listener.getsockname()[1]
     ready, stop = asyncio.Event(), asyncio.Event()
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-        group.create_task(_run(front, listener, ready, stop))
+        group.create_task(_run(front, listener, access, ready, stop))
         await ready.wait()
         async with aiohttp.ClientSession() as session:
             yield Served(f"http://127.0.0.1:{port}", port, dispatcher, session)
@@ -221,9 +223,13 @@ async def serving(
 
 
 async def _run(
-    front: Front, listener: socket.socket, ready: asyncio.Event, stop: asyncio.Event
+    front: Front,
+    listener: socket.socket,
+    access: Access,
+    ready: asyncio.Event,
+    stop: asyncio.Event,
 ) -> None:
     async def drained() -> None:
         await stop.wait()
 
-    await run(front, listener, ready=ready.set, drained=drained)
+    await run(front, listener, access, ready=ready.set, drained=drained)
