@@ -123,6 +123,7 @@ async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Eve
 def assemble(config: RouterConfig, shards: ShardGroup) -> tuple[Dispatcher, Front]:
     """The router's parts for these shards. Raises Fault."""
     ranks = shards.ready
+    agree(ranks)
     try:
         bounds = settle(config.limits, min(ready.max_length for ready in ranks))
     except ValueError as fault:
@@ -152,6 +153,19 @@ def access(server: ServerConfig) -> Access:
         origins=server.cors_allow_origin,
         connections=server.max_connections,
     )
+
+
+def agree(ranks: tuple[Ready, ...]) -> None:
+    """Raises Fault where ranks are not parts of one model; what they can hold may differ."""
+    for name in ("model", "dtype", "page_size", "vocab_size", "speculate", "drafter"):
+        values = [getattr(ready, name) for ready in ranks]
+        for rank, value in enumerate(values):
+            if value != values[0]:
+                raise Fault(
+                    BAD_MODEL,
+                    f"the shards disagree on {name}: {values[0]!r} on rank 0, {value!r} on rank"
+                    f" {rank}; start them all with the same model and flags",
+                )
 
 
 def measure(ranks: tuple[Ready, ...], bounds: Bounds, preemption: str = "auto") -> Capacity:

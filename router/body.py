@@ -88,6 +88,10 @@ class Parameters(Body):
     min_new_tokens: U32 | None = Field(
         default=None, validation_alias=AliasChoices("min_new_tokens", "min_tokens")
     )
+    expected_new_tokens: U32 | None = None
+    priority: I32 = 0
+    user: str | None = None
+    cache_salt: str | None = None
 
 
 class Generate(Body):

@@ -72,6 +72,8 @@ class Record:
         self.longest_draft = 0
         self.steps = 0
         """Steps that worked on this request, prefill included."""
+        self.attained = 0.0
+        """Device seconds of those Steps, each shared equally among its rows."""
         self.finish_reason: str | None = None
         """`length`, `eos_token` or `stop_sequence`; set together with the last token."""
         self.error: RouterError | None = None

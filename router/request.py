@@ -22,6 +22,8 @@ CAP = 1024
 """Most new tokens that the length check counts, whatever was asked; TGI's generation chunk."""
 MAX_SPECULATE = 64
 MAX_STOP_LENGTH = 1000
+MAX_NAME_LENGTH = 256
+"""Most characters of `user` and of `cache_salt`."""
 SEEDS = 1 << 53
 """Seeds are picked below this, so that a client reading numbers as doubles sees them exactly."""
 
@@ -85,6 +87,21 @@ class Request:
     """Special tokens that stay in the text nevertheless."""
     grammar: str | None = None
     """What the output must match, in llguidance's form."""
+    expected_new_tokens: int | None = None
+    """The caller's guess at the answer's length; moves its turn, never its text."""
+    priority: int = 0
+    """Lower goes first, as in vLLM."""
+    user: str | None = None
+    """Whose request it is: service is shared fairly between users."""
+    cache_salt: str | None = None
+    """Requests share cached prefixes with those of the same salt alone, as in vLLM."""
+    route: int = 0
+    """Kind of text, by which answers' lengths are learned: 0 plain, 1 chat."""
+
+    @property
+    def tenant(self) -> int:
+        """A number for `user`, the same in every process; 0 for nobody."""
+        return 0 if self.user is None else digest(self.user)
 
     @property
     def report(self) -> Report:
@@ -139,6 +156,10 @@ def validate(
         top_n_tokens=parameters.top_n_tokens or 0,
         decoder_input_details=parameters.decoder_input_details,
         best_of=parameters.best_of or 1,
+        expected_new_tokens=parameters.expected_new_tokens,
+        priority=parameters.priority,
+        user=parameters.user,
+        cache_salt=parameters.cache_salt,
     )
 
 
@@ -150,8 +171,12 @@ def sequences(request: Request, count: int) -> tuple[Request, ...]:
 
 
 def _seed(seed: int, index: int) -> int:
-    digest = hashlib.blake2b(f"{seed} {index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") % SEEDS
+    return digest(f"{seed} {index}") % SEEDS
+
+
+def digest(text: str) -> int:
+    """64 bits of BLAKE2b."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def fit(request: Request, tokens: Sequence[int], bounds: Bounds) -> tuple[tuple[int, ...], int]:
@@ -231,6 +256,13 @@ def _check_ours(given: Parameters) -> None:
         not all(0 < len(text) <= MAX_STOP_LENGTH for text in given.stop),
         f"`stop` sequences must be 1 to {MAX_STOP_LENGTH} characters long",
     )
+    _refuse(given.expected_new_tokens == 0, "`expected_new_tokens` must be strictly positive")
+    for name in ("user", "cache_salt"):
+        text = getattr(given, name)
+        _refuse(
+            text is not None and not 0 < len(text) <= MAX_NAME_LENGTH,
+            f"`{name}` must be 1 to {MAX_NAME_LENGTH} characters long",
+        )
 
 
 def _refuse_missing(given: Parameters) -> None:

@@ -73,6 +73,12 @@ class Job:
     hashes: tuple[int, ...] = ()
     """One per full page of the prompt, each naming all tokens up to that page's end. Empty: the
     request shares nothing."""
+    priority: int = 0
+    """Lower goes first."""
+    tenant: int = 0
+    """Whose request it is; 0 is nobody's."""
+    route: int = 0
+    """Kind of request, by which lengths of answers are learned."""
 
 
 class Run(NamedTuple):
