@@ -14,15 +14,22 @@ import signal
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
+
 from router import logs
 from router.access import Access
+from router.chat import ChatTemplate
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatcher import Dispatcher
+from router.grammar import Grammars
 from router.metrics import Metrics
 from router.native import About
+from router.openai.prompts import Prompts
+from router.openai.routes import OpenAi
 from router.request import Bounds, settle
 from router.routes import Front, Patience
 from router.scheduler import build
@@ -30,6 +37,7 @@ from router.scheduler.base import Capacity
 from router.server import run
 from router.shards import GroupLost, ShardGroup
 from router.text import Vocabulary
+from router.workers import Files, Workers
 from shard.protocol import Ready
 
 FAILED, BAD_FLAG, BAD_MODEL, DEAD_SHARD = 1, 2, 4, 8
@@ -100,15 +108,20 @@ async def serve(config: RouterConfig) -> None:
 
 async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Event) -> None:
     """The same, with greeted `shards`, until `stop`. Raises Fault, also when they are lost."""
-    dispatcher, front = assemble(config, shards)
+    model = load_model(config)
+    files = Files(config.model_path, shards.ready[0].vocab_size)
+    workers = Workers(files, config.limits.validation_workers)
+    dispatcher, front = assemble(config, shards, model, workers)
     listener = socket.socket(fileno=config.listen_fd)
     try:
         async with asyncio.TaskGroup() as group:
             others = [group.create_task(dispatcher.run()), group.create_task(launcher_goes())]
+            await workers.warm()
             await run(
                 front,
                 listener,
                 access(config.server),
+                routes(config, shards, front, model, workers),
                 ready=lambda: emit(event="ready"),
                 drained=lambda: _drain(stop, dispatcher),
             )
@@ -118,9 +131,13 @@ async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Eve
         pass  # whatever was live has been told that it is lost
     except* GroupLost as lost:
         raise Fault(FAILED, f"the shards were lost: {lost.exceptions[0]}") from None
+    finally:
+        await workers.close()
 
 
-def assemble(config: RouterConfig, shards: ShardGroup) -> tuple[Dispatcher, Front]:
+def assemble(
+    config: RouterConfig, shards: ShardGroup, model: Model, workers: Workers
+) -> tuple[Dispatcher, Front]:
     """The router's parts for these shards. Raises Fault."""
     ranks = shards.ready
     agree(ranks)
@@ -128,21 +145,41 @@ def assemble(config: RouterConfig, shards: ShardGroup) -> tuple[Dispatcher, Fron
         bounds = settle(config.limits, min(ready.max_length for ready in ranks))
     except ValueError as fault:
         raise Fault(BAD_FLAG, str(fault)) from fault
-    vocabulary = load_vocabulary(config)
     capacity = measure(ranks, bounds, config.scheduler.preemption)
     metrics = Metrics(bounds, capacity, len(ranks), ranks[0].drafter or "model")
     scheduler = build(config.scheduler, capacity)
-    dispatcher = Dispatcher(scheduler, shards, vocabulary, bounds, metrics)
+    dispatcher = Dispatcher(scheduler, shards, model.vocabulary, bounds, metrics)
     patience = Patience(keepalive=config.server.keepalive_timeout)
-    return dispatcher, Front(dispatcher, metrics, bounds, describe(config, ranks), patience)
+    about = describe(config, ranks)
+    return dispatcher, Front(dispatcher, metrics, bounds, about, patience, Grammars(workers))
 
 
-def load_vocabulary(config: RouterConfig) -> Vocabulary:
-    """The model's vocabulary. Raises Fault."""
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What the router knows of the target."""
+
+    vocabulary: Vocabulary
+    template: ChatTemplate | None
+
+
+def load_model(config: RouterConfig) -> Model:
+    """The target's vocabulary and chat template. Raises Fault."""
     try:
-        return Vocabulary.load(config.model_path)
+        vocabulary = Vocabulary.load(config.model_path)
+        template = ChatTemplate.load(config.model_path)
     except (OSError, ValueError) as fault:
         raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
+    return Model(vocabulary, template)
+
+
+def routes(
+    config: RouterConfig, shards: ShardGroup, front: Front, model: Model, workers: Workers
+) -> list[web.RouteDef]:
+    """What is served beside native generation."""
+    about = describe(config, shards.ready)
+    prompts = Prompts(model.template, workers)
+    size = shards.ready[0].vocab_size
+    return OpenAi(front, about, model.vocabulary, size, prompts).routes()
 
 
 def access(server: ServerConfig) -> Access:

@@ -12,7 +12,7 @@ import logging
 import re
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from aiohttp import web
@@ -45,21 +45,13 @@ BACKLOG = 1024
 logger = logging.getLogger(__name__)
 
 
-def application(front: Front, access: Access) -> web.Application:
-    """The routes of `front`, ready to be served."""
+def application(front: Front, access: Access, more: Iterable[web.RouteDef] = ()) -> web.Application:
+    """The routes of `front` and `more`, ready to be served."""
     app = web.Application(
         middlewares=[_enveloped(access)], client_max_size=front.bounds.payload_limit
     )
     app.on_response_prepare.append(partial(_stamp, access))
-    app.router.add_post("/", front.compat_generate)
-    app.router.add_post("/generate", front.generate)
-    app.router.add_post("/generate_stream", front.generate_stream)
-    for path in ("/", "/health", "/ping"):
-        app.router.add_get(path, front.health)
-    app.router.add_get("/health/live", front.live)
-    app.router.add_get("/health/ready", front.ready)
-    app.router.add_get("/info", front.info)
-    app.router.add_get("/metrics", front.metrics)
+    app.add_routes([*front.routes(), *more])
     return app
 
 
@@ -67,14 +59,14 @@ async def run(
     front: Front,
     listener: socket.socket,
     access: Access,
+    more: Iterable[web.RouteDef] = (),
     *,
     ready: Callable[[], None],
     drained: Callable[[], Awaitable[None]],
 ) -> None:
     """Serve on the bound `listener`; call `ready` once it listens, stop when `drained` returns."""
-    runner = web.AppRunner(
-        application(front, access), handler_cancellation=True, shutdown_timeout=GOODBYE_SECONDS
-    )
+    app = application(front, access, more)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=GOODBYE_SECONDS)
     await runner.setup()
     try:
         open_door = await _listen(runner.server, front, listener, access)

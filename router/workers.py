@@ -27,7 +27,7 @@ class Exhausted(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class Files:
     """What the workers work for."""
 
     folder: str
@@ -40,9 +40,9 @@ class Model:
 class Workers:
     """At most `count` processes, started as they are needed; `close` ends them."""
 
-    def __init__(self, model: Model, count: int = 2, seconds: float = 2.0) -> None:
+    def __init__(self, files: Files, count: int = 2, seconds: float = 2.0) -> None:
         """`seconds`: for one job."""
-        self._arguments = json.dumps([model.folder, model.vocab_size, model.tokenizer_config])
+        self._arguments = json.dumps([files.folder, files.vocab_size, files.tokenizer_config])
         self._seconds = seconds
         self._free = asyncio.Semaphore(count)
         self._idle: list[Process] = []

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AliasChoices,
     Discriminator,
-    FailFast,
     Field,
     JsonValue,
     Tag,
@@ -26,7 +25,7 @@ MOST_BIASES = 1024
 
 Seed = Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
-Ids = Annotated[list[TokenId], FailFast()]
+Ids = Annotated[list[TokenId], Field(fail_fast=True)]
 
 
 def _prompt_kind(value: Any) -> str:
@@ -38,9 +37,9 @@ def _prompt_kind(value: Any) -> str:
 
 Prompt = Annotated[
     Annotated[str, Tag("text")]
-    | Annotated[Annotated[list[str], FailFast()], Tag("texts")]
+    | Annotated[Annotated[list[str], Field(fail_fast=True)], Tag("texts")]
     | Annotated[Ids, Tag("ids")]
-    | Annotated[Annotated[list[Ids], FailFast()], Tag("lists")],
+    | Annotated[Annotated[list[Ids], Field(fail_fast=True)], Tag("lists")],
     Discriminator(_prompt_kind),
 ]
 
@@ -192,12 +191,12 @@ class ChatBody(Sampled):
     """Body of `/v1/chat/completions` and `/chat_tokenize`."""
 
     messages: Annotated[
-        list[Message], FailFast(), Field(min_length=1, max_length=MOST_MESSAGES)
+        list[Message], Field(fail_fast=True, min_length=1, max_length=MOST_MESSAGES)
     ]
     logprobs: bool = False
     top_logprobs: U32 | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], FailFast(), Field(max_length=MOST_TOOLS)] | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MOST_TOOLS)] | None = None
     tool_choice: str | NamedTool | None = None
     tool_prompt: str | None = None
     parallel_tool_calls: bool = True

@@ -85,9 +85,7 @@ def _check_sampling(given: Sampled) -> None:
 def _check_counts(given: Sampled, stops: Sequence[str], bounds: Bounds, told: Told) -> None:
     refuse(given.max_tokens == 0, "`max_new_tokens` must be strictly positive")
     most = bounds.max_stop_sequences
-    refuse(
-        len(stops) > most, f"`stop` supports up to {most} stop sequences. Given: {len(stops)}"
-    )
+    refuse(len(stops) > most, f"`stop` supports up to {most} stop sequences. Given: {len(stops)}")
     most = bounds.max_top_n_tokens
     refuse(told.top > most, f"`top_n_tokens` must be >= 0 and <= {most}. Given: {told.top}")
 

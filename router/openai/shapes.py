@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from router import VERSION
-from router.errors import RouterError
+from router.errors import RouterError, nested
 from router.native import About, timing
 from router.record import Record
 
-_CLASSES = {401: "authentication_error", 429: "rate_limit_error", 499: "cancelled"}
 _FINISH = {"eos_token": "stop", "stop_sequence": "stop", "length": "length"}
 
 
@@ -51,15 +50,9 @@ class Envelope:
         }
 
 
-def failure(error: RouterError) -> dict[str, Any]:
-    """Body of an error: OpenAI's object, and TGI's `error_type` for `huggingface_hub`."""
-    fault = {"message": str(error), "type": _class(error.status), "code": error.error_type}
-    return {"error": fault, "error_type": error.error_type}
-
-
 def failure_event(error: RouterError) -> dict[str, Any]:
-    """The same after the headers, with the status that it would have had."""
-    body = failure(error)
+    """An error after the headers, with the status that it would have had."""
+    body = nested(error)
     return {**body, "error": {**body["error"], "http_status_code": error.status}}
 
 
@@ -124,7 +117,3 @@ def headers(records: Sequence[Record], about: About, choices: int = 1) -> dict[s
         "x-prompt-tokens": str(counts["prompt_tokens"]),
         "x-generated-tokens": str(counts["completion_tokens"]),
     }
-
-
-def _class(status: int) -> str:
-    return _CLASSES.get(status, "invalid_request_error" if status < 424 else "server_error")

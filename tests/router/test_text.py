@@ -134,7 +134,9 @@ def test_a_stop_is_seen_with_the_very_token_that_completes_it(
 ) -> None:
     whole = FAMILIES[family].decode(ids_of(family, text))
     stop = whole[start : start + size]
-    stream = TextStream(VOCABULARIES[family], (), Kept((stop, "never so") if stop else ("never so",)))
+    stream = TextStream(
+        VOCABULARIES[family], (), Kept((stop, "never so") if stop else ("never so",))
+    )
     for id in ids_of(family, text):
         stopped = stream.push(id).stopped
         assert stopped == (bool(stop) and stop in stream.text)
