@@ -25,11 +25,15 @@ from router.access import Access
 from router.chat import ChatTemplate
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatcher import Dispatcher
+from router.docs import Docs
 from router.grammar import Grammars
+from router.hosted import Hosted
 from router.metrics import Metrics
 from router.native import About
+from router.openai.operations import OPENAI
 from router.openai.prompts import Prompts
 from router.openai.routes import OpenAi
+from router.openapi import NATIVE, document
 from router.request import Bounds, settle
 from router.routes import Front, Patience
 from router.scheduler import build
@@ -37,6 +41,7 @@ from router.scheduler.base import Capacity
 from router.server import run
 from router.shards import GroupLost, ShardGroup
 from router.text import Vocabulary
+from router.tokens import Tokens
 from router.workers import Files, Workers
 from shard.protocol import Ready
 
@@ -121,7 +126,7 @@ async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Eve
                 front,
                 listener,
                 access(config.server),
-                routes(config, shards, front, model, workers),
+                routes(front, describe(config, shards.ready), model, files.vocab_size, workers),
                 ready=lambda: emit(event="ready"),
                 drained=lambda: _drain(stop, dispatcher),
             )
@@ -173,13 +178,18 @@ def load_model(config: RouterConfig) -> Model:
 
 
 def routes(
-    config: RouterConfig, shards: ShardGroup, front: Front, model: Model, workers: Workers
+    front: Front, about: About, model: Model, size: int, workers: Workers
 ) -> list[web.RouteDef]:
-    """What is served beside native generation."""
-    about = describe(config, shards.ready)
+    """What is served beside native generation; `size` is that of the model's logits."""
     prompts = Prompts(model.template, workers)
-    size = shards.ready[0].vocab_size
-    return OpenAi(front, about, model.vocabulary, size, prompts).routes()
+    openai = OpenAi(front, about, model.vocabulary, size, prompts)
+    hosted = Hosted(front, {"messages": openai.chat, "prompt": openai.completions})
+    return [
+        *Tokens(front, model.vocabulary).routes(),
+        *openai.routes(),
+        *hosted.routes(os.environ.get("AIP_PREDICT_ROUTE")),
+        *Docs(document((*NATIVE, *OPENAI))).routes(),
+    ]
 
 
 def access(server: ServerConfig) -> Access:

@@ -202,6 +202,21 @@ class Unavailable(RouterError):
     headers = MappingProxyType({"Retry-After": "1", "Connection": "close"})
 
 
+class NoInstances(RouterError):
+    """A body for Vertex AI that asks nothing."""
+
+    status, error_type = 422, "Input validation error"
+    prefix = "Input validation error"
+
+
+class NoPredictions(RouterError):
+    """A generation for Vertex AI that failed."""
+
+    status, error_type, label = 500, "Incomplete generation", "generation"
+    kind = "server_error"
+    prefix = "Incomplete generation"
+
+
 def flat(error: RouterError) -> dict[str, Any]:
     """An error's body, or event, on TGI's routes."""
     return {"error": str(error), "error_type": error.error_type}

@@ -16,14 +16,11 @@ from dataclasses import dataclass, fields, replace
 from router.body import Generate, Parameters
 from router.config import Limits
 from router.errors import Invalid
+from router.extensions import check_ours
 from shard.protocol import Report, Sampling
 
 CAP = 1024
 """Most new tokens that the length check counts, whatever was asked; TGI's generation chunk."""
-MAX_SPECULATE = 64
-MAX_STOP_LENGTH = 1000
-MAX_NAME_LENGTH = 256
-"""Most characters of `user` and of `cache_salt`."""
 SEEDS = 1 << 53
 """Seeds are picked below this, so that a client reading numbers as doubles sees them exactly."""
 
@@ -140,7 +137,7 @@ def validate(
     _check_sampling(parameters)
     _check_counts(parameters, bounds)
     _check_input(body, bounds)
-    _check_ours(parameters)
+    check_ours(parameters, parameters.stop)
     _refuse_missing(parameters)
     return Request(
         inputs=body.inputs,
@@ -244,25 +241,6 @@ def _check_input(body: Generate, bounds: Bounds) -> None:
         kept is not None and not 0 < kept <= most,
         f"`truncate` must be strictly positive and less than {most}. Given: {kept}",
     )
-
-
-def _check_ours(given: Parameters) -> None:
-    draft = given.speculate or 0
-    _refuse(
-        not 0 <= draft <= MAX_SPECULATE,
-        f"`speculate` must be >= 0 and <= {MAX_SPECULATE}. Given: {draft}",
-    )
-    _refuse(
-        not all(0 < len(text) <= MAX_STOP_LENGTH for text in given.stop),
-        f"`stop` sequences must be 1 to {MAX_STOP_LENGTH} characters long",
-    )
-    _refuse(given.expected_new_tokens == 0, "`expected_new_tokens` must be strictly positive")
-    for name in ("user", "cache_salt"):
-        text = getattr(given, name)
-        _refuse(
-            text is not None and not 0 < len(text) <= MAX_NAME_LENGTH,
-            f"`{name}` must be 1 to {MAX_NAME_LENGTH} characters long",
-        )
 
 
 def _refuse_missing(given: Parameters) -> None:

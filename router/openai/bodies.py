@@ -72,6 +72,10 @@ class Sampled(Body):
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     speculate: I32 | None = None
+    expected_new_tokens: U32 | None = None
+    priority: I32 = 0
+    user: str | None = None
+    cache_salt: str | None = None
     ignore_eos: bool = Field(
         default=False, validation_alias=AliasChoices("ignore_eos", "ignore_eos_token")
     )

@@ -18,6 +18,8 @@ from router.record import Record
 from router.request import Bounds, Request, sequences
 
 PREFIX = "chatcmpl"
+CHAT = 1
+"""Of chats, as the scheduler tells kinds of text apart."""
 
 
 def requests(body: ChatBody, prompt: Prompt, bounds: Bounds, vocabulary: int) -> list[Request]:
@@ -30,7 +32,7 @@ def requests(body: ChatBody, prompt: Prompt, bounds: Bounds, vocabulary: int) ->
     if not prompt.text:
         raise Invalid("`inputs` cannot be empty")
     request = replace(plain, inputs=prompt.text, add_special_tokens=False, shown=prompt.shown)
-    return list(sequences(request, count))
+    return list(sequences(replace(request, route=CHAT), count))
 
 
 class Chat:

@@ -44,6 +44,7 @@ class Prompts:
         self._workers = workers
         self._source = template.source if template else None
         self._takes_tools = template is not None and template.names("tools")
+        self._knows_developers = template is not None and template.names("developer")
         source = self._source or ""
         self._format = tools.format_of(source if self._takes_tools else "", parser)
         self._marks = marks_of(source)
@@ -77,6 +78,8 @@ class Prompts:
 
     def _variables(self, body: ChatBody, use: tools.ToolUse) -> dict[str, Any]:
         messages = [_message(message) for message in body.messages]
+        if not self._knows_developers:
+            messages = [_as_system(message) for message in messages]
         listed = use.for_template()
         if listed and not self._takes_tools:
             more = tools.described(listed, body.tool_prompt)
@@ -98,6 +101,11 @@ def _message(message: Message) -> dict[str, Any]:
     if plain["content"] is None and not plain.get("tool_calls"):
         plain["content"] = ""
     return plain
+
+
+def _as_system(message: dict[str, Any]) -> dict[str, Any]:
+    """A developer's word, by the name that older templates have for it."""
+    return {**message, "role": "system"} if message["role"] == "developer" else message
 
 
 def _text(message: Message) -> str | None:

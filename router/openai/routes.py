@@ -17,11 +17,12 @@ from aiohttp import web
 
 from router import grammar, native
 from router.body import read
-from router.errors import Incomplete, NotFound, RouterError
+from router.errors import Incomplete, RouterError
 from router.native import About
-from router.openai import chat, completions, shapes
+from router.openai import chat, completions, responses, shapes
 from router.openai.bodies import ChatBody, CompletionBody, Sampled
 from router.openai.prompts import Prompts
+from router.openai.response_input import ResponsesBody, as_chat
 from router.openai.shapes import Envelope, Shape
 from router.record import Record
 from router.request import Request
@@ -60,21 +61,17 @@ class OpenAi:
         """Path by path."""
         return [
             web.get("/v1/models", self.models),
-            web.get("/v1/models/{model:.+}", self.model),
             web.post("/v1/chat/completions", self.chat),
             web.post("/v1/completions", self.completions),
+            web.post("/v1/responses", self.responses),
             web.post("/chat_tokenize", self.chat_tokenize),
         ]
 
     async def models(self, http: web.Request) -> web.StreamResponse:
         """GET `/v1/models`: the one that is served."""
-        return reply({"object": "list", "data": [self._model()]})
-
-    async def model(self, http: web.Request) -> web.StreamResponse:
-        """GET `/v1/models/{model}`."""
-        if http.match_info["model"] != self._about.model_id:
-            raise NotFound
-        return reply(self._model())
+        name = self._about.model_id
+        model = {"id": name, "object": "model", "created": 0, "owned_by": name}
+        return reply({"object": "list", "data": [model]})
 
     async def chat(self, http: web.Request) -> web.StreamResponse:
         """POST `/v1/chat/completions`."""
@@ -85,6 +82,11 @@ class OpenAi:
         """POST `/v1/completions`."""
         body = read(await self._front.payload(http), CompletionBody)
         return await self._serve(http, lambda: self._completion(http, body), stream=body.stream)
+
+    async def responses(self, http: web.Request) -> web.StreamResponse:
+        """POST `/v1/responses`."""
+        body = read(await self._front.payload(http), ResponsesBody)
+        return await self._serve(http, lambda: self._response(http, body), stream=body.stream)
 
     async def chat_tokenize(self, http: web.Request) -> web.StreamResponse:
         """POST `/chat_tokenize`: a chat's text, and its tokens."""
@@ -118,14 +120,21 @@ class OpenAi:
             choices=body.n or 1,
         )
 
+    async def _response(self, http: web.Request, body: ResponsesBody) -> Plan:
+        asked = as_chat(body)
+        prompt = await self._prompts.make(asked)
+        self._front.require_permit()
+        envelope = self._envelope(http, asked)
+        return Plan(
+            requests=chat.requests(asked, prompt, self._front.bounds, self._size),
+            shape=lambda records: responses.Response(body, prompt.reply(), records[0], envelope),
+            grammar=prompt.grammar,
+        )
+
     def _envelope(self, http: web.Request, body: Sampled) -> Envelope:
         own = body.model in (None, "", "tgi")
         model = self._about.model_id if own else str(body.model)
         return Envelope(http[REQUEST_ID], int(datetime.now(UTC).timestamp()), model)
-
-    def _model(self) -> dict[str, Any]:
-        name = self._about.model_id
-        return {"id": name, "object": "model", "created": 0, "owned_by": name}
 
     async def _serve(
         self, http: web.Request, planning: Planning, *, stream: bool

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from router.errors import Invalid
+from router.extensions import check_ours
 from router.openai.bodies import MOST_BIASES, Sampled
-from router.request import MAX_SPECULATE, MAX_STOP_LENGTH, Bounds, Request, pick_seed
+from router.request import Bounds, Request, pick_seed
 from shard.protocol import Bias, Sampling
 
 
@@ -48,7 +49,7 @@ def validate(
     stops = _stops(body)
     _check_sampling(body)
     _check_counts(body, stops, bounds, told)
-    _check_ours(body, stops)
+    check_ours(body, stops)
     bias = _biases(body, vocabulary)
     return Request(
         inputs="",
@@ -62,6 +63,10 @@ def validate(
         decoder_input_details=told.prompt,
         raw=told.logprobs,
         hidden=True,
+        expected_new_tokens=body.expected_new_tokens,
+        priority=body.priority,
+        user=body.user,
+        cache_salt=body.cache_salt,
     )
 
 
@@ -88,18 +93,6 @@ def _check_counts(given: Sampled, stops: Sequence[str], bounds: Bounds, told: To
     refuse(len(stops) > most, f"`stop` supports up to {most} stop sequences. Given: {len(stops)}")
     most = bounds.max_top_n_tokens
     refuse(told.top > most, f"`top_n_tokens` must be >= 0 and <= {most}. Given: {told.top}")
-
-
-def _check_ours(given: Sampled, stops: Sequence[str]) -> None:
-    draft = given.speculate or 0
-    refuse(
-        not 0 <= draft <= MAX_SPECULATE,
-        f"`speculate` must be >= 0 and <= {MAX_SPECULATE}. Given: {draft}",
-    )
-    refuse(
-        not all(0 < len(text) <= MAX_STOP_LENGTH for text in stops),
-        f"`stop` sequences must be 1 to {MAX_STOP_LENGTH} characters long",
-    )
 
 
 def _biases(given: Sampled, vocabulary: int) -> tuple[Bias, ...]:

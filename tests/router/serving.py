@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from router.__main__ import Model, routes
 from router.access import Access
 from router.chat import ChatTemplate
 from router.config import Limits
@@ -20,8 +21,6 @@ from router.errors import Overloaded, RouterError
 from router.grammar import Grammars
 from router.metrics import Metrics
 from router.native import About
-from router.openai.prompts import Prompts
-from router.openai.routes import OpenAi
 from router.request import Request, settle
 from router.routes import Front, Patience
 from router.scheduler.base import Capacity
@@ -29,11 +28,12 @@ from router.server import run
 from router.text import Vocabulary
 from router.workers import Files, Workers
 from tests.conftest import ROOT
+from tests.router.families import byte_level
 
 DEMO = ROOT / "shard" / "demo" / "target"
 SIZE = 4096
 """Of the demo's vocabulary."""
-VOCABULARY, TEMPLATE = Vocabulary.load(str(DEMO)), ChatTemplate.load(str(DEMO))
+MODEL = Model(Vocabulary(byte_level()), ChatTemplate.load(str(DEMO)))
 BOUNDS = settle(Limits(max_concurrent_requests=3, payload_limit=2000), 2000)
 PATIENCE = Patience(linger=0.05)
 CAPACITY = Capacity(
@@ -198,6 +198,8 @@ class Served:
     port: int
     dispatcher: ScriptedDispatcher
     session: aiohttp.ClientSession
+    paths: Sequence[tuple[str, str]]
+    """Method and path of every route."""
 
     async def post(self, path: str, body: Any = None, **more: Any) -> Answer:
         """POST `body` as JSON, or `data` as it is."""
@@ -230,7 +232,7 @@ async def serving(
     workers = Workers(Files(str(DEMO), SIZE), 1)
     parts = (Metrics(BOUNDS, CAPACITY, 1), BOUNDS, about, patience, Grammars(workers))
     front = Front(dispatcher, *parts)  # type: ignore[arg-type]
-    more = OpenAi(front, about, VOCABULARY, SIZE, Prompts(TEMPLATE, workers)).routes()
+    more = routes(front, about, MODEL, SIZE, workers)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
@@ -240,7 +242,8 @@ async def serving(
         await ready.wait()
         try:
             async with aiohttp.ClientSession() as session:
-                yield Served(f"http://127.0.0.1:{port}", port, dispatcher, session)
+                paths = [(route.method, route.path) for route in (*front.routes(), *more)]
+                yield Served(f"http://127.0.0.1:{port}", port, dispatcher, session, paths)
         finally:
             await workers.close()
         stop.set()
@@ -250,7 +253,7 @@ async def _run(
     front: Front,
     listener: socket.socket,
     access: Access,
-    more: list[web.RouteDef],
+    more: Sequence[web.RouteDef],
     ready: asyncio.Event,
     stop: asyncio.Event,
 ) -> None:
