@@ -176,7 +176,8 @@ def assemble(
     dispatcher = Dispatcher(scheduler, shards, model.vocabulary, bounds, metrics)
     patience = Patience(keepalive=config.server.keepalive_timeout)
     about = describe(config, ranks)
-    return dispatcher, Front(dispatcher, metrics, bounds, about, patience, Grammars(workers))
+    grammars = Grammars(workers, enabled=not bounds.disable_grammar_support)
+    return dispatcher, Front(dispatcher, metrics, bounds, about, patience, grammars)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,7 @@ def load_model(config: RouterConfig) -> Model:
     """The target's vocabulary and chat template. Raises Fault."""
     try:
         vocabulary = Vocabulary.load(config.model_path)
-        template = ChatTemplate.load(config.model_path)
+        template = ChatTemplate.load(config.model_path, config.server.tokenizer_config_path)
     except (OSError, ValueError) as fault:
         raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
     return Model(vocabulary, template)

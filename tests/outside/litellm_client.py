@@ -40,6 +40,7 @@ for provider in ("openai", "hosted_vllm"):
 try:
     litellm.completion(**ask("openai", temperature=-1.0))
 except litellm.BadRequestError as error:
-    assert "temperature" in str(error), error
+    refusal = str(error)
 else:
-    raise AssertionError("a negative temperature was taken")
+    refusal = ""
+assert "temperature" in refusal, refusal
