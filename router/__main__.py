@@ -30,7 +30,7 @@ from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatcher import Dispatcher
 from router.docs import Docs
 from router.grammar import Grammars
-from router.hosted import Hosted
+from router.hosted import HOSTED, Hosted
 from router.metrics import Metrics
 from router.native import About
 from router.openai.operations import OPENAI
@@ -204,12 +204,12 @@ def routes(
     """What is served beside native generation; `size` is that of the model's logits."""
     prompts = Prompts(model.template, workers)
     openai = OpenAi(front, about, model.vocabulary, size, prompts)
-    hosted = Hosted(front, {"messages": openai.chat, "prompt": openai.completions})
+    hosted = Hosted(front, openai)
     return [
         *Tokens(front, model.vocabulary).routes(),
         *openai.routes(),
         *hosted.routes(os.environ.get("AIP_PREDICT_ROUTE")),
-        *Docs(document((*NATIVE, *OPENAI))).routes(),
+        *Docs(document((*NATIVE, *OPENAI, *HOSTED))).routes(),
     ]
 
 

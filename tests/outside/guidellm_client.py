@@ -14,9 +14,12 @@ program = Path(sys.executable).with_name("guidellm")
 with tempfile.TemporaryDirectory() as folder:
     report = Path(folder, "report.json")
     command = [
-        *(str(program), "benchmark", "run", "--target", url, "--profile", "synchronous"),
-        *("--data", f"prompt_tokens=24,output_tokens={TOKENS}", "--processor", str(TOKENIZER)),
-        *("--max-requests", str(REQUESTS), "--output-path", str(report)),
+        *(str(program), "run", "--disable-console", "--profile", "kind=synchronous"),
+        *("--backend", f"kind=openai_http,target={url}"),
+        *("--constraint", f"kind=max_requests,count={REQUESTS}"),
+        *("--tokenizer", f"kind=huggingface_auto,model={TOKENIZER}"),
+        *("--data", f"kind=synthetic_text,prompt_tokens=24,output_tokens={TOKENS}"),
+        *("--output", f"kind=json,path={report}"),
     ]
     subprocess.run(command, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     requests = json.loads(report.read_text())["benchmarks"][0]["requests"]

@@ -1,7 +1,10 @@
 """LiteLLM's ways to this server: as an OpenAI server, and as vLLM is called."""
 
 import asyncio
+import os
 import sys
+
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else prices are fetched
 
 import litellm
 
