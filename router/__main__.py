@@ -14,20 +14,23 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatcher import Dispatcher
+from router.learned import Store, keep, place
 from router.metrics import Metrics
 from router.native import About
 from router.request import Bounds, settle
 from router.routes import Front, Patience
 from router.scheduler import build
-from router.scheduler.base import Capacity
+from router.scheduler.base import Capacity, Scheduler
 from router.server import run
 from router.shards import GroupLost, ShardGroup
+from router.step_log import StepLog
 from router.text import Vocabulary
 from shard.protocol import Ready
 
@@ -92,11 +95,13 @@ async def serve(config: RouterConfig) -> None:
 
 async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Event) -> None:
     """The same, with greeted `shards`, until `stop`. Raises Fault, also when they are lost."""
-    dispatcher, front = assemble(config, shards)
+    store = remember(config, os.environ)
+    dispatcher, front = assemble(config, shards, store)
     listener = socket.socket(fileno=config.listen_fd)
     try:
         async with asyncio.TaskGroup() as group:
-            others = [group.create_task(dispatcher.run()), group.create_task(launcher_goes())]
+            services = (dispatcher.run(), launcher_goes(), keep(store, dispatcher.learned))
+            others = [group.create_task(service) for service in services]
             await run(
                 front,
                 listener,
@@ -111,7 +116,13 @@ async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Eve
         raise Fault(FAILED, f"the shards were lost: {lost.exceptions[0]}") from None
 
 
-def assemble(config: RouterConfig, shards: ShardGroup) -> tuple[Dispatcher, Front]:
+def remember(config: RouterConfig, environment: Mapping[str, str]) -> Store:
+    """Where this server keeps what its scheduler learns."""
+    pair = " ".join(filter(None, (config.model_id, config.draft_model_id)))
+    return Store(place(config.scheduler.scheduler_state, pair, environment), pair)
+
+
+def assemble(config: RouterConfig, shards: ShardGroup, store: Store) -> tuple[Dispatcher, Front]:
     """The router's parts for these shards. Raises Fault."""
     ranks = shards.ready
     agree(ranks)
@@ -125,10 +136,20 @@ def assemble(config: RouterConfig, shards: ShardGroup) -> tuple[Dispatcher, Fron
         raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
     capacity = measure(ranks, bounds, config.scheduler.preemption)
     metrics = Metrics(bounds, capacity, len(ranks), ranks[0].drafter or "model")
-    scheduler = build(config.scheduler, capacity)
-    dispatcher = Dispatcher(scheduler, shards, vocabulary, bounds, metrics)
+    scheduler = schedule(config.scheduler, capacity, store)
+    log = StepLog(config.step_log, capacity) if config.step_log else None
+    dispatcher = Dispatcher(scheduler, shards, vocabulary, bounds, metrics, log=log)
     patience = Patience(keepalive=config.server.keepalive_timeout)
     return dispatcher, Front(dispatcher, metrics, bounds, describe(config, ranks), patience)
+
+
+def schedule(config: SchedulerConfig, capacity: Capacity, store: Store) -> Scheduler:
+    """The scheduler that goes on from what `store` holds."""
+    try:
+        return build(config, capacity, store.load())
+    except ValueError as fault:
+        store.reject(fault)
+        return build(config, capacity)
 
 
 def agree(ranks: tuple[Ready, ...]) -> None:
@@ -177,6 +198,7 @@ def describe(config: RouterConfig, ranks: tuple[Ready, ...]) -> About:
         validation_workers=config.limits.validation_workers,
         speculate=ranks[0].speculate,
         draft_model_id=None if draft is None else _name(draft),
+        scheduler=config.scheduler.scheduler,
     )
 
 

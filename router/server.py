@@ -50,6 +50,9 @@ def application(front: Front) -> web.Application:
     app.router.add_get("/health/ready", front.ready)
     app.router.add_get("/info", front.info)
     app.router.add_get("/metrics", front.metrics)
+    app.router.add_get("/requests/{request_id}", front.standing)
+    app.router.add_delete("/requests/{request_id}", front.cancel)
+    app.router.add_post("/cancel/{request_id}", front.cancel)
     return app
 
 

@@ -37,14 +37,17 @@ class SeenMetrics(Metrics):
     """Metrics that a test can wait on: how many Steps are done, and the last View."""
 
     steps = 0
+    seconds = 0.0
+    """Of the Steps that served a row."""
     view: View | None = None
 
     def step(self, method: str, rows: int, seconds: float) -> None:
         super().step(method, rows, seconds)
         self.steps += 1
+        self.seconds += seconds if rows else 0.0
 
-    def observe(self, view: View, queue: int) -> None:
-        super().observe(view, queue)
+    def observe(self, view: View) -> None:
+        super().observe(view)
         self.view = view
         self.changed.set()
 
@@ -200,8 +203,11 @@ async def test_a_row_that_gave_up_its_pages_goes_on_where_it_was(
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(finish(server, request)) for request in requests]
         view = server.scheduler.view()
+    records = [task.result() for task in tasks]
     assert view.preemptions[rung] > 0
-    assert [tuple(task.result().emitted) for task in tasks] == [
+    for kind, count in view.preemptions.items():
+        assert sum(record.preemptions[kind] for record in records) == count
+    assert [tuple(record.emitted) for record in records] == [
         expected(request)[0] for request in requests
     ]
 
@@ -336,6 +342,36 @@ async def test_the_length_is_named_before_a_stop_string_at_the_same_token() -> N
     async with echoing() as (server, _):
         record = await finish(server, replace(request, stop=(text,)))
     assert record.finish_reason == "length"
+
+
+async def test_a_waiting_request_is_told_how_it_stands() -> None:
+    long = ask(max_new=2000, ignore_eos=True)
+    shard = {"echo_seconds": 0.001}
+    async with echoing(shard=shard, max_batch_size=1, policy="fcfs") as (server, _):
+        dispatcher = server.dispatcher
+        async with dispatcher.open(long, "first") as first, dispatcher.open(ask(), "second"):
+            stream = aiter(first.stream())
+            for _ in range(20):
+                await anext(stream)
+            [(record, runs)], [(_, waits)] = dispatcher.look("first"), dispatcher.look("second")
+            assert record is first
+            assert runs
+            assert runs.wait == 0
+            assert 0 < runs.attained == pytest.approx(first.attained)
+            assert waits
+            assert waits.wait > 0
+            assert waits.attained == 0
+        await server.metrics.until_empty()
+        assert dispatcher.look("first") == dispatcher.look("second") == []
+
+
+async def test_the_service_of_all_requests_is_the_time_of_all_steps() -> None:
+    async with echoing(shard={"echo_seconds": 0.002}) as (server, _):
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(finish(server, ask(seed=n))) for n in range(5)]
+        await server.metrics.until_empty()
+    seconds = server.metrics.seconds
+    assert sum(task.result().attained for task in tasks) == pytest.approx(seconds)
 
 
 async def test_a_request_is_cancelled_by_its_id() -> None:
