@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import socket
@@ -19,11 +18,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
+
+from router import logs
+from router.access import Access
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatcher import Dispatcher
+from router.docs import Docs
+from router.hosted import Hosted
 from router.learned import Store, keep, place
 from router.metrics import Metrics
 from router.native import About
+from router.openapi import NATIVE, document
 from router.request import Bounds, settle
 from router.routes import Front, Patience
 from router.scheduler import build
@@ -32,6 +38,7 @@ from router.server import run
 from router.shards import GroupLost, ShardGroup
 from router.step_log import StepLog
 from router.text import Vocabulary
+from router.tokens import Tokens
 from shard.protocol import Ready
 
 FAILED, BAD_FLAG, BAD_MODEL, DEAD_SHARD = 1, 2, 4, 8
@@ -52,7 +59,7 @@ class LauncherGone(Exception):
 
 def main() -> int:
     """Run until drained, abandoned or at fault; the exit status."""
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    logs.configure(os.environ.get("LOG_LEVEL", ""))
     line = sys.stdin.buffer.readline()
     if not line:
         return 0
@@ -70,10 +77,15 @@ def parse(line: bytes) -> RouterConfig:
     nested = {
         "limits": Limits(**value["limits"]),
         "scheduler": SchedulerConfig(**value["scheduler"]),
-        "server": ServerConfig(**value["server"]),
+        "server": server(value["server"]),
         "sockets": tuple(value["sockets"]),
     }
     return RouterConfig(**{**value, **nested})
+
+
+def server(value: dict[str, Any]) -> ServerConfig:
+    """The same of the part for the server."""
+    return ServerConfig(**{**value, "cors_allow_origin": tuple(value["cors_allow_origin"])})
 
 
 def emit(**event: Any) -> None:
@@ -87,7 +99,9 @@ async def serve(config: RouterConfig) -> None:
     asyncio.get_running_loop().set_default_executor(workers)
     stop = _on_sigterm()
     try:
-        async with ShardGroup.connect(config.sockets) as shards:
+        async with ShardGroup.connect(
+            config.sockets, step_seconds=config.server.step_timeout
+        ) as shards:
             await serve_from(config, shards, stop)
     except GroupLost as lost:
         raise Fault(DEAD_SHARD, str(lost)) from lost
@@ -95,8 +109,8 @@ async def serve(config: RouterConfig) -> None:
 
 async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Event) -> None:
     """The same, with greeted `shards`, until `stop`. Raises Fault, also when they are lost."""
-    store = remember(config, os.environ)
-    dispatcher, front = assemble(config, shards, store)
+    store, vocabulary = remember(config, os.environ), load_vocabulary(config)
+    dispatcher, front = assemble(config, shards, vocabulary, store)
     listener = socket.socket(fileno=config.listen_fd)
     try:
         async with asyncio.TaskGroup() as group:
@@ -105,6 +119,8 @@ async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Eve
             await run(
                 front,
                 listener,
+                access(config.server),
+                routes(front, vocabulary),
                 ready=lambda: emit(event="ready"),
                 drained=lambda: _drain(stop, dispatcher),
             )
@@ -122,7 +138,9 @@ def remember(config: RouterConfig, environment: Mapping[str, str]) -> Store:
     return Store(place(config.scheduler.scheduler_state, pair, environment), pair)
 
 
-def assemble(config: RouterConfig, shards: ShardGroup, store: Store) -> tuple[Dispatcher, Front]:
+def assemble(
+    config: RouterConfig, shards: ShardGroup, vocabulary: Vocabulary, store: Store
+) -> tuple[Dispatcher, Front]:
     """The router's parts for these shards. Raises Fault."""
     ranks = shards.ready
     agree(ranks)
@@ -130,10 +148,6 @@ def assemble(config: RouterConfig, shards: ShardGroup, store: Store) -> tuple[Di
         bounds = settle(config.limits, min(ready.max_length for ready in ranks))
     except ValueError as fault:
         raise Fault(BAD_FLAG, str(fault)) from fault
-    try:
-        vocabulary = Vocabulary.load(config.model_path)
-    except (OSError, ValueError) as fault:
-        raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
     capacity = measure(ranks, bounds, config.scheduler.preemption)
     metrics = Metrics(bounds, capacity, len(ranks), ranks[0].drafter or "model")
     scheduler = schedule(config.scheduler, capacity, store)
@@ -163,6 +177,34 @@ def agree(ranks: tuple[Ready, ...]) -> None:
                     f"the shards disagree on {name}: {values[0]!r} on rank 0, {value!r} on rank"
                     f" {rank}; start them all with the same model and flags",
                 )
+
+
+def load_vocabulary(config: RouterConfig) -> Vocabulary:
+    """The model's vocabulary. Raises Fault."""
+    try:
+        return Vocabulary.load(config.model_path)
+    except (OSError, ValueError) as fault:
+        raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
+
+
+def routes(front: Front, vocabulary: Vocabulary) -> list[web.RouteDef]:
+    """What is served beside generation."""
+    hosted = Hosted(front, {})
+    return [
+        *Tokens(front, vocabulary).routes(),
+        *hosted.routes(os.environ.get("AIP_PREDICT_ROUTE")),
+        *Docs(document(NATIVE)).routes(),
+    ]
+
+
+def access(server: ServerConfig) -> Access:
+    """Who may come in."""
+    return Access(
+        key=server.api_key or None,
+        protect_metrics=server.protect_metrics,
+        origins=server.cors_allow_origin,
+        connections=server.max_connections,
+    )
 
 
 def measure(ranks: tuple[Ready, ...], bounds: Bounds, preemption: str = "auto") -> Capacity:

@@ -107,19 +107,29 @@ class CompatGenerate(Generate):
     stream: bool = False
 
 
+class Vertex(Body):
+    """Body of `/vertex`."""
+
+    instances: list[Generate]
+
+
 AnyBody = TypeVar("AnyBody", bound=Body)
 
 
 def read(body: bytes, kind: type[AnyBody]) -> AnyBody:
     """`body` as a `kind`. Raises Malformed (not JSON) or Mistyped (names the first wrong field)."""
     try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as fault:
-        raise Malformed(str(fault)) from fault
-    try:
-        return kind.model_validate(value)
+        return kind.model_validate(parse_json(body))
     except ValidationError as fault:
         raise Mistyped(_reason(fault)) from fault
+
+
+def parse_json(body: bytes) -> Any:
+    """What `body` says. Raises Malformed."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as fault:
+        raise Malformed(str(fault)) from fault
 
 
 def _reason(fault: ValidationError) -> str:

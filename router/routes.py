@@ -29,6 +29,7 @@ from router.errors import (
     RouterError,
     Unavailable,
     UnsupportedMediaType,
+    flat,
 )
 from router.metrics import Metrics
 from router.native import About
@@ -70,9 +71,25 @@ class Front:
         self.bounds, self.patience = bounds, patience
         self._dispatcher, self._metrics, self._about = dispatcher, metrics, about
 
+    def routes(self) -> list[web.RouteDef]:
+        """Path by path."""
+        return [
+            web.post("/", self.compat_generate),
+            web.post("/generate", self.generate),
+            web.post("/generate_stream", self.generate_stream),
+            *(web.get(path, self.health) for path in ("/", "/health", "/ping")),
+            web.get("/health/live", self.live),
+            web.get("/health/ready", self.ready),
+            web.get("/info", self.info),
+            web.get("/metrics", self.metrics),
+            web.get("/requests/{request_id}", self.standing),
+            web.delete("/requests/{request_id}", self.cancel),
+            web.post("/cancel/{request_id}", self.cancel),
+        ]
+
     async def compat_generate(self, http: web.Request) -> web.StreamResponse:
         """POST `/`: an array of one, or a stream."""
-        body = read(await self._payload(http), CompatGenerate)
+        body = read(await self.payload(http), CompatGenerate)
         full_text = self._about.pipeline_tag in (None, "text-generation")
         if body.stream:
             return await self._stream(http, body, full_text)
@@ -80,12 +97,12 @@ class Front:
 
     async def generate(self, http: web.Request) -> web.StreamResponse:
         """POST `/generate`."""
-        body = read(await self._payload(http), Generate)
+        body = read(await self.payload(http), Generate)
         return await self._whole(http, body, full_text=False, as_list=False)
 
     async def generate_stream(self, http: web.Request) -> web.StreamResponse:
         """POST `/generate_stream`."""
-        body = read(await self._payload(http), Generate)
+        body = read(await self.payload(http), Generate)
         return await self._stream(http, body, full_text=False)
 
     async def health(self, http: web.Request) -> web.StreamResponse:
@@ -126,7 +143,8 @@ class Front:
         body = self._metrics.render()
         return web.Response(body=body, content_type="text/plain", charset="utf-8")
 
-    async def _payload(self, http: web.Request) -> bytes:
+    async def payload(self, http: web.Request) -> bytes:
+        """The body, within the limits of state, type, size and time. Raises RouterError."""
         reason, limit = self._dispatcher.healthy(), self.bounds.payload_limit
         if reason in ("draining", "failed"):
             draining = reason == "draining"
@@ -146,14 +164,20 @@ class Front:
     async def _whole(
         self, http: web.Request, body: Generate, full_text: bool, *, as_list: bool
     ) -> web.StreamResponse:
-        async with self._open(http, body, stream=False) as records:
-            for record in records:
-                async for _ in record.stream():
-                    pass
-            best, *others = sorted(records, key=_likeliest_first)
-            full = _full(best, full_text)
-            answer = native.answer(best, self._about, full_text=full, others=others)
+        async with self.open(http, body, stream=False) as records:
+            best, answer = await self.answer(records, full_text)
         return reply([answer] if as_list else answer, native.headers(best, self._about))
+
+    async def answer(
+        self, records: Sequence[Record], full_text: bool
+    ) -> tuple[Record, dict[str, Any]]:
+        """The best of `records` once all have ended, and the body that tells it."""
+        for record in records:
+            async for _ in record.stream():
+                pass
+        best, *others = sorted(records, key=_likeliest_first)
+        full = _full(best, full_text)
+        return best, native.answer(best, self._about, full_text=full, others=others)
 
     async def _stream(
         self, http: web.Request, body: Generate, full_text: bool
@@ -161,7 +185,7 @@ class Front:
         stream: EventStream | None = None
         try:
             async with (
-                self._open(http, body, stream=True) as (record,),
+                self.open(http, body, stream=True) as (record,),
                 self._events(http, record) as stream,
             ):
                 await self._tell(stream, record, _full(record, full_text))
@@ -180,11 +204,11 @@ class Front:
             if record.finish_reason is None or not index:
                 raise Incomplete
         except RouterError as error:
-            await stream.write(native.dump(native.failure(error.in_stream())))
+            await stream.write(native.dump(flat(error.in_stream())))
             raise
 
     @asynccontextmanager
-    async def _open(
+    async def open(
         self, http: web.Request, body: Generate, *, stream: bool
     ) -> AsyncIterator[Sequence[Record]]:
         """The rest of the checks, then live records; counts how their request ends."""

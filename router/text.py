@@ -64,6 +64,11 @@ class Vocabulary:
         except Exception as fault:  # tokenizers raises nothing narrower
             raise ValueError(f"tokenizer.json is not usable: {fault}") from fault
 
+    @property
+    def size(self) -> int:
+        """Number of tokens, added ones included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
     async def encode(self, text: str, add_special_tokens: bool = True) -> tuple[int, ...]:
         """Token ids of `text`, made off the loop. Raises Invalid."""
         return await asyncio.to_thread(self._encode, text, add_special_tokens)

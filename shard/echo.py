@@ -139,6 +139,7 @@ class EchoEngine:
         for grow in step.grow:
             self._grow(grow)
         self._cache.move(step)
+        self._check_returns(step)
         for new in step.new:
             self._check(self._rows[new.id])
         items = tuple(self._run(step.run))
@@ -176,6 +177,12 @@ class EchoEngine:
         for page in grow.pages:
             self._cache.own(page, shared=len(row.pages) < settled)
             row.pages.append(page)
+
+    def _check_returns(self, step: Step) -> None:
+        """No row runs while its pages may still be on their way back."""
+        coming = set(step.swap_in.targets)
+        for run in step.run:
+            _require(coming.isdisjoint(self._row(run.id).pages), f"row {run.id} runs too soon")
 
     def _check(self, row: _Row) -> None:
         """What the row counts as fed is in its pages."""

@@ -41,6 +41,7 @@ class Planner:
         self._last: frozenset[Row] = frozenset()
         """Rows of the last Batch."""
         self._preemptions = dict.fromkeys(PREEMPTIONS, 0)
+        self._prefetched = 0
 
     def submit(self, job: Job, now: float) -> None:
         """Take `job`. Raises ValueError if it can never fit, or if its id is live."""
@@ -75,7 +76,7 @@ class Planner:
         order = self._order(now)
         plan = Plan(self._capacity, self._memory, order, self._drafting.lengths(order))
         plan.fill()
-        if not plan.run and not release:
+        if not plan.flight and not release:
             return None
         self._flights.append(plan.flight)
         self._count(plan)
@@ -113,6 +114,7 @@ class Planner:
             preemptions=dict(self._preemptions),
             acceptance=self._estimator.acceptance,
             estimate_error=self._estimator.error,
+            prefetched=self._prefetched,
         )
 
     def look(self, id: int, now: float) -> Look | None:
@@ -173,12 +175,13 @@ class Planner:
             row.forget()
 
     def _count(self, plan: Plan) -> None:
-        run = frozenset(row for row, _ in plan.flight.values())
+        run = frozenset(plan.flight[run.id][0] for run in plan.run)
         kept = [row for row in self._last - run if self._rows.get(row.job.id) is row]
         rows = (row for row in kept if row.remaining > 0 and row.job.id not in plan.passed)
         self._preempt("keep", rows)
         self._preempt("recompute", map(self._rows.__getitem__, plan.moves.evict))
         self._preempt("swap", (self._rows[swap.id] for swap in plan.moves.swap_out))
+        self._prefetched += len(plan.moves.swap_in)
         self._last = run
 
     def _preempt(self, kind: str, rows: Iterable[Row]) -> None:

@@ -54,6 +54,8 @@ class Row:
     """Where on the host its KV is, while it is swapped out."""
     preemptions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PREEMPTIONS, 0))
     """How often it was displaced, by kind."""
+    returning: bool = False
+    """The Step in flight that names it brings back its KV."""
 
     def __post_init__(self) -> None:
         self.unfed = self.job.prompt
@@ -78,9 +80,15 @@ class Row:
         self.certain += possible > 0
         self.possible += possible
 
+    def recall(self) -> None:
+        """A Step that brings back its KV was planned."""
+        self.in_flight += 1
+        self.returning = True
+
     def land(self, possible: int) -> None:
         """The oldest Step in flight, planned with `possible`, is done."""
         self.in_flight -= 1
+        self.returning = False
         self.certain -= possible > 0
         self.possible -= possible
 
@@ -114,3 +122,4 @@ class Row:
         self.in_flight = self.certain = self.possible = self.lag = 0
         self.published = 0
         self.slots = ()
+        self.returning = False

@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+from aiohttp import web
 
+from router.__main__ import routes
+from router.access import Access
 from router.config import Limits
 from router.errors import Overloaded, RouterError
 from router.metrics import Metrics
@@ -20,6 +23,8 @@ from router.request import Request, settle
 from router.routes import Front, Patience
 from router.scheduler.base import Capacity, Look, View
 from router.server import run
+from router.text import Vocabulary
+from tests.router.families import byte_level
 
 BOUNDS = settle(Limits(max_concurrent_requests=3, payload_limit=2000), 2000)
 PATIENCE = Patience(linger=0.05)
@@ -206,6 +211,8 @@ class Served:
     port: int
     dispatcher: ScriptedDispatcher
     session: aiohttp.ClientSession
+    paths: Sequence[tuple[str, str]]
+    """Method and path of every route."""
 
     async def post(self, path: str, body: Any = None, **more: Any) -> Answer:
         """POST `body` as JSON, or `data` as it is."""
@@ -232,25 +239,33 @@ async def serving(
     dispatcher: ScriptedDispatcher | None = None,
     about: About = ABOUT,
     patience: Patience = PATIENCE,
+    access: Access = Access(),  # noqa: B008
 ) -> AsyncIterator[Served]:
     dispatcher = dispatcher or ScriptedDispatcher()
     front = Front(dispatcher, Metrics(BOUNDS, CAPACITY, 1), BOUNDS, about, patience)  # type: ignore[arg-type]
+    more = routes(front, Vocabulary(byte_level()))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     ready, stop = asyncio.Event(), asyncio.Event()
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-        group.create_task(_run(front, listener, ready, stop))
+        group.create_task(_run(front, listener, access, more, ready, stop))
         await ready.wait()
         async with aiohttp.ClientSession() as session:
-            yield Served(f"http://127.0.0.1:{port}", port, dispatcher, session)
+            paths = [(route.method, route.path) for route in (*front.routes(), *more)]
+            yield Served(f"http://127.0.0.1:{port}", port, dispatcher, session, paths)
         stop.set()
 
 
 async def _run(
-    front: Front, listener: socket.socket, ready: asyncio.Event, stop: asyncio.Event
+    front: Front,
+    listener: socket.socket,
+    access: Access,
+    more: Sequence[web.RouteDef],
+    ready: asyncio.Event,
+    stop: asyncio.Event,
 ) -> None:
     async def drained() -> None:
         await stop.wait()
 
-    await run(front, listener, ready=ready.set, drained=drained)
+    await run(front, listener, access, more, ready=ready.set, drained=drained)

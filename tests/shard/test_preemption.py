@@ -172,6 +172,7 @@ def test_a_pool_of_half_the_demand_serves_64_requests_exactly(
     counts = scheduler.view().preemptions
     with capsys.disabled():
         print(f"\n64 requests, {demand // 2} of {demand} pages, {preemption}: {counts}")
+    assert scheduler.view().prefetched == counts["swap"]
     assert [call.emitted for call in wanted] == expected
     assert scheduler.view().free_pages == demand // 2
 

@@ -1,0 +1,71 @@
+"""HTTP connections before there is a request: how many there may be, and what broken ones are told.
+
+aiohttp has no cap and answers what it cannot parse in plain text, with the parser's words; here a
+connection above the cap is answered 503 and closed, and broken HTTP gets a 400 in JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from router.errors import BadRequest, Unavailable, flat
+
+SERVER = "tgi-laps"
+"""Value of the `Server` header; versions are nobody's business."""
+
+logger = logging.getLogger(__name__)
+
+
+class Connection(web.RequestHandler):
+    """One connection; what is no HTTP is answered in JSON like every other error."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """A 400 for a request that cannot be parsed. Raises ConnectionError once bytes are out."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is already on its way")
+        logger.debug("a connection broke HTTP's rules: %s", exc)
+        response = web.Response(body=orjson.dumps(flat(BadRequest())), status=400, headers=_HEAD)
+        response.force_close()
+        return response
+
+
+class TurnedAway(asyncio.Protocol):
+    """A connection above the cap: told so, and closed."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.write(_REFUSAL)
+        transport.close()
+
+
+def accept(server: web.Server | None, most: int, **settings: Any) -> asyncio.Protocol:
+    """The protocol of a new connection to `server`, of which there are at most `most`.
+
+    Without a server, one that is already torn down, nobody is let in.
+    """
+    if server is None or len(server.connections) >= most:
+        return TurnedAway()
+    return Connection(server, loop=asyncio.get_running_loop(), **settings)
+
+
+_HEAD = {"Content-Type": "application/json", "Server": SERVER}
+_FULL = Unavailable("Too many connections")
+_BODY = orjson.dumps(flat(_FULL))
+_REFUSAL = (
+    "HTTP/1.1 503 Service Unavailable\r\n"
+    + "".join(f"{name}: {value}\r\n" for name, value in {**_HEAD, **_FULL.headers}.items())
+    + f"Content-Length: {len(_BODY)}\r\n\r\n"
+).encode() + _BODY
