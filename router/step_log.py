@@ -20,12 +20,12 @@ from router.scheduler.base import Capacity
 
 
 class StepLog:
-    """One file, written through: a reader sees every Step that has landed."""
+    """One file; a reader sees every Step that has landed."""
 
     def __init__(self, path: str, capacity: Capacity) -> None:
         """Raises OSError where the file cannot be made."""
-        self._file = Path(path).open("wb", buffering=0)  # noqa: SIM115  open as long as the router
-        self._write({"capacity": asdict(capacity)})
+        self._path = Path(path)
+        self._path.write_bytes(_line({"capacity": asdict(capacity)}))
 
     def write(self, landed: Landed, records: Mapping[int, Record], now: float) -> None:
         """A Step landed `now`; `records` do not count it yet."""
@@ -35,10 +35,12 @@ class StepLog:
         ]
         if rows:
             seconds = {"sent": landed.sent, "landed": now, "seconds": landed.seconds}
-            self._write({**seconds, "rows": rows})
+            with self._path.open("ab") as file:
+                file.write(_line({**seconds, "rows": rows}))
 
-    def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(orjson.dumps(line) + b"\n")
+
+def _line(value: dict[str, Any]) -> bytes:
+    return orjson.dumps(value) + b"\n"
 
 
 def _known(record: Record | None) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from router.request import Request, settle
 from router.scheduler import build
 from router.scheduler.base import Job, Scheduler, View
 from router.shards import STEP_SECONDS, GroupLost, ShardGroup
+from router.step_log import StepLog
 from router.text import Vocabulary
 from shard.config import ShardConfig
 from shard.echo import EchoEngine, reply, reply_logprob
@@ -77,6 +80,7 @@ async def serving(
     policy: str = "laps-sd",
     longest: int | None = None,
     clock: Callable[[], float] | None = None,
+    log: Path | None = None,
     **limits: Any,
 ) -> AsyncIterator[Serving]:
     """A dispatcher over the ranks at `paths`."""
@@ -87,9 +91,10 @@ async def serving(
         metrics = SeenMetrics(bounds, capacity, len(shards.ready))
         metrics.changed = asyncio.Event()
         scheduler = build(SchedulerConfig(scheduler=policy), capacity)
-        clocks = {"clock": clock} if clock else {}
+        options: dict[str, Any] = {"clock": clock} if clock else {}
+        options |= {"log": StepLog(str(log), capacity)} if log else {}
         vocabulary = Vocabulary(TOKENIZER)
-        dispatcher = Dispatcher(scheduler, shards, vocabulary, bounds, metrics, **clocks)
+        dispatcher = Dispatcher(scheduler, shards, vocabulary, bounds, metrics, **options)
         running = asyncio.ensure_future(dispatcher.run())
         try:
             yield Serving(dispatcher, scheduler, metrics, running)
@@ -372,6 +377,28 @@ async def test_the_service_of_all_requests_is_the_time_of_all_steps() -> None:
         await server.metrics.until_empty()
     seconds = server.metrics.seconds
     assert sum(task.result().attained for task in tasks) == pytest.approx(seconds)
+
+
+async def test_the_step_log_says_what_every_step_did_for_every_row(tmp_path: Path) -> None:
+    requests = mixed_requests(8, seed=3)
+    async with echoing(log=tmp_path / "log") as (server, _):
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(finish(server, request)) for request in requests]
+        await server.metrics.until_empty()
+        pages = server.scheduler.view().free_pages
+    head, *steps = map(json.loads, (tmp_path / "log").read_text().splitlines())
+    assert head["capacity"]["pages"] == pages
+    assert all(step["sent"] <= step["landed"] for step in steps)
+    for record in (task.result() for task in tasks):
+        rows = [row[1:] for step in steps for row in step["rows"] if row[0] == record.id]
+        assert len(rows) == record.steps
+        _, prefilled, drafted, accepted, emitted = map(sum, zip(*rows, strict=True))
+        assert (drafted, accepted, emitted) == (record.drafted, record.accepted, len(record.tokens))
+        assert 0 < prefilled <= len(record.prompt)
+        known = len(record.prompt)
+        for row in rows:
+            assert row[0] == known
+            known += row[4]
 
 
 async def test_a_request_is_cancelled_by_its_id() -> None:
