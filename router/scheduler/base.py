@@ -178,13 +178,13 @@ class View:
     """Pages that no live row holds; they may hold a prefix that a later request shares."""
     preemptions: dict[str, int]
     """Since the start, by kind: keep, swap, recompute."""
+    prefetched: int = 0
+    """Since the start: rows whose KV came back from the host before a Step ran them."""
     acceptance: float = 0.0
     """Accepted share of what recent rounds drafted, of all requests; 0 where nothing was."""
     estimate_error: float = 0.0
     """Mean |estimated - true| / true execution time over the last requests that came to their own
     end, estimated when half of the expected answer was there; 0 before the first."""
-    prefetched: int = 0
-    """Since the start: rows whose KV came back from the host before a Step ran them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,9 +112,9 @@ class Planner:
             perceptible=self._policy.perceptible,
             free_pages=self._memory.pages.free,
             preemptions=dict(self._preemptions),
+            prefetched=self._prefetched,
             acceptance=self._estimator.acceptance,
             estimate_error=self._estimator.error,
-            prefetched=self._prefetched,
         )
 
     def look(self, id: int, now: float) -> Look | None:

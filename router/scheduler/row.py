@@ -52,10 +52,10 @@ class Row:
     """Leading pages that others may share."""
     slots: tuple[int, ...] = ()
     """Where on the host its KV is, while it is swapped out."""
-    preemptions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PREEMPTIONS, 0))
-    """How often it was displaced, by kind."""
     returning: bool = False
     """The Step in flight that names it brings back its KV."""
+    preemptions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PREEMPTIONS, 0))
+    """How often it was displaced, by kind."""
 
     def __post_init__(self) -> None:
         self.unfed = self.job.prompt
