@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from router.__main__ import BAD_FLAG, Fault, emit, load_model, parse
+from router.__main__ import emit, parse
+from router.assembly import load_model
 from router.config import RouterConfig
+from router.faults import BAD_FLAG, Fault
 from router.request import settle
 
 

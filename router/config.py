@@ -105,6 +105,11 @@ class SchedulerConfig:
         "how a request gives up its pages: the cheaper way, or always this one",
         choices=("auto", "swap", "recompute"),
     )
+    scheduler_state: str | None = option(
+        None,
+        "file that keeps what was learned of lengths and drafts over a restart; none: nowhere;"
+        " default: by the model's name in $XDG_STATE_HOME/text-generation-laps",
+    )
 
     def check(self) -> None:
         """Raises ValueError for parameters that give no order."""
@@ -203,3 +208,5 @@ class RouterConfig:
     """Unix socket of every rank, rank 0 first."""
     listen_fd: int
     """Inherited descriptor of the bound, not yet listening HTTP socket."""
+    step_log: str | None = None
+    """File for a line about every Step; for benchmarks."""

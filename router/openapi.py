@@ -32,6 +32,7 @@ NAMES = {
 FAILURES = {
     400: "The body is not JSON",
     401: "The key is missing or another",
+    404: "Nothing has that name",
     408: "The body came too slowly",
     413: "The body is too large",
     415: "The body is not declared to be JSON",
@@ -43,6 +44,8 @@ FAILURES = {
     503: "Nothing is served now",
 }
 READING_FAILURES = (401, 503)
+NAMING_FAILURES = (401, 404)
+"""Of paths that name something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,14 @@ NATIVE = (
     ),
     Operation("get", "/health/live", "Whether the server runs at all"),
     Operation("get", "/metrics", "Metrics for Prometheus", text=True),
+    Operation(
+        *("get", "/requests/{request_id}", "How a live request stands, by its x-request-id"),
+        gives=answers.Standing,
+    ),
+    *(
+        Operation(method, path, "Stop a live request, by its x-request-id", gives=answers.Cancelled)
+        for method, path in (("delete", "/requests/{request_id}"), ("post", "/cancel/{request_id}"))
+    ),
 )
 
 
@@ -139,10 +150,26 @@ def _operation(operation: Operation) -> dict[str, Any]:
     takes = [_reference(each.takes) for each in like if each.takes]
     if takes:
         told["requestBody"] = {"required": True, **_content({"application/json": _any(takes)})}
+    names = re.findall(r"{(\w+)}", operation.path)
+    if names:
+        told["parameters"] = [_named(name) for name in names]
     failure = _content({"application/json": _any([_reference(each.failure) for each in like])})
-    for status in FAILURES if takes else READING_FAILURES:
+    for status in _failures(bool(takes), bool(names)):
         told["responses"][str(status)] = {"description": FAILURES[status], **failure}
     return told
+
+
+def _named(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _failures(takes: bool, names: bool) -> Iterable[int]:
+    """The statuses that a path may answer with: one that takes a body, one that names something."""
+    if names:
+        return NAMING_FAILURES
+    if takes:
+        return (status for status in FAILURES if status != 404)
+    return READING_FAILURES
 
 
 def _answer(like: Sequence[Operation]) -> dict[str, Any]:

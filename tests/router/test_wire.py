@@ -16,13 +16,17 @@ import pytest
 
 from router.access import Access
 from router.errors import Cancelled, Generation, Incomplete, Invalid, Overloaded, Unavailable
+from router.request import Request
 from router.routes import Patience
+from router.scheduler.base import Look
+from shard.protocol import Sampling
 from tests.router.serving import (
     ABOUT,
     DRAFTING,
     HELLO,
     PATIENCE,
     ScriptedDispatcher,
+    ScriptedRecord,
     Served,
     Token,
     serving,
@@ -67,6 +71,14 @@ def ends(*script: Any, **more: Any) -> dict[str, Any]:
     return {"dispatcher": lambda: ScriptedDispatcher(*script, **more)}
 
 
+def waiting() -> ScriptedDispatcher:
+    """A dispatcher with one request that waits."""
+    dispatcher = ScriptedDispatcher()
+    look = Look(2, False, 0.5, 1.25, 3.5, {"keep": 1, "swap": 0, "recompute": 0})
+    dispatcher.known["mine"] = [(ScriptedRecord(Request("a", Sampling()), (), None), look)]
+    return dispatcher
+
+
 FULL = (
     '{"inputs":"Say","parameters":{"details":true,"decoder_input_details":true,'
     '"top_n_tokens":1,"do_sample":true,"seed":7}}'
@@ -101,6 +113,9 @@ CALLS = {
     "root_health": get("/"),
     "live": get("/health/live"),
     "ready": get("/health/ready"),
+    "standing": get("/requests/mine", server={"dispatcher": waiting}),
+    "cancel": Call("DELETE", "/requests/mine", server={"dispatcher": waiting}),
+    "cancel_post": Call("POST", "/cancel/mine", server={"dispatcher": waiting}),
     "docs": get("/docs"),
     "preflight": Call(
         "OPTIONS",
@@ -134,6 +149,7 @@ CALLS = {
     ),
     "error_404": post("/nowhere"),
     "error_404_v1": post("/v1/nowhere"),
+    "error_404_request": get("/requests/another", server={"dispatcher": waiting}),
     "error_405": get("/generate"),
     "error_405_v1_form": Call("PUT", "/info"),
     "error_408": Call(
