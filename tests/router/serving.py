@@ -79,6 +79,7 @@ class PromptToken:
     id: int
     text: str
     logprob: float | None
+    top: tuple[Token, ...] = ()
 
 
 HELLO = (
