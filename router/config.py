@@ -79,19 +79,25 @@ class SchedulerConfig:
     """The policy and its parameters; names follow arXiv 2505.17074."""
 
     scheduler: str = option(
-        "laps-sd", "order of service", choices=("laps-sd", "fcfs", "las", "sjf")
+        "laps-sd",
+        "order of service",
+        choices=("laps-sd", "laps-sd-paper", "fcfs", "las", "sjf", "sjf-preemptive", "e-srpt"),
     )
-    laps_levels: int = option(4, "K, the number of queues (ours; the paper finds 4 to 6)")
+    laps_levels: int = option(4, "K, the number of queues (the paper's best: 6 to 4)")
     laps_ratio: float = option(2.0, "M, ratio of neighbouring thresholds (ours)")
-    laps_first_threshold: float = option(
-        0.3, "Sup_1, seconds of service a request may take in the first queue (ours)"
+    laps_first_threshold: float | None = option(
+        None,
+        "Sup_1, seconds of service a request may take in the first queue; default: laps-window"
+        " rounds as the shards measure them (ours)",
     )
     laps_window: int = option(4, "gamma, rounds that the acceptance rate must stay stable (ours)")
     laps_deviation: float = option(
         0.08, "delta, largest standard deviation of the windowed acceptance rate (ours)"
     )
-    laps_patience: float = option(
-        60.0, "seconds without service after which a request goes before all others (ours)"
+    laps_patience: float | None = option(
+        None,
+        "seconds without service after which a request goes before all others; default: 2048"
+        " rounds as the shards measure them for laps-sd, and never for the others (ours)",
     )
     preemption: str = option(
         "auto",
@@ -110,7 +116,8 @@ class SchedulerConfig:
         if self.laps_deviation < 0:
             raise ValueError("`laps_deviation` must be >= 0")
         for name in ("laps_first_threshold", "laps_patience"):
-            if getattr(self, name) <= 0:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
                 raise ValueError(f"`{name}` must be > 0")
 
 

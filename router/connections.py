@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from typing import Any
 
 import orjson
@@ -37,7 +38,8 @@ class Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is already on its way")
         logger.debug("a connection broke HTTP's rules: %s", exc)
-        response = web.Response(body=orjson.dumps(flat(BadRequest())), status=400, headers=_HEAD)
+        body = orjson.dumps(flat(BadRequest()))
+        response = web.Response(body=body, status=400, headers=_head())
         response.force_close()
         return response
 
@@ -47,7 +49,7 @@ class TurnedAway(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if isinstance(transport, asyncio.WriteTransport):
-            transport.write(_REFUSAL)
+            transport.write(_refusal(Unavailable("Too many connections")))
         transport.close()
 
 
@@ -61,11 +63,16 @@ def accept(server: web.Server | None, most: int, **settings: Any) -> asyncio.Pro
     return Connection(server, loop=asyncio.get_running_loop(), **settings)
 
 
-_HEAD = {"Content-Type": "application/json", "Server": SERVER}
-_FULL = Unavailable("Too many connections")
-_BODY = orjson.dumps(flat(_FULL))
-_REFUSAL = (
-    "HTTP/1.1 503 Service Unavailable\r\n"
-    + "".join(f"{name}: {value}\r\n" for name, value in {**_HEAD, **_FULL.headers}.items())
-    + f"Content-Length: {len(_BODY)}\r\n\r\n"
-).encode() + _BODY
+def _head() -> dict[str, str]:
+    return {
+        "Content-Type": "application/json",
+        "Server": SERVER,
+        "x-request-id": secrets.token_hex(16),
+    }
+
+
+def _refusal(error: Unavailable) -> bytes:
+    body = orjson.dumps(flat(error))
+    head = {**_head(), **error.headers, "Content-Length": str(len(body))}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+    return f"HTTP/1.1 503 Service Unavailable\r\n{lines}\r\n".encode() + body

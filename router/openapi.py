@@ -159,10 +159,17 @@ def _answer(operation: Operation) -> dict[str, Any]:
         whole = {"type": "array", "items": one} if operation.several else one
         told["application/json"] = whole
     if operation.streams:
-        told["text/event-stream"] = _reference(operation.streams)
+        told["text/event-stream"] = _event(operation.streams, operation.failure)
     if operation.text:
         told["text/plain; charset=utf-8"] = {"type": "string"}
     return told
+
+
+def _event(one: type[BaseModel], failure: type[BaseModel]) -> dict[str, Any]:
+    """The schema of one event: JSON in `data`."""
+    told = {"anyOf": [_reference(one), _reference(failure)]}
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": told}
+    return {"type": "object", "required": ["data"], "properties": {"data": data}}
 
 
 def _content(schemas: Mapping[str, Any]) -> dict[str, Any]:

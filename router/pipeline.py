@@ -64,7 +64,7 @@ class Pipeline:
     def send(self, batch: Batch, records: Mapping[int, Record], now: float) -> Step:
         """The next Step; `records` are the live requests."""
         held = self._held.difference(steps.gone(batch))
-        fresh = [records[run.id] for run in batch.run if run.id not in held]
+        fresh = [records[id] for id in steps.named(batch) if id not in held]
         for record in fresh:
             record.plan(now)
         self._number += 1

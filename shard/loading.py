@@ -25,7 +25,7 @@ from shard.errors import Fault, first_line
 from shard.model import Loaded, probe
 from shard.quantised import loading
 from shard.slices import Cut, Ranks, cuts
-from shard.support import refuse_unsupported, verify
+from shard.support import reach, refuse_unsupported, verify
 from shard.tensor_parallel import hook
 from shard.weights import Report, Weights, fill, put
 
@@ -47,7 +47,7 @@ def load(
         module = _by_slices(path, config, name, precision, device, ranks, report)
     hook(module.to(device), name, ranks)
     loaded = _loaded(path, config, name, module.eval().requires_grad_(False), device)
-    verify(loaded, ranks)
+    verify(loaded)
     return loaded
 
 
@@ -83,7 +83,7 @@ def _loaded(path: str, config: Any, name: str, module: nn.Module, device: torch.
         dtype=module.get_input_embeddings().weight.dtype,  # type: ignore[operator]
         device=device,
         vocab_size=text.vocab_size,
-        max_length=text.max_position_embeddings,
+        max_length=reach(text, name),
         eos=_eos(path, config),
     )
 

@@ -199,7 +199,8 @@ class Step:
     """One numbered unit of work.
 
     Ranks apply release, new, grow, swap_out (pages to host slots), copy (pages to pages) and
-    swap_in (host slots to pages) in this order, then run.
+    swap_in (host slots to pages) in this order, then run. The copies of swap_in may overlap with
+    the runs: a row whose pages come back is not in `run` of the same Step.
     """
 
     number: int

@@ -102,6 +102,7 @@ class Processes:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew")
+    parser.addoption("--cases", type=int, default=200, help="fuzz cases for each operation")
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def golden(pytestconfig: pytest.Config) -> Callable[[str, bytes], None]:
     def compare(name: str, actual: bytes) -> None:
         path = ROOT / "tests" / "golden" / name
         if pytestconfig.getoption("--update-golden"):
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(actual)
         assert actual == path.read_bytes()
 
