@@ -143,7 +143,7 @@ def test_completions_of_several_prompts_are_those_of_each_alone(client: OpenAI) 
 def test_a_loglikelihood_is_read_from_the_echo(client: OpenAI, pair: str) -> None:
     """As evaluation harnesses do: ids in, greedy if each token is the likeliest at its place."""
     context = "What does shutil.copy do?"
-    body = {"inputs": context, "parameters": {"details": True, "decoder_input_details": True}}
+    body = {"inputs": context, "parameters": {"decoder_input_details": True, "max_new_tokens": 20}}
     details = httpx.post(f"{pair}/generate", json=body).json()["details"]
     start = len(details["prefill"])
     ids = [token["id"] for token in details["prefill"] + details["tokens"]]
@@ -280,3 +280,20 @@ def test_drafts_change_nothing_and_are_counted(client: OpenAI) -> None:
     histogram = counts[0]["acceptance_histogram"]
     assert sum(histogram) == counts[0]["num_spec_steps"]
     assert len(histogram) == counts[0]["num_spec_tokens"] + 1
+
+
+def test_hostile_grammars_are_refused_or_served_and_harm_nobody(client: OpenAI, pair: str) -> None:
+    before = client.chat.completions.create(messages=QUESTION, **SHORT)
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(120):
+        deep = {"type": "array", "items": deep, "minItems": 1}
+    wide = {"anyOf": [{"type": "string", "pattern": f"^(a|b){{{n}}}c"} for n in range(400)]}
+    patterns = ("((a{1000}){1000}){1000}", "(.*a){40}", "(a|b|ab)*(c|d|cd)*" * 50, "\\p{L}{9999}")
+    formats: list[Any] = [{"type": "regex", "value": text} for text in patterns]
+    formats += [{"type": "json", "value": schema} for schema in (deep, wide, {"$ref": "#"})]
+    for format in formats:
+        body = {**SHORT, "max_tokens": 3, "messages": QUESTION, "response_format": format}
+        answer = httpx.post(f"{pair}/v1/chat/completions", json=body, timeout=60)
+        assert answer.status_code in (200, 422, 424), (format, answer.text)
+    after = client.chat.completions.create(messages=QUESTION, **SHORT)
+    assert after.choices == before.choices
