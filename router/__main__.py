@@ -9,19 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
+
+from router import logs
+from router.access import Access
+from router.chat import ChatTemplate
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatcher import Dispatcher
+from router.docs import Docs
+from router.grammar import Grammars
+from router.hosted import Hosted
 from router.metrics import Metrics
 from router.native import About
+from router.openai.operations import OPENAI
+from router.openai.prompts import Prompts
+from router.openai.routes import OpenAi
+from router.openapi import NATIVE, document
 from router.request import Bounds, settle
 from router.routes import Front, Patience
 from router.scheduler import build
@@ -29,6 +41,8 @@ from router.scheduler.base import Capacity
 from router.server import run
 from router.shards import GroupLost, ShardGroup
 from router.text import Vocabulary
+from router.tokens import Tokens
+from router.workers import Files, Workers
 from shard.protocol import Ready
 
 FAILED, BAD_FLAG, BAD_MODEL, DEAD_SHARD = 1, 2, 4, 8
@@ -49,7 +63,7 @@ class LauncherGone(Exception):
 
 def main() -> int:
     """Run until drained, abandoned or at fault; the exit status."""
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    logs.configure(os.environ.get("LOG_LEVEL", ""))
     line = sys.stdin.buffer.readline()
     if not line:
         return 0
@@ -67,10 +81,15 @@ def parse(line: bytes) -> RouterConfig:
     nested = {
         "limits": Limits(**value["limits"]),
         "scheduler": SchedulerConfig(**value["scheduler"]),
-        "server": ServerConfig(**value["server"]),
+        "server": server(value["server"]),
         "sockets": tuple(value["sockets"]),
     }
     return RouterConfig(**{**value, **nested})
+
+
+def server(value: dict[str, Any]) -> ServerConfig:
+    """The same of the part for the server."""
+    return ServerConfig(**{**value, "cors_allow_origin": tuple(value["cors_allow_origin"])})
 
 
 def emit(**event: Any) -> None:
@@ -84,7 +103,9 @@ async def serve(config: RouterConfig) -> None:
     asyncio.get_running_loop().set_default_executor(workers)
     stop = _on_sigterm()
     try:
-        async with ShardGroup.connect(config.sockets) as shards:
+        async with ShardGroup.connect(
+            config.sockets, step_seconds=config.server.step_timeout
+        ) as shards:
             await serve_from(config, shards, stop)
     except GroupLost as lost:
         raise Fault(DEAD_SHARD, str(lost)) from lost
@@ -92,14 +113,20 @@ async def serve(config: RouterConfig) -> None:
 
 async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Event) -> None:
     """The same, with greeted `shards`, until `stop`. Raises Fault, also when they are lost."""
-    dispatcher, front = assemble(config, shards)
+    model = load_model(config)
+    files = Files(config.model_path, shards.ready[0].vocab_size)
+    workers = Workers(files, config.limits.validation_workers)
+    dispatcher, front = assemble(config, shards, model, workers)
     listener = socket.socket(fileno=config.listen_fd)
     try:
         async with asyncio.TaskGroup() as group:
             others = [group.create_task(dispatcher.run()), group.create_task(launcher_goes())]
+            await workers.warm()
             await run(
                 front,
                 listener,
+                access(config.server),
+                routes(front, describe(config, shards.ready), model, files.vocab_size, workers),
                 ready=lambda: emit(event="ready"),
                 drained=lambda: _drain(stop, dispatcher),
             )
@@ -109,25 +136,83 @@ async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Eve
         pass  # whatever was live has been told that it is lost
     except* GroupLost as lost:
         raise Fault(FAILED, f"the shards were lost: {lost.exceptions[0]}") from None
+    finally:
+        await workers.close()
 
 
-def assemble(config: RouterConfig, shards: ShardGroup) -> tuple[Dispatcher, Front]:
+def assemble(
+    config: RouterConfig, shards: ShardGroup, model: Model, workers: Workers
+) -> tuple[Dispatcher, Front]:
     """The router's parts for these shards. Raises Fault."""
     ranks = shards.ready
+    agree(ranks)
     try:
         bounds = settle(config.limits, min(ready.max_length for ready in ranks))
     except ValueError as fault:
         raise Fault(BAD_FLAG, str(fault)) from fault
-    try:
-        vocabulary = Vocabulary.load(config.model_path)
-    except (OSError, ValueError) as fault:
-        raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
     capacity = measure(ranks, bounds, config.scheduler.preemption)
     metrics = Metrics(bounds, capacity, len(ranks), ranks[0].drafter or "model")
     scheduler = build(config.scheduler, capacity)
-    dispatcher = Dispatcher(scheduler, shards, vocabulary, bounds, metrics)
+    dispatcher = Dispatcher(scheduler, shards, model.vocabulary, bounds, metrics)
     patience = Patience(keepalive=config.server.keepalive_timeout)
-    return dispatcher, Front(dispatcher, metrics, bounds, describe(config, ranks), patience)
+    about = describe(config, ranks)
+    return dispatcher, Front(dispatcher, metrics, bounds, about, patience, Grammars(workers))
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What the router knows of the target."""
+
+    vocabulary: Vocabulary
+    template: ChatTemplate | None
+
+
+def load_model(config: RouterConfig) -> Model:
+    """The target's vocabulary and chat template. Raises Fault."""
+    try:
+        vocabulary = Vocabulary.load(config.model_path)
+        template = ChatTemplate.load(config.model_path)
+    except (OSError, ValueError) as fault:
+        raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
+    return Model(vocabulary, template)
+
+
+def routes(
+    front: Front, about: About, model: Model, size: int, workers: Workers
+) -> list[web.RouteDef]:
+    """What is served beside native generation; `size` is that of the model's logits."""
+    prompts = Prompts(model.template, workers)
+    openai = OpenAi(front, about, model.vocabulary, size, prompts)
+    hosted = Hosted(front, {"messages": openai.chat, "prompt": openai.completions})
+    return [
+        *Tokens(front, model.vocabulary).routes(),
+        *openai.routes(),
+        *hosted.routes(os.environ.get("AIP_PREDICT_ROUTE")),
+        *Docs(document((*NATIVE, *OPENAI))).routes(),
+    ]
+
+
+def access(server: ServerConfig) -> Access:
+    """Who may come in."""
+    return Access(
+        key=server.api_key or None,
+        protect_metrics=server.protect_metrics,
+        origins=server.cors_allow_origin,
+        connections=server.max_connections,
+    )
+
+
+def agree(ranks: tuple[Ready, ...]) -> None:
+    """Raises Fault where ranks are not parts of one model; what they can hold may differ."""
+    for name in ("model", "dtype", "page_size", "vocab_size", "speculate", "drafter"):
+        values = [getattr(ready, name) for ready in ranks]
+        for rank, value in enumerate(values):
+            if value != values[0]:
+                raise Fault(
+                    BAD_MODEL,
+                    f"the shards disagree on {name}: {values[0]!r} on rank 0, {value!r} on rank"
+                    f" {rank}; start them all with the same model and flags",
+                )
 
 
 def measure(ranks: tuple[Ready, ...], bounds: Bounds, preemption: str = "auto") -> Capacity:

@@ -1,32 +1,31 @@
 """The one loop between requests, scheduler and shards.
 
 It fills the pipeline, takes one event and applies it, as the simulator does. It alone reads the
-clock, calls the scheduler and writes Records. What to run is the scheduler's choice; here every
-request gets exactly one end. Stop strings are seen only here: such a request ends at once, its
-row is cancelled, and what Steps in flight still bring for it is dropped. Shards that are lost end
-every live request.
+clock, calls the scheduler and writes Records. Who comes in is `admission`'s choice, what to run
+the scheduler's; here every request gets exactly one end. Stop strings are seen only here: such a
+request ends at once, its row is cancelled, and what Steps in flight still bring for it is dropped.
+Shards that are lost end every live request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from router import request as rules
-from router import steps
-from router.errors import Cancelled, Generation, Invalid, Overloaded, Unavailable
+from router.admission import Admission
+from router.errors import Cancelled, Generation, Invalid, Unavailable
 from router.metrics import Metrics
-from router.prefix import PageNames
+from router.pipeline import Pipeline
 from router.record import Record
 from router.request import Bounds, Request
-from router.scheduler.base import Batch, Job, Scheduler
+from router.scheduler.base import Scheduler
 from router.shards import GroupLost, Report, ShardGroup
 from router.text import Vocabulary
-from shard.protocol import End, Item, Step, StepResult
+from shard.protocol import End, Item, StepResult
 
 PULSE_SECONDS = 1.0
 """Longest time between two looks at the shards' health."""
@@ -50,7 +49,7 @@ Event = Submit | Cancel | Report
 
 
 class Dispatcher:
-    """Owns the scheduler, the Records and the numbers of Steps."""
+    """Owns the scheduler and the Records."""
 
     def __init__(
         self,
@@ -67,20 +66,14 @@ class Dispatcher:
         self._limits = limits
         self._metrics = metrics
         self._clock = clock
+        self._admission = Admission(limits.max_concurrent_requests)
+        self._pipeline = Pipeline(shards.ready[0].page_size)
         self._inbox: asyncio.PriorityQueue[tuple[bool, int, Event]] = asyncio.PriorityQueue()
         self._events = 0
         self._records: dict[int, Record] = {}
         """Requests that the scheduler knows, or will once the inbox is read, by id."""
-        self._names: dict[int, PageNames] = {}
-        """Of the pages of the requests that the scheduler knows."""
-        self._held: set[int] = set()
-        """Rows that the shards hold."""
-        self._flights: deque[Step] = deque()
-        self._last_id = self._last_step = 0
-        self._permits = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._draining = self._failed = False
+        self._last_id = 0
+        self._failed = False
 
     async def run(self) -> None:
         """Serve until cancelled. Raises GroupLost; every live request has ended badly by then."""
@@ -112,7 +105,8 @@ class Dispatcher:
 
         Each takes a permit; they get them all, or Overloaded is raised.
         """
-        with self._permit(len(requests)):
+        self._require_shards()
+        with self._admission.hold(len(requests)):
             records: list[Record] = []
             try:
                 for request in requests:
@@ -135,36 +129,19 @@ class Dispatcher:
     @property
     def full(self) -> bool:
         """Whether no permit is free."""
-        return self._permits >= self._limits.max_concurrent_requests
+        return self._admission.full
 
     def healthy(self) -> str | None:
         """None, or why requests had better go elsewhere: failed, draining or stalled."""
         if self._failed:
             return "failed"
-        if self._draining:
+        if self._admission.draining:
             return "draining"
         return "stalled" if self._shards.late(self._clock()) else None
 
     async def drain(self) -> None:
         """Refuse new requests and wait until none is open."""
-        self._draining = True
-        await self._idle.wait()
-
-    @contextmanager
-    def _permit(self, count: int) -> Iterator[None]:
-        self._require_shards()
-        if self._draining:
-            raise Unavailable("Server is shutting down")
-        if self._permits + count > self._limits.max_concurrent_requests:
-            raise Overloaded
-        self._permits += count
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._permits -= count
-            if not self._permits:
-                self._idle.set()
+        await self._admission.drain()
 
     def _require_shards(self) -> None:
         if self._failed:
@@ -172,7 +149,9 @@ class Dispatcher:
 
     async def _submit(self, request: Request, request_id: str) -> Record:
         arrived = self._clock()
-        ids = await self._vocabulary.encode(request.inputs)
+        ids = request.tokens
+        if ids is None:
+            ids = await self._vocabulary.encode(request.inputs, request.add_special_tokens)
         prompt, max_new = rules.fit(request, ids, self._limits)
         self._require_shards()  # if they were lost meanwhile, nobody reads the inbox
         self._last_id += 1
@@ -195,19 +174,7 @@ class Dispatcher:
             batch = self._scheduler.next_batch(now)
             if batch is None:
                 return
-            step = self._step(batch, now)
-            self._flights.append(step)
-            self._shards.send(step, now)
-
-    def _step(self, batch: Batch, now: float) -> Step:
-        held = self._held.difference(steps.gone(batch))
-        fresh = [self._records[id] for id in steps.named(batch) if id not in held]
-        for record in fresh:
-            record.plan(now)
-        self._last_step += 1
-        step = steps.step(self._last_step, batch, self._held, fresh)
-        self._held = held.union(record.id for record in fresh)
-        return step
+            self._shards.send(self._pipeline.send(batch, self._records, now), now)
 
     async def _next(self) -> Event | None:
         try:
@@ -230,25 +197,15 @@ class Dispatcher:
     def _start(self, record: Record) -> None:
         if record.id not in self._records:
             return  # it left before it was heard of
-        now, cap = record.queued, record.request.speculate
-        hashes = self._name(record)
-        job = Job(record.id, now, len(record.prompt), record.max_new, None, cap, hashes)
         try:
-            self._scheduler.submit(job, now)
+            self._scheduler.submit(self._pipeline.enter(record), record.queued)
         except ValueError as fault:  # it can never fit
             record.fail(Invalid(str(fault)), self._clock())
             self._forget(record)
 
-    def _name(self, record: Record) -> tuple[int, ...]:
-        """Names of the prompt's pages; a prompt that is to be told has to be computed, too."""
-        if record.request.report.prompt:
-            return ()
-        names = self._names[record.id] = PageNames(self._shards.ready[0].page_size)
-        return names.add(record.prompt)
-
     def _forget(self, record: Record) -> None:
         self._records.pop(record.id, None)
-        self._names.pop(record.id, None)
+        self._pipeline.leave(record.id)
 
     def _stop(self, record: Record) -> None:
         if record.id in self._records:  # it may have ended before this was read
@@ -256,19 +213,19 @@ class Dispatcher:
             self._scheduler.cancel(record.id, self._clock())
 
     def _complete(self, result: StepResult) -> None:
-        now, step = self._clock(), self._flights.popleft()
-        rows = steps.done(step, result)
-        self._scheduler.complete(steps.outcomes(rows, result.seconds, self._names), now)
-        for _, item in rows:
-            self._take(item, now)
-        self._metrics.step(steps.method(step), len(rows), result.seconds)
+        now, landed = self._clock(), self._pipeline.land(result)
+        self._scheduler.complete(landed.outcomes, now)
+        for item, outcome in zip(landed.items, landed.outcomes, strict=True):
+            self._take(item, outcome.seconds, now)
+        self._metrics.step(landed.method, len(landed.items), result.seconds)
         view = self._scheduler.view()
         self._metrics.observe(view, sum(view.waiting))
 
-    def _take(self, item: Item, now: float) -> None:
+    def _take(self, item: Item, seconds: float, now: float) -> None:
         record = self._records.get(item.id)
         if record is None:
             return  # it ended while the Step was in flight
+        record.attained += seconds
         if item.end is End.ERROR:
             record.fail(Generation("the model gave no usable result"), now)
         else:
@@ -291,5 +248,5 @@ class Dispatcher:
         self._failed = True
         for record in self._records.values():
             record.fail(Generation("the model's processes were lost"), self._clock())
-        for step in self._flights:
-            self._metrics.step_lost(steps.method(step))
+        for method in self._pipeline.lost():
+            self._metrics.step_lost(method)

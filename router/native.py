@@ -15,9 +15,10 @@ from typing import Any
 import orjson
 
 from router import VERSION
-from router.errors import Incomplete, RouterError, Unserialisable
+from router.errors import Incomplete, Unserialisable
 from router.record import PromptToken, Record, Token
 from router.request import Bounds
+from router.text import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,22 @@ def info(about: About, bounds: Bounds) -> dict[str, Any]:
     }
 
 
-def failure(error: RouterError) -> dict[str, Any]:
-    """Body, or event, of an error."""
-    return {"error": str(error), "error_type": error.error_type}
+def spans(text: str, tokens: Sequence[Span]) -> list[dict[str, Any]]:
+    """Body of `/tokenize`: each token with its place in the UTF-8 bytes of `text`."""
+    places = sorted({place for token in tokens for place in (token.start, token.stop)})
+    offsets, last, size = {}, 0, 0
+    for place in places:
+        size += len(text[last:place].encode())
+        offsets[place], last = size, place
+    return [
+        {
+            "id": token.id,
+            "text": token.text,
+            "start": offsets[token.start],
+            "stop": offsets[token.stop],
+        }
+        for token in tokens
+    ]
 
 
 def answer(

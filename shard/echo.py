@@ -69,7 +69,9 @@ def _with_prompt(item: Item, new: New, start: int, stop: int) -> Item:
     if not new.report.prompt or not places:
         return item
     logprobs = tuple(reply_logprob(new.sampling.seed, place) for place in places)
-    return replace(item, prompt_start=places.start, prompt_logprobs=logprobs)
+    told = [(new.tokens[place], value) for place, value in zip(places, logprobs, strict=True)]
+    tops = tuple(_top(*pair, new.report.top_n) for pair in told if new.report.top_n)
+    return replace(item, prompt_start=places.start, prompt_logprobs=logprobs, prompt_top=tops)
 
 
 def _noise(salt: bytes, seed: int, position: int) -> int:

@@ -14,8 +14,9 @@ windowed mean. A mean over all rounds would not do: its deviation falls like 1/r
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import fsum
+from typing import Any
 
 PRIOR_ROUNDS = 3.0
 """What the prior counts for, in rounds."""
@@ -26,15 +27,20 @@ UNKNOWN = 0.6
 
 
 class Survival:
-    """Posterior means of S_1..S_n, shrunk towards a prior worth `PRIOR_ROUNDS` rounds."""
+    """Posterior means of S_1..S_n, shrunk towards a prior worth some rounds."""
 
-    __slots__ = ("_memory", "_passed", "_prior", "_reached", "whole")
+    __slots__ = ("_memory", "_passed", "_prior", "_reached", "_weight", "whole")
 
-    def __init__(self, prior: Sequence[float], memory: float = MEMORY) -> None:
-        """`prior`: S_1..S_n before the first round; its length is the longest draft."""
+    def __init__(
+        self, prior: Sequence[float], memory: float = MEMORY, weight: float = PRIOR_ROUNDS
+    ) -> None:
+        """`prior`: S_1..S_n before the first round; its length is the longest draft.
+
+        `weight`: rounds that the prior counts for. `memory`: rounds after which older ones fade.
+        """
         before = (1.0, *prior)
         chances = [s / b if b else 0.0 for b, s in zip(before, prior, strict=False)]
-        self._memory = memory
+        self._memory, self._weight = memory, weight
         self._prior = chances
         self._passed = [0.0] * len(chances)
         self._reached = [0.0] * len(chances)
@@ -57,6 +63,20 @@ class Survival:
         if drafted:
             self.whole = self._curve()
 
+    def learned(self) -> dict[str, Any]:
+        """What was observed, to go on from in `restore`."""
+        return {"passed": self._passed[:], "reached": self._reached[:]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `learned`, as far as drafts are as long. Raises ValueError for nonsense."""
+        pairs = zip(state["passed"], state["reached"], strict=True)
+        for k, (passed, reached) in enumerate(pairs):
+            if not 0 <= passed <= reached < 1e300:
+                raise ValueError(f"{passed!r} of {reached!r} drafts passed")
+            if k < len(self._prior):
+                self._passed[k], self._reached[k] = float(passed), float(reached)
+        self.whole = self._curve()
+
     def curve(self, longest: int) -> tuple[float, ...]:
         """S_1..S_longest, never rising: a draft survives only if those before it do."""
         return self.whole[:longest]
@@ -66,7 +86,7 @@ class Survival:
         survival, better, curve = 1.0, 0.0, []
         for prior, passed, reached in zip(self._prior, self._passed, self._reached, strict=True):
             guess = min(1.0, max(0.0, prior + better))
-            chance = (PRIOR_ROUNDS * guess + passed) / (PRIOR_ROUNDS + reached)
+            chance = (self._weight * guess + passed) / (self._weight + reached)
             better = chance - prior
             survival *= chance
             curve.append(survival)

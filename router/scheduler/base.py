@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class End(Enum):
@@ -19,6 +19,8 @@ class End(Enum):
 
     EOS = "eos"
     LENGTH = "length"
+    STOP = "stop"
+    """Only the caller saw it, in the text: never in an Outcome, but given to `cancel`."""
     ERROR = "error"
     LOST = "lost"
     """The shard group died: every Step in flight is void, and every live request, named or not,
@@ -73,6 +75,12 @@ class Job:
     hashes: tuple[int, ...] = ()
     """One per full page of the prompt, each naming all tokens up to that page's end. Empty: the
     request shares nothing."""
+    priority: int = 0
+    """Lower goes first, as in vLLM; only `laps-sd` heeds it."""
+    tenant: int = 0
+    """Whose request it is, for fairness between tenants."""
+    route: int = 0
+    """What kind of request it is, for the prediction of its length."""
 
 
 class Run(NamedTuple):
@@ -173,10 +181,33 @@ class View:
     """Since the start, by kind: keep, swap, recompute."""
     prefetched: int = 0
     """Since the start: rows whose KV came back from the host before a Step ran them."""
+    acceptance: float = 0.0
+    """Accepted share of what recent rounds drafted, of all requests; 0 where nothing was."""
+    estimate_error: float = 0.0
+    """Mean |estimated - true| / true execution time over the last requests that came to their own
+    end, estimated when half of the expected answer was there; 0 before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is known of one live request."""
+
+    level: int
+    """1 is the highest, 0 the level of those that have waited too long."""
+    perceptible: bool
+    """Its acceptance rate is stable."""
+    attained: float
+    """Device seconds received."""
+    remaining: float
+    """Estimated device seconds that it still needs."""
+    wait: float
+    """Estimated seconds until it is served next; 0 if the last Batch served it."""
+    preemptions: dict[str, int]
+    """Its own, by kind: keep, swap, recompute."""
 
 
 class Scheduler(Protocol):
-    """Four verbs, and one look inside.
+    """Four verbs, and three looks inside.
 
     Contract: outcomes come in Step order, one `complete` a Step; an id may have an empty
     outcome, or none, in the Step after the one that ended it; outcomes of unknown ids are
@@ -188,8 +219,11 @@ class Scheduler(Protocol):
     def submit(self, job: Job, now: float) -> None:
         """Take `job`. Raises ValueError if it can never fit, or if its id is live."""
 
-    def cancel(self, id: int, now: float) -> None:
-        """Drop a live job; unknown ids are ignored. Its pages come free with the next Batch."""
+    def cancel(self, id: int, now: float, end: End | None = None) -> None:
+        """Drop a live job; unknown ids are ignored. Its pages come free with the next Batch.
+
+        `end`: STOP if the answer is complete, so that its length is worth learning from.
+        """
 
     def next_batch(self, now: float) -> Batch | None:
         """Plan one Step; None: nothing to run and nothing to release."""
@@ -199,3 +233,9 @@ class Scheduler(Protocol):
 
     def view(self) -> View:
         """The state that metrics and `/info` show."""
+
+    def look(self, id: int, now: float) -> Look | None:
+        """One request; None for unknown ids. To be asked before what ends the request."""
+
+    def learned(self) -> dict[str, Any]:
+        """What is worth keeping over a restart: numbers, strings, lists and dicts of them."""

@@ -9,23 +9,29 @@ even alone, so with a live job and nothing in flight there is always a Batch.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+from typing import Any
 
-from router.scheduler.acceptance import SERVED, Survival
-from router.scheduler.base import Batch, Capacity, End, Job, Outcome, View
+from router.scheduler.base import Batch, Capacity, End, Job, Look, Outcome, View
 from router.scheduler.drafting import Drafting
+from router.scheduler.estimate import Estimator
 from router.scheduler.memory import Memory
 from router.scheduler.plan import Flight, Plan
 from router.scheduler.policy import Policy
-from router.scheduler.row import Row
+from router.scheduler.row import PREEMPTIONS, Row
 
 
 class Planner:
     """A Scheduler that serves rows in the order of its policy."""
 
-    def __init__(self, capacity: Capacity, policy: Policy) -> None:
+    def __init__(
+        self, capacity: Capacity, policy: Policy, estimator: Estimator | None = None
+    ) -> None:
+        """`estimator`: the one that `policy` asks, if it asks any."""
         self._capacity = capacity
         self._policy = policy
+        self._estimator = estimator or Estimator(capacity)
         self._drafting = Drafting(capacity)
         self._memory = Memory(capacity)
         self._rows: dict[int, Row] = {}
@@ -34,8 +40,7 @@ class Planner:
         """Ids whose pages come free with the next Batch, oldest first."""
         self._last: frozenset[Row] = frozenset()
         """Rows of the last Batch."""
-        self._served = Survival.unknown(capacity.speculate, SERVED)
-        self._preemptions = Counter(keep=0, swap=0, recompute=0)
+        self._preemptions = dict.fromkeys(PREEMPTIONS, 0)
         self._prefetched = 0
 
     def submit(self, job: Job, now: float) -> None:
@@ -49,17 +54,17 @@ class Planner:
         need = self._memory.pages_for(job.prompt + job.max_new)
         if need > self._capacity.pages:
             raise ValueError(f"request {job.id} needs {need} of {self._capacity.pages} pages")
-        longest = self._capacity.speculate
-        cap = longest if job.speculate is None else min(longest, job.speculate)
-        row = Row(job, Survival(self._served.curve(longest)), cap)
-        self._rows[job.id] = row
+        row = self._rows[job.id] = self._estimator.row(job)
         self._policy.arrive(row, now)
 
-    def cancel(self, id: int, now: float) -> None:
-        """Drop a live job; unknown ids are ignored. Its pages come free with the next Batch."""
+    def cancel(self, id: int, now: float, end: End | None = None) -> None:
+        """Drop a live job; unknown ids are ignored. Its pages come free with the next Batch.
+
+        `end`: STOP if the answer is complete, so that its length is worth learning from.
+        """
         row = self._rows.get(id)
         if row is not None:
-            self._end(row, None)
+            self._end(row, end)
 
     def next_batch(self, now: float) -> Batch | None:
         """Plan one Step; None: nothing to run and nothing to release, or the depth is reached."""
@@ -68,7 +73,7 @@ class Planner:
         release = tuple(self._release)
         self._release.clear()
         self._memory.release(release)
-        order = self._policy.order(now)
+        order = self._order(now)
         plan = Plan(self._capacity, self._memory, order, self._drafting.lengths(order))
         plan.fill()
         if not plan.flight and not release:
@@ -108,14 +113,43 @@ class Planner:
             free_pages=self._memory.pages.free,
             preemptions=dict(self._preemptions),
             prefetched=self._prefetched,
+            acceptance=self._estimator.acceptance,
+            estimate_error=self._estimator.error,
         )
+
+    def look(self, id: int, now: float) -> Look | None:
+        """One request; None for unknown ids. To be asked before what ends the request."""
+        row = self._rows.get(id)
+        if row is None:
+            return None
+        return Look(
+            level=self._policy.level(row),
+            perceptible=self._policy.perceives(row),
+            attained=row.attained,
+            remaining=self._estimator.remaining(row),
+            wait=0.0 if row in self._last else self._wait(row, now),
+            preemptions=dict(row.preemptions),
+        )
+
+    def learned(self) -> dict[str, Any]:
+        """What is worth keeping over a restart."""
+        return self._estimator.learned()
+
+    def _order(self, now: float) -> Sequence[Row]:
+        return self._policy.order(now, 1 - self._memory.pages.free / self._capacity.pages)
+
+    def _wait(self, row: Row, now: float) -> float:
+        """Until enough of those before `row` have ended, if they end evenly; 0 with a row free."""
+        order = self._order(now)
+        ahead = [self._estimator.remaining(r) for r in takewhile(lambda r: r is not row, order)]
+        more = len(ahead) - self._capacity.max_rows + 1
+        return sum(ahead) * more / len(ahead) if more > 0 else 0.0
 
     def _learn(self, row: Row, outcome: Outcome, now: float) -> None:
         if outcome.end is End.LOST:
             return
         row.learn(outcome)
-        row.survival.observe(outcome.drafted, outcome.accepted)
-        self._served.observe(outcome.drafted, outcome.accepted)
+        self._estimator.observe(row, outcome)
         if outcome.end is End.ERROR:
             self._memory.pages.retract(row.job.id)
         else:
@@ -127,6 +161,7 @@ class Planner:
 
     def _end(self, row: Row, end: End | None) -> None:
         del self._rows[row.job.id]
+        self._estimator.end(row, end)
         self._policy.leave(row, end)
         if self._memory.drop(row):
             self._release[row.job.id] = None
@@ -142,10 +177,14 @@ class Planner:
     def _count(self, plan: Plan) -> None:
         run = frozenset(plan.flight[run.id][0] for run in plan.run)
         kept = [row for row in self._last - run if self._rows.get(row.job.id) is row]
-        self._preemptions["keep"] += sum(
-            row.remaining > 0 and row.job.id not in plan.passed for row in kept
-        )
-        self._preemptions["recompute"] += len(plan.moves.evict)
-        self._preemptions["swap"] += len(plan.moves.swap_out)
+        rows = (row for row in kept if row.remaining > 0 and row.job.id not in plan.passed)
+        self._preempt("keep", rows)
+        self._preempt("recompute", map(self._rows.__getitem__, plan.moves.evict))
+        self._preempt("swap", (self._rows[swap.id] for swap in plan.moves.swap_out))
         self._prefetched += len(plan.moves.swap_in)
         self._last = run
+
+    def _preempt(self, kind: str, rows: Iterable[Row]) -> None:
+        for row in rows:
+            row.preemptions[kind] += 1
+            self._preemptions[kind] += 1

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from router.scheduler.acceptance import Survival
 from router.scheduler.base import Job, Outcome
 
+PREEMPTIONS = ("keep", "swap", "recompute")
+"""Kinds of preemption: its pages stay, go to the host, or are lost."""
+
 
 @dataclass(slots=True, eq=False)
 class Row:
@@ -53,6 +56,8 @@ class Row:
     """Where on the host its KV is, while it is swapped out."""
     returning: bool = False
     """The Step in flight that names it brings back its KV."""
+    preemptions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PREEMPTIONS, 0))
+    """How often it was displaced, by kind."""
 
     def __post_init__(self) -> None:
         self.unfed = self.job.prompt

@@ -19,7 +19,7 @@ from router.metrics import Metrics
 from router.record import Record, Token
 from router.request import Request, settle
 from router.scheduler import build
-from router.scheduler.base import Scheduler, View
+from router.scheduler.base import Job, Scheduler, View
 from router.shards import STEP_SECONDS, GroupLost, ShardGroup
 from router.text import Vocabulary
 from shard.config import ShardConfig
@@ -218,6 +218,31 @@ async def test_a_shared_prompt_is_not_fed_again_unless_it_is_to_be_told(world: i
     assert third == first
     assert fourth == second
     assert [token.logprob is None for token in records[2].prefill].count(True) == 1
+
+
+async def test_a_prompt_is_shared_only_under_the_same_salt() -> None:
+    request = ask("a common beginning " * 40, 30)
+    salts = (None, "one", "two", "one", None)
+    async with echoing() as (server, _):
+        records = [await finish(server, replace(request, cache_salt=salt)) for salt in salts]
+    assert {tuple(record.emitted) for record in records} == {expected(request)[0]}
+    plain, one, two, one_again, plain_again = (record.steps for record in records)
+    assert plain == one == two
+    assert one_again == plain_again < plain
+
+
+async def test_what_a_request_wishes_for_its_turn_reaches_the_scheduler() -> None:
+    wishes = {"expected_new_tokens": 7, "priority": -3, "speculate": 1, "route": 1}
+    async with echoing() as (server, _):
+        jobs: list[Job] = []
+        submit = server.scheduler.submit
+        server.scheduler.submit = lambda job, now: (jobs.append(job), submit(job, now))[1]  # type: ignore[method-assign]
+        await finish(server, ask(user="someone", **wishes))
+        await finish(server, ask())
+    wished, plain = jobs
+    assert (wished.expected, wished.priority, wished.speculate, wished.route) == (7, -3, 1, 1)
+    assert wished.tenant == ask(user="someone").tenant
+    assert (plain.expected, plain.priority, plain.tenant, plain.route) == (None, 0, 0, 0)
 
 
 async def test_a_token_is_streamed_before_the_request_ends() -> None:

@@ -14,8 +14,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from router.__main__ import Fault, agree, measure
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
+from router.request import settle
 from tests.router.families import byte_level
+from tests.router.scripted_ranks import ready
 from tests.shard.ranks import ECHO, ROOT, Rank
 
 LONG = {"inputs": "some words", "parameters": {"max_new_tokens": 200, "ignore_eos": True}}
@@ -183,3 +186,32 @@ async def test_what_cannot_be_served_is_a_fault(
             assert (fault["event"], fault["code"]) == ("fault", code)
             assert word in fault["text"]
             assert await running.process.wait() == code
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", "other"),
+        ("dtype", "bfloat16"),
+        ("page_size", 32),
+        ("vocab_size", 7),
+        ("speculate", 0),
+        ("drafter", "ngram"),
+    ],
+)
+def test_ranks_of_another_model_are_refused_in_one_line(name: str, value: Any) -> None:
+    ranks = (ready(0), ready(1), replace(ready(2), **{name: value}))
+    agree(ranks[:2])
+    with pytest.raises(Fault, match=f"^the shards disagree on {name}: .* on rank 2;.*$") as caught:
+        agree(ranks)
+    assert caught.value.code == 4
+
+
+def test_ranks_hold_together_what_the_least_of_them_holds() -> None:
+    ranks = (
+        replace(ready(0), pages=9, max_rows=3, host_pages=7),
+        replace(ready(1), pages=8, max_rows=4, host_pages=6),
+    )
+    agree(ranks)
+    capacity = measure(ranks, settle(Limits(), 100))
+    assert (capacity.pages, capacity.max_rows, capacity.host_pages) == (8, 3, 6)

@@ -39,6 +39,9 @@ class Whim:
         self._random, self._change = random, change
         self._rows: list[Row] = []
 
+    def perceives(self, row: Row) -> bool:
+        return False
+
     def level(self, row: Row) -> int:
         return 1
 
@@ -51,7 +54,7 @@ class Whim:
     def leave(self, row: Row, end: SchedulerEnd | None) -> None:
         self._rows.remove(row)
 
-    def order(self, now: float) -> Sequence[Row]:
+    def order(self, now: float, used: float) -> Sequence[Row]:
         if self._random.random() < self._change:
             self._random.shuffle(self._rows)
         return list(self._rows)

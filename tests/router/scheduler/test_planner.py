@@ -3,7 +3,7 @@ from random import Random
 import pytest
 
 from router.config import SchedulerConfig
-from router.scheduler import build
+from router.scheduler import NAMES, build
 from router.scheduler.base import Batch, Capacity, End, Job, Outcome, Run, Scheduler
 from tests.router.scheduler.device import Client, Device, capacity, run, serve
 
@@ -93,7 +93,7 @@ def test_a_row_beyond_the_limit_of_rows_waits_and_keeps_its_pages() -> None:
     scheduler = build(SchedulerConfig(scheduler="las"), capacity(max_rows=1, depth=1))
     submit(scheduler, 1, prompt=4)
     plan(scheduler)
-    complete(scheduler, Outcome(1, 4, 0, 0, 1, seconds=0.5))
+    complete(scheduler, Outcome(1, 4, 0, 0, 1, seconds=0.6))
     submit(scheduler, 2, prompt=4)
     assert plan(scheduler).run == (Run(2, 4, 0),)
     view = scheduler.view()
@@ -169,7 +169,7 @@ def test_a_lost_group_hands_every_row_back_without_kv() -> None:
     scheduler = build(SchedulerConfig(scheduler="las"), capacity(max_rows=1))
     submit(scheduler, 1, prompt=4)
     plan(scheduler)
-    complete(scheduler, Outcome(1, 4, 0, 0, 1, seconds=0.5))
+    complete(scheduler, Outcome(1, 4, 0, 0, 1, seconds=0.6))
     submit(scheduler, 2, prompt=4)
     assert plan(scheduler).run == (Run(2, 4, 0),)
     assert plan(scheduler).run == (Run(2, 0, 3),)
@@ -227,7 +227,7 @@ def test_a_started_row_leaves_a_page_for_each_row_above() -> None:
     assert plan(scheduler).run == (Run(1, 7, 0),)
 
 
-@pytest.mark.parametrize("policy", ["laps-sd", "fcfs", "las", "sjf"])
+@pytest.mark.parametrize("policy", NAMES)
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("rung", ["swap", "recompute"])
 def test_a_pool_of_half_the_demand_still_finishes_everything(

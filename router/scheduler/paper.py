@@ -1,48 +1,40 @@
 """LAPS-SD (arXiv 2505.17074, Algorithm 1): least attained service until acceptance is predictable.
 
-A request starts non-perceptible in level 1 and sinks as its attained service passes Sup_j. Once
-its acceptance rate is stable it is perceptible: its remaining execution time
+A request starts non-perceptible in queue 1 and sinks by one queue after a round that leaves its
+attained service above Sup_j. Once its acceptance rate is stable it is perceptible: its execution
+time is known well enough to put it into the queue whose bracket holds it. There is no way back.
+Every round serves the highest queue that is not empty. Inside a queue perceptible requests come
+first, the shortest time ahead; the others keep the order in which they entered, so they do not
+preempt one another.
 
-    T = L / (n*A + 1) * (n*T_SSM + T_LLM)
-
-is known well enough to put it into the level whose bracket holds T. There is no way back. Higher
-levels preempt lower ones. Inside a level perceptible rows come first, shortest T first; the others
-keep the order in which they entered, so they do not preempt one another.
-
-Where the paper is silent, the choice is ours: the meaning of the two stability thresholds, the
-order of the two kinds in a level, and the remainder of the answer, not its length, for L.
+Where the paper is silent the choice is ours: the meaning of the two stability thresholds, the order
+of the two kinds in a queue, that a perceptible request's time is the remainder and follows it from
+round to round and from queue to queue, and that prefill counts as service. More than one row or
+Step in flight is ours as well: the batch is the beginning of the order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
 
 from router.scheduler.acceptance import Stability
-from router.scheduler.base import Capacity, End, Outcome
-from router.scheduler.length import Lengths
+from router.scheduler.base import End, Outcome
+from router.scheduler.estimate import Estimator
 from router.scheduler.levels import Levels, Rank
 from router.scheduler.row import Row
 
 _BLIND: Rank = (1, 0.0)
 
 
-def execution_time(tokens: float, per_round: float, draft: int, capacity: Capacity) -> float:
-    """Seconds to emit `tokens` in rounds of `draft` drafts that yield `per_round` tokens each."""
-    cost = draft * capacity.draft_token_seconds + capacity.verify_seconds
-    return tokens / per_round * cost
-
-
-class Laps:
+class Paper:
     """The paper's policy. `window` is its gamma in rounds, `deviation` its delta."""
 
-    def __init__(self, capacity: Capacity, levels: Levels, window: int, deviation: float) -> None:
+    def __init__(self, estimator: Estimator, levels: Levels, window: int, deviation: float) -> None:
         """Raises ValueError for a window or a deviation that mean nothing."""
         Stability(window, deviation)  # refuses them now, not at the first request
-        self._capacity = capacity
+        self._estimator = estimator
         self._levels = levels
         self._stability = (window, deviation)
-        self._lengths = Lengths()
         self._blind: dict[int, Stability] = {}
         """Non-perceptible rows."""
         self._perceptible: set[int] = set()
@@ -54,6 +46,9 @@ class Laps:
     @property
     def perceptible(self) -> int:
         return len(self._perceptible)
+
+    def perceives(self, row: Row) -> bool:
+        return row.job.id in self._perceptible
 
     def level(self, row: Row) -> int:
         return self._levels.level(row)
@@ -67,7 +62,7 @@ class Laps:
         if row.job.id in self._blind:
             self._watch(row, outcome)
         if row.job.id in self._perceptible:
-            seconds = self._remaining(row)
+            seconds = self._estimator.remaining(row)
             self._levels.move(row, self._levels.bracket(seconds), (0, seconds))
         else:
             self._levels.demote(row)
@@ -76,10 +71,8 @@ class Laps:
         self._levels.leave(row)
         self._blind.pop(row.job.id, None)
         self._perceptible.discard(row.job.id)
-        if end in (End.EOS, End.LENGTH):
-            self._lengths.observe(row.emitted)
 
-    def order(self, now: float) -> Sequence[Row]:
+    def order(self, now: float, used: float) -> Sequence[Row]:
         return self._levels.order(now)
 
     def _watch(self, row: Row, outcome: Outcome) -> None:
@@ -89,12 +82,3 @@ class Laps:
         if settled or stability.stable:
             del self._blind[row.job.id]
             self._perceptible.add(row.job.id)
-
-    def _remaining(self, row: Row) -> float:
-        """Estimated seconds of service that `row` still needs, Steps in flight counted as done."""
-        per_round = row.survival.tokens(row.draft)
-        total = self._lengths.total(row.job, row.emitted)
-        tokens = max(1.0, total - row.emitted - row.certain * per_round)
-        decode = execution_time(tokens, per_round, row.draft, self._capacity)
-        chunks = ceil(row.unfed / self._capacity.prefill_tokens)
-        return decode + chunks * self._capacity.verify_seconds

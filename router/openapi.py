@@ -1,0 +1,202 @@
+"""The OpenAPI document, made from the models that parse bodies and tell answers.
+
+An Operation says what one path does; the document follows from a list of them. Nothing is written
+down twice: a field that a body takes is in the document because it is in the model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from router import VERSION, answers, body
+
+REF = "#/components/schemas/{model}"
+NAMES = {
+    "Generate": "GenerateRequest",
+    "CompatGenerate": "CompatGenerateRequest",
+    "Parameters": "GenerateParameters",
+    "Grammar": "GrammarType",
+    "Vertex": "VertexRequest",
+    "ChatBody": "ChatRequest",
+    "CompletionBody": "CompletionRequest",
+    "ResponsesBody": "ResponsesRequest",
+}
+"""TGI's names of our models."""
+FAILURES = {
+    400: "The body is not JSON",
+    401: "The key is missing or another",
+    408: "The body came too slowly",
+    413: "The body is too large",
+    415: "The body is not declared to be JSON",
+    422: "A field has the wrong type or breaks a rule",
+    424: "The engine failed on this request",
+    429: "No permit is free",
+    499: "Cancelled by its id",
+    500: "The generation ended without its last token",
+    503: "Nothing is served now",
+}
+READING_FAILURES = (401, 503)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path. Without a model an answer is told by its media type alone."""
+
+    method: str
+    path: str
+    summary: str
+    takes: type[BaseModel] | None = None
+    gives: type[BaseModel] | None = None
+    several: bool = False
+    """Whether the answer is an array of `gives`."""
+    streams: type[BaseModel] | None = None
+    """An event of the answer's stream."""
+    text: bool = False
+    """Whether the answer is text."""
+    failure: type[BaseModel] = answers.ErrorResponse
+    tag: str = "Text generation"
+
+
+NATIVE = (
+    Operation(
+        *("post", "/", "Generate; a stream if `stream` is true"),
+        takes=body.CompatGenerate,
+        gives=answers.GenerateResponse,
+        several=True,
+        streams=answers.StreamResponse,
+    ),
+    Operation(
+        *("post", "/generate", "Generate and answer at the end"),
+        takes=body.Generate,
+        gives=answers.GenerateResponse,
+    ),
+    Operation(
+        *("post", "/generate_stream", "Generate and answer token by token"),
+        takes=body.Generate,
+        streams=answers.StreamResponse,
+    ),
+    Operation(
+        *("post", "/tokenize", "The tokens of a text"),
+        takes=body.Generate,
+        gives=answers.SimpleToken,
+        several=True,
+    ),
+    Operation(
+        *("post", "/invocations", "Generate for SageMaker, as the root does"),
+        takes=body.CompatGenerate,
+        gives=answers.GenerateResponse,
+        several=True,
+        streams=answers.StreamResponse,
+    ),
+    Operation(
+        *("post", "/vertex", "Generate for Vertex AI"),
+        takes=body.Vertex,
+        gives=answers.VertexResponse,
+    ),
+    Operation("get", "/info", "What is served, and within which limits", gives=answers.Info),
+    *(
+        Operation("get", path, "Whether requests can be served now")
+        for path in ("/", "/health", "/ping", "/health/ready")
+    ),
+    Operation("get", "/health/live", "Whether the server runs at all"),
+    Operation("get", "/metrics", "Metrics for Prometheus", text=True),
+)
+
+
+def document(operations: Iterable[Operation]) -> bytes:
+    """The document as JSON."""
+    operations = list(operations)
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
+    whole = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Text Generation Inference",
+            "description": "Text generation over the wire of Text Generation Inference",
+            "license": {"name": "Apache 2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+            "version": VERSION,
+        },
+        "paths": paths,
+        "components": {
+            "schemas": _schemas(operations),
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+    text = json.dumps(whole, ensure_ascii=False, separators=(",", ":"))  # orjson ends at 64 bits
+    return _renamed(text).encode()
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "operationId": re.sub(r"\W+", "_", f"{operation.method} {operation.path}").strip("_"),
+        "security": [{}, {"key": []}],
+        "responses": {"200": {"description": operation.summary, **_content(_answer(operation))}},
+    }
+    if operation.takes:
+        content = _content({"application/json": _reference(operation.takes)})
+        told["requestBody"] = {"required": True, **content}
+    failure = _content({"application/json": _reference(operation.failure)})
+    for status in FAILURES if operation.takes else READING_FAILURES:
+        told["responses"][str(status)] = {"description": FAILURES[status], **failure}
+    return told
+
+
+def _answer(operation: Operation) -> dict[str, Any]:
+    """The schema of each media type that a good answer may have."""
+    told: dict[str, Any] = {}
+    if operation.gives:
+        one = _reference(operation.gives)
+        whole = {"type": "array", "items": one} if operation.several else one
+        told["application/json"] = whole
+    if operation.streams:
+        told["text/event-stream"] = _event(operation.streams, operation.failure)
+    if operation.text:
+        told["text/plain; charset=utf-8"] = {"type": "string"}
+    return told
+
+
+def _event(one: type[BaseModel], failure: type[BaseModel]) -> dict[str, Any]:
+    """The schema of one event: JSON in `data`."""
+    told = {"anyOf": [_reference(one), _reference(failure)]}
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": told}
+    return {"type": "object", "required": ["data"], "properties": {"data": data}}
+
+
+def _content(schemas: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = {kind: {"schema": schema} for kind, schema in schemas.items()}
+    return {"content": kinds} if kinds else {}
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": REF.format(model=model.__name__)}
+
+
+def _schemas(operations: list[Operation]) -> dict[str, Any]:
+    taken = [operation.takes for operation in operations]
+    given = [
+        model
+        for operation in operations
+        for model in (operation.gives, operation.streams, operation.failure)
+    ]
+    models = [(model, "validation") for model in dict.fromkeys([*taken, *given]) if model]
+    _, schema = models_json_schema(models, ref_template=REF)  # type: ignore[arg-type]
+    found: dict[str, Any] = schema["$defs"]
+    return dict(sorted(found.items()))
+
+
+def _renamed(text: str) -> str:
+    """The document with TGI's names for our models."""
+    for ours, theirs in NAMES.items():
+        text = text.replace(f'/{ours}"', f'/{theirs}"').replace(f'"{ours}":', f'"{theirs}":')
+        text = text.replace(f'"title":"{ours}"', f'"title":"{theirs}"')
+    return text
