@@ -147,8 +147,8 @@ def test_the_tail_knob_goes_from_size_to_arrival() -> None:
     assert orders[2] == [1, 2, 3, 4]
     late = stage(replace(RANKED, tail=0.5))
     late.arrive(1, 300.0, now=0.0)
-    late.arrive(2, 5.0, now=0.2)
-    late.arrive(3, 5.0, now=1000.0)
+    late.arrive(2, 5.0, now=1.0)
+    late.arrive(3, 5.0, now=10_000.0)
     assert late.order() == [2, 1, 3], "a small one overtakes, but not one that waited very long"
 
 
