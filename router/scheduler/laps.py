@@ -37,7 +37,7 @@ RENEWED = 32
 USUAL = 64
 """Arrivals over which the mean size is taken."""
 KNEE = 0.05
-"""Weight of arrival beside size at the middle of the dial; more costs the mean more than it helps."""
+"""Weight of arrival beside size at the middle of the dial (ours, from simulations)."""
 EASY = 0.7
 """Share of pages in use below which they are not short."""
 GRAIN = 8
