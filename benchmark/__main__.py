@@ -18,6 +18,7 @@ COMMANDS = {
     "study": ("benchmark.study.command", "regenerate docs/study.md with its plots"),
     "record-costs": ("benchmark.record_costs", "measure Steps, fit the simulator's costs to them"),
     "record-traces": ("benchmark.record_traces", "record where the demo pair's drafts are right"),
+    "live": ("benchmark.live", "LAPS-SD against FCFS on a real server, and simulated"),
     "prefix": ("benchmark.prefix", "what a shared prefix saves"),
 }
 

@@ -5,13 +5,16 @@ Frozen and free of imports that cost time, since the launcher reads it too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Self
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
     """A field that is also a flag: `--field-name`, environment twin `FIELD_NAME`."""
-    return field(default=default, metadata={"help": help, **more})
+    secret = more.pop("secret", False)
+    return field(default=default, repr=not secret, metadata={"help": help, **more})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Limits:
         " cache, within a quarter of the free memory; on CPU none",
     )
     validation_workers: int = option(2, "threads that tokenise")
+    disable_grammar_support: bool = option(False, "refuse every request with a grammar")
 
     def check(self) -> None:
         """Raises ValueError for what cannot go together, in TGI's words where it has some."""
@@ -57,7 +61,7 @@ class Limits:
             raise ValueError("max_batch_size must be > 0")
         for name in (item.name for item in fields(self)):
             value, least = getattr(self, name), 0 if name in _MAY_BE_ZERO else 1
-            if value is not None and value < least:
+            if not isinstance(value, bool | None) and value < least:
                 raise ValueError(f"`{name}` must be {'>= 0' if least == 0 else '> 0'}")
         if longest is not None and total is not None and longest >= total:
             raise ValueError(f"`max_input_tokens`({longest}) must be < `max_total_tokens`({total})")
@@ -154,6 +158,11 @@ class SchedulerConfig:
         "how a request gives up its pages: the cheaper way, or always this one",
         choices=("auto", "swap", "recompute"),
     )
+    scheduler_state: str | None = option(
+        None,
+        "file that keeps what was learned of lengths and drafts over a restart; none: nowhere;"
+        " default: by the model's name in $XDG_STATE_HOME/text-generation-laps",
+    )
 
     def check(self) -> None:
         """Raises ValueError for parameters that give no order."""
@@ -189,8 +198,31 @@ class ServerConfig:
 
     hostname: str = option("0.0.0.0", "address to listen on", environment=None)  # noqa: S104
     port: int = option(3000, "port to listen on; 0 takes a free one", short="-p")
+    api_key: str | None = option(None, "key that every route but the probes asks for", secret=True)
+    api_key_file: str | None = option(
+        None, "file that holds the key, which `ps` then does not show"
+    )
+    protect_metrics: bool = option(False, "ask for the key at /metrics too")
+    cors_allow_origin: tuple[str, ...] = option(
+        (), "origin whose pages may call the server; may be repeated; default: any"
+    )
+    tokenizer_config_path: str | None = option(
+        None, "file whose chat template is used instead of the model's own"
+    )
     json_output: bool = option(False, "log one JSON object per line")
+    max_connections: int = option(1024, "connections at once; more are turned away")
     keepalive_timeout: float = option(15.0, "seconds that an idle connection stays open")
+    step_timeout: float | None = option(
+        None,
+        "seconds after which a Step that has not ended means that the shards hang; default: 10, or"
+        " 20 times the 99th percentile where that is longer",
+    )
+    otlp_endpoint: str | None = option(
+        None, "where traces are sent by OTLP over gRPC; needs the extra `traces`"
+    )
+    otlp_service_name: str = option(
+        "text-generation-inference.router", "name under which traces are sent"
+    )
     graceful_termination_timeout: int = option(
         90, "seconds that live requests are given when the server is asked to stop", short="-g"
     )
@@ -199,10 +231,30 @@ class ServerConfig:
         """Raises ValueError for what means nothing."""
         if not 0 <= self.port < 65536:
             raise ValueError(f"`port`({self.port}) must be in 0..65535")
-        if self.keepalive_timeout <= 0:
-            raise ValueError("`keepalive_timeout` must be > 0")
+        for name in ("keepalive_timeout", "max_connections", "step_timeout"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"`{name}` must be > 0")
+        if self.otlp_endpoint and not find_spec("opentelemetry"):
+            raise ValueError(
+                "`otlp_endpoint` needs the extra `traces`: pip install tgi-laps[traces]"
+            )
+        if self.api_key and self.api_key_file:
+            raise ValueError("Both api_key and api_key_file are set")
         if self.graceful_termination_timeout < 0:
             raise ValueError("`graceful_termination_timeout` must be >= 0")
+
+    def with_key(self) -> Self:
+        """The same with the key that `api_key_file` holds. Raises ValueError."""
+        path = self.api_key_file
+        if path is None:
+            return self
+        try:
+            key = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            raise ValueError(f"`api_key_file`: {path} cannot be read") from None
+        if not key:
+            raise ValueError(f"`api_key_file`: {path} is empty")
+        return replace(self, api_key=key, api_key_file=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,3 +273,5 @@ class RouterConfig:
     """Unix socket of every rank, rank 0 first."""
     listen_fd: int
     """Inherited descriptor of the bound, not yet listening HTTP socket."""
+    step_log: str | None = None
+    """File for a line about every Step; for benchmarks."""

@@ -24,11 +24,11 @@ from shard.loading import load
 from shard.model import Loaded, PackedModel
 from shard.ngram import NgramDrafter
 from shard.protocol import Ready, Step, StepResult
-from shard.retry import run_in_halves
+from shard.retry import Attempt, Together, alone, run_in_halves
 from shard.sequence import RowTable
 from shard.slices import Ranks
-from shard.speculative import Work, run
-from shard.tensor_parallel import connect, slowest
+from shard.speculative import Work
+from shard.tensor_parallel import connect, slowest, unanimous
 from shard.vocabulary import Bridge
 from shard.weights import Report
 
@@ -54,6 +54,10 @@ class Engine:
         if config.draft_path is not None and config.speculate:
             told = _told(progress, "draft", 60, 80)
             draft = load(config.draft_path, config.dtype, device, Ranks(0, 1), told)
+        self._attempt: Attempt = alone
+        if ranks.world > 1:
+            agree = partial(unanimous, device=device)
+            self._attempt = Together(memory.Workspace.of(target), device, agree)
         self._pages = memory.pages(config, target, draft)
         room = self._pages, config.max_rows, config.speculate + 1
         self._target = PackedModel(target, *room)
@@ -107,8 +111,8 @@ class Engine:
         self._rows.apply(step)
         self._host.apply(step)
         works = [Work(self._rows.row(id), prefill, draft) for id, prefill, draft in _runs(step)]
-        attempt = run_in_halves if self._config.world == 1 else run
-        items = attempt(self._target, self._drafter, [work for work in works if not work.row.done])
+        live = [work for work in works if not work.row.done]
+        items = run_in_halves(self._attempt, self._target, self._drafter, live)
         return StepResult(step.number, time.perf_counter() - start, items, self.digest())
 
     def digest(self) -> int:
@@ -118,6 +122,7 @@ class Engine:
     def reset(self) -> None:
         """Forget every row; weights and pools stay."""
         self._rows.clear()
+        self._host.clear()
 
     def _warm_up(self, drafter: Drafter | None, agree: costs.Agree) -> costs.Costs:
         """Time Steps with `drafter`, or with one that stands in for prompt lookup."""

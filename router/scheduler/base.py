@@ -128,9 +128,12 @@ class Batch:
 
     `release`: rows that ended or were cancelled. `evict`: rows that lose their pages and will be
     prefilled again. `swap_out`: rows that lose their pages to others but keep their KV on the
-    host. A row named in `run` for the first time, or for the first time since it lost its pages,
-    is new to the shards, and one of `start` if it enters with KV. A page may stand in several
-    tables, but none of its owners writes to it then. A Batch may only release.
+    host. `swap_in`: rows whose KV comes back while others run; such a row is in no `run` before
+    this Step is done, so no Step waits for a copy. A row named in `run` for the first time, or for
+    the first time since it lost its pages, is new to the shards, and one of `start` if it enters
+    with KV; one of `swap_in` is new with its `start`. A page may stand in several tables; then
+    nobody writes the target's part of it, and whoever drafts may fill in the draft's. A Batch may
+    only release, or only bring back.
     """
 
     run: tuple[Run, ...]
@@ -176,6 +179,8 @@ class View:
     """Pages that no live row holds; they may hold a prefix that a later request shares."""
     preemptions: dict[str, int]
     """Since the start, by kind: keep, swap, recompute."""
+    prefetched: int = 0
+    """Since the start: rows whose KV came back from the host before a Step ran them."""
     acceptance: float = 0.0
     """Accepted share of what recent rounds drafted, of all requests; 0 where nothing was."""
     estimate_error: float = 0.0

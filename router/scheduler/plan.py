@@ -8,8 +8,10 @@ the lowest-ranked rows below it, which are swapped out, or evicted and later pre
 with Steps in flight is not displaced, since its tokens are still to come: it is passed over until
 they have landed. Nobody below a row that waits for pages grows.
 
-A row whose next page is being computed by a prefill in flight waits for that, to share it. So the
-first row in the order waits for nothing but Steps in flight: its own, or the prefill of a prefix.
+A row whose next page is being computed by a prefill in flight waits for that, to share it. A row
+on the host is brought back as soon as it could run, or there is room beside those that do, and
+runs once that Step has landed: its KV is copied while others run. So the first row in the order
+waits for nothing but Steps in flight: its own, or the prefill of a prefix.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ class Plan:
         self._expect = expect
         self._budget = capacity.prefill_tokens
         self._room = capacity.pages * capacity.page_size
+        self._slack = capacity.page_size / 2 + capacity.depth * (capacity.speculate + 1)
+        """Tokens that a row reserves on average beyond those that it holds."""
         self._demand = 0
         """Tokens that the rows of this Batch may hold one day, and those that asked to enter."""
         self._starved = False
@@ -60,19 +64,33 @@ class Plan:
         self.passed: set[int] = set()
         """Rows that this Batch must not name: displaced, or to be once they have landed."""
 
+    @property
+    def running(self) -> dict[int, Row]:
+        """The rows of `run` by id; those that only get back their KV are not among them."""
+        return {run.id: self.flight[run.id][0] for run in self.run}
+
     def fill(self) -> None:
-        """Serve as many rows as possible."""
+        """Serve as many rows as possible, and bring back the KV of those that come next."""
         holders = self._memory.holders
         for place, row in enumerate(self._order):
-            closed = self._starved or not self._budget  # to those that hold nothing
-            if len(self.run) == self._capacity.max_rows or (closed and not holders):
+            full = len(self.run) == self._capacity.max_rows
+            closed = full or self._starved or not self._budget  # to those that hold nothing
+            if (closed and not holders) or (full and not self._memory.hosted):
                 return
-            if row.unfed < row.known:
-                holders -= 1
-            elif closed:
+            holds = row.unfed < row.known
+            holders -= holds
+            if row.remaining <= 0 or row.job.id in self.passed or row.returning:
                 continue
-            if row.remaining > 0 and row.job.id not in self.passed:
+            if row.slots:
+                self._recall(row, len(self._order) if full else place)
+            elif (holds and not full) or not closed:
                 self._serve(row, place)
+
+    def _recall(self, row: Row, place: int) -> None:
+        """Bring back the KV of a row, if that displaces none but rows below `place`."""
+        if not self._starved and self._enter(row, place):
+            row.recall()
+            self.flight[row.job.id] = row, 0
 
     def _serve(self, row: Row, place: int) -> None:
         if row.unfed and not self._budget:
@@ -88,8 +106,8 @@ class Plan:
     def _waits(self, row: Row) -> bool:
         """Whether a page that `row` could share is on its way."""
         wanted = row.shareable(self._capacity.page_size)
-        matched = self._memory.pages.match(wanted) if self._coming and not row.slots else 0
-        return not row.slots and not self._coming.isdisjoint(wanted[matched : matched + 1])
+        matched = self._memory.pages.match(wanted) if self._coming else 0
+        return not self._coming.isdisjoint(wanted[matched : matched + 1])
 
     def _enter(self, row: Row, place: int) -> bool:
         """Bring in a row without pages, if there is room."""
@@ -122,7 +140,7 @@ class Plan:
         for index, (left, known) in enumerate(ends, 1):
             now += known
             most = max(most, now + index * left)
-        return most + len(ends) * self._capacity.page_size / 2 <= self._room
+        return most + len(ends) * self._slack <= self._room
 
     def _reserve(self, row: Row, place: int) -> bool:
         """Own pages for the worst case of the next Step of a row that has some."""

@@ -50,6 +50,7 @@ class Planner:
         self._last: dict[int, Row] = {}
         """Rows of the last Batch."""
         self._preemptions = dict.fromkeys(PREEMPTIONS, 0)
+        self._prefetched = 0
 
     def submit(self, job: Job, now: float) -> None:
         """Take `job`. Raises ValueError if it can never fit, or if its id is live."""
@@ -86,7 +87,7 @@ class Planner:
         flying = [row for flight in self._flights for row, _ in flight.values() if row.hashes]
         plan = Plan(self._capacity, memory, order, drafts, flying, self._expect)
         plan.fill()
-        if not plan.run and not release:
+        if not plan.flight and not release:
             return None
         self._flights.append(plan.flight)
         self._count(plan)
@@ -122,6 +123,7 @@ class Planner:
             perceptible=self._policy.perceptible,
             free_pages=self._memory.pages.free,
             preemptions=dict(self._preemptions),
+            prefetched=self._prefetched,
             acceptance=self._estimator.acceptance,
             estimate_error=self._estimator.error,
         )
@@ -188,12 +190,13 @@ class Planner:
             row.forget()
 
     def _count(self, plan: Plan) -> None:
-        last, rows, passed = self._last, self._rows, plan.passed
-        self._last = {id: row for id, (row, _) in plan.flight.items()}
-        kept = (row for id, row in last.items() if self._last.get(id) is not row is rows.get(id))
+        rows, passed, run = self._rows, plan.passed, plan.running
+        kept = (row for id, row in self._last.items() if run.get(id) is not row is rows.get(id))
         self._preempt("keep", (r for r in kept if r.remaining > 0 and r.job.id not in passed))
-        self._preempt("recompute", map(self._rows.__getitem__, plan.moves.evict))
-        self._preempt("swap", (self._rows[swap.id] for swap in plan.moves.swap_out))
+        self._preempt("recompute", map(rows.__getitem__, plan.moves.evict))
+        self._preempt("swap", (rows[swap.id] for swap in plan.moves.swap_out))
+        self._prefetched += len(plan.moves.swap_in)
+        self._last = run
 
     def _preempt(self, kind: str, rows: Iterable[Row]) -> None:
         for row in rows:

@@ -258,6 +258,31 @@ def test_a_pool_of_half_the_demand_still_finishes_everything(
     assert preemptions[rung] == preemptions["swap"] + preemptions["recompute"] > 0
 
 
+def test_rows_come_back_from_the_host_while_others_take_every_place() -> None:
+    random = Random(3)
+    room = {"pages": 40, "host_pages": 200, "preemption": "swap", "max_rows": 2}
+    device = Device(capacity(**room), random)
+    scheduler = build(SchedulerConfig(scheduler="las", laps_first_threshold=0.5), device.capacity)
+    jobs = [Job(id, 0.2 * id, random.randint(4, 30), random.randint(20, 40)) for id in range(20)]
+    batches = run(scheduler, device, [Client(job, 40, 0.5) for job in jobs])
+    back = [batch for batch in batches if batch.swap_in]
+    assert any(len(batch.run) == 2 for batch in back), "only rows with a place were brought back"
+    view = scheduler.view()
+    assert view.prefetched == sum(len(batch.swap_in) for batch in back) == view.preemptions["swap"]
+
+
+def test_a_row_on_the_host_that_is_alone_comes_back_and_then_runs() -> None:
+    small = capacity(pages=7, host_pages=7, preemption="swap", speculate=0)
+    scheduler, device = fcfs(small), Device(small, Random(1))
+    clients = [Client(Job(id, 0.0, 8, 12), 12, 0.0) for id in (1, 2)]
+    batches = run(scheduler, device, clients)
+    [back] = [batch for batch in batches if batch.swap_in]
+    assert back.swap_in[0].id == 2
+    later = batches[batches.index(back) + 1 :]
+    assert [len(batch.run) for batch in later if batch.run] == [1] * len(later[:-1])
+    assert all(client.ends == 1 for client in clients)
+
+
 def test_first_come_is_first_to_end_when_answers_are_equal() -> None:
     device = Device(capacity(max_rows=2, speculate=0), Random(1))
     clients = [Client(Job(id, 0.01 * id, 4, 10), 10, 0.0) for id in range(8)]
