@@ -13,44 +13,27 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from aiohttp import web
-
 from router import logs
-from router.access import Access
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatcher import Dispatcher
-from router.docs import Docs
-from router.hosted import Hosted
-from router.learned import Store, keep, place
-from router.metrics import Metrics
-from router.native import About
-from router.openapi import NATIVE, document
-from router.request import Bounds, settle
-from router.routes import Front, Patience
-from router.scheduler import build
-from router.scheduler.base import Capacity, Scheduler
+from router.learned import keep
+from router.parts import (
+    DEAD_SHARD,
+    FAILED,
+    Fault,
+    access,
+    assemble,
+    describe,
+    load_model,
+    remember,
+    routes,
+)
 from router.server import run
 from router.shards import GroupLost, ShardGroup
-from router.step_log import StepLog
-from router.text import Vocabulary
-from router.tokens import Tokens
-from shard.protocol import Ready
-
-FAILED, BAD_FLAG, BAD_MODEL, DEAD_SHARD = 1, 2, 4, 8
-"""Exit statuses of the faults that this process can meet."""
-
-
-class Fault(Exception):
-    """The router cannot start or go on: an exit status, and one line on cause and cure."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
+from router.workers import Files, Workers
 
 
 class LauncherGone(Exception):
@@ -109,18 +92,21 @@ async def serve(config: RouterConfig) -> None:
 
 async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Event) -> None:
     """The same, with greeted `shards`, until `stop`. Raises Fault, also when they are lost."""
-    store, vocabulary = remember(config, os.environ), load_vocabulary(config)
-    dispatcher, front = assemble(config, shards, vocabulary, store)
+    store, model = remember(config, os.environ), load_model(config)
+    files = Files(config.model_path, shards.ready[0].vocab_size)
+    workers = Workers(files, config.limits.validation_workers)
+    dispatcher, front = assemble(config, shards, model, workers, store)
     listener = socket.socket(fileno=config.listen_fd)
     try:
         async with asyncio.TaskGroup() as group:
             services = (dispatcher.run(), launcher_goes(), keep(store, dispatcher.learned))
             others = [group.create_task(service) for service in services]
+            await workers.warm()
             await run(
                 front,
                 listener,
                 access(config.server),
-                routes(front, vocabulary),
+                routes(front, describe(config, shards.ready), model, files.vocab_size, workers),
                 ready=lambda: emit(event="ready"),
                 drained=lambda: _drain(stop, dispatcher),
             )
@@ -130,118 +116,8 @@ async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Eve
         pass  # whatever was live has been told that it is lost
     except* GroupLost as lost:
         raise Fault(FAILED, f"the shards were lost: {lost.exceptions[0]}") from None
-
-
-def remember(config: RouterConfig, environment: Mapping[str, str]) -> Store:
-    """Where this server keeps what its scheduler learns."""
-    pair = " ".join(filter(None, (config.model_id, config.draft_model_id)))
-    return Store(place(config.scheduler.scheduler_state, pair, environment), pair)
-
-
-def assemble(
-    config: RouterConfig, shards: ShardGroup, vocabulary: Vocabulary, store: Store
-) -> tuple[Dispatcher, Front]:
-    """The router's parts for these shards. Raises Fault."""
-    ranks = shards.ready
-    agree(ranks)
-    try:
-        bounds = settle(config.limits, min(ready.max_length for ready in ranks))
-    except ValueError as fault:
-        raise Fault(BAD_FLAG, str(fault)) from fault
-    capacity = measure(ranks, bounds, config.scheduler.preemption)
-    metrics = Metrics(bounds, capacity, len(ranks), ranks[0].drafter or "model")
-    scheduler = schedule(config.scheduler, capacity, store)
-    log = StepLog(config.step_log, capacity) if config.step_log else None
-    dispatcher = Dispatcher(scheduler, shards, vocabulary, bounds, metrics, log=log)
-    patience = Patience(keepalive=config.server.keepalive_timeout)
-    return dispatcher, Front(dispatcher, metrics, bounds, describe(config, ranks), patience)
-
-
-def schedule(config: SchedulerConfig, capacity: Capacity, store: Store) -> Scheduler:
-    """The scheduler that goes on from what `store` holds."""
-    try:
-        return build(config, capacity, store.load())
-    except ValueError as fault:
-        store.reject(fault)
-        return build(config, capacity)
-
-
-def agree(ranks: tuple[Ready, ...]) -> None:
-    """Raises Fault where ranks are not parts of one model; what they can hold may differ."""
-    for name in ("model", "dtype", "page_size", "vocab_size", "speculate", "drafter"):
-        values = [getattr(ready, name) for ready in ranks]
-        for rank, value in enumerate(values):
-            if value != values[0]:
-                raise Fault(
-                    BAD_MODEL,
-                    f"the shards disagree on {name}: {values[0]!r} on rank 0, {value!r} on rank"
-                    f" {rank}; start them all with the same model and flags",
-                )
-
-
-def load_vocabulary(config: RouterConfig) -> Vocabulary:
-    """The model's vocabulary. Raises Fault."""
-    try:
-        return Vocabulary.load(config.model_path)
-    except (OSError, ValueError) as fault:
-        raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
-
-
-def routes(front: Front, vocabulary: Vocabulary) -> list[web.RouteDef]:
-    """What is served beside generation."""
-    hosted = Hosted(front, {})
-    return [
-        *Tokens(front, vocabulary).routes(),
-        *hosted.routes(os.environ.get("AIP_PREDICT_ROUTE")),
-        *Docs(document(NATIVE)).routes(),
-    ]
-
-
-def access(server: ServerConfig) -> Access:
-    """Who may come in."""
-    return Access(
-        key=server.api_key or None,
-        protect_metrics=server.protect_metrics,
-        origins=server.cors_allow_origin,
-        connections=server.max_connections,
-    )
-
-
-def measure(ranks: tuple[Ready, ...], bounds: Bounds, preemption: str = "auto") -> Capacity:
-    """What all ranks together can hold and do: the least of what each can, rank 0's speed."""
-    rows = min(ready.max_rows for ready in ranks)
-    prefill = 512 if ranks[0].device == "cpu" else 4096
-    return Capacity(
-        pages=min(ready.pages for ready in ranks),
-        page_size=ranks[0].page_size,
-        max_rows=min(rows, bounds.max_batch_size or rows),
-        prefill_tokens=bounds.max_batch_prefill_tokens or prefill,
-        speculate=ranks[0].speculate,
-        draft_token_seconds=ranks[0].draft_token_seconds,
-        verify_seconds=ranks[0].verify_seconds,
-        costs=tuple((cost.rows, cost.draft, cost.seconds) for cost in ranks[0].costs),
-        catch_up_seconds=ranks[0].catch_up_seconds,
-        host_pages=min(ready.host_pages for ready in ranks),
-        swap_token_seconds=max(ready.swap_token_seconds for ready in ranks),
-        prefill_token_seconds=max(ready.prefill_token_seconds for ready in ranks),
-        preemption=preemption,
-    )
-
-
-def describe(config: RouterConfig, ranks: tuple[Ready, ...]) -> About:
-    """What the server says of itself: names, never a path."""
-    device = ranks[0].device.lower().replace(" ", "-")
-    draft = config.draft_model_id
-    return About(
-        model_id=_name(config.model_id),
-        model_sha=config.revision,
-        pipeline_tag=None,
-        compute_type=os.environ.get("COMPUTE_TYPE") or f"{len(ranks)}-{device}",
-        validation_workers=config.limits.validation_workers,
-        speculate=ranks[0].speculate,
-        draft_model_id=None if draft is None else _name(draft),
-        scheduler=config.scheduler.scheduler,
-    )
+    finally:
+        await workers.close()
 
 
 async def launcher_goes() -> None:
@@ -264,10 +140,6 @@ def _on_sigterm() -> asyncio.Event:
 async def _drain(stop: asyncio.Event, dispatcher: Dispatcher) -> None:
     await stop.wait()
     await dispatcher.drain()
-
-
-def _name(model: str) -> str:
-    return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class Body(BaseModel):
 class Grammar(Body):
     """A constraint on the output."""
 
-    type: Literal["json", "json_object", "json_schema", "regex"]
+    type: Literal["json", "json_object", "json_schema", "regex", "lark"]
     value: JsonValue
 
 

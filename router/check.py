@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from router.__main__ import BAD_FLAG, Fault, emit, load_vocabulary, parse
+from router.__main__ import emit, parse
 from router.config import RouterConfig
+from router.parts import BAD_FLAG, Fault, load_model
 from router.request import settle
 
 
@@ -27,7 +28,7 @@ def main() -> int:
 
 def check(config: RouterConfig) -> str:
     """One line on what is there. Raises Fault."""
-    vocabulary = load_vocabulary(config)
+    vocabulary = load_model(config).vocabulary
     longest = _longest(Path(config.model_path))
     try:
         bounds = settle(config.limits, longest)

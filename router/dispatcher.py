@@ -147,7 +147,9 @@ class Dispatcher:
 
     async def _submit(self, request: Request, request_id: str) -> Record:
         arrived = self._clock()
-        ids = await self._vocabulary.encode(request.inputs)
+        ids = request.tokens
+        if ids is None:
+            ids = await self._vocabulary.encode(request.inputs, request.add_special_tokens)
         prompt, max_new = rules.fit(request, ids, self._limits)
         self._require_shards()  # if they were lost meanwhile, nobody reads the inbox
         self._last_id += 1

@@ -48,6 +48,41 @@ class Mistyped(RouterError):
     prefix = "Failed to deserialize the JSON body into the target type: "
 
 
+class TemplateFailed(RouterError):
+    """The chat template refuses the messages, or there is none."""
+
+    status, error_type, label = 422, "template_error", "template"
+    prefix = "Template error: "
+
+
+class VariableMissing(RouterError):
+    """The chat template needs a variable that it was not given; TGI's spelling."""
+
+    status, error_type, label = 422, "missing_template_variable", "template"
+    prefix = "Missing template vatiable: "
+
+
+class ToolsInvalid(RouterError):
+    """The tools cannot be used as asked."""
+
+    status, error_type = 422, "tool_error"
+    prefix = "Tool error: "
+
+
+class SuffixGiven(RouterError):
+    """Text after the gap cannot be taken into account."""
+
+    status, error_type = 422, "suffix not supported"
+    prefix = "Suffix is not supported and can be achieved by preprocessing the prompt."
+
+
+class TooManyPrompts(RouterError):
+    """`text` is the most that one request may hold."""
+
+    status, error_type = 422, "batch size exceeded"
+    prefix = "Number of prompts exceeds the maximum allowed batch size of "
+
+
 class Malformed(RouterError):
     """The body is not JSON."""
 

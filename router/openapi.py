@@ -24,6 +24,9 @@ NAMES = {
     "Parameters": "GenerateParameters",
     "Grammar": "GrammarType",
     "Vertex": "VertexRequest",
+    "ChatBody": "ChatRequest",
+    "CompletionBody": "CompletionRequest",
+    "ResponsesBody": "ResponsesRequest",
 }
 """TGI's names of our models."""
 FAILURES = {

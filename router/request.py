@@ -16,14 +16,11 @@ from dataclasses import dataclass, fields, replace
 from router.body import Generate, Parameters
 from router.config import Limits
 from router.errors import Invalid
+from router.extensions import check_ours
 from shard.protocol import Report, Sampling
 
 CAP = 1024
 """Most new tokens that the length check counts, whatever was asked; TGI's generation chunk."""
-MAX_SPECULATE = 64
-MAX_STOP_LENGTH = 1000
-MAX_NAME_LENGTH = 256
-"""Most characters of `user` and of `cache_salt`."""
 SEEDS = 1 << 53
 """Seeds are picked below this, so that a client reading numbers as doubles sees them exactly."""
 
@@ -75,6 +72,18 @@ class Request:
     """Whether to tell the prompt's log-probabilities; implies `details`."""
     best_of: int = 1
     """Out of how many sequences the likeliest is the answer."""
+    tokens: tuple[int, ...] | None = None
+    """The prompt where it was given as token ids; `inputs` is its text."""
+    add_special_tokens: bool = True
+    """Whether the tokenizer adds its own to `inputs`."""
+    raw: bool = False
+    """Log-probabilities of the model itself, not of what the parameters left of it."""
+    hidden: bool = False
+    """Whether stop strings and special tokens stay out of the text, as OpenAI has it."""
+    shown: frozenset[str] = frozenset()
+    """Special tokens that stay in the text nevertheless."""
+    grammar: str | None = None
+    """What the output must match, in llguidance's form."""
     expected_new_tokens: int | None = None
     """The caller's guess at the answer's length; moves its turn, never its text."""
     priority: int = 0
@@ -94,7 +103,7 @@ class Request:
     @property
     def report(self) -> Report:
         """What the shards are to tell beside the tokens."""
-        return Report(top_n=self.top_n_tokens, prompt=self.decoder_input_details)
+        return Report(self.top_n_tokens, self.raw, self.decoder_input_details)
 
     @property
     def seed(self) -> int | None:
@@ -128,7 +137,7 @@ def validate(
     _check_sampling(parameters)
     _check_counts(parameters, bounds)
     _check_input(body, bounds)
-    _check_ours(parameters)
+    check_ours(parameters, parameters.stop)
     _refuse_missing(parameters)
     return Request(
         inputs=body.inputs,
@@ -234,35 +243,8 @@ def _check_input(body: Generate, bounds: Bounds) -> None:
     )
 
 
-def _check_ours(given: Parameters) -> None:
-    draft = given.speculate or 0
-    _refuse(
-        not 0 <= draft <= MAX_SPECULATE,
-        f"`speculate` must be >= 0 and <= {MAX_SPECULATE}. Given: {draft}",
-    )
-    _refuse(
-        not all(0 < len(text) <= MAX_STOP_LENGTH for text in given.stop),
-        f"`stop` sequences must be 1 to {MAX_STOP_LENGTH} characters long",
-    )
-    _refuse(given.expected_new_tokens == 0, "`expected_new_tokens` must be strictly positive")
-    for name in ("user", "cache_salt"):
-        text = getattr(given, name)
-        _refuse(
-            text is not None and not 0 < len(text) <= MAX_NAME_LENGTH,
-            f"`{name}` must be 1 to {MAX_NAME_LENGTH} characters long",
-        )
-
-
-_NEUTRAL: dict[str, tuple[object, ...]] = {
-    "grammar": (None,),
-    "adapter_id": (None,),
-}
-"""Parameters that the engine does not have, with the values that ask nothing of it."""
-
-
 def _refuse_missing(given: Parameters) -> None:
-    for name, neutral in _NEUTRAL.items():
-        _refuse(getattr(given, name) not in neutral, f"`{name}` is not supported")
+    _refuse(given.adapter_id is not None, "`adapter_id` is not supported")
 
 
 def _sampling(given: Parameters, pick: Callable[[], int]) -> Sampling:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiohttp import web
 
-from router import insight, native
+from router import grammar, insight, native
 from router.body import CompatGenerate, Generate, read
 from router.dispatcher import Dispatcher
 from router.errors import (
@@ -31,10 +31,11 @@ from router.errors import (
     UnsupportedMediaType,
     flat,
 )
+from router.grammar import Grammars
 from router.metrics import Metrics
 from router.native import About
 from router.record import Record
-from router.request import Bounds, precheck, sequences, validate
+from router.request import Bounds, Request, precheck, sequences, validate
 from router.stream import ClientGone, EventStream, events
 
 REQUEST_ID = web.RequestKey("request_id", str)
@@ -67,9 +68,11 @@ class Front:
         bounds: Bounds,
         about: About,
         patience: Patience,
+        grammars: Grammars,
     ) -> None:
         self.bounds, self.patience = bounds, patience
         self._dispatcher, self._metrics, self._about = dispatcher, metrics, about
+        self._grammars = grammars
 
     def routes(self) -> list[web.RouteDef]:
         """Path by path."""
@@ -186,7 +189,7 @@ class Front:
         try:
             async with (
                 self.open(http, body, stream=True) as (record,),
-                self._events(http, record) as stream,
+                self.events(http, native.stream_headers(record, self._about)) as stream,
             ):
                 await self._tell(stream, record, _full(record, full_text))
         except (RouterError, ClientGone):
@@ -211,17 +214,39 @@ class Front:
     async def open(
         self, http: web.Request, body: Generate, *, stream: bool
     ) -> AsyncIterator[Sequence[Record]]:
-        """The rest of the checks, then live records; counts how their request ends."""
+        """The rest of the checks, then live records."""
+        async with self.life(http, lambda: self._wanted(body, stream)) as records:
+            yield records
+
+    async def _wanted(self, body: Generate, stream: bool) -> Sequence[Request]:
+        precheck(body.parameters, self.bounds, stream=stream)
+        self.require_permit()
+        request = validate(body, self.bounds, stream=stream)
+        given = body.parameters.grammar
+        source = None if given is None else grammar.read(given.type, given.value)
+        request = replace(request, grammar=await self.compiled(source))
+        return sequences(request, request.best_of)
+
+    async def compiled(self, source: grammar.Source | None) -> str | None:
+        """llguidance's form of `source`. Raises Invalid."""
+        return await self._grammars.compile(source)
+
+    def require_permit(self) -> None:
+        """Raises Overloaded if none is free."""
+        if self._dispatcher.full:
+            raise Overloaded
+
+    @asynccontextmanager
+    async def life(
+        self, http: web.Request, wanted: Callable[[], Awaitable[Sequence[Request]]]
+    ) -> AsyncIterator[Sequence[Record]]:
+        """Live records of what `wanted` allows; counts how their HTTP request ends."""
         records: Sequence[Record] = ()
         err: str | None = "incomplete"
         self._metrics.request_started()
         try:
-            precheck(body.parameters, self.bounds, stream=stream)
-            if self._dispatcher.full:
-                raise Overloaded
-            request = validate(body, self.bounds, stream=stream)
-            wanted = sequences(request, request.best_of)
-            async with self._dispatcher.open_all(wanted, http[REQUEST_ID]) as records:
+            requests = await wanted()
+            async with self._dispatcher.open_all(requests, http[REQUEST_ID]) as records:
                 yield records
             err = None
         except RouterError as error:
@@ -233,11 +258,11 @@ class Front:
         finally:
             self._metrics.request_ended(min(records, key=_likeliest_first, default=None), err)
 
-    def _events(
-        self, http: web.Request, record: Record
+    def events(
+        self, http: web.Request, headers: Mapping[str, str]
     ) -> AbstractAsyncContextManager[EventStream]:
-        own = native.stream_headers(record, self._about)
-        headers = {**own, "x-request-id": http[REQUEST_ID]}
+        """A stream of events."""
+        headers = {**headers, "x-request-id": http[REQUEST_ID]}
         return events(http, headers, interval=self.patience.comment, stall=self.patience.stall)
 
 

@@ -114,10 +114,13 @@ class Probe:
     def __init__(self) -> None:
         self.shapes: dict[int, LayerShape] = {}
         self.rules: dict[int, Rule] = {}
+        self.groups: dict[int, int] = {}
+        """Query heads to a key head."""
 
     def layer(self, index: int, fresh: Tensor, query: Tensor, rule: Rule) -> Tensor:
         """Record the shape and the rule of layer `index`."""
         self.shapes[index] = LayerShape(fresh.shape[1] // 2, fresh.shape[2])
+        self.groups[index] = 2 * query.shape[1] // fresh.shape[1]
         self.rules[index] = rule
         return query
 

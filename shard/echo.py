@@ -69,7 +69,9 @@ def _with_prompt(item: Item, new: New, start: int, stop: int) -> Item:
     if not new.report.prompt or not places:
         return item
     logprobs = tuple(reply_logprob(new.sampling.seed, place) for place in places)
-    return replace(item, prompt_start=places.start, prompt_logprobs=logprobs)
+    told = [(new.tokens[place], value) for place, value in zip(places, logprobs, strict=True)]
+    tops = tuple(_top(*pair, new.report.top_n) for pair in told if new.report.top_n)
+    return replace(item, prompt_start=places.start, prompt_logprobs=logprobs, prompt_top=tops)
 
 
 def _noise(salt: bytes, seed: int, position: int) -> int:
@@ -173,7 +175,7 @@ class EchoEngine:
 
     def _grow(self, grow: Grow) -> None:
         row = self._row(grow.id)
-        settled = min(row.new.cached, row.new.draft_cached) // PAGE_SIZE
+        settled = row.new.cached // PAGE_SIZE
         for page in grow.pages:
             self._cache.own(page, shared=len(row.pages) < settled)
             row.pages.append(page)
@@ -204,8 +206,9 @@ class EchoEngine:
         _require(run.draft == 0, f"row {run.id} drafts during its prefill")
         _require(row.fed + run.prefill <= len(row.tokens), f"row {run.id} is fed unknown tokens")
         start, stop = row.fed, row.fed + run.prefill
-        self._feed(row, stop, stop, row.tokens)
-        row.draft = row.fed
+        follows = row.draft == start
+        self._feed(row, stop, stop if follows else row.draft, row.tokens)
+        row.draft = row.fed if follows else row.draft
         if row.fed < len(row.tokens):
             item = Item(run.id, (), (), 0, 0, None, draft_cached=row.draft)
         else:

@@ -47,7 +47,7 @@ def load(
         module = _by_slices(path, config, name, precision, device, ranks, report)
     hook(module.to(device), name, ranks)
     loaded = _loaded(path, config, name, module.eval().requires_grad_(False), device)
-    verify(loaded, ranks)
+    verify(loaded)
     return loaded
 
 

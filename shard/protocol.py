@@ -73,28 +73,12 @@ class Sampling:
     """EOS is barred until so many tokens are emitted."""
 
 
-class GrammarKind(StrEnum):
-    """What a grammar's text is."""
-
-    JSON = "json"
-    """A JSON schema."""
-    REGEX = "regex"
-
-
-@dataclass(frozen=True, slots=True)
-class Grammar:
-    """What the whole output must match; the router has compiled it once."""
-
-    kind: GrammarKind
-    text: str
-
-
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a row's Items tell beside its tokens."""
 
     top_n: int = 0
-    """How many of the likeliest tokens at every position."""
+    """How many of the likeliest tokens at every position, the prompt's included if it is told."""
     raw: bool = False
     """Log-probabilities of the model itself, not of what processors and warpers left."""
     prompt: bool = False
@@ -118,7 +102,8 @@ class New:
     ignore_eos: bool
     sampling: Sampling
     report: Report = Report()
-    grammar: Grammar | None = None
+    grammar: str | None = None
+    """What the whole output must match, in llguidance's own form; the router has compiled it."""
     cached: int = 0
     draft_cached: int = 0
 
@@ -256,6 +241,8 @@ class Item:
     draft_cached: int = 0
     """Leading tokens of the row whose keys and values the draft holds; the target's own count
     where no draft keeps any."""
+    prompt_top: tuple[Top, ...] = ()
+    """The model's likeliest tokens at the same places, where the report asks for some."""
 
 
 @dataclass(frozen=True, slots=True)

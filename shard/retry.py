@@ -121,5 +121,10 @@ def _half_chunks(again: Callable[[Work], tuple[Item, ...]], work: Work) -> tuple
     [second] = again(replace(work, prefill=work.prefill - part))
     if not first.prompt_logprobs:
         return (second,)
-    told = first.prompt_logprobs + second.prompt_logprobs
-    return (replace(second, prompt_start=first.prompt_start, prompt_logprobs=told),)
+    told = replace(
+        second,
+        prompt_start=first.prompt_start,
+        prompt_logprobs=first.prompt_logprobs + second.prompt_logprobs,
+        prompt_top=first.prompt_top + second.prompt_top,
+    )
+    return (told,)

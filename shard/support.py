@@ -21,7 +21,6 @@ from shard.errors import Fault
 from shard.model import Loaded, PackedModel
 from shard.protocol import Sampling
 from shard.sequence import Feed, Row
-from shard.slices import Ranks
 
 _log = logging.getLogger(__name__)
 _RECURRENT_LAYERS = ("mamba", "linear_attention", "conv", "recurrent", "rwkv", "hybrid")
@@ -83,7 +82,7 @@ def reach(config: Any, name: str) -> int:
     return longest
 
 
-def verify(model: Loaded, ranks: Ranks) -> None:
+def verify(model: Loaded) -> None:
     """Compare packed, paged logits with transformers' own.
 
     Raises Fault 4 where they differ: an attention that looks ahead, positions of the model's own
@@ -92,7 +91,7 @@ def verify(model: Loaded, ranks: Ranks) -> None:
     _refuse_hidden_window(model)
     ours = _packed(model).float()
     try:
-        with _groups_of(model, ranks):
+        with _groups_as_cut(model):
             theirs = _eager(model).float()
     except torch.OutOfMemoryError:
         raise
@@ -126,11 +125,7 @@ def _refuse_hidden_window(model: Loaded) -> None:
     layers = getattr(text, "layer_types", None)
     if not window or (layers and "sliding_attention" not in layers):
         return
-    zero = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-    heard = Probe()
-    with torch.inference_mode(), attending(heard):
-        model.module(input_ids=zero, position_ids=zero, use_cache=False)
-    if all(rule.window != window for rule in heard.rules.values()):
+    if all(rule.window != window for rule in _heard(model).rules.values()):
         raise Fault(4, f"{model.name} is not supported: its attention is not told its window")
 
 
@@ -143,25 +138,31 @@ def _packed(model: Loaded) -> Tensor:
 
 
 @contextmanager
-def _groups_of(model: Loaded, ranks: Ranks) -> Iterator[None]:
+def _groups_as_cut(model: Loaded) -> Iterator[None]:
     """Inside, transformers' attention repeats keys as often as this rank's cut asks for.
 
-    It divides the heads of the whole model, which is wrong where ranks share key/value heads: there
-    each has one, and all of its queries belong to that.
+    It divides the heads of the whole model, which is wrong where ranks share key/value heads.
     """
-    text: Any = model.module.config.get_text_config()  # type: ignore[union-attr, operator]
-    heads = text.num_attention_heads
-    parts: list[Any] = []
-    if (getattr(text, "num_key_value_heads", None) or heads) < ranks.world:
-        parts = [part for part in model.module.modules() if hasattr(part, "num_key_value_groups")]
+    heard = _heard(model)
+    own = model.module.modules()
+    parts: list[Any] = [part for part in own if hasattr(part, "num_key_value_groups")]
     before = [part.num_key_value_groups for part in parts]
     try:
         for part in parts:
-            part.num_key_value_groups = heads // ranks.world
+            part.num_key_value_groups = heard.groups[part.layer_idx]
         yield
     finally:
         for part, groups in zip(parts, before, strict=True):
             part.num_key_value_groups = groups
+
+
+def _heard(model: Loaded) -> Probe:
+    """What the layers ask of attention for one token."""
+    zero = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
+    heard = Probe()
+    with torch.inference_mode(), attending(heard):
+        model.module(input_ids=zero, position_ids=zero, use_cache=False)
+    return heard
 
 
 def _eager(model: Loaded) -> Tensor:

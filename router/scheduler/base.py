@@ -131,8 +131,9 @@ class Batch:
     host. `swap_in`: rows whose KV comes back while others run; such a row is in no `run` before
     this Step is done, so no Step waits for a copy. A row named in `run` for the first time, or for
     the first time since it lost its pages, is new to the shards, and one of `start` if it enters
-    with KV; one of `swap_in` is new with its `start`. A page may stand in several tables, but none
-    of its owners writes to it then. A Batch may only release, or only bring back.
+    with KV; one of `swap_in` is new with its `start`. A page may stand in several tables; then
+    nobody writes the target's part of it, and whoever drafts may fill in the draft's. A Batch may
+    only release, or only bring back.
     """
 
     run: tuple[Run, ...]

@@ -3,7 +3,8 @@
 It moves what the plan tells it to, and notes each move for the Batch. A row enters with what it
 can have for nothing: its own KV from the host, or pages that others have published. The last known
 token is always fed again, since its logits are wanted; where a published page ends with it, the
-row gets a copy of that page, because it will write there.
+row gets a copy of that page, because it will write there. Of pages that a row without drafts has
+filled, a draft has nothing: the row that starts with them is told so, and catches up if it drafts.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ class Memory:
         shared = self.pages.open(job.id, row.shareable(size), hope, most)
         tail = row.hashes[shared : shared + 1] if (shared + 1) * size == row.known else []
         source = self.pages.find(tail[0]) if tail else None
-        row.skip(shared * size if source is None else row.known - 1)
+        cached = shared * size if source is None else row.known - 1
+        filled = self.pages.table(job.id) if source is None else (*self.pages.table(job.id), source)
+        row.skip(cached, min(cached, self.pages.completed(filled) * size))
         return source
 
     def abandon(self, row: Row) -> None:
@@ -107,7 +110,7 @@ class Memory:
         if swaps(row.cached, shared, self._slots.free, self._capacity):
             pages = self.pages.table(id)[: self.pages_for(row.cached)]
             row.slots = self._slots.take(len(pages))
-            row.published = 0
+            row.published = row.completed = 0
             self._moves.swap_out.append(Swap(id, pages, row.slots))
         else:
             self._moves.evict.append(id)
@@ -115,11 +118,18 @@ class Memory:
         self.pages.give_back(id)
 
     def publish(self, row: Row) -> None:
-        """Let others start with what `row` will never write again, in target and draft."""
-        settled = min(row.cached, row.draft_cached, row.known - 2) // self._capacity.page_size
+        """Let others start with what `row` will never write again, whether the draft has it or not.
+
+        The draft's part may be written later, by any owner: equal tokens give equal values.
+        """
+        id, settled = row.job.id, min(row.cached, row.known - 2) // self._capacity.page_size
         if settled > row.published:
-            self.pages.publish(row.job.id, row.hashes[row.published : settled], row.published)
+            self.pages.publish(id, row.hashes[row.published : settled], row.published)
             row.published = settled
+        complete = min(settled, row.draft_cached // self._capacity.page_size)
+        if complete > row.completed:
+            self.pages.complete(id, row.completed, complete)
+            row.completed = complete
 
     def drop(self, row: Row) -> bool:
         """Forget a row that ended; whether it holds pages, which `release` is to free."""

@@ -7,25 +7,33 @@ import json
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
-from router.__main__ import routes
 from router.access import Access
+from router.chat import ChatTemplate
 from router.config import Limits
 from router.errors import Overloaded, RouterError
+from router.grammar import Grammars
 from router.metrics import Metrics
 from router.native import About
+from router.parts import Model, routes
 from router.request import Request, settle
 from router.routes import Front, Patience
 from router.scheduler.base import Capacity, Look, View
 from router.server import run
 from router.text import Vocabulary
+from router.workers import Files, Workers
+from tests.conftest import ROOT
 from tests.router.families import byte_level
 
+DEMO = ROOT / "shard" / "demo" / "target"
+SIZE = 4096
+"""Of the demo's vocabulary."""
+MODEL = Model(Vocabulary(byte_level()), ChatTemplate.load(str(DEMO)))
 BOUNDS = settle(Limits(max_concurrent_requests=3, payload_limit=2000), 2000)
 PATIENCE = Patience(linger=0.05)
 CAPACITY = Capacity(
@@ -104,6 +112,8 @@ class ScriptedRecord:
     max_new: int = 20
     drafted: int = 4
     accepted: int = 2
+    accepted_by_round: tuple[int, ...] = (2, 0)
+    longest_draft: int = 2
     finish_reason: str | None = None
     tokens: list[Token] = field(default_factory=list)
     arrived: float = 10.0
@@ -123,6 +133,9 @@ class ScriptedRecord:
     def mean_logprob(self) -> float:
         return sum(token.logprob for token in self.tokens) / max(1, len(self.tokens))
 
+    def alone(self, id: int) -> str:
+        return next(token.text for token in HELLO if token.id == id)
+
     @property
     def prefill(self) -> list[PromptToken]:
         asked = self.request.decoder_input_details
@@ -135,7 +148,8 @@ class ScriptedRecord:
             if isinstance(part, asyncio.Event):
                 await part.wait()
                 continue
-            self.tokens.append(part)
+            hides = self.request.hidden and part.special
+            self.tokens.append(replace(part, text="") if hides else part)
             if number == len(self.script):
                 self.finish_reason = self.ending
             yield part
@@ -242,8 +256,10 @@ async def serving(
     access: Access = Access(),  # noqa: B008
 ) -> AsyncIterator[Served]:
     dispatcher = dispatcher or ScriptedDispatcher()
-    front = Front(dispatcher, Metrics(BOUNDS, CAPACITY, 1), BOUNDS, about, patience)  # type: ignore[arg-type]
-    more = routes(front, Vocabulary(byte_level()))
+    workers = Workers(Files(str(DEMO), SIZE), 1)
+    parts = (Metrics(BOUNDS, CAPACITY, 1), BOUNDS, about, patience, Grammars(workers))
+    front = Front(dispatcher, *parts)  # type: ignore[arg-type]
+    more = routes(front, about, MODEL, SIZE, workers)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
@@ -251,9 +267,12 @@ async def serving(
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(_run(front, listener, access, more, ready, stop))
         await ready.wait()
-        async with aiohttp.ClientSession() as session:
-            paths = [(route.method, route.path) for route in (*front.routes(), *more)]
-            yield Served(f"http://127.0.0.1:{port}", port, dispatcher, session, paths)
+        try:
+            async with aiohttp.ClientSession() as session:
+                paths = [(route.method, route.path) for route in (*front.routes(), *more)]
+                yield Served(f"http://127.0.0.1:{port}", port, dispatcher, session, paths)
+        finally:
+            await workers.close()
         stop.set()
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from router.openai.operations import OPENAI
 from router.openapi import NATIVE, document
 from tests.router.serving import serving
 
-DOCUMENT = json.loads(document(NATIVE))
+DOCUMENT = json.loads(document((*NATIVE, *OPENAI)))
 TGI_PATHS = {
     *(("/", "post"), ("/generate", "post"), ("/generate_stream", "post"), ("/health", "get")),
     *(("/info", "get"), ("/metrics", "get"), ("/tokenize", "post")),

@@ -101,7 +101,6 @@ def test_a_temperature_below_float32_is_not_positive() -> None:
 @pytest.mark.parametrize(
     ("parameters", "name"),
     [
-        ({"grammar": {"type": "json", "value": {"properties": {}}}}, "grammar"),
         ({"adapter_id": "x"}, "adapter_id"),
     ],
 )

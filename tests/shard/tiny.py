@@ -32,7 +32,7 @@ from transformers.models.qwen3_moe import Qwen3MoeConfig
 from shard.config import ShardConfig
 from shard.engine import Engine
 from shard.kv_cache import PAGE_SIZE
-from shard.protocol import Grammar, Grow, Item, New, Report, Run, Sampling, Step
+from shard.protocol import Grow, Item, New, Report, Run, Sampling, Step
 
 VOCABULARY = 101
 NO_SPECIAL = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
@@ -162,7 +162,7 @@ class Ask:
     max_new: int = 40
     sampling: Sampling = GREEDY
     report: Report = SILENT
-    grammar: Grammar | None = None
+    grammar: str | None = None
 
 
 @dataclass(frozen=True)

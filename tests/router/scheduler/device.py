@@ -173,7 +173,7 @@ class Device:
         owners = Counter(page for slot in self.slots.values() for page in slot.pages)
         for slot in self.slots.values():
             if slot.flying:
-                first = min(slot.cached, slot.draft) // self.capacity.page_size
+                first = slot.cached // self.capacity.page_size
                 assert all(owners[page] == 1 for page in slot.pages[first:]), "shared and written"
 
     def _admit(self, batch: Batch) -> None:
@@ -304,11 +304,14 @@ class Device:
         first = slot.fed - run.prefill if run.prefill else known - 1
         reach = slot.fed if run.prefill else known + run.draft
         slot.chain = chain(known + emitted, slot.chain, client.job.id)
-        follows = run.prefill or not self.capacity.speculate
+        follows = slot.draft == first if run.prefill else not self.capacity.speculate
         held = reach if follows else known + run.draft - 1 if run.draft else slot.draft
+        owners = Counter(page for row in self.slots.values() for page in row.pages)
         for kv, start, stop in zip(self._kv, (first, slot.draft), (reach, held), strict=True):
             for position in range(start, stop):
                 right = position < known + accepted and position < len(slot.chain)
+                page = slot.pages[position // size]
+                assert right or owners[page] <= 1, "a rejected draft in a shared page"
                 kv[self._place(slot, position)] = slot.chain[position] if right else -1
         if follows:
             slot.draft = slot.cached

@@ -1,0 +1,40 @@
+"""OpenAI's routes for the OpenAPI document."""
+
+from __future__ import annotations
+
+from router.openai import answers, bodies, response_input
+from router.openapi import Operation
+
+OPENAI = (
+    Operation(
+        *("post", "/v1/chat/completions", "Answer a chat; a stream if `stream` is true"),
+        takes=bodies.ChatBody,
+        gives=answers.ChatCompletion,
+        streams=answers.ChatCompletionChunk,
+        failure=answers.OpenAiErrorResponse,
+    ),
+    Operation(
+        *("post", "/v1/completions", "Complete prompts; a stream if `stream` is true"),
+        takes=bodies.CompletionBody,
+        gives=answers.Completion,
+        streams=answers.Completion,
+        failure=answers.OpenAiErrorResponse,
+    ),
+    Operation(
+        *("post", "/v1/responses", "Answer without a memory; a stream if `stream` is true"),
+        takes=response_input.ResponsesBody,
+        gives=answers.ResponseObject,
+        streams=answers.ResponseEvent,
+        failure=answers.OpenAiErrorResponse,
+    ),
+    Operation(
+        *("post", "/chat_tokenize", "A chat's text and its tokens"),
+        takes=bodies.ChatBody,
+        gives=answers.ChatTokenizeResponse,
+    ),
+    Operation(
+        *("get", "/v1/models", "What is served"),
+        gives=answers.ModelsInfo,
+        failure=answers.OpenAiErrorResponse,
+    ),
+)
