@@ -13,24 +13,19 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any
 
-from router import logs
+from aiohttp.typedefs import Middleware
+
+from router import logs, traces
+from router.assembly import access, assemble, describe, load_model, remember, routes
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatcher import Dispatcher
+from router.faults import DEAD_SHARD, FAILED, Fault
 from router.learned import keep
-from router.parts import (
-    DEAD_SHARD,
-    FAILED,
-    Fault,
-    access,
-    assemble,
-    describe,
-    load_model,
-    remember,
-    routes,
-)
 from router.server import run
 from router.shards import GroupLost, ShardGroup
 from router.workers import Files, Workers
@@ -82,15 +77,31 @@ async def serve(config: RouterConfig) -> None:
     asyncio.get_running_loop().set_default_executor(workers)
     stop = _on_sigterm()
     try:
-        async with ShardGroup.connect(
-            config.sockets, step_seconds=config.server.step_timeout
-        ) as shards:
-            await serve_from(config, shards, stop)
+        async with (
+            tracing(config.server) as around,
+            ShardGroup.connect(config.sockets, step_seconds=config.server.step_timeout) as shards,
+        ):
+            await serve_from(config, shards, stop, around)
     except GroupLost as lost:
         raise Fault(DEAD_SHARD, str(lost)) from lost
 
 
-async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Event) -> None:
+@asynccontextmanager
+async def tracing(config: ServerConfig) -> AsyncIterator[list[Middleware]]:
+    """What traces requests, if they are to be traced; the last spans leave at the exit."""
+    if config.otlp_endpoint is None:
+        yield []
+        return
+    provider = traces.provider(config.otlp_endpoint, config.otlp_service_name)
+    try:
+        yield [traces.middleware(provider)]
+    finally:
+        await asyncio.to_thread(provider.shutdown)
+
+
+async def serve_from(
+    config: RouterConfig, shards: ShardGroup, stop: asyncio.Event, around: Sequence[Middleware]
+) -> None:
     """The same, with greeted `shards`, until `stop`. Raises Fault, also when they are lost."""
     store, model = remember(config, os.environ), load_model(config)
     files = Files(config.model_path, shards.ready[0].vocab_size)
@@ -107,6 +118,7 @@ async def serve_from(config: RouterConfig, shards: ShardGroup, stop: asyncio.Eve
                 listener,
                 access(config.server),
                 routes(front, describe(config, shards.ready), model, files.vocab_size, workers),
+                around,
                 ready=lambda: emit(event="ready"),
                 drained=lambda: _drain(stop, dispatcher),
             )

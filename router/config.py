@@ -6,6 +6,7 @@ Frozen and free of imports that cost time, since the launcher reads it too.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -152,7 +153,7 @@ class ServerConfig:
         " 20 times the 99th percentile where that is longer",
     )
     otlp_endpoint: str | None = option(
-        None, "where traces are sent by OTLP over HTTP; needs the extra `traces`"
+        None, "where traces are sent by OTLP over gRPC; needs the extra `traces`"
     )
     otlp_service_name: str = option(
         "text-generation-inference.router", "name under which traces are sent"
@@ -168,6 +169,10 @@ class ServerConfig:
         for name in ("keepalive_timeout", "max_connections", "step_timeout"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"`{name}` must be > 0")
+        if self.otlp_endpoint and not find_spec("opentelemetry"):
+            raise ValueError(
+                "`otlp_endpoint` needs the extra `traces`: pip install tgi-laps[traces]"
+            )
         if self.api_key and self.api_key_file:
             raise ValueError("Both api_key and api_key_file are set")
         if self.graceful_termination_timeout < 0:

@@ -12,15 +12,16 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from router.access import Access
+from router.assembly import Model, routes
 from router.chat import ChatTemplate
 from router.config import Limits
 from router.errors import Overloaded, RouterError
 from router.grammar import Grammars
 from router.metrics import Metrics
 from router.native import About
-from router.parts import Model, routes
 from router.request import Request, settle
 from router.routes import Front, Patience
 from router.scheduler.base import Capacity, Look, View
@@ -81,6 +82,7 @@ class PromptToken:
     id: int
     text: str
     logprob: float | None
+    top: tuple[Token, ...] = ()
 
 
 PREEMPTIONS = {"keep": 1, "swap": 2, "recompute": 0}
@@ -254,6 +256,7 @@ async def serving(
     about: About = ABOUT,
     patience: Patience = PATIENCE,
     access: Access = Access(),  # noqa: B008
+    around: Sequence[Middleware] = (),
 ) -> AsyncIterator[Served]:
     dispatcher = dispatcher or ScriptedDispatcher()
     workers = Workers(Files(str(DEMO), SIZE), 1)
@@ -265,7 +268,7 @@ async def serving(
     port = listener.getsockname()[1]
     ready, stop = asyncio.Event(), asyncio.Event()
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-        group.create_task(_run(front, listener, access, more, ready, stop))
+        group.create_task(_run(front, listener, access, more, around, ready, stop))
         await ready.wait()
         try:
             async with aiohttp.ClientSession() as session:
@@ -281,10 +284,11 @@ async def _run(
     listener: socket.socket,
     access: Access,
     more: Sequence[web.RouteDef],
+    around: Sequence[Middleware],
     ready: asyncio.Event,
     stop: asyncio.Event,
 ) -> None:
     async def drained() -> None:
         await stop.wait()
 
-    await run(front, listener, access, more, ready=ready.set, drained=drained)
+    await run(front, listener, access, more, around, ready=ready.set, drained=drained)

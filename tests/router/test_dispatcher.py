@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from router.assembly import measure
 from router.config import Limits, SchedulerConfig
 from router.dispatcher import Dispatcher
 from router.errors import Cancelled, Generation, Invalid, Overloaded, RouterError, Unavailable
 from router.metrics import Metrics
-from router.parts import measure
 from router.record import Record, Token
 from router.request import Request, settle
 from router.scheduler import build

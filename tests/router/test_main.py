@@ -15,9 +15,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from router.assembly import agree, measure
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
+from router.faults import Fault
 from router.learned import Store
-from router.parts import Fault, agree, measure
 from router.request import settle
 from tests.router.families import byte_level
 from tests.router.scripted_ranks import ready

@@ -1,6 +1,7 @@
-"""What a router is made of: its parts, from the configuration and what the shards say.
+"""The router's parts, put together for one model and the shards that serve it.
 
-Rule: decides which part gets what, once, at the start; whatever rules a start out is a Fault.
+What they are told follows from the configuration and from what the ranks say of themselves; ranks
+that contradict each other are refused. Nothing runs yet when this is done.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from router.chat import ChatTemplate
 from router.config import RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatcher import Dispatcher
 from router.docs import Docs
+from router.faults import BAD_FLAG, BAD_MODEL, Fault
 from router.grammar import Grammars
-from router.hosted import Hosted
+from router.hosted import HOSTED, Hosted
 from router.learned import Store, place
 from router.metrics import Metrics
 from router.native import About
@@ -36,17 +38,6 @@ from router.text import Vocabulary
 from router.tokens import Tokens
 from router.workers import Workers
 from shard.protocol import Ready
-
-FAILED, BAD_FLAG, BAD_MODEL, DEAD_SHARD = 1, 2, 4, 8
-"""Exit statuses of the faults that this process can meet."""
-
-
-class Fault(Exception):
-    """The router cannot start or go on: an exit status, and one line on cause and cure."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 def remember(config: RouterConfig, environment: Mapping[str, str]) -> Store:
@@ -72,7 +63,8 @@ def assemble(
     dispatcher = Dispatcher(scheduler, shards, model.vocabulary, bounds, metrics, log=log)
     patience = Patience(keepalive=config.server.keepalive_timeout)
     about = describe(config, ranks)
-    return dispatcher, Front(dispatcher, metrics, bounds, about, patience, Grammars(workers))
+    grammars = Grammars(workers, enabled=not bounds.disable_grammar_support)
+    return dispatcher, Front(dispatcher, metrics, bounds, about, patience, grammars)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +79,7 @@ def load_model(config: RouterConfig) -> Model:
     """The target's vocabulary and chat template. Raises Fault."""
     try:
         vocabulary = Vocabulary.load(config.model_path)
-        template = ChatTemplate.load(config.model_path)
+        template = ChatTemplate.load(config.model_path, config.server.tokenizer_config_path)
     except (OSError, ValueError) as fault:
         raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
     return Model(vocabulary, template)
@@ -99,12 +91,12 @@ def routes(
     """What is served beside native generation; `size` is that of the model's logits."""
     prompts = Prompts(model.template, workers)
     openai = OpenAi(front, about, model.vocabulary, size, prompts)
-    hosted = Hosted(front, {"messages": openai.chat, "prompt": openai.completions})
+    hosted = Hosted(front, openai)
     return [
         *Tokens(front, model.vocabulary).routes(),
         *openai.routes(),
         *hosted.routes(os.environ.get("AIP_PREDICT_ROUTE")),
-        *Docs(document((*NATIVE, *OPENAI))).routes(),
+        *Docs(document((*NATIVE, *OPENAI, *HOSTED))).routes(),
     ]
 
 
