@@ -82,6 +82,7 @@ class PromptToken:
     id: int
     text: str
     logprob: float | None
+    top: tuple[Token, ...] = ()
 
 
 PREEMPTIONS = {"keep": 1, "swap": 2, "recompute": 0}
