@@ -6,6 +6,7 @@ Frozen and free of imports that cost time, since the launcher reads it too.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -99,10 +100,68 @@ class SchedulerConfig:
         "seconds without service after which a request goes before all others; default: 2048"
         " rounds as the shards measure them for laps-sd, and never for the others (ours)",
     )
+    laps_rank: str = option(
+        "gittins",
+        "order of laps-sd: by Gittins' index of the remaining time, by its mean, or in the paper's"
+        " queues (ours)",
+        choices=("gittins", "remaining", "queues"),
+    )
+    laps_join: str = option(
+        "prior",
+        "where a request enters the queues: by its prior estimate (ours) or in the first (paper)",
+        choices=("prior", "first"),
+    )
+    laps_perception: str = option(
+        "posterior",
+        "when a request is perceptible: its yield is known well enough (ours) or its acceptance"
+        " was stable once (paper)",
+        choices=("posterior", "window"),
+    )
+    laps_width: float = option(
+        0.2, "relative deviation of the yield within which a request is perceptible (ours)"
+    )
+    laps_lengths: str = option(
+        "calibrated",
+        "predicted lengths, and the cost of a round: corrected by what was served (ours), or taken"
+        " as they are (paper)",
+        choices=("calibrated", "plain"),
+    )
+    laps_memory: int = option(
+        64, "rounds that a request's acceptance remembers; 0 for all, as in the paper (ours)"
+    )
+    laps_prior: float = option(
+        8.0, "rounds that the acceptance of all requests weighs in the estimate for one (ours)"
+    )
+    laps_alarm: float = option(
+        5.0, "threshold at which a drift of acceptance is noticed; 0 for never, the paper (ours)"
+    )
+    laps_hysteresis: float = option(
+        0.1, "share by which an estimate may rise without effect; 0 in the paper (ours)"
+    )
+    laps_lock: float = option(
+        1.0, "share of its service after which a request is not displaced; 1 for never (ours)"
+    )
+    laps_volume: float = option(
+        1.0, "weight of the pages held, when all are in use; 0 for none, the paper (ours)"
+    )
+    laps_peak: bool = option(
+        True, "start a request only if pages are expected to suffice to its end (ours)"
+    )
+    laps_tail: float = option(
+        0.0, "between the least mean latency, 0, and the order of arrival, 1 (ours)"
+    )
+    laps_fairness: float = option(
+        0.0, "weight of service that a tenant received beyond the least served one (ours)"
+    )
     preemption: str = option(
         "auto",
         "how a request gives up its pages: the cheaper way, or always this one",
         choices=("auto", "swap", "recompute"),
+    )
+    scheduler_state: str | None = option(
+        None,
+        "file that keeps what was learned of lengths and drafts over a restart; none: nowhere;"
+        " default: by the model's name in $XDG_STATE_HOME/text-generation-laps",
     )
 
     def check(self) -> None:
@@ -115,7 +174,19 @@ class SchedulerConfig:
             raise ValueError("`laps_window` must be > 0")
         if self.laps_deviation < 0:
             raise ValueError("`laps_deviation` must be >= 0")
-        for name in ("laps_first_threshold", "laps_patience"):
+        for name in (
+            "laps_memory",
+            "laps_alarm",
+            "laps_hysteresis",
+            "laps_volume",
+            "laps_fairness",
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must be >= 0")
+        for name in ("laps_lock", "laps_tail"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must be in 0..1")
+        for name in ("laps_first_threshold", "laps_patience", "laps_width", "laps_prior"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"`{name}` must be > 0")
@@ -147,7 +218,7 @@ class ServerConfig:
         " 20 times the 99th percentile where that is longer",
     )
     otlp_endpoint: str | None = option(
-        None, "where traces are sent by OTLP over HTTP; needs the extra `traces`"
+        None, "where traces are sent by OTLP over gRPC; needs the extra `traces`"
     )
     otlp_service_name: str = option(
         "text-generation-inference.router", "name under which traces are sent"
@@ -163,6 +234,10 @@ class ServerConfig:
         for name in ("keepalive_timeout", "max_connections", "step_timeout"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"`{name}` must be > 0")
+        if self.otlp_endpoint and not find_spec("opentelemetry"):
+            raise ValueError(
+                "`otlp_endpoint` needs the extra `traces`: pip install tgi-laps[traces]"
+            )
         if self.api_key and self.api_key_file:
             raise ValueError("Both api_key and api_key_file are set")
         if self.graceful_termination_timeout < 0:
@@ -198,3 +273,5 @@ class RouterConfig:
     """Unix socket of every rank, rank 0 first."""
     listen_fd: int
     """Inherited descriptor of the bound, not yet listening HTTP socket."""
+    step_log: str | None = None
+    """File for a line about every Step; for benchmarks."""

@@ -70,6 +70,8 @@ def _source(kind: str, text: str) -> str:
     if kind == "lark":
         return text
     if kind == "regex":
+        if (len(text) - len(text.rstrip("\\"))) % 2:  # it would escape what llguidance puts behind
+            raise Refused("incomplete escape sequence")
         return str(LLMatcher.grammar_from_regex(text))
     try:
         options: Any = {"whitespace_pattern": SPACE}

@@ -78,6 +78,8 @@ class Marked:
         self._known = _Known(format, tools, most)
         self._held = ""
         self._inside = False
+        self._blank = ""
+        """White space before the mark, which belongs to it if a call follows."""
 
     def push(self, text: str, last: bool) -> Found:
         """Content, and whole calls."""
@@ -99,15 +101,17 @@ class Marked:
             before, mark, rest = self._held.partition(self._opening)
             if not mark:
                 return None
-            self._held, self._inside = rest, True
-            return before if before.strip() else "", ()
+            told = before.rstrip()
+            self._held, self._inside, self._blank = rest, True, before[len(told) :]
+            return told, ()
         body, mark, rest = self._held.partition(self._closing or "\0")
         if not mark and not last:
             return None
         self._inside = False
+        self._held = rest
         calls = self._known.read(body)
-        self._held = rest if calls is None else rest.lstrip()
-        return (f"{self._opening}{body}{mark}", ()) if calls is None else ("", calls)
+        raw = f"{self._blank}{self._opening}{body}{mark}"
+        return (raw, ()) if calls is None else ("", calls)
 
 
 class Bare:

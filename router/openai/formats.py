@@ -59,8 +59,8 @@ def _mistral(text: str) -> Calls:
     """An array of objects, or names that each stand before their arguments."""
     if text.lstrip().startswith("["):
         return _many(text)
-    found = _MISTRAL.fullmatch(text)
-    return _named([(found[1], found[2])]) if found else None
+    found = [_MISTRAL.fullmatch(part) for part in text.split("[TOOL_CALLS]")]
+    return _named([(part[1], part[2]) for part in found if part]) if all(found) else None
 
 
 def _deepseek(text: str) -> Calls:

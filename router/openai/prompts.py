@@ -44,6 +44,7 @@ class Prompts:
         self._workers = workers
         self._source = template.source if template else None
         self._takes_tools = template is not None and template.names("tools")
+        self._knows_calls = template is not None and template.names("tool_calls")
         self._knows_developers = template is not None and template.names("developer")
         source = self._source or ""
         self._format = tools.format_of(source if self._takes_tools else "", parser)
@@ -77,7 +78,7 @@ class Prompts:
             raise TemplateFailed("it takes too much time or memory") from fault
 
     def _variables(self, body: ChatBody, use: tools.ToolUse) -> dict[str, Any]:
-        messages = [_message(message) for message in body.messages]
+        messages = [_message(message, self._knows_calls) for message in body.messages]
         if not self._knows_developers:
             messages = [_as_system(message) for message in messages]
         listed = use.for_template()
@@ -91,14 +92,17 @@ class Prompts:
         return {**told, "messages": messages, "tools": listed}
 
 
-def _message(message: Message) -> dict[str, Any]:
-    """The message as templates know it: text in one piece, calls with their arguments parsed."""
+def _message(message: Message, knows_calls: bool) -> dict[str, Any]:
+    """The message as templates know it: text in one piece, calls with their arguments parsed.
+
+    No text is None only beside calls, and only where the template reads them.
+    """
     plain = message.model_dump(exclude_none=True)
     plain["content"] = _text(message)
     for call in plain.get("tool_calls", ()):
         arguments = call["function"].get("arguments")
         call["function"]["arguments"] = _object(arguments)
-    if plain["content"] is None and not plain.get("tool_calls"):
+    if plain["content"] is None and not (knows_calls and plain.get("tool_calls")):
         plain["content"] = ""
     return plain
 

@@ -30,6 +30,8 @@ class Thinking:
         self._opening, self._closing = marks
         self._state = "reasoning" if begun else "start"
         self._held = ""
+        self._begun = False
+        """Whether any reasoning was told."""
 
     def push(self, text: str, last: bool) -> tuple[str, str]:
         """Reasoning and content; nothing is withheld behind the `last`."""
@@ -50,17 +52,18 @@ class Thinking:
     def _begin(self, last: bool) -> None:
         text = self._held.lstrip()
         if text.startswith(self._opening):
-            self._held, self._state = text[len(self._opening) :].lstrip(), "reasoning"
+            self._held, self._state = text[len(self._opening) :], "reasoning"
         elif last or not self._opening.startswith(text):
             self._state = "content"
 
     def _reason(self, last: bool) -> str:
-        told, mark, rest = self._held.partition(self._closing)
+        held = self._held if self._begun else self._held.lstrip()
+        told, mark, rest = held.partition(self._closing)
         if mark:
             self._held, self._state = rest, "gap"
             return told.rstrip()
         cut = len(told) - (0 if last else waiting(told, self._closing))
-        self._held = told[cut:]
+        self._held, self._begun = told[cut:], self._begun or cut > 0
         return told[:cut]
 
 
