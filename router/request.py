@@ -98,7 +98,7 @@ class Request:
     @property
     def tenant(self) -> int:
         """A number for `user`, the same in every process; 0 for nobody."""
-        return 0 if self.user is None else digest(self.user)
+        return digest(self.user) if self.user else 0
 
     @property
     def report(self) -> Report:
