@@ -17,7 +17,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from shard.kv_cache import PAGE_SIZE
 from shard.protocol import ProtocolError, Sampling
 from shard.sampling import mix64, signed
 from shard.sequence import Row

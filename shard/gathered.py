@@ -66,7 +66,7 @@ def _weights(
 
     `seen` is bool [R, W, L]. A query that sees nothing has weights without meaning.
     """
-    grouped = query.unflatten(2, (keys.shape[2], -1)).float()
+    grouped = query.view(*query.shape[:2], keys.shape[2], -1, query.shape[3]).float()
     scores = torch.einsum("rwkgd,rlkd->rkgwl", grouped, keys.float()) * scale
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap

@@ -56,7 +56,7 @@ def told(result: Tensor) -> list[Told]:
     lanes = (result.shape[1] - _FACTS) // 2
     logprobs = result[:, _FACTS + lanes :].contiguous().view(torch.float32).tolist()
     return [
-        Told(*line[:_FACTS], line[_FACTS : _FACTS + lanes], values)
+        Told(line[0], line[1], line[2], line[3], line[_FACTS : _FACTS + lanes], values)
         for line, values in zip(result.tolist(), logprobs, strict=True)
     ]
 

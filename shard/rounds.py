@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from shard.device_rows import DeviceRows, Entry, Kind, kind, upload
+from shard.device_rows import DeviceRows, Entry, kind, upload
 from shard.drafters import ORDINARY, Drafter, ModelDrafter
 from shard.kv_cache import PAGE_SIZE
 from shard.model import PackedModel
@@ -61,13 +61,13 @@ class Landing:
         cuda = result.is_cuda
         self._here = torch.empty(result.shape, dtype=result.dtype, pin_memory=cuda)
         self._here.copy_(result, non_blocking=cuda)
-        self._event = torch.cuda.Event() if cuda else None
+        self._event: Any = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]
         if self._event is not None:
             self._event.record()
 
     def landed(self) -> bool:
         """Whether it is here."""
-        return self._event is None or self._event.query()
+        return self._event is None or bool(self._event.query())
 
     def wait(self) -> list[Told]:
         """What it says, once it is here."""
