@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, softmax
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 from shard.kv_cache import KvCache, LayerShape
 
@@ -263,9 +263,6 @@ def _sink_column(sinks: Tensor, scores: Tensor) -> Tensor:
     return per_head.repeat(1, rows // per_head.shape[1])[..., None]
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    """Keeps transformers from building a mask: `attend` knows which token sees which."""
-
-
 AttentionInterface.register(IMPLEMENTATION, attend)
-AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
+# AttentionMaskInterface gets no entry, so transformers builds no mask; nor does it look at the
+# positions for packed rows, for which the host would wait for the device.
