@@ -170,8 +170,9 @@ class DeviceRows:
                 raise ProtocolError(
                     f"row {entry.row.id} cannot decode: its prefill is not finished"
                 )
-            entry.outdated = False
+            entry.outdated, entry.pages = False, 0
         slots = upload([entry.slot for entry in entries], torch.int64, self._device)
+        self.pages.index_fill_(0, slots, 0)  # those of whoever had the slot before
         ints = [self._described(entry.row) for entry in entries]
         self._ints.index_copy_(0, slots, upload(ints, torch.int64, self._device))
         floats = [_warps(entry.row.sampling) for entry in entries]
