@@ -78,6 +78,10 @@ class Law(NamedTuple):
         """The law of `times` positions of every row, [B * times] each."""
         return Law(*(column.repeat_interleave(times) for column in self))
 
+    def part(self, rows: slice) -> Law:
+        """The law of some of the rows."""
+        return Law(*(column[rows] for column in self))
+
 
 _STATE, _INTS = len(State._fields), 11
 """Columns of integers: those of `State`, and with them those of `Law` up to `top_k`."""
@@ -105,6 +109,7 @@ class DeviceRows:
         self._entries: dict[int, Entry] = {}
         self._free = list(range(slots, 0, -1))
         self._ints = torch.zeros(slots + 1, _INTS, dtype=torch.int64, device=device)
+        self._ints[:, -1] = 1  # padding is sampled too, so it needs a top-k that there can be
         self._floats = torch.ones(slots + 1, 4, dtype=torch.float32, device=device)
         self.pages = torch.zeros(slots + 1, pages + 1, dtype=torch.int32, device=device)
         """Page ids by slot; 0, the trash page, where there is none. The last column is all 0."""

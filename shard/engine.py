@@ -72,7 +72,7 @@ class Engine:
         self._landed = 0.0
         self._resident: ResidentRounds | None = None
         if device.type == "cuda" if config.resident is None else config.resident:
-            bounds = config.max_rows, self.max_length
+            bounds = config.max_rows, self.max_length, config.speculate
             self._resident = ResidentRounds(self._target, drafter, *bounds)
         self._drafter: Drafter | None = None
         self._choose_threads()

@@ -59,6 +59,7 @@ class PackedModel:
         self.forward = choose(loaded.module, loaded.name, loaded.shapes, fuse)
         self.tables = backends.tables(self._backend, device)
         self._run: Callable[[Packed], Tensor] = self._eager
+        self.records = isinstance(self._backend, backends.TritonPaged)
         if isinstance(self._backend, backends.TritonPaged):
             most = min(pages, -(-loaded.max_length // PAGE_SIZE))
             bounds = largest(rows, width)

@@ -25,6 +25,8 @@ from shard.model import PackedModel
 RAN, SOUND, PAGED = 1, 2, 4
 """Bits of a result's flags: the row was alive; its logits were numbers; it owned its pages."""
 _FACTS = 4
+_BLOCK = 256
+"""Most positions whose scores are held at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,8 @@ class Batch:
     slots: Tensor
     asked: Tensor
     pages: Tensor
-    reach: int
-    """Pages of the longest row, or more."""
+    reach: int | None
+    """Pages of the longest row, or more; None: all columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,13 @@ class Told:
     logprobs: list[float]
 
 
+def columns(drafts: int) -> int:
+    """Width of a result."""
+    return _FACTS + 2 * (drafts + 1)
+
+
 def told(result: Tensor) -> list[Told]:
-    """What a result [B, _FACTS + 2 * lanes] says, row by row."""
+    """What a result [B, columns] says, row by row."""
     lanes = (result.shape[1] - _FACTS) // 2
     logprobs = result[:, _FACTS + lanes :].contiguous().view(torch.float32).tolist()
     return [
@@ -71,13 +78,15 @@ class Resident:
         self._target, self._drafter, self._table = target, drafter, table
         self._sampler = DeviceSampler(facts.vocab_size, facts.eos, facts.device)
 
-    def round(self, batch: Batch, drafts: int, kind: Kind) -> Tensor:
-        """Draft up to `drafts` tokens a row, verify, move on. int32 [B, _FACTS + 2 * lanes].
+    def round(self, numbers: Tensor, drafts: int, kind: Kind, reach: int | None = None) -> Tensor:
+        """Draft up to `drafts` tokens a row, verify, move on. int32 [B, columns(drafts)].
 
-        A line holds flags, known, drafted, accepted, then the chosen tokens and the bits of
-        their log-probabilities; of those the first `accepted` + 1 count, up to the row's end.
-        Nothing is moved on before the last forward is done.
+        `numbers`, int64 [2, B], are the rows' slots and the most drafts of each; no row has more
+        than `reach` pages. A line holds flags, known, drafted, accepted, then the chosen tokens
+        and the bits of their log-probabilities; of those the first `accepted` + 1 count, up to the
+        row's end. Nothing is moved on before the last forward is done.
         """
+        batch = Batch(numbers[0], numbers[1], self._table.pages[numbers[0]], reach)
         state, law = self._table.read(batch.slots)
         counts = self._counts(batch, state, law)
         guess = self._propose(batch, state, law, counts, drafts, kind)
@@ -134,12 +143,18 @@ class Resident:
     ) -> tuple[Tensor, Tensor]:
         """The target's choice in every lane and its log-probability, both [B, lanes]."""
         spots = (state.known[:, None] + lanes).flatten()
+        parts = [slice(at, at + _BLOCK) for at in range(0, len(spots), _BLOCK)]
+        told = [self._choose(logits[part], law.part(part), spots[part], kind) for part in parts]
+        tokens, logs = map(torch.cat, zip(*told, strict=True))
+        return tokens.view(-1, len(lanes)), logs.view(-1, len(lanes))
+
+    def _choose(self, logits: Tensor, law: Law, spots: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+        """Choices at positions `spots` [N] and their log-probabilities [N]; `logits` [N, V]."""
         scores = self._sampler.process(logits, law, spots, kind)
         tokens = self._sampler.pick(scores, law, spots, kind)
         if kind is not Kind.GREEDY:
             scores = torch.where(law.raw[:, None] > 0, logits.float(), scores)
-        logs = scores.log_softmax(-1).gather(1, tokens[:, None])
-        return tokens.view(-1, len(lanes)), logs.view(-1, len(lanes))
+        return tokens, scores.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
 
     def _moved(
         self, state: State, law: Law, tokens: Tensor, accepted: Tensor, sound: Tensor

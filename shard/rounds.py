@@ -15,12 +15,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from shard.device_rows import DeviceRows, Entry, kind, upload
+from shard.device_rows import DeviceRows, kind, upload
 from shard.drafters import ORDINARY, Drafter, ModelDrafter
 from shard.kv_cache import PAGE_SIZE
 from shard.model import PackedModel
 from shard.protocol import End, Item, ProtocolError
-from shard.resident import PAGED, RAN, SOUND, Batch, Resident, Told, told
+from shard.resident import PAGED, RAN, SOUND, Resident, Told, told
+from shard.round_graphs import RoundGraphs
 from shard.sequence import Row
 from shard.speculative import Work
 
@@ -101,15 +102,24 @@ class ResidentRounds:
     """Resident rounds of `target`, drafted by `drafter` if that is a model."""
 
     def __init__(
-        self, target: PackedModel, drafter: Drafter | None, rows: int, length: int
+        self,
+        target: PackedModel,
+        drafter: Drafter | None,
+        rows: int,
+        length: int,
+        drafts: int,
     ) -> None:
-        """For Steps of up to `rows` rows of up to `length` tokens."""
+        """For Steps of up to `rows` rows of up to `length` tokens and `drafts` drafts."""
         self._drafter = drafter if isinstance(drafter, ModelDrafter) else None
         self._device, self._eos = target.facts.device, target.facts.eos
         self._slots = _SPARE * rows
         pages = -(-length // PAGE_SIZE)
         self._table = DeviceRows(self._slots, pages, target.facts.vocab_size, self._device)
-        self._resident = Resident(target, self._drafter, self._table)
+        resident = Resident(target, self._drafter, self._table)
+        self._run: RoundGraphs | Callable[..., Tensor] = resident.round
+        if target.records:
+            most = drafts if self._drafter is not None else 0
+            self._run = RoundGraphs(resident, rows, most, self._device)
 
     def refusal(self, works: Sequence[Work]) -> str | None:
         """What the host's round is needed for, if it is."""
@@ -132,9 +142,11 @@ class ResidentRounds:
         gaps = [self._gap(row) for row in rows]
         entries = self._table.enter(rows)
         most = max(kind(row.sampling) for row in rows)
-        batch = self._batch(entries, [work.draft for work in works])
+        numbers = [[entry.slot for entry in entries], [work.draft for work in works]]
+        reach = max(1, *(entry.pages for entry in entries))
         with torch.inference_mode():
-            landing = Landing(self._resident.round(batch, drafts, most))
+            slots = upload(numbers, torch.int64, self._device)
+            landing = Landing(self._run(slots, drafts, most, reach))
         rode = [drafts > 0 and gap <= 0 for gap in gaps]
         for entry, gap, rides in zip(entries, gaps, rode, strict=True):
             entry.gap = 0 if rides else gap + 1
@@ -207,9 +219,3 @@ class ResidentRounds:
         if self._drafter is None or known > self._drafter.model.facts.max_length:
             return 0  # there is nothing to be done about it
         return known - row.draft_cached - ORDINARY
-
-    def _batch(self, entries: Sequence[Entry], drafts: Sequence[int]) -> Batch:
-        numbers = [[entry.slot for entry in entries], drafts]
-        slots, asked = upload(numbers, torch.int64, self._device)
-        reach = max(1, *(entry.pages for entry in entries))
-        return Batch(slots, asked, self._table.pages[slots], reach)

@@ -31,7 +31,7 @@ from shard.protocol import (
     Sampling,
     Step,
 )
-from shard.resident import Batch, Resident
+from shard.resident import Resident, columns
 from shard.sampling import mix64, mixed, signed, stream_key
 from shard.vocabulary import Bridge
 from tests.shard import tiny
@@ -283,7 +283,7 @@ def test_a_round_without_memory_is_the_hosts(model: Model, monkeypatch: pytest.M
     def full(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(served._resident._resident, "_judge", full)
+    monkeypatch.setattr(Resident, "_judge", full)
     assert drive(served, wanted, Plan(draft=3)) == plain
 
 
@@ -344,11 +344,11 @@ def test_a_whole_round_runs_where_there_are_no_values(
         table = DeviceRows(8, 8, VOCABULARY, META)
         drafter = ModelDrafter(draft, frozenset({EOS}), bridge)
         rounds = Resident(target, drafter, table)
-        slots = torch.ones(4, dtype=torch.int64, device=META)
+        numbers = torch.ones(2, 4, dtype=torch.int64, device=META)
         for kind in Kind:
             for drafts in (0, 3):
-                result = rounds.round(Batch(slots, slots, table.pages[slots], 3), drafts, kind)
-                assert result.shape == (4, 4 + 2 * (drafts + 1))
+                result = rounds.round(numbers, drafts, kind)
+                assert result.shape == (4, columns(drafts))
 
 
 def weightless(name: str) -> Loaded:
