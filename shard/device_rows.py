@@ -171,10 +171,9 @@ class DeviceRows:
 
     def _write(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            if entry.row.cached != len(entry.row.tokens) - 1:
-                raise ProtocolError(
-                    f"row {entry.row.id} cannot decode: its prefill is not finished"
-                )
+            row = entry.row
+            if not row.done and row.cached != len(row.tokens) - 1:
+                raise ProtocolError(f"row {row.id} cannot decode: its prefill is not finished")
             entry.outdated, entry.pages = False, 0
         slots = upload([entry.slot for entry in entries], torch.int64, self._device)
         self.pages.index_fill_(0, slots, 0)  # those of whoever had the slot before

@@ -197,7 +197,7 @@ class Sent:
 
     def result(self) -> StepResult:
         result, *others = (wire.receive() for wire in self.wires)
-        assert isinstance(result, StepResult)
+        assert isinstance(result, StepResult), result
         assert others == [Ack(self.number, result.digest)] * len(others)
         return result
 
