@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+CASES ?= 5000
 # Where a machine without an NVIDIA GPU looks for the small CPU build of torch before the ordinary
 # index is asked. Empty: only the ordinary index. A source that cannot be reached breaks nothing.
 TORCH_INDEX ?= $(if $(shell nvidia-smi -L 2>/dev/null),,https://download.pytorch.org/whl/cpu)
@@ -11,13 +12,21 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: serve test gpu check install clean
+.PHONY: serve test fuzz test-clients gpu check install clean
 
 serve: $(STAMP)
 	$(BIN)/python launcher.py $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+# Many more cases than `make test` has, for a nightly run.
+fuzz: $(STAMP)
+	$(BIN)/python -m pytest tests/fuzz --cases $(CASES) $(ARGS)
+
+# Other people's clients, each in an environment of its own under .venv-clients; needs an index.
+test-clients: $(STAMP)
+	$(BIN)/python tests/outside $(ARGS)
 
 gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)

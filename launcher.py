@@ -15,24 +15,24 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import get_type_hints
 
-from router import listener, options
+from router import listener, options, settings
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.console import Log
+from router.environment import describe
+from router.legacy import Accepted, Refused
 from shard import checkpoint, sockets
-from shard.children import HOME, Child, Children, Command, Stop
+from shard.children import Child, Children, Command, Stop
 from shard.config import DRAFTED, PREFILL_TOKENS, ModelConfig, ShardConfig, option
 from shard.errors import Fault
+from shard.estimate import estimate
+from shard.finding import PYTHON, Models, find
 
-DEMO = {f"tgi-laps/demo-{part}": HOME / "shard" / "demo" / part for part in ("target", "draft")}
-"""The bundled pair, by the names under which clients know it."""
-PYTHON = (sys.executable, "-P", "-m")
-"""-P: the folder in which the operator stands is not a place to import from."""
 NAMES = {
     2: "ArgumentValidation: ",
     3: "DownloadError: ",
@@ -50,11 +50,26 @@ CURL = """curl {url}/generate -H 'Content-Type: application/json' -d '{{"inputs"
 
 
 @dataclass(frozen=True, slots=True)
+class Launch:
+    """What this program does with the rest."""
+
+    config: str | None = option(None, "TOML file with a key for each flag", environment=None)
+    print_config: bool = option(False, "print such a file, and end", environment=None)
+    check: bool = option(
+        False,
+        "check flags, port, files, memory and tokenizer without loading a weight, and end",
+        environment=None,
+    )
+    env: bool = option(False, "print versions and devices first", short="-e", environment=None)
+
+
+@dataclass(frozen=True, slots=True)
 class Developer:
     """Flags for tests and router benchmarks; not in the help."""
 
     echo: bool = option(False, argparse.SUPPRESS, environment=None)
     echo_seconds: float = option(0.0, argparse.SUPPRESS, environment=None)
+    step_log: str | None = option(None, argparse.SUPPRESS, environment=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +80,15 @@ class Options:
     limits: Limits
     scheduler: SchedulerConfig
     server: ServerConfig
+    launch: Launch
+    accepted: Accepted
+    refused: Refused
     developer: Developer
 
-
-@dataclass(frozen=True, slots=True)
-class Models:
-    """The folders to serve, and the names under which clients know them."""
-
-    target: Path
-    draft: Path | None
-    target_id: str
-    draft_id: str | None
+    @property
+    def effective(self) -> tuple[ModelConfig, Limits, SchedulerConfig, ServerConfig]:
+        """The groups that change what is served."""
+        return self.model, self.limits, self.scheduler, self.server
 
 
 def main() -> int:
@@ -83,9 +96,14 @@ def main() -> int:
     log = Log(as_json=False)
     try:
         chosen = parse(sys.argv[1:], os.environ)
-        log = Log(as_json=chosen.server.json_output)
+        log = Log(as_json=chosen.server.json_output or os.environ.get("LOG_FORMAT") == "json")
+        if chosen.launch.print_config:
+            print("\n".join(settings.dump(*chosen.effective)))
+            return 0
+        introduce(chosen, log)
         with bind(chosen.server) as bound, sockets.run_folder() as folder:
-            asyncio.run(run(partial(launch, chosen, bound, folder, log), log))
+            work = check if chosen.launch.check else launch
+            asyncio.run(run(partial(work, chosen, bound, folder, log), log))
     except Fault as fault:
         log.error("Error: " + NAMES.get(fault.code, "") + fault.text)
         return fault.code
@@ -99,12 +117,20 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     try:
         parser = options.Parser(groups, "text-generation-launcher", about)
         chosen = Options(**parser.read(arguments, environment))
-        for config in (chosen.model, chosen.limits, chosen.scheduler, chosen.server):
+        for config in (*chosen.effective, chosen.refused):
             config.check()
         chosen.model.world(environment)
+        return replace(chosen, server=chosen.server.with_key())
     except ValueError as error:
         raise Fault(2, str(error)) from None
-    return chosen
+
+
+def introduce(chosen: Options, log: Log) -> None:
+    """What is said before anything is done."""
+    for line in describe() if chosen.launch.env else ():
+        log(line, event="environment")
+    if warning := chosen.accepted.warning():
+        log.warning(warning)
 
 
 def bind(server: ServerConfig) -> socket.socket:
@@ -143,13 +169,34 @@ async def launch(
 ) -> None:
     """Find and check the models, then serve until the operator asks for the end."""
     world = chosen.model.world(os.environ)
-    models = await find(chosen, children)
+    models = await find(chosen.model, children, folder)
     if not chosen.developer.echo:
         checkpoint.check(models.target, models.draft, world)
     paths = sockets.paths(chosen.model.shard_uds_path, folder, world)
     shards = [shard_command(chosen, models, paths, rank, folder) for rank in range(world)]
     router = router_command(chosen, models, paths, bound.fileno())
     await serve(shards, router, bound, chosen.server.graceful_termination_timeout, log, children)
+
+
+async def check(
+    chosen: Options, bound: socket.socket, folder: Path, log: Log, children: Children
+) -> None:
+    """Everything that can go wrong at start, as far as it shows without a weight. Raises Fault."""
+    world = chosen.model.world(os.environ)
+    models = await find(chosen.model, children, folder, weights=False)
+    checkpoint.check(models.target, models.draft, world, weights=False)
+    log(f"Models: {' and '.join(filter(None, (models.target_id, models.draft_id)))}")
+    need = estimate(models.folders, chosen.model.dtype, world)
+    need.check(chosen.limits.max_batch_total_tokens)
+    log(f"Memory: {need}")
+    sockets.paths(chosen.model.shard_uds_path, folder, world)
+    router = router_command(chosen, models, (), bound.fileno())
+    child = children.start(replace(router, argv=(*PYTHON, "router.check")))
+    checked = await children.until("checked", child)
+    child.leaving = True
+    log(f"Text: {checked.facts['text']}")
+    log(f"Port: {bound.getsockname()[1]} is free")
+    log("Checked: the server can start", event="checked")
 
 
 async def serve(
@@ -205,40 +252,6 @@ async def drain(router: Child, grace: float, log: Log, children: Children) -> No
         raise Fault(1, "Aborted: a second signal came while requests were live") from None
 
 
-async def find(chosen: Options, children: Children) -> Models:
-    """The folders of target and draft; what is not a folder comes from the Hub."""
-    model = chosen.model
-    target, draft = model.model_id, model.draft_model_id
-    if target is None:
-        target, draft = "tgi-laps/demo-target", draft or "tgi-laps/demo-draft"
-    if model.longest_draft(DRAFTED) == 0:
-        draft = None
-    return Models(
-        target=await _folder(target, model.revision, children),
-        draft=await _folder(draft, model.draft_revision, children) if draft else None,
-        target_id=target,
-        draft_id=draft,
-    )
-
-
-async def _folder(model: str, revision: str | None, children: Children) -> Path:
-    if folder := _local(model):
-        return folder
-    wish = {"model_id": model, "revision": revision}
-    fetch = children.start(Command("fetch", (*PYTHON, "shard.fetch"), wish))
-    found = await children.until("found", fetch)
-    fetch.leaving = True
-    await children.until("ended", fetch)
-    return Path(found.facts["path"])
-
-
-def _local(model: str) -> Path | None:
-    folder = DEMO.get(model, Path(model))
-    if model in DEMO and not folder.is_dir():
-        raise Fault(3, f"the bundled model {folder} is missing; name another with `model_id`")
-    return folder.resolve() if folder.is_dir() else None
-
-
 def shard_command(
     chosen: Options, models: Models, paths: Sequence[str], rank: int, folder: Path
 ) -> Command:
@@ -280,6 +293,7 @@ def router_command(
         draft_model_id=models.draft_id,
         sockets=paths,
         listen_fd=descriptor,
+        step_log=chosen.developer.step_log,
     )
     return Command("router", (*PYTHON, "router"), asdict(config), descriptors=(descriptor,))
 

@@ -14,6 +14,9 @@ COMMANDS = {
     "demo-report": ("benchmark.demo_report", "measure the demo pair, write docs/demo-models.md"),
     "engine": ("benchmark.engines", "compare the engine's speed with transformers' own ways"),
     "preemption": ("benchmark.preemption", "what one preemption costs, on each rung"),
+    "record-costs": ("benchmark.record_costs", "measure Steps, fit the simulator's costs to them"),
+    "record-traces": ("benchmark.record_traces", "record where the demo pair's drafts are right"),
+    "live": ("benchmark.live", "LAPS-SD against FCFS on a real server, and simulated"),
     "prefix": ("benchmark.prefix", "what a shared prefix saves"),
 }
 

@@ -122,7 +122,7 @@ class Loop:
             if batch is None:
                 break
             held = self._held.difference(steps.gone(batch))
-            fresh = [self._calls[run.id] for run in batch.run if run.id not in held]
+            fresh = [self._calls[id] for id in steps.named(batch) if id not in held]
             self._number += 1
             self._planned.append(steps.step(self._number, batch, self._held, fresh))
             self._held = held.union(call.id for call in fresh)

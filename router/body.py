@@ -55,7 +55,7 @@ class Body(BaseModel):
 class Grammar(Body):
     """A constraint on the output."""
 
-    type: Literal["json", "json_object", "json_schema", "regex"]
+    type: Literal["json", "json_object", "json_schema", "regex", "lark"]
     value: JsonValue
 
 
@@ -88,6 +88,10 @@ class Parameters(Body):
     min_new_tokens: U32 | None = Field(
         default=None, validation_alias=AliasChoices("min_new_tokens", "min_tokens")
     )
+    expected_new_tokens: U32 | None = None
+    priority: I32 = 0
+    user: str | None = None
+    cache_salt: str | None = None
 
 
 class Generate(Body):
@@ -109,13 +113,17 @@ AnyBody = TypeVar("AnyBody", bound=Body)
 def read(body: bytes, kind: type[AnyBody]) -> AnyBody:
     """`body` as a `kind`. Raises Malformed (not JSON) or Mistyped (names the first wrong field)."""
     try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as fault:
-        raise Malformed(str(fault)) from fault
-    try:
-        return kind.model_validate(value)
+        return kind.model_validate(parse_json(body))
     except ValidationError as fault:
         raise Mistyped(_reason(fault)) from fault
+
+
+def parse_json(body: bytes) -> Any:
+    """What `body` says. Raises Malformed."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as fault:
+        raise Malformed(str(fault)) from fault
 
 
 def _reason(fault: ValidationError) -> str:

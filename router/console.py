@@ -32,6 +32,13 @@ class Log:
         else:
             self._object("INFO", line, {"source": child})
 
+    def warning(self, text: str) -> None:
+        """Something to know, on stderr."""
+        if self._as_json:
+            self._object("WARN", text, {}, sys.stderr)
+        else:
+            print(f"Warning: {text}", file=sys.stderr, flush=True)
+
     def error(self, text: str) -> None:
         """The last word, on stderr."""
         if self._as_json:

@@ -1,56 +1,37 @@
 """The one loop between requests, scheduler and shards.
 
 It fills the pipeline, takes one event and applies it, as the simulator does. It alone reads the
-clock, calls the scheduler and writes Records. What to run is the scheduler's choice; here every
-request gets exactly one end. Stop strings are seen only here: such a request ends at once, its
-row is cancelled, and what Steps in flight still bring for it is dropped. Shards that are lost end
-every live request.
+clock, calls the scheduler and writes Records. Who comes in is `admission`'s choice, what to run
+the scheduler's; here every request gets exactly one end. Stop strings are seen only here: such a
+request ends at once, its row is cancelled, and what Steps in flight still bring for it is dropped.
+Shards that are lost end every live request.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 from router import request as rules
-from router import steps
-from router.errors import Cancelled, Generation, Invalid, Overloaded, Unavailable
+from router.admission import Admission
+from router.errors import Cancelled, Generation, Invalid, Unavailable
+from router.inbox import Cancel, Event, Inbox, Submit
 from router.metrics import Metrics
-from router.prefix import PageNames
+from router.pipeline import Pipeline
 from router.record import Record
 from router.request import Bounds, Request
-from router.scheduler.base import Batch, Job, Scheduler
-from router.shards import GroupLost, Report, ShardGroup
+from router.scheduler import base
+from router.scheduler.base import Look, Scheduler, View
+from router.shards import GroupLost, ShardGroup
+from router.step_log import StepLog
 from router.text import Vocabulary
-from shard.protocol import End, Item, Step, StepResult
-
-PULSE_SECONDS = 1.0
-"""Longest time between two looks at the shards' health."""
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    """A request has its Record and wants to run."""
-
-    record: Record
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """A request's caller has left, or someone has stopped it."""
-
-    record: Record
-
-
-Event = Submit | Cancel | Report
+from shard.protocol import End, Item, StepResult
 
 
 class Dispatcher:
-    """Owns the scheduler, the Records and the numbers of Steps."""
+    """Owns the scheduler and the Records."""
 
     def __init__(
         self,
@@ -60,6 +41,7 @@ class Dispatcher:
         limits: Bounds,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        log: StepLog | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._shards = shards
@@ -67,28 +49,23 @@ class Dispatcher:
         self._limits = limits
         self._metrics = metrics
         self._clock = clock
-        self._inbox: asyncio.PriorityQueue[tuple[bool, int, Event]] = asyncio.PriorityQueue()
-        self._events = 0
+        self._log = log
+        self._admission = Admission(limits.max_concurrent_requests)
+        self._pipeline = Pipeline(shards.ready[0].page_size)
+        self._inbox = Inbox()
         self._records: dict[int, Record] = {}
         """Requests that the scheduler knows, or will once the inbox is read, by id."""
-        self._names: dict[int, PageNames] = {}
-        """Of the pages of the requests that the scheduler knows."""
-        self._held: set[int] = set()
-        """Rows that the shards hold."""
-        self._flights: deque[Step] = deque()
-        self._last_id = self._last_step = 0
-        self._permits = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._draining = self._failed = False
+        self._last_id = 0
+        self._failed = False
 
     async def run(self) -> None:
         """Serve until cancelled. Raises GroupLost; every live request has ended badly by then."""
-        self._shards.subscribe(self._put)
+        self._shards.subscribe(self._inbox.put)
+        self._metrics.observe(self._scheduler.view())
         try:
             while True:
                 self._fill()
-                event = await self._next()
+                event = await self._inbox.take()
                 self._shards.check(self._clock())
                 if event is not None:
                     self._apply(event)
@@ -112,7 +89,8 @@ class Dispatcher:
 
         Each takes a permit; they get them all, or Overloaded is raised.
         """
-        with self._permit(len(requests)):
+        self._require_shards()
+        with self._admission.hold(len(requests)):
             records: list[Record] = []
             try:
                 for request in requests:
@@ -121,7 +99,7 @@ class Dispatcher:
             finally:
                 for record in records:
                     if record.live:
-                        self._put(Cancel(record))
+                        self._inbox.put(Cancel(record))
 
     def cancel(self, request_id: str) -> int:
         """End what runs under `request_id` with Cancelled; the number of requests that did."""
@@ -129,42 +107,39 @@ class Dispatcher:
         found = [record for record in live if record.request_id == request_id]
         for record in found:
             record.fail(Cancelled(), self._clock())
-            self._put(Cancel(record))
+            self._inbox.put(Cancel(record))
         return len(found)
+
+    def look(self, request_id: str) -> list[tuple[Record, Look | None]]:
+        """What runs under `request_id`, and how each stands if the scheduler has heard of it."""
+        now = self._clock()
+        found = [record for record in self._records.values() if record.request_id == request_id]
+        return [(each, self._scheduler.look(each.id, now)) for each in found if each.live]
+
+    def view(self) -> View:
+        """The scheduler's present state."""
+        return self._scheduler.view()
+
+    def learned(self) -> dict[str, Any]:
+        """What the scheduler knows that is worth keeping."""
+        return self._scheduler.learned()
 
     @property
     def full(self) -> bool:
         """Whether no permit is free."""
-        return self._permits >= self._limits.max_concurrent_requests
+        return self._admission.full
 
     def healthy(self) -> str | None:
         """None, or why requests had better go elsewhere: failed, draining or stalled."""
         if self._failed:
             return "failed"
-        if self._draining:
+        if self._admission.draining:
             return "draining"
         return "stalled" if self._shards.late(self._clock()) else None
 
     async def drain(self) -> None:
         """Refuse new requests and wait until none is open."""
-        self._draining = True
-        await self._idle.wait()
-
-    @contextmanager
-    def _permit(self, count: int) -> Iterator[None]:
-        self._require_shards()
-        if self._draining:
-            raise Unavailable("Server is shutting down")
-        if self._permits + count > self._limits.max_concurrent_requests:
-            raise Overloaded
-        self._permits += count
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._permits -= count
-            if not self._permits:
-                self._idle.set()
+        await self._admission.drain()
 
     def _require_shards(self) -> None:
         if self._failed:
@@ -172,7 +147,9 @@ class Dispatcher:
 
     async def _submit(self, request: Request, request_id: str) -> Record:
         arrived = self._clock()
-        ids = await self._vocabulary.encode(request.inputs)
+        ids = request.tokens
+        if ids is None:
+            ids = await self._vocabulary.encode(request.inputs, request.add_special_tokens)
         prompt, max_new = rules.fit(request, ids, self._limits)
         self._require_shards()  # if they were lost meanwhile, nobody reads the inbox
         self._last_id += 1
@@ -181,13 +158,8 @@ class Dispatcher:
         )
         record.queued = self._clock()
         self._records[record.id] = record
-        self._put(Submit(record))
+        self._inbox.put(Submit(record))
         return record
-
-    def _put(self, event: Event) -> None:
-        """A leaver overtakes what waits, so that the very next Step releases its row."""
-        self._events += 1
-        self._inbox.put_nowait((not isinstance(event, Cancel), self._events, event))
 
     def _fill(self) -> None:
         while self._shards.free:
@@ -195,26 +167,7 @@ class Dispatcher:
             batch = self._scheduler.next_batch(now)
             if batch is None:
                 return
-            step = self._step(batch, now)
-            self._flights.append(step)
-            self._shards.send(step, now)
-
-    def _step(self, batch: Batch, now: float) -> Step:
-        held = self._held.difference(steps.gone(batch))
-        fresh = [self._records[run.id] for run in batch.run if run.id not in held]
-        for record in fresh:
-            record.plan(now)
-        self._last_step += 1
-        step = steps.step(self._last_step, batch, self._held, fresh)
-        self._held = held.union(record.id for record in fresh)
-        return step
-
-    async def _next(self) -> Event | None:
-        try:
-            async with asyncio.timeout(PULSE_SECONDS):
-                return (await self._inbox.get())[2]
-        except TimeoutError:
-            return None
+            self._shards.send(self._pipeline.send(batch, self._records, now), now)
 
     def _apply(self, event: Event) -> None:
         match event:
@@ -230,25 +183,15 @@ class Dispatcher:
     def _start(self, record: Record) -> None:
         if record.id not in self._records:
             return  # it left before it was heard of
-        now, cap = record.queued, record.request.speculate
-        hashes = self._name(record)
-        job = Job(record.id, now, len(record.prompt), record.max_new, None, cap, hashes)
         try:
-            self._scheduler.submit(job, now)
+            self._scheduler.submit(self._pipeline.enter(record), record.queued)
         except ValueError as fault:  # it can never fit
             record.fail(Invalid(str(fault)), self._clock())
             self._forget(record)
 
-    def _name(self, record: Record) -> tuple[int, ...]:
-        """Names of the prompt's pages; a prompt that is to be told has to be computed, too."""
-        if record.request.report.prompt:
-            return ()
-        names = self._names[record.id] = PageNames(self._shards.ready[0].page_size)
-        return names.add(record.prompt)
-
     def _forget(self, record: Record) -> None:
         self._records.pop(record.id, None)
-        self._names.pop(record.id, None)
+        self._pipeline.leave(record.id)
 
     def _stop(self, record: Record) -> None:
         if record.id in self._records:  # it may have ended before this was read
@@ -256,28 +199,39 @@ class Dispatcher:
             self._scheduler.cancel(record.id, self._clock())
 
     def _complete(self, result: StepResult) -> None:
-        now, step = self._clock(), self._flights.popleft()
-        rows = steps.done(step, result)
-        self._scheduler.complete(steps.outcomes(rows, result.seconds, self._names), now)
-        for _, item in rows:
-            self._take(item, now)
-        self._metrics.step(steps.method(step), len(rows), result.seconds)
-        view = self._scheduler.view()
-        self._metrics.observe(view, sum(view.waiting))
+        now, landed = self._clock(), self._pipeline.land(result)
+        if self._log:
+            self._log.write(landed, self._records, now)
+        for item in landed.items:
+            if item.end is not None:
+                self._look_back(item.id, now)
+        self._scheduler.complete(landed.outcomes, now)
+        for item, outcome in zip(landed.items, landed.outcomes, strict=True):
+            self._take(item, outcome.seconds, now)
+        self._metrics.step(landed.method, len(landed.items), landed.seconds)
+        self._metrics.observe(self._scheduler.view())
 
-    def _take(self, item: Item, now: float) -> None:
+    def _look_back(self, id: int, now: float) -> None:
+        """Ask the scheduler about a request that is about to end."""
+        record, look = self._records.get(id), self._scheduler.look(id, now)
+        if record is not None and look is not None:
+            record.preemptions = look.preemptions
+
+    def _take(self, item: Item, seconds: float, now: float) -> None:
         record = self._records.get(item.id)
         if record is None:
             return  # it ended while the Step was in flight
+        record.attained += seconds
         if item.end is End.ERROR:
             record.fail(Generation("the model gave no usable result"), now)
         else:
             self._extend(record, item, now)
         if record.live:
             return
+        if item.end is None:  # only the text shows such an end
+            self._look_back(record.id, now)
+            self._scheduler.cancel(record.id, now, base.End.STOP)
         self._forget(record)
-        if item.end is None:
-            self._scheduler.cancel(record.id, now)  # only the text shows such an end
 
     def _extend(self, record: Record, item: Item, now: float) -> None:
         before = record.last_token
@@ -291,5 +245,5 @@ class Dispatcher:
         self._failed = True
         for record in self._records.values():
             record.fail(Generation("the model's processes were lost"), self._clock())
-        for step in self._flights:
-            self._metrics.step_lost(steps.method(step))
+        for method in self._pipeline.lost():
+            self._metrics.step_lost(method)

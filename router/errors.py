@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -21,6 +21,8 @@ class RouterError(Exception):
     error_type: ClassVar[str]
     label: ClassVar[str] = "validation"
     """`err` of `tgi_request_failure`; what fails before a body is read is never counted."""
+    kind: ClassVar[str] = "invalid_request_error"
+    """`type` of OpenAI's error object."""
     prefix: ClassVar[str] = ""
     headers: ClassVar[Mapping[str, str]] = _NONE
 
@@ -46,11 +48,54 @@ class Mistyped(RouterError):
     prefix = "Failed to deserialize the JSON body into the target type: "
 
 
+class TemplateFailed(RouterError):
+    """The chat template refuses the messages, or there is none."""
+
+    status, error_type, label = 422, "template_error", "template"
+    prefix = "Template error: "
+
+
+class VariableMissing(RouterError):
+    """The chat template needs a variable that it was not given; TGI's spelling."""
+
+    status, error_type, label = 422, "missing_template_variable", "template"
+    prefix = "Missing template vatiable: "
+
+
+class ToolsInvalid(RouterError):
+    """The tools cannot be used as asked."""
+
+    status, error_type = 422, "tool_error"
+    prefix = "Tool error: "
+
+
+class SuffixGiven(RouterError):
+    """Text after the gap cannot be taken into account."""
+
+    status, error_type = 422, "suffix not supported"
+    prefix = "Suffix is not supported and can be achieved by preprocessing the prompt."
+
+
+class TooManyPrompts(RouterError):
+    """`text` is the most that one request may hold."""
+
+    status, error_type = 422, "batch size exceeded"
+    prefix = "Number of prompts exceeds the maximum allowed batch size of "
+
+
 class Malformed(RouterError):
     """The body is not JSON."""
 
     status, error_type = 400, "bad_request"
     prefix = "Failed to parse the request body as JSON: "
+
+
+class Unauthorized(RouterError):
+    """The key is missing or another."""
+
+    status, error_type, kind = 401, "unauthorized", "authentication_error"
+    prefix = "Unauthorized"
+    headers = MappingProxyType({"WWW-Authenticate": "Bearer"})
 
 
 class BadRequest(RouterError):
@@ -101,6 +146,7 @@ class Overloaded(RouterError):
     """No permit is free."""
 
     status, error_type, label = 429, "overloaded", "overloaded"
+    kind = "rate_limit_error"
     prefix = "Model is overloaded"
     headers = MappingProxyType({"Retry-After": "1"})
 
@@ -109,6 +155,7 @@ class Generation(RouterError):
     """The engine failed on this request."""
 
     status, error_type, label = 424, "generation", "generation"
+    kind = "server_error"
     prefix = "Request failed during generation: Server error: "
 
 
@@ -116,6 +163,7 @@ class Cancelled(RouterError):
     """Cancelled by its id."""
 
     status, error_type, label = 499, "cancelled", "cancelled"
+    kind = "cancelled"
     prefix = "Request was cancelled"
 
 
@@ -123,6 +171,7 @@ class Incomplete(RouterError):
     """The generation ended without a final token."""
 
     status, error_type, label = 500, "incomplete_generation", "incomplete"
+    kind = "server_error"
     prefix = "Incomplete generation"
 
     def in_stream(self) -> RouterError:
@@ -133,6 +182,7 @@ class IncompleteStream(RouterError):
     """The same, after the headers."""
 
     status, error_type, label = 500, "incomplete_generation_stream", "incomplete"
+    kind = "server_error"
     prefix = "Incomplete generation stream"
 
 
@@ -140,6 +190,7 @@ class Unserialisable(RouterError):
     """An event holds a value that JSON has no form for, such as NaN."""
 
     status, error_type, label = 500, "stream_serialization_error", "generation"
+    kind = "server_error"
     prefix = "Stream event serialization error"
 
 
@@ -147,4 +198,31 @@ class Unavailable(RouterError):
     """Nothing is served now: `Server is shutting down` or `Model is unavailable`."""
 
     status, error_type, label = 503, "unavailable", "unavailable"
+    kind = "server_error"
     headers = MappingProxyType({"Retry-After": "1", "Connection": "close"})
+
+
+class NoInstances(RouterError):
+    """A body for Vertex AI that asks nothing."""
+
+    status, error_type = 422, "Input validation error"
+    prefix = "Input validation error"
+
+
+class NoPredictions(RouterError):
+    """A generation for Vertex AI that failed."""
+
+    status, error_type, label = 500, "Incomplete generation", "generation"
+    kind = "server_error"
+    prefix = "Incomplete generation"
+
+
+def flat(error: RouterError) -> dict[str, Any]:
+    """An error's body, or event, on TGI's routes."""
+    return {"error": str(error), "error_type": error.error_type}
+
+
+def nested(error: RouterError) -> dict[str, Any]:
+    """The same on OpenAI's; the outer `error_type` is what `huggingface_hub` looks for."""
+    told = {"message": str(error), "type": error.kind, "code": error.error_type}
+    return {"error": told, "error_type": error.error_type}

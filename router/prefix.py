@@ -2,7 +2,8 @@
 
 Each name covers every token up to its page's end, so equal names mean equal keys and values. The
 names are 128 bits of BLAKE2b: a collision would serve one caller what another wrote. Requests
-under different salts share nothing.
+under different salts share nothing, so neither can tell from its first token's time what the other
+has asked.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ _BYTES = 16
 class PageNames:
     """The chain of one request; tokens are added as they become known."""
 
-    def __init__(self, page_size: int, salt: bytes = b"") -> None:
-        """`salt`: what separates tenants, at most 64 bytes."""
+    def __init__(self, page_size: int, salt: str = "") -> None:
         self._size = page_size
-        self._name = blake2b(key=salt, digest_size=_BYTES).digest()
+        self._name = blake2b(salt.encode(), digest_size=_BYTES, person=b"salt").digest()
         self._tail: list[int] = []
 
     def add(self, tokens: Iterable[int]) -> tuple[int, ...]:

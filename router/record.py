@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from router.errors import Incomplete, RouterError
 from router.request import Request
+from router.stops import Hidden, Kept
 from router.text import TextStream, Vocabulary
 from shard.protocol import End, Item, New, Report, Top
 
@@ -40,6 +41,8 @@ class PromptToken:
     id: int
     text: str
     logprob: float | None
+    top: tuple[Token, ...] = ()
+    """The likeliest tokens at its place, if asked for."""
 
 
 class Record:
@@ -64,8 +67,15 @@ class Record:
         self.tokens: list[Token] = []
         self.drafted = 0
         self.accepted = 0
+        self.accepted_by_round: list[int] = []
+        """Accepted drafts of every round that had some."""
+        self.longest_draft = 0
         self.steps = 0
         """Steps that worked on this request, prefill included."""
+        self.attained = 0.0
+        """Device seconds of those Steps, each shared equally among its rows."""
+        self.preemptions: Mapping[str, int] = {}
+        """By kind; told at the end."""
         self.finish_reason: str | None = None
         """`length`, `eos_token` or `stop_sequence`; set together with the last token."""
         self.error: RouterError | None = None
@@ -75,7 +85,8 @@ class Record:
         self.first_token = self.last_token = arrived
         self._vocabulary = vocabulary
         self._prompt_logprobs: list[float | None] = [None] * len(self.prompt)
-        self._text = TextStream(vocabulary, self.prompt, request.stop)
+        self._prompt_tops: list[Top] = [_NO_TOP] * len(self.prompt)
+        self._text = TextStream(vocabulary, self.prompt, _stops(request))
         self._changed = asyncio.Event()
 
     @property
@@ -90,7 +101,7 @@ class Record:
 
     @property
     def text(self) -> str:
-        """The generated text: special tokens skipped, a stop string and its token's rest kept."""
+        """The generated text, without special tokens; stop strings as the request has it."""
         return self._text.text
 
     @property
@@ -98,8 +109,14 @@ class Record:
         """The prompt as the model sees it, if the request asks for it; complete at the end."""
         if not self.request.decoder_input_details:
             return []
-        logprobs = zip(self.prompt, self._prompt_logprobs, strict=True)
-        return [PromptToken(id, self._vocabulary.decode([id]), value) for id, value in logprobs]
+        told = zip(self.prompt, self._prompt_logprobs, self._prompt_tops, strict=True)
+        return [
+            PromptToken(id, self.alone(id), value, self._likeliest(top)) for id, value, top in told
+        ]
+
+    def alone(self, id: int) -> str:
+        """The text of one token by itself, special ones by name."""
+        return self._vocabulary.decode([id])
 
     @property
     def mean_logprob(self) -> float:
@@ -128,6 +145,7 @@ class Record:
             ignore_eos=self.request.ignore_eos,
             sampling=self.request.sampling,
             report=self._report(),
+            grammar=self.request.grammar,
         )
 
     def take(self, item: Item, now: float) -> int:
@@ -139,8 +157,12 @@ class Record:
         self.drafted += item.drafted
         self.accepted += item.accepted
         self.steps += 1
+        if item.drafted:
+            self.accepted_by_round.append(item.accepted)
+            self.longest_draft = max(self.longest_draft, item.drafted)
         told = slice(item.prompt_start, item.prompt_start + len(item.prompt_logprobs))
         self._prompt_logprobs[told] = item.prompt_logprobs
+        self._prompt_tops[told] = item.prompt_top or [_NO_TOP] * len(item.prompt_logprobs)
         left = len(item.tokens)
         tops = item.top or (_NO_TOP,) * left
         for id, logprob, top in zip(item.tokens, item.logprobs, tops, strict=True):
@@ -186,14 +208,19 @@ class Record:
         self._changed.set()
 
     def _add(self, id: int, logprob: float, top: Top, end: End | None) -> None:
-        piece = self._text.push(id)
-        likeliest = tuple(map(self._alone, top.ids, top.logprobs))
-        self.tokens.append(Token(id, piece.text, logprob, piece.special, likeliest))
+        piece = self._text.push(id, last=end is not None)
+        self.tokens.append(Token(id, piece.text, logprob, piece.special, self._likeliest(top)))
         if end is not None:
             self.finish_reason = end.value
         elif piece.stopped:
             self.finish_reason = "stop_sequence"
 
-    def _alone(self, id: int, logprob: float) -> Token:
-        special = self._vocabulary.special(id) is not None
-        return Token(id, self._vocabulary.decode([id]), logprob, special)
+    def _likeliest(self, top: Top) -> tuple[Token, ...]:
+        return tuple(map(self._candidate, top.ids, top.logprobs))
+
+    def _candidate(self, id: int, logprob: float) -> Token:
+        return Token(id, self.alone(id), logprob, self._vocabulary.special(id) is not None)
+
+
+def _stops(request: Request) -> Kept | Hidden:
+    return Hidden(request.stop, request.shown) if request.hidden else Kept(request.stop)

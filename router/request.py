@@ -16,12 +16,11 @@ from dataclasses import dataclass, fields, replace
 from router.body import Generate, Parameters
 from router.config import Limits
 from router.errors import Invalid
+from router.extensions import check_ours
 from shard.protocol import Report, Sampling
 
 CAP = 1024
 """Most new tokens that the length check counts, whatever was asked; TGI's generation chunk."""
-MAX_SPECULATE = 64
-MAX_STOP_LENGTH = 1000
 SEEDS = 1 << 53
 """Seeds are picked below this, so that a client reading numbers as doubles sees them exactly."""
 
@@ -73,11 +72,38 @@ class Request:
     """Whether to tell the prompt's log-probabilities; implies `details`."""
     best_of: int = 1
     """Out of how many sequences the likeliest is the answer."""
+    tokens: tuple[int, ...] | None = None
+    """The prompt where it was given as token ids; `inputs` is its text."""
+    add_special_tokens: bool = True
+    """Whether the tokenizer adds its own to `inputs`."""
+    raw: bool = False
+    """Log-probabilities of the model itself, not of what the parameters left of it."""
+    hidden: bool = False
+    """Whether stop strings and special tokens stay out of the text, as OpenAI has it."""
+    shown: frozenset[str] = frozenset()
+    """Special tokens that stay in the text nevertheless."""
+    grammar: str | None = None
+    """What the output must match, in llguidance's form."""
+    expected_new_tokens: int | None = None
+    """The caller's guess at the answer's length; moves its turn, never its text."""
+    priority: int = 0
+    """Lower goes first, as in vLLM."""
+    user: str | None = None
+    """Whose request it is: service is shared fairly between users."""
+    cache_salt: str | None = None
+    """Requests share cached prefixes with those of the same salt alone, as in vLLM."""
+    route: int = 0
+    """Kind of text, by which answers' lengths are learned: 0 plain, 1 chat."""
+
+    @property
+    def tenant(self) -> int:
+        """A number for `user`, the same in every process; 0 for nobody."""
+        return 0 if self.user is None else digest(self.user)
 
     @property
     def report(self) -> Report:
         """What the shards are to tell beside the tokens."""
-        return Report(top_n=self.top_n_tokens, prompt=self.decoder_input_details)
+        return Report(self.top_n_tokens, self.raw, self.decoder_input_details)
 
     @property
     def seed(self) -> int | None:
@@ -111,7 +137,7 @@ def validate(
     _check_sampling(parameters)
     _check_counts(parameters, bounds)
     _check_input(body, bounds)
-    _check_ours(parameters)
+    check_ours(parameters, parameters.stop)
     _refuse_missing(parameters)
     return Request(
         inputs=body.inputs,
@@ -127,6 +153,10 @@ def validate(
         top_n_tokens=parameters.top_n_tokens or 0,
         decoder_input_details=parameters.decoder_input_details,
         best_of=parameters.best_of or 1,
+        expected_new_tokens=parameters.expected_new_tokens,
+        priority=parameters.priority,
+        user=parameters.user,
+        cache_salt=parameters.cache_salt,
     )
 
 
@@ -138,8 +168,12 @@ def sequences(request: Request, count: int) -> tuple[Request, ...]:
 
 
 def _seed(seed: int, index: int) -> int:
-    digest = hashlib.blake2b(f"{seed} {index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") % SEEDS
+    return digest(f"{seed} {index}") % SEEDS
+
+
+def digest(text: str) -> int:
+    """64 bits of BLAKE2b."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def fit(request: Request, tokens: Sequence[int], bounds: Bounds) -> tuple[tuple[int, ...], int]:
@@ -209,28 +243,8 @@ def _check_input(body: Generate, bounds: Bounds) -> None:
     )
 
 
-def _check_ours(given: Parameters) -> None:
-    draft = given.speculate or 0
-    _refuse(
-        not 0 <= draft <= MAX_SPECULATE,
-        f"`speculate` must be >= 0 and <= {MAX_SPECULATE}. Given: {draft}",
-    )
-    _refuse(
-        not all(0 < len(text) <= MAX_STOP_LENGTH for text in given.stop),
-        f"`stop` sequences must be 1 to {MAX_STOP_LENGTH} characters long",
-    )
-
-
-_NEUTRAL: dict[str, tuple[object, ...]] = {
-    "grammar": (None,),
-    "adapter_id": (None,),
-}
-"""Parameters that the engine does not have, with the values that ask nothing of it."""
-
-
 def _refuse_missing(given: Parameters) -> None:
-    for name, neutral in _NEUTRAL.items():
-        _refuse(getattr(given, name) not in neutral, f"`{name}` is not supported")
+    _refuse(given.adapter_id is not None, "`adapter_id` is not supported")
 
 
 def _sampling(given: Parameters, pick: Callable[[], int]) -> Sampling:

@@ -9,30 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiohttp import web
 
-from router import native
+from router import grammar, insight, native
 from router.body import CompatGenerate, Generate, read
 from router.dispatcher import Dispatcher
 from router.errors import (
     BadRequest,
     Incomplete,
+    NotFound,
     Overloaded,
     PayloadTooLarge,
     RequestTimeout,
     RouterError,
     Unavailable,
     UnsupportedMediaType,
+    flat,
 )
+from router.grammar import Grammars
 from router.metrics import Metrics
 from router.native import About
 from router.record import Record
-from router.request import Bounds, precheck, sequences, validate
+from router.request import Bounds, Request, precheck, sequences, validate
 from router.stream import ClientGone, EventStream, events
 
 REQUEST_ID = web.RequestKey("request_id", str)
@@ -65,13 +68,31 @@ class Front:
         bounds: Bounds,
         about: About,
         patience: Patience,
+        grammars: Grammars,
     ) -> None:
         self.bounds, self.patience = bounds, patience
         self._dispatcher, self._metrics, self._about = dispatcher, metrics, about
+        self._grammars = grammars
+
+    def routes(self) -> list[web.RouteDef]:
+        """Path by path."""
+        return [
+            web.post("/", self.compat_generate),
+            web.post("/generate", self.generate),
+            web.post("/generate_stream", self.generate_stream),
+            *(web.get(path, self.health) for path in ("/", "/health", "/ping")),
+            web.get("/health/live", self.live),
+            web.get("/health/ready", self.ready),
+            web.get("/info", self.info),
+            web.get("/metrics", self.metrics),
+            web.get("/requests/{request_id}", self.standing),
+            web.delete("/requests/{request_id}", self.cancel),
+            web.post("/cancel/{request_id}", self.cancel),
+        ]
 
     async def compat_generate(self, http: web.Request) -> web.StreamResponse:
         """POST `/`: an array of one, or a stream."""
-        body = read(await self._payload(http), CompatGenerate)
+        body = read(await self.payload(http), CompatGenerate)
         full_text = self._about.pipeline_tag in (None, "text-generation")
         if body.stream:
             return await self._stream(http, body, full_text)
@@ -79,12 +100,12 @@ class Front:
 
     async def generate(self, http: web.Request) -> web.StreamResponse:
         """POST `/generate`."""
-        body = read(await self._payload(http), Generate)
+        body = read(await self.payload(http), Generate)
         return await self._whole(http, body, full_text=False, as_list=False)
 
     async def generate_stream(self, http: web.Request) -> web.StreamResponse:
         """POST `/generate_stream`."""
-        body = read(await self._payload(http), Generate)
+        body = read(await self.payload(http), Generate)
         return await self._stream(http, body, full_text=False)
 
     async def health(self, http: web.Request) -> web.StreamResponse:
@@ -102,14 +123,31 @@ class Front:
 
     async def info(self, http: web.Request) -> web.StreamResponse:
         """GET `/info`."""
-        return reply(native.info(self._about, self.bounds))
+        return reply(native.info(self._about, self.bounds, self._dispatcher.view()))
+
+    async def standing(self, http: web.Request) -> web.StreamResponse:
+        """GET `/requests/{request_id}`: how long it will wait, and what it has had."""
+        request_id = http.match_info["request_id"]
+        found = self._dispatcher.look(request_id)
+        if not found:
+            raise NotFound
+        return reply(insight.standing(request_id, found))
+
+    async def cancel(self, http: web.Request) -> web.StreamResponse:
+        """DELETE `/requests/{request_id}`, POST `/cancel/{request_id}`: end it."""
+        request_id = http.match_info["request_id"]
+        cancelled = self._dispatcher.cancel(request_id)
+        if not cancelled:
+            raise NotFound
+        return reply({"request_id": request_id, "cancelled": cancelled})
 
     async def metrics(self, http: web.Request) -> web.StreamResponse:
         """GET `/metrics`."""
         body = self._metrics.render()
         return web.Response(body=body, content_type="text/plain", charset="utf-8")
 
-    async def _payload(self, http: web.Request) -> bytes:
+    async def payload(self, http: web.Request) -> bytes:
+        """The body, within the limits of state, type, size and time. Raises RouterError."""
         reason, limit = self._dispatcher.healthy(), self.bounds.payload_limit
         if reason in ("draining", "failed"):
             draining = reason == "draining"
@@ -129,14 +167,20 @@ class Front:
     async def _whole(
         self, http: web.Request, body: Generate, full_text: bool, *, as_list: bool
     ) -> web.StreamResponse:
-        async with self._open(http, body, stream=False) as records:
-            for record in records:
-                async for _ in record.stream():
-                    pass
-            best, *others = sorted(records, key=_likeliest_first)
-            full = _full(best, full_text)
-            answer = native.answer(best, self._about, full_text=full, others=others)
+        async with self.open(http, body, stream=False) as records:
+            best, answer = await self.answer(records, full_text)
         return reply([answer] if as_list else answer, native.headers(best, self._about))
+
+    async def answer(
+        self, records: Sequence[Record], full_text: bool
+    ) -> tuple[Record, dict[str, Any]]:
+        """The best of `records` once all have ended, and the body that tells it."""
+        for record in records:
+            async for _ in record.stream():
+                pass
+        best, *others = sorted(records, key=_likeliest_first)
+        full = _full(best, full_text)
+        return best, native.answer(best, self._about, full_text=full, others=others)
 
     async def _stream(
         self, http: web.Request, body: Generate, full_text: bool
@@ -144,8 +188,8 @@ class Front:
         stream: EventStream | None = None
         try:
             async with (
-                self._open(http, body, stream=True) as (record,),
-                self._events(http, record) as stream,
+                self.open(http, body, stream=True) as (record,),
+                self.events(http, native.stream_headers(record, self._about)) as stream,
             ):
                 await self._tell(stream, record, _full(record, full_text))
         except (RouterError, ClientGone):
@@ -163,24 +207,46 @@ class Front:
             if record.finish_reason is None or not index:
                 raise Incomplete
         except RouterError as error:
-            await stream.write(native.dump(native.failure(error.in_stream())))
+            await stream.write(native.dump(flat(error.in_stream())))
             raise
 
     @asynccontextmanager
-    async def _open(
+    async def open(
         self, http: web.Request, body: Generate, *, stream: bool
     ) -> AsyncIterator[Sequence[Record]]:
-        """The rest of the checks, then live records; counts how their request ends."""
+        """The rest of the checks, then live records."""
+        async with self.life(http, lambda: self._wanted(body, stream)) as records:
+            yield records
+
+    async def _wanted(self, body: Generate, stream: bool) -> Sequence[Request]:
+        precheck(body.parameters, self.bounds, stream=stream)
+        self.require_permit()
+        request = validate(body, self.bounds, stream=stream)
+        given = body.parameters.grammar
+        source = None if given is None else grammar.read(given.type, given.value)
+        request = replace(request, grammar=await self.compiled(source))
+        return sequences(request, request.best_of)
+
+    async def compiled(self, source: grammar.Source | None) -> str | None:
+        """llguidance's form of `source`. Raises Invalid."""
+        return await self._grammars.compile(source)
+
+    def require_permit(self) -> None:
+        """Raises Overloaded if none is free."""
+        if self._dispatcher.full:
+            raise Overloaded
+
+    @asynccontextmanager
+    async def life(
+        self, http: web.Request, wanted: Callable[[], Awaitable[Sequence[Request]]]
+    ) -> AsyncIterator[Sequence[Record]]:
+        """Live records of what `wanted` allows; counts how their HTTP request ends."""
         records: Sequence[Record] = ()
         err: str | None = "incomplete"
         self._metrics.request_started()
         try:
-            precheck(body.parameters, self.bounds, stream=stream)
-            if self._dispatcher.full:
-                raise Overloaded
-            request = validate(body, self.bounds, stream=stream)
-            wanted = sequences(request, request.best_of)
-            async with self._dispatcher.open_all(wanted, http[REQUEST_ID]) as records:
+            requests = await wanted()
+            async with self._dispatcher.open_all(requests, http[REQUEST_ID]) as records:
                 yield records
             err = None
         except RouterError as error:
@@ -192,11 +258,11 @@ class Front:
         finally:
             self._metrics.request_ended(min(records, key=_likeliest_first, default=None), err)
 
-    def _events(
-        self, http: web.Request, record: Record
+    def events(
+        self, http: web.Request, headers: Mapping[str, str]
     ) -> AbstractAsyncContextManager[EventStream]:
-        own = native.stream_headers(record, self._about)
-        headers = {**own, "x-request-id": http[REQUEST_ID]}
+        """A stream of events."""
+        headers = {**headers, "x-request-id": http[REQUEST_ID]}
         return events(http, headers, interval=self.patience.comment, stall=self.patience.stall)
 
 

@@ -67,8 +67,9 @@ class _Flight:
 class ShardGroup:
     """Every rank of one start of the shards. `connect` makes it, `subscribe` gives it an ear."""
 
-    def __init__(self, world: int, depth: int) -> None:
+    def __init__(self, world: int, depth: int, step_seconds: float | None) -> None:
         self.depth = depth
+        self._step_seconds = step_seconds
         self.lost: GroupLost | None = None
         self._greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ready: dict[int, Ready] = {}
@@ -82,12 +83,17 @@ class ShardGroup:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, paths: Sequence[str], depth: int = 2) -> AsyncIterator[ShardGroup]:
+    async def connect(
+        cls, paths: Sequence[str], depth: int = 2, step_seconds: float | None = None
+    ) -> AsyncIterator[ShardGroup]:
         """Greet the rank behind every socket path, rank 0 first; the connections end at the exit.
+
+        A Step that takes longer than `step_seconds` means that the ranks hang; without it, what
+        their Steps took so far says so.
 
         Raises GroupLost if one is not there, or not of this version and group.
         """
-        group = cls(len(paths), depth)
+        group = cls(len(paths), depth, step_seconds)
         try:
             await group._greet(paths)
             yield group
@@ -122,6 +128,8 @@ class ShardGroup:
         if not self._flights:
             return False
         age = now - self._flights[0].sent
+        if self._step_seconds is not None:
+            return age > self._step_seconds
         return age > STEP_SECONDS and age > STEP_FACTOR * self._percentile()
 
     def check(self, now: float) -> None:

@@ -44,6 +44,12 @@ def step(number: int, batch: base.Batch, held: Collection[int], fresh: Iterable[
     )
 
 
+def named(batch: base.Batch) -> tuple[int, ...]:
+    """Rows that the shards' tables hold once they have `batch`: those that run or return."""
+    back = tuple(swap.id for swap in batch.swap_in)
+    return (*(run.id for run in batch.run), *back)
+
+
 def gone(batch: base.Batch) -> tuple[int, ...]:
     """Rows that the shards' tables hold no longer, once they have `batch`."""
     return (*batch.release, *batch.evict, *(swap.id for swap in batch.swap_out))

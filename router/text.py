@@ -2,9 +2,9 @@
 
 No U+FFFD is shown for a character whose bytes are not all there: such a token has the text "",
 and at the very end it is dropped. Special tokens show their name and stay out of the whole text,
-so that the whole is the joined pieces less exactly those. A stop string is found across tokens
-and inside one; it stays, with the rest of its token. `tokenizers`' own DecodeStream is not used:
-it raises once a run of byte tokens turns invalid, as sampled ones may, and withholds without end.
+so that the whole is the joined pieces less exactly those, unless `stops` has it otherwise.
+`tokenizers`' own DecodeStream is not used: it raises once a run of byte tokens turns invalid, as
+sampled ones may, and withholds without end.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Self
 from tokenizers import Encoding, Tokenizer
 
 from router.errors import Invalid
+from router.stops import Kept, Stops
 
 INCOMPLETE = "\ufffd"
 PATIENCE = 8
@@ -64,6 +65,11 @@ class Vocabulary:
         except Exception as fault:  # tokenizers raises nothing narrower
             raise ValueError(f"tokenizer.json is not usable: {fault}") from fault
 
+    @property
+    def size(self) -> int:
+        """Number of tokens, added ones included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
     async def encode(self, text: str, add_special_tokens: bool = True) -> tuple[int, ...]:
         """Token ids of `text`, made off the loop. Raises Invalid."""
         return await asyncio.to_thread(self._encode, text, add_special_tokens)
@@ -106,13 +112,10 @@ class TextStream:
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, prompt: Sequence[int], stops: Sequence[str] = ()
+        self, vocabulary: Vocabulary, prompt: Sequence[int], stops: Stops | None = None
     ) -> None:
         self._vocabulary = vocabulary
-        self._stops = stops
-        self._reach = max(map(len, stops), default=1) - 1
-        self._text: list[str] = []
-        self._tail = ""
+        self._stops = stops or Kept()
         self._reset(_context(vocabulary, prompt))
 
     def _reset(self, window: list[int]) -> None:
@@ -123,14 +126,15 @@ class TextStream:
 
     @property
     def text(self) -> str:
-        """All pieces so far, without special tokens."""
-        return "".join(self._text)
+        """What is shown so far; the rule for special tokens is that of the stops."""
+        return self._stops.text
 
-    def push(self, id: int) -> Piece:
-        """Take one more token."""
+    def push(self, id: int, *, last: bool = False) -> Piece:
+        """Take one more token; nothing is withheld behind the `last`."""
         name = self._vocabulary.special(id)
         text = self._advance(id) if name is None else name
-        return Piece(text, special=name is not None, stopped=self._stopped(text))
+        shown, stopped = self._stops.push(text, special=name is not None, last=last)
+        return Piece(shown, special=name is not None, stopped=stopped)
 
     def _advance(self, id: int) -> str:
         self._window.append(id)
@@ -140,16 +144,9 @@ class TextStream:
         piece = settled[len(self._shown) :]
         if piece:
             self._silent, self._shown = 0, settled
-            self._text.append(piece)
         if settled == whole and (piece or self._silent > PATIENCE):
             self._reset(self._window[self._kept :])
         return piece
-
-    def _stopped(self, piece: str) -> bool:
-        """Whether `piece` completes a stop string; one may name a special token, as in TGI."""
-        searched = self._tail + piece
-        self._tail = searched[-self._reach :] if self._reach else ""
-        return any(stop in searched for stop in self._stops)
 
 
 def _context(vocabulary: Vocabulary, prompt: Sequence[int]) -> list[int]:

@@ -229,6 +229,10 @@ def splits(processors: int, programs: int) -> int:
 
 def flashable(query: Tensor, rule: Rule) -> bool:
     """Whether the flash operator computes `rule` for such queries."""
-    plain = rule.softcap is None and rule.sinks is None
     size = query.shape[-1]
-    return plain and query.dtype in (torch.float16, torch.bfloat16) and size <= 256 and not size % 8
+    return (
+        rule.plain
+        and query.dtype in (torch.float16, torch.bfloat16)
+        and size <= 256
+        and not size % 8
+    )

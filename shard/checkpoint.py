@@ -30,13 +30,16 @@ HEADER_LENGTH = 8
 """Bytes of a safetensors file's first field, the length of its JSON header."""
 
 
-def check(target: Path, draft: Path | None, world: int) -> None:
-    """Refuse what `world` shards cannot serve. Raises Fault(2) for heads, Fault(4) for the rest."""
+def check(target: Path, draft: Path | None, world: int, *, weights: bool = True) -> None:
+    """Refuse what `world` shards cannot serve. Raises Fault(2) for heads, Fault(4) for the rest.
+
+    Without `weights`, files that are not there yet are not missed.
+    """
     for folder in (target, draft) if draft else (target,):
-        config = _json(folder / "config.json")
-        check_architecture(folder, config)
-        check_weights(folder)
-    check_heads(_json(target / "config.json"), world)
+        check_architecture(folder, read_config(folder))
+        if weights or any(folder.glob("*.safetensors")):
+            check_weights(folder)
+    check_heads(read_config(target), world)
     if draft:
         correspondence(target, draft)
 
@@ -99,9 +102,7 @@ def correspondence(target: Path, draft: Path) -> dict[int, int] | None:
     """
     first, second = vocabulary(target), vocabulary(draft)
     if first is None or second is None:
-        sizes = [
-            _text(_json(folder / "config.json")).get("vocab_size") for folder in (target, draft)
-        ]
+        sizes = [_text(read_config(folder)).get("vocab_size") for folder in (target, draft)]
         if sizes[0] != sizes[1]:
             raise Fault(4, f"the draft's vocabulary ({sizes[1]}) is not the target's ({sizes[0]})")
         return None
@@ -132,6 +133,21 @@ def vocabulary(folder: Path) -> dict[str, int] | None:
     return {**pieces, **{token["content"]: token["id"] for token in added}}
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """The model's configuration. Raises Fault(4) for one that is missing or damaged."""
+    return _json(folder / "config.json")
+
+
+def header(file: Path) -> tuple[int, dict[str, Any]]:
+    """Where a safetensors file's data begin, and its tensors by name. Raises Fault(4)."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(HEADER_LENGTH), "little")
+        if HEADER_LENGTH + length > size:
+            raise Fault(4, f"{file} is cut short within its header; fetch it again")
+        return HEADER_LENGTH + length, _parse(file, stream.read(length))
+
+
 _LAYER_KEYS = ("layer_types", "layers_block_type", "block_types")
 
 
@@ -155,18 +171,14 @@ def _id(pieces: dict[str, int], piece: str) -> str:
 def _check_size(file: Path) -> None:
     """A safetensors file is exactly its header and the bytes that the header speaks of."""
     size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(HEADER_LENGTH), "little")
-        if HEADER_LENGTH + length > size:
-            raise Fault(4, f"{file} is cut short within its header; fetch it again")
-        header = _parse(file, stream.read(length))
-    expected = HEADER_LENGTH + length + max(_ends(file, header), default=0)
+    start, tensors = header(file)
+    expected = start + max(_ends(file, tensors), default=0)
     if size != expected:
         raise Fault(4, f"{file} has {size} bytes, its header says {expected}; fetch it again")
 
 
-def _ends(file: Path, header: dict[str, Any]) -> Iterator[int]:
-    for name, tensor in header.items():
+def _ends(file: Path, tensors: dict[str, Any]) -> Iterator[int]:
+    for name, tensor in tensors.items():
         if name == "__metadata__":
             continue
         try:

@@ -26,7 +26,11 @@ class ModelConfig:
 
     model_id: str | None = option(None, "hub id or folder of the target; default: the bundled pair")
     revision: str | None = option(None, "revision of the target on the hub")
-    draft_model_id: str | None = option(None, "hub id or folder of the draft model")
+    draft_model_id: str | None = option(
+        None,
+        "hub id or folder of the draft model",
+        aliases=("assistant-model-id", "speculative-model-id"),
+    )
     draft_revision: str | None = option(None, "revision of the draft model on the hub")
     sharded: bool | None = option(None, "use every visible device", choices=("true", "false"))
     num_shard: int | None = option(None, "number of tensor-parallel shards")
@@ -42,6 +46,12 @@ class ModelConfig:
     )
     cuda_memory_fraction: float = option(
         1.0, "share of each GPU's memory that the server may take, weights included"
+    )
+    huggingface_hub_cache: str | None = option(
+        None, "folder of models that were fetched; default: where HF_HOME says"
+    )
+    weights_cache_override: str | None = option(
+        None, "folder whose *.safetensors files are served as the target's weights"
     )
     shard_uds_path: str | None = option(
         None, "prefix of the shards' Unix sockets; default: a fresh private folder"

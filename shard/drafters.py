@@ -3,7 +3,9 @@
 The draft model keeps its own cache under the target's page ids. Its first forward of a round
 takes in whatever its cache lacks of a row (one token, two after a full acceptance, a gap after
 Steps without drafting), so catching up is no special case. Prefill chunks ride on it. All gaps
-together are closed at `CATCH_UP` tokens a Step: a row that is not done by then drafts later.
+together are closed at `CATCH_UP` tokens a Step: a row that is not done by then drafts later. A row
+that starts with pages which no draft has seen has such a gap, and so has whoever shares them: one
+of them fills them, the others draft later.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from shard.kv_cache import KvCache
+from shard.kv_cache import PAGE_SIZE, KvCache
 from shard.model import PackedModel
 from shard.sampling import Spot, pick, process
 from shard.sequence import Feed, Row
@@ -97,12 +99,12 @@ class ModelDrafter:
             ask.row.draft_cached = known + min(accepted, len(ask.drafts) - 1)
 
     def _follow(self, chunks: Sequence[Feed]) -> list[Feed]:
-        """The chunks from where this cache ends, as far as its context reaches."""
+        """The chunks that go on where this cache ends, as far as its context reaches."""
         feeds = []
         for chunk in chunks:
             row, stop = chunk.row, chunk.start + len(chunk.tokens)
-            if row.draft_cached < stop <= self.model.facts.max_length:
-                feeds.append(Feed(row, row.draft_cached, row.tokens[row.draft_cached : stop], 0))
+            if row.draft_cached == chunk.start and stop <= self.model.facts.max_length:
+                feeds.append(replace(chunk, logits=0))
                 row.draft_cached = stop
         return feeds
 
@@ -121,9 +123,12 @@ class ModelDrafter:
 def _caught_up(asks: Sequence[Ask]) -> tuple[list[Ask], list[Feed]]:
     """The asks whose rows can draft now, and what is fed of the others' gaps."""
     active, gaps, left = [], [], CATCH_UP
+    filling: set[int] = set()
     for ask in asks:
         row = ask.row
         gap = len(row.tokens) - row.draft_cached - ORDINARY
+        if gap > 0 and not _claim(row, filling):
+            continue
         if gap <= left:
             left -= max(0, gap)
             active.append(ask)
@@ -132,6 +137,14 @@ def _caught_up(asks: Sequence[Ask]) -> tuple[list[Ask], list[Feed]]:
             gaps.append(Feed(row, start, row.tokens[start : row.draft_cached], 0))
             left = 0
     return active, gaps
+
+
+def _claim(row: Row, filling: set[int]) -> bool:
+    """Add the pages of the row's gap to `filling`, unless another row is filling one of them."""
+    pages = row.pages[row.draft_cached // PAGE_SIZE : -(-len(row.tokens) // PAGE_SIZE)]
+    free = filling.isdisjoint(pages)
+    filling.update(pages)
+    return free
 
 
 def _unseen(row: Row) -> Feed:

@@ -70,7 +70,9 @@ def _with_prompt(item: Item, new: New, start: int, stop: int) -> Item:
     if not new.report.prompt or not places:
         return item
     logprobs = tuple(reply_logprob(new.sampling.seed, place) for place in places)
-    return replace(item, prompt_start=places.start, prompt_logprobs=logprobs)
+    told = [(new.tokens[place], value) for place, value in zip(places, logprobs, strict=True)]
+    tops = tuple(_top(*pair, new.report.top_n) for pair in told if new.report.top_n)
+    return replace(item, prompt_start=places.start, prompt_logprobs=logprobs, prompt_top=tops)
 
 
 def _noise(salt: bytes, seed: int, position: int) -> int:
@@ -144,6 +146,7 @@ class EchoEngine:
         for grow in step.grow:
             self._grow(grow)
         self._cache.move(step)
+        self._check_returns(step)
         for new in step.new:
             self._check(self._rows[new.id])
         items = tuple(self._run(step.run))
@@ -177,10 +180,16 @@ class EchoEngine:
 
     def _grow(self, grow: Grow) -> None:
         row = self._row(grow.id)
-        settled = min(row.new.cached, row.new.draft_cached) // PAGE_SIZE
+        settled = row.new.cached // PAGE_SIZE
         for page in grow.pages:
             self._cache.own(page, shared=len(row.pages) < settled)
             row.pages.append(page)
+
+    def _check_returns(self, step: Step) -> None:
+        """No row runs while its pages may still be on their way back."""
+        coming = set(step.swap_in.targets)
+        for run in step.run:
+            _require(coming.isdisjoint(self._row(run.id).pages), f"row {run.id} runs too soon")
 
     def _check(self, row: _Row) -> None:
         """What the row counts as fed is in its pages."""
@@ -202,8 +211,9 @@ class EchoEngine:
         _require(run.draft == 0, f"row {run.id} drafts during its prefill")
         _require(row.fed + run.prefill <= len(row.tokens), f"row {run.id} is fed unknown tokens")
         start, stop = row.fed, row.fed + run.prefill
-        self._feed(row, stop, stop, row.tokens)
-        row.draft = row.fed
+        follows = row.draft == start
+        self._feed(row, stop, stop if follows else row.draft, row.tokens)
+        row.draft = row.fed if follows else row.draft
         if row.fed < len(row.tokens):
             item = Item(run.id, (), (), 0, 0, None, draft_cached=row.draft)
         else:

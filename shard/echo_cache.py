@@ -3,7 +3,8 @@
 Keys and values at a position depend on every token up to it, so a slot holds a checksum of that
 prefix, for the target and for the draft. That makes every false claim visible: a row that enters
 with pages of another prefix, one that comes back from the host with another's pages, a page that
-is written while two rows own it.
+is written while two rows own it. The draft's part of a shared page may be written, with what the
+target's part stands for.
 """
 
 from __future__ import annotations
@@ -73,10 +74,11 @@ class EchoCache:
     def write(self, pages: Sequence[int], draft: bool, reach: range, sums: Sequence[int]) -> None:
         """Fill a row's positions in `reach`; beyond `sums` lie rejected drafts."""
         for position in reach:
-            page = pages[position // PAGE_SIZE]
-            require(self._owners[page] == 1, f"page {page} is written and shared")
+            page, at = pages[position // PAGE_SIZE], position % PAGE_SIZE
             value = sums[position] if position < len(sums) else _GARBAGE
-            self._pages[page][draft][position % PAGE_SIZE] = value
+            same = draft and value == self._pages[page][False][at]
+            require(self._owners[page] == 1 or same, f"page {page} is written and shared")
+            self._pages[page][draft][at] = value
 
     def check(self, pages: Sequence[int], draft: bool, sums: Sequence[int]) -> None:
         """A row's `pages` must hold `sums` from its first position on."""

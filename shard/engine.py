@@ -27,12 +27,12 @@ from shard.loading import load
 from shard.model import Loaded, PackedModel
 from shard.ngram import NgramDrafter
 from shard.protocol import Ready, Step, StepResult
-from shard.retry import out_of_memory, run_in_halves
+from shard.retry import Attempt, Together, alone, out_of_memory, run_in_halves
 from shard.rounds import Done, Pending, ResidentRounds
 from shard.sequence import Row, RowTable, digest
 from shard.slices import Ranks
-from shard.speculative import Work, run
-from shard.tensor_parallel import connect, slowest
+from shard.speculative import Work
+from shard.tensor_parallel import connect, slowest, unanimous
 from shard.vocabulary import Bridge
 from shard.weights import Report
 
@@ -58,6 +58,10 @@ class Engine:
         if config.draft_path is not None and config.speculate:
             told = _told(progress, "draft", 60, 80)
             draft = load(config.draft_path, config.dtype, device, Ranks(0, 1), told)
+        self._attempt: Attempt = alone
+        if ranks.world > 1:
+            agree = partial(unanimous, device=device)
+            self._attempt = Together(memory.Workspace.of(target), device, agree)
         self._pages = memory.pages(config, target, draft)
         room = self._pages, config.max_rows, config.speculate + 1
         self._target = PackedModel(target, *room)
@@ -135,6 +139,7 @@ class Engine:
         """Forget every row; weights and pools stay."""
         self._flights.clear()
         self._rows.clear()
+        self._host.clear()
         if self._resident is not None:
             self._resident.clear()
 
@@ -149,8 +154,8 @@ class Engine:
                 if self._config.world > 1 or not out_of_memory(fault):
                     raise
         self._settle()
-        attempt = run_in_halves if self._config.world == 1 else run
-        items = attempt(self._target, self._drafter, [work for work in works if not work.row.done])
+        live = [work for work in works if not work.row.done]
+        items = run_in_halves(self._attempt, self._target, self._drafter, live)
         if resident is not None:
             resident.outdate(works)
         return Done(items)

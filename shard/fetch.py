@@ -1,6 +1,6 @@
 """A child that brings a model from the Hub to the local cache and says where it lies.
 
-`python -m shard.fetch` reads {"model_id", "revision"} from the first line of its stdin and writes
+`python -m shard.fetch` reads a wish from the first line of its stdin, see `fetch`, and writes
 events to stdout: progress, then found or fault. It is a process of its own so that the launcher
 loads no HTTP client, and so that a download is ended like any other child.
 """
@@ -12,10 +12,11 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -28,8 +29,9 @@ from tqdm.auto import tqdm
 
 from shard.errors import Fault
 
-WANTED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
-"""Weights and texts; nothing that could run, and no pickle."""
+WEIGHTS = "*.safetensors"
+TEXTS = ["*.json", "*.model", "*.txt", "*.jinja"]
+"""Nothing that could run, and no pickle."""
 
 
 class Progress(tqdm):  # type: ignore[misc]
@@ -45,56 +47,74 @@ class Progress(tqdm):  # type: ignore[misc]
 def main() -> int:
     wish = json.loads(sys.stdin.readline())
     try:
-        _say(event="found", path=fetch(wish["model_id"], wish["revision"]))
+        _say(event="found", path=fetch(**wish))
     except Fault as fault:
         _say(event="fault", code=fault.code, text=fault.text)
         return fault.code
     return 0
 
 
-def fetch(model: str, revision: str | None) -> str:
-    """The folder of `model`'s snapshot. Raises Fault(3), or Fault(7) for a full disk."""
+def fetch(
+    model_id: str, revision: str | None, cache: str | None = None, weights: bool = True
+) -> str:
+    """The folder of a model's snapshot in `cache`. Raises Fault(3), or Fault(7) for a full disk.
+
+    Without `weights` only texts are fetched, and Fault(4) says that there are no safetensors.
+    """
+    token = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
     try:
-        return snapshot_download(
-            model,
+        path = snapshot_download(
+            model_id,
             revision=revision,
-            allow_patterns=WANTED,
+            cache_dir=cache,
+            allow_patterns=[WEIGHTS, *TEXTS] if weights else TEXTS,
             tqdm_class=Progress,
-            token=os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN"),
+            token=token,
         )
+        if not weights and not any(Path(path).glob(WEIGHTS)):
+            _require_weights(
+                model_id, HfApi(token=token).list_repo_files(model_id, revision=revision)
+            )
     except (HFValidationError, OSError) as error:
-        raise _explain(model, revision, error) from error
+        raise _explain(model_id, revision, error, cache) from error
+    return path
 
 
-def _explain(model: str, revision: str | None, error: Exception) -> Fault:
+def _require_weights(model: str, files: Iterable[str]) -> None:
+    if not any(file.endswith(".safetensors") for file in files):
+        raise Fault(4, f"`{model}` holds no {WEIGHTS} file; pickled weights are refused")
+
+
+def _explain(model: str, revision: str | None, error: Exception, cache: str | None) -> Fault:
     match error:
         case GatedRepoError():
             page = f"{constants.ENDPOINT}/{model}"
             return Fault(3, f"`{model}` is gated: accept the licence at {page}, set HF_TOKEN")
         case RepositoryNotFoundError() | HFValidationError():
-            return Fault(3, f"`{model}` was not found on the Hub or as a folder{_nearest(model)}")
+            near = _nearest(model, cache)
+            return Fault(3, f"`{model}` was not found on the Hub or as a folder{near}")
         case RevisionNotFoundError():
             return Fault(3, f"`{model}` has no revision `{revision}`")
         case LocalEntryNotFoundError():
-            names = ", ".join(_cached()) or "none"
+            names = ", ".join(_cached(cache)) or "none"
             return Fault(
                 3, f"`{model}` is not cached, and there is no network; cached models: {names}"
             )
         case HfHubHTTPError():
             return Fault(3, f"the Hub refused `{model}`: {str(error).splitlines()[0]}")
         case OSError(errno=errno.ENOSPC):
-            return Fault(7, f"the disk is full: {constants.HF_HUB_CACHE}")
+            return Fault(7, f"the disk is full: {cache or constants.HF_HUB_CACHE}")
         case _:
             return Fault(3, f"`{model}` could not be fetched: {error}".splitlines()[0])
 
 
-def _nearest(model: str) -> str:
-    close = difflib.get_close_matches(model, _cached(), n=1)
+def _nearest(model: str, cache: str | None) -> str:
+    close = difflib.get_close_matches(model, _cached(cache), n=1)
     return f"; the nearest cached model is `{close[0]}`" if close else ""
 
 
-def _cached() -> list[str]:
-    folders = Path(constants.HF_HUB_CACHE).glob("models--*")
+def _cached(cache: str | None) -> list[str]:
+    folders = Path(cache or constants.HF_HUB_CACHE).glob("models--*")
     return sorted(folder.name.removeprefix("models--").replace("--", "/") for folder in folders)
 
 

@@ -16,13 +16,8 @@ import torch
 from llguidance import LLMatcher, LLTokenizer
 from torch import Tensor
 
-from shard.protocol import Grammar, GrammarKind
-
 _REMEMBERED = 65
 """Masks of so many last positions are kept: the longest draft and the token after it."""
-
-_SPACE = "[ ]?"
-"""Between the parts of JSON, as in TGI: no row may spend all its tokens on white space."""
 
 
 class Matcher:
@@ -72,15 +67,9 @@ class Grammars:
     def __init__(self, folder: str, vocabulary: int, eos: frozenset[int]) -> None:
         self._folder, self._vocabulary, self._eos = folder, vocabulary, eos
 
-    def matcher(self, grammar: Grammar) -> Matcher:
-        """A matcher at the start of `grammar`; `broken` where it cannot be compiled."""
-        if grammar.kind is GrammarKind.JSON:
-            text = LLMatcher.grammar_from_json_schema(
-                grammar.text, overrides={"whitespace_pattern": _SPACE}
-            )
-        else:
-            text = LLMatcher.grammar_from_regex(grammar.text)
-        return Matcher(LLMatcher(self._tokenizer, text, log_level=0))
+    def matcher(self, grammar: str) -> Matcher:
+        """A matcher at the start of `grammar`, llguidance's; `broken` where it is none."""
+        return Matcher(LLMatcher(self._tokenizer, grammar, log_level=0))
 
     @cached_property
     def _tokenizer(self) -> LLTokenizer:

@@ -39,6 +39,8 @@ class Verdict:
     choices: list[Choice]
     prompt: tuple[float, ...]
     """Log-probabilities of the prompt's tokens behind the feed's first, if reported."""
+    prompt_top: tuple[Top, ...]
+    """The likeliest tokens at their places, if asked for."""
     sound: bool
     """False where a logit was NaN or infinite, or the row's grammar broke."""
 
@@ -70,8 +72,8 @@ def judge(
         chosen = iter(_choose(logits if len(rows) == len(logits) else logits[rows], spots, eos))
         return [
             Verdict(
-                choices=[next(chosen) for _ in range(count)],
-                prompt=_prompt(feed, logits[stop - feed.logits : stop]),
+                [next(chosen) for _ in range(count)],
+                *_prompt(feed, logits[stop - feed.logits : stop]),
                 sound=all(sound[stop - feed.logits : stop]) and not _broken(feed.row),
             )
             for feed, stop, count in zip(feeds, stops, counts, strict=True)
@@ -100,17 +102,19 @@ def _choose(logits: Tensor, spots: Sequence[Spot], eos: frozenset[int]) -> list[
     return list(map(Choice, tokens.tolist(), values.tolist(), tops))
 
 
-def _prompt(feed: Feed, logits: Tensor) -> tuple[float, ...]:
-    """Log-probabilities of the prompt's tokens that `logits`, the feed's own, predict."""
+def _prompt(feed: Feed, logits: Tensor) -> tuple[tuple[float, ...], tuple[Top, ...]]:
+    """What `logits`, the feed's own, say of the prompt's tokens that they predict."""
     count = reported(feed.row, feed.start, feed.start + len(feed.tokens))
     if not count:
-        return ()
+        return (), ()
     first = feed.start + 1
     ids = torch.tensor(feed.row.tokens[first : first + count], device=logits.device)
-    parts = [
-        block.float().log_softmax(-1).gather(1, told[:, None])[:, 0]
-        for block, told in zip(
-            torch.split(logits[:count], _BLOCK), torch.split(ids, _BLOCK), strict=True
-        )
-    ]
-    return tuple(torch.cat(parts).tolist())
+    values: list[float] = []
+    tops: list[Top] = []
+    for block, told in zip(
+        torch.split(logits[:count], _BLOCK), torch.split(ids, _BLOCK), strict=True
+    ):
+        logs = logprobs(block.float())
+        values += logs.gather(1, told[:, None])[:, 0].tolist()
+        tops += best(logs, [feed.row.report.top_n] * len(told))
+    return tuple(values), tuple(tops) if feed.row.report.top_n else ()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -53,6 +57,46 @@ def _free_bytes(config: ShardConfig, target: Loaded) -> int:
         return int(allowed(free, total, config.cuda_memory_fraction) * _DEVICE_SHARE)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return int(free * _HOST_SHARE / config.world)
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Bytes that a forward takes beside weights and cache, rather too many, by what it is fed."""
+
+    per_token: int
+    per_logit: int
+    per_pair: int
+    """For a token and one that it attends to, where attention takes a mask."""
+
+    @classmethod
+    def of(cls, loaded: Loaded) -> Workspace:
+        """From the sizes of the model's parameters on this rank, before its layers are fused.
+
+        Each matrix of a layer turns a token into as many values as it has rows or columns, which
+        its elements over the hidden size count; that all of a layer's outputs are held at once, and
+        its norms in float32, is more than any forward does. A vocabulary's logits are held by part,
+        whole, and in float32. A mask has a row for every head of a group.
+        """
+        text: Any = loaded.module.config.get_text_config()  # type: ignore[union-attr, operator]
+        hidden, chosen = text.hidden_size, getattr(text, "num_experts_per_tok", None) or 1
+        layers = Counter[str]()
+        for name, parameter in loaded.module.named_parameters():
+            layer = re.match(r".*?\.\d+\.", name)
+            experts = parameter.shape[0] if parameter.ndim == 3 else 1
+            if layer and parameter.ndim > 1:
+                layers[layer[0]] += parameter.numel() * min(chosen, experts) // experts
+        widths = max(layers.values(), default=0) // hidden
+        size = loaded.dtype.itemsize
+        heads = text.num_attention_heads
+        return cls(
+            per_token=widths * size + 4 * hidden * 4,
+            per_logit=loaded.vocab_size * (2 * size + 4),
+            per_pair=heads // (getattr(text, "num_key_value_heads", None) or heads) * size,
+        )
+
+    def bytes(self, tokens: int, logits: int, pairs: int) -> int:
+        """For a forward of `tokens` tokens that attend to others in `pairs` and want `logits`."""
+        return tokens * self.per_token + logits * self.per_logit + pairs * self.per_pair
 
 
 def allowed(free: int, total: int, fraction: float) -> int:

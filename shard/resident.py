@@ -31,7 +31,11 @@ _BLOCK = 256
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The rows of one round: `slots` and most drafts `asked`, int64 [B]; `pages` int32 [B, P]."""
+    """The rows of one round: `slots` and most drafts `asked`, int64 [B]; `pages` int32 [B, P].
+
+    Of a row that is asked for -1 drafts the draft's cache takes in nothing, for it has fallen
+    behind, and its pages may be shared with a row whose has not.
+    """
 
     slots: Tensor
     asked: Tensor
@@ -126,7 +130,7 @@ class Resident:
         if self._drafter is None or not drafts:
             return guess
         model, bridge = self._drafter.model, self._drafter.bridge
-        rides = (state.alive > 0) & (state.known <= model.facts.max_length)
+        rides = (batch.asked >= 0) & (state.alive > 0) & (state.known <= model.facts.max_length)
         ids = torch.stack((state.before, state.last), 1)
         first, fed = state.known - 2, torch.where(rides, 2, 0)
         for place in range(drafts):

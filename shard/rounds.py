@@ -142,7 +142,8 @@ class ResidentRounds:
         gaps = [self._gap(row) for row in rows]
         entries = self._table.enter(rows)
         most = max(kind(row.sampling) for row in rows)
-        numbers = [[entry.slot for entry in entries], [work.draft for work in works]]
+        asked = [work.draft if gap <= 0 else -1 for work, gap in zip(works, gaps, strict=True)]
+        numbers = [[entry.slot for entry in entries], asked]
         reach = max(1, *(entry.pages for entry in entries))
         with torch.inference_mode():
             slots = upload(numbers, torch.int64, self._device)

@@ -18,7 +18,7 @@ from torch import Tensor
 from shard.attention import Paged, Segment
 from shard.grammar import Matcher
 from shard.kv_cache import KvCache, slot, spans
-from shard.protocol import End, Grammar, Grow, New, ProtocolError, Report, Sampling, Step
+from shard.protocol import End, Grow, New, ProtocolError, Report, Sampling, Step
 from shard.spot import Spot
 
 
@@ -73,7 +73,7 @@ class Row:
 class RowTable:
     """All rows by id. Applies a Step's changes in order: release, new, grow."""
 
-    def __init__(self, matcher: Callable[[Grammar], Matcher]) -> None:
+    def __init__(self, matcher: Callable[[str], Matcher]) -> None:
         self._matcher = matcher
         self._rows: dict[int, Row] = {}
 

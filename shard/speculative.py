@@ -105,6 +105,7 @@ def _accept(
         top=tuple(choice.top for choice in told) if row.report.top_n else (),
         prompt_start=feed.start + 1 if verdict.prompt else 0,
         prompt_logprobs=verdict.prompt,
+        prompt_top=verdict.prompt_top,
         draft_cached=row.draft_cached if drafter is not None and drafter.caches else row.cached,
     )
 

@@ -7,6 +7,9 @@ What no name tells is measured: `verify` compares a few tokens with transformers
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,8 +21,8 @@ from shard.errors import Fault
 from shard.model import Loaded, PackedModel
 from shard.protocol import Sampling
 from shard.sequence import Feed, Row
-from shard.slices import Ranks
 
+_log = logging.getLogger(__name__)
 _RECURRENT_LAYERS = ("mamba", "linear_attention", "conv", "recurrent", "rwkv", "hybrid")
 _ATTENTION_LAYERS = frozenset(("full_attention", "sliding_attention", "attention"))
 _PROBE = (5, 3, 8, 1, 2, 7, 4, 6, 9, 3, 1, 5)
@@ -57,20 +60,39 @@ def _reason(kind: Any, config: Any) -> str | None:
     return None
 
 
-def verify(model: Loaded, ranks: Ranks) -> None:
+def reach(config: Any, name: str) -> int:
+    """Most tokens of a row: all that the model knows positions of, unless those depend on others.
+
+    A rotary embedding of type longrope has two sets of frequencies. transformers chooses one for
+    the whole forward by its last position, so one long row would turn the keys of all others.
+    Within the length that the model was first trained for there is no choice.
+    """
+    longest: int = config.max_position_embeddings
+    rope: Any = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    for kind in kinds:
+        if kind.get("rope_type") == "longrope":
+            longest = min(longest, kind["original_max_position_embeddings"])
+    if longest < config.max_position_embeddings:
+        _log.warning(
+            "%s serves %d of its %d positions: beyond them its longrope would let rows change"
+            " each other",
+            *(name, longest, config.max_position_embeddings),
+        )
+    return longest
+
+
+def verify(model: Loaded) -> None:
     """Compare packed, paged logits with transformers' own.
 
     Raises Fault 4 where they differ: an attention that looks ahead, positions of the model's own
-    making, a bias in the mask. All ranks compare alike. Where ranks share key/value heads, only
-    windows are checked, since transformers' attention miscounts the heads of such a cut.
+    making, a bias in the mask. All ranks compare alike.
     """
     _refuse_hidden_window(model)
-    text: Any = model.module.config.get_text_config()  # type: ignore[union-attr, operator]
-    if (getattr(text, "num_key_value_heads", None) or text.num_attention_heads) < ranks.world:
-        return
     ours = _packed(model).float()
     try:
-        theirs = _eager(model).float()
+        with _groups_as_cut(model):
+            theirs = _eager(model).float()
     except torch.OutOfMemoryError:
         raise
     except Exception as fault:
@@ -103,11 +125,7 @@ def _refuse_hidden_window(model: Loaded) -> None:
     layers = getattr(text, "layer_types", None)
     if not window or (layers and "sliding_attention" not in layers):
         return
-    zero = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-    heard = Probe()
-    with torch.inference_mode(), attending(heard):
-        model.module(input_ids=zero, position_ids=zero, use_cache=False)
-    if all(rule.window != window for rule in heard.rules.values()):
+    if all(rule.window != window for rule in _heard(model).rules.values()):
         raise Fault(4, f"{model.name} is not supported: its attention is not told its window")
 
 
@@ -117,6 +135,34 @@ def _packed(model: Loaded) -> Tensor:
     first = packed.logits([Feed(row, 0, _PROBE[:_CHUNK], _CHUNK)])
     rest = packed.logits([Feed(row, _CHUNK, _PROBE[_CHUNK:], len(_PROBE) - _CHUNK)])
     return torch.cat((first, rest))
+
+
+@contextmanager
+def _groups_as_cut(model: Loaded) -> Iterator[None]:
+    """Inside, transformers' attention repeats keys as often as this rank's cut asks for.
+
+    It divides the heads of the whole model, which is wrong where ranks share key/value heads.
+    """
+    heard = _heard(model)
+    own = model.module.modules()
+    parts: list[Any] = [part for part in own if hasattr(part, "num_key_value_groups")]
+    before = [part.num_key_value_groups for part in parts]
+    try:
+        for part in parts:
+            part.num_key_value_groups = heard.groups[part.layer_idx]
+        yield
+    finally:
+        for part, groups in zip(parts, before, strict=True):
+            part.num_key_value_groups = groups
+
+
+def _heard(model: Loaded) -> Probe:
+    """What the layers ask of attention for one token."""
+    zero = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
+    heard = Probe()
+    with torch.inference_mode(), attending(heard):
+        model.module(input_ids=zero, position_ids=zero, use_cache=False)
+    return heard
 
 
 def _eager(model: Loaded) -> Tensor:

@@ -47,6 +47,13 @@ def slowest(seconds: float, ranks: Ranks, device: torch.device) -> float:
     return figure.item()
 
 
+def unanimous(yes: bool, device: torch.device) -> bool:
+    """Whether every rank of the group says `yes`: one small collective, one answer."""
+    vote = torch.tensor(int(yes), device=device)
+    dist.all_reduce(vote, dist.ReduceOp.MIN)
+    return bool(vote.item())
+
+
 def hook(module: nn.Module, name: str, ranks: Ranks) -> None:
     """Let the cut parts of `module` add up to what the whole would compute. Raises like `plan`."""
     for path, style in plan(module, name, ranks).items():

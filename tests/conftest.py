@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,31 @@ class Processes:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             os.close(descriptor)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Servers keep what they learn in the test's own folder, not in the user's."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden anew")
+    parser.addoption("--cases", type=int, default=200, help="fuzz cases for each operation")
+
+
+@pytest.fixture
+def golden(pytestconfig: pytest.Config) -> Callable[[str, bytes], None]:
+    """Compare bytes with the file of that name under tests/golden, or write it anew if asked."""
+
+    def compare(name: str, actual: bytes) -> None:
+        path = ROOT / "tests" / "golden" / name
+        if pytestconfig.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(actual)
+        assert actual == path.read_bytes()
+
+    return compare
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 
 import launcher
 from shard.config import DRAFTED
+from shard.errors import Fault
 from tests.conftest import ROOT, Processes, Running
 
 READY = {"event": "ready"}
@@ -287,6 +288,9 @@ def options(*arguments: str, **environment: str) -> launcher.Options:
         (["--speculate", "-1"], "`speculate` cannot be < 0"),
         (["--speculate", "65"], "`speculate`(65) cannot be > 64"),
         (["--quantize", "awq"], "`--quantize` is not supported yet"),
+        (["--step-timeout", "0"], "`step_timeout` must be > 0"),
+        (["--api-key", "a", "--api-key-file", "b"], "Both api_key and api_key_file are set"),
+        (["--api-key-file", "/nowhere"], "`api_key_file`: /nowhere cannot be read"),
         (["--sharded", "true"], "`sharded` is true but only found 0 CUDA devices"),
     ],
 )
@@ -327,3 +331,158 @@ def test_without_a_draft_model_nothing_is_drafted_unless_asked(tmp_path, flags, 
     models = launcher.Models(tmp_path, None, "target", None)
     command = launcher.shard_command(options(*flags), models, ("a",), 0, tmp_path)
     assert (command.config["speculate"], command.config["draft_path"]) == (drafted, None)
+
+
+TGI = {
+    "model-id": "m",
+    "revision": "r",
+    "validation-workers": "3",
+    "sharded": "false",
+    "num-shard": "1",
+    "speculate": "2",
+    "dtype": "bfloat16",
+    "trust-remote-code": "true",
+    "max-concurrent-requests": "7",
+    "max-best-of": "3",
+    "max-stop-sequences": "3",
+    "max-top-n-tokens": "3",
+    "max-input-tokens": "8",
+    "max-total-tokens": "9",
+    "waiting-served-ratio": "0.5",
+    "max-batch-prefill-tokens": "16",
+    "max-batch-total-tokens": "32",
+    "max-waiting-tokens": "4",
+    "max-batch-size": "4",
+    "cuda-graphs": "1,2",
+    "port": "8080",
+    "shard-uds-path": "/tmp/sockets",
+    "master-addr": "localhost",
+    "master-port": "29500",
+    "huggingface-hub-cache": "/cache",
+    "weights-cache-override": "/weights",
+    "disable-custom-kernels": "true",
+    "cuda-memory-fraction": "0.5",
+    "json-output": "true",
+    "otlp-service-name": "name",
+    "cors-allow-origin": "https://a.example",
+    "api-key": "key",
+    "ngrok": "true",
+    "ngrok-authtoken": "t",
+    "ngrok-edge": "e",
+    "tokenizer-config-path": "/template.json",
+    "disable-grammar-support": "true",
+    "max-client-batch-size": "5",
+    "usage-stats": "off",
+    "payload-limit": "1000",
+    "enable-prefill-logprobs": "true",
+    "prometheus-port": "9000",
+    "graceful-termination-timeout": "5",
+}
+"""TGI's flags that a script may hold, `--hostname` and the refused ones apart."""
+
+
+def test_every_flag_of_tgi_is_a_flag_and_a_variable() -> None:
+    flags = [word for name, value in TGI.items() for word in (f"--{name}", value)]
+    variables = {name.upper().replace("-", "_"): value for name, value in TGI.items()}
+    assert options(*flags) == options(**variables)
+    for name, value in TGI.items():
+        assert options(f"--{name}", value) != options()
+
+
+@pytest.mark.parametrize(
+    "name", ["quantize", "kv-cache-dtype", "lora-adapters", "rope-scaling", "rope-factor"]
+)
+def test_what_is_refused_is_refused_as_a_variable_too(name: str) -> None:
+    text = f"`--{name}` is not supported yet"
+    with pytest.raises(Fault, match=text):
+        options(f"--{name}", "x")
+    with pytest.raises(Fault, match=text):
+        options(**{name.upper().replace("-", "_"): "x"})
+
+
+def test_a_containers_host_name_is_not_an_address() -> None:
+    assert options(HOSTNAME="pod-0").server.hostname == "0.0.0.0"
+    assert options("--hostname", "127.0.0.1").server.hostname == "127.0.0.1"
+
+
+def test_what_has_no_effect_is_named_in_one_line(launch) -> None:
+    running = launch(GOOD, flags=["--ngrok", "--usage-stats", "off", "--master-port", "29501"])
+    running.line("Connected")
+    told = [line for line in running.lines if line.startswith("Warning: ")]
+    assert told == ["Warning: Without effect here: `--master-port`, `--usage-stats`, `--ngrok`"]
+
+
+def test_the_key_may_stand_in_a_file(tmp_path) -> None:
+    (tmp_path / "key").write_text("secret\n")
+    server = options("--api-key-file", str(tmp_path / "key")).server
+    assert (server.api_key, server.api_key_file) == ("secret", None)
+    (tmp_path / "key").write_text("\n")
+    with pytest.raises(Fault, match="is empty"):
+        options("--api-key-file", str(tmp_path / "key"))
+
+
+def test_the_printed_settings_are_a_file_that_says_the_same_but_for_secrets(
+    processes, tmp_path
+) -> None:
+    flags = ["--model-id", 'a "b" ☃', "--api-key", "hush", "--max-best-of", "3"]
+    flags += ["--cors-allow-origin", "https://a.example", "--json-output"]
+    running = processes.start(str(ROOT / "launcher.py"), *flags, "--print-config")
+    assert running.end() == 0
+    assert "hush" not in "\n".join(running.lines)
+    assert "# api_key is secret and set" in running.lines
+    file = tmp_path / "settings.toml"
+    file.write_text("\n".join(running.lines), encoding="utf-8")
+    assert options("--config", str(file)).effective == options(*flags[:2], *flags[4:]).effective
+
+
+def test_everything_is_checked_without_loading_a_weight(processes) -> None:
+    running = processes.start(str(ROOT / "launcher.py"), "--check", "--port", "0", "--env")
+    assert running.end() == 0
+    assert running.lines[-1] == "Checked: the server can start"
+    for start in ("Python 3.", "torch ", "Models: tgi-laps/demo-target and ", "Memory: weights "):
+        assert any(line.startswith(start) for line in running.lines), start
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "text"),
+    [
+        (["--max-total-tokens", "9999"], 2, "`max_total_tokens`(9999) must be <= 2048"),
+        (["--num-shard", "3"], 2, "`num_shard`(3) must divide the model's 8 attention heads"),
+        (["--max-batch-total-tokens", "9999999999"], 6, "lower `--max-batch-total-tokens` to "),
+        (["--shard-uds-path", "/nowhere/at/all"], 7, "is not writable"),
+    ],
+)
+def test_a_check_finds_what_would_stop_the_start(processes, flags, code, text) -> None:
+    running = processes.start(str(ROOT / "launcher.py"), "--check", "--port", "0", *flags)
+    assert running.end() == code
+    assert text in running.lines[-1]
+
+
+def test_a_check_finds_a_port_in_use_and_a_broken_tokenizer(processes, tmp_path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = str(holder.getsockname()[1])
+        flags = ("--check", "--hostname", "127.0.0.1", "--port")
+        assert processes.start(str(ROOT / "launcher.py"), *flags, port).end() == 5
+    for file in (ROOT / "shard" / "demo" / "target").iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.json").write_text("{}")
+    running = processes.start(str(ROOT / "launcher.py"), *flags, "0", "--model-id", str(tmp_path))
+    assert running.end() == 4
+    assert "Error: ModelRefused: tokenizer: " in running.lines[-1]
+
+
+def test_weights_may_lie_in_another_folder(processes, tmp_path) -> None:
+    demo, model, weights = ROOT / "shard" / "demo" / "target", tmp_path / "m", tmp_path / "w"
+    model.mkdir()
+    weights.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (model / name).symlink_to(demo / name)
+    flags = [str(ROOT / "launcher.py"), "--check", "-p", "0", "--model-id", str(model)]
+    running = processes.start(*flags, "--weights-cache-override", str(weights))
+    assert running.end() == 4
+    assert running.lines[-1].endswith("w holds no *.safetensors file")
+    (weights / "model.safetensors").symlink_to(demo / "model.safetensors")
+    running = processes.start(*flags, "--weights-cache-override", str(weights))
+    assert running.end() == 0
+    assert "Memory: weights take 0.02 GiB" in "\n".join(running.lines)

@@ -18,8 +18,10 @@ OURS = ("router", "shard", "launcher", "benchmark", "tests")
 PURE = {"bisect", "collections", "collections.abc", "dataclasses", "enum", "heapq", "itertools"}
 PURE |= {"math", "typing", "__future__"}
 LAUNCHER = {
-    *("router.config", "router.console", "router.listener", "router.options"),
-    *("shard.checkpoint", "shard.children", "shard.config", "shard.errors", "shard.sockets"),
+    *("router.config", "router.console", "router.environment", "router.legacy"),
+    *("router.listener", "router.options", "router.settings"),
+    *("shard.checkpoint", "shard.children", "shard.config", "shard.errors", "shard.estimate"),
+    *("shard.finding", "shard.overlay", "shard.sockets"),
 }
 
 

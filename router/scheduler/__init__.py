@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from math import inf
+from typing import Any, Protocol
 
 from router.scheduler.base import Capacity, Scheduler
-from router.scheduler.baselines import Fcfs, Las, LengthSjf
-from router.scheduler.laps import Laps
+from router.scheduler.baselines import Esrpt, Fcfs, Las, LengthSjf
+from router.scheduler.estimate import Estimator
+from router.scheduler.laps import Laps, Parts
+from router.scheduler.length import Served
 from router.scheduler.levels import Levels
+from router.scheduler.paper import Paper
 from router.scheduler.planner import Planner
 from router.scheduler.policy import Policy
+
+NAMES = ("laps-sd", "laps-sd-paper", "fcfs", "las", "sjf", "sjf-preemptive", "e-srpt")
+"""What `Config.scheduler` may be."""
+PATIENCE = 2048
+"""Rounds that `laps-sd` lets a request go without service, unless it is told seconds (ours)."""
 
 
 class Config(Protocol):
@@ -17,7 +27,7 @@ class Config(Protocol):
 
     @property
     def scheduler(self) -> str:
-        """laps-sd, fcfs, las or sjf."""
+        """One of `NAMES`."""
 
     @property
     def laps_levels(self) -> int:
@@ -28,8 +38,8 @@ class Config(Protocol):
         """M."""
 
     @property
-    def laps_first_threshold(self) -> float:
-        """Sup_1 in seconds."""
+    def laps_first_threshold(self) -> float | None:
+        """Sup_1 in seconds; None: gamma rounds as the shards measured them."""
 
     @property
     def laps_window(self) -> int:
@@ -40,27 +50,136 @@ class Config(Protocol):
         """delta."""
 
     @property
-    def laps_patience(self) -> float:
+    def laps_patience(self) -> float | None:
         """Seconds without service after which a request is served before all others."""
 
+    @property
+    def laps_rank(self) -> str:
+        """gittins, remaining or queues."""
 
-def build(config: Config, capacity: Capacity) -> Scheduler:
-    """The scheduler that `config` names, with nothing to do yet. Raises ValueError."""
-    return Planner(capacity, _policy(config, capacity))
+    @property
+    def laps_join(self) -> str:
+        """Where a request enters: prior or first."""
+
+    @property
+    def laps_perception(self) -> str:
+        """posterior or window."""
+
+    @property
+    def laps_width(self) -> float:
+        """Relative deviation of the yield within which a request is perceptible."""
+
+    @property
+    def laps_lengths(self) -> str:
+        """calibrated or plain."""
+
+    @property
+    def laps_memory(self) -> int:
+        """Rounds that a request's acceptance remembers; 0 for all."""
+
+    @property
+    def laps_prior(self) -> float:
+        """Rounds that the prior of a request's acceptance weighs."""
+
+    @property
+    def laps_alarm(self) -> float:
+        """Threshold of the test for drift; 0 for none."""
+
+    @property
+    def laps_hysteresis(self) -> float:
+        """Share by which an estimate rises without effect."""
+
+    @property
+    def laps_lock(self) -> float:
+        """Share of its service after which a request is not displaced; 1 for never."""
+
+    @property
+    def laps_volume(self) -> float:
+        """Weight of the pages held, when all are in use."""
+
+    @property
+    def laps_peak(self) -> bool:
+        """Whether a request starts only if no one is expected to run out of pages later."""
+
+    @property
+    def laps_tail(self) -> float:
+        """From 0, by size, to 1, by arrival."""
+
+    @property
+    def laps_fairness(self) -> float:
+        """Weight of what a tenant received beyond others."""
 
 
-def _policy(config: Config, capacity: Capacity) -> Policy:
-    levels = Levels.geometric(
-        config.laps_levels, config.laps_ratio, config.laps_first_threshold, config.laps_patience
+def build(
+    config: Config, capacity: Capacity, learned: Mapping[str, Any] | None = None
+) -> Scheduler:
+    """The scheduler that `config` names, with nothing to do yet.
+
+    `learned`: what an earlier one had learned. Raises ValueError for what makes no sense.
+    """
+    if config.scheduler not in NAMES:
+        raise ValueError(f"unknown scheduler {config.scheduler!r}")
+    estimator = _estimator(config, capacity)
+    if learned is not None:
+        estimator.restore(learned)
+    peak = config.scheduler == "laps-sd" and config.laps_peak
+    return Planner(capacity, _policy(config, capacity, estimator), estimator, peak=peak)
+
+
+def round_seconds(capacity: Capacity) -> float:
+    """Of one row alone with the longest draft, by the two figures that the shards measured."""
+    return capacity.speculate * capacity.draft_token_seconds + capacity.verify_seconds
+
+
+def _estimator(config: Config, capacity: Capacity) -> Estimator:
+    """Published policies take lengths and the cost of a round as they are told."""
+    if config.scheduler != "laps-sd":
+        return Estimator(capacity, prior=config.laps_prior)
+    plain = config.laps_lengths == "plain"
+    return Estimator(
+        capacity,
+        Served(plain=plain),
+        follow=not plain,
+        memory=config.laps_memory or inf,
+        alarm=config.laps_alarm,
+        prior=config.laps_prior,
     )
+
+
+def _policy(config: Config, capacity: Capacity, estimator: Estimator) -> Policy:
+    pace = round_seconds(capacity)
+    first = config.laps_first_threshold or config.laps_window * pace
+    patience = config.laps_patience
+    levels = Levels.geometric(config.laps_levels, config.laps_ratio, first, patience)
+    one = Levels((), patience, first)
     match config.scheduler:
-        case "laps-sd":
-            return Laps(capacity, levels, config.laps_window, config.laps_deviation)
+        case "laps-sd-paper":
+            return Paper(estimator, levels, config.laps_window, config.laps_deviation)
         case "las":
             return Las(levels)
         case "sjf":
-            return LengthSjf(Levels((), config.laps_patience, config.laps_first_threshold))
+            return LengthSjf(one, estimator)
+        case "sjf-preemptive":
+            return LengthSjf(one, estimator, preemptive=True)
+        case "e-srpt":
+            return Esrpt(one, estimator)
         case "fcfs":
             return Fcfs()
-        case unknown:
-            raise ValueError(f"unknown scheduler {unknown!r}")
+    waits = Levels((), patience or PATIENCE * pace, first)
+    return Laps(estimator, levels, waits, _parts(config))
+
+
+def _parts(config: Config) -> Parts:
+    return Parts(
+        rank=config.laps_rank,
+        join=config.laps_join == "prior",
+        perception=config.laps_perception,
+        window=config.laps_window,
+        deviation=config.laps_deviation,
+        width=config.laps_width,
+        hysteresis=config.laps_hysteresis,
+        lock=config.laps_lock,
+        volume=config.laps_volume,
+        tail=config.laps_tail,
+        fairness=config.laps_fairness,
+    )

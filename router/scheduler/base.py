@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class End(Enum):
@@ -19,6 +19,8 @@ class End(Enum):
 
     EOS = "eos"
     LENGTH = "length"
+    STOP = "stop"
+    """Only the caller saw it, in the text: never in an Outcome, but given to `cancel`."""
     ERROR = "error"
     LOST = "lost"
     """The shard group died: every Step in flight is void, and every live request, named or not,
@@ -73,6 +75,12 @@ class Job:
     hashes: tuple[int, ...] = ()
     """One per full page of the prompt, each naming all tokens up to that page's end. Empty: the
     request shares nothing."""
+    priority: int = 0
+    """Lower goes first, as in vLLM; only `laps-sd` heeds it."""
+    tenant: int = 0
+    """Whose request it is, for fairness between tenants."""
+    route: int = 0
+    """What kind of request it is, for the prediction of its length."""
 
 
 class Run(NamedTuple):
@@ -120,9 +128,12 @@ class Batch:
 
     `release`: rows that ended or were cancelled. `evict`: rows that lose their pages and will be
     prefilled again. `swap_out`: rows that lose their pages to others but keep their KV on the
-    host. A row named in `run` for the first time, or for the first time since it lost its pages,
-    is new to the shards, and one of `start` if it enters with KV. A page may stand in several
-    tables, but none of its owners writes to it then. A Batch may only release.
+    host. `swap_in`: rows whose KV comes back while others run; such a row is in no `run` before
+    this Step is done, so no Step waits for a copy. A row named in `run` for the first time, or for
+    the first time since it lost its pages, is new to the shards, and one of `start` if it enters
+    with KV; one of `swap_in` is new with its `start`. A page may stand in several tables; then
+    nobody writes the target's part of it, and whoever drafts may fill in the draft's. A Batch may
+    only release, or only bring back.
     """
 
     run: tuple[Run, ...]
@@ -168,10 +179,35 @@ class View:
     """Pages that no live row holds; they may hold a prefix that a later request shares."""
     preemptions: dict[str, int]
     """Since the start, by kind: keep, swap, recompute."""
+    prefetched: int = 0
+    """Since the start: rows whose KV came back from the host before a Step ran them."""
+    acceptance: float = 0.0
+    """Accepted share of what recent rounds drafted, of all requests; 0 where nothing was."""
+    estimate_error: float = 0.0
+    """Mean |estimated - true| / true execution time over the last requests that came to their own
+    end, estimated when half of the expected answer was there; 0 before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is known of one live request."""
+
+    level: int
+    """1 is the highest, 0 the level of those that have waited too long."""
+    perceptible: bool
+    """Its acceptance rate is stable."""
+    attained: float
+    """Device seconds received."""
+    remaining: float
+    """Estimated device seconds that it still needs."""
+    wait: float
+    """Estimated seconds until it is served next; 0 if the last Batch served it."""
+    preemptions: dict[str, int]
+    """Its own, by kind: keep, swap, recompute."""
 
 
 class Scheduler(Protocol):
-    """Four verbs, and one look inside.
+    """Four verbs, and three looks inside.
 
     Contract: outcomes come in Step order, one `complete` a Step; an id may have an empty
     outcome, or none, in the Step after the one that ended it; outcomes of unknown ids are
@@ -183,8 +219,11 @@ class Scheduler(Protocol):
     def submit(self, job: Job, now: float) -> None:
         """Take `job`. Raises ValueError if it can never fit, or if its id is live."""
 
-    def cancel(self, id: int, now: float) -> None:
-        """Drop a live job; unknown ids are ignored. Its pages come free with the next Batch."""
+    def cancel(self, id: int, now: float, end: End | None = None) -> None:
+        """Drop a live job; unknown ids are ignored. Its pages come free with the next Batch.
+
+        `end`: STOP if the answer is complete, so that its length is worth learning from.
+        """
 
     def next_batch(self, now: float) -> Batch | None:
         """Plan one Step; None: nothing to run and nothing to release."""
@@ -194,3 +233,9 @@ class Scheduler(Protocol):
 
     def view(self) -> View:
         """The state that metrics and `/info` show."""
+
+    def look(self, id: int, now: float) -> Look | None:
+        """One request; None for unknown ids. To be asked before what ends the request."""
+
+    def learned(self) -> dict[str, Any]:
+        """What is worth keeping over a restart: numbers, strings, lists and dicts of them."""

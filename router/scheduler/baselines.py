@@ -1,12 +1,13 @@
-"""What LAPS-SD is measured against: arrival order, least attained service, predicted length."""
+"""What LAPS-SD is measured against, under the same planner and with the same estimates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from router.scheduler.base import End, Outcome
-from router.scheduler.length import Lengths
+from router.scheduler.estimate import Estimator
 from router.scheduler.levels import Levels, Rank
+from router.scheduler.ranking import Ranking
 from router.scheduler.row import Row
 
 
@@ -17,26 +18,29 @@ class Fcfs:
     perceptible = 0
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[float, int], Row] = {}
+        self._ranking = Ranking()
+
+    def perceives(self, row: Row) -> bool:
+        return False
 
     def level(self, row: Row) -> int:
         return 1
 
     def arrive(self, row: Row, now: float) -> None:
-        self._rows[row.job.arrived, row.job.id] = row
+        self._ranking.put(row, (row.job.arrived, row.job.id))
 
     def observe(self, row: Row, outcome: Outcome, now: float) -> None:
         pass
 
     def leave(self, row: Row, end: End | None) -> None:
-        del self._rows[row.job.arrived, row.job.id]
+        self._ranking.remove(row)
 
-    def order(self, now: float) -> Sequence[Row]:
-        return [self._rows[key] for key in sorted(self._rows)]
+    def order(self, now: float, used: float) -> Sequence[Row]:
+        return self._ranking.rows
 
 
-class Las:
-    """Least attained service in the same levels as LAPS-SD, without any prediction."""
+class _Levelled:
+    """What the policies below share: an order by level and rank, and ageing."""
 
     perceptible = 0
 
@@ -47,56 +51,84 @@ class Las:
     def levels(self) -> int:
         return self._levels.count
 
+    def perceives(self, row: Row) -> bool:
+        return False
+
     def level(self, row: Row) -> int:
         return self._levels.level(row)
 
+    def leave(self, row: Row, end: End | None) -> None:
+        self._levels.leave(row)
+
+    def order(self, now: float, used: float) -> Sequence[Row]:
+        return self._levels.order(now)
+
+
+class Las(_Levelled):
+    """Least attained service in the same levels as LAPS-SD, without any prediction."""
+
     def arrive(self, row: Row, now: float) -> None:
-        self._levels.enter(row, 1, (0, 0.0), now)
+        self._levels.enter(row, 1, (0.0,), now)
 
     def observe(self, row: Row, outcome: Outcome, now: float) -> None:
         self._levels.serve(row, outcome, now)
         self._levels.demote(row)
 
-    def leave(self, row: Row, end: End | None) -> None:
-        self._levels.leave(row)
 
-    def order(self, now: float) -> Sequence[Row]:
-        return self._levels.order(now)
+class Ranked(_Levelled):
+    """One level, ranked by a size that the estimator knows at arrival and follows."""
 
-
-class LengthSjf:
-    """Shortest predicted answer first, whatever its acceptance; a started row is not displaced."""
-
-    levels = 1
-    perceptible = 0
-
-    def __init__(self, levels: Levels) -> None:
+    def __init__(self, levels: Levels, estimator: Estimator) -> None:
         """`levels`: one level, for its ageing."""
-        self._levels = levels
-        self._lengths = Lengths()
-        self._waiting: dict[int, Row] = {}
-
-    def level(self, row: Row) -> int:
-        return self._levels.level(row)
+        super().__init__(levels)
+        self._estimator = estimator
 
     def arrive(self, row: Row, now: float) -> None:
-        self._waiting[row.job.id] = row
         self._levels.enter(row, 1, self._rank(row), now)
 
     def observe(self, row: Row, outcome: Outcome, now: float) -> None:
         self._levels.serve(row, outcome, now)
+        self._levels.move(row, 1, self._rank(row))
+
+    def _rank(self, row: Row) -> Rank:
+        raise NotImplementedError
+
+
+class LengthSjf(Ranked):
+    """Shortest predicted answer first, whatever its acceptance: the whole answer, not what is left.
+
+    A started row is not displaced, unless `preemptive`.
+    """
+
+    def __init__(self, levels: Levels, estimator: Estimator, *, preemptive: bool = False) -> None:
+        """`levels`: one level, for its ageing."""
+        super().__init__(levels, estimator)
+        self._preemptive = preemptive
+        self._waiting: dict[int, Row] = {}
+
+    def arrive(self, row: Row, now: float) -> None:
+        self._waiting[row.job.id] = row
+        super().arrive(row, now)
 
     def leave(self, row: Row, end: End | None) -> None:
-        self._levels.leave(row)
         self._waiting.pop(row.job.id, None)
-        if end in (End.EOS, End.LENGTH):
-            self._lengths.observe(row.emitted)
+        super().leave(row, end)
 
-    def order(self, now: float) -> Sequence[Row]:
+    def order(self, now: float, used: float) -> Sequence[Row]:
+        # A row is first served between two orders, and nobody says so.
         for row in [row for row in self._waiting.values() if row.started]:
             del self._waiting[row.job.id]
             self._levels.move(row, 1, self._rank(row))
         return self._levels.order(now)
 
     def _rank(self, row: Row) -> Rank:
-        return (0, 0.0) if row.started else (1, self._lengths.total(row.job, row.emitted))
+        if row.started and not self._preemptive:
+            return (0, 0.0)
+        return (1, row.emitted + self._estimator.left(row, row.emitted))
+
+
+class Esrpt(Ranked):
+    """Shortest estimated remaining execution time first, from arrival on."""
+
+    def _rank(self, row: Row) -> Rank:
+        return (self._estimator.remaining(row),)

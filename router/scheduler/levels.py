@@ -1,10 +1,11 @@
 """The multi-level queue of the size-based policies: who stands where, and who rises by age.
 
 Level 1 is served first, K last; level j holds up to `Sup_j = M^(j-1) * Sup_1` seconds (of service,
-or of estimated time). A row may move at any time, and rises one level for every `patience / K`
-seconds without service. Above level 1 lies level 0, served in the order in which rows got there.
-A risen row keeps its rise until it has received `quantum` seconds and, since an eviction undoes
-everything but emitted tokens, has emitted in that last Step.
+or of estimated time). A row may move at any time. With a `patience` it rises by age: one level for
+each of `stairs` equal shares of the patience without service, and to level 0 with the last. Level
+0 is served before all others, in the order in which rows got there. A risen row keeps its rise
+until it has received `quantum` seconds and, since an eviction undoes everything but emitted tokens,
+has emitted in that last Step.
 
 Bound: after `patience` seconds without service a row stands in level 0. Nobody enters level 0
 ahead of it, and the planner always serves the first row, which leaves after its quantum. So with
@@ -17,13 +18,16 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from itertools import count
+from typing import Any
 
 from router.scheduler.base import Outcome
+from router.scheduler.ranking import Key, Ranking
 from router.scheduler.row import Row
 
-Rank = tuple[int, float]
-"""Place inside a level, least first: a kind, and a size within the kind."""
+Rank = tuple[Any, ...]
+"""Place inside a level, least first, such as a kind, and a size within the kind."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,27 +40,43 @@ class _Place:
     """When the row was last served, or arrived."""
     risen: int = 0
     credit: float = 0.0
-    key: tuple[int, int, float, int] = (0, 0, 0.0, 0)
+    now: int = 0
+    """Level less rise, at least 0."""
 
 
 class Levels:
     """Live rows in K levels with ageing."""
 
-    def __init__(self, thresholds: Iterable[float], patience: float, quantum: float) -> None:
-        """`thresholds`: Sup_1..Sup_(K-1), rising, in seconds. Raises ValueError for others."""
+    def __init__(
+        self,
+        thresholds: Iterable[float],
+        patience: float | None,
+        quantum: float,
+        stairs: int | None = None,
+    ) -> None:
+        """`thresholds`: Sup_1..Sup_(K-1), rising, in seconds. `patience`: None, nobody rises.
+
+        `stairs`: K unless given. Raises ValueError for thresholds that do not rise, and for times
+        that are not positive.
+        """
         self.thresholds = tuple(thresholds)
         if list(self.thresholds) != sorted(set(self.thresholds)):
             raise ValueError(f"thresholds must rise: {self.thresholds}")
-        if patience <= 0 or quantum <= 0:
+        if quantum <= 0 or (patience is not None and patience <= 0):
             raise ValueError(f"patience {patience} and quantum {quantum} must be positive")
         self.count = len(self.thresholds) + 1
-        self._step = patience / self.count
-        self._quantum = quantum
+        self._stairs = stairs or self.count
+        self._step = None if patience is None else patience / self._stairs
+        self.quantum = quantum
+        """Seconds that a risen row is served."""
+        self._ranking = Ranking()
         self._places: dict[int, _Place] = {}
+        self._due: list[tuple[float, int, int, float, _Place]] = []
+        """When a row may rise, a ticket, the stair, since when it waits, the row; a heap."""
         self._tickets = count()
 
     @classmethod
-    def geometric(cls, levels: int, ratio: float, first: float, patience: float) -> Levels:
+    def geometric(cls, levels: int, ratio: float, first: float, patience: float | None) -> Levels:
         """K = `levels` with Sup_j = `ratio`^(j-1) * `first`; a risen row is served Sup_1."""
         return cls((first * ratio**j for j in range(levels - 1)), patience, first)
 
@@ -67,30 +87,35 @@ class Levels:
     def enter(self, row: Row, level: int, rank: Rank, now: float) -> None:
         """Take a row that has just arrived."""
         place = _Place(row, level, rank, next(self._tickets), now)
-        place.key = self._key(place)
         self._places[row.job.id] = place
+        self._put(place)
+        self._await(place, 1)
 
     def leave(self, row: Row) -> None:
         """Forget a row."""
         del self._places[row.job.id]
+        self._ranking.remove(row)
 
     def level(self, row: Row) -> int:
         """Where the row is served now, 0 for the aged."""
-        return self._places[row.job.id].key[0]
+        return self._places[row.job.id].now
 
     def move(self, row: Row, level: int, rank: Rank) -> None:
         """Put a row elsewhere; it enters a new level as its latest, and keeps its rise."""
         place = self._places[row.job.id]
         if level != place.level:
             place.level, place.entered = level, next(self._tickets)
+        elif rank == place.rank:
+            return
         place.rank = rank
-        if place.key[0]:
-            place.key = self._key(place)
+        if place.now:
+            self._put(place)
 
     def demote(self, row: Row) -> None:
-        """Let a row sink to the level that its attained service deserves; never lifts it."""
+        """Let a row sink one level if its attained service exceeds its level's threshold."""
         place = self._places[row.job.id]
-        self.move(row, max(place.level, self.bracket(row.attained)), place.rank)
+        if place.level < self.count and row.attained > self.thresholds[place.level - 1]:
+            self.move(row, place.level + 1, place.rank)
 
     def serve(self, row: Row, outcome: Outcome, now: float) -> None:
         """A Step served `row`; its wait starts anew, and its rise may be used up."""
@@ -99,27 +124,43 @@ class Levels:
         if place.risen:
             place.credit -= outcome.seconds
             if place.credit <= 0 and outcome.emitted:
+                aged = not place.now
                 place.risen = 0
-                place.key = self._key(place)
+                self._put(place)
+                if aged:
+                    self._await(place, 1)
 
     def order(self, now: float) -> list[Row]:
         """All rows, first to be served first, after those that waited too long have risen."""
-        due = now - self._step
-        for place in self._places.values():
-            if place.served <= due:
-                self._age(place, now)
-        # Every key ends in a ticket of its own, so rows are never compared.
-        return [row for _, row in sorted([(p.key, p.row) for p in self._places.values()])]
+        while self._due and self._due[0][0] <= now:
+            _, _, stair, since, place = heappop(self._due)
+            if self._places.get(place.row.job.id) is not place:
+                continue
+            if place.served != since:
+                self._await(place, 1)
+            else:
+                self._age(place, stair)
+        return self._ranking.rows
 
-    def _age(self, place: _Place, now: float) -> None:
-        risen = min(place.level, int((now - place.served) / self._step))
+    def _age(self, place: _Place, stair: int) -> None:
+        risen = place.level if stair >= self._stairs else min(place.level, stair)
         if risen > place.risen:
-            place.risen, place.credit = risen, self._quantum
-            if place.key[0]:
-                place.key = self._key(place)
+            place.risen, place.credit = risen, self.quantum
+            self._put(place)
+        if place.now:
+            self._await(place, stair + 1)
 
-    def _key(self, place: _Place) -> tuple[int, int, float, int]:
-        level = place.level - place.risen
-        if level <= 0:
-            return (0, 0, 0.0, next(self._tickets))
-        return (level, *place.rank, place.entered)
+    def _await(self, place: _Place, stair: int) -> None:
+        """Look again when `place` may have earned this stair."""
+        if self._step is not None:
+            due = place.served + stair * self._step
+            heappush(self._due, (due, next(self._tickets), stair, place.served, place))
+
+    def _put(self, place: _Place) -> None:
+        place.now = max(0, place.level - place.risen)
+        self._ranking.put(place.row, self._key(place))
+
+    def _key(self, place: _Place) -> Key:
+        if not place.now:
+            return (0, next(self._tickets))
+        return (place.now, *place.rank, place.entered)

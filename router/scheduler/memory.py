@@ -3,7 +3,8 @@
 It moves what the plan tells it to, and notes each move for the Batch. A row enters with what it
 can have for nothing: its own KV from the host, or pages that others have published. The last known
 token is always fed again, since its logits are wanted; where a published page ends with it, the
-row gets a copy of that page, because it will write there.
+row gets a copy of that page, because it will write there. Of pages that a row without drafts has
+filled, a draft has nothing: the row that starts with them is told so, and catches up if it drafts.
 """
 
 from __future__ import annotations
@@ -53,6 +54,13 @@ class Memory:
         self._capacity = capacity
         self._slots = Slots(capacity.host_pages)
         self._moves = Moves()
+        self.hosted = 0
+        """Rows whose KV is on the host."""
+
+    @property
+    def holders(self) -> int:
+        """Rows that hold KV, in pages or on the host."""
+        return self.pages.owners + self.hosted
 
     def plan(self) -> Moves:
         """Begin a Batch. Host slots that the last one emptied are free from now on."""
@@ -75,7 +83,9 @@ class Memory:
         shared = self.pages.open(job.id, row.shareable(size), hope, most)
         tail = row.hashes[shared : shared + 1] if (shared + 1) * size == row.known else []
         source = self.pages.find(tail[0]) if tail else None
-        row.skip(shared * size if source is None else row.known - 1)
+        cached = shared * size if source is None else row.known - 1
+        filled = self.pages.table(job.id) if source is None else (*self.pages.table(job.id), source)
+        row.skip(cached, min(cached, self.pages.completed(filled) * size))
         return source
 
     def abandon(self, row: Row) -> None:
@@ -93,6 +103,7 @@ class Memory:
         if row.slots:
             self._moves.swap_in.append(Swap(row.job.id, table[: len(row.slots)], row.slots))
             row.slots = ()
+            self.hosted -= 1
         if source is not None:
             self._moves.copy.append(Copy(source, table[row.cached // self._capacity.page_size]))
 
@@ -107,7 +118,8 @@ class Memory:
         if swaps(row.cached, shared, self._slots.free, self._capacity):
             pages = self.pages.table(id)[: self.pages_for(row.cached)]
             row.slots = self._slots.take(len(pages))
-            row.published = 0
+            self.hosted += 1
+            row.published = row.completed = 0
             self._moves.swap_out.append(Swap(id, pages, row.slots))
         else:
             self._moves.evict.append(id)
@@ -115,15 +127,24 @@ class Memory:
         self.pages.give_back(id)
 
     def publish(self, row: Row) -> None:
-        """Let others start with what `row` will never write again, in target and draft."""
-        settled = min(row.cached, row.draft_cached, row.known - 2) // self._capacity.page_size
+        """Let others start with what `row` will never write again, whether the draft has it or not.
+
+        The draft's part may be written later, by any owner: equal tokens give equal values.
+        """
+        id, settled = row.job.id, min(row.cached, row.known - 2) // self._capacity.page_size
         if settled > row.published:
-            self.pages.publish(row.job.id, row.hashes[row.published : settled], row.published)
+            self.pages.publish(id, row.hashes[row.published : settled], row.published)
             row.published = settled
+        complete = min(settled, row.draft_cached // self._capacity.page_size)
+        if complete > row.completed:
+            self.pages.complete(id, row.completed, complete)
+            row.completed = complete
 
     def drop(self, row: Row) -> bool:
         """Forget a row that ended; whether it holds pages, which `release` is to free."""
-        self._slots.give_back(row.slots)
+        if row.slots:
+            self._slots.give_back(row.slots)
+            self.hosted -= 1
         return bool(self.pages.held(row.job.id))
 
     def release(self, ids: Iterable[int]) -> None:

@@ -64,6 +64,11 @@ class Pages:
         """Pages without an owner."""
         return self._runs.free + self._prefixes.resting
 
+    @property
+    def owners(self) -> int:
+        """Tables that are open."""
+        return len(self._tables)
+
     def held(self, owner: int) -> int:
         """Number of pages that `owner` holds; 0 for a stranger."""
         table = self._tables.get(owner)
@@ -119,10 +124,22 @@ class Pages:
         return tuple(table.pages[before:])
 
     def publish(self, owner: int, hashes: Sequence[int], first: int = 0) -> None:
-        """Name the pages of `owner` from the one at `first` on; it never writes to them again."""
+        """Name the pages of `owner` from the one at `first` on.
+
+        It never writes to them again, but for the draft's part of those that are not complete.
+        """
         pages = self._tables[owner].pages[first:]
         for page, hash in zip(pages, hashes, strict=False):
             self._prefixes.name(page, hash)
+
+    def complete(self, owner: int, first: int, stop: int) -> None:
+        """The draft's part of the pages `first` to `stop` of `owner` is there."""
+        for page in self._tables[owner].pages[first:stop]:
+            self._prefixes.complete(page)
+
+    def completed(self, pages: Sequence[int]) -> int:
+        """How many leading `pages` hold what target and draft need."""
+        return sum(1 for _ in takewhile(self._prefixes.is_complete, pages))
 
     def retract(self, owner: int) -> None:
         """What the pages of `owner` hold is not to be shared from now on."""

@@ -24,6 +24,9 @@ class Policy(Protocol):
     def perceptible(self) -> int:
         """Live rows whose acceptance rate is stable."""
 
+    def perceives(self, row: Row) -> bool:
+        """Whether a live row is one of those."""
+
     def level(self, row: Row) -> int:
         """Level of a live row: 1 is the highest, 0 the rows that have waited too long."""
 
@@ -36,5 +39,8 @@ class Policy(Protocol):
     def leave(self, row: Row, end: End | None) -> None:
         """Forget a row that ended, or was cancelled (None)."""
 
-    def order(self, now: float) -> Sequence[Row]:
-        """Every live row, highest rank first."""
+    def order(self, now: float, used: float) -> Sequence[Row]:
+        """Every live row, highest rank first; to be read before any other call, and not changed.
+
+        `used`: share of the pages that live rows hold.
+        """

@@ -1,7 +1,9 @@
 """Which page holds which prefix, and which of those pages nobody uses: least recently used first.
 
 A page is named by a hash of every token up to its end, so equal names mean equal keys and values.
-A hash names one page at most: the same content computed twice stays private the second time.
+A hash names one page at most: the same content computed twice stays private the second time. What a
+named page holds for the target is there; for the draft it may still be missing, and is filled by
+the first row that drafts.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ class Prefixes:
     def __init__(self) -> None:
         self._pages: dict[int, int] = {}
         self._names: dict[int, int] = {}
+        self._complete: set[int] = set()
+        """Named pages that hold the draft's part too."""
         self._resting: dict[int, None] = {}
 
     @property
@@ -37,10 +41,20 @@ class Prefixes:
             self._pages[hash] = page
             self._names[page] = hash
 
+    def complete(self, page: int) -> None:
+        """The draft's part of `page` is there, if the page is named."""
+        if page in self._names:
+            self._complete.add(page)
+
+    def is_complete(self, page: int) -> bool:
+        """Whether `page` is named and holds the draft's part too."""
+        return page in self._complete
+
     def forget(self, page: int) -> None:
         """Withdraw what `page` holds, if it was named."""
         if page in self._names:
             del self._pages[self._names.pop(page)]
+            self._complete.discard(page)
 
     def rest(self, page: int) -> bool:
         """Its last owner left `page`: keep it as the most recently used. False if unnamed."""

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from router.scheduler.acceptance import Survival
 from router.scheduler.base import Job, Outcome
 
+PREEMPTIONS = ("keep", "swap", "recompute")
+"""Kinds of preemption: its pages stay, go to the host, or are lost."""
+
 
 @dataclass(slots=True, eq=False)
 class Row:
@@ -47,8 +50,14 @@ class Row:
     """The same of the draft."""
     published: int = 0
     """Leading pages that others may share."""
+    completed: int = 0
+    """Those of them that hold the draft's part too."""
     slots: tuple[int, ...] = ()
     """Where on the host its KV is, while it is swapped out."""
+    returning: bool = False
+    """The Step in flight that names it brings back its KV."""
+    preemptions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PREEMPTIONS, 0))
+    """How often it was displaced, by kind."""
 
     def __post_init__(self) -> None:
         self.unfed = self.job.prompt
@@ -73,9 +82,15 @@ class Row:
         self.certain += possible > 0
         self.possible += possible
 
+    def recall(self) -> None:
+        """A Step that brings back its KV was planned."""
+        self.in_flight += 1
+        self.returning = True
+
     def land(self, possible: int) -> None:
         """The oldest Step in flight, planned with `possible`, is done."""
         self.in_flight -= 1
+        self.returning = False
         self.certain -= possible > 0
         self.possible -= possible
 
@@ -88,6 +103,8 @@ class Row:
         self.hashes.extend(outcome.hashes)
         self.cached = self.known - 1 if outcome.emitted else self.cached + outcome.prefilled
         self.draft_cached = outcome.draft_cached
+        if outcome.prefilled:
+            self.lag = self.cached - self.draft_cached
 
     def shareable(self, size: int) -> list[int]:
         """Names of the pages of `size` tokens that lie wholly before its last known token."""
@@ -98,14 +115,16 @@ class Row:
         fed = self.known - self.unfed
         return self.hashes[self.cached // size : fed // size] if self.cached < fed - 1 else []
 
-    def skip(self, tokens: int) -> None:
-        """Start with KV for the first `tokens` known tokens, in target and draft."""
-        self.cached = self.draft_cached = tokens
+    def skip(self, tokens: int, drafted: int) -> None:
+        """Start with KV for the first `tokens` known tokens, `drafted` of them in the draft too."""
+        self.cached, self.draft_cached = tokens, drafted
+        self.lag = tokens - drafted
         self.unfed = self.known - tokens
 
     def forget(self) -> None:
         """All KV and every Step in flight are void: start again from the first token."""
-        self.skip(0)
-        self.in_flight = self.certain = self.possible = self.lag = 0
-        self.published = 0
+        self.skip(0, 0)
+        self.in_flight = self.certain = self.possible = 0
+        self.published = self.completed = 0
         self.slots = ()
+        self.returning = False

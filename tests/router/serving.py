@@ -7,20 +7,34 @@ import json
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
+from aiohttp import web
+from aiohttp.typedefs import Middleware
 
+from router.access import Access
+from router.assembly import Model, routes
+from router.chat import ChatTemplate
 from router.config import Limits
 from router.errors import Overloaded, RouterError
+from router.grammar import Grammars
 from router.metrics import Metrics
 from router.native import About
 from router.request import Request, settle
 from router.routes import Front, Patience
-from router.scheduler.base import Capacity
+from router.scheduler.base import Capacity, Look, View
 from router.server import run
+from router.text import Vocabulary
+from router.workers import Files, Workers
+from tests.conftest import ROOT
+from tests.router.families import byte_level
 
+DEMO = ROOT / "shard" / "demo" / "target"
+SIZE = 4096
+"""Of the demo's vocabulary."""
+MODEL = Model(Vocabulary(byte_level()), ChatTemplate.load(str(DEMO)))
 BOUNDS = settle(Limits(max_concurrent_requests=3, payload_limit=2000), 2000)
 PATIENCE = Patience(linger=0.05)
 CAPACITY = Capacity(
@@ -40,6 +54,7 @@ ABOUT = About(
     validation_workers=2,
     speculate=0,
     draft_model_id=None,
+    scheduler="fcfs",
 )
 DRAFTING = About(
     model_id="big",
@@ -49,6 +64,7 @@ DRAFTING = About(
     validation_workers=2,
     speculate=5,
     draft_model_id="small",
+    scheduler="laps-sd",
 )
 
 
@@ -66,7 +82,19 @@ class PromptToken:
     id: int
     text: str
     logprob: float | None
+    top: tuple[Token, ...] = ()
 
+
+PREEMPTIONS = {"keep": 1, "swap": 2, "recompute": 0}
+VIEW = View(
+    waiting=(2, 1),
+    running=3,
+    perceptible=4,
+    free_pages=8,
+    preemptions=PREEMPTIONS,
+    acceptance=0.75,
+    estimate_error=0.0625,
+)
 
 HELLO = (
     Token(15, " Hello", -0.25),
@@ -86,6 +114,8 @@ class ScriptedRecord:
     max_new: int = 20
     drafted: int = 4
     accepted: int = 2
+    accepted_by_round: tuple[int, ...] = (2, 0)
+    longest_draft: int = 2
     finish_reason: str | None = None
     tokens: list[Token] = field(default_factory=list)
     arrived: float = 10.0
@@ -93,6 +123,9 @@ class ScriptedRecord:
     started: float = 10.5
     first_token: float = 10.75
     ended: float = 12.0
+    attained: float = 0.625
+    steps: int = 3
+    preemptions: Mapping[str, int] = field(default_factory=lambda: dict(PREEMPTIONS))
 
     @property
     def text(self) -> str:
@@ -101,6 +134,9 @@ class ScriptedRecord:
     @property
     def mean_logprob(self) -> float:
         return sum(token.logprob for token in self.tokens) / max(1, len(self.tokens))
+
+    def alone(self, id: int) -> str:
+        return next(token.text for token in HELLO if token.id == id)
 
     @property
     def prefill(self) -> list[PromptToken]:
@@ -114,7 +150,8 @@ class ScriptedRecord:
             if isinstance(part, asyncio.Event):
                 await part.wait()
                 continue
-            self.tokens.append(part)
+            hides = self.request.hidden and part.special
+            self.tokens.append(replace(part, text="") if hides else part)
             if number == len(self.script):
                 self.finish_reason = self.ending
             yield part
@@ -137,10 +174,21 @@ class ScriptedDispatcher:
         self.script = script or HELLO
         self.ending, self.reason, self.full, self.refusal = ending, reason, full, refusal
         self.opened: list[tuple[Request, str]] = []
+        self.known: dict[str, list[tuple[ScriptedRecord, Look | None]]] = {}
+        """What is live, by request id."""
         self.entered, self.left = asyncio.Event(), asyncio.Event()
 
     def healthy(self) -> str | None:
         return self.reason
+
+    def view(self) -> View:
+        return VIEW
+
+    def look(self, request_id: str) -> list[tuple[ScriptedRecord, Look | None]]:
+        return self.known.get(request_id, [])
+
+    def cancel(self, request_id: str) -> int:
+        return len(self.known.pop(request_id, []))
 
     @asynccontextmanager
     async def open_all(
@@ -179,6 +227,8 @@ class Served:
     port: int
     dispatcher: ScriptedDispatcher
     session: aiohttp.ClientSession
+    paths: Sequence[tuple[str, str]]
+    """Method and path of every route."""
 
     async def post(self, path: str, body: Any = None, **more: Any) -> Answer:
         """POST `body` as JSON, or `data` as it is."""
@@ -205,25 +255,40 @@ async def serving(
     dispatcher: ScriptedDispatcher | None = None,
     about: About = ABOUT,
     patience: Patience = PATIENCE,
+    access: Access = Access(),  # noqa: B008
+    around: Sequence[Middleware] = (),
 ) -> AsyncIterator[Served]:
     dispatcher = dispatcher or ScriptedDispatcher()
-    front = Front(dispatcher, Metrics(BOUNDS, CAPACITY, 1), BOUNDS, about, patience)  # type: ignore[arg-type]
+    workers = Workers(Files(str(DEMO), SIZE), 1)
+    parts = (Metrics(BOUNDS, CAPACITY, 1), BOUNDS, about, patience, Grammars(workers))
+    front = Front(dispatcher, *parts)  # type: ignore[arg-type]
+    more = routes(front, about, MODEL, SIZE, workers)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     ready, stop = asyncio.Event(), asyncio.Event()
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-        group.create_task(_run(front, listener, ready, stop))
+        group.create_task(_run(front, listener, access, more, around, ready, stop))
         await ready.wait()
-        async with aiohttp.ClientSession() as session:
-            yield Served(f"http://127.0.0.1:{port}", port, dispatcher, session)
+        try:
+            async with aiohttp.ClientSession() as session:
+                paths = [(route.method, route.path) for route in (*front.routes(), *more)]
+                yield Served(f"http://127.0.0.1:{port}", port, dispatcher, session, paths)
+        finally:
+            await workers.close()
         stop.set()
 
 
 async def _run(
-    front: Front, listener: socket.socket, ready: asyncio.Event, stop: asyncio.Event
+    front: Front,
+    listener: socket.socket,
+    access: Access,
+    more: Sequence[web.RouteDef],
+    around: Sequence[Middleware],
+    ready: asyncio.Event,
+    stop: asyncio.Event,
 ) -> None:
     async def drained() -> None:
         await stop.wait()
 
-    await run(front, listener, ready=ready.set, drained=drained)
+    await run(front, listener, access, more, around, ready=ready.set, drained=drained)

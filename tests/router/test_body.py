@@ -44,7 +44,10 @@ def test_inputs_are_required(body: bytes) -> None:
     assert str(caught.value) == PREFIX + "inputs: Field required"
 
 
-INTEGERS = ("best_of", "max_new_tokens", "truncate", "seed", "top_n_tokens", "min_new_tokens")
+INTEGERS = (
+    *("best_of", "max_new_tokens", "truncate", "seed", "top_n_tokens", "min_new_tokens"),
+    "expected_new_tokens",
+)
 FLOATS = ("temperature", "repetition_penalty", "frequency_penalty", "top_p", "typical_p")
 FLAGS = (
     *("do_sample", "return_full_text", "watermark", "details", "decoder_input_details"),
@@ -52,7 +55,7 @@ FLAGS = (
 )
 
 
-@pytest.mark.parametrize("name", [*INTEGERS, "top_k", "speculate", "min_tokens"])
+@pytest.mark.parametrize("name", [*INTEGERS, "top_k", "speculate", "min_tokens", "priority"])
 @pytest.mark.parametrize("value", [True, "5", 1.5, 1.0, [1], {}, 2**64, 10**300])
 def test_an_integer_is_nothing_else(name: str, value: Any) -> None:
     with pytest.raises(Mistyped) as caught:
@@ -119,6 +122,7 @@ def test_a_grammar_has_a_known_type_and_a_value(value: Any) -> None:
 
 def test_null_is_as_good_as_absent_for_every_parameter() -> None:
     names = (*INTEGERS, *FLOATS, *FLAGS, "stop", "grammar", "adapter_id", "top_k", "speculate")
+    names += ("priority", "user", "cache_salt")
     assert parameters(**dict.fromkeys(names)) == parameters()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import signal
 import socket
 import sys
@@ -14,8 +15,13 @@ from typing import Any
 import aiohttp
 import pytest
 
+from router.assembly import agree, measure
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
+from router.faults import Fault
+from router.learned import Store
+from router.request import settle
 from tests.router.families import byte_level
+from tests.router.scripted_ranks import ready
 from tests.shard.ranks import ECHO, ROOT, Rank
 
 LONG = {"inputs": "some words", "parameters": {"max_new_tokens": 200, "ignore_eos": True}}
@@ -40,12 +46,14 @@ class Router:
 
 
 @asynccontextmanager
-async def router(folder: Path, sock: Path, **limits: int) -> AsyncIterator[Router]:
+async def router(
+    folder: Path, sock: Path, state: str = "none", **limits: int
+) -> AsyncIterator[Router]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     config = RouterConfig(
         limits=Limits(**limits),
-        scheduler=SchedulerConfig(),
+        scheduler=SchedulerConfig(scheduler_state=state),
         server=ServerConfig(),
         model_path=str(folder),
         model_id="echo",
@@ -155,6 +163,41 @@ async def test_the_loss_of_a_shard_is_told_to_clients_and_to_the_launcher(folder
         assert await running.process.wait() == 1
 
 
+async def test_what_the_scheduler_learned_survives_a_restart(folder: Path) -> None:
+    sock, state = folder / "rank-0", folder / "state"
+    with Rank(replace(ECHO, socket=str(sock))) as rank:
+        assert rank.event() == {"event": "ready"}
+        for number in range(3):
+            async with router(folder, sock, str(state)) as running:
+                assert await running.event() == {"event": "ready"}
+                async with aiohttp.ClientSession(running.base) as session:
+                    response = await session.post("/generate", json=LONG)
+                    assert response.status == 200
+                running.process.send_signal(signal.SIGTERM)
+                assert await running.process.wait() == 0
+            kept = Store(state, "echo").load()
+            assert kept
+            kinds = {
+                tuple(kind): (answers, mean) for kind, answers, mean in kept["lengths"]["kinds"]
+            }
+            assert kinds[()] == pytest.approx((number + 1, math.log(200)))
+
+
+async def test_a_state_that_makes_no_sense_is_a_fresh_start(folder: Path) -> None:
+    sock, state = folder / "rank-0", folder / "state"
+    store = Store(state, "echo")
+    store.keep(store.pack({"version": -1}))
+    with Rank(replace(ECHO, socket=str(sock))) as rank:
+        assert rank.event() == {"event": "ready"}
+        async with router(folder, sock, str(state)) as running:
+            assert await running.event() == {"event": "ready"}
+            running.process.send_signal(signal.SIGTERM)
+            assert await running.process.wait() == 0
+    kept = store.load()
+    assert kept
+    assert "lengths" in kept
+
+
 async def test_a_shard_that_is_not_there_is_a_fault(folder: Path) -> None:
     async with router(folder, folder / "nobody") as running:
         fault = await running.event()
@@ -183,3 +226,32 @@ async def test_what_cannot_be_served_is_a_fault(
             assert (fault["event"], fault["code"]) == ("fault", code)
             assert word in fault["text"]
             assert await running.process.wait() == code
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", "other"),
+        ("dtype", "bfloat16"),
+        ("page_size", 32),
+        ("vocab_size", 7),
+        ("speculate", 0),
+        ("drafter", "ngram"),
+    ],
+)
+def test_ranks_of_another_model_are_refused_in_one_line(name: str, value: Any) -> None:
+    ranks = (ready(0), ready(1), replace(ready(2), **{name: value}))
+    agree(ranks[:2])
+    with pytest.raises(Fault, match=f"^the shards disagree on {name}: .* on rank 2;.*$") as caught:
+        agree(ranks)
+    assert caught.value.code == 4
+
+
+def test_ranks_hold_together_what_the_least_of_them_holds() -> None:
+    ranks = (
+        replace(ready(0), pages=9, max_rows=3, host_pages=7),
+        replace(ready(1), pages=8, max_rows=4, host_pages=6),
+    )
+    agree(ranks)
+    capacity = measure(ranks, settle(Limits(), 100))
+    assert (capacity.pages, capacity.max_rows, capacity.host_pages) == (8, 3, 6)

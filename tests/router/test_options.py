@@ -21,6 +21,8 @@ class Config:
     color: str = option("red", choices=("red", "blue"))
     verbose: bool = option(False)
     hostname: str = option("here", environment=None)
+    origins: tuple[str, ...] = option(())
+    config: str | None = option(None, environment=None)
 
 
 def read(*arguments: str, **environment: str) -> Config:
@@ -87,3 +89,43 @@ def test_help_shows_default_and_variable_in_the_group(capsys) -> None:
     assert "words [default: 2.0] [env: RATIO]" in shown
     assert "words [default: here]" in shown
     assert "HOSTNAME" not in shown.replace("--hostname", "")
+
+
+def test_a_flag_may_be_repeated_and_its_variable_holds_commas() -> None:
+    assert read("--origins", "a", "--origins", "b").origins == ("a", "b")
+    assert read(ORIGINS="a, b").origins == ("a", "b")
+    assert read().origins == ()
+
+
+def test_the_file_of_settings_gives_way_to_variable_and_flag(tmp_path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('max-length = 3\nratio = 4\nverbose = true\norigins = ["a,b"]\ncolor = "blue"')
+    flags = ("--config", str(file))
+    assert read(*flags) == Config(3, 4.0, "blue", True, origins=("a,b",), config=str(file))
+    assert read(*flags, RATIO="5").ratio == 5.0
+    assert read(*flags, "--ratio", "6", RATIO="5").ratio == 6.0
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("rato = 1", "unknown setting `rato`; did you mean `ratio`?"),
+        ('config = "x"', "unknown setting `config`"),
+        ("ratio = [1]", "`ratio`: a string, number, boolean or array of strings is expected"),
+        ('ratio = ["1"]', "`ratio` takes one value"),
+        ("[table]\nratio = 1", "`table`: a string, number, boolean or array of strings"),
+        ("ratio =", "`config`: FILE is not TOML: "),
+        ("max_size = 1\nmax_length = 1", "Both max_size and max_length are set"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path, text: str, told: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        read("--config", str(file))
+    assert str(caught.value).startswith(told.replace("FILE", str(file)))
+
+
+def test_a_file_of_settings_that_is_not_there_is_named(tmp_path) -> None:
+    with pytest.raises(ValueError, match="nothing cannot be read: No such file"):
+        read("--config", str(tmp_path / "nothing"))

@@ -23,7 +23,7 @@ def test_a_name_stands_for_every_token_before_it(one: list[int], other: list[int
         assert (left == right) == (one[: 4 * page] == other[: 4 * page])
 
 
-def test_tenants_under_different_salts_share_no_name() -> None:
+def test_requests_under_different_salts_share_no_name() -> None:
     ids = range(40)
-    names = [set(PageNames(4, salt).add(ids)) for salt in (b"", b"one", b"two")]
+    names = [set(PageNames(4, salt).add(ids)) for salt in ("", "one", "two")]
     assert not names[0] & names[1] | names[0] & names[2] | names[1] & names[2]

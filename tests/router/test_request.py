@@ -54,6 +54,9 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"truncate": 31}, "`truncate` must be strictly positive and less than 30. Given: 31"),
     ({"speculate": 65}, "`speculate` must be >= 0 and <= 64. Given: 65"),
     ({"stop": [""]}, "`stop` sequences must be 1 to 1000 characters long"),
+    ({"expected_new_tokens": 0}, "`expected_new_tokens` must be strictly positive"),
+    ({"user": ""}, "`user` must be 1 to 256 characters long"),
+    ({"cache_salt": ""}, "`cache_salt` must be 1 to 256 characters long"),
 ]
 
 
@@ -83,6 +86,8 @@ def test_best_of_without_sampling_is_told_before_all_else() -> None:
         ({"truncate": 0}, "`truncate` must be strictly positive and less than 30. Given: 0"),
         ({"speculate": -1}, "`speculate` must be >= 0 and <= 64. Given: -1"),
         ({"stop": ["a" * 1001]}, "`stop` sequences must be 1 to 1000 characters long"),
+        ({"user": "a" * 257}, "`user` must be 1 to 256 characters long"),
+        ({"cache_salt": "a" * 257}, "`cache_salt` must be 1 to 256 characters long"),
     ],
 )
 def test_rules_hold_on_their_other_side(parameters: dict[str, Any], text: str) -> None:
@@ -96,7 +101,6 @@ def test_a_temperature_below_float32_is_not_positive() -> None:
 @pytest.mark.parametrize(
     ("parameters", "name"),
     [
-        ({"grammar": {"type": "json", "value": {"properties": {}}}}, "grammar"),
         ({"adapter_id": "x"}, "adapter_id"),
     ],
 )
@@ -173,6 +177,15 @@ def test_the_rest_is_passed_on() -> None:
     assert made == Request(
         "text", Sampling(), 5, ("x", "y"), 30, True, 0, details=True, return_full_text=False
     )
+
+
+def test_wishes_about_the_turn_are_passed_on_and_users_become_numbers() -> None:
+    wishes = {"expected_new_tokens": 7, "priority": -3, "user": "a", "cache_salt": "s"}
+    assert request(**wishes) == replace(request(), **wishes)
+    tenants = [request(user=user).tenant for user in ("a", "a", "b")]
+    assert tenants[0] == tenants[1] != tenants[2]
+    assert request().tenant == 0
+    assert 0 not in tenants
 
 
 anything = some.recursive(

@@ -213,6 +213,17 @@ async def test_a_step_may_take_ten_seconds_or_twenty_times_the_usual(
         assert str(await reports.get()) == "a Step takes too long"
 
 
+async def test_the_operator_may_say_how_long_a_step_may_take() -> None:
+    rank = ScriptedRank(0)
+    async with (
+        listening(rank) as paths,
+        ShardGroup.connect(paths, step_seconds=1.5) as group,
+    ):
+        group.send(step(1), 100.0)
+        assert not group.late(101.5)
+        assert group.late(101.6)
+
+
 async def test_idle_ranks_are_pinged_once_a_second() -> None:
     rank = ScriptedRank(0)
     async with group_of(rank) as (group, _):

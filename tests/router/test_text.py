@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers.decoders import DecodeStream
 
 from router.errors import Invalid
+from router.stops import Kept
 from router.text import TextStream, Vocabulary
 from tests.router.families import BOS, EOS, FAMILIES
 
@@ -38,7 +39,7 @@ def id_of(family: str, token: str) -> int:
 def read(
     family: str, ids: list[int], prompt: tuple[int, ...] = (), stops: tuple[str, ...] = ()
 ) -> tuple[list[str], TextStream]:
-    stream = TextStream(VOCABULARIES[family], prompt, stops)
+    stream = TextStream(VOCABULARIES[family], prompt, Kept(stops))
     return [stream.push(id).text for id in ids], stream
 
 
@@ -133,7 +134,9 @@ def test_a_stop_is_seen_with_the_very_token_that_completes_it(
 ) -> None:
     whole = FAMILIES[family].decode(ids_of(family, text))
     stop = whole[start : start + size]
-    stream = TextStream(VOCABULARIES[family], (), (stop, "never so") if stop else ("never so",))
+    stream = TextStream(
+        VOCABULARIES[family], (), Kept((stop, "never so") if stop else ("never so",))
+    )
     for id in ids_of(family, text):
         stopped = stream.push(id).stopped
         assert stopped == (bool(stop) and stop in stream.text)
@@ -143,7 +146,7 @@ def test_a_stop_is_seen_with_the_very_token_that_completes_it(
 
 
 def test_a_stop_that_ends_inside_a_token_is_seen_and_stays_with_the_rest() -> None:
-    stream = TextStream(VOCABULARIES["sentencepiece_like"], (), ("a th",))
+    stream = TextStream(VOCABULARIES["sentencepiece_like"], (), Kept(("a th",)))
     ids = [id_of("sentencepiece_like", name) for name in ("▁a", "▁the")]
     assert [stream.push(id).stopped for id in ids] == [False, True]
     assert stream.text == "a the"
@@ -151,7 +154,7 @@ def test_a_stop_that_ends_inside_a_token_is_seen_and_stays_with_the_rest() -> No
 
 @families
 def test_a_stop_may_name_a_special_token(family: str) -> None:
-    stream = TextStream(VOCABULARIES[family], (), (EOS,))
+    stream = TextStream(VOCABULARIES[family], (), Kept((EOS,)))
     ids = (*ids_of(family, "the"), id_of(family, BOS), id_of(family, EOS))
     stopped = [stream.push(id).stopped for id in ids]
     assert stopped == [False] * (len(ids) - 1) + [True]

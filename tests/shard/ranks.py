@@ -153,11 +153,16 @@ def model_group(config: ShardConfig, world: int) -> Iterator[list[Rank]]:
     """`world` ranks that serve the models of `config` together, and listen."""
     with folder() as path, ExitStack() as stack:
         ranks = [stack.enter_context(Rank(placed(config, n, world, path))) for n in range(world)]
-        for rank in ranks:
-            while (event := rank.event())["event"] == "progress":
-                pass
-            assert event == {"event": "ready"}
+        started(ranks)
         yield ranks
+
+
+def started(ranks: Sequence[Rank]) -> None:
+    """Wait until all `ranks` listen."""
+    for rank in ranks:
+        while (event := rank.event())["event"] == "progress":
+            pass
+        assert event == {"event": "ready"}, event
 
 
 def placed(config: ShardConfig, rank: int, world: int, path: Path) -> ShardConfig:

@@ -186,7 +186,20 @@ def test_a_row_may_start_on_the_settled_pages_of_another() -> None:
     driver.step(Run(1, 0, 3), Run(2, 0, 3))
 
 
-def test_a_row_comes_back_from_the_host_and_decodes_at_once() -> None:
+def test_a_page_that_no_draft_has_seen_is_shared_and_filled_by_whoever_drafts() -> None:
+    driver = Driver()
+    tokens = list(driver.start(long(1), pages=5)[0].tokens)
+    while len(tokens) < 10:
+        tokens += driver.step(Run(1, 0, 0))[0].tokens
+    sharer = replace(long(2, cached=48, draft_cached=32), tokens=(*LONG, *tokens))
+    [item] = driver.step(Run(2, 2, 0), new=[sharer], grow=[Grow(2, (1, 2, 3, 9))])
+    assert item.draft_cached == 32
+    assert [item.draft_cached > 48 for item in driver.step(Run(1, 0, 3), Run(2, 0, 3))] == [
+        True
+    ] * 2
+
+
+def test_a_row_comes_back_from_the_host_and_then_decodes() -> None:
     driver = Driver(max_swap_tokens=64)
     first = driver.start(long(1))[0].tokens
     driver.step(release=[1], swap_out=Move((1, 2, 3), (2, 0, 1)))
@@ -194,8 +207,19 @@ def test_a_row_comes_back_from_the_host_and_decodes_at_once() -> None:
     back = long(1, cached=40, draft_cached=40)
     back = replace(back, tokens=LONG + first)
     grow, moves = Grow(1, (7, 8, 9)), Move((2, 0, 1), (7, 8, 9))
-    [item] = driver.step(Run(1, 0, 3), new=[back], grow=[grow], swap_in=moves)
+    assert not driver.step(Run(2, 0, 0), new=[back], grow=[grow], swap_in=moves)[1:]
+    [item] = driver.step(Run(1, 0, 3))
     assert first + item.tokens == reply(LONG, 0, 20, True)[0][: 1 + len(item.tokens)]
+
+
+def test_a_row_does_not_run_while_its_pages_are_on_their_way() -> None:
+    driver = Driver(max_swap_tokens=64)
+    first = driver.start(long(1))[0].tokens
+    driver.step(release=[1], swap_out=Move((1, 2, 3), (2, 0, 1)))
+    back = replace(long(1, cached=40, draft_cached=40), tokens=LONG + first)
+    grow, moves = Grow(1, (7, 8, 9)), Move((2, 0, 1), (7, 8, 9))
+    with pytest.raises(ProtocolError, match="row 1 runs too soon"):
+        driver.step(Run(1, 0, 3), new=[back], grow=[grow], swap_in=moves)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +227,7 @@ def test_a_row_comes_back_from_the_host_and_decodes_at_once() -> None:
     [
         ({"cached": 32, "draft_cached": 32}, (2, 1, 9), {}, "page 2 does not hold what position 0"),
         ({"cached": 39, "draft_cached": 32}, (1, 2, 3), {}, "page 3 has an owner"),
-        ({"cached": 32, "draft_cached": 16}, (1, 2, 9), {}, "page 2 has an owner"),
+        ({"cached": 31, "draft_cached": 16}, (1, 2, 9), {}, "page 2 has an owner"),
         ({"cached": 40, "draft_cached": 40}, (1, 2, 3), {}, "does not feed its last token"),
         ({"cached": 16, "draft_cached": 32}, (1, 2, 9), {}, "the draft of row 2 is ahead"),
         ({"cached": 39}, (7, 8, 9), {"copy": Move((1, 2), (7, 8))}, "page 9 does not hold"),

@@ -54,6 +54,16 @@ def test_greedy_tokens_are_those_of_transformers(model: Model, name: str, penalt
     assert drive(engine(path), wanted, Plan()) == [generated(path, ask) for ask in wanted]
 
 
+def test_longrope_is_served_as_far_as_rows_do_not_change_each_other(model: Model) -> None:
+    path = model("phi3-longrope")
+    served = engine(path, model("llama", 1))
+    assert served.max_length == served.ready().max_length == 48
+    wanted = [replace(ask, max_new=48 - len(ask.prompt)) for ask in asks(Sampling())]
+    expected = [generated(path, ask) for ask in wanted]
+    for plan in (Plan(batch=1), *PLANS.values()):
+        assert drive(served, wanted, plan) == expected
+
+
 @pytest.mark.parametrize("name", PAGED)
 @pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llguidance import LLMatcher
 
 from shard.grammar import Grammars
-from shard.protocol import End, Grammar, GrammarKind, Grow, New, Run, Sampling, Step
+from shard.protocol import End, Grow, New, Run, Sampling, Step
 from tests.router.families import FAMILIES
 from tests.shard import tiny
 from tests.shard.tiny import Ask, Plan, drive
@@ -38,6 +39,14 @@ SAMPLINGS = (
     Sampling(temperature=1.0),
     Sampling(temperature=1.5, top_p=0.9, frequency_penalty=1.0, watermark=True),
 )
+
+
+def regex(text: str) -> str:
+    return LLMatcher.grammar_from_regex(text)
+
+
+def json_schema(text: str) -> str:
+    return LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": "[ ]?"})
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +82,7 @@ def serving(folder: str, draft: int | None) -> Any:
     return served
 
 
-def asks(grammar: Grammar | None, sampling: Sampling) -> list[Ask]:
+def asks(grammar: str | None, sampling: Sampling) -> list[Ask]:
     return [
         Ask((65, 66, id + 1), 60, replace(sampling, seed=id), grammar=grammar) for id in range(4)
     ]
@@ -82,11 +91,11 @@ def asks(grammar: Grammar | None, sampling: Sampling) -> list[Ask]:
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled", "all"])
 @pytest.mark.parametrize(
     "grammar",
-    [Grammar(GrammarKind.REGEX, REGEX), Grammar(GrammarKind.JSON, SCHEMA)],
+    [regex(REGEX), json_schema(SCHEMA)],
     ids=["regex", "json"],
 )
 def test_rows_end_inside_their_grammar_whatever_is_drafted(
-    drafted: Any, grammar: Grammar, sampling: Sampling
+    drafted: Any, grammar: str, sampling: Sampling
 ) -> None:
     wanted = [*asks(grammar, sampling), *asks(None, sampling)[:2]]
     plain = drive(drafted, wanted, Plan(batch=1))
@@ -95,7 +104,7 @@ def test_rows_end_inside_their_grammar_whatever_is_drafted(
     for row in plain[:4]:
         assert row[-1] == EOS
         text = TOKENIZER.decode(row[:-1])
-        if grammar.kind is GrammarKind.REGEX:
+        if grammar == regex(REGEX):
             assert re.fullmatch(REGEX, text)
         else:
             assert set(json.loads(text)) == {"a", "b"}
@@ -106,7 +115,7 @@ def test_rows_end_inside_their_grammar_whatever_is_drafted(
 def test_drafts_of_a_row_with_a_grammar_are_inside_it_too(drafted: Any) -> None:
     """Between two tokens even a stranger guesses well; among all of them it could not."""
     drafted.reset()
-    wanted = asks(Grammar(GrammarKind.REGEX, "[ab]{30}"), Sampling(temperature=1.0))
+    wanted = asks(regex("[ab]{30}"), Sampling(temperature=1.0))
     done = tiny.steps(wanted, Plan(draft=4), lambda step: drafted.execute(step).items)
     offered = sum(item.drafted for item in done)
     kept = sum(item.accepted for item in done)
@@ -115,7 +124,7 @@ def test_drafts_of_a_row_with_a_grammar_are_inside_it_too(drafted: Any) -> None:
 
 def test_prompt_lookup_may_leave_the_grammar_and_changes_nothing(folder: str) -> None:
     served = serving(folder, None)
-    grammar = Grammar(GrammarKind.REGEX, "(ab|ba){4,9}")
+    grammar = regex("(ab|ba){4,9}")
     wanted = [
         replace(ask, prompt=tuple(b"abababcabab")) for ask in asks(grammar, Sampling(temperature=1))
     ]
@@ -126,7 +135,7 @@ def test_prompt_lookup_may_leave_the_grammar_and_changes_nothing(folder: str) ->
 
 
 def test_a_row_resumes_in_the_middle_of_its_grammar(drafted: Any) -> None:
-    grammar = Grammar(GrammarKind.JSON, SCHEMA)
+    grammar = json_schema(SCHEMA)
     [ask, *_] = asks(grammar, SAMPLINGS[1])
     [whole] = drive(drafted, [ask], Plan(draft=3))
     known = (*ask.prompt, *whole[:5])
@@ -143,14 +152,14 @@ def test_a_row_resumes_in_the_middle_of_its_grammar(drafted: Any) -> None:
 
 def test_the_minimum_length_yields_to_a_grammar_that_is_over(drafted: Any) -> None:
     short = replace(SAMPLINGS[0], min_new_tokens=20)
-    longest = drive(drafted, asks(Grammar(GrammarKind.REGEX, "a{3,9}"), short), Plan(draft=3))
+    longest = drive(drafted, asks(regex("a{3,9}"), short), Plan(draft=3))
     expected = [TOKENIZER.token_to_id("a")] * 9 + [EOS]
     assert longest == [expected] * 4
 
 
 def test_a_row_whose_grammar_does_not_compile_ends_alone(drafted: Any) -> None:
     drafted.reset()
-    bad = New(1, (65,), 1, 4, False, Sampling(), grammar=Grammar(GrammarKind.REGEX, "("))
+    bad = New(1, (65,), 1, 4, False, Sampling(), grammar=regex("("))
     good = New(2, (65,), 1, 4, False, Sampling())
     grow = (Grow(1, (1,)), Grow(2, (2,)))
     step = Step(1, (), (bad, good), grow, (Run(1, 1, 0), Run(2, 1, 0)))
@@ -162,7 +171,7 @@ def admitted(mask: Any) -> set[int]:
 
 
 def test_a_whole_text_admits_only_the_end(grammars: Grammars) -> None:
-    matcher = grammars.matcher(Grammar(GrammarKind.REGEX, "ab"))
+    matcher = grammars.matcher(regex("ab"))
     a, b = (TOKENIZER.token_to_id(letter) for letter in "ab")
     assert admitted(matcher.mask([], VOCABULARY)) == {a}
     assert admitted(matcher.mask([a, b], VOCABULARY)) == {EOS}
@@ -175,7 +184,7 @@ def test_a_whole_text_admits_only_the_end(grammars: Grammars) -> None:
 def test_a_mask_is_a_function_of_the_output_alone(grammars: Grammars, seed: int) -> None:
     """Whatever was asked before: drafts inside and outside the grammar, ends, and returns."""
     rng = random.Random(seed)
-    grammar = Grammar(GrammarKind.REGEX, REGEX)
+    grammar = regex(REGEX)
     used, output = grammars.matcher(grammar), []
     for _ in range(25):
         mask = admitted(used.mask(output, VOCABULARY))

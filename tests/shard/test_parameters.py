@@ -17,7 +17,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from shard.protocol import Bias, Item, Report, Sampling
+from shard.protocol import Bias, Item, Report, Sampling, Top
 from tests.shard import tiny
 from tests.shard.tiny import VOCABULARY, Ask, Plan, drive, engine
 
@@ -173,18 +173,24 @@ def test_a_prompts_log_probabilities_are_the_models_own_in_any_chunks(
     model: Model, chunk: int
 ) -> None:
     served = engine(model("llama"), model("llama", 1))
-    wanted = asks(SAMPLINGS["all"], Report(prompt=True))
+    wanted = asks(SAMPLINGS["all"], Report(top_n=2, prompt=True))
     wanted.append(replace(wanted[2], report=tiny.SILENT))
     done = items(served, wanted, Plan(draft=3, chunk=chunk))
     for id, ask in enumerate(wanted[:3]):
         found: dict[int, float] = {}
+        tops: dict[int, Top] = {}
         for item in (item for item in done if item.id == id):
             found |= dict(enumerate(item.prompt_logprobs, item.prompt_start))
+            tops |= dict(enumerate(item.prompt_top, item.prompt_start))
         logs = raw_logs(model("llama"), list(ask.prompt))
         places = range(1, len(ask.prompt))
         expected = [logs[place - 1, ask.prompt[place]].item() for place in places]
         assert [found[place] for place in places] == pytest.approx(expected, abs=1e-4)
-        assert set(found) == set(places)
+        assert set(found) == set(tops) == set(places)
+        for place, top in tops.items():
+            assert list(top.ids) == logs[place - 1].topk(2).indices.tolist()
+            told = dict(zip(top.ids, top.logprobs, strict=True))
+            assert told.get(ask.prompt[place], found[place]) == found[place]
     assert not any(item.prompt_logprobs for item in done if item.id == 3)
     silent = [replace(ask, report=tiny.SILENT) for ask in wanted]
     assert tiny.tokens(done, 4) == drive(served, silent, Plan(batch=1))

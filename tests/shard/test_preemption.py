@@ -20,7 +20,9 @@ from router.scheduler.planner import Planner
 from router.scheduler.row import Row
 from shard.echo import EchoEngine, reply
 from shard.engine import Engine
-from shard.protocol import Grow, Move, New, Run, Sampling, Step
+from shard.flight import Landed
+from shard.protocol import Grow, Item, Move, New, Run, Sampling, Step
+from tests.shard import tiny
 from tests.shard.ranks import ECHO
 from tests.shard.tiny import SAMPLED, VOCABULARY, Ask, Plan, drive, swapping
 
@@ -38,6 +40,9 @@ class Whim:
         self._random, self._change = random, change
         self._rows: list[Row] = []
 
+    def perceives(self, row: Row) -> bool:
+        return False
+
     def level(self, row: Row) -> int:
         return 1
 
@@ -50,7 +55,7 @@ class Whim:
     def leave(self, row: Row, end: SchedulerEnd | None) -> None:
         self._rows.remove(row)
 
-    def order(self, now: float) -> Sequence[Row]:
+    def order(self, now: float, used: float) -> Sequence[Row]:
         if self._random.random() < self._change:
             self._random.shuffle(self._rows)
         return list(self._rows)
@@ -69,12 +74,28 @@ def calls(sampling: Sampling, count: int = 8, common: int = 0) -> list[Call]:
     return made
 
 
+class Heard:
+    """An engine, and all that it answers."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.ready = engine.ready
+        self.items: list[Item] = []
+        self._engine = engine
+
+    def start(self, step: Step) -> Landed:
+        result = self._engine.execute(step)
+        self.items.extend(result.items)
+        return Landed(result)
+
+
 def plain(engine: Engine, wanted: Sequence[Call]) -> list[list[int]]:
     asks = [Ask(call.prompt, call.max_new, call.sampling) for call in wanted]
     return drive(engine, asks, Plan(batch=1))
 
 
-def planner(engine: Engine | EchoEngine, seed: int, change: float, **changes: object) -> Planner:
+def planner(
+    engine: Engine | EchoEngine | Heard, seed: int, change: float, **changes: object
+) -> Planner:
     return Planner(capacity(engine.ready(), **changes), Whim(Random(seed), change))
 
 
@@ -141,6 +162,32 @@ def test_a_second_turn_starts_on_the_pages_of_the_first_answer(model: Model) -> 
     assert second.prefilled <= 2 * 16 + 2
 
 
+@pytest.mark.parametrize("speculate", [(0, 5), (5, 0), (0, 0)], ids=str)
+def test_answers_of_rows_that_never_draft_are_shared_with_those_that_do(
+    model: Model, speculate: tuple[int, int]
+) -> None:
+    served, alone = swapping(model("llama"), model("llama")), tiny.engine(model("llama"))
+    engine = Heard(served)
+    before, after = speculate
+    [first] = calls(SAMPLED, 1, common=30)
+    first = replace(first, speculate=before, max_new=40)
+    loop = Loop(engine, planner(engine, 1, 0.0))
+    served.reset()
+    loop.submit(first)
+    loop.run()
+    known = (*first.prompt, *first.emitted)
+    engine.items.clear()
+    later = [Call(id, (*known, id), 24, first.sampling, after) for id in (1, 2, 3)]
+    for call in later:
+        loop.submit(call)
+    loop.run()
+    assert [call.emitted for call in later] == plain(alone, later)
+    assert all(call.prefilled <= 16 + 2 for call in later)
+    drafted = [item for item in engine.items if item.drafted]
+    assert bool(drafted) is bool(after)
+    assert all(item.accepted == item.drafted or item.end for item in drafted), "the draft is a twin"
+
+
 def test_a_prompt_that_ends_with_a_shared_page_feeds_its_last_token_alone(model: Model) -> None:
     engine = swapping(model("llama"), model("llama", 1))
     prompt = tuple(Random(2).randrange(VOCABULARY) for _ in range(48))
@@ -169,6 +216,7 @@ def test_a_pool_of_half_the_demand_serves_64_requests_exactly(
     counts = scheduler.view().preemptions
     with capsys.disabled():
         print(f"\n64 requests, {demand // 2} of {demand} pages, {preemption}: {counts}")
+    assert scheduler.view().prefetched == counts["swap"]
     assert [call.emitted for call in wanted] == expected
     assert scheduler.view().free_pages == demand // 2
 

@@ -18,8 +18,6 @@ from shard.protocol import (
     Cost,
     End,
     Fatal,
-    Grammar,
-    GrammarKind,
     Grow,
     Hello,
     Item,
@@ -71,7 +69,7 @@ GOLDEN: list[tuple[Message, str]] = [
                     False,
                     Sampling(5, 0.5, 6, 0.25, 1.5, 0.5, 0.25, 1.0, -1.0, (Bias(7, 2.0),), True, 8),
                     Report(2, True, False),
-                    Grammar(GrammarKind.REGEX, "a+"),
+                    "a+",
                     2,
                     1,
                 ),
@@ -82,11 +80,11 @@ GOLDEN: list[tuple[Message, str]] = [
             Move((6,), (7,)),
             Move((1,), (8,)),
         ),
-        "ba000000 99 02 07 c404 03000000"
+        "b3000000 99 02 07 c404 03000000"
         " 91 9a 04 c40c 010000000200000003000000 02 09 c2"
         " 9c 05 cb3fe0000000000000 06 cb3fd0000000000000 cb3ff8000000000000"
         " cb3fe0000000000000 cb3fd0000000000000 cb3ff0000000000000 cbbff0000000000000"
-        " 91 92 07 cb4000000000000000 c3 08 93 02 c3 c2 92 a57265676578 a2612b 02 01"
+        " 91 92 07 cb4000000000000000 c3 08 93 02 c3 c2 a2612b 02 01"
         " 91 92 04 c408 0a0000000b000000 92 93 04 03 00 93 02 00 05"
         " 92 c404 05000000 c404 00000000 92 c404 06000000 c404 07000000"
         " 92 c404 01000000 c404 08000000",
@@ -97,15 +95,28 @@ GOLDEN: list[tuple[Message, str]] = [
             0.25,
             (
                 Item(2, (8, 9), (-0.5, -1.0), 5, 1, End.EOS, draft_cached=6),
-                Item(3, (8,), (-1.0,), 0, 0, None, (Top((8,), (-1.0,)),), 1, (-0.5,), 7),
+                Item(
+                    3,
+                    (8,),
+                    (-1.0,),
+                    0,
+                    0,
+                    None,
+                    (Top((8,), (-1.0,)),),
+                    1,
+                    (-0.5,),
+                    7,
+                    (Top((9,), (-0.5,)),),
+                ),
             ),
             4000000000,
         ),
-        "60000000 95 03 07 cb3fd0000000000000"
-        " 92 9a 02 c408 0800000009000000 c408 000000bf000080bf 05 01 a9656f735f746f6b656e"
-        " 90 00 c400 06"
-        " 9a 03 c404 08000000 c404 000080bf 00 00 c0"
+        "6f000000 95 03 07 cb3fd0000000000000"
+        " 92 9b 02 c408 0800000009000000 c408 000000bf000080bf 05 01 a9656f735f746f6b656e"
+        " 90 00 c400 06 90"
+        " 9b 03 c404 08000000 c404 000080bf 00 00 c0"
         " 91 92 c404 08000000 c404 000080bf 01 c404 000000bf 07"
+        " 91 92 c404 09000000 c404 000000bf"
         " ceee6b2800",
     ),
     (Ack(7, 4000000000), "08000000 93 04 07 ceee6b2800"),
@@ -136,10 +147,9 @@ sampling = st.builds(
     st.booleans(),
     word,
 )
-grammar = st.builds(Grammar, st.sampled_from(GrammarKind), name)
 report = st.builds(Report, word, st.booleans(), st.booleans())
 new = st.builds(
-    New, word, ids, word, word, st.booleans(), sampling, report, st.none() | grammar, word, word
+    New, word, ids, word, word, st.booleans(), sampling, report, st.none() | name, word, word
 )
 item = st.builds(
     Item,
@@ -153,6 +163,7 @@ item = st.builds(
     word,
     floats,
     word,
+    tuples(st.builds(Top, ids, floats)),
 )
 move = st.builds(Move, ids, ids)
 messages: st.SearchStrategy[Message] = st.one_of(
@@ -243,8 +254,8 @@ def test_wrong_types_are_refused(code: int, fields: list[Any]) -> None:
         ([5, True], "expected int"),
         ([5, 1.0], "expected int"),
         ([3, 1, float("nan"), [], 0], "finite"),
-        ([3, 1, 0.0, [[1, b"abc", b"", 0, 0, None, [], 0, b"", 0]], 0], "binary array"),
-        ([3, 1, 0.0, [[1, b"", b"", 0, 0, "weary", [], 0, b"", 0]], 0], "weary"),
+        ([3, 1, 0.0, [[1, b"abc", b"", 0, 0, None, [], 0, b"", 0, []]], 0], "binary array"),
+        ([3, 1, 0.0, [[1, b"", b"", 0, 0, "weary", [], 0, b"", 0, []]], 0], "weary"),
         ([2, 1, b"", None, [], [], [b"", b""], [b"", b""], [b"", b""]], "expected an array"),
     ],
 )

@@ -21,8 +21,6 @@ from shard.model import Loaded, PackedModel, probe
 from shard.protocol import (
     Bias,
     End,
-    Grammar,
-    GrammarKind,
     Grow,
     New,
     ProtocolError,
@@ -182,7 +180,7 @@ def test_nothing_is_drafted_beyond_the_context_of_the_draft(model: Model, tmp_pa
 REFUSED = {
     "a prefill": {"run": Run(1, 1, 0), "new": {"cached": 2}},
     "a row of one token": {"new": {"tokens": (5,), "prompt": 1, "cached": 0}},
-    "a grammar": {"new": {"grammar": Grammar(GrammarKind.REGEX, "a+")}},
+    "a grammar": {"new": {"grammar": "a+"}},
     "a list of the likeliest tokens": {"new": {"report": Report(top_n=2)}},
     "a watermark": {"new": {"sampling": Sampling(watermark=True)}},
     "a bias": {"new": {"sampling": Sampling(bias=(Bias(3, 1.0),))}},
@@ -245,6 +243,19 @@ def test_a_draft_that_fell_behind_is_brought_up_by_one_round_of_the_host(
     assert watch.kinds == ["resident", "resident", "resident", behind, "resident"]
     assert [item.accepted for item in items] == [0, 2, 0, 0, 2, 2]
     assert [token for item in items for token in item.tokens] == whole[: 1 + 3 + 1 + 1 + 3 + 3]
+
+
+def test_a_row_whose_draft_lacks_more_than_a_round_feeds_writes_none_of_it(model: Model) -> None:
+    served = resident(model("llama"), model("llama"))
+    served.reset()
+    late = New(2, (7, 8, 9, 6), 4, 20, True, GREEDY, cached=3)
+    new, grow = (New(1, (5, 6), 2, 20, True, GREEDY), late), (Grow(1, (1,)), Grow(2, (2,)))
+    served.execute(Step(1, (), new, grow, (Run(1, 2, 0),)))
+    pools = served._drafter.model.cache.pools
+    before = [pool[2].clone() for pool in pools]
+    items = served.execute(Step(2, (), (), (), (Run(1, 0, 3), Run(2, 0, 0)))).items
+    assert [(item.drafted, item.draft_cached) for item in items] == [(3, 5), (0, 0)]
+    assert all(torch.equal(one, pool[2]) for one, pool in zip(before, pools, strict=True))
 
 
 def test_a_row_whose_logits_are_not_numbers_ends_alone(model: Model) -> None:

@@ -18,7 +18,9 @@ Model = Callable[..., str]
 ASKS = [Ask((5, 6, 7), 24, Sampling()), Ask(tuple(range(20)), 24, SAMPLED)]
 
 
-@pytest.mark.parametrize(("name", "world"), [*((name, 2) for name in SHARDED), ("llama", 4)])
+@pytest.mark.parametrize(
+    ("name", "world"), [*((name, 2) for name in (*SHARDED, "llama-one-kv")), ("llama", 4)]
+)
 def test_tokens_do_not_depend_on_the_number_of_ranks(model: Model, name: str, world: int) -> None:
     path, draft = model(name), model("llama", 1)
     alone = drive(engine(path, draft), ASKS, Plan(draft=3))

@@ -32,7 +32,7 @@ from transformers.models.qwen3_moe import Qwen3MoeConfig
 from shard.config import ShardConfig
 from shard.engine import Engine
 from shard.kv_cache import PAGE_SIZE
-from shard.protocol import Grammar, Grow, Item, New, Report, Run, Sampling, Step
+from shard.protocol import Grow, Item, New, Report, Run, Sampling, Step
 
 VOCABULARY = 101
 NO_SPECIAL = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
@@ -47,15 +47,25 @@ SHAPE: dict[str, Any] = {
     **NO_SPECIAL,
 }
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+LONGROPE: dict[str, Any] = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [1.0, 3.0, 9.0, 27.0],
+}
 EXPERTS: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2}
 CONFIGS: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaConfig(**SHAPE),
+    "llama-one-kv": lambda: LlamaConfig(**{**SHAPE, "num_key_value_heads": 1}),
     "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=16),
     "mistral": lambda: MistralConfig(**SHAPE, sliding_window=7),
     "gemma": lambda: GemmaConfig(**SHAPE, head_dim=8),
     "gemma2": lambda: Gemma2Config(**SHAPE, head_dim=8, sliding_window=7),
     "gemma3": lambda: Gemma3TextConfig(**SHAPE, head_dim=8, sliding_window=7),
     "phi3": lambda: Phi3Config(**SHAPE),
+    "phi3-longrope": lambda: Phi3Config(
+        **SHAPE, rope_parameters=LONGROPE, original_max_position_embeddings=48
+    ),
     "gpt2": lambda: GPT2Config(
         vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=128, **NO_SPECIAL
     ),
@@ -152,7 +162,7 @@ class Ask:
     max_new: int = 40
     sampling: Sampling = GREEDY
     report: Report = SILENT
-    grammar: Grammar | None = None
+    grammar: str | None = None
 
 
 @dataclass(frozen=True)

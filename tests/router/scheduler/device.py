@@ -92,6 +92,8 @@ class Slot:
     pages: list[int] = field(default_factory=list)
     flying: int = 0
     ended: bool = False
+    returning: bool = False
+    """Its KV comes back with a Step in flight."""
 
     @property
     def cached(self) -> int:
@@ -122,7 +124,7 @@ class Device:
     def send(self, batch: Batch) -> None:
         """Check `batch` and put it in flight."""
         assert len(self.steps) < self.capacity.depth, "deeper than the pipeline"
-        assert batch.run or batch.release, "a Batch without a purpose"
+        assert batch.run or batch.release or batch.swap_in, "a Batch without a purpose"
         for id in batch.release:
             assert not self.clients[id].live, "a live row was released"
             del self.slots[id]
@@ -160,6 +162,9 @@ class Device:
             assert id in entered, "swapped in without a start"
             assert all(self.host.pop(slot) == id for slot in slots), "a stranger's host slots"
             assert list(pages) == self.slots[id].pages[: len(slots)], "not the row's pages"
+            assert id not in {run.id for run in batch.run}, "it runs before its KV is there"
+            self.slots[id].returning = True
+            self.slots[id].flying += 1
         taken = {slot for swap in batch.swap_out for slot in swap.slots}
         assert not taken & {slot for swap in batch.swap_in for slot in swap.slots}, "reused at once"
 
@@ -168,7 +173,7 @@ class Device:
         owners = Counter(page for slot in self.slots.values() for page in slot.pages)
         for slot in self.slots.values():
             if slot.flying:
-                first = min(slot.cached, slot.draft) // self.capacity.page_size
+                first = slot.cached // self.capacity.page_size
                 assert all(owners[page] == 1 for page in slot.pages[first:]), "shared and written"
 
     def _admit(self, batch: Batch) -> None:
@@ -177,10 +182,11 @@ class Device:
         assert sum(run.prefill for run in batch.run) <= self.capacity.prefill_tokens, "budget"
         assert not {run.id for run in batch.run} & {*batch.release, *batch.evict}, "run and gone"
         for run in batch.run:
-            client = self.clients[run.id]
-            assert client.live, "a dead row runs"
+            assert self.clients[run.id].live, "a dead row runs"
+        for id in {*(run.id for run in batch.run), *(swap.id for swap in batch.swap_in)}:
+            client = self.clients[id]
             known = client.job.prompt + client.emitted
-            self.slots.setdefault(run.id, Slot(known, client.chain[:known]))
+            self.slots.setdefault(id, Slot(known, client.chain[:known]))
         for id, cached, draft_cached in batch.start:
             row = self.slots[id]
             assert row.flying == row.planned == len(row.pages) == 0, "it entered before"
@@ -189,13 +195,12 @@ class Device:
             row.fed = row.planned = cached
             row.draft = draft_cached
             self.cached += cached
-            if not {run.id: run.prefill for run in batch.run}[id]:
-                assert cached == row.known - 1, "it decodes before its prefill is done"
-                row.fed = row.planned = row.known
 
     def _grow(self, batch: Batch) -> None:
         for id, pages in batch.grow:
-            assert id in {run.id for run in batch.run}, "a row grows that does not run"
+            assert id in {*(run.id for run in batch.run), *(swap.id for swap in batch.swap_in)}, (
+                "a row grows that neither runs nor returns"
+            )
             assert set(pages) <= set(range(1, self.capacity.pages + 1)), "no such page"
             self.slots[id].pages.extend(pages)
             client, size = self.clients[id], self.capacity.page_size
@@ -204,6 +209,9 @@ class Device:
 
     def _check(self, run: Run) -> None:
         client, slot = self.clients[run.id], self.slots[run.id]
+        assert not slot.returning, "it runs before its KV is known to be there"
+        if not run.prefill and not slot.flying and slot.planned == slot.known - 1:
+            slot.fed = slot.planned = slot.known  # it entered with all that decoding needs
         flights = [r for batch, _ in self.steps for r in batch.run if r.id == run.id]
         done = sum(flight.prefill for flight in flights)
         known = client.job.prompt + client.emitted
@@ -229,6 +237,10 @@ class Device:
         self._copy([(page, -1 - slot) for swap in batch.swap_out for page, slot in pairs(swap)])
         self._copy([(copy.source, copy.target) for copy in batch.copy])
         self._copy([(-1 - slot, page) for swap in batch.swap_in for page, slot in pairs(swap)])
+        for swap in batch.swap_in:
+            if swap.id in self.slots and self.slots[swap.id].returning:
+                self.slots[swap.id].returning = False
+                self.slots[swap.id].flying -= 1
         outcomes = []
         for run in batch.run:
             client, slot = rows[run.id]
@@ -292,11 +304,14 @@ class Device:
         first = slot.fed - run.prefill if run.prefill else known - 1
         reach = slot.fed if run.prefill else known + run.draft
         slot.chain = chain(known + emitted, slot.chain, client.job.id)
-        follows = run.prefill or not self.capacity.speculate
+        follows = slot.draft == first if run.prefill else not self.capacity.speculate
         held = reach if follows else known + run.draft - 1 if run.draft else slot.draft
+        owners = Counter(page for row in self.slots.values() for page in row.pages)
         for kv, start, stop in zip(self._kv, (first, slot.draft), (reach, held), strict=True):
             for position in range(start, stop):
                 right = position < known + accepted and position < len(slot.chain)
+                page = slot.pages[position // size]
+                assert right or owners[page] <= 1, "a rejected draft in a shared page"
                 kv[self._place(slot, position)] = slot.chain[position] if right else -1
         if follows:
             slot.draft = slot.cached

@@ -1,9 +1,11 @@
 from router.scheduler.acceptance import Survival
 from router.scheduler.base import End, Job, Outcome
-from router.scheduler.baselines import Fcfs, Las, LengthSjf
+from router.scheduler.baselines import Esrpt, Fcfs, Las, LengthSjf
+from router.scheduler.estimate import Estimator
 from router.scheduler.levels import Levels
 from router.scheduler.policy import Policy
 from router.scheduler.row import Row
+from tests.router.scheduler.device import capacity
 
 
 def arrive(policy: Policy, id: int, arrived: float = 0.0, expected: float | None = None) -> Row:
@@ -12,15 +14,15 @@ def arrive(policy: Policy, id: int, arrived: float = 0.0, expected: float | None
     return row
 
 
-def serve(policy: Policy, row: Row, seconds: float) -> None:
+def serve(policy: Policy, row: Row, seconds: float, emitted: int = 1) -> None:
     row.started = True
-    row.attained += seconds
-    row.emitted += 1
-    policy.observe(row, Outcome(row.job.id, 0, 0, 0, 1, seconds), 0.0)
+    outcome = Outcome(row.job.id, 0, 0, 0, emitted, seconds)
+    row.learn(outcome)
+    policy.observe(row, outcome, 0.0)
 
 
 def ids(policy: Policy, now: float = 0.0) -> list[int]:
-    return [row.job.id for row in policy.order(now)]
+    return [row.job.id for row in policy.order(now, 0.0)]
 
 
 def test_fcfs_serves_by_arrival_not_by_submission() -> None:
@@ -33,7 +35,8 @@ def test_fcfs_serves_by_arrival_not_by_submission() -> None:
 def test_las_serves_the_least_served_level_first() -> None:
     policy = Las(Levels.geometric(3, 2.0, 1.0, 100.0))
     first, second, _ = (arrive(policy, id) for id in (1, 2, 3))
-    serve(policy, first, 2.5)
+    serve(policy, first, 1.5)
+    serve(policy, first, 1.0)
     serve(policy, second, 1.5)
     assert ids(policy) == [3, 2, 1]
     assert [policy.level(row) for row in (first, second)] == [3, 2]
@@ -46,8 +49,9 @@ def test_las_does_not_alternate_inside_a_level() -> None:
     assert ids(policy) == [1, 2]
 
 
-def sjf() -> LengthSjf:
-    return LengthSjf(Levels((), 100.0, 1.0))
+def sjf(preemptive: bool = False, estimator: Estimator | None = None) -> LengthSjf:
+    estimator = estimator or Estimator(capacity())
+    return LengthSjf(Levels((), 100.0, 1.0), estimator, preemptive=preemptive)
 
 
 def test_sjf_serves_the_shortest_prediction_first() -> None:
@@ -57,24 +61,18 @@ def test_sjf_serves_the_shortest_prediction_first() -> None:
     assert ids(policy) == [2, 3, 1]
 
 
-def test_sjf_learns_lengths_from_what_was_served() -> None:
-    policy = sjf()
-    done = arrive(policy, 1)
-    done.emitted = 20
-    policy.leave(done, End.EOS)
-    arrive(policy, 2, expected=30.0)
-    arrive(policy, 3)
-    assert ids(policy) == [3, 2]
-
-
-def test_sjf_ignores_the_length_of_a_cancelled_answer() -> None:
-    policy = sjf()
-    done = arrive(policy, 1)
-    done.emitted = 20
-    policy.leave(done, None)
-    arrive(policy, 2, expected=30.0)
-    arrive(policy, 3)
-    assert ids(policy) == [2, 3]
+def test_sjf_learns_lengths_from_what_was_served_to_its_end() -> None:
+    for end, order in ((End.EOS, [3, 2]), (End.STOP, [3, 2]), (None, [2, 3])):
+        estimator = Estimator(capacity())
+        policy = sjf(estimator=estimator)
+        done = arrive(policy, 1)
+        for _ in range(20):
+            done.emitted = 20
+            estimator.end(done, end)
+        arrive(policy, 2, expected=50.0)
+        arrive(policy, 3)
+        policy.leave(done, end)
+        assert ids(policy) == order
 
 
 def test_sjf_does_not_displace_a_started_request() -> None:
@@ -93,3 +91,27 @@ def test_sjf_does_not_let_a_long_request_wait_for_ever() -> None:
         arrive(policy, id, arrived=90.0, expected=5.0)
     assert ids(policy, 99.0)[0] == 2
     assert ids(policy, 100.0)[0] == 1
+
+
+def test_preemptive_sjf_displaces_a_started_request_by_the_whole_prediction() -> None:
+    policy = sjf(preemptive=True)
+    first = arrive(policy, 1, expected=500.0)
+    serve(policy, first, 1.0, emitted=480)
+    arrive(policy, 2, expected=30.0)
+    assert ids(policy) == [2, 1]
+    arrive(policy, 3, expected=499.0)
+    assert ids(policy) == [2, 3, 1]
+
+
+def test_esrpt_counts_what_is_left_and_how_fast_it_goes() -> None:
+    policy = Esrpt(Levels((), None, 1.0), Estimator(capacity()))
+    first = arrive(policy, 1, expected=500.0)
+    serve(policy, first, 1.0, emitted=480)
+    arrive(policy, 2, expected=30.0)
+    assert ids(policy) == [1, 2]
+    slow = arrive(policy, 3, expected=29.0)
+    assert ids(policy) == [1, 3, 2]
+    for _ in range(20):
+        slow.survival.observe(3, 0)
+    policy.observe(slow, Outcome(3, 0, 3, 0, 1, 0.1), 0.0)
+    assert ids(policy) == [1, 2, 3]

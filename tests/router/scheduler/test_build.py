@@ -1,24 +1,33 @@
-"""`router.scheduler` itself: the four names, and the imports that keep it pure."""
+"""`router.scheduler` itself: the names, and the imports that keep it pure."""
 
 import ast
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 import router.scheduler
 from router.config import SchedulerConfig
-from router.scheduler import build
+from router.scheduler import NAMES, build
 from tests.router.scheduler.device import capacity
 
 ALLOWED = {"bisect", "collections", "dataclasses", "enum", "heapq", "itertools", "math", "typing"}
 
 
-@pytest.mark.parametrize(("name", "levels"), [("laps-sd", 4), ("las", 4), ("sjf", 1), ("fcfs", 1)])
-def test_each_name_builds_its_scheduler_with_nothing_to_do(name: str, levels: int) -> None:
+LEVELS = {"laps-sd": 4, "laps-sd-paper": 4, "las": 4}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_name_builds_its_scheduler_with_nothing_to_do(name: str) -> None:
     scheduler = build(SchedulerConfig(scheduler=name), capacity())
     assert scheduler.next_batch(0.0) is None
-    assert scheduler.view().waiting == (0,) * levels
+    assert scheduler.view().waiting == (0,) * LEVELS.get(name, 1)
+
+
+def test_the_flag_offers_every_scheduler() -> None:
+    (field,) = (field for field in fields(SchedulerConfig) if field.name == "scheduler")
+    assert field.metadata["choices"] == NAMES
 
 
 def test_an_unknown_name_is_refused() -> None:

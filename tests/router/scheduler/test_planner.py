@@ -3,7 +3,7 @@ from random import Random
 import pytest
 
 from router.config import SchedulerConfig
-from router.scheduler import build
+from router.scheduler import NAMES, build
 from router.scheduler.base import Batch, Capacity, End, Job, Outcome, Run, Scheduler
 from tests.router.scheduler.device import Client, Device, capacity, run, serve
 
@@ -93,7 +93,7 @@ def test_a_row_beyond_the_limit_of_rows_waits_and_keeps_its_pages() -> None:
     scheduler = build(SchedulerConfig(scheduler="las"), capacity(max_rows=1, depth=1))
     submit(scheduler, 1, prompt=4)
     plan(scheduler)
-    complete(scheduler, Outcome(1, 4, 0, 0, 1, seconds=0.5))
+    complete(scheduler, Outcome(1, 4, 0, 0, 1, seconds=0.6))
     submit(scheduler, 2, prompt=4)
     assert plan(scheduler).run == (Run(2, 4, 0),)
     view = scheduler.view()
@@ -169,7 +169,7 @@ def test_a_lost_group_hands_every_row_back_without_kv() -> None:
     scheduler = build(SchedulerConfig(scheduler="las"), capacity(max_rows=1))
     submit(scheduler, 1, prompt=4)
     plan(scheduler)
-    complete(scheduler, Outcome(1, 4, 0, 0, 1, seconds=0.5))
+    complete(scheduler, Outcome(1, 4, 0, 0, 1, seconds=0.6))
     submit(scheduler, 2, prompt=4)
     assert plan(scheduler).run == (Run(2, 4, 0),)
     assert plan(scheduler).run == (Run(2, 0, 3),)
@@ -227,7 +227,7 @@ def test_a_started_row_leaves_a_page_for_each_row_above() -> None:
     assert plan(scheduler).run == (Run(1, 7, 0),)
 
 
-@pytest.mark.parametrize("policy", ["laps-sd", "fcfs", "las", "sjf"])
+@pytest.mark.parametrize("policy", NAMES)
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("rung", ["swap", "recompute"])
 def test_a_pool_of_half_the_demand_still_finishes_everything(
@@ -247,7 +247,8 @@ def test_a_pool_of_half_the_demand_still_finishes_everything(
         "preemption": rung,
     }
     device = Device(capacity(**room, max_rows=64, depth=depth, prefill_tokens=64), random)
-    scheduler = build(SchedulerConfig(scheduler=policy), device.capacity)
+    config = SchedulerConfig(scheduler=policy, laps_peak=False)
+    scheduler = build(config, device.capacity)
     batches = run(scheduler, device, clients)
     assert all(client.ends == 1 for client in clients)
     assert scheduler.view().free_pages == demand // 2
@@ -255,6 +256,31 @@ def test_a_pool_of_half_the_demand_still_finishes_everything(
     assert preemptions["recompute"] == sum(len(batch.evict) for batch in batches)
     assert preemptions["swap"] == sum(len(batch.swap_out) for batch in batches)
     assert preemptions[rung] == preemptions["swap"] + preemptions["recompute"] > 0
+
+
+def test_rows_come_back_from_the_host_while_others_take_every_place() -> None:
+    random = Random(3)
+    room = {"pages": 40, "host_pages": 200, "preemption": "swap", "max_rows": 2}
+    device = Device(capacity(**room), random)
+    scheduler = build(SchedulerConfig(scheduler="las", laps_first_threshold=0.5), device.capacity)
+    jobs = [Job(id, 0.2 * id, random.randint(4, 30), random.randint(20, 40)) for id in range(20)]
+    batches = run(scheduler, device, [Client(job, 40, 0.5) for job in jobs])
+    back = [batch for batch in batches if batch.swap_in]
+    assert any(len(batch.run) == 2 for batch in back), "only rows with a place were brought back"
+    view = scheduler.view()
+    assert view.prefetched == sum(len(batch.swap_in) for batch in back) == view.preemptions["swap"]
+
+
+def test_a_row_on_the_host_that_is_alone_comes_back_and_then_runs() -> None:
+    small = capacity(pages=7, host_pages=7, preemption="swap", speculate=0)
+    scheduler, device = fcfs(small), Device(small, Random(1))
+    clients = [Client(Job(id, 0.0, 8, 12), 12, 0.0) for id in (1, 2)]
+    batches = run(scheduler, device, clients)
+    [back] = [batch for batch in batches if batch.swap_in]
+    assert back.swap_in[0].id == 2
+    later = batches[batches.index(back) + 1 :]
+    assert [len(batch.run) for batch in later if batch.run] == [1] * len(later[:-1])
+    assert all(client.ends == 1 for client in clients)
 
 
 def test_first_come_is_first_to_end_when_answers_are_equal() -> None:

@@ -21,12 +21,10 @@ from hypothesis.stateful import (
 )
 
 from router.config import SchedulerConfig
-from router.scheduler import build
+from router.scheduler import NAMES, build
 from router.scheduler.base import Job
 from router.scheduler.preemption import PREEMPTIONS
 from tests.router.scheduler.device import Client, Device, capacity, chain, names, run, serve
-
-POLICIES = ("laps-sd", "fcfs", "las", "sjf")
 
 
 def config(policy: str, **changes: float) -> SchedulerConfig:
@@ -177,9 +175,9 @@ class Life(RuleBasedStateMachine):
             assert getattr(twin, verb)(*arguments) == result, "same events, other decisions"
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", NAMES)
 def test_any_order_of_events_keeps_pages_and_requests_whole(policy: str) -> None:
-    machine = type(f"Life_{policy}", (Life,), {"policy": policy})
+    machine = type(f"Life_{policy.replace('-', '_')}", (Life,), {"policy": policy})
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -192,7 +190,7 @@ def test_any_order_of_events_keeps_pages_and_requests_whole(policy: str) -> None
     )
 
 
-@pytest.mark.parametrize("policy", ["laps-sd", "las", "sjf"])
+@pytest.mark.parametrize("policy", [name for name in NAMES if name != "fcfs"])
 @given(seed=st.integers(0, 1 << 32), pages=st.integers(16, 60))
 @settings(max_examples=5, deadline=None)
 def test_in_an_endless_crowd_nobody_waits_longer_than_the_age_bound(
@@ -215,7 +213,7 @@ def test_in_an_endless_crowd_nobody_waits_longer_than_the_age_bound(
         assert max(gaps) <= patience + (most - 1) * turn
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", NAMES)
 @pytest.mark.parametrize("preemption", PREEMPTIONS)
 def test_conversations_go_on_from_the_pages_of_their_earlier_turns(
     policy: str, preemption: str

@@ -1,0 +1,159 @@
+"""Made-up requests in the shapes of the paper's three data sets, and how they arrive.
+
+The paper's names and sizes are known, the distributions are ours: output lengths are lognormal and
+cut at the client's limit; the chance that a draft token is right is a first-order autoregression
+along the output around the request's own level, with more noise early. Three more courses of that
+level test whoever believes that it stays: a late drift, a switch of regime, a decay.
+
+Everything is a function of its seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, log
+
+import numpy
+from numpy.typing import NDArray
+
+from benchmark.simulation.simulator import Request
+from benchmark.simulation.traces import Trace
+
+Floats = NDArray[numpy.float64]
+
+COURSES = ("steady", "drift", "switch", "decay")
+"""How the level of a request's acceptance goes on along its output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What requests of one kind look like. Lengths are in tokens."""
+
+    name: str
+    data_set: str
+    """The one of the paper that it imitates."""
+    output: tuple[float, float]
+    """Median, and standard deviation of the logarithm."""
+    prompt: tuple[float, float]
+    max_new: int
+    level: tuple[float, float]
+    """Mean over requests of the chance that a draft token is right, and standard deviation."""
+
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        Shape("chat", "chatbot_instruction_prompts", (90, 0.9), (40, 0.7), 512, (0.55, 0.13)),
+        Shape("code", "mbpp", (70, 0.55), (60, 0.4), 512, (0.72, 0.08)),
+        Shape("reasoning", "MiniThinky", (600, 0.7), (70, 0.6), 1792, (0.60, 0.12)),
+    )
+}
+
+MEMORY = 0.9
+"""Correlation of the acceptance chance between neighbouring positions."""
+WANDER = 0.1
+"""Standard deviation of the chance around the request's level, late in the output."""
+EARLY, EARLY_TOKENS = 1.5, 20.0
+"""Additional noise at the first token, as a multiple; it fades with e^(-position/EARLY_TOKENS)."""
+LONGEST_PROMPT = 256
+FALL = 0.3
+"""By how much drift, switch and decay lower the chance, at most."""
+
+
+def traces(
+    shape: Shape, count: int, seed: int, course: str = "steady", shrink: float = 1.0
+) -> list[Trace]:
+    """`count` requests; `shrink` divides output lengths and their limit.
+
+    Raises ValueError for an unknown course.
+    """
+    random = numpy.random.default_rng((seed, 1))
+    median, deviation = shape.output
+    most = max(2, round(shape.max_new / shrink))
+    lengths = _lognormal(random, median / shrink, deviation, count, most)
+    prompts = _lognormal(random, *shape.prompt, count, LONGEST_PROMPT)
+    levels = random.normal(*shape.level, count).clip(0.05, 0.95)
+    agrees = _agrees(random, levels, lengths, course)
+    return [
+        Trace(shape.name, int(prompt), most, bits[:length].tobytes())
+        for prompt, length, bits in zip(prompts, lengths, agrees, strict=True)
+    ]
+
+
+def _lognormal(
+    random: numpy.random.Generator, median: float, deviation: float, count: int, most: int
+) -> NDArray[numpy.int64]:
+    drawn = median * numpy.exp(deviation * random.standard_normal(count))
+    return numpy.clip(numpy.rint(drawn), 1, most).astype(numpy.int64)
+
+
+def _agrees(
+    random: numpy.random.Generator, levels: Floats, lengths: NDArray[numpy.int64], course: str
+) -> NDArray[numpy.uint8]:
+    """One row per request, one column per position."""
+    longest = int(lengths.max())
+    found = numpy.empty((len(levels), longest), numpy.uint8)
+    around = random.standard_normal(len(levels))
+    fresh = (1 - MEMORY**2) ** 0.5
+    for position in range(longest):
+        around = MEMORY * around + fresh * random.standard_normal(len(levels))
+        noise = WANDER * (1 + EARLY * exp(-position / EARLY_TOKENS)) * around
+        chance = levels - FALL * _fallen(course, position / lengths) + noise
+        found[:, position] = random.random(len(levels)) < chance
+    return found
+
+
+def _fallen(course: str, progress: Floats) -> Floats:
+    """How far the level has fallen at this share of the output, 0..1."""
+    match course:
+        case "steady":
+            return numpy.zeros_like(progress)
+        case "drift":  # level until half of the output, then down
+            return numpy.clip(2 * progress - 1, 0, 1)
+        case "switch":
+            return (progress >= 0.4).astype(numpy.float64)
+        case "decay":
+            return numpy.clip(progress, 0, 1)
+    raise ValueError(f"course {course!r} is not one of {', '.join(COURSES)}")
+
+
+def predictions(
+    requests: Sequence[Trace], sigma: float, seed: int, reverse: bool = False
+) -> list[float]:
+    """Predicted output tokens: true ones times e^(sigma * standard normal).
+
+    `reverse`: the shortest request is taken for the longest, and so on.
+    """
+    random = numpy.random.default_rng((seed, 2))
+    lengths = [float(trace.length) for trace in requests]
+    if reverse:
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        mirrored = {a: lengths[b] for a, b in zip(order, reversed(order), strict=True)}
+        lengths = [mirrored[place] for place in range(len(lengths))]
+    noise = random.standard_normal(len(lengths))
+    return [exp(log(n) + sigma * z) for n, z in zip(lengths, noise, strict=True)]
+
+
+def burst(requests: Sequence[Trace], expected: Sequence[float] | None) -> list[Request]:
+    """All at once."""
+    return _arriving([0.0] * len(requests), requests, expected)
+
+
+def poisson(
+    requests: Sequence[Trace], expected: Sequence[float] | None, rate: float, seed: int
+) -> list[Request]:
+    """`rate` requests a second on average, independently of one another."""
+    random = numpy.random.default_rng((seed, 3))
+    times = numpy.cumsum(random.exponential(1 / rate, len(requests)))
+    return _arriving([float(time) for time in times], requests, expected)
+
+
+def _arriving(
+    times: Sequence[float], requests: Sequence[Trace], expected: Sequence[float] | None
+) -> list[Request]:
+    guesses: Sequence[float | None] = expected or [None] * len(requests)
+    return [
+        Request(id, at, trace, guess)
+        for id, (at, trace, guess) in enumerate(zip(times, requests, guesses, strict=True), 1)
+    ]

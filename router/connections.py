@@ -1,0 +1,78 @@
+"""HTTP connections before there is a request: how many there may be, and what broken ones are told.
+
+aiohttp has no cap and answers what it cannot parse in plain text, with the parser's words; here a
+connection above the cap is answered 503 and closed, and broken HTTP gets a 400 in JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from router.errors import BadRequest, Unavailable, flat
+
+SERVER = "tgi-laps"
+"""Value of the `Server` header; versions are nobody's business."""
+
+logger = logging.getLogger(__name__)
+
+
+class Connection(web.RequestHandler):
+    """One connection; what is no HTTP is answered in JSON like every other error."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """A 400 for a request that cannot be parsed. Raises ConnectionError once bytes are out."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is already on its way")
+        logger.debug("a connection broke HTTP's rules: %s", exc)
+        body = orjson.dumps(flat(BadRequest()))
+        response = web.Response(body=body, status=400, headers=_head())
+        response.force_close()
+        return response
+
+
+class TurnedAway(asyncio.Protocol):
+    """A connection above the cap: told so, and closed."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.write(_refusal(Unavailable("Too many connections")))
+        transport.close()
+
+
+def accept(server: web.Server | None, most: int, **settings: Any) -> asyncio.Protocol:
+    """The protocol of a new connection to `server`, of which there are at most `most`.
+
+    Without a server, one that is already torn down, nobody is let in.
+    """
+    if server is None or len(server.connections) >= most:
+        return TurnedAway()
+    return Connection(server, loop=asyncio.get_running_loop(), **settings)
+
+
+def _head() -> dict[str, str]:
+    return {
+        "Content-Type": "application/json",
+        "Server": SERVER,
+        "x-request-id": secrets.token_hex(16),
+    }
+
+
+def _refusal(error: Unavailable) -> bytes:
+    body = orjson.dumps(flat(error))
+    head = {**_head(), **error.headers, "Content-Length": str(len(body))}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+    return f"HTTP/1.1 503 Service Unavailable\r\n{lines}\r\n".encode() + body

@@ -1,0 +1,65 @@
+"""`/docs`: Swagger UI from an installed package, and the document that it shows. Nothing is fetched
+from elsewhere, so it works without a network."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from aiohttp import web
+
+KINDS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
+"""The files that the page needs."""
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>Text generation</title>
+<link rel="stylesheet" href="docs/swagger-ui.css">
+</head>
+<body>
+<div id="ui"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({url: "api-doc/openapi.json", dom_id: "#ui"})</script>
+</body>
+</html>
+"""
+
+
+class Docs:
+    """The page, its files and the OpenAPI `document`."""
+
+    def __init__(self, document: bytes) -> None:
+        self._document = document
+        self._folder = _folder()
+
+    def routes(self) -> list[web.RouteDef]:
+        """Path by path."""
+        return [
+            web.get("/docs", self.page),
+            web.get("/docs/{name}", self.file),
+            web.get("/api-doc/openapi.json", self.document),
+        ]
+
+    async def page(self, http: web.Request) -> web.StreamResponse:
+        """GET `/docs`."""
+        return web.Response(text=PAGE, content_type="text/html")
+
+    async def file(self, http: web.Request) -> web.StreamResponse:
+        """GET `/docs/{name}`; only what the page needs has a name."""
+        name = http.match_info["name"]
+        if name not in KINDS:
+            raise web.HTTPNotFound
+        return web.FileResponse(self._folder / name, headers={"Content-Type": KINDS[name]})
+
+    async def document(self, http: web.Request) -> web.StreamResponse:
+        """GET `/api-doc/openapi.json`."""
+        return web.Response(body=self._document, content_type="application/json")
+
+
+def _folder() -> Path:
+    """Where the package `swagger-ui-py` keeps its files; its code is not run."""
+    found = find_spec("swagger_ui")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("swagger-ui-py is not installed")
+    return Path(found.origin).with_name("static")

@@ -1,0 +1,35 @@
+"""What a report of a fault should begin with: versions and devices, for `--env`."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from importlib import metadata
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "triton", "aiohttp", "pydantic")
+
+
+def describe() -> Iterator[str]:
+    """Lines; nothing heavy is imported for them."""
+    yield f"tgi-laps {_version('tgi-laps')}"
+    yield f"Python {platform.python_version()} on {platform.platform()}"
+    yield from (f"{name} {_version(name)}" for name in LIBRARIES)
+    yield from _devices() or ["no NVIDIA GPU"]
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "is not installed"
+
+
+def _devices() -> list[str]:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    query = (program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    told = subprocess.run(query, capture_output=True, text=True, check=False, timeout=10)  # noqa: S603
+    return told.stdout.strip().splitlines()

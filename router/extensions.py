@@ -1,0 +1,53 @@
+"""Rules for the parameters that TGI does not have; the same on every route. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from router.errors import Invalid
+
+MAX_SPECULATE = 64
+MAX_STOP_LENGTH = 1000
+MAX_NAME_LENGTH = 256
+"""Most characters of `user` and of `cache_salt`."""
+
+
+class Ours(Protocol):
+    """A body with the parameters that TGI does not have."""
+
+    @property
+    def speculate(self) -> int | None: ...
+
+    @property
+    def expected_new_tokens(self) -> int | None: ...
+
+    @property
+    def user(self) -> str | None: ...
+
+    @property
+    def cache_salt(self) -> str | None: ...
+
+
+def check_ours(given: Ours, stops: Sequence[str]) -> None:
+    """The rules that come after all of TGI's, on every route. Raises Invalid."""
+    draft = given.speculate or 0
+    _refuse(
+        not 0 <= draft <= MAX_SPECULATE,
+        f"`speculate` must be >= 0 and <= {MAX_SPECULATE}. Given: {draft}",
+    )
+    _refuse(
+        not all(0 < len(text) <= MAX_STOP_LENGTH for text in stops),
+        f"`stop` sequences must be 1 to {MAX_STOP_LENGTH} characters long",
+    )
+    _refuse(given.expected_new_tokens == 0, "`expected_new_tokens` must be strictly positive")
+    for name, text in (("user", given.user), ("cache_salt", given.cache_salt)):
+        _refuse(
+            text is not None and not 0 < len(text) <= MAX_NAME_LENGTH,
+            f"`{name}` must be 1 to {MAX_NAME_LENGTH} characters long",
+        )
+
+
+def _refuse(broken: bool, text: str) -> None:
+    if broken:
+        raise Invalid(text)

@@ -1,0 +1,1 @@
+"""OpenAI's routes: bodies to Requests, Records to OpenAI's shapes; unknown to native routes."""

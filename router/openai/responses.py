@@ -1,0 +1,213 @@
+"""`/v1/responses`, in its stateless text and tool form: how a chat is told there.
+
+The output is a row of items, reasoning, messages and calls, of which one is open at a time; the
+events of a stream say how it grows, and the answer is its end.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from router.openai.bodies import NamedTool
+from router.openai.calls import CallDelta
+from router.openai.reply import Reply
+from router.openai.response_input import ResponsesBody
+from router.openai.shapes import Envelope, finish, usage
+from router.record import Record
+
+PREFIX = "resp"
+
+
+class Response:
+    """The Shape of a response."""
+
+    def __init__(
+        self, body: ResponsesBody, reply: Reply, record: Record, envelope: Envelope
+    ) -> None:
+        self._body, self._reply, self._record, self._envelope = body, reply, record, envelope
+        self._output: list[dict[str, Any]] = []
+        """Items; the last is open if `_kind` says so."""
+        self._kind: str | None = None
+        self._call = -1
+        """Number of the open call."""
+        self._reasoned = 0
+        """Tokens that were reasoning."""
+        self._sequence = 0
+
+    def begin(self) -> Iterable[dict[str, Any]]:
+        """That it exists and is worked on."""
+        yield self._event("response.created", response=self._whole("in_progress"))
+        yield self._event("response.in_progress", response=self._whole("in_progress"))
+
+    def token(self, index: int, number: int) -> Iterable[dict[str, Any]]:
+        """How the open item grows, and which items end and begin."""
+        last = finish(self._record, number) is not None
+        told = self._reply.push(self._record.tokens[number - 1].text, last)
+        if told.reasoning:
+            self._reasoned += 1
+            yield from self._grow("reasoning", told.reasoning)
+        if told.content:
+            yield from self._grow("message", told.content)
+        for call in told.calls:
+            yield from self._grow_call(call)
+
+    def end(self) -> Iterable[dict[str, Any]]:
+        """The end of the last item, and the whole."""
+        yield from self._close()
+        status = self._status()
+        yield self._event(f"response.{status}", response=self._whole(status))
+
+    def answer(self) -> dict[str, Any]:
+        """The whole alone."""
+        for number in range(1, len(self._record.tokens) + 1):
+            for _ in self.token(0, number):
+                pass
+        *_, last = self.end()
+        whole: dict[str, Any] = last["response"]
+        return whole
+
+    def _status(self) -> str:
+        return "incomplete" if self._record.finish_reason == "length" else "completed"
+
+    def _grow(self, kind: str, text: str) -> Iterator[dict[str, Any]]:
+        if self._kind != kind:
+            yield from self._close()
+            yield from self._open(kind, _ITEMS[kind]())
+        part = self._output[-1]["content"][0]
+        part["text"] += text
+        yield self._item_event(_TEXTS[kind] + ".delta", content_index=0, delta=text, **_more(kind))
+
+    def _grow_call(self, part: CallDelta) -> Iterator[dict[str, Any]]:
+        if self._kind != "function_call" or part.index != self._call:
+            yield from self._close()
+            self._call = part.index
+            yield from self._open("function_call", _call_item(part))
+        if part.arguments:
+            self._output[-1]["arguments"] += part.arguments
+            yield self._item_event("function_call_arguments.delta", delta=part.arguments)
+
+    def _open(self, kind: str, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        self._kind = kind
+        self._output.append(item)
+        yield self._place(
+            "output_item.added", item={**item, "content": []} if _parts(item) else item
+        )
+        if _parts(item):
+            yield self._item_event("content_part.added", content_index=0, part=dict(_part(item)))
+
+    def _close(self) -> Iterator[dict[str, Any]]:
+        if self._kind is None:
+            return
+        kind, item, self._kind = self._kind, self._output[-1], None
+        item["status"] = self._status() if self._record.finish_reason else "completed"
+        if kind == "function_call":
+            yield self._item_event(
+                "function_call_arguments.done", name=item["name"], arguments=item["arguments"]
+            )
+        else:
+            part = dict(_part(item))
+            name = _TEXTS[kind] + ".done"
+            yield self._item_event(name, content_index=0, text=part["text"], **_more(kind))
+            yield self._item_event("content_part.done", content_index=0, part=part)
+        yield self._place("output_item.done", item=item)
+
+    def _place(self, kind: str, **more: Any) -> dict[str, Any]:
+        return self._event(f"response.{kind}", output_index=len(self._output) - 1, **more)
+
+    def _item_event(self, kind: str, **more: Any) -> dict[str, Any]:
+        return self._place(kind, item_id=self._output[-1]["id"], **more)
+
+    def _event(self, kind: str, **more: Any) -> dict[str, Any]:
+        self._sequence += 1
+        return {"type": kind, "sequence_number": self._sequence - 1, **more}
+
+    def _whole(self, status: str) -> dict[str, Any]:
+        body, asked = self._body, self._body.model_dump(mode="json", by_alias=True)
+        cut = {"reason": "max_output_tokens"} if status == "incomplete" else None
+        return {
+            "id": f"{PREFIX}_{self._envelope.request_id}",
+            "object": "response",
+            "created_at": self._envelope.created,
+            "status": status,
+            "error": None,
+            "incomplete_details": cut,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "model": self._envelope.model,
+            "output": list(self._output) if status != "in_progress" else [],
+            "parallel_tool_calls": body.parallel_tool_calls,
+            "previous_response_id": None,
+            "reasoning": {**asked["reasoning"], "summary": None},
+            "store": False,
+            "temperature": 1.0 if body.temperature is None else body.temperature,
+            "text": asked["text"],
+            "tool_choice": _chosen(body.tool_choice),
+            "tools": asked["tools"] or [],
+            "top_p": 1.0 if body.top_p is None else body.top_p,
+            "truncation": "disabled",
+            "usage": self._usage() if status != "in_progress" else None,
+            "user": body.user,
+            "metadata": body.metadata or {},
+        }
+
+    def _usage(self) -> dict[str, Any]:
+        counts = usage([self._record])
+        return {
+            "input_tokens": counts["prompt_tokens"],
+            "input_tokens_details": {"cached_tokens": 0},  # what was cached is not told
+            "output_tokens": counts["completion_tokens"],
+            "output_tokens_details": {"reasoning_tokens": self._reasoned},
+            "total_tokens": counts["total_tokens"],
+        }
+
+
+def _fresh(prefix: str) -> str:
+    return f"{prefix}_{secrets.token_hex(12)}"
+
+
+def _message_item() -> dict[str, Any]:
+    part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+    item = {"type": "message", "id": _fresh("msg"), "status": "in_progress", "role": "assistant"}
+    return {**item, "content": [part]}
+
+
+def _reasoning_item() -> dict[str, Any]:
+    part = {"type": "reasoning_text", "text": ""}
+    item = {"type": "reasoning", "id": _fresh("rs"), "status": "in_progress", "summary": []}
+    return {**item, "content": [part]}
+
+
+def _call_item(part: CallDelta) -> dict[str, Any]:
+    return {
+        "type": "function_call",
+        "id": _fresh("fc"),
+        "status": "in_progress",
+        "call_id": part.id,
+        "name": part.name,
+        "arguments": "",
+    }
+
+
+_ITEMS = {"message": _message_item, "reasoning": _reasoning_item}
+_TEXTS = {"message": "output_text", "reasoning": "reasoning_text"}
+
+
+def _more(kind: str) -> dict[str, Any]:
+    return {"logprobs": []} if kind == "message" else {}
+
+
+def _parts(item: dict[str, Any]) -> bool:
+    return "content" in item
+
+
+def _part(item: dict[str, Any]) -> dict[str, Any]:
+    part: dict[str, Any] = item["content"][0]
+    return part
+
+
+def _chosen(choice: str | NamedTool | None) -> Any:
+    if isinstance(choice, NamedTool):
+        return {"type": "function", "name": choice.function.name}
+    return choice or "auto"

@@ -1,0 +1,235 @@
+"""OpenAI's routes: from a body to live Records, and from these to an answer or a stream.
+
+Every stream ends with `[DONE]`, also after an error; one event goes out for each token. What is
+asked and how it is told lies in one file for each route; here are only the order and the sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+
+from router import grammar, native
+from router.body import read
+from router.errors import Incomplete, RouterError
+from router.native import About
+from router.openai import chat, completions, responses, shapes
+from router.openai.bodies import ChatBody, CompletionBody, Sampled
+from router.openai.prompts import Prompts
+from router.openai.response_input import ResponsesBody, as_chat
+from router.openai.shapes import Envelope, Shape
+from router.record import Record
+from router.request import Request
+from router.routes import REQUEST_ID, Front, reply
+from router.stream import ClientGone, EventStream
+from router.text import Vocabulary
+
+DONE = b"[DONE]"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a valid body asks for, and how it will be told."""
+
+    requests: Sequence[Request]
+    shape: Callable[[Sequence[Record]], Shape]
+    choices: int = 1
+    """How many Requests in a row share a prompt."""
+    grammar: grammar.Source | None = None
+
+
+Planning = Callable[[], Awaitable[Plan]]
+
+
+class OpenAi:
+    """The routes over one `front`."""
+
+    def __init__(
+        self, front: Front, about: About, vocabulary: Vocabulary, size: int, prompts: Prompts
+    ) -> None:
+        """`size`: of the model's logits; token ids are below it."""
+        self._front, self._about, self._prompts = front, about, prompts
+        self._vocabulary, self._size = vocabulary, size
+
+    def routes(self) -> list[web.RouteDef]:
+        """Path by path."""
+        return [
+            web.get("/v1/models", self.models),
+            web.post("/v1/chat/completions", self.chat),
+            web.post("/v1/completions", self.completions),
+            web.post("/v1/responses", self.responses),
+            web.post("/chat_tokenize", self.chat_tokenize),
+        ]
+
+    async def models(self, http: web.Request) -> web.StreamResponse:
+        """GET `/v1/models`: the one that is served."""
+        name = self._about.model_id
+        model = {"id": name, "object": "model", "created": 0, "owned_by": name}
+        return reply({"object": "list", "data": [model]})
+
+    async def chat(self, http: web.Request) -> web.StreamResponse:
+        """POST `/v1/chat/completions`."""
+        body = read(await self._front.payload(http), ChatBody)
+        return await self._serve(http, lambda: self._chat(http, body), stream=body.stream)
+
+    async def completions(self, http: web.Request) -> web.StreamResponse:
+        """POST `/v1/completions`."""
+        body = read(await self._front.payload(http), CompletionBody)
+        return await self._serve(http, lambda: self._completion(http, body), stream=body.stream)
+
+    async def responses(self, http: web.Request) -> web.StreamResponse:
+        """POST `/v1/responses`."""
+        body = read(await self._front.payload(http), ResponsesBody)
+        return await self._serve(http, lambda: self._response(http, body), stream=body.stream)
+
+    async def chat_tokenize(self, http: web.Request) -> web.StreamResponse:
+        """POST `/chat_tokenize`: a chat's text, and its tokens."""
+        body = read(await self._front.payload(http), ChatBody)
+        text = (await self._prompts.make(body)).text
+        spans = await self._vocabulary.spans(text, add_special_tokens=False)
+        return reply({"tokenize_response": native.spans(text, spans), "templated_text": text})
+
+    @asynccontextmanager
+    async def running(
+        self, http: web.Request, body: ChatBody
+    ) -> AsyncIterator[Callable[[], Awaitable[str]]]:
+        """A chat that runs, and a function that waits for the text of its first answer."""
+        async with self._live(http, lambda: self._chat(http, body)) as (plan, records):
+
+            async def text() -> str:
+                answer = await _answer(plan, records)
+                return str(answer["choices"][0]["message"]["content"] or "")
+
+            yield text
+
+    async def _chat(self, http: web.Request, body: ChatBody) -> Plan:
+        prompt = await self._prompts.make(body)
+        self._front.require_permit()
+        requests = chat.requests(body, prompt, self._front.bounds, self._size)
+        envelope = self._envelope(http, body)
+        return Plan(
+            requests=requests,
+            shape=lambda records: chat.Chat(body, prompt, records, envelope, self._about),
+            choices=len(requests),
+            grammar=prompt.grammar,
+        )
+
+    async def _completion(self, http: web.Request, body: CompletionBody) -> Plan:
+        completions.prompts(body, self._front.bounds)
+        self._front.require_permit()
+        requests = completions.requests(
+            body, self._front.bounds, self._size, self._vocabulary.decode
+        )
+        envelope = replace(self._envelope(http, body), model=self._about.model_id)
+        return Plan(
+            requests=requests,
+            shape=lambda records: completions.Completion(body, records, envelope, self._about),
+            choices=body.n or 1,
+        )
+
+    async def _response(self, http: web.Request, body: ResponsesBody) -> Plan:
+        asked = as_chat(body)
+        prompt = await self._prompts.make(asked)
+        self._front.require_permit()
+        envelope = self._envelope(http, asked)
+        return Plan(
+            requests=chat.requests(asked, prompt, self._front.bounds, self._size),
+            shape=lambda records: responses.Response(body, prompt.reply(), records[0], envelope),
+            grammar=prompt.grammar,
+        )
+
+    def _envelope(self, http: web.Request, body: Sampled) -> Envelope:
+        own = body.model in (None, "", "tgi")
+        model = self._about.model_id if own else str(body.model)
+        return Envelope(http[REQUEST_ID], int(datetime.now(UTC).timestamp()), model)
+
+    async def _serve(
+        self, http: web.Request, planning: Planning, *, stream: bool
+    ) -> web.StreamResponse:
+        if stream:
+            return await self._stream(http, planning)
+        async with self._live(http, planning) as (plan, records):
+            answer = await _answer(plan, records)
+        return reply(answer, shapes.headers(records, self._about, plan.choices))
+
+    async def _stream(self, http: web.Request, planning: Planning) -> web.StreamResponse:
+        stream: EventStream | None = None
+        try:
+            async with self._live(http, planning) as (plan, records):
+                headers = shapes.stream_headers(records, self._about, plan.choices)
+                async with self._front.events(http, headers) as stream:
+                    await _tell(stream, plan.shape(records), records)
+        except (RouterError, ClientGone):
+            if stream is None:
+                raise
+        return stream.response
+
+    @asynccontextmanager
+    async def _live(
+        self, http: web.Request, planning: Planning
+    ) -> AsyncIterator[tuple[Plan, Sequence[Record]]]:
+        plans: list[Plan] = []
+
+        async def wanted() -> Sequence[Request]:
+            plan = await planning()
+            plans.append(plan)
+            compiled = await self._front.compiled(plan.grammar)
+            return [replace(request, grammar=compiled) for request in plan.requests]
+
+        async with self._front.life(http, wanted) as records:
+            yield plans[0], records
+
+
+async def _answer(plan: Plan, records: Sequence[Record]) -> dict[str, Any]:
+    """The whole, once all have ended."""
+    for record in records:
+        async for _ in record.stream():
+            pass
+        _require_end(record)
+    return plan.shape(records).answer()
+
+
+async def _tell(stream: EventStream, shape: Shape, records: Sequence[Record]) -> None:
+    try:
+        await _write(stream, shape.begin())
+        await _follow_all(stream, shape, records)
+        await _write(stream, shape.end())
+    except RouterError as error:
+        await stream.write(native.dump(shapes.failure_event(error.in_stream())))
+        await stream.write(DONE)
+        raise
+    await stream.write(DONE)
+
+
+async def _follow_all(stream: EventStream, shape: Shape, records: Sequence[Record]) -> None:
+    """Tell all choices as their tokens come; the first that fails ends the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for index, record in enumerate(records):
+                group.create_task(_follow(stream, shape, index, record))
+    except BaseExceptionGroup as faults:
+        raise faults.exceptions[0] from None
+
+
+async def _follow(stream: EventStream, shape: Shape, index: int, record: Record) -> None:
+    number = 0
+    async for _ in record.stream():
+        number += 1
+        await _write(stream, shape.token(index, number))
+    _require_end(record)
+
+
+async def _write(stream: EventStream, events: Iterable[dict[str, Any]]) -> None:
+    for event in events:
+        await stream.write(native.dump(event))
+
+
+def _require_end(record: Record) -> None:
+    if record.finish_reason is None or not record.tokens:
+        raise Incomplete

@@ -1,0 +1,27 @@
+"""The bundled pair behind the real launcher, once for all clients."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from signal import SIGTERM
+
+import pytest
+
+from tests.conftest import ROOT, Processes
+
+
+@pytest.fixture(scope="session")
+def pair() -> Iterator[str]:
+    """Address of the server."""
+    started = Processes()
+    try:
+        flags = ("--hostname", "127.0.0.1", "-p", "0")
+        server = started.start(str(ROOT / "launcher.py"), *flags)
+        found = re.search(r"http://[\d.:]+", server.line("Connected"))
+        assert found
+        yield found[0]
+        server.signal(SIGTERM)
+        assert server.end() == 0
+    finally:
+        started.end()

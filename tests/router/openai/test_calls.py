@@ -1,0 +1,212 @@
+# ruff: noqa: RUF001 - the full-width bars are DeepSeek's own marks
+"""Tool calls and reasoning are found in any family's text, however it is cut into pieces."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable
+
+import pytest
+
+from router.openai import formats
+from router.openai.calls import Bare, Caller, Forced, Marked, NoCalls, waiting
+from router.openai.chat import merged, message
+from router.openai.formats import PLAIN, Format
+from router.openai.reply import Delta, Reply, Thinking, marks_of
+
+TOOLS = ("f", "get_weather")
+HERMES, CODER = formats.NAMES["hermes"], formats.NAMES["qwen3_coder"]
+MISTRAL, DEEPSEEK = formats.NAMES["mistral"], formats.NAMES["deepseek"]
+LLAMA = formats.NAMES["llama3_json"]
+SEP, CALL, END = "<｜tool▁sep｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"
+FENCE = "```"
+F1 = ("f", {"x": 1})
+WEATHER = ("get_weather", {"city": "São Paulo", "days": [1, 2]})
+CITY = '{"city": "São Paulo", "days": [1, 2]}'
+GOOD: list[tuple[Format, str, str, list[tuple[str, object]]]] = [
+    (HERMES, '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>', "", [F1]),
+    (
+        HERMES,
+        f'I look.\n<tool_call>{{"name": "get_weather", "arguments": {CITY}}}</tool_call>\n'
+        '<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>',
+        "I look.",
+        [WEATHER, F1],
+    ),
+    (HERMES, '<tool_call>{"name": "f", "arguments": "{\\"x\\": 1}"}</tool_call>', "", [F1]),
+    (HERMES, '<tool_call>{"name": "f", "arguments": {"x": 1}}', "", [F1]),
+    (
+        CODER,
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\nSão Paulo\n</parameter>\n"
+        "<parameter=days>\n[1, 2]\n</parameter>\n</function>\n</tool_call>",
+        "",
+        [WEATHER],
+    ),
+    (MISTRAL, '[TOOL_CALLS] [{"name": "f", "arguments": {"x": 1}}]', "", [F1]),
+    (MISTRAL, f'[TOOL_CALLS]get_weather[ARGS]{CITY}[TOOL_CALLS]f{{"x": 1}}', "", [WEATHER, F1]),
+    (
+        DEEPSEEK,
+        f'Sure.<｜tool▁calls▁begin｜>{CALL}function{SEP}f\n{FENCE}json\n{{"x": 1}}\n{FENCE}{END}\n'
+        f"{CALL}function{SEP}get_weather\n{FENCE}json\n{CITY}\n{FENCE}{END}<｜tool▁calls▁end｜>",
+        "Sure.",
+        [F1, WEATHER],
+    ),
+    (
+        DEEPSEEK,
+        f'<｜tool▁calls▁begin｜>{CALL}f{SEP}{{"x": 1}}{END}<｜tool▁calls▁end｜>',
+        "",
+        [F1],
+    ),
+    (LLAMA, '{"name": "f", "parameters": {"x": 1}}', "", [F1]),
+    (LLAMA, f'<|python_tag|>{{"name": "get_weather", "parameters": {CITY}}}', "", [WEATHER]),
+    (
+        LLAMA,
+        '{"name": "f", "parameters": {"x": 1}}; '
+        f'{{"name": "get_weather", "parameters": {CITY}}}',
+        "",
+        [F1, WEATHER],
+    ),
+    (PLAIN, f'\n[{{"name": "get_weather", "arguments": {CITY}}}]', "", [WEATHER]),
+]
+NO_CALLS: list[tuple[Format, str]] = [
+    (HERMES, "Nothing here, but < and <tool and <tool_calls>."),
+    (HERMES, "<tool_call>not JSON</tool_call> and more"),
+    (HERMES, '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>'),
+    (HERMES, '<tool_call>{"name": "f", "arguments": [1]}</tool_call>\n\n'),
+    (HERMES, '<tool_call>{"name": "f", "arg'),
+    (HERMES, "ends in white space \n\n"),
+    (CODER, "<tool_call><function=f>no end</tool_call>"),
+    (MISTRAL, "[TOOL_CALLS] what"),
+    (LLAMA, '{"name": "unknown", "parameters": {}}'),
+    (LLAMA, '{"a": '),
+    (LLAMA, "Plain text with {braces}."),
+    (PLAIN, "[1, 2, 3]"),
+    (PLAIN, "42"),
+]
+
+
+def cut(text: str, seed: int) -> list[str]:
+    """`text` in random pieces, some of them empty."""
+    rng = random.Random(seed)
+    places = sorted(rng.randint(0, len(text)) for _ in range(rng.randint(0, len(text))))
+    return [text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)]
+
+
+def read(caller: Callable[[], Caller], text: str, seed: int) -> list[Delta]:
+    reply, pieces = Reply(None, caller()), cut(text, seed)
+    return [reply.push(piece, last=place == len(pieces)) for place, piece in enumerate(pieces, 1)]
+
+
+def finder(format: Format, most: int | None = None) -> Callable[[], Caller]:
+    kind = Marked if format.opening else Bare
+    return lambda: kind(format, TOOLS, most)
+
+
+@pytest.mark.parametrize(("format", "text", "content", "calls"), GOOD)
+def test_calls_are_read_however_the_text_is_cut(
+    format: Format, text: str, content: str, calls: list[tuple[str, object]]
+) -> None:
+    for seed in range(60):
+        deltas = read(finder(format), text, seed)
+        told = message(deltas)
+        assert (told["content"] or "") == content
+        found = [
+            (c["function"]["name"], json.loads(c["function"]["arguments"]))
+            for c in told["tool_calls"]
+        ]
+        assert found == calls
+        ids = [call["id"] for call in told["tool_calls"]]
+        assert len(set(ids)) == len(calls)
+        assert all(re.fullmatch("call_[0-9a-f]{24}", id) for id in ids)
+
+
+@pytest.mark.parametrize(("format", "text"), NO_CALLS)
+def test_what_is_no_call_is_content_to_the_last_character(format: Format, text: str) -> None:
+    for seed in range(60):
+        deltas = read(finder(format), text, seed)
+        assert "".join(delta.content for delta in deltas) == text
+        assert not any(delta.calls for delta in deltas)
+
+
+def test_without_parallel_calls_the_first_is_the_only_one() -> None:
+    _, text, _, calls = GOOD[1]
+    told = message(read(finder(HERMES, most=1), text, 3))
+    assert [call["function"]["name"] for call in told["tool_calls"]] == [calls[0][0]]
+
+
+@pytest.mark.parametrize("arguments", ["{}", '{"x": {"y": "}"}}', '{ "x" : [1, "a\\"}"] }'])
+def test_the_arguments_of_a_forced_call_come_as_they_are_written(arguments: str) -> None:
+    heads = {
+        '{"name": "f", "arguments": ': "f",
+        '{"name": "get_weather", "arguments": ': "get_weather",
+    }
+    for head, name in heads.items():
+        for seed in range(60):
+            deltas = read(lambda: Forced(heads), f"{head}{arguments}}}", seed)
+            [call] = merged(part for delta in deltas for part in delta.calls)
+            assert (call.name, call.arguments) == (name, arguments)
+            first, *others = [part for delta in deltas for part in delta.calls]
+            assert first.id
+            assert not any(part.id or part.name for part in others)
+            assert not any(delta.content for delta in deltas)
+
+
+def test_a_forced_call_that_is_cut_short_is_told_as_far_as_it_goes() -> None:
+    heads = {'{"name": "f", "arguments": ': "f"}
+    told = message(read(lambda: Forced(heads), '{"name": "f", "arguments": {"x": "}', 1))
+    assert told["tool_calls"][0]["function"]["arguments"] == '{"x": "}'
+    assert message(read(lambda: Forced(heads), '{"name": "', 1))["content"] == '{"name": "'
+
+
+@pytest.mark.parametrize(
+    ("text", "begun", "reasoning", "content"),
+    [
+        ("<think>\nWhy not.\n</think>\n\nYes.", False, "Why not.", "Yes."),
+        ("Why not.\n</think>\n\nYes. ", True, "Why not.", "Yes. "),
+        ("Yes. <think>no</think>", False, "", "Yes. <think>no</think>"),
+        ("<thin", False, "", "<thin"),
+        ("<think>cut short </thi", False, "cut short </thi", ""),
+        ("</think>Only.", True, "", "Only."),
+        ("a </th b</think> c", True, "a </th b", "c"),
+        ("", False, "", ""),
+    ],
+)
+def test_reasoning_is_parted_from_content(
+    text: str, begun: bool, reasoning: str, content: str
+) -> None:
+    for seed in range(60):
+        reply = Reply(Thinking(("<think>", "</think>"), begun), NoCalls())
+        pieces = cut(text, seed)
+        deltas = [reply.push(piece, place == len(pieces)) for place, piece in enumerate(pieces, 1)]
+        assert "".join(delta.reasoning for delta in deltas) == reasoning
+        assert "".join(delta.content for delta in deltas) == content
+
+
+def test_calls_are_found_behind_reasoning() -> None:
+    text = "<think>call <tool_call>?</think>" + GOOD[0][1]
+    for seed in range(60):
+        reply = Reply(Thinking(("<think>", "</think>"), False), Marked(HERMES, TOOLS))
+        pieces = cut(text, seed)
+        deltas = [reply.push(piece, place == len(pieces)) for place, piece in enumerate(pieces, 1)]
+        told = message(deltas)
+        assert told["reasoning_content"] == "call <tool_call>?"
+        assert told["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"x":1}'}
+        assert reply.called
+
+
+def test_the_template_names_the_format_and_the_marks() -> None:
+    assert formats.of("{{ '<tool_call>' }}") is HERMES
+    assert formats.of("<tool_call><function=") is CODER
+    assert formats.of("[TOOL_CALLS] [AVAILABLE_TOOLS]") is MISTRAL
+    assert formats.of("{{ tools }} <|python_tag|>") is LLAMA
+    assert formats.of("{{ '<｜tool▁calls▁begin｜>' }}") is DEEPSEEK
+    assert formats.of("{{ messages }}") is PLAIN
+    assert marks_of("{% if '</think>' in content %}") == ("<think>", "</think>")
+    assert marks_of("{{ messages }}") is None
+
+
+def test_what_waits_is_the_longest_start_of_a_mark_and_the_blanks_before_it() -> None:
+    assert waiting("a \n<to", "<tool>") == 5
+    assert waiting("a <<", "<tool>") == 1
+    assert waiting("a b", "<tool>") == 0

@@ -1,0 +1,511 @@
+"""OpenAI's routes over HTTP, with a dispatcher that follows a script."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from router.errors import Generation
+from tests.router.serving import DRAFTING, ScriptedDispatcher, Served, Token, serving
+
+CHAT = {"messages": [{"role": "user", "content": "Say"}]}
+PLAIN = {"prompt": "Say"}
+BODIES = {"/v1/chat/completions": CHAT, "/v1/completions": PLAIN, "/v1/responses": {"input": "Say"}}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+PROMPT = "<|user|>Say<|assistant|>"
+HEAD = {"x-request-id": "r1"}
+TEXT = " Hello «世»"
+
+
+async def events(server: Served, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The JSON of a stream, which has to end with DONE."""
+    answer = await server.post(path, {**body, "stream": True}, headers=HEAD)
+    assert answer.headers["content-type"] == "text/event-stream"
+    *lines, rest = answer.body.split(b"\n\n")
+    assert rest == b""
+    assert lines[-1] == b"data: [DONE]"
+    assert all(line.startswith(b"data: {") for line in lines[:-1])
+    return [json.loads(line[6:]) for line in lines[:-1]]
+
+
+async def test_a_chat_is_answered_in_openais_shape() -> None:
+    async with serving() as server:
+        answer = await server.post("/v1/chat/completions", {**CHAT, "max_tokens": 7}, headers=HEAD)
+        [(request, _)] = server.dispatcher.opened
+    told = answer.json()
+    assert list(told) == "object id created model system_fingerprint choices usage".split()  # noqa: SIM905
+    assert (told["object"], told["id"]) == ("chat.completion", "chatcmpl-r1")
+    assert told["model"] == "bigscience/bloom-560m"
+    assert re.fullmatch(r"\d+\.\d+\.\d+-native", told["system_fingerprint"])
+    assert told["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": TEXT},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ]
+    assert told["usage"] == {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
+    assert (request.inputs, request.max_new_tokens) == (PROMPT, 7)
+    assert not request.add_special_tokens
+    assert answer.headers["x-prompt-tokens"] == "3"
+
+
+async def test_a_chat_streams_one_chunk_for_each_token_and_the_role_once() -> None:
+    async with serving() as server:
+        options = {"stream_options": {"include_usage": True}, "model": "mine"}
+        *chunks, last = await events(server, "/v1/chat/completions", {**CHAT, **options})
+    assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
+        {"role": "assistant", "content": " Hello"},
+        {"content": " «世»"},
+        {"content": ""},
+    ]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, "stop"]
+    assert {chunk["id"] for chunk in chunks} == {"chatcmpl-r1"}
+    assert {chunk["model"] for chunk in chunks} == {"mine"}
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert last["choices"] == []
+    assert last["usage"]["total_tokens"] == 6
+
+
+async def test_usage_runs_along_where_it_is_asked_for() -> None:
+    async with serving() as server:
+        options = {"stream_options": {"continuous_usage_stats": True}}
+        for path in ("/v1/chat/completions", "/v1/completions"):
+            chunks = await events(server, path, {**BODIES[path], **options})
+            assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [1, 2, 3]
+
+
+async def test_without_usage_nothing_follows_the_last_token() -> None:
+    async with serving() as server:
+        for options in ({}, {"stream_options": None}, {"stream_options": {}}):
+            assert len(await events(server, "/v1/completions", {**PLAIN, **options})) == 3
+
+
+async def test_a_completion_is_answered_in_openais_shape() -> None:
+    async with serving() as server:
+        answer = await server.post("/v1/completions", {**PLAIN, "model": "x"}, headers=HEAD)
+        told = answer.json()
+    assert (told["object"], told["id"]) == ("text_completion", "cmpl-r1")
+    assert told["model"] == "bigscience/bloom-560m"
+    assert told["choices"] == [
+        {"index": 0, "text": TEXT, "logprobs": None, "finish_reason": "stop"}
+    ]
+    assert "x-compute-time" not in answer.headers
+
+
+async def test_prompts_may_be_token_ids() -> None:
+    async with serving(ScriptedDispatcher(heads=((), ()))) as server:
+        body = {"prompt": [[65, 66], [67]], "max_tokens": 2}
+        told = (await server.post("/v1/completions", body)).json()
+        first, second = (request for request, _ in server.dispatcher.opened)
+    assert (first.tokens, second.tokens) == ((65, 66), (67,))
+    assert [choice["index"] for choice in told["choices"]] == [0, 1]
+    assert told["usage"] == {"prompt_tokens": 6, "completion_tokens": 6, "total_tokens": 12}
+
+
+async def test_choices_differ_in_their_seeds_and_share_their_prompt() -> None:
+    async with serving(ScriptedDispatcher(heads=((), ()))) as server:
+        body = {**CHAT, "n": 2, "seed": -1}
+        told = (await server.post("/v1/chat/completions", body)).json()
+        first, second = (request for request, _ in server.dispatcher.opened)
+    assert first.sampling.seed == 2**64 - 1
+    assert second.sampling.seed != first.sampling.seed
+    assert told["usage"] == {"prompt_tokens": 3, "completion_tokens": 6, "total_tokens": 9}
+
+
+async def test_streams_of_several_choices_are_told_apart() -> None:
+    async with serving(ScriptedDispatcher(heads=((), (Token(9, "A", -1.0),)))) as server:
+        body = {**PLAIN, "n": 2, "stream_options": {"include_usage": True}}
+        *chunks, last = await events(server, "/v1/completions", body)
+    texts = ["", ""]
+    for chunk in chunks:
+        [choice] = chunk["choices"]
+        texts[choice["index"]] += choice["text"]
+    assert texts == [TEXT, "A" + TEXT]
+    assert last["usage"] == {"prompt_tokens": 3, "completion_tokens": 7, "total_tokens": 10}
+
+
+async def test_log_probabilities_of_a_chat() -> None:
+    rivals = (Token(15, " Hello", -0.25), Token(16, " «世»", -2.0))
+    script = (Token(15, " Hello", -0.25, top=rivals), Token(2, "</s>", -1.5, True, rivals))
+    async with serving(ScriptedDispatcher(*script)) as server:
+        body = {**CHAT, "logprobs": True, "top_logprobs": 2}
+        told = (await server.post("/v1/chat/completions", body)).json()
+        chunks = await events(server, "/v1/chat/completions", body)
+        request, _ = server.dispatcher.opened[0]
+    first, second = told["choices"][0]["logprobs"]["content"]
+    assert first["token"] == " Hello"
+    assert first["bytes"] == list(b" Hello")
+    assert [(top["token"], top["logprob"]) for top in first["top_logprobs"]] == [
+        (" Hello", -0.25),
+        (" «世»", -2.0),
+    ]
+    assert second["token"] == "</s>"
+    told_each = [chunk["choices"][0]["logprobs"]["content"] for chunk in chunks]
+    assert told_each == [[first], [second]]
+    assert (request.report.raw, request.report.top_n) == (True, 2)
+
+
+async def test_echo_tells_the_prompt_and_its_log_probabilities() -> None:
+    script = (Token(15, " Hello", -0.25, top=(Token(16, " «世»", -0.125),)),)
+    async with serving(ScriptedDispatcher(*script, ending="length")) as server:
+        body = {**PLAIN, "echo": True, "logprobs": 1, "max_tokens": 1}
+        [choice] = (await server.post("/v1/completions", body)).json()["choices"]
+        [chunk] = await events(server, "/v1/completions", body)
+        request, _ = server.dispatcher.opened[0]
+    assert choice["text"] == "Say Hello"
+    assert choice["finish_reason"] == "length"
+    assert choice["logprobs"] == {
+        "tokens": ["a", "b", " Hello"],
+        "token_logprobs": [None, -0.5, -0.25],
+        "top_logprobs": [None, {"b": -0.5}, {" Hello": -0.25, " «世»": -0.125}],
+        "text_offset": [0, 1, 2],
+    }
+    assert chunk["choices"] == [choice]
+    assert request.report.prompt
+
+
+async def test_no_token_is_wanted_with_echo_alone() -> None:
+    async with serving(ScriptedDispatcher(Token(15, " Hello", -0.25))) as server:
+        body = {**PLAIN, "echo": True, "max_tokens": 0}
+        told = (await server.post("/v1/completions", body)).json()
+        assert told["choices"][0]["text"] == "Say"
+        assert told["choices"][0]["finish_reason"] == "length"
+        assert told["usage"]["completion_tokens"] == 0
+        refused = await server.post("/v1/completions", {**PLAIN, "max_tokens": 0})
+        assert refused.status == 422
+
+
+async def test_speculation_is_told_exactly_where_there_is_a_drafter() -> None:
+    async with serving(about=DRAFTING) as server:
+        for path in ("/v1/chat/completions", "/v1/completions"):
+            told = (await server.post(path, BODIES[path])).json()
+            assert told["metrics"]["speculative_decoding"] == {
+                "num_spec_steps": 2,
+                "num_draft_tokens": 4,
+                "num_accepted_draft_tokens": 2,
+                "num_spec_tokens": 2,
+                "draft_acceptance_rate": 0.5,
+                "mean_acceptance_length": 2.0,
+                "acceptance_histogram": [1, 0, 1],
+            }
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_an_error_before_the_first_byte_has_its_status_also_for_a_stream(path: str) -> None:
+    async with serving(ScriptedDispatcher(full=True)) as server:
+        for stream in (False, True):
+            answer = await server.post(path, {**BODIES[path], "stream": stream})
+            assert answer.status == 429
+            assert answer.json() == {
+                "error": {
+                    "message": "Model is overloaded",
+                    "type": "rate_limit_error",
+                    "code": "overloaded",
+                },
+                "error_type": "overloaded",
+            }
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_an_error_in_a_stream_has_its_true_status_and_done_follows(path: str) -> None:
+    script = ScriptedDispatcher(Token(1, "a", -1.0), Generation("no usable result"))
+    async with serving(script) as server:
+        *_, last = await events(server, path, BODIES[path])
+    assert last["error"]["http_status_code"] == 424
+    assert last["error"]["code"] == last["error_type"] == "generation"
+    assert last["error"]["message"].endswith("no usable result")
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_a_stream_that_just_ends_is_incomplete(path: str) -> None:
+    async with serving(ScriptedDispatcher(Token(1, "a", -1.0), ending=None)) as server:
+        *_, last = await events(server, path, BODIES[path])
+        assert last["error"]["code"] == "incomplete_generation_stream"
+        assert (await server.post(path, BODIES[path])).status == 500
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "text"),
+    [
+        ({"temperature": -0.1}, 422, "validation", "`temperature` must be strictly positive"),
+        ({"repetition_penalty": 0}, 422, "validation", "`repetition_penalty` must be strictly"),
+        ({"frequency_penalty": 2.1}, 422, "validation", "`frequency_penalty` must be >= -2.0"),
+        ({"presence_penalty": -2.1}, 422, "validation", "`presence_penalty` must be >= -2.0"),
+        ({"top_p": 0}, 422, "validation", "`top_p` must be > 0.0 and <= 1.0"),
+        ({"top_p": 1.1}, 422, "validation", "`top_p` must be > 0.0 and <= 1.0"),
+        ({"top_k": -2}, 422, "validation", "`top_k` must be strictly positive"),
+        ({"min_p": 1.5}, 422, "validation", "`min_p` must be >= 0.0 and <= 1.0"),
+        ({"max_tokens": 0}, 422, "validation", "`max_new_tokens` must be strictly positive"),
+        ({"stop": ["a"] * 5}, 422, "validation", "supports up to 4 stop sequences. Given: 5"),
+        ({"stop": ""}, 422, "validation", "`stop` sequences must be 1 to 1000 characters long"),
+        (
+            {"top_logprobs": 6, "logprobs": True},
+            422,
+            "validation",
+            "must be >= 0 and <= 5. Given: 6",
+        ),
+        ({"top_logprobs": 1}, 422, "validation", "`top_logprobs` needs `logprobs`"),
+        ({"n": 3}, 422, "validation", "`n` must be > 0 and <= 2. Given: 3"),
+        ({"n": 0}, 422, "validation", "`n` must be > 0 and <= 2. Given: 0"),
+        ({"speculate": 65}, 422, "validation", "`speculate` must be >= 0 and <= 64. Given: 65"),
+        ({"logit_bias": {"4096": 1}}, 422, "validation", "`logit_bias` has no token for `4096`"),
+        ({"logit_bias": {"x": 1}}, 422, "validation", "`logit_bias` has no token for `x`"),
+        ({"logit_bias": {"5": 101}}, 422, "validation", "values must be >= -100.0 and <= 100.0"),
+        ({"seed": 2**64}, 422, "validation", "seed"),
+        ({"messages": []}, 422, "validation", "messages"),
+        ({"messages": [{"content": "a"}]}, 422, "validation", "messages.0.role"),
+        ({"temperature": "1"}, 422, "validation", "temperature"),
+        ({"response_format": {"type": "xml"}}, 422, "validation", "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, 422, "validation", "schema is an object"),
+        ({"tools": [TOOL], "tool_choice": "g"}, 422, "tool_error", "Tool with name g not found"),
+        ({"tool_choice": "required"}, 422, "tool_error", "`tool_choice` needs `tools`"),
+        (
+            {"tools": [TOOL], "response_format": {"type": "json_object"}},
+            *(422, "tool_error", "Tool error: Grammar and tools are mutually exclusive"),
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            *(422, "validation", "image modality is not supported"),
+        ),
+    ],
+    ids=str,
+)
+async def test_what_a_chat_may_not_ask(
+    body: dict[str, Any], status: int, code: str, text: str
+) -> None:
+    async with serving() as server:
+        answer = await server.post("/v1/chat/completions", {**CHAT, **body})
+        assert answer.status == status
+        assert answer.json()["error"]["code"] == answer.json()["error_type"] == code
+        assert text in answer.json()["error"]["message"]
+        assert server.dispatcher.opened == []
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "text"),
+    [
+        ({"prompt": []}, "validation", "Empty array detected. Do not use an empty array for"),
+        ({"prompt": [[]]}, "validation", "Empty array detected."),
+        ({"prompt": ""}, "validation", "`inputs` cannot be empty"),
+        ({"prompt": ["a"] * 5}, "batch size exceeded", "the maximum allowed batch size of 4"),
+        ({"prompt": [4096]}, "validation", "token ids must be below 4096. Given: 4096"),
+        ({"prompt": [-1]}, "validation", "prompt"),
+        ({"prompt": [1, "a"]}, "validation", "prompt"),
+        ({"prompt": ["a", [1]]}, "validation", "prompt"),
+        ({"prompt": None}, "validation", "prompt"),
+        ({"suffix": "x"}, "suffix not supported", "Suffix is not supported and can be achieved"),
+        ({"best_of": 2}, "validation", "`best_of` must be 1 or `n`"),
+        ({"logprobs": 6}, "validation", "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
+        ({"n": 3}, "validation", "`n` must be > 0 and <= 2. Given: 3"),
+    ],
+    ids=str,
+)
+async def test_what_a_completion_may_not_ask(body: dict[str, Any], code: str, text: str) -> None:
+    async with serving() as server:
+        answer = await server.post("/v1/completions", {**PLAIN, **body})
+        assert (answer.status, answer.json()["error"]["code"]) == (422, code)
+        assert text in answer.json()["error"]["message"]
+
+
+async def test_nulls_and_unknown_fields_are_as_good_as_absent() -> None:
+    nulls = dict.fromkeys(
+        (
+            *("model", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k"),
+            *("frequency_penalty", "presence_penalty", "logit_bias", "n", "stop", "seed", "stream"),
+            *("stream_options", "logprobs", "top_logprobs", "response_format", "tools", "user"),
+            *("tool_choice", "tool_prompt", "chat_template_kwargs", "speculate", "min_p", "echo"),
+            *("suffix", "best_of", "parallel_tool_calls", "reasoning_effort", "ignore_eos"),
+        )
+    )
+    async with serving() as server:
+        for path in ("/v1/chat/completions", "/v1/completions"):
+            answer = await server.post(path, {**BODIES[path], **nulls, "unknown": {"x": [None]}})
+            assert answer.status == 200
+
+
+async def test_what_openai_sends_means_what_it_means_there() -> None:
+    async with serving() as server:
+        body = {
+            **CHAT,
+            "temperature": 0.5,
+            "top_p": 1.0,
+            "top_k": -1,
+            "min_p": 0.25,
+            "presence_penalty": 0.5,
+            "frequency_penalty": -0.5,
+            "logit_bias": {"5": -100, "7": 1.5},
+            "stop": "END",
+            "seed": 3,
+            "ignore_eos": True,
+            "min_tokens": 2,
+            "user": "me",
+        }
+        await server.post("/v1/chat/completions", body)
+        await server.post("/v1/chat/completions", {**CHAT, "temperature": 0})
+        await server.post("/v1/chat/completions", {**CHAT, "max_completion_tokens": 9})
+        (given, _), (greedy, _), (default, _) = server.dispatcher.opened
+    sampling = given.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed) == (0.5, 1.0, 0, 3)
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -0.5)
+    assert [(bias.token, bias.value) for bias in sampling.bias] == [(5, -100.0), (7, 1.5)]
+    assert (sampling.min_p, sampling.min_new_tokens) == (0.25, 2)
+    assert (given.stop, given.hidden, given.ignore_eos, given.user) == (("END",), True, True, "me")
+    assert greedy.sampling.temperature == 0
+    assert default.sampling.temperature == 1.0
+    assert default.max_new_tokens == 9
+
+
+async def test_a_faulty_grammar_never_reaches_the_engine() -> None:
+    async with serving() as server:
+        schema = {"name": "x", "schema": {"type": "nonsense"}}
+        for format in (
+            {"type": "json_schema", "json_schema": schema},
+            {"type": "json", "value": {"type": 5}},
+            {"type": "regex", "value": "(?=a)b"},
+        ):
+            answer = await server.post("/v1/chat/completions", {**CHAT, "response_format": format})
+            assert answer.status == 422
+        native = {"inputs": "a", "parameters": {"grammar": {"type": "lark", "value": "nonsense"}}}
+        assert (await server.post("/generate", native)).status == 422
+        assert (await server.post("/generate_stream", native)).status == 422
+        assert server.dispatcher.opened == []
+
+
+async def test_a_grammar_reaches_the_engine_compiled() -> None:
+    async with serving() as server:
+        format = {"type": "regex", "value": "[ab]+"}
+        await server.post("/v1/chat/completions", {**CHAT, "response_format": format})
+        grammar = {"type": "regex", "value": "[ab]+"}
+        await server.post("/generate", {"inputs": "a", "parameters": {"grammar": grammar}})
+        first, second = (request for request, _ in server.dispatcher.opened)
+    assert first.grammar == second.grammar
+    assert "[ab]+" in (first.grammar or "")
+
+
+async def test_tools_that_the_template_does_not_know_are_told_in_the_last_message() -> None:
+    async with serving() as server:
+        body = {**CHAT, "tools": [TOOL], "tool_prompt": "Use them."}
+        for choice in ("auto", "none", "required"):
+            await server.post("/v1/chat/completions", {**body, "tool_choice": choice})
+        auto, none, required = (request for request, _ in server.dispatcher.opened)
+    listed = json.dumps([TOOL], separators=(",", ":"))
+    assert auto.inputs == f"<|user|>Say\n---\n{listed}\nUse them.<|assistant|>"
+    assert none.inputs == PROMPT
+    assert required.inputs == auto.inputs
+    assert [request.grammar is None for request in (auto, none, required)] == [True, True, False]
+
+
+async def test_a_call_in_the_output_is_a_tool_call_whole_and_streamed() -> None:
+    pieces = ('{"name": "f", ', '"arguments": {"x": 1}}')
+    script = [
+        *(Token(3 + i, piece, -1.0) for i, piece in enumerate(pieces)),
+        Token(2, "</s>", -1.0, True),
+    ]
+    async with serving(ScriptedDispatcher(*script)) as server:
+        body = {**CHAT, "tools": [TOOL]}
+        told = (await server.post("/v1/chat/completions", body)).json()["choices"][0]
+        chunks = await events(server, "/v1/chat/completions", body)
+    assert told["finish_reason"] == "tool_calls"
+    assert told["message"]["content"] is None
+    [call] = told["message"]["tool_calls"]
+    assert call["function"] == {"name": "f", "arguments": '{"x":1}'}
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    [call] = deltas[-1]["tool_calls"]
+    assert (call["index"], call["type"]) == (0, "function")
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+async def test_a_chat_is_tokenised_as_it_is_sent_to_the_model() -> None:
+    async with serving() as server:
+        told = (await server.post("/chat_tokenize", CHAT)).json()
+    assert told["templated_text"] == PROMPT
+    assert "".join(token["text"] for token in told["tokenize_response"]) == PROMPT
+    assert told["tokenize_response"][-1]["stop"] == len(PROMPT.encode())
+
+
+async def test_a_last_message_of_the_assistant_goes_on() -> None:
+    async with serving() as server:
+        more = {"role": "assistant", "content": "I say "}
+        await server.post("/v1/chat/completions", {"messages": [*CHAT["messages"], more]})
+        [(request, _)] = server.dispatcher.opened
+    assert request.inputs == f"{PROMPT}I say"
+
+
+async def test_the_served_model_is_listed() -> None:
+    async with serving() as server:
+        told = (await server.request("GET", "/v1/models")).json()
+    name = "bigscience/bloom-560m"
+    model = {"id": name, "object": "model", "created": 0, "owned_by": name}
+    assert told == {"object": "list", "data": [model]}
+
+
+async def test_an_invocation_with_messages_or_a_prompt_is_openais() -> None:
+    async with serving() as server:
+        told = (await server.post("/invocations", CHAT)).json()
+        assert told["object"] == "chat.completion"
+        told = (await server.post("/invocations", PLAIN)).json()
+        assert told["object"] == "text_completion"
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"previous_response_id": "r"}, "`previous_response_id` is not supported"),
+        ({"background": True}, "`background` is not supported"),
+        ({"tools": [{"type": "web_search"}]}, "`web_search` is not supported as a tool"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "`item_reference` is not supported"),
+        ({"input": []}, "`inputs` cannot be empty"),
+        ({"temperature": -1}, "`temperature` must be strictly positive"),
+    ],
+    ids=str,
+)
+async def test_what_a_response_may_not_ask(body: dict[str, Any], text: str) -> None:
+    async with serving() as server:
+        answer = await server.post("/v1/responses", {"input": "Say", **body})
+        assert answer.status == 422
+        assert text in answer.json()["error"]["message"]
+
+
+async def test_a_response_takes_a_history_with_calls_and_their_results() -> None:
+    async with serving() as server:
+        body = {
+            "instructions": "Be brief.",
+            "input": [
+                {"role": "user", "content": [{"type": "input_text", "text": "Say"}]},
+                {"type": "reasoning", "id": "rs_1", "summary": []},
+                {"type": "message", "role": "assistant", "content": "I will."},
+                {"role": "developer", "content": "Go."},
+                {"role": "user", "content": "Now"},
+            ],
+        }
+        told = (await server.post("/v1/responses", body, headers=HEAD)).json()
+        [(request, _)] = server.dispatcher.opened
+    assert request.inputs == (
+        "<|system|>Be brief.<|user|>Say<|assistant|>I will.<|eos|>"
+        "<|system|>Go.<|user|>Now<|assistant|>"
+    )
+    assert (told["id"], told["status"], told["store"]) == ("resp_r1", "completed", False)
+    [item] = told["output"]
+    assert item["content"][0]["text"] == TEXT
+    assert told["usage"]["output_tokens"] == 3
+
+
+async def test_the_events_of_a_response_build_its_items() -> None:
+    async with serving() as server:
+        told = await events(server, "/v1/responses", {"input": "Say"})
+    assert [event["sequence_number"] for event in told] == list(range(len(told)))
+    assert [event["type"].removeprefix("response.") for event in told] == [
+        *("created", "in_progress", "output_item.added", "content_part.added"),
+        *("output_text.delta", "output_text.delta", "output_text.done", "content_part.done"),
+        *("output_item.done", "completed"),
+    ]
+    assert told[0]["response"]["output"] == []
+    assert told[2]["item"]["content"] == []
+    [item] = told[-1]["response"]["output"]
+    assert item["content"][0]["text"] == TEXT == told[6]["text"]

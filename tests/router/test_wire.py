@@ -1,0 +1,322 @@
+"""What goes over the wire, byte for byte: a transcript of each route and of each error.
+
+A file under tests/golden/wire is the request as it is sent and the response as it comes, but for
+the value of `Date`. Everything is written anew with `--update-golden`.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from router.access import Access
+from router.errors import Cancelled, Generation, Incomplete, Invalid, Overloaded, Unavailable
+from router.request import Request
+from router.routes import Patience
+from router.scheduler.base import Look
+from shard.protocol import Sampling
+from tests.router.serving import (
+    ABOUT,
+    DRAFTING,
+    HELLO,
+    PATIENCE,
+    ScriptedDispatcher,
+    ScriptedRecord,
+    Served,
+    Token,
+    serving,
+)
+
+KEY = Access(key="secret")
+LINE = "=" * 30
+JSON = "application/json"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request to a server of some kind."""
+
+    method: str
+    path: str
+    body: str | None = None
+    kind: str = JSON
+    head: dict[str, str] = field(default_factory=dict)
+    server: dict[str, Any] = field(default_factory=dict)
+    """Arguments of `serving`, the dispatcher made by a function."""
+
+    def bytes(self) -> tuple[str, bytes]:
+        body = (self.body or "").encode()
+        head = {"Host": "server", "Connection": "close", "x-request-id": "golden"}
+        if self.body is not None:
+            head |= {"Content-Type": self.kind, "Content-Length": str(len(body))}
+        lines = [f"{name}: {value}" for name, value in (head | self.head).items()]
+        return "\n".join([f"{self.method} {self.path} HTTP/1.1", *lines]), body
+
+
+def post(path: str, body: str = '{"inputs":"Say"}', **more: Any) -> Call:
+    return Call("POST", path, body, **more)
+
+
+def get(path: str, **more: Any) -> Call:
+    return Call("GET", path, **more)
+
+
+def ends(*script: Any, **more: Any) -> dict[str, Any]:
+    """A server whose generations go so."""
+    return {"dispatcher": lambda: ScriptedDispatcher(*script, **more)}
+
+
+def waiting() -> ScriptedDispatcher:
+    """A dispatcher with one request that waits."""
+    dispatcher = ScriptedDispatcher()
+    look = Look(2, False, 0.5, 1.25, 3.5, {"keep": 1, "swap": 0, "recompute": 0})
+    dispatcher.known["mine"] = [(ScriptedRecord(Request("a", Sampling()), (), None), look)]
+    return dispatcher
+
+
+FULL = (
+    '{"inputs":"Say","parameters":{"details":true,"decoder_input_details":true,'
+    '"top_n_tokens":1,"do_sample":true,"seed":7}}'
+)
+TOP = (Token(15, " Hello", -0.25, top=(Token(15, " Hello", -0.25),)),)
+CHAT = '{"messages":[{"role":"user","content":"Say"}]}'
+STREAMED = CHAT.replace("}]", '}],"stream":true,"stream_options":{"include_usage":true}')
+GREEDY = '{"inputs":"Say","parameters":{}}'
+FIRST = HELLO[0]
+CALLS = {
+    "root": post("/", GREEDY),
+    "root_stream": post("/", '{"inputs":"Say","stream":true,"parameters":{"details":true}}'),
+    "generate": post("/generate", GREEDY),
+    "generate_details": post("/generate", FULL, server=ends(*TOP) | {"about": DRAFTING}),
+    "generate_best_of": post(
+        "/generate",
+        '{"inputs":"Say","parameters":{"best_of":2,"temperature":0.5,"details":true}}',
+        server=ends(*HELLO, heads=((Token(1, "a", -9.0),), ())),
+    ),
+    "generate_stream": post("/generate_stream", GREEDY),
+    "generate_stream_details": post(
+        "/generate_stream",
+        FULL.replace('"decoder_input_details":true,', ""),
+        server=ends(*TOP) | {"about": DRAFTING},
+    ),
+    "invocations": post("/invocations", GREEDY),
+    "vertex": post("/vertex", '{"instances":[{"inputs":"Say"},{"inputs":"a"}]}'),
+    "tokenize": post("/tokenize", '{"inputs":"the 世"}'),
+    "info": get("/info"),
+    "health": get("/health"),
+    "ping": get("/ping"),
+    "root_health": get("/"),
+    "live": get("/health/live"),
+    "ready": get("/health/ready"),
+    "standing": get("/requests/mine", server={"dispatcher": waiting}),
+    "cancel": Call("DELETE", "/requests/mine", server={"dispatcher": waiting}),
+    "cancel_post": Call("POST", "/cancel/mine", server={"dispatcher": waiting}),
+    "docs": get("/docs"),
+    "preflight": Call(
+        "OPTIONS",
+        "/generate",
+        head={"Origin": "https://a.example", "Access-Control-Request-Method": "POST"},
+    ),
+    "with_origin": get("/health", head={"Origin": "https://a.example"}),
+    "v1_models": get("/v1/models"),
+    "v1_chat": post("/v1/chat/completions", CHAT),
+    "v1_chat_logprobs": post(
+        "/v1/chat/completions",
+        CHAT.replace("}]", '}],"logprobs":true,"top_logprobs":1'),
+        server=ends(*TOP) | {"about": DRAFTING},
+    ),
+    "v1_chat_stream": post("/v1/chat/completions", STREAMED),
+    "v1_completions": post("/v1/completions", '{"prompt":"Say"}'),
+    "v1_completions_stream": post("/v1/completions", '{"prompt":"Say","stream":true}'),
+    "chat_tokenize": post("/chat_tokenize", CHAT),
+    "v1_error_422": post("/v1/chat/completions", '{"messages":1}'),
+    "v1_error_424": post("/v1/chat/completions", CHAT, server=ends(FIRST, Generation("x"))),
+    "v1_error_424_stream": post(
+        "/v1/chat/completions", STREAMED, server=ends(FIRST, Generation("x"))
+    ),
+    "v1_error_429": post("/v1/completions", '{"prompt":"Say"}', server=ends(full=True)),
+    "error_400_json": post("/generate", '{"inputs":'),
+    "error_400_surrogate": post("/generate", '{"inputs":"\\ud800"}'),
+    "error_400_http": Call("GET", "/health", head={"Content-Length": "x"}),
+    "error_401": post("/generate", server={"access": KEY}),
+    "error_401_key": post(
+        "/generate", head={"Authorization": "Bearer other"}, server={"access": KEY}
+    ),
+    "error_404": post("/nowhere"),
+    "error_404_v1": post("/v1/nowhere"),
+    "error_404_request": get("/requests/another", server={"dispatcher": waiting}),
+    "error_405": get("/generate"),
+    "error_405_v1_form": Call("PUT", "/info"),
+    "error_408": Call(
+        "POST",
+        "/generate",
+        "",
+        head={"Content-Length": "9"},
+        server={"patience": Patience(body=0.01, linger=0.01)},
+    ),
+    "error_413": post("/generate", '{"inputs":"' + "a" * 2000 + '"}'),
+    "error_415": post("/generate", kind="text/plain"),
+    "error_422_type": post("/generate", '{"inputs":"a","parameters":{"top_k":1.5}}'),
+    "error_422_missing": post("/generate", "{}"),
+    "error_422_rule": post("/generate", '{"inputs":"a","parameters":{"temperature":0}}'),
+    "error_422_stream": post("/generate_stream", '{"inputs":""}'),
+    "error_422_count": post("/generate_stream", '{"inputs":"a","parameters":{"best_of":2}}'),
+    "error_422_vertex": post("/vertex", '{"instances":[]}'),
+    "error_422_invocations": post("/invocations", "{}"),
+    "error_422_length": post("/generate", server=ends(refusal=Invalid("`inputs` ..."))),
+    "error_424": post("/generate", server=ends(FIRST, Generation("x"))),
+    "error_424_stream": post("/generate_stream", server=ends(FIRST, Generation("x"))),
+    "error_429": post("/generate", server=ends(refusal=Overloaded())),
+    "error_429_stream": post("/generate_stream", server=ends(full=True)),
+    "error_499": post("/generate", server=ends(FIRST, Cancelled())),
+    "error_499_stream": post("/generate_stream", server=ends(FIRST, Cancelled())),
+    "error_500": post("/generate", server=ends(FIRST, ending=None)),
+    "error_500_stream": post("/generate_stream", server=ends(FIRST, ending=None)),
+    "error_500_nan_stream": post("/generate_stream", server=ends(Token(1, "a", float("nan")))),
+    "error_500_vertex": post(
+        "/vertex", '{"instances":[{"inputs":"a"}]}', server=ends(FIRST, Incomplete())
+    ),
+    "error_503_draining": post("/generate", server=ends(reason="draining")),
+    "error_503_failed": post("/generate_stream", server=ends(reason="failed")),
+    "error_503_lost": post("/generate", server=ends(refusal=Unavailable("Model is unavailable"))),
+    "error_503_connections": get("/health", server={"access": Access(connections=0)}),
+    "unhealthy": get("/health", server=ends(reason="stalled")),
+    "not_ready": get("/health/ready", server=ends(reason="restarting")),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_the_wire_is_the_one_on_record(
+    name: str, golden: Callable[[str, bytes], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets, "randbelow", lambda below: 5)
+    call = CALLS[name]
+    head, body = call.bytes()
+    async with _served(call) as server:
+        answer = await server.raw(head, body)
+    answer = re.sub(rb"\r\nDate: [^\r]*", b"\r\nDate: ...", answer)
+    answer = re.sub(rb"x-request-id: [0-9a-f]{32}", b"x-request-id: ...", answer)
+    answer = re.sub(rb'"created":[1-9][0-9]*', b'"created":0', answer)
+    sent = head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body
+    golden(f"wire/{name}.http", sent + f"\n{LINE}\n".encode() + answer)
+
+
+def _served(call: Call) -> Any:
+    settings = {"about": ABOUT, "patience": PATIENCE} | call.server
+    make = settings.pop("dispatcher", ScriptedDispatcher)
+    return serving(make(), **settings)
+
+
+ROUTES = {
+    "/": '{"inputs":"a"}',
+    "/#stream": '{"inputs":"a","stream":true}',
+    "/generate": '{"inputs":"a"}',
+    "/generate_stream": '{"inputs":"a"}',
+    "/invocations": '{"inputs":"a"}',
+    "/vertex": '{"instances":[{"inputs":"a"}]}',
+    "/tokenize": '{"inputs":"a"}',
+    "/chat_tokenize": CHAT,
+    "/v1/chat/completions": CHAT,
+    "/v1/chat/completions#stream": STREAMED,
+    "/v1/completions": '{"prompt":"a"}',
+    "/v1/completions#stream": '{"prompt":"a","stream":true}',
+    "/v1/responses": '{"input":"a"}',
+}
+FORMS = {
+    False: rb'\{"error":"[^"]*","error_type":"[^"]+"\}',
+    True: rb'\{"error":\{"message":"[^"]*","type":"\w+","code":"\w+"[^}]*\},"error_type":"\w+"\}',
+}
+"""An error's, by whether the path is one of OpenAI's."""
+BEFORE = {
+    400: {"body": "{"},
+    401: {"server": {"access": KEY}},
+    413: {"body": " " * 2001},
+    415: {"kind": "application/x-www-form-urlencoded"},
+    422: {"body": '{"inputs":1,"instances":1,"messages":1,"prompt":1.5,"input":1}'},
+    503: {"server": ends(reason="draining")},
+}
+"""What fails before any work, by status."""
+DURING = {
+    424: ends(Generation("x")),
+    429: ends(full=True),
+    499: ends(Cancelled()),
+    500: ends(FIRST, ending=None),
+}
+
+
+async def _ask(path: str, **more: Any) -> tuple[int, bytes, bytes]:
+    route = path.partition("#")[0]
+    call = Call("POST", route, **{"body": ROUTES[path], **more})
+    async with _served(call) as server:
+        answer = await server.raw(*call.bytes())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(answer.split(b" ", 2)[1]), head + b"\r\n", body
+
+
+@pytest.mark.parametrize("status", sorted(BEFORE))
+@pytest.mark.parametrize("path", ROUTES)
+async def test_what_fails_before_any_work_has_its_status_and_json_on_every_route(
+    path: str, status: int
+) -> None:
+    told, head, body = await _ask(path, **BEFORE[status])
+    assert told == status
+    assert b"\r\nContent-Type: application/json\r\n" in head
+    assert b"\r\nx-request-id: golden\r\n" in head
+    assert re.fullmatch(FORMS[path.startswith("/v1")], body.replace(b'\\"', b""))
+
+
+@pytest.mark.parametrize("status", sorted(DURING))
+@pytest.mark.parametrize("path", [path for path in ROUTES if "tokenize" not in path])
+async def test_what_fails_in_a_generation_has_its_status_or_its_event(
+    path: str, status: int
+) -> None:
+    told, _, body = await _ask(path, server=DURING[status])
+    form = FORMS[path.startswith("/v1")]
+    if "stream" in path and status != 429:
+        assert told == 200
+        end = rb"data: \[DONE\]\n\n" if path.startswith("/v1") else b""
+        assert re.search(rb"data: " + form + rb"\n\n" + end + rb"$", _joined(body))
+    else:
+        assert told == (500 if path == "/vertex" and status == 424 else status)
+        assert re.fullmatch(form, body)
+
+
+def _joined(chunked: bytes) -> bytes:
+    """The body that came in chunks."""
+    body, rest = b"", chunked
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        body, rest = body + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+    return body
+
+
+async def test_every_method_but_its_own_is_refused_on_every_route() -> None:
+    async with serving() as server:
+        for path in {path for _, path in server.paths if "{" not in path}:
+            allowed = {method for method, other in server.paths if other == path}
+            for method in {"GET", "POST", "PUT", "PATCH", "DELETE"} - allowed:
+                answer = await server.request(method, path)
+                assert answer.status == 405
+                assert answer.json()["error_type"] == "method_not_allowed"
+                assert allowed <= set(answer.headers["Allow"].split(","))
+
+
+def test_no_transcript_is_left_over(pytestconfig: pytest.Config) -> None:
+    folder = pytestconfig.rootpath / "tests" / "golden" / "wire"
+    assert {path.stem for path in folder.iterdir()} == set(CALLS)
+
+
+async def test_a_transcript_does_not_depend_on_what_came_before() -> None:
+    call = CALLS["generate"]
+    async with serving() as server:
+        first, second = [await _once(server, call) for _ in range(2)]
+    assert first == second
+
+
+async def _once(server: Served, call: Call) -> bytes:
+    return re.sub(rb"\r\nDate: [^\r]*", b"", await server.raw(*call.bytes()))
