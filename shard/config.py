@@ -16,7 +16,10 @@ DRAFTED, AUTO, MOST_DRAFTED = 5, 8, 64
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
-    """A field that is also a flag: `--field-name`, environment twin `FIELD_NAME`."""
+    """A field that is also a flag: `--field-name`, environment twin `FIELD_NAME`.
+
+    Its twin is in `router.config`: neither package may import the other.
+    """
     return field(default=default, metadata={"help": help, **more})
 
 
