@@ -26,7 +26,7 @@ FCFS, SJF, SRPT, LAPS = (Arm(name) for name in ("fcfs", "sjf", "srpt", "laps-sd"
 LAS, PAPER = (Arm(name, first=FIRST) for name in ("las", "laps-sd-paper"))
 LAPS_0, LAPS_06, LAPS_10 = (replace(LAPS, sigma=sigma) for sigma in (0.0, 0.6, 1.0))
 REVERSED = replace(LAPS, reverse=True)
-TAIL = replace(LAPS, flags=(("laps_tail", 0.05),))
+TAIL = replace(LAPS, flags=(("laps_tail", 0.6),))
 Table = Mapping[tuple[Load, Arm], Row]
 
 

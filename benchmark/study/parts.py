@@ -36,7 +36,7 @@ def tasks(size: Size) -> dict[Load, list[Arm]]:
     seeds = few(size)
     parts = (policies(size), bursts(size), levels(seeds), batches(seeds), memories(seeds))
     wanted: dict[Load, list[Arm]] = {}
-    for part in (*parts, courses(seeds), knobs(seeds)):
+    for part in (*parts, courses(seeds), knobs(seeds), tails(size)):
         merge(wanted, part)
     return wanted
 
@@ -182,3 +182,18 @@ def knobs(seeds: int) -> Wanted:
     """Part 4: several M, Sup_1, gamma and delta."""
     for shape in ("chat", "code"):
         yield from ((load, [*knob_arms().values(), LAS, SRPT]) for load in knob_loads(shape, seeds))
+
+
+TAILS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def tail(share: float) -> Arm:
+    """LAPS-SD with its tail knob turned so far."""
+    return replace(LAPS, flags=(("laps_tail", share),)) if share else LAPS
+
+
+def tails(size: Size) -> Wanted:
+    """Part 1: what a lower p99 costs."""
+    for shape in SHAPES:
+        for load in poisson(size, shape, 0.8):
+            yield load, [*map(tail, TAILS), FCFS, SRPT]

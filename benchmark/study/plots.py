@@ -20,6 +20,7 @@ from benchmark.simulation import workloads
 from benchmark.simulation.plans import Arm
 from benchmark.simulation.probe import PROGRESS
 from benchmark.study import parts, stability
+from benchmark.study.tables import ratio_of
 
 matplotlib.use("Agg")
 
@@ -47,6 +48,7 @@ class Plots:
         folder.mkdir(parents=True, exist_ok=True)
         made: dict[str, tuple[int, Callable[[Sequence[Axes]], None]]] = {
             "policies": (3, self._policies),
+            "tails": (1, self._tails),
             "bursts": (3, self._bursts),
             "levels": (1, self._levels),
             "preemption": (1, self._preemption),
@@ -77,6 +79,23 @@ class Plots:
             ax.axhline(1, color=COLOURS["srpt"][1], linestyle="--")
             _name(ax, shape, "rho", "mean latency over SRPT", axes)
             ax.set_xticks(parts.RHOS)
+
+    def _tails(self, axes: Sequence[Axes]) -> None:
+        """p99 against mean latency, both over FCFS, along the tail knob."""
+        for shape in SHAPES:
+            loads = parts.poisson(self._size, shape, 0.8)
+            arms = [parts.tail(share) for share in parts.TAILS]
+            means = [ratio(self._table, loads, arm, FCFS) for arm in arms]
+            tails = [ratio_of(self._table, loads, arm, FCFS, "p99") for arm in arms]
+            [line] = axes[0].plot(means, tails, marker="o", markersize=4, label=shape)
+            best = (
+                ratio(self._table, loads, SRPT, FCFS),
+                ratio_of(self._table, loads, SRPT, FCFS, "p99"),
+            )
+            axes[0].plot(*best, "*", markersize=11, color=line.get_color())
+            axes[0].annotate("0", (means[0], tails[0]), textcoords="offset points", xytext=(4, 4))
+        axes[0].axhline(1.3, color="black", linestyle="--", linewidth=1)
+        _name(axes[0], "rho 0.8; star: SRPT; 0: knob at 0", "mean over FCFS", "p99 over FCFS", axes)
 
     def _bursts(self, axes: Sequence[Axes]) -> None:
         """Mean latency by number of requests that come at once."""
