@@ -75,10 +75,13 @@ class Plots:
                     ratio(self._table, parts.poisson(self._size, shape, rho), arm, SRPT)
                     for rho in parts.RHOS
                 ]
-                _line(ax, arm, parts.RHOS, ratios)
+                _line(ax, arm, range(len(parts.RHOS)), ratios)
             ax.axhline(1, color=COLOURS["srpt"][1], linestyle="--")
+            ax.set_yscale("log")
+            ax.set_yticks([1, 1.25, 1.5, 2, 3, 4], ["1", "1.25", "1.5", "2", "3", "4"])
+            ax.minorticks_off()
+            ax.set_xticks(range(len(parts.RHOS)), [str(rho) for rho in parts.RHOS])
             _name(ax, shape, "rho", "mean latency over SRPT", axes)
-            ax.set_xticks(parts.RHOS)
 
     def _tails(self, axes: Sequence[Axes]) -> None:
         """p99 against mean latency, both over FCFS, along the tail knob."""
@@ -140,7 +143,7 @@ class Plots:
                 ]
                 ax.plot(PROGRESS, errors, style, marker="o", color="#d62728", label=label)
             ax.plot([0.25, 0.75], [15, 6.84], "k_", markersize=16, label="target")
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(0, 45)
             _name(ax, shape, "share of the answer", "error of T, %", axes)
 
     def _batches(self, axes: Sequence[Axes]) -> None:
@@ -184,7 +187,7 @@ class Plots:
             ]
             at = [index + 0.13 * (place - len(arms) / 2) for index in range(len(ratios))]
             axes[0].bar(at, ratios, 0.12, label=name)
-        axes[0].set_ylim(bottom=0.9)
+        axes[0].set_ylim(0.9, 1.35 * axes[0].get_ylim()[1])
         axes[0].set_xticks(range(len(workloads.COURSES)), workloads.COURSES)
         _name(axes[0], "chat, rho 0.8", "course of acceptance", "mean latency over SRPT", axes)
 
@@ -202,7 +205,8 @@ def draw_decisions(ax: Axes, decisions: Mapping[int, float]) -> None:
 
 def _line(ax: Axes, arm: Arm, xs: Sequence[Any] | range, ys: Sequence[float]) -> None:
     label, colour = COLOURS[arm.policy]
-    ax.plot(list(xs), ys, marker="o", markersize=4, color=colour, label=label)
+    wide = 4 if arm.policy == "sjf" else 1.5  # it often lies under ours
+    ax.plot(list(xs), ys, marker="o", markersize=4, color=colour, label=label, linewidth=wide)
 
 
 def _name(ax: Axes, title: str, x: str, y: str, axes: Sequence[Axes]) -> None:
@@ -212,4 +216,4 @@ def _name(ax: Axes, title: str, x: str, y: str, axes: Sequence[Axes]) -> None:
     ax.grid(alpha=0.3)
     if ax is axes[0]:
         ax.set_ylabel(y)
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=8, ncols=2 if len(ax.get_legend_handles_labels()[1]) > 5 else 1)
