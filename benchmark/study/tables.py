@@ -1,7 +1,7 @@
 """The study's numbers as Markdown tables: ratios of means over seeds, with 95 % intervals.
 
-An interval is of the mean logarithm of the seeds' own ratios, by Student's t; with one seed there
-is none.
+An interval is of the mean logarithm of the seeds' own ratios, by Student's t; with fewer than
+three seeds there is none.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from benchmark.simulation.plans import Arm, Load
 from benchmark.simulation.probe import PROGRESS
 from benchmark.study import parts, stability
 
-T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
-"""Student's t for 1..9 degrees of freedom; 2 beyond."""
+T_95 = (4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+"""Student's t for 2..9 degrees of freedom; 2 beyond."""
 NAMES = {
     "fcfs": "FCFS",
     "las": "LAS",
@@ -64,10 +64,10 @@ TARGETS: dict[str, tuple[str, float]] = {
 
 def interval(ratios: Sequence[float]) -> tuple[float, float] | None:
     """The 95 % interval of the geometric mean of paired ratios."""
-    if len(ratios) < 2:
+    if len(ratios) < 3:
         return None
     logs, free = [log(r) for r in ratios], len(ratios) - 1
-    wide = (T_95[free - 1] if free <= len(T_95) else 2.0) * stdev(logs) / len(logs) ** 0.5
+    wide = (T_95[free - 2] if free < len(T_95) + 2 else 2.0) * stdev(logs) / len(logs) ** 0.5
     return exp(fmean(logs) - wide), exp(fmean(logs) + wide)
 
 

@@ -132,8 +132,8 @@ def test_the_time_of_a_decision_is_measured(monkeypatch: pytest.MonkeyPatch) -> 
     assert 0 < decision_costs.measure(20) < 60
 
 
-def test_an_interval_needs_two_seeds_and_holds_their_mean() -> None:
-    assert interval([1.2]) is None
+def test_an_interval_needs_three_seeds_and_holds_their_mean() -> None:
+    assert interval([1.0, 1.2]) is None
     low, high = interval([1.0, 1.1, 1.21]) or (0.0, 0.0)
     assert low < 1.1 < high
 
