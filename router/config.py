@@ -258,7 +258,7 @@ class ServerConfig:
             raise ValueError(f"`api_key_file`: {path} cannot be read") from None
         if not key:
             raise ValueError(f"`api_key_file`: {path} is empty")
-        return replace(self, api_key=key, api_key_file=None)
+        return replace(self, api_key=key)
 
 
 @dataclass(frozen=True, slots=True)

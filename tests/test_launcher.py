@@ -417,11 +417,18 @@ def test_what_has_no_effect_is_named_in_one_line(launch) -> None:
 
 def test_the_key_may_stand_in_a_file(tmp_path) -> None:
     (tmp_path / "key").write_text("secret\n")
-    server = options("--api-key-file", str(tmp_path / "key")).server
-    assert (server.api_key, server.api_key_file) == ("secret", None)
+    chosen = options("--api-key-file", str(tmp_path / "key"))
+    assert chosen.server.api_key == "secret"
+    assert options("--config", _saved(chosen, tmp_path)).server == chosen.server
     (tmp_path / "key").write_text("\n")
     with pytest.raises(Fault, match="is empty"):
         options("--api-key-file", str(tmp_path / "key"))
+
+
+def _saved(chosen: launcher.Options, folder: Path) -> str:
+    file = folder / "saved.toml"
+    file.write_text("\n".join(launcher.settings.dump(*chosen.effective)), encoding="utf-8")
+    return str(file)
 
 
 def test_the_printed_settings_are_a_file_that_says_the_same_but_for_secrets(
