@@ -120,6 +120,13 @@ def test_processors_do_not_imply_sampling() -> None:
     assert made.seed is None
 
 
+def test_the_operators_watermark_goes_with_who_asks_for_one() -> None:
+    bounds = settle(Limits(watermark_gamma=0.25, watermark_delta=3.0), 2000)
+    assert request(bounds=bounds).sampling == Sampling()
+    marked = Sampling(watermark=True, watermark_gamma=0.25, watermark_delta=3.0)
+    assert request(bounds=bounds, watermark=True).sampling == marked
+
+
 def test_what_is_to_be_told_goes_to_the_shards() -> None:
     made = request(top_n_tokens=5, decoder_input_details=True)
     assert made.report == Report(top_n=5, prompt=True)
