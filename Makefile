@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: serve test fuzz gpu check install clean
+.PHONY: serve test fuzz test-clients gpu check install clean
 
 serve: $(STAMP)
 	$(BIN)/python launcher.py $(ARGS)
@@ -23,6 +23,10 @@ test: $(STAMP)
 # Many more cases than `make test` has, for a nightly run.
 fuzz: $(STAMP)
 	$(BIN)/python -m pytest tests/fuzz --cases $(CASES) $(ARGS)
+
+# Other people's clients, each in an environment of its own under .venv-clients; needs an index.
+test-clients: $(STAMP)
+	$(BIN)/python tests/outside $(ARGS)
 
 gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)

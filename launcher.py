@@ -69,6 +69,7 @@ class Developer:
 
     echo: bool = option(False, argparse.SUPPRESS, environment=None)
     echo_seconds: float = option(0.0, argparse.SUPPRESS, environment=None)
+    step_log: str | None = option(None, argparse.SUPPRESS, environment=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +293,7 @@ def router_command(
         draft_model_id=models.draft_id,
         sockets=paths,
         listen_fd=descriptor,
+        step_log=chosen.developer.step_log,
     )
     return Command("router", (*PYTHON, "router"), asdict(config), descriptors=(descriptor,))
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "preemption": ("benchmark.preemption", "what one preemption costs, on each rung"),
     "record-costs": ("benchmark.record_costs", "measure Steps, fit the simulator's costs to them"),
     "record-traces": ("benchmark.record_traces", "record where the demo pair's drafts are right"),
+    "live": ("benchmark.live", "LAPS-SD against FCFS on a real server, and simulated"),
     "prefix": ("benchmark.prefix", "what a shared prefix saves"),
 }
 

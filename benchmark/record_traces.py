@@ -22,13 +22,12 @@ from benchmark.demo_prompts import FAMILIES, Prompt, prompts
 from benchmark.simulation import traces
 from benchmark.simulation.traces import Trace
 
-RECORDED = Path(__file__).resolve().parent / "results" / "traces.json"
 MAX_NEW = 512
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How many, and where to."""
-    parser.add_argument("--json", type=Path, default=RECORDED, help="file for the traces")
+    parser.add_argument("--json", type=Path, default=traces.RECORDED, help="file for the traces")
     parser.add_argument("--count", type=int, default=240, help="requests to record")
 
 

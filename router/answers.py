@@ -51,8 +51,19 @@ class BestOfSequence(BaseModel):
     top_tokens: list[list[Token]] = []
 
 
+class Preemptions(BaseModel):
+    """How often a request was interrupted: its KV kept in place, swapped out, or dropped."""
+
+    keep: int
+    swap: int
+    recompute: int
+
+
 class Details(BaseModel):
-    """How an answer came about. `drafted` and `accepted` come from servers with a drafter."""
+    """How an answer came about; all from `drafted` on comes from servers with a drafter.
+
+    `queue_time` and `attained_service` (the share of Steps on the device) are seconds.
+    """
 
     finish_reason: FinishReason
     generated_tokens: int
@@ -63,6 +74,9 @@ class Details(BaseModel):
     top_tokens: list[list[Token]] = []
     drafted: int = 0
     accepted: int = 0
+    queue_time: float = 0.0
+    attained_service: float = 0.0
+    preemptions: Preemptions | None = None
 
 
 class GenerateResponse(BaseModel):
@@ -81,6 +95,9 @@ class StreamDetails(BaseModel):
     input_length: int
     drafted: int = 0
     accepted: int = 0
+    queue_time: float = 0.0
+    attained_service: float = 0.0
+    preemptions: Preemptions | None = None
 
 
 class StreamResponse(BaseModel):
@@ -98,6 +115,22 @@ class ErrorResponse(BaseModel):
 
     error: str
     error_type: str
+
+
+class Scheduler(BaseModel):
+    """The order of service, and how the requests stand in it.
+
+    `queue_depth` by level, the highest first; shares and the mean relative error of estimated
+    execution times are fractions.
+    """
+
+    policy: str
+    queue_depth: list[int]
+    running: int
+    perceptible_share: float
+    estimate_error: float
+    acceptance_rate: float
+    preemptions: Preemptions
 
 
 class Info(BaseModel):
@@ -119,9 +152,40 @@ class Info(BaseModel):
     docker_label: str | None
     speculate: int
     draft_model_id: str | None
+    scheduler: Scheduler
 
 
 class VertexResponse(BaseModel):
     """A text for each instance."""
 
     predictions: list[str]
+
+
+class Sequence(BaseModel):
+    """A live sequence of a request. Times are seconds; what the scheduler knows may be missing.
+
+    `estimated_wait` is until its next service, `estimated_service` what it still needs.
+    """
+
+    state: Literal["queued", "running", "paused"]
+    emitted_tokens: int
+    level: int = 0
+    perceptible: bool = False
+    estimated_wait: float = 0.0
+    estimated_service: float = 0.0
+    attained_service: float = 0.0
+    preemptions: Preemptions | None = None
+
+
+class Standing(BaseModel):
+    """How the live sequences of a request stand."""
+
+    request_id: str
+    sequences: list[Sequence]
+
+
+class Cancelled(BaseModel):
+    """How many sequences of a request were stopped."""
+
+    request_id: str
+    cancelled: int

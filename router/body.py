@@ -107,12 +107,6 @@ class CompatGenerate(Generate):
     stream: bool = False
 
 
-class Vertex(Body):
-    """Body of `/vertex`."""
-
-    instances: list[Generate]
-
-
 AnyBody = TypeVar("AnyBody", bound=Body)
 
 

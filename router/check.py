@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from router.__main__ import BAD_FLAG, Fault, emit, load_model, parse
+from router.__main__ import emit, parse
+from router.assembly import load_model
 from router.config import RouterConfig
+from router.faults import BAD_FLAG, Fault
 from router.request import settle
 
 
@@ -27,13 +29,15 @@ def main() -> int:
 
 def check(config: RouterConfig) -> str:
     """One line on what is there. Raises Fault."""
-    vocabulary = load_model(config).vocabulary
+    model = load_model(config)
     longest = _longest(Path(config.model_path))
     try:
         bounds = settle(config.limits, longest)
     except ValueError as fault:
         raise Fault(BAD_FLAG, str(fault)) from fault
-    return f"{vocabulary.size} tokens, requests of up to {bounds.max_total_tokens}"
+    template = "a" if model.template else "no"
+    size, most = model.vocabulary.size, bounds.max_total_tokens
+    return f"{size} tokens, {template} chat template, requests of up to {most} tokens"
 
 
 def _longest(folder: Path) -> int:

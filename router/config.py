@@ -6,6 +6,7 @@ Frozen and free of imports that cost time, since the launcher reads it too.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -104,6 +105,11 @@ class SchedulerConfig:
         "how a request gives up its pages: the cheaper way, or always this one",
         choices=("auto", "swap", "recompute"),
     )
+    scheduler_state: str | None = option(
+        None,
+        "file that keeps what was learned of lengths and drafts over a restart; none: nowhere;"
+        " default: by the model's name in $XDG_STATE_HOME/text-generation-laps",
+    )
 
     def check(self) -> None:
         """Raises ValueError for parameters that give no order."""
@@ -147,7 +153,7 @@ class ServerConfig:
         " 20 times the 99th percentile where that is longer",
     )
     otlp_endpoint: str | None = option(
-        None, "where traces are sent by OTLP over HTTP; needs the extra `traces`"
+        None, "where traces are sent by OTLP over gRPC; needs the extra `traces`"
     )
     otlp_service_name: str = option(
         "text-generation-inference.router", "name under which traces are sent"
@@ -163,6 +169,10 @@ class ServerConfig:
         for name in ("keepalive_timeout", "max_connections", "step_timeout"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"`{name}` must be > 0")
+        if self.otlp_endpoint and not find_spec("opentelemetry"):
+            raise ValueError(
+                "`otlp_endpoint` needs the extra `traces`: pip install tgi-laps[traces]"
+            )
         if self.api_key and self.api_key_file:
             raise ValueError("Both api_key and api_key_file are set")
         if self.graceful_termination_timeout < 0:
@@ -198,3 +208,5 @@ class RouterConfig:
     """Unix socket of every rank, rank 0 first."""
     listen_fd: int
     """Inherited descriptor of the bound, not yet listening HTTP socket."""
+    step_log: str | None = None
+    """File for a line about every Step; for benchmarks."""

@@ -9,43 +9,25 @@ Shards that are lost end every live request.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from typing import Any
 
 from router import request as rules
 from router.admission import Admission
 from router.errors import Cancelled, Generation, Invalid, Unavailable
+from router.inbox import Cancel, Event, Inbox, Submit
 from router.metrics import Metrics
 from router.pipeline import Pipeline
 from router.record import Record
 from router.request import Bounds, Request
-from router.scheduler.base import Scheduler
-from router.shards import GroupLost, Report, ShardGroup
+from router.scheduler import base
+from router.scheduler.base import Look, Scheduler, View
+from router.shards import GroupLost, ShardGroup
+from router.step_log import StepLog
 from router.text import Vocabulary
 from shard.protocol import End, Item, StepResult
-
-PULSE_SECONDS = 1.0
-"""Longest time between two looks at the shards' health."""
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    """A request has its Record and wants to run."""
-
-    record: Record
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """A request's caller has left, or someone has stopped it."""
-
-    record: Record
-
-
-Event = Submit | Cancel | Report
 
 
 class Dispatcher:
@@ -59,6 +41,7 @@ class Dispatcher:
         limits: Bounds,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        log: StepLog | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._shards = shards
@@ -66,10 +49,10 @@ class Dispatcher:
         self._limits = limits
         self._metrics = metrics
         self._clock = clock
+        self._log = log
         self._admission = Admission(limits.max_concurrent_requests)
         self._pipeline = Pipeline(shards.ready[0].page_size)
-        self._inbox: asyncio.PriorityQueue[tuple[bool, int, Event]] = asyncio.PriorityQueue()
-        self._events = 0
+        self._inbox = Inbox()
         self._records: dict[int, Record] = {}
         """Requests that the scheduler knows, or will once the inbox is read, by id."""
         self._last_id = 0
@@ -77,11 +60,12 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Serve until cancelled. Raises GroupLost; every live request has ended badly by then."""
-        self._shards.subscribe(self._put)
+        self._shards.subscribe(self._inbox.put)
+        self._metrics.observe(self._scheduler.view())
         try:
             while True:
                 self._fill()
-                event = await self._next()
+                event = await self._inbox.take()
                 self._shards.check(self._clock())
                 if event is not None:
                     self._apply(event)
@@ -115,7 +99,7 @@ class Dispatcher:
             finally:
                 for record in records:
                     if record.live:
-                        self._put(Cancel(record))
+                        self._inbox.put(Cancel(record))
 
     def cancel(self, request_id: str) -> int:
         """End what runs under `request_id` with Cancelled; the number of requests that did."""
@@ -123,8 +107,22 @@ class Dispatcher:
         found = [record for record in live if record.request_id == request_id]
         for record in found:
             record.fail(Cancelled(), self._clock())
-            self._put(Cancel(record))
+            self._inbox.put(Cancel(record))
         return len(found)
+
+    def look(self, request_id: str) -> list[tuple[Record, Look | None]]:
+        """What runs under `request_id`, and how each stands if the scheduler has heard of it."""
+        now = self._clock()
+        found = [record for record in self._records.values() if record.request_id == request_id]
+        return [(each, self._scheduler.look(each.id, now)) for each in found if each.live]
+
+    def view(self) -> View:
+        """The scheduler's present state."""
+        return self._scheduler.view()
+
+    def learned(self) -> dict[str, Any]:
+        """What the scheduler knows that is worth keeping."""
+        return self._scheduler.learned()
 
     @property
     def full(self) -> bool:
@@ -160,13 +158,8 @@ class Dispatcher:
         )
         record.queued = self._clock()
         self._records[record.id] = record
-        self._put(Submit(record))
+        self._inbox.put(Submit(record))
         return record
-
-    def _put(self, event: Event) -> None:
-        """A leaver overtakes what waits, so that the very next Step releases its row."""
-        self._events += 1
-        self._inbox.put_nowait((not isinstance(event, Cancel), self._events, event))
 
     def _fill(self) -> None:
         while self._shards.free:
@@ -175,13 +168,6 @@ class Dispatcher:
             if batch is None:
                 return
             self._shards.send(self._pipeline.send(batch, self._records, now), now)
-
-    async def _next(self) -> Event | None:
-        try:
-            async with asyncio.timeout(PULSE_SECONDS):
-                return (await self._inbox.get())[2]
-        except TimeoutError:
-            return None
 
     def _apply(self, event: Event) -> None:
         match event:
@@ -214,12 +200,22 @@ class Dispatcher:
 
     def _complete(self, result: StepResult) -> None:
         now, landed = self._clock(), self._pipeline.land(result)
+        if self._log:
+            self._log.write(landed, self._records, now)
+        for item in landed.items:
+            if item.end is not None:
+                self._look_back(item.id, now)
         self._scheduler.complete(landed.outcomes, now)
         for item, outcome in zip(landed.items, landed.outcomes, strict=True):
             self._take(item, outcome.seconds, now)
-        self._metrics.step(landed.method, len(landed.items), result.seconds)
-        view = self._scheduler.view()
-        self._metrics.observe(view, sum(view.waiting))
+        self._metrics.step(landed.method, len(landed.items), landed.seconds)
+        self._metrics.observe(self._scheduler.view())
+
+    def _look_back(self, id: int, now: float) -> None:
+        """Ask the scheduler about a request that is about to end."""
+        record, look = self._records.get(id), self._scheduler.look(id, now)
+        if record is not None and look is not None:
+            record.preemptions = look.preemptions
 
     def _take(self, item: Item, seconds: float, now: float) -> None:
         record = self._records.get(item.id)
@@ -232,9 +228,10 @@ class Dispatcher:
             self._extend(record, item, now)
         if record.live:
             return
+        if item.end is None:  # only the text shows such an end
+            self._look_back(record.id, now)
+            self._scheduler.cancel(record.id, now, base.End.STOP)
         self._forget(record)
-        if item.end is None:
-            self._scheduler.cancel(record.id, now)  # only the text shows such an end
 
     def _extend(self, record: Record, item: Item, now: float) -> None:
         before = record.last_token

@@ -1,30 +1,65 @@
 """The routes of hosted platforms: SageMaker's `/invocations` and Vertex AI's `/vertex`.
 
-Both only lead elsewhere. SageMaker's body is that of another route, told by the field it has.
-Vertex sends several at once; they run together, each with a permit, and are answered together.
+Both only lead elsewhere. SageMaker's body is that of another route, told by the field it has, and
+errors have that route's form. Vertex sends several at once, of which some may be chats; they run
+together, each with a permit, and are answered together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from typing import Annotated, Any
 
 from aiohttp import web
+from pydantic import Discriminator, Tag
 
-from router.body import Generate, Vertex, parse_json, read
+from router.answers import VertexResponse
+from router.body import Body, Generate, parse_json, read
 from router.errors import Mistyped, NoInstances, NoPredictions, RouterError
+from router.openai.bodies import ChatBody
+from router.openai.operations import CHAT, COMPLETIONS
+from router.openai.routes import OpenAi
+from router.openapi import ROOT, Operation
 from router.routes import Front, reply
+from router.server import refusal
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+def _kind(value: Any) -> str:
+    return "messages" if isinstance(value, dict) and "messages" in value else "inputs"
+
+
+Instance = Annotated[
+    Annotated[Generate, Tag("inputs")] | Annotated[ChatBody, Tag("messages")],
+    Discriminator(_kind),
+]
+
+
+class VertexRequest(Body):
+    """Body of `/vertex`."""
+
+    instances: list[Instance]
+
+
+HOSTED = (
+    Operation(
+        *("post", "/invocations", "Generate for SageMaker, as the route of that body does"),
+        like=(ROOT, CHAT, COMPLETIONS),
+    ),
+    Operation(
+        *("post", "/vertex", "Generate for Vertex AI"),
+        takes=VertexRequest,
+        gives=VertexResponse,
+    ),
+)
 
 
 class Hosted:
-    """Both routes over the native ones and, by the field that tells them, others."""
+    """Both routes, over the native ones and OpenAI's."""
 
-    def __init__(self, front: Front, others: Mapping[str, Handler]) -> None:
-        """`others`: handlers for bodies that have `messages` or `prompt`."""
-        self._front = front
-        self._handlers = {"inputs": front.compat_generate, **others}
+    def __init__(self, front: Front, openai: OpenAi) -> None:
+        self._front, self._openai = front, openai
+        self._chats = {"messages": openai.chat, "prompt": openai.completions}
 
     def routes(self, predict: str | None = None) -> list[web.RouteDef]:
         """Path by path; `predict` is another path that Vertex AI has chosen."""
@@ -38,15 +73,19 @@ class Hosted:
         """POST `/invocations`."""
         value = parse_json(await self._front.payload(http))
         fields = value if isinstance(value, dict) else {}
-        for name, handler in self._handlers.items():
+        if "inputs" in fields:
+            return await self._front.compat_generate(http)
+        for name, handler in self._chats.items():
             if name in fields:
-                return await handler(http)
-        known = " or ".join(f"`{name}`" for name in self._handlers)
-        raise Mistyped(f"body: {known} is required")
+                try:
+                    return await handler(http)
+                except RouterError as error:
+                    return refusal(error, CHAT.path)
+        raise Mistyped("body: `inputs` or `messages` or `prompt` is required")
 
     async def vertex(self, http: web.Request) -> web.StreamResponse:
         """POST `/vertex`."""
-        instances = read(await self._front.payload(http), Vertex).instances
+        instances = read(await self._front.payload(http), VertexRequest).instances
         if not instances:
             raise NoInstances
         try:
@@ -56,12 +95,23 @@ class Hosted:
                 raise NoPredictions from error
             raise
 
-    async def _predictions(self, http: web.Request, instances: Sequence[Generate]) -> list[str]:
+    async def _predictions(
+        self, http: web.Request, instances: Sequence[Generate | ChatBody]
+    ) -> list[str]:
         """The text of each instance; all are live before the first is waited for."""
         async with AsyncExitStack() as stack:
-            live = [
-                await stack.enter_async_context(self._front.open(http, body, stream=False))
-                for body in instances
-            ]
-            answers = [await self._front.answer(records, full_text=False) for records in live]
-        return [str(answer["generated_text"]) for _, answer in answers]
+            live = [await self._start(stack, http, body) for body in instances]
+            return [await text() for text in live]
+
+    async def _start(
+        self, stack: AsyncExitStack, http: web.Request, body: Generate | ChatBody
+    ) -> Callable[[], Awaitable[str]]:
+        if isinstance(body, ChatBody):
+            return await stack.enter_async_context(self._openai.running(http, body))
+        records = await stack.enter_async_context(self._front.open(http, body, stream=False))
+
+        async def text() -> str:
+            _, answer = await self._front.answer(records, full_text=False)
+            return str(answer["generated_text"])
+
+        return text

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summ
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
+from router.insight import perceptible_share
 from router.native import timing
 from router.record import Record
 from router.request import Bounds
@@ -56,6 +57,9 @@ _GAUGES = {
     "tgi_batch_max_total_tokens": "Tokens that the KV cache holds",
     "tgi_requests_running": "Requests in the batch",
     "tgi_kv_cache_usage": "Part of the KV cache in use, 0 to 1",
+    "tgi_perceptible_ratio": "Share of live requests that are ranked by their remaining time",
+    "tgi_estimate_error_ratio": "Mean relative error of recent estimates of execution time",
+    "tgi_acceptance_ratio": "Share of recent draft tokens that were kept",
 }
 
 _DURATIONS: dict[str, tuple[str, Labels]] = {
@@ -143,14 +147,17 @@ class Metrics:
         """A rank came back."""
         self._restarts.labels(str(rank)).inc()
 
-    def observe(self, view: View, queue: int) -> None:
-        """The scheduler's present state, and how many requests wait."""
+    def observe(self, view: View) -> None:
+        """The scheduler's present state."""
         used = self._capacity.pages - view.free_pages
-        self._gauges["tgi_queue_size"].set(queue)
+        self._gauges["tgi_queue_size"].set(sum(view.waiting))
         self._gauges["tgi_batch_current_size"].set(view.running)
         self._gauges["tgi_requests_running"].set(view.running)
         self._gauges["tgi_batch_current_max_tokens"].set(used * self._capacity.page_size)
         self._gauges["tgi_kv_cache_usage"].set(used / self._capacity.pages)
+        self._gauges["tgi_perceptible_ratio"].set(perceptible_share(view))
+        self._gauges["tgi_estimate_error_ratio"].set(view.estimate_error)
+        self._gauges["tgi_acceptance_ratio"].set(view.acceptance)
         for level, waiting in enumerate(view.waiting):
             self._levels.labels(str(level)).set(waiting)
         for action, count in view.preemptions.items():

@@ -14,10 +14,11 @@ from typing import Any
 
 import orjson
 
-from router import VERSION
+from router import VERSION, insight
 from router.errors import Incomplete, Unserialisable
 from router.record import PromptToken, Record, Token
 from router.request import Bounds
+from router.scheduler.base import View
 from router.text import Span
 
 
@@ -35,9 +36,11 @@ class About:
     speculate: int
     """Largest draft length; 0 without a drafter."""
     draft_model_id: str | None
+    scheduler: str
+    """Name of the order of service."""
 
 
-def info(about: About, bounds: Bounds) -> dict[str, Any]:
+def info(about: About, bounds: Bounds, view: View) -> dict[str, Any]:
     """Body of `/info`: TGI's keys, then ours."""
     return {
         "model_id": about.model_id,
@@ -56,6 +59,7 @@ def info(about: About, bounds: Bounds) -> dict[str, Any]:
         "docker_label": None,
         "speculate": about.speculate,
         "draft_model_id": about.draft_model_id,
+        "scheduler": insight.overview(about.scheduler, view),
     }
 
 
@@ -212,10 +216,12 @@ def _last_details(record: Record, about: About) -> dict[str, Any]:
     return {**_summary(record), **length, **_speculation(record, about)}
 
 
-def _speculation(record: Record, about: About) -> dict[str, int]:
+def _speculation(record: Record, about: About) -> dict[str, Any]:
+    """Ours; a server that does not draft tells TGI's keys only."""
     if not about.speculate:
         return {}
-    return {"drafted": record.drafted, "accepted": record.accepted}
+    counts = {"drafted": record.drafted, "accepted": record.accepted}
+    return {**counts, **insight.spent(record)}
 
 
 def _token(token: Token) -> dict[str, Any]:

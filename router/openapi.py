@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ NAMES = {
 FAILURES = {
     400: "The body is not JSON",
     401: "The key is missing or another",
+    404: "Nothing has that name",
     408: "The body came too slowly",
     413: "The body is too large",
     415: "The body is not declared to be JSON",
@@ -43,6 +44,8 @@ FAILURES = {
     503: "Nothing is served now",
 }
 READING_FAILURES = (401, 503)
+NAMING_FAILURES = (401, 404)
+"""Of paths that name something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +61,25 @@ class Operation:
     """Whether the answer is an array of `gives`."""
     streams: type[BaseModel] | None = None
     """An event of the answer's stream."""
+    done: bool = False
+    """Whether a last event says `[DONE]`."""
+    like: tuple[Operation, ...] = ()
+    """Those of which it takes any body and gives the answer, in place of its own."""
     text: bool = False
     """Whether the answer is text."""
     failure: type[BaseModel] = answers.ErrorResponse
     tag: str = "Text generation"
 
 
+ROOT = Operation(
+    *("post", "/", "Generate; a stream if `stream` is true"),
+    takes=body.CompatGenerate,
+    gives=answers.GenerateResponse,
+    several=True,
+    streams=answers.StreamResponse,
+)
 NATIVE = (
-    Operation(
-        *("post", "/", "Generate; a stream if `stream` is true"),
-        takes=body.CompatGenerate,
-        gives=answers.GenerateResponse,
-        several=True,
-        streams=answers.StreamResponse,
-    ),
+    ROOT,
     Operation(
         *("post", "/generate", "Generate and answer at the end"),
         takes=body.Generate,
@@ -88,18 +96,6 @@ NATIVE = (
         gives=answers.SimpleToken,
         several=True,
     ),
-    Operation(
-        *("post", "/invocations", "Generate for SageMaker, as the root does"),
-        takes=body.CompatGenerate,
-        gives=answers.GenerateResponse,
-        several=True,
-        streams=answers.StreamResponse,
-    ),
-    Operation(
-        *("post", "/vertex", "Generate for Vertex AI"),
-        takes=body.Vertex,
-        gives=answers.VertexResponse,
-    ),
     Operation("get", "/info", "What is served, and within which limits", gives=answers.Info),
     *(
         Operation("get", path, "Whether requests can be served now")
@@ -107,6 +103,14 @@ NATIVE = (
     ),
     Operation("get", "/health/live", "Whether the server runs at all"),
     Operation("get", "/metrics", "Metrics for Prometheus", text=True),
+    Operation(
+        *("get", "/requests/{request_id}", "How a live request stands, by its x-request-id"),
+        gives=answers.Standing,
+    ),
+    *(
+        Operation(method, path, "Stop a live request, by its x-request-id", gives=answers.Cancelled)
+        for method, path in (("delete", "/requests/{request_id}"), ("post", "/cancel/{request_id}"))
+    ),
 )
 
 
@@ -135,41 +139,71 @@ def document(operations: Iterable[Operation]) -> bytes:
 
 
 def _operation(operation: Operation) -> dict[str, Any]:
+    like = operation.like or (operation,)
     told: dict[str, Any] = {
         "tags": [operation.tag],
         "summary": operation.summary,
         "operationId": re.sub(r"\W+", "_", f"{operation.method} {operation.path}").strip("_"),
         "security": [{}, {"key": []}],
-        "responses": {"200": {"description": operation.summary, **_content(_answer(operation))}},
+        "responses": {"200": {"description": operation.summary, **_content(_answer(like))}},
     }
-    if operation.takes:
-        content = _content({"application/json": _reference(operation.takes)})
-        told["requestBody"] = {"required": True, **content}
-    failure = _content({"application/json": _reference(operation.failure)})
-    for status in FAILURES if operation.takes else READING_FAILURES:
+    takes = [_reference(each.takes) for each in like if each.takes]
+    if takes:
+        told["requestBody"] = {"required": True, **_content({"application/json": _any(takes)})}
+    names = re.findall(r"{(\w+)}", operation.path)
+    if names:
+        told["parameters"] = [_named(name) for name in names]
+    failure = _content({"application/json": _any([_reference(each.failure) for each in like])})
+    for status in _failures(bool(takes), bool(names)):
         told["responses"][str(status)] = {"description": FAILURES[status], **failure}
     return told
 
 
-def _answer(operation: Operation) -> dict[str, Any]:
+def _named(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _failures(takes: bool, names: bool) -> Iterable[int]:
+    """The statuses that a path may answer with: one that takes a body, one that names something."""
+    if names:
+        return NAMING_FAILURES
+    if takes:
+        return (status for status in FAILURES if status != 404)
+    return READING_FAILURES
+
+
+def _answer(like: Sequence[Operation]) -> dict[str, Any]:
     """The schema of each media type that a good answer may have."""
-    told: dict[str, Any] = {}
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for operation in like:
+        for kind, schema in _kinds(operation):
+            kinds.setdefault(kind, []).append(schema)
+    return {kind: _any(schemas) for kind, schemas in kinds.items()}
+
+
+def _kinds(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
     if operation.gives:
         one = _reference(operation.gives)
         whole = {"type": "array", "items": one} if operation.several else one
-        told["application/json"] = whole
+        yield "application/json", whole
     if operation.streams:
-        told["text/event-stream"] = _event(operation.streams, operation.failure)
+        yield "text/event-stream", _event(operation, operation.streams)
     if operation.text:
-        told["text/plain; charset=utf-8"] = {"type": "string"}
-    return told
+        yield "text/plain; charset=utf-8", {"type": "string"}
 
 
-def _event(one: type[BaseModel], failure: type[BaseModel]) -> dict[str, Any]:
-    """The schema of one event: JSON in `data`."""
-    told = {"anyOf": [_reference(one), _reference(failure)]}
+def _event(operation: Operation, one: type[BaseModel]) -> dict[str, Any]:
+    """The schema of one event: JSON in `data`, and the end of a stream that has one."""
+    told = _any([_reference(one), _reference(operation.failure)])
     data = {"type": "string", "contentMediaType": "application/json", "contentSchema": told}
+    if operation.done:
+        data = _any([{"const": "[DONE]"}, data])
     return {"type": "object", "required": ["data"], "properties": {"data": data}}
+
+
+def _any(schemas: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    different = [each for at, each in enumerate(schemas) if each not in schemas[:at]]
+    return different[0] if len(different) == 1 else {"anyOf": different}
 
 
 def _content(schemas: Mapping[str, Any]) -> dict[str, Any]:

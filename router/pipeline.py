@@ -23,6 +23,10 @@ class Landed:
 
     method: str
     """Its label in TGI's metrics."""
+    sent: float
+    """When, by the dispatcher's clock."""
+    seconds: float
+    """Of the device."""
     items: tuple[Item, ...]
     """Of the rows that had not ended before."""
     outcomes: Sequence[Outcome]
@@ -38,7 +42,7 @@ class Pipeline:
         """Of the pages of the requests that the scheduler knows."""
         self._held: set[int] = set()
         """Rows that the shards hold."""
-        self._flights: deque[Step] = deque()
+        self._flights: deque[tuple[Step, float]] = deque()
         self._number = 0
 
     def enter(self, record: Record) -> Job:
@@ -70,19 +74,20 @@ class Pipeline:
         self._number += 1
         step = steps.step(self._number, batch, self._held, fresh)
         self._held = held.union(record.id for record in fresh)
-        self._flights.append(step)
+        self._flights.append((step, now))
         return step
 
     def land(self, result: StepResult) -> Landed:
         """The oldest Step on its way is done; live rows' names follow their new tokens."""
-        step = self._flights.popleft()
+        step, sent = self._flights.popleft()
         rows = steps.done(step, result)
         outcomes = steps.outcomes(rows, result.seconds, self._names)
-        return Landed(steps.method(step), tuple(item for _, item in rows), outcomes)
+        items = tuple(item for _, item in rows)
+        return Landed(steps.method(step), sent, result.seconds, items, outcomes)
 
     def lost(self) -> list[str]:
         """Labels of the Steps that will never land."""
-        return [steps.method(step) for step in self._flights]
+        return [steps.method(step) for step, _ in self._flights]
 
     def _name(self, record: Record) -> tuple[int, ...]:
         """Names of the prompt's pages; a prompt that is to be told has to be computed, too."""

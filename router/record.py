@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from router.errors import Incomplete, RouterError
@@ -74,6 +74,8 @@ class Record:
         """Steps that worked on this request, prefill included."""
         self.attained = 0.0
         """Device seconds of those Steps, each shared equally among its rows."""
+        self.preemptions: Mapping[str, int] = {}
+        """By kind; told at the end."""
         self.finish_reason: str | None = None
         """`length`, `eos_token` or `stop_sequence`; set together with the last token."""
         self.error: RouterError | None = None

@@ -16,12 +16,13 @@ from typing import Any
 
 from aiohttp import web
 
-from router import grammar, native
+from router import grammar, insight, native
 from router.body import CompatGenerate, Generate, read
 from router.dispatcher import Dispatcher
 from router.errors import (
     BadRequest,
     Incomplete,
+    NotFound,
     Overloaded,
     PayloadTooLarge,
     RequestTimeout,
@@ -84,6 +85,9 @@ class Front:
             web.get("/health/ready", self.ready),
             web.get("/info", self.info),
             web.get("/metrics", self.metrics),
+            web.get("/requests/{request_id}", self.standing),
+            web.delete("/requests/{request_id}", self.cancel),
+            web.post("/cancel/{request_id}", self.cancel),
         ]
 
     async def compat_generate(self, http: web.Request) -> web.StreamResponse:
@@ -119,7 +123,23 @@ class Front:
 
     async def info(self, http: web.Request) -> web.StreamResponse:
         """GET `/info`."""
-        return reply(native.info(self._about, self.bounds))
+        return reply(native.info(self._about, self.bounds, self._dispatcher.view()))
+
+    async def standing(self, http: web.Request) -> web.StreamResponse:
+        """GET `/requests/{request_id}`: how long it will wait, and what it has had."""
+        request_id = http.match_info["request_id"]
+        found = self._dispatcher.look(request_id)
+        if not found:
+            raise NotFound
+        return reply(insight.standing(request_id, found))
+
+    async def cancel(self, http: web.Request) -> web.StreamResponse:
+        """DELETE `/requests/{request_id}`, POST `/cancel/{request_id}`: end it."""
+        request_id = http.match_info["request_id"]
+        cancelled = self._dispatcher.cancel(request_id)
+        if not cancelled:
+            raise NotFound
+        return reply({"request_id": request_id, "cancelled": cancelled})
 
     async def metrics(self, http: web.Request) -> web.StreamResponse:
         """GET `/metrics`."""

@@ -45,10 +45,15 @@ BACKLOG = 1024
 logger = logging.getLogger(__name__)
 
 
-def application(front: Front, access: Access, more: Iterable[web.RouteDef] = ()) -> web.Application:
-    """The routes of `front` and `more`, ready to be served."""
+def application(
+    front: Front,
+    access: Access,
+    more: Iterable[web.RouteDef] = (),
+    around: Iterable[Middleware] = (),
+) -> web.Application:
+    """The routes of `front` and `more`, ready to be served, with `around` outside of them all."""
     app = web.Application(
-        middlewares=[_enveloped(access)], client_max_size=front.bounds.payload_limit
+        middlewares=[*around, _enveloped(access)], client_max_size=front.bounds.payload_limit
     )
     app.on_response_prepare.append(partial(_stamp, access))
     app.add_routes([*front.routes(), *more])
@@ -60,12 +65,13 @@ async def run(
     listener: socket.socket,
     access: Access,
     more: Iterable[web.RouteDef] = (),
+    around: Iterable[Middleware] = (),
     *,
     ready: Callable[[], None],
     drained: Callable[[], Awaitable[None]],
 ) -> None:
     """Serve on the bound `listener`; call `ready` once it listens, stop when `drained` returns."""
-    app = application(front, access, more)
+    app = application(front, access, more, around)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=GOODBYE_SECONDS)
     await runner.setup()
     try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LONGEST_RUN = 255
+RECORDED = Path(__file__).resolve().parent.parent / "results" / "traces.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,26 +5,31 @@ from __future__ import annotations
 from router.openai import answers, bodies, response_input
 from router.openapi import Operation
 
+CHAT = Operation(
+    *("post", "/v1/chat/completions", "Answer a chat; a stream if `stream` is true"),
+    takes=bodies.ChatBody,
+    gives=answers.ChatCompletion,
+    streams=answers.ChatCompletionChunk,
+    done=True,
+    failure=answers.OpenAiErrorResponse,
+)
+COMPLETIONS = Operation(
+    *("post", "/v1/completions", "Complete prompts; a stream if `stream` is true"),
+    takes=bodies.CompletionBody,
+    gives=answers.Completion,
+    streams=answers.Completion,
+    done=True,
+    failure=answers.OpenAiErrorResponse,
+)
 OPENAI = (
-    Operation(
-        *("post", "/v1/chat/completions", "Answer a chat; a stream if `stream` is true"),
-        takes=bodies.ChatBody,
-        gives=answers.ChatCompletion,
-        streams=answers.ChatCompletionChunk,
-        failure=answers.OpenAiErrorResponse,
-    ),
-    Operation(
-        *("post", "/v1/completions", "Complete prompts; a stream if `stream` is true"),
-        takes=bodies.CompletionBody,
-        gives=answers.Completion,
-        streams=answers.Completion,
-        failure=answers.OpenAiErrorResponse,
-    ),
+    CHAT,
+    COMPLETIONS,
     Operation(
         *("post", "/v1/responses", "Answer without a memory; a stream if `stream` is true"),
         takes=response_input.ResponsesBody,
         gives=answers.ResponseObject,
         streams=answers.ResponseEvent,
+        done=True,
         failure=answers.OpenAiErrorResponse,
     ),
     Operation(

@@ -95,6 +95,19 @@ class OpenAi:
         spans = await self._vocabulary.spans(text, add_special_tokens=False)
         return reply({"tokenize_response": native.spans(text, spans), "templated_text": text})
 
+    @asynccontextmanager
+    async def running(
+        self, http: web.Request, body: ChatBody
+    ) -> AsyncIterator[Callable[[], Awaitable[str]]]:
+        """A chat that runs, and a function that waits for the text of its first answer."""
+        async with self._live(http, lambda: self._chat(http, body)) as (plan, records):
+
+            async def text() -> str:
+                answer = await _answer(plan, records)
+                return str(answer["choices"][0]["message"]["content"] or "")
+
+            yield text
+
     async def _chat(self, http: web.Request, body: ChatBody) -> Plan:
         prompt = await self._prompts.make(body)
         self._front.require_permit()
@@ -142,11 +155,7 @@ class OpenAi:
         if stream:
             return await self._stream(http, planning)
         async with self._live(http, planning) as (plan, records):
-            for record in records:
-                async for _ in record.stream():
-                    pass
-                _require_end(record)
-            answer = plan.shape(records).answer()
+            answer = await _answer(plan, records)
         return reply(answer, shapes.headers(records, self._about, plan.choices))
 
     async def _stream(self, http: web.Request, planning: Planning) -> web.StreamResponse:
@@ -175,6 +184,15 @@ class OpenAi:
 
         async with self._front.life(http, wanted) as records:
             yield plans[0], records
+
+
+async def _answer(plan: Plan, records: Sequence[Record]) -> dict[str, Any]:
+    """The whole, once all have ended."""
+    for record in records:
+        async for _ in record.stream():
+            pass
+        _require_end(record)
+    return plan.shape(records).answer()
 
 
 async def _tell(stream: EventStream, shape: Shape, records: Sequence[Record]) -> None:

@@ -8,7 +8,7 @@ from huggingface_hub import AsyncInferenceClient, InferenceClient
 from huggingface_hub.errors import GenerationError, OverloadedError, ValidationError
 
 from router.errors import Generation
-from tests.router.serving import ScriptedDispatcher, Served, Token, serving
+from tests.router.serving import DRAFTING, ScriptedDispatcher, Served, Token, serving
 
 TEXT = " Hello «世»"
 
@@ -36,6 +36,17 @@ async def test_the_client_gets_the_details() -> None:
         assert answer.details.finish_reason == "eos_token"
         assert answer.details.seed == 3
         assert [token.id for token in answer.details.tokens] == [15, 16, 2]
+
+
+async def test_the_client_reads_the_details_of_a_server_that_drafts() -> None:
+    async with serving(about=DRAFTING) as server:
+        answer = await asyncio.to_thread(whole, server, details=True)
+        assert answer.details.generated_tokens == 3
+        assert (answer.details.queue_time, answer.details.attained_service) == (0.25, 0.625)
+        assert answer.details.preemptions == {"keep": 1, "swap": 2, "recompute": 0}
+        events = await asyncio.to_thread(streamed, server, details=True)
+        assert events[-1].details.generated_tokens == 3
+        assert events[-1].details.accepted == 2
 
 
 async def test_the_client_streams_text() -> None:

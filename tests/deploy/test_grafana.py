@@ -33,7 +33,7 @@ def expressions(panels: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
 def series() -> dict[str, set[str]]:
     """The labels of every series that the server shows, by its name."""
     metrics = Metrics(BOUNDS, CAPACITY, 1)
-    metrics.observe(View((0,), running=0, perceptible=0, free_pages=0, preemptions={}), queue=0)
+    metrics.observe(View((0,), running=0, perceptible=0, free_pages=0, preemptions={}))
     found: dict[str, set[str]] = {}
     for name, labels in SERIES.findall(metrics.render().decode()):
         found.setdefault(name, set()).update(re.findall(r"(\w+)=", labels))

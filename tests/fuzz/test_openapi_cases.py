@@ -24,6 +24,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from router.hosted import HOSTED
 from router.openai.operations import OPENAI
 from router.openapi import NATIVE, document
 from tests.conftest import ROOT, Processes
@@ -55,7 +56,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 FEW = 200
 """Up to so many the cases are always the same, so that nobody's change fails by chance."""
-SCHEMA = schemathesis.openapi.from_dict(json.loads(document((*NATIVE, *OPENAI))))
+SCHEMA = schemathesis.openapi.from_dict(json.loads(document((*NATIVE, *OPENAI, *HOSTED))))
 OPERATIONS = [
     (method.upper(), path) for path, item in SCHEMA.raw_schema["paths"].items() for method in item
 ]

@@ -12,9 +12,10 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
-from router.__main__ import Model, routes
 from router.access import Access
+from router.assembly import Model, routes
 from router.chat import ChatTemplate
 from router.config import Limits
 from router.errors import Overloaded, RouterError
@@ -23,7 +24,7 @@ from router.metrics import Metrics
 from router.native import About
 from router.request import Request, settle
 from router.routes import Front, Patience
-from router.scheduler.base import Capacity
+from router.scheduler.base import Capacity, Look, View
 from router.server import run
 from router.text import Vocabulary
 from router.workers import Files, Workers
@@ -53,6 +54,7 @@ ABOUT = About(
     validation_workers=2,
     speculate=0,
     draft_model_id=None,
+    scheduler="fcfs",
 )
 DRAFTING = About(
     model_id="big",
@@ -62,6 +64,7 @@ DRAFTING = About(
     validation_workers=2,
     speculate=5,
     draft_model_id="small",
+    scheduler="laps-sd",
 )
 
 
@@ -81,6 +84,17 @@ class PromptToken:
     logprob: float | None
     top: tuple[Token, ...] = ()
 
+
+PREEMPTIONS = {"keep": 1, "swap": 2, "recompute": 0}
+VIEW = View(
+    waiting=(2, 1),
+    running=3,
+    perceptible=4,
+    free_pages=8,
+    preemptions=PREEMPTIONS,
+    acceptance=0.75,
+    estimate_error=0.0625,
+)
 
 HELLO = (
     Token(15, " Hello", -0.25),
@@ -109,6 +123,9 @@ class ScriptedRecord:
     started: float = 10.5
     first_token: float = 10.75
     ended: float = 12.0
+    attained: float = 0.625
+    steps: int = 3
+    preemptions: Mapping[str, int] = field(default_factory=lambda: dict(PREEMPTIONS))
 
     @property
     def text(self) -> str:
@@ -157,10 +174,21 @@ class ScriptedDispatcher:
         self.script = script or HELLO
         self.ending, self.reason, self.full, self.refusal = ending, reason, full, refusal
         self.opened: list[tuple[Request, str]] = []
+        self.known: dict[str, list[tuple[ScriptedRecord, Look | None]]] = {}
+        """What is live, by request id."""
         self.entered, self.left = asyncio.Event(), asyncio.Event()
 
     def healthy(self) -> str | None:
         return self.reason
+
+    def view(self) -> View:
+        return VIEW
+
+    def look(self, request_id: str) -> list[tuple[ScriptedRecord, Look | None]]:
+        return self.known.get(request_id, [])
+
+    def cancel(self, request_id: str) -> int:
+        return len(self.known.pop(request_id, []))
 
     @asynccontextmanager
     async def open_all(
@@ -228,6 +256,7 @@ async def serving(
     about: About = ABOUT,
     patience: Patience = PATIENCE,
     access: Access = Access(),  # noqa: B008
+    around: Sequence[Middleware] = (),
 ) -> AsyncIterator[Served]:
     dispatcher = dispatcher or ScriptedDispatcher()
     workers = Workers(Files(str(DEMO), SIZE), 1)
@@ -239,7 +268,7 @@ async def serving(
     port = listener.getsockname()[1]
     ready, stop = asyncio.Event(), asyncio.Event()
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-        group.create_task(_run(front, listener, access, more, ready, stop))
+        group.create_task(_run(front, listener, access, more, around, ready, stop))
         await ready.wait()
         try:
             async with aiohttp.ClientSession() as session:
@@ -255,10 +284,11 @@ async def _run(
     listener: socket.socket,
     access: Access,
     more: Sequence[web.RouteDef],
+    around: Sequence[Middleware],
     ready: asyncio.Event,
     stop: asyncio.Event,
 ) -> None:
     async def drained() -> None:
         await stop.wait()
 
-    await run(front, listener, access, more, ready=ready.set, drained=drained)
+    await run(front, listener, access, more, around, ready=ready.set, drained=drained)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from router.__main__ import measure
+from router.assembly import measure
 from router.config import Limits, SchedulerConfig
 from router.dispatcher import Dispatcher
 from router.errors import Cancelled, Generation, Invalid, Overloaded, RouterError, Unavailable
@@ -21,6 +23,7 @@ from router.request import Request, settle
 from router.scheduler import build
 from router.scheduler.base import Job, Scheduler, View
 from router.shards import STEP_SECONDS, GroupLost, ShardGroup
+from router.step_log import StepLog
 from router.text import Vocabulary
 from shard.config import ShardConfig
 from shard.echo import EchoEngine, reply, reply_logprob
@@ -37,14 +40,17 @@ class SeenMetrics(Metrics):
     """Metrics that a test can wait on: how many Steps are done, and the last View."""
 
     steps = 0
+    seconds = 0.0
+    """Of the Steps that served a row."""
     view: View | None = None
 
     def step(self, method: str, rows: int, seconds: float) -> None:
         super().step(method, rows, seconds)
         self.steps += 1
+        self.seconds += seconds if rows else 0.0
 
-    def observe(self, view: View, queue: int) -> None:
-        super().observe(view, queue)
+    def observe(self, view: View) -> None:
+        super().observe(view)
         self.view = view
         self.changed.set()
 
@@ -74,6 +80,7 @@ async def serving(
     policy: str = "laps-sd",
     longest: int | None = None,
     clock: Callable[[], float] | None = None,
+    log: Path | None = None,
     **limits: Any,
 ) -> AsyncIterator[Serving]:
     """A dispatcher over the ranks at `paths`."""
@@ -84,9 +91,10 @@ async def serving(
         metrics = SeenMetrics(bounds, capacity, len(shards.ready))
         metrics.changed = asyncio.Event()
         scheduler = build(SchedulerConfig(scheduler=policy), capacity)
-        clocks = {"clock": clock} if clock else {}
+        options: dict[str, Any] = {"clock": clock} if clock else {}
+        options |= {"log": StepLog(str(log), capacity)} if log else {}
         vocabulary = Vocabulary(TOKENIZER)
-        dispatcher = Dispatcher(scheduler, shards, vocabulary, bounds, metrics, **clocks)
+        dispatcher = Dispatcher(scheduler, shards, vocabulary, bounds, metrics, **options)
         running = asyncio.ensure_future(dispatcher.run())
         try:
             yield Serving(dispatcher, scheduler, metrics, running)
@@ -200,8 +208,11 @@ async def test_a_row_that_gave_up_its_pages_goes_on_where_it_was(
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(finish(server, request)) for request in requests]
         view = server.scheduler.view()
+    records = [task.result() for task in tasks]
     assert view.preemptions[rung] > 0
-    assert [tuple(task.result().emitted) for task in tasks] == [
+    for kind, count in view.preemptions.items():
+        assert sum(record.preemptions[kind] for record in records) == count
+    assert [tuple(record.emitted) for record in records] == [
         expected(request)[0] for request in requests
     ]
 
@@ -336,6 +347,58 @@ async def test_the_length_is_named_before_a_stop_string_at_the_same_token() -> N
     async with echoing() as (server, _):
         record = await finish(server, replace(request, stop=(text,)))
     assert record.finish_reason == "length"
+
+
+async def test_a_waiting_request_is_told_how_it_stands() -> None:
+    long = ask(max_new=2000, ignore_eos=True)
+    shard = {"echo_seconds": 0.001}
+    async with echoing(shard=shard, max_batch_size=1, policy="fcfs") as (server, _):
+        dispatcher = server.dispatcher
+        async with dispatcher.open(long, "first") as first, dispatcher.open(ask(), "second"):
+            stream = aiter(first.stream())
+            for _ in range(20):
+                await anext(stream)
+            [(record, runs)], [(_, waits)] = dispatcher.look("first"), dispatcher.look("second")
+            assert record is first
+            assert runs
+            assert runs.wait == 0
+            assert 0 < runs.attained == pytest.approx(first.attained)
+            assert waits
+            assert waits.wait > 0
+            assert waits.attained == 0
+        await server.metrics.until_empty()
+        assert dispatcher.look("first") == dispatcher.look("second") == []
+
+
+async def test_the_service_of_all_requests_is_the_time_of_all_steps() -> None:
+    async with echoing(shard={"echo_seconds": 0.002}) as (server, _):
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(finish(server, ask(seed=n))) for n in range(5)]
+        await server.metrics.until_empty()
+    seconds = server.metrics.seconds
+    assert sum(task.result().attained for task in tasks) == pytest.approx(seconds)
+
+
+async def test_the_step_log_says_what_every_step_did_for_every_row(tmp_path: Path) -> None:
+    requests = mixed_requests(8, seed=3)
+    async with echoing(log=tmp_path / "log") as (server, _):
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(finish(server, request)) for request in requests]
+        await server.metrics.until_empty()
+        pages = server.scheduler.view().free_pages
+    head, *steps = map(json.loads, (tmp_path / "log").read_text().splitlines())
+    assert head["capacity"]["pages"] == pages
+    assert all(step["sent"] <= step["landed"] for step in steps)
+    for record in (task.result() for task in tasks):
+        rows = [row[1:] for step in steps for row in step["rows"] if row[0] == record.id]
+        assert len(rows) == record.steps
+        _, prefilled, drafted, accepted, emitted = map(sum, zip(*rows, strict=True))
+        assert (drafted, accepted, emitted) == (record.drafted, record.accepted, len(record.tokens))
+        assert 0 < prefilled <= len(record.prompt)
+        known = len(record.prompt)
+        for row in rows:
+            assert row[0] == known
+            known += row[4]
 
 
 async def test_a_request_is_cancelled_by_its_id() -> None:

@@ -19,6 +19,25 @@ async def test_an_invocation_with_inputs_is_a_request_to_the_root() -> None:
             assert invoked.status == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Say"}]}),
+        ("/v1/completions", {"prompt": "Say"}),
+    ],
+)
+async def test_an_invocation_with_another_field_is_a_request_to_that_route(
+    path: str, body: dict[str, object]
+) -> None:
+    async with serving() as server:
+        told = [(await server.post(each, body)).json() for each in (path, "/invocations")]
+        assert [answer["choices"] for answer in told] == [told[0]["choices"]] * 2
+        wrong = {**body, "max_tokens": -1}
+        told = [(await server.post(each, wrong)).body for each in (path, "/invocations")]
+        assert told[0] == told[1]
+        assert b'"type":"invalid_request_error"' in told[0]
+
+
 async def test_an_invocation_of_nothing_known_says_what_is_known() -> None:
     async with serving() as server:
         for body in ({}, [], "text", {"input": "a"}):
@@ -40,6 +59,16 @@ async def test_instances_are_answered_in_their_order_with_all_their_parameters()
         first, second = (request for request, _ in server.dispatcher.opened)
         assert (first.max_new_tokens, first.sampling.temperature) == (5, 0.0)
         assert second.sampling.top_k == 3
+
+
+async def test_an_instance_may_be_a_chat() -> None:
+    async with serving() as server:
+        chat = {"messages": [{"role": "user", "content": "Say"}]}
+        response = await server.post("/vertex", {"instances": [chat, {"inputs": "Say"}]})
+        assert response.json() == {"predictions": [TEXT, TEXT]}
+        response = await server.post("/vertex", {"instances": [{"messages": []}]})
+        assert response.status == 422
+        assert "instances.0" in response.json()["error"]
 
 
 async def test_a_call_without_instances_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import signal
 import socket
 import sys
@@ -14,8 +15,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from router.__main__ import Fault, agree, measure
+from router.assembly import agree, measure
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
+from router.faults import Fault
+from router.learned import Store
 from router.request import settle
 from tests.router.families import byte_level
 from tests.router.scripted_ranks import ready
@@ -43,12 +46,14 @@ class Router:
 
 
 @asynccontextmanager
-async def router(folder: Path, sock: Path, **limits: int) -> AsyncIterator[Router]:
+async def router(
+    folder: Path, sock: Path, state: str = "none", **limits: int
+) -> AsyncIterator[Router]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     config = RouterConfig(
         limits=Limits(**limits),
-        scheduler=SchedulerConfig(),
+        scheduler=SchedulerConfig(scheduler_state=state),
         server=ServerConfig(),
         model_path=str(folder),
         model_id="echo",
@@ -156,6 +161,41 @@ async def test_the_loss_of_a_shard_is_told_to_clients_and_to_the_launcher(folder
         fault = await running.event()
         assert (fault["event"], fault["code"]) == ("fault", 1)
         assert await running.process.wait() == 1
+
+
+async def test_what_the_scheduler_learned_survives_a_restart(folder: Path) -> None:
+    sock, state = folder / "rank-0", folder / "state"
+    with Rank(replace(ECHO, socket=str(sock))) as rank:
+        assert rank.event() == {"event": "ready"}
+        for number in range(3):
+            async with router(folder, sock, str(state)) as running:
+                assert await running.event() == {"event": "ready"}
+                async with aiohttp.ClientSession(running.base) as session:
+                    response = await session.post("/generate", json=LONG)
+                    assert response.status == 200
+                running.process.send_signal(signal.SIGTERM)
+                assert await running.process.wait() == 0
+            kept = Store(state, "echo").load()
+            assert kept
+            kinds = {
+                tuple(kind): (answers, mean) for kind, answers, mean in kept["lengths"]["kinds"]
+            }
+            assert kinds[()] == pytest.approx((number + 1, math.log(200)))
+
+
+async def test_a_state_that_makes_no_sense_is_a_fresh_start(folder: Path) -> None:
+    sock, state = folder / "rank-0", folder / "state"
+    store = Store(state, "echo")
+    store.keep(store.pack({"version": -1}))
+    with Rank(replace(ECHO, socket=str(sock))) as rank:
+        assert rank.event() == {"event": "ready"}
+        async with router(folder, sock, str(state)) as running:
+            assert await running.event() == {"event": "ready"}
+            running.process.send_signal(signal.SIGTERM)
+            assert await running.process.wait() == 0
+    kept = store.load()
+    assert kept
+    assert "lengths" in kept
 
 
 async def test_a_shard_that_is_not_there_is_a_fault(folder: Path) -> None:

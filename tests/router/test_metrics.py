@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,7 +19,8 @@ COUNTERS = {
 GAUGES = {
     *("tgi_queue_size", "tgi_batch_current_size", "tgi_batch_current_max_tokens"),
     *("tgi_batch_max_total_tokens", "tgi_requests_running", "tgi_queue_depth"),
-    "tgi_kv_cache_usage",
+    *("tgi_kv_cache_usage", "tgi_perceptible_ratio", "tgi_estimate_error_ratio"),
+    "tgi_acceptance_ratio",
 }
 HISTOGRAMS = {
     *("tgi_request_duration", "tgi_request_validation_duration", "tgi_request_queue_duration"),
@@ -163,9 +165,10 @@ def test_prompt_lookup_is_counted_apart() -> None:
 
 
 def test_the_schedulers_state_is_shown(metrics: Metrics) -> None:
-    view = View((1, 2), running=3, perceptible=1, free_pages=4, preemptions={"keep": 2})
-    metrics.observe(view, queue=3)
-    metrics.observe(view, queue=3)
+    view = View((1, 2), 3, perceptible=3, free_pages=4, preemptions={"keep": 2}, acceptance=0.75)
+    view = replace(view, estimate_error=0.125)
+    metrics.observe(view)
+    metrics.observe(view)
     assert value(metrics, "tgi_queue_size") == 3
     assert value(metrics, 'tgi_queue_depth{level="1"}') == 2
     assert value(metrics, "tgi_batch_current_size") == 3
@@ -174,6 +177,9 @@ def test_the_schedulers_state_is_shown(metrics: Metrics) -> None:
     assert value(metrics, "tgi_batch_current_max_tokens") == 96
     assert value(metrics, "tgi_batch_max_total_tokens") == 160
     assert value(metrics, 'tgi_preemptions{action="keep"}') == 2
+    assert value(metrics, "tgi_perceptible_ratio") == 0.5
+    assert value(metrics, "tgi_acceptance_ratio") == 0.75
+    assert value(metrics, "tgi_estimate_error_ratio") == 0.125
 
 
 def test_a_restart_is_counted_by_rank(metrics: Metrics) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from router.hosted import HOSTED
 from router.openai.operations import OPENAI
 from router.openapi import NATIVE, document
 from tests.router.serving import serving
 
-DOCUMENT = json.loads(document((*NATIVE, *OPENAI)))
+DOCUMENT = json.loads(document((*NATIVE, *OPENAI, *HOSTED)))
 TGI_PATHS = {
     *(("/", "post"), ("/generate", "post"), ("/generate_stream", "post"), ("/health", "get")),
     *(("/info", "get"), ("/metrics", "get"), ("/tokenize", "post")),

@@ -1,11 +1,23 @@
 import asyncio
+import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from router.errors import Cancelled, Generation, Invalid, Unavailable
+from router.request import Request
 from router.routes import Patience
-from tests.router.serving import DRAFTING, ScriptedDispatcher, Token, serving
+from router.scheduler.base import Look
+from shard.protocol import Sampling
+from tests.router.serving import (
+    DRAFTING,
+    HELLO,
+    ScriptedDispatcher,
+    ScriptedRecord,
+    Token,
+    serving,
+)
 
 DETAILS = (
     b'"details":{"finish_reason":"eos_token","generated_tokens":3,"seed":null,"prefill":[],'
@@ -82,15 +94,20 @@ async def test_the_last_event_carries_the_details() -> None:
         )
 
 
-async def test_a_server_with_a_drafter_tells_drafted_and_accepted() -> None:
+OURS = (
+    b'"drafted":4,"accepted":2,"queue_time":0.25,"attained_service":0.625,'
+    b'"preemptions":{"keep":1,"swap":2,"recompute":0}'
+)
+
+
+async def test_a_server_with_a_drafter_tells_drafts_and_service() -> None:
     body = {"inputs": "a", "parameters": {"details": True, "do_sample": True, "seed": 7}}
     async with serving(about=DRAFTING) as server:
         whole = (await server.post("/generate", body)).json()
         assert whole["details"]["seed"] == 7
-        assert (whole["details"]["drafted"], whole["details"]["accepted"]) == (4, 2)
-        assert list(whole["details"])[-2:] == ["drafted", "accepted"]
+        assert dict(list(whole["details"].items())[-5:]) == json.loads(b"{" + OURS + b"}")
         stream = (await server.post("/generate_stream", body)).body
-        assert stream.endswith(b'"seed":7,"input_length":3,"drafted":4,"accepted":2}}\n\n')
+        assert stream.endswith(b'"seed":7,"input_length":3,' + OURS + b"}}\n\n")
 
 
 TOP = (Token(15, " Hello", -0.25), Token(3, "x", -2.0))
@@ -103,7 +120,7 @@ async def test_the_likeliest_tokens_follow_the_token_and_the_tokens() -> None:
     body = {"inputs": "a", "parameters": {"details": True, "top_n_tokens": 2}}
     async with serving(script, about=DRAFTING) as server:
         whole = (await server.post("/generate", body)).body
-        tail = b'"tokens":[%b],"top_tokens":[[%b,%b]],"drafted":4,"accepted":2}}'
+        tail = b'"tokens":[%b],"top_tokens":[[%b,%b]],' + OURS + b"}}"
         assert whole.endswith(tail % (TOLD, TOLD, OTHER))
         stream = (await server.post("/generate_stream", body)).body
         start = b'data: {"index":1,"token":%b,"top_tokens":[%b,%b],"generated_text":" Hello",'
@@ -311,8 +328,60 @@ async def test_info_describes_the_server_in_tgis_order() -> None:
             b'"max_concurrent_requests":3,"max_best_of":2,"max_stop_sequences":4,'
             b'"max_input_tokens":1999,"max_total_tokens":2000,"validation_workers":2,'
             b'"max_client_batch_size":4,"router":"text-generation-router","version":"0.1.0",'
-            b'"sha":null,"docker_label":null,"speculate":0,"draft_model_id":null}'
+            b'"sha":null,"docker_label":null,"speculate":0,"draft_model_id":null,'
+            b'"scheduler":{"policy":"fcfs","queue_depth":[2,1],"running":3,'
+            b'"perceptible_share":0.666667,"estimate_error":0.0625,"acceptance_rate":0.75,'
+            b'"preemptions":{"keep":1,"swap":2,"recompute":0}}}'
         )
+
+
+def scripted(*, steps: int = 0, tokens: int = 0) -> ScriptedRecord:
+    record = ScriptedRecord(Request("a", Sampling()), (), None, steps=steps)
+    record.tokens += [HELLO[0]] * tokens
+    return record
+
+
+async def test_a_queued_request_learns_its_estimated_wait() -> None:
+    look = Look(2, False, 0.5, 1.25, 3.5, {"keep": 1, "swap": 0, "recompute": 0})
+    served = replace(look, level=0, wait=0.0, perceptible=True)
+    async with serving() as server:
+        server.dispatcher.known["mine:1"] = [
+            (scripted(), None),
+            (scripted(), look),
+            (scripted(steps=4, tokens=2), look),
+            (scripted(steps=4, tokens=2), served),
+        ]
+        response = await server.request("GET", "/requests/mine:1")
+        assert response.status == 200
+        body = response.json()
+        assert body["request_id"] == "mine:1"
+        fresh, queued, paused, running = body["sequences"]
+        assert fresh == {"state": "queued", "emitted_tokens": 0}
+        assert queued == {
+            "state": "queued",
+            "emitted_tokens": 0,
+            "level": 1,
+            "perceptible": False,
+            "estimated_wait": 3.5,
+            "estimated_service": 1.25,
+            "attained_service": 0.5,
+            "preemptions": {"keep": 1, "swap": 0, "recompute": 0},
+        }
+        assert paused == {**queued, "state": "paused", "emitted_tokens": 2}
+        assert (running["state"], running["level"], running["perceptible"]) == ("running", 0, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("DELETE", "/requests/mine"), ("POST", "/cancel/mine")]
+)
+async def test_a_request_is_cancelled_by_its_id_once(method: str, path: str) -> None:
+    async with serving() as server:
+        server.dispatcher.known["mine"] = [(scripted(), None)] * 2
+        response = await server.request(method, path)
+        assert (response.status, response.json()) == (200, {"request_id": "mine", "cancelled": 2})
+        for again, there in ((method, path), ("GET", "/requests/mine")):
+            response = await server.request(again, there)
+            assert (response.status, response.json()["error_type"]) == (404, "not_found")
 
 
 async def test_a_wrong_content_type_is_refused() -> None:

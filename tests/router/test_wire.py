@@ -16,13 +16,17 @@ import pytest
 
 from router.access import Access
 from router.errors import Cancelled, Generation, Incomplete, Invalid, Overloaded, Unavailable
+from router.request import Request
 from router.routes import Patience
+from router.scheduler.base import Look
+from shard.protocol import Sampling
 from tests.router.serving import (
     ABOUT,
     DRAFTING,
     HELLO,
     PATIENCE,
     ScriptedDispatcher,
+    ScriptedRecord,
     Served,
     Token,
     serving,
@@ -67,11 +71,21 @@ def ends(*script: Any, **more: Any) -> dict[str, Any]:
     return {"dispatcher": lambda: ScriptedDispatcher(*script, **more)}
 
 
+def waiting() -> ScriptedDispatcher:
+    """A dispatcher with one request that waits."""
+    dispatcher = ScriptedDispatcher()
+    look = Look(2, False, 0.5, 1.25, 3.5, {"keep": 1, "swap": 0, "recompute": 0})
+    dispatcher.known["mine"] = [(ScriptedRecord(Request("a", Sampling()), (), None), look)]
+    return dispatcher
+
+
 FULL = (
     '{"inputs":"Say","parameters":{"details":true,"decoder_input_details":true,'
     '"top_n_tokens":1,"do_sample":true,"seed":7}}'
 )
 TOP = (Token(15, " Hello", -0.25, top=(Token(15, " Hello", -0.25),)),)
+CHAT = '{"messages":[{"role":"user","content":"Say"}]}'
+STREAMED = CHAT.replace("}]", '}],"stream":true,"stream_options":{"include_usage":true}')
 GREEDY = '{"inputs":"Say","parameters":{}}'
 FIRST = HELLO[0]
 CALLS = {
@@ -99,6 +113,9 @@ CALLS = {
     "root_health": get("/"),
     "live": get("/health/live"),
     "ready": get("/health/ready"),
+    "standing": get("/requests/mine", server={"dispatcher": waiting}),
+    "cancel": Call("DELETE", "/requests/mine", server={"dispatcher": waiting}),
+    "cancel_post": Call("POST", "/cancel/mine", server={"dispatcher": waiting}),
     "docs": get("/docs"),
     "preflight": Call(
         "OPTIONS",
@@ -106,6 +123,23 @@ CALLS = {
         head={"Origin": "https://a.example", "Access-Control-Request-Method": "POST"},
     ),
     "with_origin": get("/health", head={"Origin": "https://a.example"}),
+    "v1_models": get("/v1/models"),
+    "v1_chat": post("/v1/chat/completions", CHAT),
+    "v1_chat_logprobs": post(
+        "/v1/chat/completions",
+        CHAT.replace("}]", '}],"logprobs":true,"top_logprobs":1'),
+        server=ends(*TOP) | {"about": DRAFTING},
+    ),
+    "v1_chat_stream": post("/v1/chat/completions", STREAMED),
+    "v1_completions": post("/v1/completions", '{"prompt":"Say"}'),
+    "v1_completions_stream": post("/v1/completions", '{"prompt":"Say","stream":true}'),
+    "chat_tokenize": post("/chat_tokenize", CHAT),
+    "v1_error_422": post("/v1/chat/completions", '{"messages":1}'),
+    "v1_error_424": post("/v1/chat/completions", CHAT, server=ends(FIRST, Generation("x"))),
+    "v1_error_424_stream": post(
+        "/v1/chat/completions", STREAMED, server=ends(FIRST, Generation("x"))
+    ),
+    "v1_error_429": post("/v1/completions", '{"prompt":"Say"}', server=ends(full=True)),
     "error_400_json": post("/generate", '{"inputs":'),
     "error_400_surrogate": post("/generate", '{"inputs":"\\ud800"}'),
     "error_400_http": Call("GET", "/health", head={"Content-Length": "x"}),
@@ -115,6 +149,7 @@ CALLS = {
     ),
     "error_404": post("/nowhere"),
     "error_404_v1": post("/v1/nowhere"),
+    "error_404_request": get("/requests/another", server={"dispatcher": waiting}),
     "error_405": get("/generate"),
     "error_405_v1_form": Call("PUT", "/info"),
     "error_408": Call(
@@ -166,6 +201,7 @@ async def test_the_wire_is_the_one_on_record(
         answer = await server.raw(head, body)
     answer = re.sub(rb"\r\nDate: [^\r]*", b"\r\nDate: ...", answer)
     answer = re.sub(rb"x-request-id: [0-9a-f]{32}", b"x-request-id: ...", answer)
+    answer = re.sub(rb'"created":[1-9][0-9]*', b'"created":0', answer)
     sent = head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body
     golden(f"wire/{name}.http", sent + f"\n{LINE}\n".encode() + answer)
 
@@ -184,13 +220,24 @@ ROUTES = {
     "/invocations": '{"inputs":"a"}',
     "/vertex": '{"instances":[{"inputs":"a"}]}',
     "/tokenize": '{"inputs":"a"}',
+    "/chat_tokenize": CHAT,
+    "/v1/chat/completions": CHAT,
+    "/v1/chat/completions#stream": STREAMED,
+    "/v1/completions": '{"prompt":"a"}',
+    "/v1/completions#stream": '{"prompt":"a","stream":true}',
+    "/v1/responses": '{"input":"a"}',
 }
+FORMS = {
+    False: rb'\{"error":"[^"]*","error_type":"[^"]+"\}',
+    True: rb'\{"error":\{"message":"[^"]*","type":"\w+","code":"\w+"[^}]*\},"error_type":"\w+"\}',
+}
+"""An error's, by whether the path is one of OpenAI's."""
 BEFORE = {
     400: {"body": "{"},
     401: {"server": {"access": KEY}},
     413: {"body": " " * 2001},
     415: {"kind": "application/x-www-form-urlencoded"},
-    422: {"body": '{"inputs":1,"instances":1}'},
+    422: {"body": '{"inputs":1,"instances":1,"messages":1,"prompt":1.5,"input":1}'},
     503: {"server": ends(reason="draining")},
 }
 """What fails before any work, by status."""
@@ -220,22 +267,23 @@ async def test_what_fails_before_any_work_has_its_status_and_json_on_every_route
     assert told == status
     assert b"\r\nContent-Type: application/json\r\n" in head
     assert b"\r\nx-request-id: golden\r\n" in head
-    assert re.fullmatch(rb'\{"error":"[^"]*","error_type":"\w+"\}', body.replace(b'\\"', b""))
+    assert re.fullmatch(FORMS[path.startswith("/v1")], body.replace(b'\\"', b""))
 
 
 @pytest.mark.parametrize("status", sorted(DURING))
-@pytest.mark.parametrize("path", [path for path in ROUTES if path != "/tokenize"])
+@pytest.mark.parametrize("path", [path for path in ROUTES if "tokenize" not in path])
 async def test_what_fails_in_a_generation_has_its_status_or_its_event(
     path: str, status: int
 ) -> None:
     told, _, body = await _ask(path, server=DURING[status])
+    form = FORMS[path.startswith("/v1")]
     if "stream" in path and status != 429:
         assert told == 200
-        assert re.search(rb'data: \{"error":"[^"]+","error_type":"\w+"\}\n\n$', _joined(body))
+        end = rb"data: \[DONE\]\n\n" if path.startswith("/v1") else b""
+        assert re.search(rb"data: " + form + rb"\n\n" + end + rb"$", _joined(body))
     else:
-        expected = 500 if path == "/vertex" and status == 424 else status
-        assert told == expected
-        assert re.fullmatch(rb'\{"error":"[^"]+","error_type":"[^"]+"\}', body)
+        assert told == (500 if path == "/vertex" and status == 424 else status)
+        assert re.fullmatch(form, body)
 
 
 def _joined(chunked: bytes) -> bytes:

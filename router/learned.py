@@ -1,0 +1,136 @@
+"""What the scheduler has learned, kept in a file, so that a restart does not begin from nothing.
+
+Rule: nothing in this file is worth refusing to serve for, so whatever is wrong with it is one
+warning and a fresh start. It is written beside itself and then renamed: a reader, and a crash,
+find the old state or the new one. A file that another program has written is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+PERIOD_SECONDS = 60.0
+"""Time between two looks at whether something was learned."""
+NOWHERE = "none"
+"""The name that keeps nothing."""
+OURS = b"laps-learned "
+MAGIC = OURS + b"1\n"
+"""First bytes of a file of this version; a MessagePack array of model and state follows."""
+
+Learned = Mapping[str, Any]
+
+logger = logging.getLogger(__name__)
+
+
+def place(wish: str | None, model: str, environment: Mapping[str, str]) -> Path | None:
+    """The file that `wish` names; None: `wish` is `none`.
+
+    Without a wish it lies in the XDG state folder and is named by the model.
+    """
+    if wish == NOWHERE:
+        return None
+    if wish is not None:
+        return Path(wish)
+    base = environment.get("XDG_STATE_HOME", "")
+    folder = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "state"
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip(".-")[:100]
+    unique = hashlib.blake2b(model.encode(), digest_size=4).hexdigest()
+    return folder / "text-generation-laps" / f"{readable}-{unique}.learned"
+
+
+class Store:
+    """One file, or nowhere to keep anything."""
+
+    def __init__(self, path: Path | None, model: str) -> None:
+        """`model`: whose answers and drafts it is about."""
+        self._path = path
+        self._model = model
+        self._kept = b""
+        """What the file holds as far as this process knows."""
+        self._writing = threading.Lock()
+
+    def load(self) -> Learned | None:
+        """What the file holds, if it is about this model."""
+        if self._path is None:
+            return None
+        try:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as fault:
+            self.reject(fault.strerror)
+            return None
+        if content and not content.startswith(OURS):
+            self.reject("it is another program's file and stays as it is; nothing will be kept")
+            self._path = None
+            return None
+        return self._read(content)
+
+    def reject(self, why: object) -> None:
+        """Say that the file's content is of no use, and why."""
+        logger.warning("%s: the scheduler starts afresh: %s", self._path, why)
+
+    def keep(self, content: bytes) -> None:
+        """Write what `pack` made, unless it is what the file holds; to be called off the loop."""
+        with self._writing:
+            if self._path is None or content == self._kept:
+                return
+            self._kept = content  # also where it fails: one warning for one state
+            try:
+                self._write(content)
+            except OSError as fault:
+                logger.warning("%s: what was learned is not kept: %s", self._path, fault.strerror)
+
+    def pack(self, learned: Learned) -> bytes:
+        """The content of a file that holds `learned`."""
+        packed: bytes = msgpack.packb([self._model, learned])
+        return MAGIC + packed
+
+    def _read(self, content: bytes) -> Learned | None:
+        if not content.startswith(MAGIC):
+            self.reject("it is empty, or of another version")
+            return None
+        try:
+            model, learned = msgpack.unpackb(content[len(MAGIC) :], strict_map_key=False)
+        except (ValueError, TypeError, msgpack.UnpackException) as fault:
+            self.reject(f"damaged ({type(fault).__name__})")
+            return None
+        if model != self._model or not isinstance(learned, dict):
+            self.reject("it is about another model")
+            return None
+        self._kept = content
+        return learned
+
+    def _write(self, content: bytes) -> None:
+        assert self._path is not None  # noqa: S101  narrows the type
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self._path.parent, delete=False) as file:
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                Path(file.name).replace(self._path)
+            except BaseException:
+                Path(file.name).unlink()
+                raise
+
+
+async def keep(store: Store, learned: Callable[[], Learned]) -> None:
+    """Keep what `learned` tells, now and then, and a last time when cancelled."""
+    try:
+        while True:
+            await asyncio.sleep(PERIOD_SECONDS)
+            await asyncio.to_thread(store.keep, store.pack(learned()))
+    finally:
+        store.keep(store.pack(learned()))

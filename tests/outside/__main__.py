@@ -1,0 +1,81 @@
+"""Other people's clients against a running server, each in an environment of its own.
+
+`python tests/outside [name …]`, or `make test-clients`, installs what a client needs (their pins
+clash with ours and with each other's), starts the bundled pair, and runs each client's script with
+the server's address. A script that ends with another status than 0 fails the whole.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+ENVIRONMENTS = ROOT / ".venv-clients"
+CLIENTS = {
+    "text_generation": ("text-generation==0.7.0",),
+    "langchain": ("langchain-huggingface==1.2.3",),
+    "litellm": ("litellm<1.109.1",),  # 1.109.1 asks for a certifi that not every index has
+    "lm_eval": ("lm-eval[api]==0.4.13", "transformers"),
+    "guidellm": ("guidellm==0.8.1",),
+}
+"""What each script's environment holds."""
+SECONDS = 900
+"""Longest time of one script."""
+
+
+def main(names: list[str]) -> int:
+    """How many clients failed."""
+    server = _serve()
+    try:
+        url = _url(server)
+        failed = [name for name in names or CLIENTS if not _passes(name, url)]
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+    print(f"failed: {', '.join(failed)}" if failed else "all clients passed")
+    return len(failed)
+
+
+def _serve() -> subprocess.Popen[str]:
+    flags = ("--hostname", "127.0.0.1", "-p", "0", "--max-client-batch-size", "32")
+    command = (sys.executable, str(ROOT / "launcher.py"), *flags)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def _url(server: subprocess.Popen[str]) -> str:
+    assert server.stdout
+    for line in server.stdout:
+        if found := re.search(r"Connected: serving at (\S+);", line):
+            return found[1]
+    raise SystemExit("the server did not start")
+
+
+def _passes(name: str, url: str) -> bool:
+    python = _environment(name)
+    print(f"== {name}", flush=True)
+    command = (str(python), "-P", str(HERE / f"{name}_client.py"), url)
+    return subprocess.run(command, timeout=SECONDS, check=False).returncode == 0
+
+
+def _environment(name: str) -> Path:
+    """The interpreter of the client's environment, which is made where it is missing."""
+    folder = ENVIRONMENTS / name
+    python = folder / "bin" / "python"
+    stamp = folder / ".installed"
+    wanted = "\n".join(CLIENTS[name])
+    if not stamp.exists() or stamp.read_text() != wanted:
+        print(f"== installing {name}", flush=True)
+        venv.create(folder, clear=True, with_pip=True)
+        pip = (str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+        subprocess.run((*pip, *CLIENTS[name]), check=True)
+        stamp.write_text(wanted)
+    return python
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,70 @@
+"""A collector gets a span for each request, in the caller's trace."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as wire
+
+from router.config import ServerConfig
+from router.traces import middleware, provider
+from tests.router.serving import serving
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = "b7ad6b7169203331"
+
+
+class Collector(wire.TraceServiceServicer):
+    def __init__(self) -> None:
+        self.heard: queue.Queue[Any] = queue.Queue()
+
+    def Export(self, request: Any, context: object) -> Any:
+        self.heard.put(request)
+        return service.ExportTraceServiceResponse()
+
+
+@pytest.fixture
+def collector() -> Iterator[tuple[Collector, str]]:
+    """A real one, and where it listens."""
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    servicer = Collector()
+    wire.add_TraceServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield servicer, f"http://127.0.0.1:{port}"
+    server.stop(0).wait()
+
+
+async def test_a_request_is_a_span_of_its_callers_trace(collector: tuple[Collector, str]) -> None:
+    servicer, endpoint = collector
+    traces = provider(endpoint, "a-name")
+    async with serving(around=[middleware(traces)]) as server:
+        head = {"traceparent": f"00-{TRACE}-{PARENT}-01", "x-request-id": "mine"}
+        assert (await server.post("/generate_stream", {"inputs": "a"}, headers=head)).status == 200
+        assert (await server.post("/nowhere", {})).status == 404
+    traces.shutdown()
+    [resource] = servicer.heard.get(timeout=30).resource_spans
+    named = {item.key: item.value.string_value for item in resource.resource.attributes}
+    assert named["service.name"] == "a-name"
+    first, second = resource.scope_spans[0].spans
+    assert first.name == "POST /generate_stream"
+    assert (first.trace_id.hex(), first.parent_span_id.hex()) == (TRACE, PARENT)
+    told = {item.key: item.value for item in first.attributes}
+    assert told["http.response.status_code"].int_value == 200
+    assert told["tgi.request_id"].string_value == "mine"
+    assert second.trace_id.hex() != TRACE
+    assert not second.parent_span_id
+
+
+def test_without_the_extra_the_flag_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    ServerConfig(otlp_endpoint="http://localhost:4317").check()
+    monkeypatch.setattr("router.config.find_spec", lambda name: None)
+    ServerConfig().check()
+    with pytest.raises(ValueError, match="`otlp_endpoint` needs the extra `traces`"):
+        ServerConfig(otlp_endpoint="http://localhost:4317").check()
