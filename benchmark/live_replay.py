@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from benchmark.demo_engine import DEMO
 from benchmark.demo_models import load_model
@@ -85,6 +86,7 @@ def traces(
     families: Sequence[str], prompts: Sequence[Sequence[int]], answers: Sequence[Answer]
 ) -> tuple[list[Trace], bool]:
     """What the simulator needs of each answer, and whether all are the target's greedy choice."""
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     target, draft = (load_model(DEMO / part) for part in ("target", "draft"))
     found, greedy = list[Trace](), True
     for family, prompt, answer in zip(families, prompts, answers, strict=True):

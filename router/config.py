@@ -48,6 +48,8 @@ class Limits:
         " cache, within a quarter of the free memory; on CPU none",
     )
     validation_workers: int = option(2, "threads that tokenise")
+    watermark_gamma: float = option(0.5, "share of the vocabulary that a watermark favours")
+    watermark_delta: float = option(2.0, "what a favoured token's score gains")
     disable_grammar_support: bool = option(False, "refuse every request with a grammar")
 
     def check(self) -> None:
@@ -57,11 +59,13 @@ class Limits:
             self.max_total_tokens,
             self.max_batch_total_tokens,
         )
+        if not 0 < self.watermark_gamma < 1:
+            raise ValueError("`watermark_gamma` must be > 0 and < 1")
         if self.max_batch_size is not None and self.max_batch_size < 1:
             raise ValueError("max_batch_size must be > 0")
         for name in (item.name for item in fields(self)):
             value, least = getattr(self, name), 0 if name in _MAY_BE_ZERO else 1
-            if not isinstance(value, bool | None) and value < least:
+            if type(value) is int and value < least:
                 raise ValueError(f"`{name}` must be {'>= 0' if least == 0 else '> 0'}")
         if longest is not None and total is not None and longest >= total:
             raise ValueError(f"`max_input_tokens`({longest}) must be < `max_total_tokens`({total})")
@@ -100,6 +104,59 @@ class SchedulerConfig:
         "seconds without service after which a request goes before all others; default: 2048"
         " rounds as the shards measure them for laps-sd, and never for the others (ours)",
     )
+    laps_rank: str = option(
+        "gittins",
+        "order of laps-sd: by Gittins' index of the remaining time, by its mean, or in the paper's"
+        " queues (ours)",
+        choices=("gittins", "remaining", "queues"),
+    )
+    laps_join: str = option(
+        "prior",
+        "where a request enters the queues: by its prior estimate (ours) or in the first (paper)",
+        choices=("prior", "first"),
+    )
+    laps_perception: str = option(
+        "posterior",
+        "when a request is perceptible: its yield is known well enough (ours) or its acceptance"
+        " was stable once (paper)",
+        choices=("posterior", "window"),
+    )
+    laps_width: float = option(
+        0.2, "relative deviation of the yield within which a request is perceptible (ours)"
+    )
+    laps_lengths: str = option(
+        "calibrated",
+        "predicted lengths, and the cost of a round: corrected by what was served (ours), or taken"
+        " as they are (paper)",
+        choices=("calibrated", "plain"),
+    )
+    laps_memory: int = option(
+        64, "rounds that a request's acceptance remembers; 0 for all, as in the paper (ours)"
+    )
+    laps_prior: float = option(
+        8.0, "rounds that the acceptance of all requests weighs in the estimate for one (ours)"
+    )
+    laps_alarm: float = option(
+        5.0, "threshold at which a drift of acceptance is noticed; 0 for never, the paper (ours)"
+    )
+    laps_hysteresis: float = option(
+        0.1, "share by which an estimate may rise without effect; 0 in the paper (ours)"
+    )
+    laps_lock: float = option(
+        1.0, "share of its service after which a request is not displaced; 1 for never (ours)"
+    )
+    laps_volume: float = option(
+        1.0, "weight of the pages held, when all are in use; 0 for none, the paper (ours)"
+    )
+    laps_peak: bool = option(
+        True, "start a request only if pages are expected to suffice to its end (ours)"
+    )
+    laps_tail: float = option(
+        0.0, "between the least mean latency, 0, and the order of arrival, 1 (ours)"
+    )
+    laps_fairness: float = option(
+        0.0, "weight of service that a tenant received beyond the least served one (ours)"
+    )
     preemption: str = option(
         "auto",
         "how a request gives up its pages: the cheaper way, or always this one",
@@ -121,7 +178,19 @@ class SchedulerConfig:
             raise ValueError("`laps_window` must be > 0")
         if self.laps_deviation < 0:
             raise ValueError("`laps_deviation` must be >= 0")
-        for name in ("laps_first_threshold", "laps_patience"):
+        for name in (
+            "laps_memory",
+            "laps_alarm",
+            "laps_hysteresis",
+            "laps_volume",
+            "laps_fairness",
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must be >= 0")
+        for name in ("laps_lock", "laps_tail"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must be in 0..1")
+        for name in ("laps_first_threshold", "laps_patience", "laps_width", "laps_prior"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"`{name}` must be > 0")
@@ -189,7 +258,7 @@ class ServerConfig:
             raise ValueError(f"`api_key_file`: {path} cannot be read") from None
         if not key:
             raise ValueError(f"`api_key_file`: {path} is empty")
-        return replace(self, api_key=key, api_key_file=None)
+        return replace(self, api_key=key)
 
 
 @dataclass(frozen=True, slots=True)

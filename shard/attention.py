@@ -12,22 +12,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, softmax
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 from shard.kv_cache import KvCache, LayerShape
+from shard.row_attention import Rule as Rule
+from shard.row_attention import attend_row, attend_spans, causal_mask
 
 IMPLEMENTATION = "paged_rows"
 """The name under which transformers finds `attend`."""
-_KEPT = 16
-"""Masks of at most so many tokens are kept: verifications, which come again and again."""
-_REACH = 256
-"""Least length of a kept mask."""
+_APART = 512
+"""Tokens of a span, on average, from which spans are attended to apart: copying costs more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +52,10 @@ class Layout(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """How one layer attends."""
-
-    scale: float
-    window: int | None
-    softcap: float | None
-    sinks: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
 class View:
     """What the tokens `start:stop` of a packed Step see: the slots in `spans`, under `mask`.
 
-    `mask` is additive, a row per folded query row (see `attend_row`), or None where a single
+    `mask` is additive, a row per folded query row (see `row_attention`), or None where a single
     token sees everything.
     """
 
@@ -75,6 +63,8 @@ class View:
     stop: int
     spans: tuple[slice, ...]
     mask: Tensor | None
+    apart: bool
+    """Whether the spans are attended to one by one, and not copied together."""
 
 
 class Paged:
@@ -102,10 +92,16 @@ class Paged:
         views = self._views[kind]
         parts = []
         for view in views:
-            keys, values = self.cache.read(index, view.spans)
             own = query if len(views) == 1 else query[view.start : view.stop]
-            parts.append(attend_row(own, keys, values, view.mask, rule))
+            parts.append(self._attend(index, own, view, rule))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _attend(self, index: int, own: Tensor, view: View, rule: Rule) -> Tensor:
+        if view.apart and rule.plain:
+            pieces = [self.cache.read(index, (span,)) for span in view.spans]
+            return attend_spans(own, pieces, view.mask, rule)
+        keys, values = self.cache.read(index, view.spans)
+        return attend_row(own, keys, values, view.mask, rule)
 
 
 class Probe:
@@ -163,44 +159,20 @@ def attend(
     return _current[-1].layer(index, fresh, query[0].transpose(0, 1), rule)[None], None
 
 
-def attend_row(
-    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: Rule
-) -> Tensor:
-    """One row: its n newest tokens attend to L tokens, as far as the additive `mask` lets them.
-
-    `query` [n, H, D], `keys` and `values` [Hkv, L, D]; returns [n, H, D]. The H / Hkv query heads
-    of one key head are folded into its query rows, so keys are never repeated, and `mask` is
-    [n * H / Hkv, L].
-    """
-    count, heads, dim = query.shape
-    kv_heads = keys.shape[0]
-    folded = _fold(query, kv_heads)
-    if rule.softcap is None and rule.sinks is None:
-        out = scaled_dot_product_attention(
-            folded[None], keys[None], values[None], attn_mask=mask, scale=rule.scale
-        )[0]
-    else:
-        out = _explicit(folded, keys, values, mask, rule)
-    if count == 1:
-        return out.reshape(1, heads, dim)
-    return out.view(kv_heads, count, -1, dim).transpose(0, 1).reshape(count, heads, dim)
-
-
-def _fold(query: Tensor, kv_heads: int) -> Tensor:
-    """From [n, H, D] to [Hkv, n * H / Hkv, D]; a single token's heads lie right already."""
-    count, heads, dim = query.shape
-    if count == 1:
-        return query.reshape(kv_heads, -1, dim)
-    parts = query.reshape(count, kv_heads, heads // kv_heads, dim).transpose(0, 1)
-    return parts.reshape(kv_heads, -1, dim)
-
-
 def _view(part: Segment, window: int | None, group: int, like: Tensor) -> View:
     """What `part` sees; slots that lie before every token's window are left out."""
     count = part.stop - part.start
     length = part.length if window is None else min(part.length, window + count - 1)
-    mask = None if count == 1 else _mask(count, length, window, group, like)
-    return View(part.start, part.stop, _last(part.spans, length), mask)
+    mask = None if count == 1 else causal_mask(count, length, window, group, like)
+    spans = _last(part.spans, length)
+    return View(part.start, part.stop, spans, mask, _apart(spans, count, window, like))
+
+
+def _apart(spans: tuple[slice, ...], count: int, window: int | None, like: Tensor) -> bool:
+    """Whether the spans are long, and each of the `count` tokens sees something in all of them."""
+    last, length = spans[-1], sum(span.stop - span.start for span in spans)
+    seen = window is None and last.stop - last.start >= count
+    return like.device.type == "cpu" and seen and len(spans) > 1 and length >= _APART * len(spans)
 
 
 def _last(spans: tuple[slice, ...], length: int) -> tuple[slice, ...]:
@@ -215,60 +187,6 @@ def _last(spans: tuple[slice, ...], length: int) -> tuple[slice, ...]:
     return tuple(reversed(kept))
 
 
-def _mask(count: int, length: int, window: int | None, group: int, like: Tensor) -> Tensor:
-    """Additive [count * group, length]: causal, aligned to the bottom right, within the window.
-
-    Masks of a few tokens are cut from the right of a longer one that is kept.
-    """
-    if count > _KEPT:
-        return _aligned(count, length, window, group, like.dtype, like.device)
-    reach = max(_REACH, 1 << (length - 1).bit_length())
-    return _kept(count, reach, window, group, like.dtype, like.device)[:, -length:]
-
-
-def _aligned(
-    count: int,
-    length: int,
-    window: int | None,
-    group: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Tensor:
-    own = torch.arange(length - count, length, device=device)[:, None]
-    seen = torch.arange(length, device=device)[None]
-    allowed = seen <= own if window is None else (seen <= own) & (seen > own - window)
-    zero = torch.zeros((), dtype=dtype, device=device)
-    return torch.where(allowed, zero, float("-inf")).repeat_interleave(group, 0)
-
-
-_kept = lru_cache(maxsize=64)(_aligned)
-
-
-def _explicit(
-    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: Rule
-) -> Tensor:
-    """Attention with soft-capped scores (Gemma 2) or learned sinks (gpt-oss), in float32."""
-    scores = (query @ keys.transpose(1, 2)).float() * rule.scale  # [Hkv, n * group, L]
-    if rule.softcap is not None:
-        scores = torch.tanh(scores / rule.softcap) * rule.softcap
-    if mask is not None:
-        scores = scores + mask
-    if rule.sinks is not None:
-        scores = torch.cat((scores, _sink_column(rule.sinks, scores)), dim=-1)
-    weights = softmax(scores, dim=-1)[..., : keys.shape[1]]
-    return weights.to(values.dtype) @ values
-
-
-def _sink_column(sinks: Tensor, scores: Tensor) -> Tensor:
-    """One logit per query head, laid out as the folded query rows: [Hkv, n * group, 1]."""
-    kv_heads, rows, _ = scores.shape
-    per_head = sinks.float().reshape(kv_heads, -1)  # [Hkv, group]
-    return per_head.repeat(1, rows // per_head.shape[1])[..., None]
-
-
-def _no_mask(*_: Any, **__: Any) -> None:
-    """Keeps transformers from building a mask: `attend` knows which token sees which."""
-
-
 AttentionInterface.register(IMPLEMENTATION, attend)
-AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
+# AttentionMaskInterface gets no entry, so transformers builds no mask; nor does it look at the
+# positions for packed rows, for which the host would wait for the device.

@@ -35,6 +35,27 @@ def _share(length, count, part, WINDOW: tl.constexpr, SPLITS: tl.constexpr, BLOC
 
 
 @triton.jit
+def _load(start, real, kept, dims, CAST: tl.constexpr):
+    """Vectors that begin at `start`, zero where not `kept` and beyond their `real` size."""
+    loaded = tl.load(start[:, None] + dims[None], mask=kept[:, None] & real[None], other=0.0)
+    return loaded.to(tl.float32) if CAST else loaded
+
+
+@triton.jit
+def _scores(
+    q, k, position, own, asked, scale, softcap, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr
+):
+    """Of queries at positions `own` for keys at `position`; -inf for what they do not see."""
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+    seen = (position[None] <= own[:, None]) & asked[:, None]
+    if WINDOW > 0:
+        seen &= position[None] > own[:, None] - WINDOW
+    if SOFTCAP:
+        scores = softcap * (2.0 / (1.0 + tl.exp(-2.0 * scores / softcap)) - 1.0)
+    return tl.where(seen, scores, float("-inf"))
+
+
+@triton.jit
 def _fold(scores, v, peak, weight, total):
     """Add one block to the running softmax: maximum, sum of weights, weighted values."""
     higher = tl.maximum(peak, tl.max(scores, 1))
@@ -87,9 +108,7 @@ def _attend(
     dims = tl.arange(0, PADDED)
     real = dims < DIM
     at = (tl.load(starts + row) + token).to(tl.int64) * query_token + head_of * query_head
-    q = tl.load(query + at[:, None] + dims[None], mask=asked[:, None] & real[None], other=0.0)
-    if CAST:
-        q = q.to(tl.float32)
+    q = _load(query + at, real, asked, dims, CAST)
     begin, stop = _share(length, count, part, WINDOW, SPLITS, BLOCK)
     peak = tl.full([TILE], float("-inf"), tl.float32)
     weight = tl.zeros([TILE], tl.float32)
@@ -99,18 +118,9 @@ def _attend(
         held = position < length
         page = tl.load(table + row * table_row + position // PAGE, mask=held, other=0)
         slot = (page.to(tl.int64) * PAGE + position % PAGE) * pool_slot + head * pool_head
-        spot = pool + slot[:, None] + dims[None]
-        k = tl.load(spot, mask=held[:, None] & real[None], other=0.0)
-        v = tl.load(spot + heads * pool_head, mask=held[:, None] & real[None], other=0.0)
-        if CAST:
-            k, v = k.to(tl.float32), v.to(tl.float32)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        seen = (position[None] <= own[:, None]) & asked[:, None]
-        if WINDOW > 0:
-            seen &= position[None] > own[:, None] - WINDOW
-        if SOFTCAP:
-            scores = softcap * (2.0 / (1.0 + tl.exp(-2.0 * scores / softcap)) - 1.0)
-        scores = tl.where(seen, scores, float("-inf"))
+        k = _load(pool + slot, real, held, dims, CAST)
+        v = _load(pool + slot + heads * pool_head, real, held, dims, CAST)
+        scores = _scores(q, k, position, own, asked, scale, softcap, WINDOW, SOFTCAP)
         peak, weight, total = _fold(scores, v, peak, weight, total)
     # partial is [row, token, query head, part, DIM]
     line = ((row * width + token).to(tl.int64) * heads * GROUP + head_of) * SPLITS + part
@@ -187,8 +197,8 @@ def paged_attention(
     """
     _, heads, dim = query.shape
     rows, kv_heads = counts.shape[0], pool.shape[1] // 2
-    group, padded = heads // kv_heads, max(16, triton.next_power_of_2(dim))
-    tile = min(_TILE, max(16, triton.next_power_of_2(width * group)))
+    group = heads // kv_heads
+    padded, tile, block = sizes(dim, width * group, pool.element_size())
     tiles = triton.cdiv(width * group, tile)
     partial = query.new_empty((rows * width, heads, splits, dim), dtype=torch.float32)
     peaks, sums = partial.new_empty((2, rows * width, heads, splits))
@@ -204,7 +214,7 @@ def paged_attention(
         SOFTCAP=softcap is not None,
         SPLITS=splits,
         TILE=tile,
-        BLOCK=64 if padded * pool.element_size() <= 256 else 32,
+        BLOCK=block,
         CAST=_INTERPRETED,
         num_stages=2,
     )
@@ -216,3 +226,10 @@ def paged_attention(
         SPLITS=splits,
         PARTS=triton.next_power_of_2(splits),
     )
+
+
+def sizes(dim: int, queries: int, itemsize: int) -> tuple[int, int, int]:
+    """Padded head size, query rows and keys of one program, as shared memory allows."""
+    padded = max(16, triton.next_power_of_2(dim))
+    tile = min(_TILE, max(16, triton.next_power_of_2(queries)))
+    return padded, tile, 64 if padded * itemsize <= 256 else 32

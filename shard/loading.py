@@ -2,7 +2,7 @@
 
 Everything that can stop a start is a `Fault` with one line. The usual way builds the module
 without memory and reads this rank's slices. The other way, transformers' own loading of the
-whole and a cut in place, is for the checkpoints of which `_needs_transformers` says why.
+whole and a cut in place, is for checkpoints that are Unreadable by slices.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.utils.logging import disable_progress_bar
 
 from shard.attention import IMPLEMENTATION
 from shard.errors import Fault, first_line
+from shard.merging import Unreadable, sources
 from shard.model import Loaded, probe
 from shard.quantised import loading
 from shard.slices import Cut, Ranks, cuts
@@ -63,12 +62,14 @@ def _by_slices(
     """The module with this rank's part of every parameter."""
     module = _empty(config, name, dtype)
     kept = cuts(module, name, ranks)
-    with Weights(Path(path)) as weights:
-        reason = _needs_transformers(module, weights, dtype)
-        if reason is None:
+    try:
+        _refuse_mixture(module, dtype)
+        with Weights(Path(path)) as weights:
+            weights.adopt(sources(module, weights.names))
             fill(module, weights, kept, device, report)
             return module
-    _log.info("%s is loaded by transformers: %s", path, reason)
+    except Unreadable as reason:
+        _log.info("%s is loaded by transformers: %s", path, reason)
     module = _by_transformers(path, name, dtype, report)
     _cut_in_place(module, kept)
     return module
@@ -107,26 +108,10 @@ def _empty(config: Any, name: str, dtype: torch.dtype) -> nn.Module:
     return module
 
 
-def _needs_transformers(module: Any, weights: Weights, dtype: torch.dtype) -> str | None:
-    """Why the files cannot be read slice by slice; None if they can.
-
-    transformers renames, merges and splits tensors of some checkpoints (the experts of Mixtral
-    are one tensor each in the file and one for all in the module), and keeps some parameters in
-    float32. Those rules are its own, so it applies them.
-    """
+def _refuse_mixture(module: Any, dtype: torch.dtype) -> None:
+    """Raises Unreadable where transformers keeps some parameters in float32: it knows which."""
     if module._get_dtype_plan(dtype):
-        return f"some parameters stay in float32 although the model is {dtype}"
-    rules = get_model_conversion_mapping(module)
-    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
-    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-    own = module.state_dict()
-    for name in sorted(weights.names):
-        target, converter = rename_source_key(
-            name, renamings, converters, module.base_model_prefix, own
-        )
-        if converter is not None or (target != name and target in own):
-            return f"`{name}` becomes `{target}`"
-    return None
+        raise Unreadable(f"some parameters stay in float32 although the model is {dtype}")
 
 
 def _by_transformers(

@@ -1,7 +1,7 @@
 """Parameters from safetensors files straight into a module that was built without memory.
 
-A rank reads the slices that it keeps and nothing else. Names in the files must be the module's
-own; checkpoints that transformers renames or converts are `loading`'s to route elsewhere. A tied
+A rank reads the slices that it keeps and nothing else. Names in the files are the module's own,
+or `merging` says what they are to it; what it cannot say is `loading`'s to route elsewhere. A tied
 parameter that the files leave out is read from its partner's name, and shares its memory where
 both keep the same part. What a file promises and does not hold is a Fault that names the file.
 """
@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from shard.errors import Fault
+from shard.merging import Source
 from shard.slices import WHOLE, Cut
 
 Report = Callable[[int, int], None]
@@ -35,6 +36,7 @@ class Weights:
         """Raises Fault 4 for a folder without weights or with an unreadable file."""
         self._open = ExitStack()
         self._places: dict[str, tuple[Path, Any]] = {}
+        self._made: dict[str, Source] = {}
         try:
             for file in _files(folder):
                 handle = self._open.enter_context(safe_open(file, framework="pt"))
@@ -51,26 +53,34 @@ class Weights:
 
     @property
     def names(self) -> frozenset[str]:
-        """Every tensor's name."""
-        return frozenset(self._places)
+        """Every tensor's name, and those of what `adopt` made of them."""
+        return frozenset((*self._places, *self._made))
+
+    def adopt(self, sources: Mapping[str, Source]) -> None:
+        """Let other names stand for what is made of these tensors."""
+        self._made.update(sources)
 
     def read(self, name: str, cut: Cut, like: Tensor, device: torch.device) -> Tensor:
         """This rank's part of `name` with the dtype of `like`, whose shape is the whole's.
 
         Raises Fault 4, naming the file, where it holds something else or less than it says.
         """
-        file, handle = self._places[name]
+        source = self._made.get(name, Source(((name,),), False))
+        file, handle = self._places[source.parts[0][0]]
         try:
-            whole = handle.get_slice(name)
+            whole = source.open(self._slice)
             if tuple(whole.get_shape()) != tuple(like.shape):
                 raise Fault(4, f"{file}: `{name}` is {whole.get_shape()}, not {list(like.shape)}")
             if like.is_floating_point() and whole.get_dtype() not in _FLOATING:
                 raise Fault(4, f"{file}: `{name}` holds {whole.get_dtype()}, not floating point")
             part = torch.empty(cut.shape(like.shape), dtype=like.dtype, device=device)
-            cut.copy(whole if like.ndim else handle.get_tensor(name), part)
+            cut.copy(whole if like.ndim else handle.get_tensor(source.parts[0][0]), part)
         except (SafetensorError, OSError, ValueError) as error:
             raise Fault(4, f"{file}: `{name}` cannot be read: {error}; fetch it again") from error
         return part
+
+    def _slice(self, name: str) -> Any:
+        return self._places[name][1].get_slice(name)
 
 
 def fill(

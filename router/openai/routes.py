@@ -43,6 +43,8 @@ class Plan:
     choices: int = 1
     """How many Requests in a row share a prompt."""
     grammar: grammar.Source | None = None
+    timed: bool = False
+    """Whether the headers tell `x-compute-time`, as TGI's do for chats."""
 
 
 Planning = Callable[[], Awaitable[Plan]]
@@ -119,6 +121,7 @@ class OpenAi:
             shape=lambda records: chat.Chat(body, prompt, records, envelope, self._about),
             choices=len(requests),
             grammar=prompt.grammar,
+            timed=True,
         )
 
     async def _completion(self, http: web.Request, body: CompletionBody) -> Plan:
@@ -157,7 +160,8 @@ class OpenAi:
             return await self._stream(http, planning)
         async with self._live(http, planning) as (plan, records):
             answer = await _answer(plan, records)
-        return reply(answer, shapes.headers(records, self._about, plan.choices))
+        told = shapes.headers(records, self._about, plan.choices, timed=plan.timed)
+        return reply(answer, told)
 
     async def _stream(self, http: web.Request, planning: Planning) -> web.StreamResponse:
         stream: EventStream | None = None

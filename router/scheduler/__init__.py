@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any, Protocol
 
 from router.scheduler.base import Capacity, Scheduler
 from router.scheduler.baselines import Esrpt, Fcfs, Las, LengthSjf
 from router.scheduler.estimate import Estimator
+from router.scheduler.laps import Laps, Parts
+from router.scheduler.length import Served
 from router.scheduler.levels import Levels
 from router.scheduler.paper import Paper
 from router.scheduler.planner import Planner
@@ -15,6 +18,8 @@ from router.scheduler.policy import Policy
 
 NAMES = ("laps-sd", "laps-sd-paper", "fcfs", "las", "sjf", "sjf-preemptive", "e-srpt")
 """What `Config.scheduler` may be."""
+PATIENCE = 2048
+"""Rounds that `laps-sd` lets a request go without service, unless it is told seconds (ours)."""
 
 
 class Config(Protocol):
@@ -48,6 +53,62 @@ class Config(Protocol):
     def laps_patience(self) -> float | None:
         """Seconds without service after which a request is served before all others."""
 
+    @property
+    def laps_rank(self) -> str:
+        """gittins, remaining or queues."""
+
+    @property
+    def laps_join(self) -> str:
+        """Where a request enters: prior or first."""
+
+    @property
+    def laps_perception(self) -> str:
+        """posterior or window."""
+
+    @property
+    def laps_width(self) -> float:
+        """Relative deviation of the yield within which a request is perceptible."""
+
+    @property
+    def laps_lengths(self) -> str:
+        """calibrated or plain."""
+
+    @property
+    def laps_memory(self) -> int:
+        """Rounds that a request's acceptance remembers; 0 for all."""
+
+    @property
+    def laps_prior(self) -> float:
+        """Rounds that the prior of a request's acceptance weighs."""
+
+    @property
+    def laps_alarm(self) -> float:
+        """Threshold of the test for drift; 0 for none."""
+
+    @property
+    def laps_hysteresis(self) -> float:
+        """Share by which an estimate rises without effect."""
+
+    @property
+    def laps_lock(self) -> float:
+        """Share of its service after which a request is not displaced; 1 for never."""
+
+    @property
+    def laps_volume(self) -> float:
+        """Weight of the pages held, when all are in use."""
+
+    @property
+    def laps_peak(self) -> bool:
+        """Whether a request starts only if no one is expected to run out of pages later."""
+
+    @property
+    def laps_tail(self) -> float:
+        """From 0, by size, to 1, by arrival."""
+
+    @property
+    def laps_fairness(self) -> float:
+        """Weight of what a tenant received beyond others."""
+
 
 def build(
     config: Config, capacity: Capacity, learned: Mapping[str, Any] | None = None
@@ -56,10 +117,13 @@ def build(
 
     `learned`: what an earlier one had learned. Raises ValueError for what makes no sense.
     """
-    estimator = Estimator(capacity)
+    if config.scheduler not in NAMES:
+        raise ValueError(f"unknown scheduler {config.scheduler!r}")
+    estimator = _estimator(config, capacity)
     if learned is not None:
         estimator.restore(learned)
-    return Planner(capacity, _policy(config, capacity, estimator), estimator)
+    peak = config.scheduler == "laps-sd" and config.laps_peak
+    return Planner(capacity, _policy(config, capacity, estimator), estimator, peak=peak)
 
 
 def round_seconds(capacity: Capacity) -> float:
@@ -67,13 +131,29 @@ def round_seconds(capacity: Capacity) -> float:
     return capacity.speculate * capacity.draft_token_seconds + capacity.verify_seconds
 
 
+def _estimator(config: Config, capacity: Capacity) -> Estimator:
+    """Published policies take lengths and the cost of a round as they are told."""
+    if config.scheduler != "laps-sd":
+        return Estimator(capacity, prior=config.laps_prior)
+    plain = config.laps_lengths == "plain"
+    return Estimator(
+        capacity,
+        Served(plain=plain),
+        follow=not plain,
+        memory=config.laps_memory or inf,
+        alarm=config.laps_alarm,
+        prior=config.laps_prior,
+    )
+
+
 def _policy(config: Config, capacity: Capacity, estimator: Estimator) -> Policy:
-    first = config.laps_first_threshold or config.laps_window * round_seconds(capacity)
+    pace = round_seconds(capacity)
+    first = config.laps_first_threshold or config.laps_window * pace
     patience = config.laps_patience
     levels = Levels.geometric(config.laps_levels, config.laps_ratio, first, patience)
     one = Levels((), patience, first)
     match config.scheduler:
-        case "laps-sd" | "laps-sd-paper":
+        case "laps-sd-paper":
             return Paper(estimator, levels, config.laps_window, config.laps_deviation)
         case "las":
             return Las(levels)
@@ -85,5 +165,21 @@ def _policy(config: Config, capacity: Capacity, estimator: Estimator) -> Policy:
             return Esrpt(one, estimator)
         case "fcfs":
             return Fcfs()
-        case unknown:
-            raise ValueError(f"unknown scheduler {unknown!r}")
+    waits = Levels((), patience or PATIENCE * pace, first)
+    return Laps(estimator, levels, waits, _parts(config))
+
+
+def _parts(config: Config) -> Parts:
+    return Parts(
+        rank=config.laps_rank,
+        join=config.laps_join == "prior",
+        perception=config.laps_perception,
+        window=config.laps_window,
+        deviation=config.laps_deviation,
+        width=config.laps_width,
+        hysteresis=config.laps_hysteresis,
+        lock=config.laps_lock,
+        volume=config.laps_volume,
+        tail=config.laps_tail,
+        fairness=config.laps_fairness,
+    )

@@ -9,19 +9,22 @@ not drafted lately builds on those before it, and a round speaks only of positio
 `Stability` is the paper's switch from non-perceptible to perceptible. The paper leaves its two
 thresholds open; here gamma is a window in rounds and delta the largest standard deviation of the
 windowed mean. A mean over all rounds would not do: its deviation falls like 1/r whatever happens.
+`Survival.width` is the extension's answer to the same question, and `Drift` the way back.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from math import fsum
+from math import fsum, sqrt
 from typing import Any
 
 PRIOR_ROUNDS = 3.0
 """What the prior counts for, in rounds."""
 MEMORY, SERVED = 64.0, 1024.0
 """Rounds after which older ones fade: of one request, and of all together."""
+TOLERANCE = 0.1
+"""Of the accepted share, which a drift must exceed to be noticed."""
 UNKNOWN = 0.6
 """Chance that a draft is accepted after its predecessors, before anything was served (ours)."""
 
@@ -29,7 +32,7 @@ UNKNOWN = 0.6
 class Survival:
     """Posterior means of S_1..S_n, shrunk towards a prior worth some rounds."""
 
-    __slots__ = ("_memory", "_passed", "_prior", "_reached", "_weight", "whole")
+    __slots__ = ("_memory", "_passed", "_prior", "_reached", "_weight", "_whole")
 
     def __init__(
         self, prior: Sequence[float], memory: float = MEMORY, weight: float = PRIOR_ROUNDS
@@ -44,8 +47,8 @@ class Survival:
         self._prior = chances
         self._passed = [0.0] * len(chances)
         self._reached = [0.0] * len(chances)
-        self.whole = self._curve()
-        """S_1..S_n."""
+        self._whole: tuple[float, ...] | None = None
+        """S_1..S_n; None after news."""
 
     @classmethod
     def unknown(cls, longest: int, memory: float = MEMORY) -> Survival:
@@ -54,14 +57,21 @@ class Survival:
 
     def observe(self, drafted: int, accepted: int) -> None:
         """Learn from one round; `accepted` of `drafted` tokens were kept."""
+        seen, kept = self._reached, self._passed
         for k in range(min(drafted, accepted + 1)):
-            if self._reached[k] >= self._memory:
-                self._reached[k] *= 1 - 1 / self._memory
-                self._passed[k] *= 1 - 1 / self._memory
-            self._reached[k] += 1
-            self._passed[k] += k < accepted
-        if drafted:
-            self.whole = self._curve()
+            if seen[k] >= self._memory:
+                seen[k] *= 1 - 1 / self._memory
+                kept[k] *= 1 - 1 / self._memory
+            seen[k] += 1
+            kept[k] += k < accepted
+        self._whole = None
+
+    @property
+    def whole(self) -> tuple[float, ...]:
+        """S_1..S_n."""
+        if self._whole is None:
+            self._whole = self._curve()
+        return self._whole
 
     def learned(self) -> dict[str, Any]:
         """What was observed, to go on from in `restore`."""
@@ -75,7 +85,7 @@ class Survival:
                 raise ValueError(f"{passed!r} of {reached!r} drafts passed")
             if k < len(self._prior):
                 self._passed[k], self._reached[k] = float(passed), float(reached)
-        self.whole = self._curve()
+        self._whole = None
 
     def curve(self, longest: int) -> tuple[float, ...]:
         """S_1..S_longest, never rising: a draft survives only if those before it do."""
@@ -83,10 +93,11 @@ class Survival:
 
     def _curve(self) -> tuple[float, ...]:
         """What a row does better or worse than its prior, it is expected to do at the next too."""
-        survival, better, curve = 1.0, 0.0, []
+        survival, better, weight, curve = 1.0, 0.0, self._weight, []
         for prior, passed, reached in zip(self._prior, self._passed, self._reached, strict=True):
-            guess = min(1.0, max(0.0, prior + better))
-            chance = (self._weight * guess + passed) / (self._weight + reached)
+            guess = prior + better
+            guess = 0.0 if guess < 0 else min(guess, 1.0)
+            chance = (weight * guess + passed) / (weight + reached)
             better = chance - prior
             survival *= chance
             curve.append(survival)
@@ -94,7 +105,25 @@ class Survival:
 
     def tokens(self, draft: int) -> float:
         """Expected tokens of a round with `draft` drafts: the accepted ones and one more."""
-        return 1.0 + fsum(self.curve(draft))
+        return 1.0 + sum(self.whole[:draft])
+
+    def width(self, draft: int) -> float:
+        """Relative standard deviation of `tokens(draft)`, as a mean over the rounds remembered."""
+        if not draft:
+            return 0.0
+        first = second = 0.0
+        for k, chance in enumerate(self.whole[:draft]):
+            first += chance
+            second += (2 * k + 1) * chance
+        variance = max(0.0, second - first * first)
+        return sqrt(variance / (self._weight + self._reached[0])) / (1.0 + first)
+
+    def fade(self, rounds: float) -> None:
+        """Let all that was observed weigh no more than `rounds` rounds."""
+        share = min(1.0, rounds / max(rounds, self._reached[0]))
+        self._reached = [share * seen for seen in self._reached]
+        self._passed = [share * kept for kept in self._passed]
+        self._whole = None
 
     def fraction(self, draft: int) -> float:
         """A: expected share of `draft` > 0 drafts that are accepted."""
@@ -128,3 +157,33 @@ class Stability:
         centre = fsum(self._means) / len(self._means)
         variance = fsum((mean - centre) ** 2 for mean in self._means) / len(self._means)
         return variance <= self._deviation**2
+
+
+class Drift:
+    """Page's and Hinkley's test, both ways: whether the acceptance of drafts has moved for good.
+
+    The sum of what rounds lie above their mean, less a tolerance each, is compared with its own
+    least value; the same from above. Chance alone seldom makes it rise by `threshold`.
+    """
+
+    __slots__ = ("_fall", "_mean", "_rise", "_rounds", "_threshold")
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._mean = self._rise = self._fall = 0.0
+        self._rounds = 0
+
+    def observe(self, drafted: int, accepted: int) -> bool:
+        """Learn from one round; whether that raises the alarm, which starts the test anew."""
+        if not drafted:
+            return False
+        share = accepted / drafted
+        self._rounds += 1
+        self._mean += (share - self._mean) / self._rounds
+        self._rise = max(0.0, self._rise + share - self._mean - TOLERANCE)
+        self._fall = max(0.0, self._fall - share + self._mean - TOLERANCE)
+        if max(self._rise, self._fall) <= self._threshold:
+            return False
+        self._mean = self._rise = self._fall = 0.0
+        self._rounds = 0
+        return True

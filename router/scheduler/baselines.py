@@ -124,7 +124,7 @@ class LengthSjf(Ranked):
     def _rank(self, row: Row) -> Rank:
         if row.started and not self._preemptive:
             return (0, 0.0)
-        return (1, row.emitted + self._estimator.lengths.left(row.job, row.emitted))
+        return (1, row.emitted + self._estimator.left(row, row.emitted))
 
 
 class Esrpt(Ranked):

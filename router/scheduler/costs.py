@@ -23,6 +23,8 @@ RATE = 0.1
 """Weight of one Step in the moving average."""
 OUTLIER = 4.0
 """A Step that took more than so many times what was expected counts as this many times."""
+NOISE = 0.005
+"""A Step that took within this share of what was expected teaches nothing."""
 _LEAST = 1e-9
 
 
@@ -55,9 +57,17 @@ class StepCosts:
         ]
         rising = [list(accumulate(column, max)) for column in columns]
         self._lines = [list(accumulate(line, max)) for line in zip(*rising, strict=True)]
+        self._prices: dict[int, Price] = {}
+        """By rows, while the lines stay as they are."""
 
     def price(self, rows: int) -> Price:
         """Of a Step with `rows` > 0 rows."""
+        price = self._prices.get(rows)
+        if price is None:
+            price = self._prices[rows] = self._price(rows)
+        return price
+
+    def _price(self, rows: int) -> Price:
         all_rows = self._line(rows)
         fixed, each = [], []
         for alone, together in zip(_steps(self._line(1)), _steps(all_rows), strict=True):
@@ -70,6 +80,9 @@ class StepCosts:
         """A Step in which rows drafted `lengths` took `seconds`."""
         rows, longest = len(lengths), max(lengths)
         ratio = seconds / self.price(rows).seconds(lengths)
+        if abs(ratio - 1) < NOISE:
+            return
+        self._prices.clear()
         change = RATE * (min(OUTLIER, max(1 / OUTLIER, ratio)) - 1)
         for index, weight in self._near(rows):
             self._lines[index] = _moved(self._lines[index], longest, change * weight)

@@ -14,7 +14,6 @@ should, more and more rarely while that changes nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, islice
 from typing import NamedTuple
 
 from router.scheduler.base import Capacity, Outcome
@@ -29,6 +28,8 @@ PROBED = 4
 """Rows that draft one more in a probe."""
 PROBE_FIRST, PROBE_LAST = 16, 256
 """Steps between two probes; doubled after each, reset when the longest draft changes."""
+NEAR = 0.02
+"""A rate this near to that of the last Step needs no second look."""
 ORDINARY = 2
 """Missed tokens that a draft takes in at no extra cost."""
 
@@ -52,37 +53,57 @@ class Drafting:
         self._catch_up = capacity.catch_up_seconds / HORIZON
         self._nothing = (0.0,) * capacity.speculate
         self._longest = 0
+        self._count, self._rate = 0, 0.0
+        """Rows of the last choice, and what it was to yield."""
         self._wait, self._waited, self._turn = PROBE_FIRST, 0, 0
 
-    def lengths(self, order: Sequence[Row]) -> dict[int, int]:
+    def lengths(self, order: Sequence[Row], holders: int | None = None) -> dict[int, int]:
         """By id, the draft length of the first rows of `order` that can decode; others draft 0.
 
+        `holders`: rows of `order` that hold KV; nobody is looked for after the last of them.
         Never beyond the row's cap or its `remaining - 1`, since a round emits one token more than
         it accepts.
         """
-        able = (row for row in order if not row.unfed and row.remaining > 0)
-        rows = list(islice(able, self._most_rows))
+        rows = self._able(order, len(order) if holders is None else holders)
         if not rows or not self._nothing:
             return {}
         caps = [min(row.draft_cap, row.remaining - 1) for row in rows]
         price = self._costs.price(len(rows))
         plain = len(rows) / price.base
         curves, toll = self._curves(rows, caps, price, plain)
-        offer = Offer(0, plain, ())
-        for _ in range(2):
+        before = self._rate if self._count == len(rows) else plain
+        offer = self._best(curves, price, toll, before)
+        if len(rows) > 1 and abs(offer.rate - before) > NEAR * before:
             offer = self._best(curves, price, toll, offer.rate)
+        self._count, self._rate = len(rows), offer.rate
         chosen = [_reach(curve, offer) for curve in curves]
         self._probe(chosen, caps, offer.longest)
         return {row.job.id: length for row, length in zip(rows, chosen, strict=True)}
 
     def learn(self, done: Sequence[tuple[Row, Outcome]]) -> None:
         """One Step did `done`; rows are as they were before it."""
-        seconds = sum(outcome.seconds for _, outcome in done)
-        mixed = any(outcome.prefilled for _, outcome in done)
-        late = any(outcome.drafted and row.lag > ORDINARY for row, outcome in done)
-        lengths = [outcome.drafted for _, outcome in done if outcome.emitted]
-        if lengths and seconds > 0 and not mixed and not late:
+        seconds, lengths = 0.0, []
+        for row, outcome in done:
+            if outcome.prefilled or (outcome.drafted and row.lag > ORDINARY):
+                return  # no plain round
+            seconds += outcome.seconds
+            if outcome.emitted:
+                lengths.append(outcome.drafted)
+        if lengths and seconds > 0:
             self._costs.learn(lengths, seconds)
+
+    def _able(self, order: Sequence[Row], holders: int) -> list[Row]:
+        rows: list[Row] = []
+        for row in order:
+            if not holders or len(rows) == self._most_rows:
+                break
+            if not row.unfed:
+                holders -= 1
+                if row.remaining > 0:
+                    rows.append(row)
+            else:
+                holders -= row.unfed < row.known
+        return rows
 
     def _curves(
         self, rows: Sequence[Row], caps: Sequence[int], price: Price, rate: float
@@ -106,21 +127,23 @@ class Drafting:
         self, curves: Sequence[tuple[float, ...]], price: Price, toll: float, rate: float
     ) -> Offer:
         """The best longest draft if a second is worth `rate` tokens."""
-        floors = tuple(accumulate((rate * each for each in price.each), max))
+        floors, floor = [], 0.0
         gain, cost = float(len(curves)), price.base
         rates = [gain / cost]
         cost += toll
-        for position, column in enumerate(zip(*curves, strict=True)):
-            kept = [chance for chance in column if chance > floors[position]]
+        for column, fixed, each in zip(zip(*curves, strict=True), *price[1:], strict=True):
+            floor = max(floor, rate * each)
+            floors.append(floor)
+            kept = [chance for chance in column if chance > floor]
             if not kept:
                 break
             gain += sum(kept)
-            cost += price.fixed[position] + price.each[position] * len(kept)
+            cost += fixed + each * len(kept)
             rates.append(gain / cost)
         best, before = rates.index(max(rates)), min(self._longest, len(rates) - 1)
         if rates[best] < rates[before] * (1 + SLACK):
             best = before
-        return Offer(best, rates[best], floors)
+        return Offer(best, rates[best], tuple(floors))
 
     def _probe(self, chosen: list[int], caps: Sequence[int], longest: int) -> None:
         """Remember the choice; lengthen a few drafts when it is time for that."""

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from math import ceil
+from math import ceil, exp, inf
 from typing import Any
 
-from router.scheduler.acceptance import MEMORY, PRIOR_ROUNDS, SERVED, Survival
+from router.scheduler.acceptance import PRIOR_ROUNDS, SERVED, Drift, Survival
 from router.scheduler.base import Capacity, End, Job, Outcome
+from router.scheduler.law import SURPRISE, Law
 from router.scheduler.length import Lengths, Served
 from router.scheduler.row import Row
 
@@ -25,6 +26,8 @@ ENDED = 256
 """Requests over which the error is averaged."""
 PACE = 0.02
 """Weight of one row's round in the moving average of what a round takes."""
+AFTERMATH = 4.0
+"""Rounds that a request remembers after its acceptance has drifted."""
 OWN_END = (End.EOS, End.LENGTH, End.STOP)
 
 
@@ -43,17 +46,24 @@ class Estimator:
         lengths: Lengths | None = None,
         *,
         follow: bool = False,
-        memory: float = MEMORY,
+        memory: float = inf,
+        alarm: float = 0.0,
         prior: float = PRIOR_ROUNDS,
     ) -> None:
-        """`memory` and `prior`: rounds that a request remembers, and that its prior weighs."""
+        """`memory`: rounds that a request remembers. `alarm`: threshold of `Drift`; 0 for none.
+
+        `prior`: rounds that a request's prior weighs.
+        """
         self.lengths: Lengths = lengths or Served(plain=True)
         self._capacity = capacity
         self._follow = follow
-        self._memory, self._prior = memory, prior
+        self._memory, self._alarm, self._prior = memory, alarm, prior
+        self._drifts: dict[int, Drift] = {}
         self._served = Survival.unknown(capacity.speculate, SERVED)
         self._drafted = self._accepted = 0.0
         self._pace = 1.0
+        self._laws: dict[int, tuple[int, Law]] = {}
+        """By id, with the version of `lengths`."""
         self._first: dict[int, tuple[float, bool]] = {}
         """Estimated execution time by id, and whether it is settled: half of it was served."""
         self._errors: deque[float] = deque(maxlen=ENDED)
@@ -79,18 +89,39 @@ class Estimator:
         """Estimated seconds of service that `row` still needs, Steps in flight counted as done."""
         per_round = row.survival.tokens(row.draft)
         flown = row.certain * per_round
-        tokens = max(1.0, self.lengths.left(row.job, row.emitted + flown))
-        return self.seconds(row, tokens, per_round)
+        return self.seconds(row, self.left(row, row.emitted + flown), per_round)
+
+    def law(self, row: Row) -> Law:
+        """Of the length of its answer."""
+        version, law = self._laws.get(row.job.id, (-1, None))
+        if law is None or version != self.lengths.version:
+            law = self.lengths.law(row.job)
+            self._laws[row.job.id] = self.lengths.version, law
+        return law
+
+    def left(self, row: Row, emitted: float) -> float:
+        """Expected tokens left of an answer that goes on after `emitted`, at least 1."""
+        law = self.law(row)
+        if not law.sigma and emitted >= law.median:
+            law = self.lengths.usual(row.job)
+        return max(1.0, law.left(emitted, row.job.max_new))
 
     def seconds(self, row: Row, tokens: float, per_round: float) -> float:
         """Of service that `row` needs for what is unfed and then for `tokens`."""
         decode = execution_time(tokens, per_round, row.draft, self._capacity)
         return self._pace * (decode + self._prefill(row.unfed))
 
+    def outrun(self, row: Row) -> bool:
+        """Whether its answer is longer than could be expected."""
+        law = self.law(row)
+        return row.emitted > law.median * exp(SURPRISE * law.sigma)
+
     def observe(self, row: Row, outcome: Outcome) -> None:
         """A Step served `row`, which already counts `outcome`."""
         drafted, accepted = outcome.drafted, outcome.accepted
         row.survival.observe(drafted, accepted)
+        if self._alarm and self._drift(row).observe(drafted, accepted):
+            row.survival.fade(AFTERMATH)
         if drafted:
             self._served.observe(drafted, accepted)
             keep = 1 - 1 / SERVED
@@ -108,6 +139,8 @@ class Estimator:
     def end(self, row: Row, end: End | None) -> None:
         """Forget `row`; learn from it if its answer came to its own end."""
         estimate = self._first.pop(row.job.id, None)
+        self._drifts.pop(row.job.id, None)
+        self._laws.pop(row.job.id, None)
         if end not in OWN_END or not row.emitted:
             return
         self.lengths.observe(row.job, row.emitted)
@@ -131,6 +164,12 @@ class Estimator:
             self._served.restore(state["survival"])
         except (KeyError, TypeError, ValueError, AttributeError) as fault:
             raise ValueError(f"not what a scheduler has learned: {fault!r}") from fault
+
+    def _drift(self, row: Row) -> Drift:
+        drift = self._drifts.get(row.job.id)
+        if drift is None:
+            drift = self._drifts[row.job.id] = Drift(self._alarm)
+        return drift
 
     def _prefill(self, unfed: int) -> float:
         """Seconds to feed `unfed` tokens."""

@@ -22,26 +22,28 @@ class Law(NamedTuple):
     median: float
     """In tokens."""
     sigma: float
-    """Standard deviation of the logarithm."""
+    """Standard deviation of the logarithm; 0: the length is the median."""
 
     def left(self, emitted: float, most: float) -> float:
         """Expected tokens left after `emitted` of at most `most`: E[min(L, most) | L > emitted]."""
         room = most - emitted
         if room <= LEAST:
             return room
-        sigma = max(self.sigma, 1e-3)
+        if not self.sigma and emitted < self.median:
+            return min(room, self.median - emitted)
+        sigma = self.sigma
         if emitted > 0:
             deviation = log(emitted / self.median)
-            sigma = max(sigma, deviation / SURPRISE)
+            sigma = max(sigma, deviation / SURPRISE, 1e-6)
             low = deviation / sigma
         else:
             low = -inf
         high = log(most / self.median) / sigma
         mean = self.median * exp(min(50.0, sigma * sigma / 2))
-        whole = mean * (_above(low - sigma) - _above(high - sigma)) + most * _above(high)
-        return min(room, max(LEAST, whole / _above(low) - emitted))
+        whole = mean * (above(low - sigma) - above(high - sigma)) + most * above(high)
+        return min(room, max(LEAST, whole / above(low) - emitted))
 
 
-def _above(deviation: float) -> float:
+def above(deviation: float) -> float:
     """Chance of a standard normal variable to exceed `deviation`."""
     return 0.5 * erfc(deviation * _ROOT)

@@ -9,7 +9,7 @@ is calibrated: with m the mean of the kind and y the logarithm of the true lengt
 
 is fitted as answers end, beginning with a = 0 and b = 1, the hint as it is. A noisy hint so gets a
 small b, one that says the opposite of the truth a negative one, and a useless one b = 0, which is
-the learned law. `plain` takes hints as they are until they are outrun, as published policies do.
+the learned law. `plain` takes hints as they are, as published policies do.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Lengths(Protocol):
     """Rises when what it says has changed noticeably."""
 
     def law(self, job: Job) -> Law:
-        """What is expected of the answer to `job` before its first token."""
+        """What is expected of the answer to `job`; of no width where a hint is taken as it is."""
 
-    def left(self, job: Job, emitted: float) -> float:
-        """Expected tokens left of an answer that goes on after `emitted`."""
+    def usual(self, job: Job) -> Law:
+        """The same without the hint."""
 
     def observe(self, job: Job, tokens: int) -> None:
         """An answer came to its own end, or to its limit."""
@@ -72,21 +72,16 @@ class Served:
         self._line = (0.0, 1.0)
 
     def law(self, job: Job) -> Law:
-        mean = self._mean(job)
         if job.expected is None:
-            return Law(exp(mean), sqrt(self._spread[1]))
+            return self.usual(job)
         hint = _log(job.expected, job)
         if self._plain:
             return Law(exp(hint), 0.0)
-        start, slope = self._line
+        mean, (start, slope) = self._mean(job), self._line
         return Law(exp(mean + start + slope * (hint - mean)), sqrt(self._hint_spread[1]))
 
-    def left(self, job: Job, emitted: float) -> float:
-        if self._plain and job.expected is not None:
-            if job.expected > emitted:
-                return min(job.expected, float(job.max_new)) - emitted
-            return Law(exp(self._mean(job)), sqrt(self._spread[1])).left(emitted, job.max_new)
-        return self.law(job).left(emitted, job.max_new)
+    def usual(self, job: Job) -> Law:
+        return Law(exp(self._mean(job)), sqrt(self._spread[1]))
 
     def observe(self, job: Job, tokens: int) -> None:
         true, mean = log(max(1, tokens)), self._mean(job)

@@ -67,7 +67,8 @@ class Levels:
         self.count = len(self.thresholds) + 1
         self._stairs = stairs or self.count
         self._step = None if patience is None else patience / self._stairs
-        self._quantum = quantum
+        self.quantum = quantum
+        """Seconds that a risen row is served."""
         self._ranking = Ranking()
         self._places: dict[int, _Place] = {}
         self._due: list[tuple[float, int, int, float, _Place]] = []
@@ -144,7 +145,7 @@ class Levels:
     def _age(self, place: _Place, stair: int) -> None:
         risen = place.level if stair >= self._stairs else min(place.level, stair)
         if risen > place.risen:
-            place.risen, place.credit = risen, self._quantum
+            place.risen, place.credit = risen, self.quantum
             self._put(place)
         if place.now:
             self._await(place, stair + 1)

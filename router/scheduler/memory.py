@@ -54,6 +54,13 @@ class Memory:
         self._capacity = capacity
         self._slots = Slots(capacity.host_pages)
         self._moves = Moves()
+        self.hosted = 0
+        """Rows whose KV is on the host."""
+
+    @property
+    def holders(self) -> int:
+        """Rows that hold KV, in pages or on the host."""
+        return self.pages.owners + self.hosted
 
     def plan(self) -> Moves:
         """Begin a Batch. Host slots that the last one emptied are free from now on."""
@@ -96,6 +103,7 @@ class Memory:
         if row.slots:
             self._moves.swap_in.append(Swap(row.job.id, table[: len(row.slots)], row.slots))
             row.slots = ()
+            self.hosted -= 1
         if source is not None:
             self._moves.copy.append(Copy(source, table[row.cached // self._capacity.page_size]))
 
@@ -110,6 +118,7 @@ class Memory:
         if swaps(row.cached, shared, self._slots.free, self._capacity):
             pages = self.pages.table(id)[: self.pages_for(row.cached)]
             row.slots = self._slots.take(len(pages))
+            self.hosted += 1
             row.published = row.completed = 0
             self._moves.swap_out.append(Swap(id, pages, row.slots))
         else:
@@ -133,7 +142,9 @@ class Memory:
 
     def drop(self, row: Row) -> bool:
         """Forget a row that ended; whether it holds pages, which `release` is to free."""
-        self._slots.give_back(row.slots)
+        if row.slots:
+            self._slots.give_back(row.slots)
+            self.hosted -= 1
         return bool(self.pages.held(row.job.id))
 
     def release(self, ids: Iterable[int]) -> None:

@@ -64,6 +64,11 @@ class Pages:
         """Pages without an owner."""
         return self._runs.free + self._prefixes.resting
 
+    @property
+    def owners(self) -> int:
+        """Tables that are open."""
+        return len(self._tables)
+
     def held(self, owner: int) -> int:
         """Number of pages that `owner` holds; 0 for a stranger."""
         table = self._tables.get(owner)

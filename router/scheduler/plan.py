@@ -17,7 +17,7 @@ waits for nothing but Steps in flight: its own, or the prefill of a prefix.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from router.scheduler.base import Capacity, Run
 from router.scheduler.memory import Memory
@@ -31,17 +31,30 @@ class Plan:
     """Takes rows and pages while `fill` runs; its lists are the Batch afterwards."""
 
     def __init__(
-        self, capacity: Capacity, memory: Memory, order: Sequence[Row], drafts: Mapping[int, int]
+        self,
+        capacity: Capacity,
+        memory: Memory,
+        order: Sequence[Row],
+        drafts: Mapping[int, int],
+        flying: Iterable[Row],
+        expect: Callable[[Row, float], float] | None = None,
     ) -> None:
-        """`drafts`: draft length by id; 0 for rows that it does not name."""
+        """`drafts`: draft length by id; 0 for rows that it does not name. `flying`: in flight.
+
+        `expect`: tokens that a row with so many emits yet; None: nobody looks ahead.
+        """
         self._capacity = capacity
         self._memory = memory
         self._order = order
         self._drafts = drafts
+        self._expect = expect
         self._budget = capacity.prefill_tokens
+        self._room = capacity.pages * capacity.page_size
+        self._demand = 0
+        """Tokens that the rows of this Batch may hold one day, and those that asked to enter."""
         self._starved = False
         """A row above waits for pages."""
-        self._coming = {hash for row in order if row.in_flight for hash in self._prefix_of(row)}
+        self._coming = {hash for row in flying for hash in self._prefix_of(row)}
         """Names of pages that a prefill in flight, or in this Batch, fills."""
         self.moves = memory.plan()
         self.run: list[Run] = []
@@ -49,15 +62,26 @@ class Plan:
         self.passed: set[int] = set()
         """Rows that this Batch must not name: displaced, or to be once they have landed."""
 
+    @property
+    def running(self) -> dict[int, Row]:
+        """The rows of `run` by id; those that only get back their KV are not among them."""
+        return {run.id: self.flight[run.id][0] for run in self.run}
+
     def fill(self) -> None:
-        """Serve as many rows as possible."""
+        """Serve as many rows as possible, and bring back the KV of those that come next."""
+        holders = self._memory.holders
         for place, row in enumerate(self._order):
             full = len(self.run) == self._capacity.max_rows
+            closed = full or self._starved or not self._budget  # to those that hold nothing
+            if (closed and not holders) or (full and not self._memory.hosted):
+                return
+            holds = row.unfed < row.known
+            holders -= holds
             if row.remaining <= 0 or row.job.id in self.passed or row.returning:
                 continue
             if row.slots:
                 self._recall(row, len(self._order) if full else place)
-            elif not full:
+            elif (holds and not full) or not closed:
                 self._serve(row, place)
 
     def _recall(self, row: Row, place: int) -> None:
@@ -70,6 +94,7 @@ class Plan:
         if row.unfed and not self._budget:
             return
         if self._memory.pages.held(row.job.id):
+            self._demand += row.job.prompt + row.job.max_new
             ready = self._reserve(row, place)
         else:
             ready = not self._starved and not self._waits(row) and self._enter(row, place)
@@ -84,6 +109,9 @@ class Plan:
 
     def _enter(self, row: Row, place: int) -> bool:
         """Bring in a row without pages, if there is room."""
+        if not self._lasts(row):
+            self._starved = True
+            return False
         source = self._memory.enter(row)
         short = self._short(row)
         # A row that starts leaves a page for each row above it, lest they displace it at once.
@@ -93,6 +121,24 @@ class Plan:
         self._memory.pages.take(row.job.id, short)
         self._memory.admit(row, source)
         return True
+
+    def _lasts(self, row: Row) -> bool:
+        """Whether pages are expected to last for `row` beside the rows of this Batch.
+
+        All grow alike and each leaves with its pages when it ends, so pages are shortest when one
+        of them ends: with rows by what they have left, when the i-th ends, the longer i - 1 hold
+        what they hold now and as much more as the i-th grew (Past-Future, arXiv 2507.10150).
+        """
+        self._demand += row.job.prompt + row.job.max_new
+        if self._expect is None or not self.flight or self._demand <= self._room:
+            return True
+        rows = [row, *(other for other, _ in self.flight.values())]
+        ends = sorted(((self._expect(r, r.emitted), r.known) for r in rows), reverse=True)
+        now, most = 0, 0.0
+        for index, (left, known) in enumerate(ends, 1):
+            now += known
+            most = max(most, now + index * left)
+        return most + len(ends) * self._capacity.page_size / 2 <= self._room
 
     def _reserve(self, row: Row, place: int) -> bool:
         """Own pages for the worst case of the next Step of a row that has some."""
@@ -112,7 +158,8 @@ class Plan:
             row.draft = draft
         self.run.append(Run(row.job.id, prefill, draft))
         self.flight[row.job.id] = row, possible
-        self._coming.update(self._prefix_of(row))
+        if row.hashes:
+            self._coming.update(self._prefix_of(row))
 
     def _next(self, row: Row) -> tuple[int, int, int]:
         """What the next Step does for `row`: tokens fed, drafted, and emitted at most."""

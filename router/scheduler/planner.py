@@ -26,19 +26,28 @@ class Planner:
     """A Scheduler that serves rows in the order of its policy."""
 
     def __init__(
-        self, capacity: Capacity, policy: Policy, estimator: Estimator | None = None
+        self,
+        capacity: Capacity,
+        policy: Policy,
+        estimator: Estimator | None = None,
+        *,
+        peak: bool = False,
     ) -> None:
-        """`estimator`: the one that `policy` asks, if it asks any."""
+        """`estimator`: the one that `policy` asks, if it asks any.
+
+        `peak`: a row starts only where pages are expected to suffice for it and all before it.
+        """
         self._capacity = capacity
         self._policy = policy
         self._estimator = estimator or Estimator(capacity)
+        self._expect = self._estimator.left if peak else None
         self._drafting = Drafting(capacity)
         self._memory = Memory(capacity)
         self._rows: dict[int, Row] = {}
         self._flights: deque[Flight] = deque()
         self._release: dict[int, None] = {}
         """Ids whose pages come free with the next Batch, oldest first."""
-        self._last: frozenset[Row] = frozenset()
+        self._last: dict[int, Row] = {}
         """Rows of the last Batch."""
         self._preemptions = dict.fromkeys(PREEMPTIONS, 0)
         self._prefetched = 0
@@ -73,8 +82,10 @@ class Planner:
         release = tuple(self._release)
         self._release.clear()
         self._memory.release(release)
-        order = self._order(now)
-        plan = Plan(self._capacity, self._memory, order, self._drafting.lengths(order))
+        order, memory = self._order(now), self._memory
+        drafts = self._drafting.lengths(order, memory.holders)
+        flying = [row for flight in self._flights for row, _ in flight.values() if row.hashes]
+        plan = Plan(self._capacity, memory, order, drafts, flying, self._expect)
         plan.fill()
         if not plan.flight and not release:
             return None
@@ -104,7 +115,7 @@ class Planner:
     def view(self) -> View:
         """The state that metrics and `/info` show; the aged are counted in the first level."""
         waiting = Counter(
-            max(1, self._policy.level(row)) for row in self._rows.values() if row not in self._last
+            max(1, self._policy.level(row)) for row in self._rows.values() if not self._ran(row)
         )
         return View(
             waiting=tuple(waiting[level] for level in range(1, self._policy.levels + 1)),
@@ -127,7 +138,7 @@ class Planner:
             perceptible=self._policy.perceives(row),
             attained=row.attained,
             remaining=self._estimator.remaining(row),
-            wait=0.0 if row in self._last else self._wait(row, now),
+            wait=0.0 if self._ran(row) else self._wait(row, now),
             preemptions=dict(row.preemptions),
         )
 
@@ -137,6 +148,10 @@ class Planner:
 
     def _order(self, now: float) -> Sequence[Row]:
         return self._policy.order(now, 1 - self._memory.pages.free / self._capacity.pages)
+
+    def _ran(self, row: Row) -> bool:
+        """Whether the last Batch served `row`."""
+        return self._last.get(row.job.id) is row
 
     def _wait(self, row: Row, now: float) -> float:
         """Until enough of those before `row` have ended, if they end evenly; 0 with a row free."""
@@ -170,17 +185,16 @@ class Planner:
         self._flights.clear()
         self._release.clear()
         self._memory = Memory(self._capacity)
-        self._last = frozenset()
+        self._last = {}
         for row in self._rows.values():
             row.forget()
 
     def _count(self, plan: Plan) -> None:
-        run = frozenset(plan.flight[run.id][0] for run in plan.run)
-        kept = [row for row in self._last - run if self._rows.get(row.job.id) is row]
-        rows = (row for row in kept if row.remaining > 0 and row.job.id not in plan.passed)
-        self._preempt("keep", rows)
-        self._preempt("recompute", map(self._rows.__getitem__, plan.moves.evict))
-        self._preempt("swap", (self._rows[swap.id] for swap in plan.moves.swap_out))
+        rows, passed, run = self._rows, plan.passed, plan.running
+        kept = (row for id, row in self._last.items() if run.get(id) is not row is rows.get(id))
+        self._preempt("keep", (r for r in kept if r.remaining > 0 and r.job.id not in passed))
+        self._preempt("recompute", map(rows.__getitem__, plan.moves.evict))
+        self._preempt("swap", (rows[swap.id] for swap in plan.moves.swap_out))
         self._prefetched += len(plan.moves.swap_in)
         self._last = run
 

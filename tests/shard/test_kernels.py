@@ -5,12 +5,17 @@ On a machine without a GPU the kernels run in Triton's interpreter.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.shard.paged import TOLERANCE, Case, Pool, worst
+from tests.shard.ranks import ROOT
 
 pytest.importorskip("triton", reason="Triton has no build for this platform")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -63,3 +68,12 @@ def test_rows_that_ask_for_nothing_leave_the_output_alone() -> None:
     part = pool.kernel()
     assert torch.equal(part[:2], whole[:2])
     assert not part[2:].any()
+
+
+def test_the_kernels_compile_for_devices_that_are_not_here() -> None:
+    settings = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    program = [sys.executable, "-m", "tests.shard.compiled_kernels"]
+    found = subprocess.run(program, cwd=ROOT, env=settings, capture_output=True, check=True)
+    shared = json.loads(found.stdout)
+    assert len(shared) == 4
+    assert max(shared.values()) <= 99 << 10, "what the smallest GPU since Ampere has"

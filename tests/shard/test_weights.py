@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from shard.errors import Fault
+from shard.merging import Source, sources
 from shard.slices import Cut, Ranks, cuts
 from shard.weights import Weights, fill
 from tests.shard import tiny
@@ -32,6 +33,7 @@ def read(
         module = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path), dtype=dtype)
     kept: dict[str, Cut] = cuts(module, "it", ranks) if ranks else {}
     with Weights(path) as weights:
+        weights.adopt(sources(module, weights.names))
         fill(module, weights, kept, CPU, lambda done, total: told.append((done, total)))
     return module, told
 
@@ -60,7 +62,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("name", [*tiny.PAGED, "qwen2", "cohere", "gpt-oss"])
+@pytest.mark.parametrize("name", [*tiny.PAGED, *tiny.COVERED])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_every_value_is_the_one_that_transformers_loads(
     model: Model, name: str, dtype: torch.dtype
@@ -91,6 +93,50 @@ def test_a_rank_reads_its_share_alone(model: Model) -> None:
     shares = [read(path, ranks=Ranks(rank, 2))[1][-1][1] for rank in (0, 1)]
     assert shares[0] == shares[1]
     assert shares[0] < 0.7 * whole[-1][1]  # embeddings and norms are on both
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3-moe"])
+def test_a_rank_reads_its_share_of_every_expert_alone(
+    model: Model, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read_values = Path(model(name)), [0]
+
+    class Counting:
+        def __init__(self, whole: Any) -> None:
+            self.get_shape, self.get_dtype, self._whole = whole.get_shape, whole.get_dtype, whole
+
+        def __getitem__(self, index: Any) -> Tensor:
+            part = self._whole[index]
+            read_values[0] += part.numel()
+            return part
+
+    opened = Source.open
+
+    def counted(own: Source, slices: Callable[[str], Any]) -> Any:
+        return opened(own, lambda part: Counting(slices(part)) if own.stacked else slices(part))
+
+    monkeypatch.setattr(Source, "open", counted)
+    module, _ = read(path)
+    whole = values(module)
+    everything, read_values[0] = read_values[0], 0
+    parts = [read(path, ranks=Ranks(rank, 2))[0] for rank in (0, 1)]
+    experts = [key for key in whole if ".experts." in key]
+    assert read_values[0] == everything == sum(whole[key].numel() for key in experts)
+    for rank, part in enumerate(map(values, parts)):
+        kept = cuts(module, "it", Ranks(rank, 2))
+        for key in experts:
+            wanted = torch.empty(kept[key].shape(tuple(whole[key].shape)))
+            kept[key].copy(whole[key], wanted)
+            assert torch.equal(part[key], wanted), key
+
+
+def test_an_expert_that_is_missing_is_a_fault(model: Model, tmp_path: Path) -> None:
+    folder = copytree(model("mixtral"), tmp_path / "model")
+    gone = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
+    rewrite(folder, lambda tensors: tensors.pop(gone))
+    text = fault(folder)
+    assert "`model.layers.1.mlp.experts.gate_up_proj` cannot be read" in text
+    assert "the experts do not have the same shapes" in text
 
 
 def test_a_tensor_of_another_shape_is_named_with_its_file(folder: Path) -> None:

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.scheduler.base import Job
+from router.scheduler.estimate import Estimator
 from router.scheduler.length import KINDS, Served
+from tests.router.scheduler.device import capacity
 
 
 def job(expected: float | None = None, max_new: int = 1000, prompt: int = 5, route: int = 0) -> Job:
@@ -20,8 +22,13 @@ def served(*lengths: int, plain: bool = False) -> Served:
     return known
 
 
+def left(known: Served, job: Job, emitted: int) -> float:
+    estimator = Estimator(capacity(), known)
+    return estimator.left(estimator.row(job), emitted)
+
+
 def total(known: Served, job: Job, emitted: int = 0) -> float:
-    return emitted + known.left(job, emitted)
+    return emitted + left(known, job, emitted)
 
 
 def test_the_estimate_is_the_mean_of_what_was_served() -> None:
@@ -118,8 +125,8 @@ def test_what_was_learned_is_gone_on_from() -> None:
     known, fresh = calibrated(1.0, 0.5), Served()
     fresh.restore(known.learned())
     for emitted in (0, 50, 500):
-        assert fresh.left(job(expected=80.0), emitted) == known.left(job(expected=80.0), emitted)
-        assert fresh.left(job(), emitted) == known.left(job(), emitted)
+        for hint in (80.0, None):
+            assert left(fresh, job(hint), emitted) == left(known, job(hint), emitted)
     assert fresh.learned() == known.learned()
 
 

@@ -1,0 +1,146 @@
+"""Attention of one row's newest tokens over its keys and values, by SDPA or written out.
+
+It knows a row as tensors: no pages, no layout of a Step. What a layer asks beyond the definition
+is its Rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention, softmax
+
+_KEPT = 16
+"""Masks of at most so many tokens are kept: verifications, which come again and again."""
+_REACH = 256
+"""Least length of a kept mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How one layer attends."""
+
+    scale: float
+    window: int | None
+    softcap: float | None
+    sinks: Tensor | None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is softmax of scaled scores and nothing else."""
+        return self.softcap is None and self.sinks is None
+
+
+def attend_row(
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: Rule
+) -> Tensor:
+    """One row: its n newest tokens attend to L tokens, as far as the additive `mask` lets them.
+
+    `query` [n, H, D], `keys` and `values` [Hkv, L, D]; returns [n, H, D]. The H / Hkv query heads
+    of one key head are folded into its query rows, so keys are never repeated, and `mask` is
+    [n * H / Hkv, L].
+    """
+    folded = _fold(query, keys.shape[0])
+    if rule.plain:
+        out = scaled_dot_product_attention(
+            folded[None], keys[None], values[None], attn_mask=mask, scale=rule.scale
+        )[0]
+    else:
+        out = _explicit(folded, keys, values, mask, rule)
+    return _unfold(out, query)
+
+
+def attend_spans(
+    query: Tensor, pieces: Sequence[tuple[Tensor, Tensor]], mask: Tensor | None, rule: Rule
+) -> Tensor:
+    """The same over keys and values in several `pieces`, without a copy that joins them; CPU only.
+
+    Each is attended to by itself. The results are averaged with the weights that the logarithms of
+    their sums of exponentials give (flash decoding: Dao et al. 2023). Every token sees at least one
+    key of each piece, and `rule` is plain.
+    """
+    folded = _fold(query, pieces[0][0].shape[0])[None]
+    outs, sums, at = [], [], 0
+    for keys, values in pieces:
+        stop = at + keys.shape[1]
+        part = None if mask is None else mask[None, None, :, at:stop]
+        out, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            folded, keys[None], values[None], 0.0, False, attn_mask=part, scale=rule.scale
+        )
+        outs.append(out[0])
+        sums.append(total[0])
+        at = stop
+    shares = softmax(torch.stack(sums), 0)[..., None]
+    return _unfold((torch.stack(outs) * shares).sum(0).to(query.dtype), query)
+
+
+def _unfold(out: Tensor, query: Tensor) -> Tensor:
+    """The opposite of `_fold`: the shape of `query`."""
+    count, heads, dim = query.shape
+    if count == 1:
+        return out.reshape(1, heads, dim)
+    return out.view(len(out), count, -1, dim).transpose(0, 1).reshape(count, heads, dim)
+
+
+def _fold(query: Tensor, kv_heads: int) -> Tensor:
+    """From [n, H, D] to [Hkv, n * H / Hkv, D]; a single token's heads lie right already."""
+    count, heads, dim = query.shape
+    if count == 1:
+        return query.reshape(kv_heads, -1, dim)
+    parts = query.reshape(count, kv_heads, heads // kv_heads, dim).transpose(0, 1)
+    return parts.reshape(kv_heads, -1, dim)
+
+
+def causal_mask(count: int, length: int, window: int | None, group: int, like: Tensor) -> Tensor:
+    """Additive [count * group, length]: causal, aligned to the bottom right, within the window.
+
+    Masks of a few tokens are cut from the right of a longer one that is kept.
+    """
+    if count > _KEPT:
+        return _aligned(count, length, window, group, like.dtype, like.device)
+    reach = max(_REACH, 1 << (length - 1).bit_length())
+    return _kept(count, reach, window, group, like.dtype, like.device)[:, -length:]
+
+
+def _aligned(
+    count: int,
+    length: int,
+    window: int | None,
+    group: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    own = torch.arange(length - count, length, device=device)[:, None]
+    seen = torch.arange(length, device=device)[None]
+    allowed = seen <= own if window is None else (seen <= own) & (seen > own - window)
+    zero = torch.zeros((), dtype=dtype, device=device)
+    return torch.where(allowed, zero, float("-inf")).repeat_interleave(group, 0)
+
+
+_kept = lru_cache(maxsize=64)(_aligned)
+
+
+def _explicit(
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: Rule
+) -> Tensor:
+    """Attention with soft-capped scores (Gemma 2) or learned sinks (gpt-oss), in float32."""
+    scores = (query @ keys.transpose(1, 2)).float() * rule.scale  # [Hkv, n * group, L]
+    if rule.softcap is not None:
+        scores = torch.tanh(scores / rule.softcap) * rule.softcap
+    if mask is not None:
+        scores = scores + mask
+    if rule.sinks is not None:
+        scores = torch.cat((scores, _sink_column(rule.sinks, scores)), dim=-1)
+    weights = softmax(scores, dim=-1)[..., : keys.shape[1]]
+    return weights.to(values.dtype) @ values
+
+
+def _sink_column(sinks: Tensor, scores: Tensor) -> Tensor:
+    """One logit per query head, laid out as the folded query rows: [Hkv, n * group, 1]."""
+    kv_heads, rows, _ = scores.shape
+    per_head = sinks.float().reshape(kv_heads, -1)  # [Hkv, group]
+    return per_head.repeat(1, rows // per_head.shape[1])[..., None]

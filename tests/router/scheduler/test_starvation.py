@@ -1,0 +1,89 @@
+"""The bound on ageing, under 10,000 adversaries who know whom to starve.
+
+An adversary sends ever shorter and more urgent requests, up to four at a time, ends whom it likes
+and lets every Step take as long as it can. The bound is that of `levels`: a request waits for its
+patience and then for one turn of each other.
+"""
+
+from collections.abc import Iterator
+from random import Random
+
+from router.scheduler.base import End, Job, Outcome
+from router.scheduler.baselines import Las, LengthSjf
+from router.scheduler.estimate import Estimator
+from router.scheduler.laps import Laps, Parts
+from router.scheduler.levels import Levels
+from router.scheduler.paper import Paper
+from router.scheduler.policy import Policy
+from router.scheduler.row import Row
+from tests.router.scheduler.device import capacity
+
+SEEDS = 10_000
+PATIENCE, QUANTUM, STEP, CROWD, STEPS = 2.0, 0.3, 0.5, 4, 30
+TURN = 2 * STEP
+"""Two Steps: the first may be a prefill, which ends no turn, and both are longer than a quantum."""
+DEVICE = capacity()
+
+
+def policy(random: Random, patience: float, estimator: Estimator) -> Policy:
+    levels = Levels.geometric(3, 2.0, QUANTUM, patience)
+    one = Levels((), patience, QUANTUM)
+    kind = random.randrange(8)
+    if kind == 0:
+        return Las(levels)
+    if kind == 1:
+        return LengthSjf(one, estimator, preemptive=random.random() < 0.5)
+    if kind == 2:
+        return Paper(estimator, levels, 2, 0.1)
+    parts = Parts(
+        rank=random.choice(("gittins", "remaining", "queues")),
+        join=random.random() < 0.5,
+        perception=random.choice(("window", "posterior")),
+        hysteresis=random.choice((0.0, 0.3)),
+        lock=random.choice((0.7, 1.0)),
+        volume=random.choice((0.0, 1.0)),
+        tail=random.choice((0.0, 0.5)),
+        fairness=random.choice((0.0, 2.0)),
+    )
+    return Laps(estimator, levels, one, parts)
+
+
+def excess(seed: int, patience: float) -> Iterator[float]:
+    """By how much each wait exceeds the bound for `PATIENCE`."""
+    random, estimator = Random(seed), Estimator(DEVICE)
+    tried = policy(random, patience, estimator)
+    rows, since, now = dict[int, Row](), dict[int, float](), 0.0
+    for id in range(STEPS):
+        if len(rows) < CROWD:
+            hint = 400.0 / (1 + id)
+            job = Job(id, now, 4, 500, hint, priority=-id, tenant=random.randrange(3))
+            rows[id], since[id] = estimator.row(job), now
+            tried.arrive(rows[id], now)
+        row = tried.order(now, random.random())[0]
+        now += STEP
+        bound = PATIENCE + (len(rows) - 1) * TURN
+        yield max(now - since[id] for id in rows if id != row.job.id or len(rows) == 1) - bound
+        since[row.job.id] = now
+        outcome = Outcome(row.job.id, 4 * (not row.started), 3, 1, int(row.started), STEP)
+        row.started = True
+        row.learn(outcome)
+        if row.emitted and random.random() < 0.7:
+            del rows[row.job.id]
+            estimator.end(row, End.EOS)
+            tried.leave(row, End.EOS)
+        else:
+            estimator.observe(row, outcome)
+            tried.observe(row, outcome, now)
+
+
+def worst(seeds: range, patience: float) -> float:
+    return max(max(excess(seed, patience)) for seed in seeds)
+
+
+def test_no_adversary_starves_a_request_beyond_the_bound() -> None:
+    assert worst(range(SEEDS), PATIENCE) <= 1e-9
+
+
+def test_without_ageing_most_adversaries_would() -> None:
+    starved = [worst(range(seed, seed + 1), 1e9) > 0 for seed in range(200)]
+    assert sum(starved) > 100
