@@ -55,11 +55,7 @@ class Launch:
 
     config: str | None = option(None, "TOML file with a key for each flag", environment=None)
     print_config: bool = option(False, "print such a file, and end", environment=None)
-    check: bool = option(
-        False,
-        "check flags, port, files, memory and tokenizer without loading a weight, and end",
-        environment=None,
-    )
+    check: bool = option(False, "check all but the weights themselves, and end", environment=None)
     env: bool = option(False, "print versions and devices first", short="-e", environment=None)
 
 

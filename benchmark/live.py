@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requests", type=int, default=40, help="requests of a run")
     parser.add_argument("--rows", type=int, default=2, help="--max-batch-size of the server")
     parser.add_argument("--rounds", type=int, default=4, help="runs of each policy, at most")
-    parser.add_argument("--seconds", type=float, default=150.0, help="start no round after these")
+    parser.add_argument("--seconds", type=float, default=200.0, help="for all rounds together")
     parser.add_argument("--load", type=float, default=LOAD, help="arrivals per answer's time")
     parser.add_argument("--seed", type=int, default=1, help="of prompts, arrivals and hints")
 
@@ -77,20 +77,15 @@ def run(args: argparse.Namespace) -> int:
     """Measure, simulate, print, and write what was asked for; the exit status."""
     torch.set_num_threads(1)
     asked = prompts(None, args.requests, args.seed)
-    begun = time.monotonic()
-    first = _serve(
-        "fcfs", args.rows, [Ask(prompt.text, 0.0) for prompt in asked], "measuring speed"
-    )
+    end = time.monotonic() + args.seconds
+    at_once = [Ask(prompt.text, 0.0) for prompt in asked]
+    first = _serve("fcfs", args.rows, at_once, "measuring speed")
     requests, greedy = _requests(asked, first.answers, args)
     asks = [
         Ask(prompt.text, request.at, round(request.expected or 0) or 1)
         for prompt, request in zip(asked, requests, strict=True)
     ]
-    runs = list[Run]()
-    for number in range(args.rounds):
-        if number and time.monotonic() - begun > args.seconds:
-            break
-        runs += [_serve(policy, args.rows, asks, f"round {number + 1}") for policy in POLICIES]
+    runs = _rounds(args, asks, end)
     ids = [answer.ids for answer in first.answers]
     identical = greedy and all([a.ids for a in each.answers] == ids for each in runs)
     found = report(runs, requests, identical)
@@ -99,6 +94,18 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
+
+
+def _rounds(args: argparse.Namespace, asks: Sequence[Ask], end: float) -> list[Run]:
+    """At least one, and no further one that would last beyond `end` if it took as long."""
+    runs, longest = list[Run](), 0.0
+    for number in range(1, max(1, args.rounds) + 1):
+        begun = time.monotonic()
+        if number > 1 and begun + longest > end:
+            break
+        runs += [_serve(policy, args.rows, asks, f"round {number}") for policy in POLICIES]
+        longest = max(longest, time.monotonic() - begun)
+    return runs
 
 
 def report(runs: Sequence[Run], requests: Sequence[Request], identical: bool) -> dict[str, Any]:

@@ -17,7 +17,7 @@ PROBES = frozenset(("/", "/health", "/ping", "/health/live", "/health/ready"))
 """Open to GET and HEAD, whatever is asked elsewhere."""
 READING = ("GET", "HEAD")
 PREFLIGHT = {
-    "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+    "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": "content-type, authorization, x-request-id, traceparent",
 }
 EXPOSED = (

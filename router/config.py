@@ -48,6 +48,8 @@ class Limits:
         " cache, within a quarter of the free memory; on CPU none",
     )
     validation_workers: int = option(2, "threads that tokenise")
+    watermark_gamma: float = option(0.5, "share of the vocabulary that a watermark favours")
+    watermark_delta: float = option(2.0, "what a favoured token's score gains")
     disable_grammar_support: bool = option(False, "refuse every request with a grammar")
 
     def check(self) -> None:
@@ -57,11 +59,13 @@ class Limits:
             self.max_total_tokens,
             self.max_batch_total_tokens,
         )
+        if not 0 < self.watermark_gamma < 1:
+            raise ValueError("`watermark_gamma` must be > 0 and < 1")
         if self.max_batch_size is not None and self.max_batch_size < 1:
             raise ValueError("max_batch_size must be > 0")
         for name in (item.name for item in fields(self)):
             value, least = getattr(self, name), 0 if name in _MAY_BE_ZERO else 1
-            if not isinstance(value, bool | None) and value < least:
+            if type(value) is int and value < least:
                 raise ValueError(f"`{name}` must be {'>= 0' if least == 0 else '> 0'}")
         if longest is not None and total is not None and longest >= total:
             raise ValueError(f"`max_input_tokens`({longest}) must be < `max_total_tokens`({total})")
@@ -254,7 +258,7 @@ class ServerConfig:
             raise ValueError(f"`api_key_file`: {path} cannot be read") from None
         if not key:
             raise ValueError(f"`api_key_file`: {path} is empty")
-        return replace(self, api_key=key, api_key_file=None)
+        return replace(self, api_key=key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,11 +41,15 @@ def check_ours(given: Ours, stops: Sequence[str]) -> None:
         f"`stop` sequences must be 1 to {MAX_STOP_LENGTH} characters long",
     )
     _refuse(given.expected_new_tokens == 0, "`expected_new_tokens` must be strictly positive")
-    for name, text in (("user", given.user), ("cache_salt", given.cache_salt)):
-        _refuse(
-            text is not None and not 0 < len(text) <= MAX_NAME_LENGTH,
-            f"`{name}` must be 1 to {MAX_NAME_LENGTH} characters long",
-        )
+    _refuse(
+        len(given.user or "") > MAX_NAME_LENGTH,
+        f"`user` must be at most {MAX_NAME_LENGTH} characters long",
+    )
+    salt = given.cache_salt
+    _refuse(
+        salt is not None and not 0 < len(salt) <= MAX_NAME_LENGTH,
+        f"`cache_salt` must be 1 to {MAX_NAME_LENGTH} characters long",
+    )
 
 
 def _refuse(broken: bool, text: str) -> None:

@@ -48,6 +48,7 @@ _COUNTERS: dict[str, tuple[str, Labels]] = {
     "tgi_speculative_drafted_tokens": ("Tokens proposed", {"source": ("model", "ngram")}),
     "tgi_speculative_accepted_tokens": ("Proposed tokens kept", {"source": ("model", "ngram")}),
     "tgi_preemptions": ("Requests paused", {"action": ("keep", "swap", "recompute")}),
+    "tgi_preemptions_prefetched": ("Swapped requests brought back while others ran", {}),
 }
 
 _GAUGES = {
@@ -103,6 +104,7 @@ class Metrics:
         restarts = {"rank": tuple(map(str, range(ranks)))}
         self._restarts = _counter(registry, "tgi_shard_restarts", "Restarts of a shard", restarts)
         self._preempted: dict[str, int] = {}
+        self._prefetched = 0
         self._gauges["tgi_batch_max_total_tokens"].set(capacity.pages * capacity.page_size)
 
     def request_started(self) -> None:
@@ -164,6 +166,8 @@ class Metrics:
             new = count - self._preempted.get(action, 0)
             self._counters["tgi_preemptions"].labels(action).inc(new)
         self._preempted = dict(view.preemptions)
+        self._counters["tgi_preemptions_prefetched"].inc(view.prefetched - self._prefetched)
+        self._prefetched = view.prefetched
 
     def render(self) -> bytes:
         """Prometheus' text format, version 0.0.4, UTF-8."""

@@ -98,7 +98,7 @@ class Request:
     @property
     def tenant(self) -> int:
         """A number for `user`, the same in every process; 0 for nobody."""
-        return 0 if self.user is None else digest(self.user)
+        return digest(self.user) if self.user else 0
 
     @property
     def report(self) -> Report:
@@ -141,7 +141,7 @@ def validate(
     _refuse_missing(parameters)
     return Request(
         inputs=body.inputs,
-        sampling=_sampling(parameters, pick),
+        sampling=_sampling(parameters, bounds, pick),
         max_new_tokens=parameters.max_new_tokens,
         stop=tuple(parameters.stop),
         truncate=parameters.truncate,
@@ -247,13 +247,15 @@ def _refuse_missing(given: Parameters) -> None:
     _refuse(given.adapter_id is not None, "`adapter_id` is not supported")
 
 
-def _sampling(given: Parameters, pick: Callable[[], int]) -> Sampling:
+def _sampling(given: Parameters, bounds: Bounds, pick: Callable[[], int]) -> Sampling:
     plain = Sampling(
         repetition_penalty=1.0 if given.repetition_penalty is None else given.repetition_penalty,
         frequency_penalty=given.frequency_penalty or 0.0,
-        watermark=given.watermark,
         min_new_tokens=given.min_new_tokens or 0,
     )
+    if given.watermark:
+        gamma, delta = bounds.watermark_gamma, bounds.watermark_delta
+        plain = replace(plain, watermark=True, watermark_gamma=gamma, watermark_delta=delta)
     cut = any(value is not None for value in (given.top_k, given.top_p, given.typical_p))
     if not (given.do_sample or cut or given.temperature not in (None, 1.0)):
         return plain

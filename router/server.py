@@ -30,6 +30,7 @@ from router.errors import (
     flat,
     nested,
 )
+from router.logs import told
 from router.routes import REQUEST_ID, Front, reply
 from router.stream import ClientGone
 
@@ -53,7 +54,7 @@ def application(
 ) -> web.Application:
     """The routes of `front` and `more`, ready to be served, with `around` outside of them all."""
     app = web.Application(
-        middlewares=[*around, _enveloped(access)], client_max_size=front.bounds.payload_limit
+        middlewares=[*around, told, _enveloped(access)], client_max_size=front.bounds.payload_limit
     )
     app.on_response_prepare.append(partial(_stamp, access))
     app.add_routes([*front.routes(), *more])

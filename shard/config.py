@@ -16,7 +16,10 @@ DRAFTED, AUTO, MOST_DRAFTED = 5, 8, 64
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
-    """A field that is also a flag: `--field-name`, environment twin `FIELD_NAME`."""
+    """A field that is also a flag: `--field-name`, environment twin `FIELD_NAME`.
+
+    Its twin is in `router.config`: neither package may import the other.
+    """
     return field(default=default, metadata={"help": help, **more})
 
 
@@ -134,3 +137,5 @@ class ShardConfig:
     """Most prompt tokens of one Step on CUDA, for which workspace is set aside."""
     max_swap_tokens: int | None = None
     """Tokens that the host pool holds; None: what suits the device."""
+    resident: bool | None = None
+    """Whether rounds stay on the device where they can; None: on a GPU."""

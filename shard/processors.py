@@ -17,10 +17,6 @@ from torch import Tensor
 
 from shard.spot import Spot
 
-GAMMA = 0.5
-"""Share of the vocabulary that is green."""
-DELTA = 2.0
-"""What a green token gains."""
 HASH_KEY = 15485863
 """Times the previous token: the seed of the green list."""
 
@@ -29,15 +25,15 @@ def watermark(scores: Tensor, spots: Sequence[Spot]) -> None:
     """Favour the green list (Kirchenbauer et al. 2023), which the previous token alone fixes."""
     for row, spot in enumerate(spots):
         if spot.sampling.watermark:
-            green = green_list(spot.last, scores.shape[1]).to(scores.device)
-            scores[row, green] += DELTA
+            green = green_list(spot.last, scores.shape[1], spot.sampling.watermark_gamma)
+            scores[row, green.to(scores.device)] += spot.sampling.watermark_delta
 
 
 @lru_cache(maxsize=64)
-def green_list(previous: int, vocabulary: int) -> Tensor:
-    """Ids [vocabulary / 2] favoured after `previous`; drawn on the CPU whatever the device."""
+def green_list(previous: int, vocabulary: int, gamma: float) -> Tensor:
+    """Ids [vocabulary * gamma] favoured after `previous`; drawn on the CPU whatever the device."""
     generator = torch.Generator().manual_seed(HASH_KEY * previous)
-    return torch.randperm(vocabulary, generator=generator)[: int(vocabulary * GAMMA)]
+    return torch.randperm(vocabulary, generator=generator)[: int(vocabulary * gamma)]
 
 
 def repetition(scores: Tensor, spots: Sequence[Spot]) -> None:

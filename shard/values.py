@@ -58,6 +58,10 @@ class Sampling:
     watermark: bool = False
     min_new_tokens: int = 0
     """EOS is barred until so many tokens are emitted."""
+    watermark_gamma: float = 0.5
+    """Share of the vocabulary that the watermark favours; its default where there is none."""
+    watermark_delta: float = 2.0
+    """What a favoured token gains; its default where there is no watermark."""
 
 
 @dataclass(frozen=True, slots=True)

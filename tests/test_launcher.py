@@ -288,6 +288,7 @@ def options(*arguments: str, **environment: str) -> launcher.Options:
         (["--speculate", "-1"], "`speculate` cannot be < 0"),
         (["--speculate", "65"], "`speculate`(65) cannot be > 64"),
         (["--quantize", "awq"], "`--quantize` is not supported yet"),
+        (["--watermark-gamma", "1"], "`watermark_gamma` must be > 0 and < 1"),
         (["--step-timeout", "0"], "`step_timeout` must be > 0"),
         (["--api-key", "a", "--api-key-file", "b"], "Both api_key and api_key_file are set"),
         (["--api-key-file", "/nowhere"], "`api_key_file`: /nowhere cannot be read"),
@@ -371,6 +372,8 @@ TGI = {
     "ngrok-edge": "e",
     "tokenizer-config-path": "/template.json",
     "disable-grammar-support": "true",
+    "watermark-gamma": "0.25",
+    "watermark-delta": "3.0",
     "max-client-batch-size": "5",
     "usage-stats": "off",
     "payload-limit": "1000",
@@ -414,11 +417,18 @@ def test_what_has_no_effect_is_named_in_one_line(launch) -> None:
 
 def test_the_key_may_stand_in_a_file(tmp_path) -> None:
     (tmp_path / "key").write_text("secret\n")
-    server = options("--api-key-file", str(tmp_path / "key")).server
-    assert (server.api_key, server.api_key_file) == ("secret", None)
+    chosen = options("--api-key-file", str(tmp_path / "key"))
+    assert chosen.server.api_key == "secret"
+    assert options("--config", _saved(chosen, tmp_path)).server == chosen.server
     (tmp_path / "key").write_text("\n")
     with pytest.raises(Fault, match="is empty"):
         options("--api-key-file", str(tmp_path / "key"))
+
+
+def _saved(chosen: launcher.Options, folder: Path) -> str:
+    file = folder / "saved.toml"
+    file.write_text("\n".join(launcher.settings.dump(*chosen.effective)), encoding="utf-8")
+    return str(file)
 
 
 def test_the_printed_settings_are_a_file_that_says_the_same_but_for_secrets(

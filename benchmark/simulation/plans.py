@@ -1,4 +1,4 @@
-"""What to simulate, as values: a load, and an arm that serves it. One pair gives one row of results.
+"""What to simulate, as values: a load and an arm that serves it. One pair gives one row of results.
 
 All arms see the same requests, arrivals and predictions of a load, so comparisons are paired. rho
 is the arrival rate over the rate at which the same requests leave a server of the same batch size

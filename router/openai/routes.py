@@ -1,7 +1,8 @@
 """OpenAI's routes: from a body to live Records, and from these to an answer or a stream.
 
-Every stream ends with `[DONE]`, also after an error; one event goes out for each token. What is
-asked and how it is told lies in one file for each route; here are only the order and the sockets.
+A stream of chats or completions ends with `[DONE]`, also after an error, and one event goes out for
+each token. What is asked and how it is told lies in one file for each route; here are only the
+order and the sockets.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Plan:
     choices: int = 1
     """How many Requests in a row share a prompt."""
     grammar: grammar.Source | None = None
+    timed: bool = False
+    """Whether the headers tell `x-compute-time`, as TGI's do for chats."""
 
 
 Planning = Callable[[], Awaitable[Plan]]
@@ -118,6 +121,7 @@ class OpenAi:
             shape=lambda records: chat.Chat(body, prompt, records, envelope, self._about),
             choices=len(requests),
             grammar=prompt.grammar,
+            timed=True,
         )
 
     async def _completion(self, http: web.Request, body: CompletionBody) -> Plan:
@@ -156,7 +160,8 @@ class OpenAi:
             return await self._stream(http, planning)
         async with self._live(http, planning) as (plan, records):
             answer = await _answer(plan, records)
-        return reply(answer, shapes.headers(records, self._about, plan.choices))
+        told = shapes.headers(records, self._about, plan.choices, timed=plan.timed)
+        return reply(answer, told)
 
     async def _stream(self, http: web.Request, planning: Planning) -> web.StreamResponse:
         stream: EventStream | None = None
@@ -201,10 +206,15 @@ async def _tell(stream: EventStream, shape: Shape, records: Sequence[Record]) ->
         await _follow_all(stream, shape, records)
         await _write(stream, shape.end())
     except RouterError as error:
-        await stream.write(native.dump(shapes.failure_event(error.in_stream())))
-        await stream.write(DONE)
+        await _write(stream, [shape.failed(error.in_stream())])
+        await _finish(stream, shape)
         raise
-    await stream.write(DONE)
+    await _finish(stream, shape)
+
+
+async def _finish(stream: EventStream, shape: Shape) -> None:
+    if shape.done:
+        await stream.write(DONE)
 
 
 async def _follow_all(stream: EventStream, shape: Shape, records: Sequence[Record]) -> None:

@@ -26,8 +26,14 @@ class Shape(Protocol):
     def end(self) -> Iterable[dict[str, Any]]:
         """Events after the last token of all choices."""
 
+    def failed(self, error: RouterError) -> dict[str, Any]:
+        """The event of an error after the headers."""
+
     def answer(self) -> dict[str, Any]:
         """The whole, once all choices are finished."""
+
+    done: bool
+    """Whether the stream ends with `[DONE]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +106,15 @@ def stream_headers(records: Sequence[Record], about: About, choices: int) -> dic
     return {"x-compute-type": about.compute_type, "x-compute-characters": str(characters)}
 
 
-def headers(records: Sequence[Record], about: About, choices: int = 1) -> dict[str, str]:
-    """TGI's headers, summed over prompts and choices; times are whole milliseconds."""
+def headers(
+    records: Sequence[Record], about: About, choices: int = 1, *, timed: bool = False
+) -> dict[str, str]:
+    """TGI's headers, summed over prompts and choices; times are whole milliseconds.
+
+    If `timed`, the longest of the choices' whole times too, in seconds.
+    """
     spent = [timing(record) for record in records]
+    longest = max(times.total for times in spent)
     counts = usage(records, choices)
     sums = {
         "x-total-time": sum(times.total for times in spent),
@@ -113,6 +125,7 @@ def headers(records: Sequence[Record], about: About, choices: int = 1) -> dict[s
     }
     return {
         **stream_headers(records, about, choices),
+        **({"x-compute-time": f"{longest:.6f}"} if timed else {}),
         **{name: str(int(seconds * 1000)) for name, seconds in sums.items()},
         "x-prompt-tokens": str(counts["prompt_tokens"]),
         "x-generated-tokens": str(counts["completion_tokens"]),

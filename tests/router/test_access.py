@@ -92,7 +92,7 @@ async def test_a_page_may_ask_first_on_every_route_and_without_a_key(path: str) 
         answer = await server.request("OPTIONS", path, headers=ASKS)
         assert (answer.status, answer.body) == (200, b"")
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
-        assert answer.headers["Access-Control-Allow-Methods"] == "GET, POST, OPTIONS"
+        assert answer.headers["Access-Control-Allow-Methods"] == "GET, POST, DELETE, OPTIONS"
         allowed = answer.headers["Access-Control-Allow-Headers"].split(", ")
         assert allowed == ["content-type", "authorization", "x-request-id", "traceparent"]
 

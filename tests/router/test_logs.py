@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from router.logs import level
+from tests.router.serving import ScriptedDispatcher, serving
 
 
 @pytest.mark.parametrize(
@@ -24,3 +25,19 @@ from router.logs import level
 )
 def test_the_routers_part_wins_and_nonsense_changes_nothing(directives, expected) -> None:
     assert level(directives) == expected
+
+
+async def test_a_line_tells_how_a_request_ended_and_never_what_it_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(ScriptedDispatcher()) as server:
+        with caplog.at_level(logging.INFO):
+            head = {"x-request-id": "mine"}
+            await server.post("/generate_stream", {"inputs": "secret"}, headers=head)
+            await server.post("/a%0Ab" + "c" * 300, {"inputs": "secret"}, headers=head)
+            await server.request("GET", "/health", headers=head)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith("request mine: POST /generate_stream 200 in ")
+    assert second.startswith("request mine: POST /a%0Abccc")
+    assert len(second) < 300
+    assert "secret" not in caplog.text

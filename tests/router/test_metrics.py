@@ -14,7 +14,7 @@ COUNTERS = {
     *("tgi_request_count", "tgi_request_success", "tgi_request_failure"),
     *("tgi_batch_inference_count", "tgi_batch_inference_success", "tgi_batch_inference_failure"),
     *("tgi_batch_concat", "tgi_speculative_drafted_tokens", "tgi_speculative_accepted_tokens"),
-    *("tgi_preemptions", "tgi_shard_restarts"),
+    *("tgi_preemptions", "tgi_preemptions_prefetched", "tgi_shard_restarts"),
 }
 GAUGES = {
     *("tgi_queue_size", "tgi_batch_current_size", "tgi_batch_current_max_tokens"),
@@ -166,7 +166,7 @@ def test_prompt_lookup_is_counted_apart() -> None:
 
 def test_the_schedulers_state_is_shown(metrics: Metrics) -> None:
     view = View((1, 2), 3, perceptible=3, free_pages=4, preemptions={"keep": 2}, acceptance=0.75)
-    view = replace(view, estimate_error=0.125)
+    view = replace(view, estimate_error=0.125, prefetched=3)
     metrics.observe(view)
     metrics.observe(view)
     assert value(metrics, "tgi_queue_size") == 3
@@ -177,6 +177,7 @@ def test_the_schedulers_state_is_shown(metrics: Metrics) -> None:
     assert value(metrics, "tgi_batch_current_max_tokens") == 96
     assert value(metrics, "tgi_batch_max_total_tokens") == 160
     assert value(metrics, 'tgi_preemptions{action="keep"}') == 2
+    assert value(metrics, "tgi_preemptions_prefetched") == 3
     assert value(metrics, "tgi_perceptible_ratio") == 0.5
     assert value(metrics, "tgi_acceptance_ratio") == 0.75
     assert value(metrics, "tgi_estimate_error_ratio") == 0.125

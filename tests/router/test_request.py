@@ -55,7 +55,7 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"speculate": 65}, "`speculate` must be >= 0 and <= 64. Given: 65"),
     ({"stop": [""]}, "`stop` sequences must be 1 to 1000 characters long"),
     ({"expected_new_tokens": 0}, "`expected_new_tokens` must be strictly positive"),
-    ({"user": ""}, "`user` must be 1 to 256 characters long"),
+    ({"user": "a" * 257}, "`user` must be at most 256 characters long"),
     ({"cache_salt": ""}, "`cache_salt` must be 1 to 256 characters long"),
 ]
 
@@ -86,7 +86,6 @@ def test_best_of_without_sampling_is_told_before_all_else() -> None:
         ({"truncate": 0}, "`truncate` must be strictly positive and less than 30. Given: 0"),
         ({"speculate": -1}, "`speculate` must be >= 0 and <= 64. Given: -1"),
         ({"stop": ["a" * 1001]}, "`stop` sequences must be 1 to 1000 characters long"),
-        ({"user": "a" * 257}, "`user` must be 1 to 256 characters long"),
         ({"cache_salt": "a" * 257}, "`cache_salt` must be 1 to 256 characters long"),
     ],
 )
@@ -119,6 +118,13 @@ def test_processors_do_not_imply_sampling() -> None:
     made = request(frequency_penalty=-0.5, watermark=True, min_new_tokens=3)
     assert made.sampling == Sampling(frequency_penalty=-0.5, watermark=True, min_new_tokens=3)
     assert made.seed is None
+
+
+def test_the_operators_watermark_goes_with_who_asks_for_one() -> None:
+    bounds = settle(Limits(watermark_gamma=0.25, watermark_delta=3.0), 2000)
+    assert request(bounds=bounds).sampling == Sampling()
+    marked = Sampling(watermark=True, watermark_gamma=0.25, watermark_delta=3.0)
+    assert request(bounds=bounds, watermark=True).sampling == marked
 
 
 def test_what_is_to_be_told_goes_to_the_shards() -> None:
@@ -184,7 +190,7 @@ def test_wishes_about_the_turn_are_passed_on_and_users_become_numbers() -> None:
     assert request(**wishes) == replace(request(), **wishes)
     tenants = [request(user=user).tenant for user in ("a", "a", "b")]
     assert tenants[0] == tenants[1] != tenants[2]
-    assert request().tenant == 0
+    assert request().tenant == request(user="").tenant == 0
     assert 0 not in tenants
 
 

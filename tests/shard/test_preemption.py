@@ -20,7 +20,8 @@ from router.scheduler.planner import Planner
 from router.scheduler.row import Row
 from shard.echo import EchoEngine, reply
 from shard.engine import Engine
-from shard.protocol import Grow, Item, Move, New, Run, Sampling, Step, StepResult
+from shard.flight import Landed
+from shard.protocol import Grow, Item, Move, New, Run, Sampling, Step
 from tests.shard import tiny
 from tests.shard.ranks import ECHO
 from tests.shard.tiny import SAMPLED, VOCABULARY, Ask, Plan, drive, swapping
@@ -81,10 +82,10 @@ class Heard:
         self.items: list[Item] = []
         self._engine = engine
 
-    def execute(self, step: Step) -> StepResult:
+    def start(self, step: Step) -> Landed:
         result = self._engine.execute(step)
         self.items.extend(result.items)
-        return result
+        return Landed(result)
 
 
 def plain(engine: Engine, wanted: Sequence[Call]) -> list[list[int]]:

@@ -117,13 +117,20 @@ def test_neutral_rows_keep_their_bits() -> None:
 
 
 def test_the_green_list_is_half_of_the_vocabulary_and_fixed_by_the_previous_token() -> None:
-    lists = [frozenset(green_list(previous, 1000).tolist()) for previous in (0, 1, 151_000, 1)]
+    lists = [frozenset(green_list(previous, 1000, 0.5).tolist()) for previous in (0, 1, 151_000, 1)]
     assert all(len(ids) == 500 and max(ids) < 1000 for ids in lists)
     assert len(set(lists)) == 3
     assert lists[1] == lists[3]
 
 
+def test_share_and_gain_of_the_green_list_are_the_requests() -> None:
+    sampling = Sampling(watermark=True, watermark_gamma=0.25, watermark_delta=3.0)
+    scores = process(torch.zeros(1, 100), [Spot(sampling, [1, 2], (5,), 1)])[0]
+    assert scores.tolist().count(3.0) == 25
+    assert scores.tolist().count(0.0) == 75
+
+
 def test_the_draft_before_a_position_decides_its_green_list() -> None:
     spot = Spot(Sampling(watermark=True), [1, 2], (5,), 1)
     raised = process(torch.zeros(1, 100), [spot])[0].nonzero()[:, 0]
-    assert set(raised.tolist()) == set(green_list(5, 100).tolist())
+    assert set(raised.tolist()) == set(green_list(5, 100, 0.5).tolist())
