@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from shard import checkpoint, costs, memory, rates
 from shard.config import ShardConfig
 from shard.drafters import Drafter, ModelDrafter
 from shard.errors import Fault
-from shard.flight import Flight
+from shard.flight import Done, Flight, Pending, Started
 from shard.grammar import Grammars
 from shard.host_pool import HostPool
 from shard.kv_cache import PAGE_SIZE
@@ -28,8 +27,8 @@ from shard.model import Loaded, PackedModel
 from shard.ngram import NgramDrafter
 from shard.protocol import Ready, Step, StepResult
 from shard.retry import Attempt, Together, alone, out_of_memory, run_in_halves
-from shard.rounds import Done, Pending, ResidentRounds
-from shard.sequence import Row, RowTable, digest
+from shard.rounds import ResidentRounds
+from shard.sequence import RowTable, digest
 from shard.slices import Ranks
 from shard.speculative import Work
 from shard.tensor_parallel import connect, slowest, unanimous
@@ -72,7 +71,7 @@ class Engine:
         caches = self._target.cache, *(drafter.caches if drafter else ())
         self._host = HostPool(caches, self._host_pages)
         progress("warming up", 80)
-        self._flights: deque[_Flight] = deque()
+        self._flights: deque[Started] = deque()
         self._landed = 0.0
         self._resident: ResidentRounds | None = None
         if device.type == "cuda" if config.resident is None else config.resident:
@@ -131,7 +130,7 @@ class Engine:
         self._host.apply(step)
         works = [Work(self._rows.row(id), prefill, draft) for id, prefill, draft in _runs(step)]
         rows = [work.row for work in works]
-        flight = _Flight(self._land, step.number, rows, self._launch(works), began)
+        flight = Started(self._land, step.number, rows, self._launch(works), began)
         self._flights.append(flight)
         return flight
 
@@ -191,28 +190,6 @@ class Engine:
         torch.set_num_threads(1)
         if costs.decode_seconds(self) > many:
             torch.set_num_threads(threads)
-
-
-@dataclass(slots=True)
-class _Flight:
-    """A Step that was started. The oldest lands first, by `land`."""
-
-    land: Callable[[], None]
-    number: int
-    rows: Sequence[Row]
-    pending: Pending
-    began: float
-    done: StepResult | None = None
-
-    def landed(self) -> bool:
-        """See `Flight`."""
-        return self.done is not None or self.pending.landed()
-
-    def result(self) -> StepResult:
-        """See `Flight`."""
-        while self.done is None:
-            self.land()
-        return self.done
 
 
 def _runs(step: Step) -> list[tuple[int, int, int]]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from shard.device_rows import DeviceRows, kind, upload
 from shard.drafters import ORDINARY, Drafter, ModelDrafter
+from shard.flight import Pending
 from shard.kv_cache import PAGE_SIZE
 from shard.model import PackedModel
 from shard.protocol import End, Item, ProtocolError
@@ -27,31 +28,6 @@ from shard.speculative import Work
 
 _SPARE = 2
 """Times the rows of a Step: how many the device's table holds, with those kept in place."""
-
-
-class Pending(Protocol):
-    """A round that was started."""
-
-    def landed(self) -> bool:
-        """Whether `items` returns at once."""
-
-    def items(self) -> tuple[Item, ...]:
-        """Move the host's rows on and tell what was done. To be called once, in order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A round of the host's."""
-
-    told: tuple[Item, ...]
-
-    def landed(self) -> bool:
-        """See `Pending`."""
-        return True
-
-    def items(self) -> tuple[Item, ...]:
-        """See `Pending`."""
-        return self.told
 
 
 class Landing:

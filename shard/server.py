@@ -14,8 +14,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import stat
-import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +22,6 @@ from threading import Lock, Thread
 from typing import Protocol
 
 from shard.config import ShardConfig
-from shard.errors import Fault
 from shard.flight import Flight
 from shard.protocol import (
     HEADER,
@@ -43,7 +40,7 @@ from shard.protocol import (
     pack,
     unpack,
 )
-from shard.sockets import LONGEST
+from shard.sockets import listening, uid
 
 _log = logging.getLogger(__name__)
 
@@ -85,41 +82,6 @@ def serve(engine: Engine, config: ShardConfig, ready: Callable[[], None]) -> Non
             engine.reset()
 
 
-@contextmanager
-def listening(path: str) -> Iterator[socket.socket]:
-    """A Unix socket at `path`, open to its owner alone and removed at the end.
-
-    A socket that a dead process left is replaced. Raises Fault(7) if `path` is too long, in use or
-    not writable.
-    """
-    if len(os.fsencode(path)) > LONGEST:
-        raise Fault(7, f"socket path {path} has more than {LONGEST} bytes; use a shorter one")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        try:
-            _remove_stale(path)
-            listener.bind(path)
-            os.chmod(path, 0o600)  # nobody can connect before `listen`
-            listener.listen(1)
-        except OSError as fault:
-            raise Fault(7, f"cannot listen on socket {path}: {fault.strerror}") from fault
-        try:
-            yield listener
-        finally:
-            os.unlink(path)
-
-
-def _remove_stale(path: str) -> None:
-    if not os.path.exists(path) or not stat.S_ISSOCK(os.stat(path).st_mode):
-        return  # `bind` reports anything that is in the way
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-    raise Fault(7, f"socket {path} belongs to a live process; end it or use another path")
-
-
 def _serve_router(connection: socket.socket, engine: Engine, config: ShardConfig) -> None:
     router = _Router(connection)
     try:
@@ -154,7 +116,7 @@ class _Router:
 
         Raises ProtocolError or OSError if it is not the router of this group.
         """
-        if _uid(self._connection) != os.getuid():
+        if uid(self._connection) != os.getuid():
             raise ProtocolError("the peer is another user")
         self._connection.settimeout(GREETING_SECONDS)
         hello, expected = self._receive(), Hello(VERSION, config.rank, config.world)
@@ -254,11 +216,3 @@ class _Router:
     def _send(self, message: Message) -> None:
         with self._writing:
             self._connection.sendall(pack(message))
-
-
-def _uid(connection: socket.socket) -> int:
-    """User id of the process at the other end."""
-    credentials = connection.getsockopt(
-        socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
-    )
-    return int(struct.unpack("3i", credentials)[1])

@@ -54,6 +54,8 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
         started.end()
 
 
+SECONDS = 60
+"""After which an answer no longer counts as one."""
 FEW = 200
 """Up to so many the cases are always the same, so that nobody's change fails by chance."""
 SCHEMA = schemathesis.openapi.from_dict(json.loads(document((*NATIVE, *OPENAI, *HOSTED))))
@@ -79,7 +81,7 @@ def test_every_case_gets_an_answer_that_the_document_tells(
         )
         @given(case=cases)
         def answered(case: schemathesis.Case) -> None:
-            response = case.call(base_url=url, session=session)
+            response = case.call(base_url=url, session=session, timeout=SECONDS)
             case.validate_response(response, checks=CHECKS)
 
         answered()

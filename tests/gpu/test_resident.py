@@ -132,7 +132,7 @@ def test_pages_come_back_bit_for_bit_though_their_place_is_taken_at_once(model: 
     assert all(pool.is_pinned() for pool in host._host)
     new = New(1, (5,) * 40, 40, 4, True, GREEDY)
     served.execute(Step(1, (), (new,), (Grow(1, (4, 2, 3)),), (Run(1, 40, 0),)))
-    before = [pool[[4, 2, 3]].clone() for pool in host._pools]
+    before = [pool[[4, 2, 3]].clone().view(torch.int32) for pool in host._pools]
     taking = New(2, (7,) * 40, 40, 4, True, GREEDY)
     flights = [
         served.start(Step(2, (1,), (), (), (), swap_out=Move((4, 2, 3), (9, 1, 2)))),
@@ -141,5 +141,5 @@ def test_pages_come_back_bit_for_bit_though_their_place_is_taken_at_once(model: 
     ]
     for flight in flights:
         flight.result()
-    after = [pool[[5, 1, 6]] for pool in host._pools]
+    after = [pool[[5, 1, 6]].view(torch.int32) for pool in host._pools]
     assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))

@@ -54,13 +54,13 @@ def calls() -> list[Call]:
     needy = [Sampling(watermark=True), Sampling(temperature=0.9, watermark=True)]
     for id, given in enumerate([*SAID.values()] * 3 + needy):
         prompt = tuple(random.randrange(VOCABULARY) for _ in range(random.randint(1, 20)))
-        made.append(Ending(id, prompt, random.randint(1, 24), replace(given, seed=id)))
+        made.append(Ending(id, prompt, random.randint(1, 48), replace(given, seed=id)))
     return made
 
 
 def run(engine: Any, batch: int, rung: str, drafts: bool) -> list[list[int]]:
     tight = {"pages": 9, "preemption": rung} if rung in ("swap", "recompute") else {}
-    room: dict[str, Any] = {"max_rows": batch, "prefill_tokens": 24, **tight}
+    room: dict[str, Any] = {"max_rows": batch, "prefill_tokens": 64, **tight}
     if not drafts:
         room["speculate"] = 0
     change = 0.0 if rung == "never" else 0.4
