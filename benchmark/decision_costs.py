@@ -10,7 +10,8 @@ import statistics
 import time
 
 from benchmark.simulation import step_costs
-from benchmark.simulation.simulator import Device, Request
+from benchmark.simulation.device import Device
+from benchmark.simulation.simulator import Request
 from benchmark.simulation.traces import Trace
 from router.config import SchedulerConfig
 from router.scheduler import build
@@ -29,7 +30,7 @@ def measure(live: int, policy: str = "laps-sd", speculate: int = 5) -> float:
     scheduler, device = build(SchedulerConfig(scheduler=policy), capacity), Device(costs)
     for id in range(1, live + 1):
         request = Request(id, 0.0, Trace("", 32, 256, bytes(255)), 30.0 + id * 37 % 200)
-        device.expect(request)
+        device.expect(id, request.trace)
         scheduler.submit(request.job(), 0.0)
     now, seconds = 0.0, []
     for _ in range(STEPS):

@@ -25,7 +25,8 @@ from benchmark.demo_engine import DEMO
 from benchmark.demo_models import load_model
 from benchmark.live_server import MAX_NEW, Answer
 from benchmark.simulation import step_costs
-from benchmark.simulation.simulator import ORDINARY, Request, Result, simulate
+from benchmark.simulation.device import ORDINARY
+from benchmark.simulation.simulator import Request, Result, simulate
 from benchmark.simulation.step_costs import StepCosts, Work
 from benchmark.simulation.traces import Trace
 from router.config import SchedulerConfig

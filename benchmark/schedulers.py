@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import decision_costs, figures
-from benchmark.simulation.plans import flat, run_all
+from benchmark.simulation.plans import flat
+from benchmark.simulation.runs import run_all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

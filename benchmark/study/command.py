@@ -15,7 +15,8 @@ from pathlib import Path
 
 from benchmark import decision_costs, figures
 from benchmark.figures import Size, Table
-from benchmark.simulation.plans import Arm, Load, Row, flat, run_all, unflat
+from benchmark.simulation.plans import Arm, Load, Row, flat, unflat
+from benchmark.simulation.runs import run_all
 from benchmark.study import live, page, parts
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"

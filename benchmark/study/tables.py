@@ -16,6 +16,7 @@ from benchmark.simulation import workloads
 from benchmark.simulation.plans import Arm, Load
 from benchmark.simulation.probe import PROGRESS
 from benchmark.study import parts, stability
+from benchmark.study.targets import TARGETS
 
 T_95 = (4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 """Student's t for 2..9 degrees of freedom; 2 beyond."""
@@ -28,37 +29,6 @@ NAMES = {
     "laps-sd-paper": "LAPS-SD, the paper's",
     "laps-sd": "LAPS-SD",
     "srpt": "SRPT, clairvoyant",
-}
-TARGETS: dict[str, tuple[str, float]] = {
-    "paper_over_las.chat": ("<=", 0.65),
-    "paper_over_las.code": ("<=", 0.80),
-    "paper_over_las.reasoning": ("<=", 0.61),
-    "laps_over_fcfs.chat": ("<=", 0.55),
-    "laps_over_fcfs.code": ("<=", 0.72),
-    "laps_over_fcfs.reasoning": ("<=", 0.70),
-    "laps_over_las.chat": ("<=", 0.55),
-    "laps_over_las.code": ("<=", 0.50),
-    "laps_over_las.reasoning": ("<=", 0.55),
-    "laps_over_sjf.chat": ("<=", 0.85),
-    "laps_over_sjf.code": ("<=", 1.00),
-    "laps_over_sjf.reasoning": ("<=", 0.93),
-    "laps_over_srpt_sigma03.chat": ("<=", 1.12),
-    "laps_over_srpt_sigma03.code": ("<=", 1.15),
-    "laps_over_srpt_sigma03.reasoning": ("<=", 1.10),
-    "laps_over_srpt_sigma10.chat": ("<=", 1.22),
-    "laps_over_srpt_sigma10.code": ("<=", 1.35),
-    "laps_over_srpt_sigma10.reasoning": ("<=", 1.40),
-    "burst_over_sjf_worst": ("<=", 1.03),
-    "tail_p99_over_fcfs": ("<=", 1.3),
-    "tail_mean_cost": ("<=", 0.10),
-    "batch8_gain_kept": (">=", 0.80),
-    "batch8_throughput": (">=", 0.98),
-    "sigma06_over_sigma0.chat": ("<=", 1.10),
-    "reversed_over_fcfs": ("<=", 1.20),
-    "estimate_error_at_25": ("<=", 0.15),
-    "estimate_error_at_75": ("<=", 0.0684),
-    "next_batch_ms_256": ("<=", 0.5),
-    "next_batch_ms_10000": ("<=", 5.0),
 }
 
 

@@ -11,7 +11,8 @@ from benchmark import __main__ as commands
 from benchmark import decision_costs, figures
 from benchmark.simulation.plans import Arm, Load, Row, flat
 from benchmark.study import live, page, parts
-from benchmark.study.tables import TARGETS, interval
+from benchmark.study.tables import interval
+from benchmark.study.targets import TARGETS
 
 PER_SHAPE = (
     "paper_over_las",

@@ -7,18 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.simulation import workloads
+from benchmark.simulation.device import Broken
 from benchmark.simulation.oracles import least_mean
-from benchmark.simulation.plans import (
-    Arm,
-    Load,
-    capacity_of,
-    flat,
-    requests_of,
-    run,
-    scheduler_of,
-    unflat,
-)
-from benchmark.simulation.simulator import Broken, Request, Result, simulate
+from benchmark.simulation.plans import Arm, Load, flat, unflat
+from benchmark.simulation.runs import capacity_of, requests_of, run, scheduler_of
+from benchmark.simulation.simulator import Request, Result, simulate
 from benchmark.simulation.step_costs import LLAMA_7B
 from benchmark.simulation.traces import Trace
 from router.config import SchedulerConfig as Settings
