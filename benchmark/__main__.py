@@ -18,6 +18,7 @@ COMMANDS = {
     "record-traces": ("benchmark.record_traces", "record where the demo pair's drafts are right"),
     "live": ("benchmark.live", "LAPS-SD against FCFS on a real server, and simulated"),
     "prefix": ("benchmark.prefix", "what a shared prefix saves"),
+    "long-prompt": ("benchmark.long_prompt", "what the longest prompt costs another stream"),
 }
 
 

@@ -1,7 +1,8 @@
 """The dispatcher's loop without sockets, text and tasks: scheduler and engine in one process.
 
 Rule: decides nothing; it turns Batches into Steps and results into outcomes by the router's own
-`steps`, as the live dispatcher does, and keeps up to `depth` Steps planned ahead.
+`steps`, as the live dispatcher does, and keeps up to `depth` Steps planned ahead. As a shard does,
+it starts a Step before the one before has landed, but first tells what has landed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 from router import steps
 from router.prefix import PageNames
 from router.scheduler.base import Capacity, Job, Scheduler
+from shard.flight import Flight
 from shard.protocol import End, New, Ready, Sampling, Step, StepResult
 
 
@@ -24,8 +26,8 @@ class Engine(Protocol):
     def ready(self) -> Ready:
         """What it can hold."""
 
-    def execute(self, step: Step) -> StepResult:
-        """Do one Step."""
+    def start(self, step: Step) -> Flight:
+        """Begin one Step."""
 
 
 @dataclass(slots=True)
@@ -83,7 +85,8 @@ class Loop:
         self._calls: dict[int, Call] = {}
         self._names: dict[int, PageNames] = {}
         self._held: set[int] = set()
-        self._flights: deque[Step] = deque()
+        self._planned: deque[Step] = deque()
+        self._flights: deque[tuple[Step, Flight]] = deque()
         self._number = 0
 
     def submit(self, call: Call) -> None:
@@ -97,19 +100,15 @@ class Loop:
         self._calls[call.id], self._names[call.id] = call, names
 
     def advance(self) -> bool:
-        """Plan ahead and do one Step; False where nothing is left to do."""
-        while len(self._flights) < self._depth:
-            batch = self._scheduler.next_batch(self._clock())
-            if batch is None:
-                break
-            held = self._held.difference(steps.gone(batch))
-            fresh = [self._calls[id] for id in steps.named(batch) if id not in held]
-            self._number += 1
-            self._flights.append(steps.step(self._number, batch, self._held, fresh))
-            self._held = held.union(call.id for call in fresh)
+        """Plan and start ahead and see one Step land; False where nothing is left to do."""
+        self._plan()
+        while self._planned and not (self._flights and self._flights[0][1].landed()):
+            step = self._planned.popleft()
+            self._flights.append((step, self._engine.start(step)))
         if not self._flights:
             return False
-        self._complete(self._flights.popleft())
+        step, flight = self._flights.popleft()
+        self._complete(step, flight.result())
         return True
 
     def run(self) -> None:
@@ -117,8 +116,18 @@ class Loop:
         while self.advance():
             pass
 
-    def _complete(self, step: Step) -> None:
-        result = self._engine.execute(step)
+    def _plan(self) -> None:
+        while len(self._planned) + len(self._flights) < self._depth:
+            batch = self._scheduler.next_batch(self._clock())
+            if batch is None:
+                break
+            held = self._held.difference(steps.gone(batch))
+            fresh = [self._calls[id] for id in steps.named(batch) if id not in held]
+            self._number += 1
+            self._planned.append(steps.step(self._number, batch, self._held, fresh))
+            self._held = held.union(call.id for call in fresh)
+
+    def _complete(self, step: Step, result: StepResult) -> None:
         now, rows = self._clock(), steps.done(step, result)
         self._scheduler.complete(steps.outcomes(rows, result.seconds, self._names), now)
         for run, item in rows:

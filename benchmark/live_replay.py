@@ -1,9 +1,11 @@
 """A live run, replayed in virtual time: what its Steps cost, and what its answers were.
 
 Rule: decides how the step log of a router becomes Steps and costs of the simulator, and its answers
-traces. The costs' proportions are fitted to the device's seconds of each Step. Then they are scaled
-to all the time that the server had Steps in flight, so that what lies between Steps counts, too:
-a busy server loses it. Single landings would be no measure, since two often come at once.
+traces. The costs' proportions are fitted to the device's seconds, where each Step counts with the
+mean of its kind: a fit of relative errors to single Steps would lean to the quick ones. Then they
+are scaled to all the time that the server had Steps in flight, so that what lies between Steps
+counts, too: a busy server loses it. Single landings would be no measure, since two often come at
+once.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -77,9 +80,18 @@ def _work(rows: Sequence[Sequence[int]], lags: dict[int, int]) -> Work:
 
 def fit(log: Log) -> StepCosts:
     """Costs by which the Steps of `log` take as long as they took in all."""
-    costs = step_costs.fit(log.samples)
+    kinds: dict[tuple[int, ...], list[float]] = defaultdict(list)
+    for work, seconds in log.samples:
+        kinds[_kind(work)].append(seconds)
+    means = {kind: fmean(seconds) for kind, seconds in kinds.items()}
+    costs = step_costs.fit([(work, means[_kind(work)]) for work, _ in log.samples])
     scale = log.busy / sum(costs.seconds(work) for work, _ in log.samples)
     return StepCosts(**{name: scale * value for name, value in asdict(costs).items()})
+
+
+def _kind(work: Work) -> tuple[int, ...]:
+    """Steps of one kind cost alike; lengths of prompts by their powers of two."""
+    return work.rows, work.drafts, work.longest, work.prefilling, work.prefill.bit_length()
 
 
 def traces(

@@ -104,7 +104,9 @@ async def serve_from(
 ) -> None:
     """The same, with greeted `shards`, until `stop`. Raises Fault, also when they are lost."""
     store, model = remember(config, os.environ), load_model(config)
-    files = Files(config.model_path, shards.ready[0].vocab_size)
+    files = Files(
+        config.model_path, shards.ready[0].vocab_size, config.server.tokenizer_config_path
+    )
     workers = Workers(files, config.limits.validation_workers)
     dispatcher, front = assemble(config, shards, model, workers, store)
     listener = socket.socket(fileno=config.listen_fd)

@@ -73,6 +73,7 @@ class Model:
 
     vocabulary: Vocabulary
     template: ChatTemplate | None
+    tool_call_parser: str = "auto"
 
 
 def load_model(config: RouterConfig) -> Model:
@@ -82,14 +83,14 @@ def load_model(config: RouterConfig) -> Model:
         template = ChatTemplate.load(config.model_path, config.server.tokenizer_config_path)
     except (OSError, ValueError) as fault:
         raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
-    return Model(vocabulary, template)
+    return Model(vocabulary, template, config.server.tool_call_parser)
 
 
 def routes(
     front: Front, about: About, model: Model, size: int, workers: Workers
 ) -> list[web.RouteDef]:
     """What is served beside native generation; `size` is that of the model's logits."""
-    prompts = Prompts(model.template, workers)
+    prompts = Prompts(model.template, workers, model.tool_call_parser)
     openai = OpenAi(front, about, model.vocabulary, size, prompts)
     hosted = Hosted(front, openai)
     return [

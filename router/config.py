@@ -213,6 +213,11 @@ class ServerConfig:
     tokenizer_config_path: str | None = option(
         None, "file whose chat template is used instead of the model's own"
     )
+    tool_call_parser: str = option(
+        "auto",
+        "format in which the model writes tool calls; auto: that of its chat template",
+        choices=("auto", "hermes", "qwen3_coder", "mistral", "deepseek", "llama3_json", "json"),
+    )
     json_output: bool = option(False, "log one JSON object per line")
     max_connections: int = option(1024, "connections at once; more are turned away")
     keepalive_timeout: float = option(15.0, "seconds that an idle connection stays open")

@@ -87,17 +87,22 @@ class Vocabulary:
         """The name of a special token; None for any other id."""
         return self._special.get(id)
 
-    def _encoding(self, text: str, add_special_tokens: bool) -> Encoding:
+    def _encoding(self, text: str, add_special_tokens: bool, places: bool) -> Encoding:
+        """With `places` also where each token stands.
+
+        As a batch of one: `encode` would hold the interpreter's lock, and with it every stream.
+        """
+        batch = self._tokenizer.encode_batch if places else self._tokenizer.encode_batch_fast
         try:
-            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+            return batch([text], add_special_tokens=add_special_tokens)[0]
         except Exception as fault:  # tokenizers raises nothing narrower
             raise Invalid(f"tokenizer error {fault}") from fault
 
     def _encode(self, text: str, add_special_tokens: bool) -> tuple[int, ...]:
-        return tuple(self._encoding(text, add_special_tokens).ids)
+        return tuple(self._encoding(text, add_special_tokens, places=False).ids)
 
     def _spans(self, text: str, add_special_tokens: bool) -> tuple[Span, ...]:
-        encoding = self._encoding(text, add_special_tokens)
+        encoding = self._encoding(text, add_special_tokens, places=True)
         return tuple(
             Span(id, text[start:stop], start, stop)
             for id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 from shard.kv_cache import KvCache, LayerShape
 from shard.row_attention import Rule as Rule
@@ -187,9 +187,6 @@ def _last(spans: tuple[slice, ...], length: int) -> tuple[slice, ...]:
     return tuple(reversed(kept))
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    """Keeps transformers from building a mask: `attend` knows which token sees which."""
-
-
 AttentionInterface.register(IMPLEMENTATION, attend)
-AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
+# AttentionMaskInterface gets no entry, so transformers builds no mask; nor does it look at the
+# positions for packed rows, for which the host would wait for the device.

@@ -7,6 +7,7 @@ sequence offsets) is uploaded once. It knows segments and devices, no model and 
 * `TritonPaged`: CUDA. Rows that feed a few tokens attend through one kernel over the page table;
   longer ones, which is prefill, through torch's variable-length flash operator where its schema,
   the dtype and the layer's rule allow, else through SDPA.
+* `GatheredPaged`: what resident rounds use where there is no such kernel.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from shard.attention import Layout, Paged, Rule, Segment
+from shard.gathered import paged_attention
 from shard.kv_cache import PAGE_SIZE, KvCache
 
 SHORT = 16
@@ -31,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 Flash = Callable[..., Sequence[Any]]
 """An operator with the schema of `aten::_flash_attention_forward`."""
+Kernel = Callable[..., None]
+"""With the contract of `kernels.paged_attention`, for an output of zeros."""
 
 
 class Backend(Protocol):
@@ -66,6 +70,11 @@ def choose(device: torch.device) -> Backend:
     return TritonPaged(device, processors, flash_operator())
 
 
+def tables(backend: Backend, device: torch.device) -> TritonPaged:
+    """What attends by page tables that lie on `device`: `backend`, or its plain stand-in."""
+    return backend if isinstance(backend, TritonPaged) else GatheredPaged(device, 1, None)
+
+
 def flash_operator() -> Flash | None:
     """torch's variable-length flash attention, if its schema has all that a prefill needs."""
     operator = getattr(torch.ops.aten, "_flash_attention_forward", None)
@@ -97,6 +106,24 @@ class TritonPaged:
         tables = Tables.of(short).to(self.device) if short else None
         chunks = tuple(Chunk.of(part, layout, self.device) for part in long)
         return DeviceLayout(layout.cache, layout.slots, tables, chunks, self)
+
+    @property
+    def kernel(self) -> Kernel:
+        """What attends short rows."""
+        from shard.kernels import paged_attention  # needs triton, which CPU torch comes without
+
+        return paged_attention
+
+
+class GatheredPaged(TritonPaged):
+    """The same without Triton."""
+
+    name = "gathered_paged"
+
+    @property
+    def kernel(self) -> Kernel:
+        """See `TritonPaged`."""
+        return paged_attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +193,9 @@ class DeviceLayout:
         return out
 
     def _short(self, tables: Tables, index: int, query: Tensor, rule: Rule, out: Tensor) -> None:
-        from shard.kernels import paged_attention  # needs triton, which CPU torch comes without
-
         pool = self.cache.pool(index)
         starts, counts, lengths = tables.rows
-        paged_attention(
+        self.device.kernel(
             *(query, pool, tables.pages, starts, counts, lengths, out),
             page=PAGE_SIZE,
             width=tables.width,

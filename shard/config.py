@@ -137,3 +137,5 @@ class ShardConfig:
     """Most prompt tokens of one Step on CUDA, for which workspace is set aside."""
     max_swap_tokens: int | None = None
     """Tokens that the host pool holds; None: what suits the device."""
+    resident: bool | None = None
+    """Whether rounds stay on the device where they can; None: on a GPU."""

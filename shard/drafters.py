@@ -70,26 +70,26 @@ class ModelDrafter:
 
     def __init__(self, model: PackedModel, eos: frozenset[int], bridge: Bridge) -> None:
         """`eos` are the target's ends; `bridge` leads to its vocabulary from that of `model`."""
-        self._model, self._eos = model, eos
-        self._bridge = bridge
+        self.model, self.bridge = model, bridge
+        self._eos = eos
 
     @property
     def caches(self) -> Sequence[KvCache]:
         """Its model's."""
-        return (self._model.cache,)
+        return (self.model.cache,)
 
     def room(self, row: Row) -> int:
         """None after a token that the draft has no word for, and none beyond its context."""
-        if not self._bridge.knows(row.tokens[-1]):
+        if not self.bridge.knows(row.tokens[-1]):
             return 0
-        return max(0, self._model.facts.max_length - len(row.tokens))
+        return max(0, self.model.facts.max_length - len(row.tokens))
 
     def propose(self, asks: Sequence[Ask], chunks: Sequence[Feed]) -> None:
         """Draft token by token, all rows in one forward."""
         active, gaps = _caught_up(asks)
         feeds = [*self._follow(chunks), *gaps, *(_unseen(ask.row) for ask in active)]
         while feeds:
-            self._choose(active, self._model.logits([self._translated(feed) for feed in feeds]))
+            self._choose(active, self.model.logits([self._translated(feed) for feed in feeds]))
             active = [ask for ask in active if len(ask.drafts) < ask.count]
             feeds = [_newest(ask) for ask in active]
 
@@ -103,18 +103,18 @@ class ModelDrafter:
         feeds = []
         for chunk in chunks:
             row, stop = chunk.row, chunk.start + len(chunk.tokens)
-            if row.draft_cached == chunk.start and stop <= self._model.facts.max_length:
+            if row.draft_cached == chunk.start and stop <= self.model.facts.max_length:
                 feeds.append(replace(chunk, logits=0))
                 row.draft_cached = stop
         return feeds
 
     def _translated(self, feed: Feed) -> Feed:
-        return replace(feed, tokens=self._bridge.to_draft(feed.tokens))
+        return replace(feed, tokens=self.bridge.to_draft(feed.tokens))
 
     def _choose(self, active: Sequence[Ask], logits: Tensor) -> None:
         spots = [ask.spot for ask in active]
         if spots:
-            scores = process(self._bridge.to_target(logits), spots, self._eos)
+            scores = process(self.bridge.to_target(logits), spots, self._eos)
             tokens = pick(scores, spots).tolist()
             for ask, token in zip(active, tokens, strict=True):
                 ask.drafts.append(token)

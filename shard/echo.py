@@ -19,6 +19,7 @@ from zlib import crc32
 from shard.config import ShardConfig
 from shard.echo_cache import PAGE_SIZE, EchoCache, prefixes
 from shard.echo_cache import require as _require
+from shard.flight import Landed
 from shard.protocol import End, Grow, Item, New, Ready, Run, Step, StepResult, Top
 
 EOS = 0
@@ -131,6 +132,10 @@ class EchoEngine:
             swap_token_seconds=0.0001,
             prefill_token_seconds=0.001,
         )
+
+    def start(self, step: Step) -> Landed:
+        """Do `execute` at once."""
+        return Landed(self.execute(step))
 
     def execute(self, step: Step) -> StepResult:
         """Do as `step` says. Raises ProtocolError for a Step against the rules."""

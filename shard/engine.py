@@ -7,7 +7,8 @@ Steps hold the same table and sample the same tokens. It knows no text, no prior
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from shard import checkpoint, costs, memory, rates
 from shard.config import ShardConfig
 from shard.drafters import Drafter, ModelDrafter
 from shard.errors import Fault
+from shard.flight import Done, Flight, Pending, Started
 from shard.grammar import Grammars
 from shard.host_pool import HostPool
 from shard.kv_cache import PAGE_SIZE
@@ -24,8 +26,9 @@ from shard.loading import load
 from shard.model import Loaded, PackedModel
 from shard.ngram import NgramDrafter
 from shard.protocol import Ready, Step, StepResult
-from shard.retry import Attempt, Together, alone, run_in_halves
-from shard.sequence import RowTable
+from shard.retry import Attempt, Together, alone, out_of_memory, run_in_halves
+from shard.rounds import ResidentRounds
+from shard.sequence import RowTable, digest
 from shard.slices import Ranks
 from shard.speculative import Work
 from shard.tensor_parallel import connect, slowest, unanimous
@@ -68,6 +71,12 @@ class Engine:
         caches = self._target.cache, *(drafter.caches if drafter else ())
         self._host = HostPool(caches, self._host_pages)
         progress("warming up", 80)
+        self._flights: deque[Started] = deque()
+        self._landed = 0.0
+        self._resident: ResidentRounds | None = None
+        if device.type == "cuda" if config.resident is None else config.resident:
+            bounds = config.max_rows, self.max_length, config.speculate
+            self._resident = ResidentRounds(self._target, drafter, *bounds)
         self._drafter: Drafter | None = None
         self._choose_threads()
         self._costs = self._warm_up(drafter, partial(slowest, ranks=ranks, device=device))
@@ -106,23 +115,61 @@ class Engine:
         return min(*limits, self._config.max_total_tokens or limits[0])
 
     def execute(self, step: Step) -> StepResult:
-        """Apply `step` and run its rows. Raises ProtocolError for a Step that does not fit."""
-        start = time.perf_counter()
+        """`start`, and wait for the end."""
+        return self.start(step).result()
+
+    def start(self, step: Step) -> Flight:
+        """Apply `step` and start its rows, whether or not earlier Steps have landed.
+
+        Raises ProtocolError for a Step that does not fit.
+        """
+        began = time.perf_counter()
         self._rows.apply(step)
+        if self._resident is not None:
+            self._resident.forget(step.release)
         self._host.apply(step)
         works = [Work(self._rows.row(id), prefill, draft) for id, prefill, draft in _runs(step)]
-        live = [work for work in works if not work.row.done]
-        items = run_in_halves(self._attempt, self._target, self._drafter, live)
-        return StepResult(step.number, time.perf_counter() - start, items, self.digest())
-
-    def digest(self) -> int:
-        """A checksum of the row table, equal on ranks that agree."""
-        return self._rows.digest()
+        rows = [work.row for work in works]
+        flight = Started(self._land, step.number, rows, self._launch(works), began)
+        self._flights.append(flight)
+        return flight
 
     def reset(self) -> None:
         """Forget every row; weights and pools stay."""
+        self._flights.clear()
         self._rows.clear()
         self._host.clear()
+        if self._resident is not None:
+            self._resident.clear()
+
+    def _launch(self, works: Sequence[Work]) -> Pending:
+        resident = self._resident
+        if not works:
+            return Done(())
+        if resident is not None and resident.refusal(works) is None:
+            try:
+                return resident.launch(works, self._settle)
+            except RuntimeError as fault:
+                if self._config.world > 1 or not out_of_memory(fault):
+                    raise
+        self._settle()
+        live = [work for work in works if not work.row.done]
+        items = run_in_halves(self._attempt, self._target, self._drafter, live)
+        if resident is not None:
+            resident.outdate(works)
+        return Done(items)
+
+    def _settle(self) -> None:
+        while self._flights:
+            self._land()
+
+    def _land(self) -> None:
+        """Let the oldest flight end."""
+        flight = self._flights.popleft()
+        items = flight.pending.items()
+        now = time.perf_counter()
+        seconds, self._landed = now - max(flight.began, self._landed), now
+        flight.done = StepResult(flight.number, seconds, items, digest(flight.rows))
 
     def _warm_up(self, drafter: Drafter | None, agree: costs.Agree) -> costs.Costs:
         """Time Steps with `drafter`, or with one that stands in for prompt lookup."""

@@ -3,19 +3,14 @@
 A launch costs the host as much as a small layer costs the device, so forwards of few tokens are
 recorded once per bucket, (rows, tokens per row), and replayed. What changes from Step to Step
 lives in buffers whose addresses never change; a bucket's unused tokens are written to the trash
-page, and its unused rows ask for nothing. A bucket runs eagerly until it was met `PATIENCE` times.
-The largest bucket is recorded first, so that all others fit into the memory it took. All choices
-follow from the Steps alone: every rank records and replays alike, which collectives depend on.
+page, and its unused rows ask for nothing. When a bucket is recorded is the business of `recorder`.
 """
 
 from __future__ import annotations
 
-import logging
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,13 +19,11 @@ from shard.attention import Segment
 from shard.backends import DeviceLayout, Tables, TritonPaged
 from shard.forward import Forward
 from shard.kv_cache import KvCache
+from shard.recorder import Graph, Recorder
 from shard.sequence import Packed
 
 ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16)
-PATIENCE = 2
-"""How often a bucket is met before it is recorded."""
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -58,38 +51,6 @@ def largest(rows: int, width: int) -> Bucket:
 
 def _around(rows: int, width: int) -> Bucket:
     return Bucket(ROWS[bisect_left(ROWS, rows)], WIDTHS[bisect_left(WIDTHS, width)])
-
-
-class Graph(Protocol):
-    """Work recorded once and run again on the same buffers."""
-
-    def record(self, work: Callable[[], None]) -> None:
-        """Run `work` to warm it up, then record it. Raises RuntimeError if it cannot be."""
-
-    def replay(self) -> None:
-        """Do the recorded work."""
-
-
-class CudaGraph:
-    """A `Graph` of the current CUDA device; all graphs of one `pool` share memory."""
-
-    def __init__(self, pool: Any) -> None:
-        self._graph = torch.cuda.CUDAGraph()
-        self._pool = pool
-
-    def record(self, work: Callable[[], None]) -> None:
-        """See `Graph`. The warm-up compiles kernels, which a recording stream may not."""
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            work()
-        torch.cuda.current_stream().wait_stream(side)
-        with torch.cuda.graph(self._graph, self._pool, capture_error_mode="thread_local"):
-            work()
-
-    def replay(self) -> None:
-        """See `Graph`."""
-        self._graph.replay()
 
 
 class Inputs:
@@ -148,76 +109,43 @@ class Graphs:
         self._forward, self._eager = forward, eager
         self._cache, self._backend, self._most = cache, backend, most
         self._inputs = Inputs(most, pages, backend.device)
-        self._recorded: dict[Bucket, Recorded] = {}
-        self._met: Counter[Bucket] = Counter()
-        self._new = new or cuda_graphs()
-        self._failed = False
+        self._room = torch.empty(0)
+        """Where all buckets leave their logits, so that what a recording allocates is free again
+        at its end, for the next one to use."""
+        self._recorder = Recorder(most, self._work, new)
 
     def __call__(self, packed: Packed) -> Tensor:
         """Logits of `packed`, which lies on the host; valid until the next call."""
         found = self._bucket(packed.layout.segments)
         if found is None:
             return self._eager(packed)
-        if found not in self._recorded:
+        graph = self._recorder.find(found)
+        if graph is None:
             logits = self._eager(packed)
-            self._meet(found, logits)
+            if not len(self._room):
+                self._room = logits.new_empty(self._most.tokens, logits.shape[1])
+            self._recorder.meet(found)
             return logits
-        recorded = self._recorded[found]
         self._inputs.fill(packed, found)
-        recorded.graph.replay()
-        return recorded.logits[: len(packed.wanted)]
+        graph.replay()
+        return self._room[: len(packed.wanted)]
 
     @property
     def recorded(self) -> tuple[Bucket, ...]:
         """The buckets that are replayed, in the order of their recording."""
-        return tuple(self._recorded)
+        return self._recorder.recorded
 
     def _bucket(self, segments: Sequence[Segment]) -> Bucket | None:
-        if self._failed:
-            return None
         width = max(part.stop - part.start for part in segments)
         return bucket(len(segments), width, self._most)
 
-    def _meet(self, found: Bucket, logits: Tensor) -> None:
-        """Count `found`, and record it in time; a model that cannot be recorded stays eager."""
-        self._met[found] += 1
-        if self._met[found] < PATIENCE:
-            return
-        try:
-            if not self._recorded:
-                self._record(self._most, logits.new_empty(self._most.tokens, logits.shape[1]))
-            if found not in self._recorded:
-                self._record(found, self._recorded[self._most].logits)
-        except RuntimeError as fault:
-            self._failed = True
-            self._recorded.clear()
-            _log.warning("CUDA graphs are off, forwards run eagerly: %s", fault)
-
-    def _record(self, wanted: Bucket, room: Tensor) -> None:
-        """Record `wanted`, whose logits go to the start of `room`, the same for all buckets.
-
-        So what a recording allocates is free again at its end, for the next one to use.
-        """
+    def _work(self, wanted: Bucket) -> Callable[[], None]:
+        """The forward of `wanted`, whose inputs are left blank."""
         self._inputs.blank(wanted)
         inputs = self._inputs.view(wanted, self._cache, self._backend)
-        graph, logits = self._new(), room[: wanted.tokens]
-        graph.record(lambda: _into(logits, self._forward(*inputs)))
-        self._recorded[wanted] = Recorded(graph, logits)
+        room = self._room[: wanted.tokens]
 
+        def work() -> None:
+            room.copy_(self._forward(*inputs))
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """A graph and where it leaves its logits [tokens, V]."""
-
-    graph: Graph
-    logits: Tensor
-
-
-def _into(buffer: Tensor, logits: Tensor) -> None:
-    buffer.copy_(logits)
-
-
-def cuda_graphs() -> Callable[[], Graph]:
-    """Makes CUDA graphs that share one pool of memory."""
-    pool = torch.cuda.graph_pool_handle()
-    return lambda: CudaGraph(pool)
+        return work

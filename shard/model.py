@@ -56,12 +56,14 @@ class PackedModel:
         self.cache = KvCache(loaded.shapes, pages, loaded.dtype, device)
         self._backend = backends.choose(device)
         fuse = fuse and device.type == "cpu"
-        self._forward = choose(loaded.module, loaded.name, loaded.shapes, fuse)
+        self.forward = choose(loaded.module, loaded.name, loaded.shapes, fuse)
+        self.tables = backends.tables(self._backend, device)
         self._run: Callable[[Packed], Tensor] = self._eager
+        self.records = isinstance(self._backend, backends.TritonPaged)
         if isinstance(self._backend, backends.TritonPaged):
             most = min(pages, -(-loaded.max_length // PAGE_SIZE))
             bounds = largest(rows, width)
-            self._run = Graphs(self._forward, self._eager, self.cache, self._backend, bounds, most)
+            self._run = Graphs(self.forward, self._eager, self.cache, self._backend, bounds, most)
 
     def logits(self, feeds: Sequence[Feed]) -> Tensor:
         """Run `feeds` in one forward; logits [sum of feed.logits, V] in the model's dtype.
@@ -76,7 +78,7 @@ class PackedModel:
         slots = packed.layout.slots.to(device)
         layout = self._backend.plan(Paged(self.cache, slots, packed.layout.segments))
         ids, positions = packed.ids.to(device), packed.positions.to(device)
-        return self._forward(ids, positions, layout, packed.wanted.to(device))
+        return self.forward(ids, positions, layout, packed.wanted.to(device))
 
 
 def probe(module: nn.Module, name: str, device: torch.device) -> tuple[LayerShape, ...]:

@@ -114,10 +114,10 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Other ranks to router: Step `number` is done; `digest` covers the row table.
+    """Other ranks to router: Step `number` is done; `digest` covers the rows that it ran.
 
-    The digest is a zlib.crc32 of every row's id, token count and pages after the Step; the router
-    compares it between the ranks.
+    The digest is a zlib.crc32 of what the rank knows of them after the Step, whatever it has
+    started since; the router compares it between the ranks.
     """
 
     number: int

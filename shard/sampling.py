@@ -71,10 +71,10 @@ def pick(scores: Tensor, spots: Sequence[Spot]) -> Tensor:
         noise = gumbel([spots[index] for index in sampled], scores.shape[1], scores.device)
         rows = torch.tensor(sampled, device=scores.device)
         scores = scores.index_add(0, rows, noise)
-    return _argmax(scores)
+    return argmax(scores)
 
 
-def _argmax(scores: Tensor) -> Tensor:
+def argmax(scores: Tensor) -> Tensor:
     """The first of the largest scores; on the host NumPy finds it some thirty times as fast."""
     if scores.device.type == "cpu":
         return torch.from_numpy(scores.numpy().argmax(-1))
@@ -108,25 +108,28 @@ def best(logs: Tensor, counts: Sequence[int]) -> list[Top]:
 
 
 def gumbel(spots: Sequence[Spot], vocabulary: int, device: torch.device) -> Tensor:
-    """Standard Gumbel noise [N, V] float32, a pure function of seed, position and token id.
+    """Standard Gumbel noise [N, V] float32, a pure function of seed, position and token id."""
+    keys = [stream_key(spot.sampling.seed, spot.position) for spot in spots]
+    return noise(torch.tensor([signed(key) for key in keys]).to(device), vocabulary)
+
+
+def noise(keys: Tensor, vocabulary: int) -> Tensor:
+    """Standard Gumbel noise [N, V] float32 for the stream keys `keys` [N], bits as int64.
 
     `-log(-log1p(-u))` with u from 31 hash bits: u is exact where it is small, and small u is
     where the large values, the winners, come from.
     """
-    bits = _hash(spots, vocabulary, device)
+    bits = _hash(keys, vocabulary)
     uniform = ((bits & 0x7FFFFFFF).float() + 0.5) * 2.0**-31
     uniform.clamp_(max=1 - 2.0**-24)
     return uniform.neg_().log1p_().neg_().log_().neg_()
 
 
-def _hash(spots: Sequence[Spot], vocabulary: int, device: torch.device) -> Tensor:
-    """int32 [N, V]: two rounds of a 32-bit finaliser keyed by 64 bits per spot."""
-    keys = [stream_key(spot.sampling.seed, spot.position) for spot in spots]
-    low = torch.tensor([_signed(key & 0xFFFFFFFF) for key in keys], dtype=torch.int32)
-    high = torch.tensor([_signed(key >> 32) for key in keys], dtype=torch.int32)
-    ids = torch.arange(vocabulary, dtype=torch.int32, device=device)
-    value = _finalise(ids[None] + low.to(device)[:, None])
-    return _finalise(value ^ high.to(device)[:, None])
+def _hash(keys: Tensor, vocabulary: int) -> Tensor:
+    """int32 [N, V]: two rounds of a 32-bit finaliser keyed by the halves of `keys`."""
+    low, high = keys.view(torch.int32).view(-1, 2, 1).unbind(1)  # little-endian
+    ids = torch.arange(vocabulary, dtype=torch.int32, device=keys.device)
+    return _finalise(_finalise(ids[None] + low) ^ high)
 
 
 def _finalise(value: Tensor) -> Tensor:
@@ -138,15 +141,25 @@ def _finalise(value: Tensor) -> Tensor:
 
 def stream_key(seed: int, position: int) -> int:
     """64 bits that name the noise of one position: SplitMix64 over seed, then position."""
-    return _mix64((_mix64(seed) + position) & _MASK64)
+    return mix64((mix64(seed) + position) & _MASK64)
 
 
-def _mix64(value: int) -> int:
+def mix64(value: int) -> int:
+    """One step of SplitMix64 (Steele et al. 2014)."""
     value = (value + 0x9E3779B97F4A7C15) & _MASK64
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK64
     return value ^ (value >> 31)
 
 
-def _signed(value: int) -> int:
-    return value - (1 << 32) if value >= 1 << 31 else value
+def mixed(values: Tensor) -> Tensor:
+    """`mix64` of the bits in `values`, int64, whose arithmetic wraps; shifts are logical."""
+    values = values + signed(0x9E3779B97F4A7C15)
+    values = (values ^ ((values >> 30) & (_MASK64 >> 30))) * signed(0xBF58476D1CE4E5B9)
+    values = (values ^ ((values >> 27) & (_MASK64 >> 27))) * signed(0x94D049BB133111EB)
+    return values ^ ((values >> 31) & (_MASK64 >> 31))
+
+
+def signed(value: int) -> int:
+    """The int64 of the same 64 bits."""
+    return value - (1 << 64) if value >> 63 else value

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -96,14 +96,6 @@ class RowTable:
         """Forget every row."""
         self._rows.clear()
 
-    def digest(self) -> int:
-        """A checksum that ranks with equal tables share."""
-        value = 0
-        for id, row in self._rows.items():
-            state = (id, row.cached, row.draft_cached, row.done, *row.tokens[-8:])
-            value = zlib.crc32(array("q", state).tobytes(), value)
-        return value
-
     def _add(self, new: New) -> None:
         if new.id in self._rows:
             raise ProtocolError(f"row {new.id} is in the table already")
@@ -122,6 +114,15 @@ class RowTable:
 
     def _grow(self, grow: Grow) -> None:
         self.row(grow.id).pages.extend(grow.pages)
+
+
+def digest(rows: Iterable[Row]) -> int:
+    """A checksum of `rows` that ranks share where they hold them alike."""
+    value = 0
+    for row in rows:
+        state = (row.id, row.cached, row.draft_cached, row.done, *row.tokens[-8:])
+        value = zlib.crc32(array("q", state).tobytes(), value)
+    return value
 
 
 @dataclass(frozen=True, slots=True)

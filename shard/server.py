@@ -1,7 +1,9 @@
 """A shard's socket: one router at a time, its Steps in number order, its pings at once.
 
 The main thread executes; a reader thread per connection decodes frames, queues Steps and answers
-pings, so that a pong says that the process lives even during a long Step. What cannot be parsed
+pings, so that a pong says that the process lives even during a long Step. An engine may start a
+Step and go on to the next: a result is sent when its Step has landed, in the order of numbers. What
+cannot be parsed
 ends the connection. What cannot be executed ends the process, after a `Fatal` to the router: the
 ranks of a group work in lockstep, and one that has failed cannot be rejoined. A lost router costs
 the rows, never the weights. This file knows nothing of models.
@@ -12,16 +14,15 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import stat
-import struct
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Protocol
 
 from shard.config import ShardConfig
-from shard.errors import Fault
+from shard.flight import Flight
 from shard.protocol import (
     HEADER,
     VERSION,
@@ -39,12 +40,14 @@ from shard.protocol import (
     pack,
     unpack,
 )
-from shard.sockets import LONGEST
+from shard.sockets import listening, uid
 
 _log = logging.getLogger(__name__)
 
 GREETING_SECONDS = 10.0
 """Time for a connected router to say Hello."""
+POLL_SECONDS = 1e-4
+"""Between two looks at whether a Step has landed, while no other Step arrives."""
 BACKLOG = 8
 """Most Steps that wait in a rank; a router that keeps to its two in flight never meets it."""
 
@@ -55,8 +58,11 @@ class Engine(Protocol):
     def ready(self) -> Ready:
         """What this rank serves and can hold."""
 
-    def execute(self, step: Step) -> StepResult:
-        """Do one Step; whatever this raises ends the process. Every rank returns the digest."""
+    def start(self, step: Step) -> Flight:
+        """Begin one Step, the next in number; whatever this or the flight raises ends the process.
+
+        Every rank's result has the digest.
+        """
 
     def reset(self) -> None:
         """Forget every row: the next Step is number 1 of a new router."""
@@ -74,41 +80,6 @@ def serve(engine: Engine, config: ShardConfig, ready: Callable[[], None]) -> Non
             with connection:
                 _serve_router(connection, engine, config)
             engine.reset()
-
-
-@contextmanager
-def listening(path: str) -> Iterator[socket.socket]:
-    """A Unix socket at `path`, open to its owner alone and removed at the end.
-
-    A socket that a dead process left is replaced. Raises Fault(7) if `path` is too long, in use or
-    not writable.
-    """
-    if len(os.fsencode(path)) > LONGEST:
-        raise Fault(7, f"socket path {path} has more than {LONGEST} bytes; use a shorter one")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        try:
-            _remove_stale(path)
-            listener.bind(path)
-            os.chmod(path, 0o600)  # nobody can connect before `listen`
-            listener.listen(1)
-        except OSError as fault:
-            raise Fault(7, f"cannot listen on socket {path}: {fault.strerror}") from fault
-        try:
-            yield listener
-        finally:
-            os.unlink(path)
-
-
-def _remove_stale(path: str) -> None:
-    if not os.path.exists(path) or not stat.S_ISSOCK(os.stat(path).st_mode):
-        return  # `bind` reports anything that is in the way
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-    raise Fault(7, f"socket {path} belongs to a live process; end it or use another path")
 
 
 def _serve_router(connection: socket.socket, engine: Engine, config: ShardConfig) -> None:
@@ -135,7 +106,9 @@ class _Router:
         self._connection = connection
         self._writing = Lock()
         self._steps: SimpleQueue[Step | None] = SimpleQueue()
-        self._finished = 0
+        self._started = self._finished = 0
+        self._open = True
+        """Whether the main thread has more to do."""
         self._closed = False
 
     def greet(self, ready: Ready, config: ShardConfig) -> None:
@@ -143,7 +116,7 @@ class _Router:
 
         Raises ProtocolError or OSError if it is not the router of this group.
         """
-        if _uid(self._connection) != os.getuid():
+        if uid(self._connection) != os.getuid():
             raise ProtocolError("the peer is another user")
         self._connection.settimeout(GREETING_SECONDS)
         hello, expected = self._receive(), Hello(VERSION, config.rank, config.world)
@@ -166,13 +139,13 @@ class _Router:
 
     def execute(self, engine: Engine, rank: int) -> None:
         """Execute Steps until the connection ends. Raises whatever the engine raises."""
-        while step := self._steps.get():
-            result = self._attempt(engine, step)
-            self._finished = step.number
-            try:
-                self._send(result if rank == 0 else Ack(step.number, result.digest))
-            except OSError:
-                return  # the router is gone, and with it the meaning of all queued Steps
+        flights: deque[Flight] = deque()
+        with self._fatal():
+            while self._open:
+                if flights and flights[0].landed():
+                    self._answer(flights.popleft().result(), rank)
+                elif step := self._next(POLL_SECONDS if flights else None):
+                    flights.append(self._start(engine, step))
 
     def close(self) -> None:
         """End the connection for both sides; wakes whoever reads from it."""
@@ -180,15 +153,37 @@ class _Router:
         with suppress(OSError):  # the router may be gone already
             self._connection.shutdown(socket.SHUT_RDWR)
 
-    def _attempt(self, engine: Engine, step: Step) -> StepResult:
+    @contextmanager
+    def _fatal(self) -> Iterator[None]:
+        """What is raised inside is told to the router."""
         try:
-            if step.number != self._finished + 1:
-                raise ProtocolError(f"Step {step.number} follows Step {self._finished}")
-            return engine.execute(step)
+            yield
         except Exception as fault:
             with suppress(OSError):  # the fault is raised in any case
                 self._send(Fatal(1, f"{type(fault).__name__}: {fault}".splitlines()[0]))
             raise
+
+    def _next(self, seconds: float | None) -> Step | None:
+        """The next Step, if one arrives in time and the connection does not end."""
+        try:
+            step = self._steps.get(timeout=seconds)
+        except Empty:
+            return None
+        self._open = step is not None
+        return step
+
+    def _start(self, engine: Engine, step: Step) -> Flight:
+        if step.number != self._started + 1:
+            raise ProtocolError(f"Step {step.number} follows Step {self._started}")
+        self._started = step.number
+        return engine.start(step)
+
+    def _answer(self, result: StepResult, rank: int) -> None:
+        self._finished = result.number
+        try:
+            self._send(result if rank == 0 else Ack(result.number, result.digest))
+        except OSError:
+            self._open = False  # the router is gone, and with it the meaning of all queued Steps
 
     def _take(self, message: Message) -> None:
         match message:
@@ -221,11 +216,3 @@ class _Router:
     def _send(self, message: Message) -> None:
         with self._writing:
             self._connection.sendall(pack(message))
-
-
-def _uid(connection: socket.socket) -> int:
-    """User id of the process at the other end."""
-    credentials = connection.getsockopt(
-        socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
-    )
-    return int(struct.unpack("3i", credentials)[1])

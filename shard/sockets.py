@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import stat
+import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,3 +37,46 @@ def paths(prefix: str | None, folder: Path, world: int) -> tuple[str, ...]:
     if any(len(os.fsencode(path)) > LONGEST for path in found):
         raise Fault(7, f"the path of a socket is longer than {LONGEST} bytes: {found[-1]}")
     return found
+
+
+@contextlib.contextmanager
+def listening(path: str) -> Iterator[socket.socket]:
+    """A Unix socket at `path`, open to its owner alone and removed at the end.
+
+    A socket that a dead process left is replaced. Raises Fault(7) if `path` is too long, in use or
+    not writable.
+    """
+    if len(os.fsencode(path)) > LONGEST:
+        raise Fault(7, f"socket path {path} has more than {LONGEST} bytes; use a shorter one")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        try:
+            _remove_stale(path)
+            listener.bind(path)
+            os.chmod(path, 0o600)  # nobody can connect before `listen`
+            listener.listen(1)
+        except OSError as fault:
+            raise Fault(7, f"cannot listen on socket {path}: {fault.strerror}") from fault
+        try:
+            yield listener
+        finally:
+            os.unlink(path)
+
+
+def _remove_stale(path: str) -> None:
+    if not os.path.exists(path) or not stat.S_ISSOCK(os.stat(path).st_mode):
+        return  # `bind` reports anything that is in the way
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise Fault(7, f"socket {path} belongs to a live process; end it or use another path")
+
+
+def uid(connection: socket.socket) -> int:
+    """User id of the process at the other end."""
+    credentials = connection.getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+    )
+    return int(struct.unpack("3i", credentials)[1])

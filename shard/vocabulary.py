@@ -44,6 +44,12 @@ class Bridge:
             return [token if token < self._draft else 0 for token in tokens]
         return tokens
 
+    def read(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """`to_draft` and `knows` of `tokens`, of any shape, where they lie."""
+        ids = tokens if self._ids is None else self._source[tokens]
+        known = (ids >= 0) & (ids < self._draft)
+        return torch.where(known, ids, 0), known
+
     def to_target(self, logits: Tensor) -> Tensor:
         """[N, target] logits over the target's ids, from the draft's [N, draft]."""
         if self._ids is not None:

@@ -49,9 +49,8 @@ def typical_p(scores: Tensor, spots: Sequence[Spot]) -> None:
     rows, mass = _asking(scores, spots, lambda given: given.typical_p, 1.0)
     if len(rows):
         logs = scores[rows].log_softmax(-1)
-        entropy = -(logs * logs.exp()).nansum(-1, keepdim=True)  # a barred token adds nothing
-        nearness = -(logs + entropy).abs()
-        _keep_from(scores, rows, nearness, _cutoff(nearness, logs, mass))
+        near = nearness(logs)
+        _keep_from(scores, rows, near, _cutoff(near, logs, mass))
 
 
 def min_p(scores: Tensor, spots: Sequence[Spot]) -> None:
@@ -77,18 +76,31 @@ def _asking(
 
 
 def _cutoff(key: Tensor, logs: Tensor, mass: Tensor) -> Tensor:
+    """`cutoff` among as many candidates as are needed."""
+    for width in (_CANDIDATES, logs.shape[1]):
+        found, reached = cutoff(key, logs, mass, width)
+        if bool((reached >= mass).all()):
+            break
+    return found
+
+
+def cutoff(key: Tensor, logs: Tensor, mass: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """The lowest key [n, 1] among the fewest tokens, best `key` first, that hold `mass` [n, 1].
 
-    `key` and `logs` are [n, V]; `logs` are log-probabilities.
+    `key` and `logs` are [n, V]; `logs` are log-probabilities. Only the best `width` tokens are
+    looked at; what they hold together, [n, 1], is the second value.
     """
-    for width in (_CANDIDATES, logs.shape[1]):
-        best = key.topk(min(width, logs.shape[1]))
-        probabilities = logs.gather(1, best.indices).exp()
-        reached = probabilities.cumsum(-1)
-        if bool((reached[:, -1:] >= mass).all()):
-            break
+    best = key.topk(min(width, logs.shape[1]))
+    probabilities = logs.gather(1, best.indices).exp()
+    reached = probabilities.cumsum(-1)
     last = (reached - probabilities < mass).sum(-1, keepdim=True) - 1
-    return best.values.gather(1, last.clamp(min=0))
+    return best.values.gather(1, last.clamp(min=0)), reached[:, -1:]
+
+
+def nearness(logs: Tensor) -> Tensor:
+    """How near the surprise of each token is to the entropy, [n, V]; `logs` as in `cutoff`."""
+    entropy = -(logs * logs.exp()).nansum(-1, keepdim=True)  # a barred token adds nothing
+    return -(logs + entropy).abs()
 
 
 def _keep_from(scores: Tensor, rows: Tensor, key: Tensor, cutoff: Tensor) -> None:

@@ -59,6 +59,24 @@ def test_a_prompt_that_is_too_long_is_a_validation_error(url: str) -> None:
         InferenceClient(base_url=url).text_generation("word " * 3000, max_new_tokens=1)
 
 
+async def test_a_request_tells_how_it_stands_and_is_cancelled_by_its_id(url: str) -> None:
+    name = {"x-request-id": "mine"}
+    async with aiohttp.ClientSession(url) as session, asyncio.timeout(SOON):
+        body = _body(PROMPT, 1500)
+        async with session.post("/generate_stream", json=body, headers=name) as stream:
+            assert (await stream.content.readline()).startswith(b'data: {"index":1,')
+            async with session.get("/requests/mine") as answer:
+                [told] = (await answer.json())["sequences"]
+            assert told["state"] == "running"
+            assert told["emitted_tokens"] > 0
+            assert told["attained_service"] > 0
+            async with session.delete("/requests/mine") as answer:
+                assert await answer.json() == {"request_id": "mine", "cancelled": 1}
+            assert (await stream.content.read()).endswith(b'"error_type":"cancelled"}\n\n')
+        async with session.get("/requests/mine") as answer:
+            assert answer.status == 404
+
+
 async def test_many_requests_end_once_each_and_leavers_free_their_cache(url: str) -> None:
     async with aiohttp.ClientSession(url) as session, asyncio.timeout(4 * SOON):
         texts = [prompt.text for prompt in prompts(None, 84, seed=5)]

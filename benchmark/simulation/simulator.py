@@ -173,7 +173,8 @@ class _Device:
         if batch.release or batch.evict or batch.swap_out:
             self._drop(batch)
         moved = self._moved(batch) if batch.swap_out or batch.swap_in else 0
-        starts = {start.id: start.cached for start in batch.start} if batch.start else {}
+        for id, cached, _ in batch.start:
+            self._enter(id, cached)
         rows = drafts = longest = context = prefill = prefilling = missed = 0
         done: list[Done] = []
         for id, chunk, draft in batch.run:
@@ -181,8 +182,7 @@ class _Device:
             if row is None:
                 continue  # it ended while this Step was planned
             if id not in self._held:
-                self._held.add(id)
-                row.cached = starts.get(id, 0)
+                self._enter(id, 0)
             if chunk:
                 prefill += chunk
                 prefilling += 1
@@ -205,6 +205,12 @@ class _Device:
         self.busy += seconds
         self.moved += moved
         return _outcomes(done, seconds), seconds
+
+    def _enter(self, id: int, cached: int) -> None:
+        """A row comes into the table, to run now or once its KV is back."""
+        self._held.add(id)
+        if id in self._rows:
+            self._rows[id].cached = cached
 
     def _drop(self, batch: Batch) -> None:
         """Rows leave the table; what they held is gone, or on the host."""

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from router.errors import Invalid
+from router.errors import Invalid, RouterError
 from router.native import About
 from router.openai import logprobs, rules
 from router.openai.bodies import ChatBody
 from router.openai.calls import CallDelta
 from router.openai.prompts import Prompt
 from router.openai.reply import Delta
-from router.openai.shapes import Envelope, finish, speculation, usage
+from router.openai.shapes import Envelope, failure_event, finish, speculation, usage
 from router.record import Record
 from router.request import Bounds, Request, sequences
 
@@ -37,6 +37,8 @@ def requests(body: ChatBody, prompt: Prompt, bounds: Bounds, vocabulary: int) ->
 
 class Chat:
     """The Shape of a chat."""
+
+    done = True
 
     def __init__(
         self,
@@ -72,6 +74,10 @@ class Chat:
         """Usage, if asked for."""
         if self._body.stream_options.include_usage:
             yield {**self._head("chat.completion.chunk"), "choices": [], **self._sums()}
+
+    def failed(self, error: RouterError) -> dict[str, Any]:
+        """The event of an error."""
+        return failure_event(error)
 
     def answer(self) -> dict[str, Any]:
         """All choices."""

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from router.errors import Invalid, SuffixGiven, TooManyPrompts
+from router.errors import Invalid, RouterError, SuffixGiven, TooManyPrompts
 from router.native import About
 from router.openai import rules
 from router.openai.bodies import CompletionBody
 from router.openai.logprobs import Columns
-from router.openai.shapes import Envelope, finish, speculation, usage
+from router.openai.shapes import Envelope, failure_event, finish, speculation, usage
 from router.record import Record
 from router.request import Bounds, Request, sequences
 
@@ -77,6 +77,8 @@ def _with(
 class Completion:
     """The Shape of a completion."""
 
+    done = True
+
     def __init__(
         self, body: CompletionBody, records: Sequence[Record], envelope: Envelope, about: About
     ) -> None:
@@ -108,6 +110,10 @@ class Completion:
             counts = self._usage(self._records)
             more = speculation(self._records, self._about)
             yield {**self._head, "choices": [], "usage": counts, **more}
+
+    def failed(self, error: RouterError) -> dict[str, Any]:
+        """The event of an error."""
+        return failure_event(error)
 
     def answer(self) -> dict[str, Any]:
         """All choices, in order."""

@@ -29,7 +29,6 @@ OPENAI = (
         takes=response_input.ResponsesBody,
         gives=answers.ResponseObject,
         streams=answers.ResponseEvent,
-        done=True,
         failure=answers.OpenAiErrorResponse,
     ),
     Operation(

@@ -10,11 +10,12 @@ import secrets
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from router.errors import RouterError
 from router.openai.bodies import NamedTool
 from router.openai.calls import CallDelta
 from router.openai.reply import Reply
 from router.openai.response_input import ResponsesBody
-from router.openai.shapes import Envelope, finish, usage
+from router.openai.shapes import Envelope, failure_event, finish, usage
 from router.record import Record
 
 PREFIX = "resp"
@@ -22,6 +23,8 @@ PREFIX = "resp"
 
 class Response:
     """The Shape of a response."""
+
+    done = False
 
     def __init__(
         self, body: ResponsesBody, reply: Reply, record: Record, envelope: Envelope
@@ -58,6 +61,11 @@ class Response:
         yield from self._close()
         status = self._status()
         yield self._event(f"response.{status}", response=self._whole(status))
+
+    def failed(self, error: RouterError) -> dict[str, Any]:
+        """The event of an error."""
+        told = self._event("error", code=error.error_type, message=str(error), param=None)
+        return {**told, **failure_event(error)}
 
     def answer(self) -> dict[str, Any]:
         """The whole alone."""

@@ -1,7 +1,8 @@
 """OpenAI's routes: from a body to live Records, and from these to an answer or a stream.
 
-Every stream ends with `[DONE]`, also after an error; one event goes out for each token. What is
-asked and how it is told lies in one file for each route; here are only the order and the sockets.
+A stream of chats or completions ends with `[DONE]`, also after an error, and one event goes out for
+each token. What is asked and how it is told lies in one file for each route; here are only the
+order and the sockets.
 """
 
 from __future__ import annotations
@@ -205,10 +206,15 @@ async def _tell(stream: EventStream, shape: Shape, records: Sequence[Record]) ->
         await _follow_all(stream, shape, records)
         await _write(stream, shape.end())
     except RouterError as error:
-        await stream.write(native.dump(shapes.failure_event(error.in_stream())))
-        await stream.write(DONE)
+        await _write(stream, [shape.failed(error.in_stream())])
+        await _finish(stream, shape)
         raise
-    await stream.write(DONE)
+    await _finish(stream, shape)
+
+
+async def _finish(stream: EventStream, shape: Shape) -> None:
+    if shape.done:
+        await stream.write(DONE)
 
 
 async def _follow_all(stream: EventStream, shape: Shape, records: Sequence[Record]) -> None:

@@ -26,8 +26,14 @@ class Shape(Protocol):
     def end(self) -> Iterable[dict[str, Any]]:
         """Events after the last token of all choices."""
 
+    def failed(self, error: RouterError) -> dict[str, Any]:
+        """The event of an error after the headers."""
+
     def answer(self) -> dict[str, Any]:
         """The whole, once all choices are finished."""
+
+    done: bool
+    """Whether the stream ends with `[DONE]`."""
 
 
 @dataclass(frozen=True, slots=True)

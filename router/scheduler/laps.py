@@ -34,6 +34,10 @@ from router.scheduler.tenants import Tenants
 
 RENEWED = 32
 """Rows that wait whose estimates are renewed before a Step."""
+USUAL = 64
+"""Arrivals over which the mean size is taken."""
+KNEE = 0.05
+"""Weight of arrival beside size at the middle of the dial (ours, from simulations)."""
 EASY = 0.7
 """Share of pages in use below which they are not short."""
 GRAIN = 8
@@ -98,8 +102,8 @@ class Laps:
         """Of `GRAIN`: how short pages are."""
         self._held = 1.0
         """Pages that a request holds on average while it lasts."""
-        self._usual = waits.quantum
-        """Mean seconds of service."""
+        self._arrived, self._usual = 0, 0.0
+        """Arrivals, at most `USUAL`, and their mean size."""
         self._tickets = count()
         self._perceptible = 0
 
@@ -127,6 +131,8 @@ class Laps:
             self._tenants.arrive(row.job.tenant)
         if parts.join or parts.rank != "queues":
             place.size = self._size(row)
+            self._arrived = min(self._arrived + 1, USUAL)
+            self._usual += (place.size - self._usual) / self._arrived
             place.level = self._brackets.bracket(self._estimator.remaining(row))
         self._waits.enter(row, 1, self._rank(place), now)
 
@@ -148,8 +154,6 @@ class Laps:
         self._perceptible -= place.perceptible
         if self._tenants:
             self._tenants.leave(row.job.tenant)
-        if end is not None and row.attained > 0:
-            self._usual += (row.attained - self._usual) / 64
 
     def order(self, now: float, used: float) -> Sequence[Row]:
         if self._parts.rank == "queues":
@@ -212,7 +216,7 @@ class Laps:
         tail = self._parts.tail
         if tail >= 1:
             return arrived
-        rate = tail / (1 - tail) / self._usual
+        rate = KNEE * tail / (1 - tail) / self._usual
         return arrived + log(-expm1(-rate * max(size, 1e-6))) / rate
 
     def _size(self, row: Row) -> float:

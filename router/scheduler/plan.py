@@ -50,6 +50,8 @@ class Plan:
         self._expect = expect
         self._budget = capacity.prefill_tokens
         self._room = capacity.pages * capacity.page_size
+        self._slack = capacity.page_size / 2 + capacity.depth * (capacity.speculate + 1)
+        """Tokens that a row reserves on average beyond those that it holds."""
         self._demand = 0
         """Tokens that the rows of this Batch may hold one day, and those that asked to enter."""
         self._starved = False
@@ -138,7 +140,7 @@ class Plan:
         for index, (left, known) in enumerate(ends, 1):
             now += known
             most = max(most, now + index * left)
-        return most + len(ends) * self._capacity.page_size / 2 <= self._room
+        return most + len(ends) * self._slack <= self._room
 
     def _reserve(self, row: Row, place: int) -> bool:
         """Own pages for the worst case of the next Step of a row that has some."""

@@ -25,8 +25,16 @@ TARGET, DRAFT = (str(ROOT / "shard" / "demo" / part) for part in ("target", "dra
 
 
 @cache
-def engine(target: str, draft: str | None, dtype: str = "float32") -> Engine:
-    return Engine(tiny.config(target, draft, dtype=dtype), lambda text, percent: None)
+def engine(
+    target: str,
+    draft: str | None,
+    dtype: str = "float32",
+    resident: bool = False,
+    max_swap_tokens: int | None = None,
+) -> Engine:
+    """By default one with the host's rounds; `test_resident` is about the others."""
+    changes = {"dtype": dtype, "resident": resident, "max_swap_tokens": max_swap_tokens}
+    return Engine(tiny.config(target, draft, **changes), lambda text, percent: None)
 
 
 def graphs(engine: Engine) -> Graphs:
@@ -92,7 +100,7 @@ def test_how_often_bfloat16_tokens_equal_the_plain_ones(record: Record) -> None:
     """No claim: with bfloat16 a verification may round unlike a decode. Float32 must be equal."""
     wanted = [Ask(tuple(range(5 * n, 5 * n + 20)), 64) for n in range(1, 17)]
     for dtype in ("float32", "bfloat16"):
-        served = engine(TARGET, DRAFT, dtype)
+        served = engine(TARGET, DRAFT, dtype, resident=True)
         plain = drive(served, wanted, Plan(batch=1))
         drafted = drive(served, wanted, Plan(draft=5))
         same = sum(one == two for one, two in zip(plain, drafted, strict=True))

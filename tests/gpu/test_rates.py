@@ -9,7 +9,7 @@ import torch
 import triton
 
 from shard.backends import splits
-from shard.graphs import CudaGraph
+from shard.recorder import CudaGraph
 from tests.gpu.conftest import Record, milliseconds
 from tests.shard.paged import Case, Pool
 

@@ -201,10 +201,11 @@ async def test_sixty_four_mixed_requests_get_exactly_their_replies(world: int, p
 async def test_a_row_that_gave_up_its_pages_goes_on_where_it_was(
     rung: str, host: int, world: int
 ) -> None:
+    """First come, first served, which lets in more than there is room for in the end."""
     shard = {"max_batch_total_tokens": 256, "max_total_tokens": 256, "max_rows": 8}
     shard["max_swap_tokens"] = host
     requests = [ask(f"request {n}", 100, seed=n, ignore_eos=True) for n in range(8)]
-    async with echoing(world, shard) as (server, _):
+    async with echoing(world, shard, policy="fcfs") as (server, _):
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(finish(server, request)) for request in requests]
         view = server.scheduler.view()
@@ -368,6 +369,17 @@ async def test_a_waiting_request_is_told_how_it_stands() -> None:
             assert waits.attained == 0
         await server.metrics.until_empty()
         assert dispatcher.look("first") == dispatcher.look("second") == []
+
+
+async def test_a_request_of_a_lower_priority_number_goes_first() -> None:
+    shard = {"echo_seconds": 0.001}
+    async with echoing(shard=shard, max_batch_size=1) as (server, _):
+        asked = [ask(seed=0, max_new=200, ignore_eos=True), ask(seed=1), ask(seed=1, priority=-1)]
+        async with server.dispatcher.open_all(asked, "id") as records:
+            await asyncio.gather(*map(read, records))
+    _, plain, urgent = records
+    assert urgent.emitted == plain.emitted
+    assert urgent.ended < plain.ended
 
 
 async def test_the_service_of_all_requests_is_the_time_of_all_steps() -> None:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -181,11 +181,29 @@ class Together:
         return self._ready
 
     def execute(self, step: Step) -> StepResult:
+        return self.start(step).result()
+
+    def start(self, step: Step) -> Sent:
+        """Nothing is known to have landed, so the next Step is sent before this one's result."""
         for wire in self._wires:
             wire.send(step)
-        result, *others = (wire.receive() for wire in self._wires)
-        assert isinstance(result, StepResult)
-        assert others == [Ack(step.number, result.digest)] * len(others)
+        return Sent(self._wires, step.number)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A Step on its way to all ranks."""
+
+    wires: Sequence[Wire]
+    number: int
+
+    def landed(self) -> bool:
+        return False
+
+    def result(self) -> StepResult:
+        result, *others = (wire.receive() for wire in self.wires)
+        assert isinstance(result, StepResult), result
+        assert others == [Ack(self.number, result.digest)] * len(others)
         return result
 
 

@@ -110,7 +110,7 @@ def test_a_draft_that_knows_a_part_of_the_tokens_drafts_only_after_those(
 ) -> None:
     done = items(pairs["part"], SAMPLED, Plan(draft=4))
     assert sum(item.drafted for item in done) > sum(item.accepted for item in done) > 0
-    known = {token for token in range(VOCABULARY) if pairs["part"]._drafter._bridge.knows(token)}
+    known = {token for token in range(VOCABULARY) if pairs["part"]._drafter.bridge.knows(token)}
     assert len(known) == 70
     for before, after in _neighbours(done):
         assert (after.drafted > 0) <= (before.tokens[-1] in known)

@@ -124,4 +124,4 @@ Model = Callable[..., str]
 
 def test_every_architecture_that_is_fused_serves_fused(model: Model) -> None:
     for name in FUSED:
-        assert isinstance(tiny.engine(model(name))._target._forward, Fused)
+        assert isinstance(tiny.engine(model(name))._target.forward, Fused)

@@ -12,11 +12,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from shard import backends, graphs
+from shard import backends, graphs, recorder
+from shard.device_rows import Kind
 from shard.engine import Engine
-from shard.graphs import Bucket, Graph, Inputs, bucket, largest
+from shard.graphs import Bucket, Inputs, bucket, largest
 from shard.kv_cache import KvCache, LayerShape
-from shard.protocol import Report
+from shard.protocol import Report, Sampling
+from shard.recorder import Graph
+from shard.resident import RAN
+from shard.round_graphs import RoundGraphs, Shape
 from shard.sequence import Feed, Row, pack
 from tests.shard import paged, tiny
 from tests.shard.tiny import GREEDY, SAMPLED, Ask, Plan, drive
@@ -48,14 +52,20 @@ class Refused(Played):
         raise RuntimeError("operation not permitted when stream is capturing")
 
 
-def engine(monkeypatch: pytest.MonkeyPatch, graph: type[Graph], target: str, draft: str) -> Engine:
+def engine(
+    monkeypatch: pytest.MonkeyPatch,
+    graph: type[Graph],
+    target: str,
+    draft: str,
+    resident: bool = False,
+) -> Engine:
     """An engine with a device's backend and graphs, on this machine."""
     device = tiny.engine(target)._target.facts.device
     paging = backends.TritonPaged(device, 8, None)
     monkeypatch.setattr(backends, "choose", lambda _: paging)
     monkeypatch.setattr("shard.kernels.paged_attention", paged.plain)
-    monkeypatch.setattr(graphs, "cuda_graphs", lambda: graph)
-    config = tiny.config(target, draft, speculate=3, max_rows=2)
+    monkeypatch.setattr(recorder, "cuda_graphs", lambda: graph)
+    config = tiny.config(target, draft, speculate=3, max_rows=2, resident=resident)
     return Engine(config, lambda text, percent: None)
 
 
@@ -75,6 +85,58 @@ def test_replayed_rounds_give_the_tokens_of_the_plain_engine(
     assert found == drive(tiny.engine(model(name)), ASKS, Plan())
     assert Played.replays > replays
     assert runner(graphed).recorded[0] == MOST  # the first recording takes the memory of all
+
+
+def rounds(engine: Engine) -> RoundGraphs:
+    assert engine._resident is not None
+    run = engine._resident._run
+    assert isinstance(run, RoundGraphs)
+    return run
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_whole_rounds_are_replayed(
+    monkeypatch: pytest.MonkeyPatch, model: Model, name: str
+) -> None:
+    graphed = engine(monkeypatch, Played, model(name), model("llama", 1), resident=True)
+    plain = tiny.engine(model(name))
+    three = [*ASKS, replace(ASKS[0], max_new=3)]
+    for given in (GREEDY, Sampling(temperature=0.9), Sampling(temperature=0.9, top_p=0.8)):
+        asks = [replace(ask, sampling=replace(given, seed=id)) for id, ask in enumerate(three)]
+        wanted = drive(plain, asks, Plan())
+        for plan in (Plan(draft=3, scattered=True), Plan(draft=3, batch=1), Plan(mixed=(2, 0))):
+            replays = Played.replays
+            assert drive(graphed, asks, replace(plan, batch=min(plan.batch, 2))) == wanted
+            assert Played.replays > replays
+    assert rounds(graphed).recorded[0] == Shape(2, 3, Kind.BENT)
+    assert Shape(1, 3, Kind.GREEDY) in rounds(graphed).recorded
+
+
+def test_rows_that_a_replayed_round_has_too_many_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, model: Model
+) -> None:
+    graphed = engine(monkeypatch, Played, model("llama"), model("llama", 1), resident=True)
+    drive(graphed, ASKS, Plan(draft=3))
+    run, table = rounds(graphed), graphed._resident._table
+    before = [pool[1:].clone().view(torch.int32) for pool in graphed._target.cache.pools]
+    state = table._ints.clone()
+    shape = next(shape for shape in run.recorded if shape.rows == 2)
+    with torch.inference_mode():
+        result = run(torch.zeros(2, 2, dtype=torch.int64), shape.drafts, shape.kind, 1)
+    assert not (result[:, 0] & RAN).any()
+    assert torch.equal(table._ints, state)
+    after = [pool[1:].view(torch.int32) for pool in graphed._target.cache.pools]
+    assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
+
+
+def test_rounds_that_cannot_be_recorded_run_eagerly(
+    monkeypatch: pytest.MonkeyPatch, model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    eager = engine(monkeypatch, Refused, model("llama"), model("llama", 1), resident=True)
+    wanted = drive(tiny.engine(model("llama")), ASKS[:1], Plan())
+    assert drive(eager, ASKS[:1], Plan(draft=2)) == wanted
+    assert rounds(eager).recorded == ()
+    assert "operation not permitted when stream is capturing" in caplog.text
 
 
 def test_a_model_that_cannot_be_recorded_is_logged_and_served_eagerly(

@@ -20,7 +20,8 @@ from router.scheduler.planner import Planner
 from router.scheduler.row import Row
 from shard.echo import EchoEngine, reply
 from shard.engine import Engine
-from shard.protocol import Grow, Item, Move, New, Run, Sampling, Step, StepResult
+from shard.flight import Landed
+from shard.protocol import Grow, Item, Move, New, Run, Sampling, Step
 from tests.shard import tiny
 from tests.shard.ranks import ECHO
 from tests.shard.tiny import SAMPLED, VOCABULARY, Ask, Plan, drive, swapping
@@ -81,10 +82,10 @@ class Heard:
         self.items: list[Item] = []
         self._engine = engine
 
-    def execute(self, step: Step) -> StepResult:
+    def start(self, step: Step) -> Landed:
         result = self._engine.execute(step)
         self.items.extend(result.items)
-        return result
+        return Landed(result)
 
 
 def plain(engine: Engine, wanted: Sequence[Call]) -> list[list[int]]:
@@ -237,10 +238,10 @@ def test_swapped_pages_come_back_bit_for_bit(model: Model) -> None:
     new = New(1, (5,) * 40, 40, 4, True, Sampling())
     engine.execute(Step(1, (), (new,), (Grow(1, (4, 2, 3)),), (Run(1, 40, 0),)))
     pools = [pool for pool in engine._host._pools]
-    before = [pool[[4, 2, 3]].clone() for pool in pools]
+    before = [pool[[4, 2, 3]].clone().view(torch.int32) for pool in pools]
     engine.execute(Step(2, (1,), (), (), (), swap_out=Move((4, 2, 3), (9, 1, 2))))
     for pool in pools:
         pool[[1, 2, 3, 4, 5]] = 0
     engine.execute(Step(3, (), (), (), (), swap_in=Move((9, 1, 2), (5, 1, 4))))
-    after = [pool[[5, 1, 4]] for pool in pools]
+    after = [pool[[5, 1, 4]].view(torch.int32) for pool in pools]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

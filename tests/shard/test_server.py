@@ -33,8 +33,8 @@ from shard.protocol import (
     StepResult,
     pack,
 )
-from shard.server import BACKLOG, listening
-from shard.sockets import LONGEST
+from shard.server import BACKLOG
+from shard.sockets import LONGEST, listening
 from tests.shard.ranks import ECHO, ROOT, Rank, Wire, folder
 
 PROMPT = (5, 6, 7)

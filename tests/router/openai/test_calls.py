@@ -7,9 +7,11 @@ import json
 import random
 import re
 from collections.abc import Callable
+from dataclasses import fields
 
 import pytest
 
+from router.config import ServerConfig
 from router.openai import formats
 from router.openai.calls import Bare, Caller, Forced, Marked, NoCalls, waiting
 from router.openai.chat import merged, message
@@ -210,3 +212,8 @@ def test_what_waits_is_the_longest_start_of_a_mark_and_the_blanks_before_it() ->
     assert waiting("a \n<to", "<tool>") == 5
     assert waiting("a <<", "<tool>") == 1
     assert waiting("a b", "<tool>") == 0
+
+
+def test_the_flag_names_every_format() -> None:
+    [flag] = [each for each in fields(ServerConfig) if each.name == "tool_call_parser"]
+    assert flag.metadata["choices"] == ("auto", *formats.NAMES)

@@ -26,9 +26,16 @@ from router.scheduler.base import Job
 from router.scheduler.preemption import PREEMPTIONS
 from tests.router.scheduler.device import Client, Device, capacity, chain, names, run, serve
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "every part": {"laps_tail": 0.3, "laps_fairness": 1.0, "laps_lock": 0.7},
+    "queues": {"laps_rank": "queues", "laps_peak": False, "laps_lengths": "plain"},
+}
+"""Of laps-sd, beside its defaults."""
+
 
 def config(policy: str, **changes: float) -> SchedulerConfig:
-    return SchedulerConfig(scheduler=policy, **changes)  # type: ignore[arg-type]
+    name = "laps-sd" if policy in VARIANTS else policy
+    return SchedulerConfig(scheduler=name, **{**VARIANTS.get(policy, {}), **changes})
 
 
 class Life(RuleBasedStateMachine):
@@ -71,6 +78,8 @@ class Life(RuleBasedStateMachine):
         acceptance=st.floats(0, 1),
         expected=st.none() | st.floats(1, 40),
         speculate=st.none() | st.integers(0, 6),
+        priority=st.integers(-1, 1),
+        tenant=st.integers(0, 2),
         data=st.data(),
     )
     def submit(
@@ -81,6 +90,8 @@ class Life(RuleBasedStateMachine):
         acceptance: float,
         expected: float | None,
         speculate: int | None,
+        priority: int,
+        tenant: int,
         data: st.DataObject,
     ) -> None:
         """The prompt may begin as that of another, and go on with what that one was answered."""
@@ -92,7 +103,8 @@ class Life(RuleBasedStateMachine):
         values = chain(max(prompt, common), before[:common], id)
         prompt = len(values)
         hashes = names(values, self.capacity.page_size) if shares else ()
-        job = Job(id, self.now, prompt, max_new, expected, speculate, hashes)
+        who = {"priority": priority, "tenant": tenant}
+        job = Job(id, self.now, prompt, max_new, expected, speculate, hashes, **who)
         if prompt + max_new > self.capacity.pages * self.capacity.page_size:
             with pytest.raises(ValueError, match="pages"):
                 self.scheduler.submit(job, self.now)
@@ -175,13 +187,13 @@ class Life(RuleBasedStateMachine):
             assert getattr(twin, verb)(*arguments) == result, "same events, other decisions"
 
 
-@pytest.mark.parametrize("policy", NAMES)
+@pytest.mark.parametrize("policy", [*NAMES, *VARIANTS])
 def test_any_order_of_events_keeps_pages_and_requests_whole(policy: str) -> None:
-    machine = type(f"Life_{policy.replace('-', '_')}", (Life,), {"policy": policy})
+    machine = type("Life_" + "".join(filter(str.isalpha, policy)), (Life,), {"policy": policy})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=100,
+            max_examples=60,
             phases=(Phase.generate,),
             stateful_step_count=50,
             deadline=None,
@@ -190,7 +202,7 @@ def test_any_order_of_events_keeps_pages_and_requests_whole(policy: str) -> None
     )
 
 
-@pytest.mark.parametrize("policy", [name for name in NAMES if name != "fcfs"])
+@pytest.mark.parametrize("policy", [name for name in (*NAMES, *VARIANTS) if name != "fcfs"])
 @given(seed=st.integers(0, 1 << 32), pages=st.integers(16, 60))
 @settings(max_examples=5, deadline=None)
 def test_in_an_endless_crowd_nobody_waits_longer_than_the_age_bound(

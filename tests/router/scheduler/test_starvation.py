@@ -1,6 +1,6 @@
 """The bound on ageing, under 10,000 adversaries who know whom to starve.
 
-An adversary sends ever shorter and more urgent requests, up to four at a time, ends whom it likes
+An adversary sends ever shorter and more urgent requests, up to three at a time, ends whom it likes
 and lets every Step take as long as it can. The bound is that of `levels`: a request waits for its
 patience and then for one turn of each other.
 """
@@ -19,7 +19,7 @@ from router.scheduler.row import Row
 from tests.router.scheduler.device import capacity
 
 SEEDS = 10_000
-PATIENCE, QUANTUM, STEP, CROWD, STEPS = 2.0, 0.3, 0.5, 4, 30
+PATIENCE, QUANTUM, STEP, CROWD, STEPS = 2.0, 0.3, 0.5, 3, 20
 TURN = 2 * STEP
 """Two Steps: the first may be a prefill, which ends no turn, and both are longer than a quantum."""
 DEVICE = capacity()

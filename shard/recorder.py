@@ -1,0 +1,103 @@
+"""Which work is recorded as CUDA graphs, and when.
+
+A shape runs eagerly until it was met `PATIENCE` times. The largest shape is recorded first, so that
+all others fit into the memory it took. All choices follow from the Steps alone: every rank records
+and replays alike, which collectives depend on. What cannot be recorded stays eager, with one line
+in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+
+PATIENCE = 2
+"""How often a shape is met before it is recorded."""
+_log = logging.getLogger(__name__)
+
+
+class Graph(Protocol):
+    """Work recorded once and run again on the same buffers."""
+
+    def record(self, work: Callable[[], None]) -> None:
+        """Run `work` to warm it up, then record it. Raises RuntimeError if it cannot be."""
+
+    def replay(self) -> None:
+        """Do the recorded work."""
+
+
+class CudaGraph:
+    """A `Graph` of the current CUDA device; all graphs of one `pool` share memory."""
+
+    def __init__(self, pool: Any) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+        self._pool = pool
+
+    def record(self, work: Callable[[], None]) -> None:
+        """See `Graph`. The warm-up compiles kernels, which a recording stream may not."""
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            work()
+        torch.cuda.current_stream().wait_stream(side)
+        with torch.cuda.graph(self._graph, self._pool, capture_error_mode="thread_local"):
+            work()
+
+    def replay(self) -> None:
+        """See `Graph`."""
+        self._graph.replay()
+
+
+def cuda_graphs() -> Callable[[], Graph]:
+    """Makes CUDA graphs that share one pool of memory."""
+    pool = torch.cuda.graph_pool_handle()
+    return lambda: CudaGraph(pool)
+
+
+Shape = TypeVar("Shape", bound=Hashable)
+
+
+class Recorder(Generic[Shape]):
+    """Graphs by shape. `work(shape)` is what a graph of that shape does, on blank inputs."""
+
+    def __init__(
+        self,
+        most: Shape,
+        work: Callable[[Shape], Callable[[], None]],
+        new: Callable[[], Graph] | None = None,
+    ) -> None:
+        """`most` is the largest shape; `new` makes graphs, by default CUDA's of one pool."""
+        self._most, self._work = most, work
+        self._new = new or cuda_graphs()
+        self._graphs: dict[Shape, Graph] = {}
+        self._met: Counter[Shape] = Counter()
+        self._failed = False
+
+    @property
+    def recorded(self) -> tuple[Shape, ...]:
+        """The shapes that are replayed, in the order of their recording."""
+        return tuple(self._graphs)
+
+    def find(self, shape: Shape) -> Graph | None:
+        """The graph of `shape`, if it is recorded."""
+        return self._graphs.get(shape)
+
+    def meet(self, shape: Shape) -> None:
+        """Count `shape`, which has run eagerly, and record it in time."""
+        self._met[shape] += 1
+        if self._failed or self._met[shape] < PATIENCE:
+            return
+        try:
+            for wanted in (self._most, shape):
+                if wanted not in self._graphs:
+                    graph = self._new()
+                    graph.record(self._work(wanted))
+                    self._graphs[wanted] = graph
+        except RuntimeError as fault:
+            self._failed = True
+            self._graphs.clear()
+            _log.warning("CUDA graphs are off, forwards run eagerly: %s", fault)

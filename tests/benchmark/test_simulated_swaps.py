@@ -1,0 +1,24 @@
+"""The simulator's device lets a row come back with one Step and run in another."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmark.simulation.plans import Arm, Load, requests_of
+from benchmark.simulation.simulator import simulate
+from benchmark.simulation.step_costs import LLAMA_7B
+from router.config import SchedulerConfig
+from router.scheduler import build
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_small_pool_with_room_on_the_host_serves_everything(depth: int) -> None:
+    arm = Arm("las", sigma=None)
+    requests = requests_of(Load("chat", 1, count=40, batch=8, costs="7b"), arm)
+    longest = max(-(-(r.trace.prompt + r.trace.max_new) // 16) for r in requests)
+    capacity = LLAMA_7B.capacity(2 * longest, 8, depth=depth, host_pages=1000, preemption="swap")
+    scheduler = build(SchedulerConfig(scheduler="las"), capacity)
+    result = simulate(scheduler, requests, LLAMA_7B, depth)
+    assert len(result.served) == 40
+    assert result.preemptions["swap"] == scheduler.view().prefetched > 0
+    assert result.moved > 0

@@ -1,0 +1,145 @@
+"""Rounds that stay on the device, against the host's rounds on the same device."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from itertools import pairwise
+from statistics import median, quantiles
+from typing import Any
+
+import pytest
+import torch
+
+from benchmark.in_process import Loop, capacity
+from router.scheduler.baselines import Fcfs
+from router.scheduler.planner import Planner
+from shard.engine import Engine
+from shard.flight import Flight
+from shard.protocol import Grow, Move, New, Run, Step
+from shard.round_graphs import RoundGraphs
+from tests.gpu.conftest import Record
+from tests.gpu.test_engine import DRAFT, TARGET, engine
+from tests.shard.resident import Late, both, ending
+from tests.shard.test_in_flight import calls
+from tests.shard.test_parameters import disturbed
+from tests.shard.test_resident import ENDS, PLANS, SAID, asks
+from tests.shard.tiny import GREEDY, PAGED, Ask, Plan, drive
+
+pytestmark = pytest.mark.gpu
+Model = Callable[..., str]
+STEPS = 200
+
+
+def recorded(engine: Engine) -> tuple[Any, ...]:
+    """The shapes of whole rounds that are replayed."""
+    assert engine._resident is not None
+    run = engine._resident._run
+    assert isinstance(run, RoundGraphs)
+    return run.recorded
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+@pytest.mark.parametrize("name", SAID)
+def test_tokens_in_float32_are_those_of_the_hosts_rounds(
+    model: Model, name: str, plan: Plan
+) -> None:
+    target, draft = ending(model("llama"), *ENDS), disturbed(model("llama"))
+    hosted, found = both(
+        engine(target, draft), engine(target, draft, resident=True), asks([SAID[name]] * 8), plan
+    )
+    assert [item.tokens for item in found] == [item.tokens for item in hosted]
+    assert [item.accepted for item in found] == [item.accepted for item in hosted]
+    assert recorded(engine(target, draft, resident=True))
+
+
+@pytest.mark.parametrize("name", PAGED)
+def test_every_kind_of_attention_gives_the_tokens_of_the_hosts_rounds(
+    model: Model, name: str
+) -> None:
+    wanted = asks([SAID["top-p"], GREEDY] * 4)
+    plain = drive(engine(model(name), None), wanted, Plan(batch=1))
+    served = engine(model(name), model("llama", 1), resident=True)
+    for plan in PLANS:
+        assert drive(served, wanted, plan) == plain
+    assert recorded(served)
+
+
+def test_results_read_one_step_late_change_no_token(model: Model) -> None:
+    target = ending(model("llama"), *ENDS)
+    served = engine(target, model("llama"), resident=True)
+    wanted = calls()
+    plain = drive(
+        engine(target, None),
+        [Ask(call.prompt, call.max_new, call.sampling) for call in wanted],
+        Plan(batch=1),
+    )
+    for late in (served, Late(served)):
+        served.reset()
+        loop, again = Loop(late, Planner(capacity(served.ready()), Fcfs())), calls()
+        for call in again:
+            loop.submit(call)
+        loop.run()
+        assert [call.emitted for call in again] == plain
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("rows", [1, 8])
+def test_how_long_the_device_idles_between_steps(depth: int, rows: int, record: Record) -> None:
+    """Events around every start: what lies between two Steps is time without work."""
+    served = engine(TARGET, DRAFT, "bfloat16", resident=True)
+    edges: list[tuple[Any, Any]] = []
+    for _ in range(2):  # the first time records
+        edges = _decode(served, depth, rows)
+    torch.cuda.synchronize()
+    idle = [one.elapsed_time(two) for (_, one), (two, _) in pairwise(edges)]
+    busy = [start.elapsed_time(stop) for start, stop in edges]
+    name = f"at depth {depth}, {rows} rows"
+    record(f"ms between Steps {name}, median", median(idle))
+    record(f"ms between Steps {name}, p99", quantiles(idle, n=100)[-1])
+    record(f"ms of a Step of 3 drafts {name}, median", median(busy))
+
+
+def _decode(served: Engine, depth: int, rows: int) -> list[tuple[Any, Any]]:
+    """Run Steps with `depth` of them in flight; the events before and after each."""
+    served.reset()
+    each = 1 + (2 + 4 * STEPS) // 16
+    new = tuple(New(id, (5, 6), 2, 4 * STEPS, True, GREEDY) for id in range(rows))
+    grow = tuple(Grow(id, tuple(range(1 + id * each, 1 + (id + 1) * each))) for id in range(rows))
+    served.execute(Step(1, (), new, grow, tuple(Run(id, 2, 0) for id in range(rows))))
+    step = Step(2, (), (), (), tuple(Run(id, 0, 3) for id in range(rows)))
+    flights: deque[Flight] = deque()
+    edges = []
+    for _ in range(STEPS // 2):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        flights.append(served.start(step))
+        stop.record()
+        edges.append((start, stop))
+        while len(flights) >= depth:
+            flights.popleft().result()
+    while flights:
+        flights.popleft().result()
+    return edges
+
+
+def test_pages_come_back_bit_for_bit_though_their_place_is_taken_at_once(model: Model) -> None:
+    """The host pool is pinned and copies on a stream of its own, beside the next Step's work."""
+    served = engine(model("llama"), model("llama", 1), resident=True, max_swap_tokens=1024)
+    served.reset()
+    host = served._host
+    assert host._stream is not None
+    assert all(pool.is_pinned() for pool in host._host)
+    new = New(1, (5,) * 40, 40, 4, True, GREEDY)
+    served.execute(Step(1, (), (new,), (Grow(1, (4, 2, 3)),), (Run(1, 40, 0),)))
+    before = [pool[[4, 2, 3]].clone().view(torch.int32) for pool in host._pools]
+    taking = New(2, (7,) * 40, 40, 4, True, GREEDY)
+    flights = [
+        served.start(Step(2, (1,), (), (), (), swap_out=Move((4, 2, 3), (9, 1, 2)))),
+        served.start(Step(3, (), (taking,), (Grow(2, (4, 2, 3)),), (Run(2, 40, 0),))),
+        served.start(Step(4, (2,), (), (), (), swap_in=Move((9, 1, 2), (5, 1, 6)))),
+    ]
+    for flight in flights:
+        flight.result()
+    after = [pool[[5, 1, 6]].view(torch.int32) for pool in host._pools]
+    assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
