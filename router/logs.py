@@ -1,6 +1,6 @@
 """How the router logs: to stderr, which the launcher shows, at the level that LOG_LEVEL names.
 
-A line tells each request's end, with its id and never its text; probes are told at debug level.
+A line tells each request's end, with its id and never its text; at debug level if it ended well.
 LOG_LEVEL may be one of TGI's filters, such as `info,text_generation_router=debug`: the part for
 the router wins over the part for all, and what is not understood changes nothing.
 """
@@ -52,7 +52,7 @@ async def told(request: web.Request, handler: Handler) -> web.StreamResponse:
     loop = asyncio.get_running_loop()
     started = loop.time()
     response = await handler(request)
-    quiet = request.method in ("GET", "HEAD", "OPTIONS") and response.status < 500
+    quiet = response.status < 500  # a line for each would fill a pipe that nobody reads
     logger.log(
         logging.DEBUG if quiet else logging.INFO,
         "request %s: %s %s %d in %.3f s",
