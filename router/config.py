@@ -101,7 +101,7 @@ class SchedulerConfig:
     )
     laps_patience: float | None = option(
         None,
-        "seconds without service after which a request goes before all others; default: 2048"
+        "seconds without service after which a request goes before all others; default: 8192"
         " rounds as the shards measure them for laps-sd, and never for the others (ours)",
     )
     laps_rank: str = option(
@@ -146,10 +146,10 @@ class SchedulerConfig:
         1.0, "share of its service after which a request is not displaced; 1 for never (ours)"
     )
     laps_volume: float = option(
-        1.0, "weight of the pages held, when all are in use; 0 for none, the paper (ours)"
+        0.0, "weight of the pages held, when all are in use; 0 for none, as in the paper (ours)"
     )
     laps_peak: bool = option(
-        True, "start a request only if pages are expected to suffice to its end (ours)"
+        False, "start a request only if pages are expected to suffice to its end (ours)"
     )
     laps_tail: float = option(
         0.0, "between the least mean latency, 0, and the order of arrival, 1 (ours)"

@@ -122,9 +122,9 @@ MEMORY_ARMS = {
     "fcfs": FCFS,
     "sjf": SJF,
     "laps-sd": LAPS,
-    "without volume": replace(LAPS, flags=(("laps_volume", 0.0),)),
-    "without peak test": replace(LAPS, flags=(("laps_peak", False),)),
-    "without both": replace(LAPS, flags=(("laps_volume", 0.0), ("laps_peak", False))),
+    "with volume": replace(LAPS, flags=(("laps_volume", 1.0),)),
+    "with peak test": replace(LAPS, flags=(("laps_peak", True),)),
+    "with both": replace(LAPS, flags=(("laps_volume", 1.0), ("laps_peak", True))),
     "srpt, real switches": SRPT,
 }
 

@@ -18,7 +18,7 @@ from router.scheduler.policy import Policy
 
 NAMES = ("laps-sd", "laps-sd-paper", "fcfs", "las", "sjf", "sjf-preemptive", "e-srpt")
 """What `Config.scheduler` may be."""
-PATIENCE = 2048
+PATIENCE = 8192
 """Rounds that `laps-sd` lets a request go without service, unless it is told seconds (ours)."""
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmark.simulation.plans import Arm, Load, requests_of
+from benchmark.simulation.plans import Arm, Load
+from benchmark.simulation.runs import requests_of
 from benchmark.simulation.simulator import simulate
 from benchmark.simulation.step_costs import LLAMA_7B
 from router.config import SchedulerConfig

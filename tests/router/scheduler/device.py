@@ -152,7 +152,8 @@ class Device:
             assert row.flying == 0, "swapped out with Steps in flight"
             assert list(pages) == row.pages[: len(pages)], "not the row's pages"
             assert len(pages) * self.capacity.page_size >= row.cached, "KV was left behind"
-            assert not self.host.keys() & set(slots), "a host slot has two owners"
+            live = {slot for slot, owner in self.host.items() if self.clients[owner].live}
+            assert not live & set(slots), "a host slot has two owners"
             assert set(slots) <= set(range(self.capacity.host_pages)), "no such host slot"
             self.host.update(dict.fromkeys(slots, id))
 
@@ -346,7 +347,7 @@ class Device:
     def lose(self) -> list[list[Outcome]]:
         """The group dies: every Step in flight is reported lost, and no row is left."""
         lost = [
-            [Outcome(run.id, 0, 0, 0, 0, 0.0, End.LOST) for run in batch.run]
+            [Outcome(id, 0, 0, 0, 0, 0.0, End.LOST) for id in ids(batch) or (0,)]
             for batch, _ in self.steps
         ]
         self.steps.clear()
@@ -355,6 +356,11 @@ class Device:
         self._kv[0].clear()
         self._kv[1].clear()
         return lost
+
+
+def ids(batch: Batch) -> list[int]:
+    """Rows that a Step runs; one that only releases runs none."""
+    return [run.id for run in batch.run]
 
 
 def serve(
