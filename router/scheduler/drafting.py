@@ -1,9 +1,7 @@
 """How many tokens each row drafts in its next round: what gives most tokens a second.
 
 A Step with drafts of g_b tokens yields sum over rows (1 + S_1 + ... + S_g_b), S_k being the chance
-that k drafts survive, and costs what `costs` says. Raising the rate is worth while at a position
-as long as a row's S_k exceeds what one more row costs there at that rate; that cuts the rows which
-fail, and the longest draft is then chosen by the rate itself. Twice around is enough in practice.
+that k drafts survive, and costs what `costs` says; `offer` finds the lengths with the best ratio.
 
 Three corrections. A draft that missed tokens must take them in first: a toll, spread over
 `HORIZON` rounds. A change must gain more than `SLACK`, or noise would make it flap. And what is
@@ -14,10 +12,10 @@ should, more and more rarely while that changes nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from router.scheduler.base import Capacity, Outcome
 from router.scheduler.costs import Price, StepCosts
+from router.scheduler.offer import best
 from router.scheduler.row import Row
 
 HORIZON = 16
@@ -28,18 +26,8 @@ PROBED = 4
 """Rows that draft one more in a probe."""
 PROBE_FIRST, PROBE_LAST = 16, 256
 """Steps between two probes; doubled after each, reset when the longest draft changes."""
-NEAR = 0.02
-"""A rate this near to that of the last Step needs no second look."""
 ORDINARY = 2
 """Missed tokens that a draft takes in at no extra cost."""
-
-
-class Offer(NamedTuple):
-    """The best longest draft, its rate in tokens a second, and the survival worth it by place."""
-
-    longest: int
-    rate: float
-    floors: tuple[float, ...]
 
 
 class Drafting:
@@ -71,12 +59,10 @@ class Drafting:
         price = self._costs.price(len(rows))
         plain = len(rows) / price.base
         curves, toll = self._curves(rows, caps, price, plain)
-        before = self._rate if self._count == len(rows) else plain
-        offer = self._best(curves, price, toll, before)
-        if len(rows) > 1 and abs(offer.rate - before) > NEAR * before:
-            offer = self._best(curves, price, toll, offer.rate)
+        guess = self._rate if self._count == len(rows) else plain
+        offer = best(curves, price, toll, guess, self._longest, SLACK)
         self._count, self._rate = len(rows), offer.rate
-        chosen = [_reach(curve, offer) for curve in curves]
+        chosen = list(offer.lengths)
         self._probe(chosen, caps, offer.longest)
         return {row.job.id: length for row, length in zip(rows, chosen, strict=True)}
 
@@ -123,28 +109,6 @@ class Drafting:
             curves.append(curve)
         return curves, toll
 
-    def _best(
-        self, curves: Sequence[tuple[float, ...]], price: Price, toll: float, rate: float
-    ) -> Offer:
-        """The best longest draft if a second is worth `rate` tokens."""
-        floors, floor = [], 0.0
-        gain, cost = float(len(curves)), price.base
-        rates = [gain / cost]
-        cost += toll
-        for column, fixed, each in zip(zip(*curves, strict=True), *price[1:], strict=True):
-            floor = max(floor, rate * each)
-            floors.append(floor)
-            kept = [chance for chance in column if chance > floor]
-            if not kept:
-                break
-            gain += sum(kept)
-            cost += fixed + each * len(kept)
-            rates.append(gain / cost)
-        best, before = rates.index(max(rates)), min(self._longest, len(rates) - 1)
-        if rates[best] < rates[before] * (1 + SLACK):
-            best = before
-        return Offer(best, rates[best], tuple(floors))
-
     def _probe(self, chosen: list[int], caps: Sequence[int], longest: int) -> None:
         """Remember the choice; lengthen a few drafts when it is time for that."""
         if longest != self._longest:
@@ -157,14 +121,6 @@ class Drafting:
             chosen[shorter[(self._turn + offset) % len(shorter)]] += 1
         self._turn += PROBED
         self._wait, self._waited = min(2 * self._wait, PROBE_LAST), 0
-
-
-def _reach(curve: Sequence[float], offer: Offer) -> int:
-    """As many drafts of `offer` as are worth their cost to the row with this survival."""
-    reach = offer.longest
-    while reach and curve[reach - 1] <= offer.floors[reach - 1]:
-        reach -= 1
-    return reach
 
 
 def _nominal(capacity: Capacity) -> list[tuple[int, int, float]]:
