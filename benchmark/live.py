@@ -1,7 +1,8 @@
 """The scheduler on a real server: LAPS-SD against FCFS, and the simulator against both.
 
-A rush of requests for the bundled pair: 40 prompts arrive at random, about twice as fast as the
-server answers them, so that up to half of them wait at once. The same prompts come at the same
+A rush of requests for the bundled pair: 40 prompts arrive at random, about four times as fast as
+one answer after the other comes from a busy server, so that many wait at once. Nearer to what a
+server can do, its speed at the moment decides whether anybody waits, and no two runs are alike. The same prompts come at the same
 times under `fcfs` and `laps-sd`, in turn, each time to a fresh server with two rows a Step. The
 client names each answer's length, wrong by a factor whose logarithm has standard deviation 0.3, as
 in the simulator. A first run, all at once under `fcfs`, tells how fast the server is and what the
@@ -44,7 +45,7 @@ from benchmark.simulation.simulator import Request
 
 POLICIES = ("fcfs", "laps-sd")
 SIGMA = 0.3
-LOAD = 2.0
+LOAD = 4.0
 """Arrivals in the time of one answer of a busy server."""
 
 
