@@ -2,11 +2,11 @@
 
 A rush of requests for the bundled pair: 40 prompts arrive at random, about four times as fast as
 one answer after the other comes from a busy server, so that many wait at once. Nearer to what a
-server can do, its speed at the moment decides whether anybody waits, and no two runs are alike. The same prompts come at the same
-times under `fcfs` and `laps-sd`, in turn, each time to a fresh server with two rows a Step. The
-client names each answer's length, wrong by a factor whose logarithm has standard deviation 0.3, as
-in the simulator. A first run, all at once under `fcfs`, tells how fast the server is and what the
-answers are.
+server can do, its speed at the moment decides whether anybody waits, and no two runs are alike. The
+same prompts come at the same times under `fcfs` and `laps-sd`, in turn, each time to a fresh server
+with two rows a Step. The client names each answer's length, wrong by a factor whose logarithm has
+standard deviation 0.3, as in the simulator. A first run, all at once under `fcfs`, tells how fast
+the server is and what the answers are.
 
 Then each run's requests are served in virtual time, by costs fitted to the Steps that its server
 logged. Figures: `live.laps_over_fcfs`, the ratio of mean latencies; `live.simulated_over_live`, the

@@ -49,7 +49,10 @@ def best(
         if abs(found.rate - rate) <= NEAR * rate:
             break
         rate = found.rate
-    same = _offer(choices[min(before, len(choices) - 1)][1], curves, price, toll)
+    kept = choices[min(before, len(choices) - 1)][1]
+    if kept == lengths:
+        return found
+    same = _offer(kept, curves, price, toll)
     return found if found.rate > same.rate * (1 + slack) else same
 
 
