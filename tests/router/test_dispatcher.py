@@ -515,7 +515,8 @@ async def test_requests_that_live_together_get_all_their_permits_or_none() -> No
                     pass
             for record, request in zip(records, pair, strict=True):
                 assert [token.id async for token in record.stream()] == list(expected(request)[0])
-        async with server.dispatcher.open_all([*pair, ask()], "3") as records:
+        long = [ask("on", 1000, seed=n, ignore_eos=True) for n in range(3)]
+        async with server.dispatcher.open_all(long, "3"):
             assert server.dispatcher.full
             assert server.dispatcher.cancel("3") == 3
         assert not server.dispatcher.full
