@@ -139,6 +139,12 @@ class SchedulerConfig:
     laps_alarm: float = option(
         5.0, "threshold at which a drift of acceptance is noticed; 0 for never, the paper (ours)"
     )
+    laps_drafts: str = option(
+        "adaptive",
+        "draft lengths under any scheduler: what yields most tokens a second (ours), or always the"
+        " longest (paper)",
+        choices=("adaptive", "longest"),
+    )
     laps_hysteresis: float = option(
         0.1, "share by which an estimate may rise without effect; 0 in the paper (ours)"
     )

@@ -1,50 +1,83 @@
-"""Shortest remaining processing time for somebody who knows the truth: bounds, not policies to use.
+"""Orders for somebody who knows the truth, or all of it but one thing: bounds, not policies to use.
 
-`Srpt` ranks by the true remaining service and preempts at every round. With memory for all it
+`srpt` ranks by the true remaining service and preempts at every round. With memory for all it
 switches for nothing, which makes it the clairvoyant optimum of mean latency for one row at a time
 (Schrage, 1968); with little memory it pays for its switches as everybody does. `least_mean` is that
 optimum by arithmetic, from service times alone.
+
+`informed` knows the true speed of every request and the true law of its length given what was
+predicted, but not the length: it ranks by Gittins' index of that law, the least mean latency that
+one row at a time can have without knowing more (Gittins, 1989).
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from itertools import pairwise
 from math import inf
 
+from benchmark.simulation.laws import Work as Index
 from benchmark.simulation.step_costs import StepCosts, Work
 from benchmark.simulation.traces import Trace, rounds
-from router.scheduler.base import Capacity, Scheduler
+from router.scheduler.base import Capacity, Job, Scheduler
 from router.scheduler.baselines import Ranked
 from router.scheduler.estimate import Estimator
-from router.scheduler.levels import Levels, Rank
+from router.scheduler.levels import Levels
 from router.scheduler.planner import Planner
 from router.scheduler.row import Row
 
 
-class Srpt(Ranked):
-    """A Policy that knows the traces by the ids of their jobs."""
-
-    def __init__(self, estimator: Estimator, truth: Mapping[int, Trace], costs: StepCosts) -> None:
-        super().__init__(Levels((), None, 1.0), estimator)
-        self._truth, self._costs = truth, costs
-        self._rounds = lru_cache(4096)(rounds)
-
-    def _rank(self, row: Row) -> Rank:
-        """True seconds of service left, if the row went on drafting as it did last."""
-        trace, draft = self._truth[row.job.id], row.draft
-        context = row.known + (trace.length - row.emitted) // 2
-        each = self._costs.seconds(Work(1, draft, draft, context))
-        prefill = self._costs.seconds(Work(prefill=row.unfed, prefilling=1)) if row.unfed else 0.0
-        return (self._rounds(trace, draft)[row.emitted] * each + prefill,)
-
-
-def srpt(capacity: Capacity, truth: Mapping[int, Trace], costs: StepCosts) -> Scheduler:
+def srpt(
+    capacity: Capacity, truth: Mapping[int, Trace], costs: StepCosts, *, adapt: bool
+) -> Scheduler:
     """The ordinary planner under a clairvoyant policy."""
-    estimator = Estimator(capacity)
-    return Planner(capacity, Srpt(estimator, truth, costs), estimator)
+    return _ranked(capacity, _remaining(truth, costs), adapt)
+
+
+def informed(
+    capacity: Capacity,
+    truth: Mapping[int, Trace],
+    costs: StepCosts,
+    law: Callable[[Job], Index],
+    *,
+    adapt: bool,
+) -> Scheduler:
+    """The ordinary planner under somebody who knows speeds, and lengths by their `law` alone."""
+    known = lru_cache(None)(law)
+
+    def work(row: Row) -> float:
+        """Seconds of work per ended answer: its tokens at the request's own speed."""
+        trace, draft = truth[row.job.id], row.draft
+        tokens = known(row.job).after(row.emitted)
+        each = costs.seconds(Work(1, draft, draft, row.known))
+        per_round = sum(trace.accepted**k for k in range(draft + 1))
+        return _prefill(row, costs) + tokens / per_round * each
+
+    return _ranked(capacity, work, adapt)
+
+
+def _ranked(capacity: Capacity, size: Callable[[Row], float], adapt: bool) -> Scheduler:
+    policy = Ranked(Levels((), None, 1.0), size)
+    return Planner(capacity, policy, Estimator(capacity), adapt=adapt)
+
+
+def _remaining(truth: Mapping[int, Trace], costs: StepCosts) -> Callable[[Row], float]:
+    """True seconds of service left, if a row went on drafting as it did last."""
+    course = lru_cache(4096)(rounds)
+
+    def seconds(row: Row) -> float:
+        trace, draft = truth[row.job.id], row.draft
+        context = row.known + (trace.length - row.emitted) // 2
+        each = costs.seconds(Work(1, draft, draft, context))
+        return course(trace, draft)[row.emitted] * each + _prefill(row, costs)
+
+    return seconds
+
+
+def _prefill(row: Row, costs: StepCosts) -> float:
+    return costs.seconds(Work(prefill=row.unfed, prefilling=1)) if row.unfed else 0.0
 
 
 def least_mean(jobs: Iterable[tuple[float, float]]) -> float:

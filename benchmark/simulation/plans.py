@@ -34,6 +34,8 @@ class Load:
     shrink: float = 1.0
     """Divides the output lengths of made-up shapes."""
     costs: str = "recorded"
+    drafts: str = "longest"
+    """Draft lengths: always the longest, or `adaptive`."""
 
     @property
     def tokens(self) -> float:

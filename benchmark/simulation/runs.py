@@ -17,9 +17,10 @@ from multiprocessing import cpu_count
 from pathlib import Path
 from random import Random
 from statistics import fmean, pstdev
+from typing import Any
 
-from benchmark.simulation import step_costs, traces, workloads
-from benchmark.simulation.oracles import srpt
+from benchmark.simulation import laws, step_costs, traces, workloads
+from benchmark.simulation.oracles import informed, srpt
 from benchmark.simulation.plans import Arm, Load, Row
 from benchmark.simulation.probe import Probe
 from benchmark.simulation.simulator import Request, Result, quantile, simulate
@@ -27,10 +28,12 @@ from benchmark.simulation.step_costs import StepCosts
 from benchmark.simulation.traces import Trace
 from router.config import SchedulerConfig
 from router.scheduler import build
-from router.scheduler.base import Capacity, Scheduler
+from router.scheduler.base import Capacity, Job, Scheduler
 
 PAGE = 16
 """Tokens."""
+ORACLES = ("srpt", "informed")
+"""Policies that know more than a server can."""
 
 
 def run(load: Load, arm: Arm) -> Row:
@@ -66,13 +69,26 @@ def _job(job: Tasks) -> list[Row]:
 def scheduler_of(load: Load, arm: Arm) -> Scheduler:
     """The scheduler of `arm` on the server of `load`."""
     capacity = capacity_of(load)
-    if arm.policy == "srpt":
-        truth = {request.id: request.trace for request in requests_of(load, arm)}
-        return srpt(capacity, truth, costs_of(load))
-    flags = dict(arm.flags)
+    if arm.policy in ORACLES:
+        return _oracle(load, arm, capacity)
+    flags: dict[str, Any] = {"laps_drafts": load.drafts, **dict(arm.flags)}
     if arm.first is not None:
         flags["laps_first_threshold"] = arm.first * mean_service(load)
     return build(SchedulerConfig(scheduler=arm.policy, **flags), capacity)
+
+
+def _oracle(load: Load, arm: Arm, capacity: Capacity) -> Scheduler:
+    truth = {request.id: request.trace for request in requests_of(load, arm)}
+    costs, adapt = costs_of(load), load.drafts == "adaptive"
+    if arm.policy == "srpt":
+        return srpt(capacity, truth, costs, adapt=adapt)
+    before, sigma = laws.prior(workloads.SHAPES[load.shape], load.shrink), arm.sigma
+
+    def law(job: Job) -> laws.Work:
+        told = job.expected is not None and sigma
+        return laws.Work(laws.posterior(before, job.expected, sigma) if told else before)
+
+    return informed(capacity, truth, costs, law, adapt=adapt)
 
 
 def requests_of(load: Load, arm: Arm) -> list[Request]:

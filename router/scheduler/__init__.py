@@ -7,7 +7,7 @@ from math import inf
 from typing import Any, Protocol
 
 from router.scheduler.base import Capacity, Scheduler
-from router.scheduler.baselines import Esrpt, Fcfs, Las, LengthSjf
+from router.scheduler.baselines import Fcfs, Las, LengthSjf, Ranked
 from router.scheduler.estimate import Estimator
 from router.scheduler.laps import Laps, Parts
 from router.scheduler.length import Served
@@ -86,6 +86,10 @@ class Config(Protocol):
         """Threshold of the test for drift; 0 for none."""
 
     @property
+    def laps_drafts(self) -> str:
+        """adaptive or longest."""
+
+    @property
     def laps_hysteresis(self) -> float:
         """Share by which an estimate rises without effect."""
 
@@ -123,7 +127,9 @@ def build(
     if learned is not None:
         estimator.restore(learned)
     peak = config.scheduler == "laps-sd" and config.laps_peak
-    return Planner(capacity, _policy(config, capacity, estimator), estimator, peak=peak)
+    adapt = config.laps_drafts == "adaptive"
+    policy = _policy(config, capacity, estimator)
+    return Planner(capacity, policy, estimator, peak=peak, adapt=adapt)
 
 
 def round_seconds(capacity: Capacity) -> float:
@@ -162,7 +168,7 @@ def _policy(config: Config, capacity: Capacity, estimator: Estimator) -> Policy:
         case "sjf-preemptive":
             return LengthSjf(one, estimator, preemptive=True)
         case "e-srpt":
-            return Esrpt(one, estimator)
+            return Ranked(one, estimator.remaining)
         case "fcfs":
             return Fcfs()
     waits = Levels((), patience or PATIENCE * pace, first)

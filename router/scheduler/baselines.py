@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from router.scheduler.base import End, Outcome
 from router.scheduler.estimate import Estimator
@@ -76,12 +76,15 @@ class Las(_Levelled):
 
 
 class Ranked(_Levelled):
-    """One level, ranked by a size that the estimator knows at arrival and follows."""
+    """One level, ranked by a size that is known at arrival and followed while a row is served.
 
-    def __init__(self, levels: Levels, estimator: Estimator) -> None:
+    E-SRPT is this order by the estimated remaining execution time.
+    """
+
+    def __init__(self, levels: Levels, size: Callable[[Row], float]) -> None:
         """`levels`: one level, for its ageing."""
         super().__init__(levels)
-        self._estimator = estimator
+        self._size = size
 
     def arrive(self, row: Row, now: float) -> None:
         self._levels.enter(row, 1, self._rank(row), now)
@@ -91,7 +94,7 @@ class Ranked(_Levelled):
         self._levels.move(row, 1, self._rank(row))
 
     def _rank(self, row: Row) -> Rank:
-        raise NotImplementedError
+        return (self._size(row),)
 
 
 class LengthSjf(Ranked):
@@ -102,7 +105,7 @@ class LengthSjf(Ranked):
 
     def __init__(self, levels: Levels, estimator: Estimator, *, preemptive: bool = False) -> None:
         """`levels`: one level, for its ageing."""
-        super().__init__(levels, estimator)
+        super().__init__(levels, lambda row: row.emitted + estimator.left(row, row.emitted))
         self._preemptive = preemptive
         self._waiting: dict[int, Row] = {}
 
@@ -124,11 +127,4 @@ class LengthSjf(Ranked):
     def _rank(self, row: Row) -> Rank:
         if row.started and not self._preemptive:
             return (0, 0.0)
-        return (1, row.emitted + self._estimator.left(row, row.emitted))
-
-
-class Esrpt(Ranked):
-    """Shortest estimated remaining execution time first, from arrival on."""
-
-    def _rank(self, row: Row) -> Rank:
-        return (self._estimator.remaining(row),)
+        return (1, self._size(row))

@@ -33,8 +33,12 @@ ORDINARY = 2
 class Drafting:
     """Chooses draft lengths. Owns the prices, and what the last choice was."""
 
-    def __init__(self, capacity: Capacity) -> None:
-        """Raises ValueError for measured costs that say too little."""
+    def __init__(self, capacity: Capacity, *, adapt: bool = True) -> None:
+        """`adapt`: unless set, every draft is as long as it may be.
+
+        Raises ValueError for measured costs that say too little.
+        """
+        self._adapt = adapt
         cells = capacity.costs or _nominal(capacity)
         self._costs = StepCosts(cells, capacity.speculate, capacity.max_rows)
         self._most_rows = capacity.max_rows
@@ -56,6 +60,8 @@ class Drafting:
         if not rows or not self._nothing:
             return {}
         caps = [min(row.draft_cap, row.remaining - 1) for row in rows]
+        if not self._adapt:
+            return {row.job.id: cap for row, cap in zip(rows, caps, strict=True)}
         price = self._costs.price(len(rows))
         plain = len(rows) / price.base
         curves, toll = self._curves(rows, caps, price, plain)

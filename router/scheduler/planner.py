@@ -32,16 +32,18 @@ class Planner:
         estimator: Estimator | None = None,
         *,
         peak: bool = False,
+        adapt: bool = True,
     ) -> None:
         """`estimator`: the one that `policy` asks, if it asks any.
 
         `peak`: a row starts only where pages are expected to suffice for it and all before it.
+        `adapt`: draft lengths follow what pays, or else are the longest.
         """
         self._capacity = capacity
         self._policy = policy
         self._estimator = estimator or Estimator(capacity)
         self._expect = self._estimator.left if peak else None
-        self._drafting = Drafting(capacity)
+        self._drafting = Drafting(capacity, adapt=adapt)
         self._memory = Memory(capacity)
         self._rows: dict[int, Row] = {}
         self._flights: deque[Flight] = deque()

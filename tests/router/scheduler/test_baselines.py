@@ -1,6 +1,6 @@
 from router.scheduler.acceptance import Survival
 from router.scheduler.base import End, Job, Outcome
-from router.scheduler.baselines import Esrpt, Fcfs, Las, LengthSjf
+from router.scheduler.baselines import Fcfs, Las, LengthSjf, Ranked
 from router.scheduler.estimate import Estimator
 from router.scheduler.levels import Levels
 from router.scheduler.policy import Policy
@@ -104,7 +104,7 @@ def test_preemptive_sjf_displaces_a_started_request_by_the_whole_prediction() ->
 
 
 def test_esrpt_counts_what_is_left_and_how_fast_it_goes() -> None:
-    policy = Esrpt(Levels((), None, 1.0), Estimator(capacity()))
+    policy = Ranked(Levels((), None, 1.0), Estimator(capacity()).remaining)
     first = arrive(policy, 1, expected=500.0)
     serve(policy, first, 1.0, emitted=480)
     arrive(policy, 2, expected=30.0)
