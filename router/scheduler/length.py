@@ -31,6 +31,8 @@ FIT = ((10.0, 0.0, 4.0), (0.0, 4.0))
 """What stands for the hints before the first: answers, their sum and squares; b is then 1."""
 MEMORY = 256.0
 """Answers after which older ones fade."""
+BEYOND = 4.0
+"""Limits that a hint may be, at most."""
 KINDS = 1024
 """Most kinds that are remembered."""
 
@@ -141,7 +143,8 @@ def _kinds(job: Job) -> tuple[tuple[int, ...], ...]:
 
 
 def _log(expected: float, job: Job) -> float:
-    return log(min(max(1.0, expected), float(job.max_new)))
+    """A hint beyond the limit says how surely that is reached, within reason."""
+    return log(min(max(1.0, expected), BEYOND * job.max_new))
 
 
 def _average(known: list[float], value: float) -> None:
