@@ -23,6 +23,7 @@ from benchmark.simulation.step_costs import StepCosts, Work
 from benchmark.simulation.traces import Trace, rounds
 from router.scheduler.base import Capacity, Job, Scheduler
 from router.scheduler.baselines import Ranked
+from router.scheduler.boost import boosted
 from router.scheduler.estimate import Estimator
 from router.scheduler.levels import Levels
 from router.scheduler.planner import Planner
@@ -30,10 +31,26 @@ from router.scheduler.row import Row
 
 
 def srpt(
-    capacity: Capacity, truth: Mapping[int, Trace], costs: StepCosts, *, adapt: bool
+    capacity: Capacity,
+    truth: Mapping[int, Trace],
+    costs: StepCosts,
+    *,
+    adapt: bool,
+    tail: float = 0.0,
+    usual: float = 1.0,
 ) -> Scheduler:
-    """The ordinary planner under a clairvoyant policy."""
-    return _ranked(capacity, _remaining(truth, costs), adapt)
+    """The ordinary planner under a clairvoyant policy.
+
+    `tail`: the tail knob, turned for somebody who knows true sizes; `usual`: the mean of those.
+    """
+    remaining = _remaining(truth, costs, adapt)
+    if not tail:
+        return _ranked(capacity, remaining, adapt)
+
+    def moment(row: Row) -> float:
+        return boosted(row.job.arrived, remaining(row), tail, usual)
+
+    return _ranked(capacity, moment, adapt)
 
 
 def informed(
@@ -49,11 +66,13 @@ def informed(
 
     def work(row: Row) -> float:
         """Seconds of work per ended answer: its tokens at the request's own speed."""
-        trace, draft = truth[row.job.id], row.draft
-        tokens = known(row.job).after(row.emitted)
-        each = costs.seconds(Work(1, draft, draft, row.known))
-        per_round = sum(trace.accepted**k for k in range(draft + 1))
-        return _prefill(row, costs) + tokens / per_round * each
+        share = truth[row.job.id].accepted
+        speed = min(
+            costs.seconds(Work(1, draft, draft, row.known))
+            / sum(share**k for k in range(draft + 1))
+            for draft in _drafts(row, adapt)
+        )
+        return _prefill(row, costs) + known(row.job).after(row.emitted) * speed
 
     return _ranked(capacity, work, adapt)
 
@@ -63,17 +82,25 @@ def _ranked(capacity: Capacity, size: Callable[[Row], float], adapt: bool) -> Sc
     return Planner(capacity, policy, Estimator(capacity), adapt=adapt)
 
 
-def _remaining(truth: Mapping[int, Trace], costs: StepCosts) -> Callable[[Row], float]:
-    """True seconds of service left, if a row went on drafting as it did last."""
+def _remaining(truth: Mapping[int, Trace], costs: StepCosts, adapt: bool) -> Callable[[Row], float]:
+    """True seconds of service left, at the draft length that is the best from here on."""
     course = lru_cache(4096)(rounds)
 
     def seconds(row: Row) -> float:
-        trace, draft = truth[row.job.id], row.draft
+        trace = truth[row.job.id]
         context = row.known + (trace.length - row.emitted) // 2
-        each = costs.seconds(Work(1, draft, draft, context))
-        return course(trace, draft)[row.emitted] * each + _prefill(row, costs)
+        decode = min(
+            course(trace, draft)[row.emitted] * costs.seconds(Work(1, draft, draft, context))
+            for draft in _drafts(row, adapt)
+        )
+        return decode + _prefill(row, costs)
 
     return seconds
+
+
+def _drafts(row: Row, adapt: bool) -> range:
+    """Draft lengths that it may have."""
+    return range(0 if adapt else row.draft_cap, row.draft_cap + 1)
 
 
 def _prefill(row: Row, costs: StepCosts) -> float:

@@ -34,8 +34,10 @@ class Load:
     shrink: float = 1.0
     """Divides the output lengths of made-up shapes."""
     costs: str = "recorded"
-    drafts: str = "longest"
-    """Draft lengths: always the longest, or `adaptive`."""
+    drafts: str = "adaptive"
+    """Draft lengths: `adaptive`, or always the `longest`."""
+    waves: tuple[int, ...] = ()
+    """With `rho` None: so many at once, and the next when a busy server is done with those."""
 
     @property
     def tokens(self) -> float:
@@ -55,6 +57,7 @@ class Arm:
     reverse: bool = False
     """Predictions rank the requests the wrong way round."""
     flags: tuple[tuple[str, Any], ...] = ()
+    """Fields of the scheduler's configuration."""
     first: float | None = None
     """Sup_1 as a share of the mean service of the requests; None: the scheduler's own default."""
 
@@ -96,6 +99,7 @@ def unflat(values: Mapping[str, Any]) -> Row:
     """What `flat` made flat. Raises KeyError for anything else."""
     load, arm = ({field.name: values[field.name] for field in fields(kind)} for kind in (Load, Arm))
     arm["flags"] = tuple(arm["flags"].items())
+    load["waves"] = tuple(load["waves"])
     results = {f.name: values[f.name] for f in fields(Row) if f.name not in ("load", "arm")}
     results["errors"] = tuple(results["errors"])
     return Row(Load(**load), Arm(**arm), **results)

@@ -23,6 +23,7 @@ from benchmark.simulation import laws, step_costs, traces, workloads
 from benchmark.simulation.oracles import informed, srpt
 from benchmark.simulation.plans import Arm, Load, Row
 from benchmark.simulation.probe import Probe
+from benchmark.simulation.queues import CUTS, following
 from benchmark.simulation.simulator import Request, Result, quantile, simulate
 from benchmark.simulation.step_costs import StepCosts
 from benchmark.simulation.traces import Trace
@@ -74,6 +75,8 @@ def scheduler_of(load: Load, arm: Arm) -> Scheduler:
     flags: dict[str, Any] = {"laps_drafts": load.drafts, **dict(arm.flags)}
     if arm.first is not None:
         flags["laps_first_threshold"] = arm.first * mean_service(load)
+    if arm.policy in CUTS:
+        return following(SchedulerConfig(**flags), capacity, CUTS[arm.policy])
     return build(SchedulerConfig(scheduler=arm.policy, **flags), capacity)
 
 
@@ -81,7 +84,9 @@ def _oracle(load: Load, arm: Arm, capacity: Capacity) -> Scheduler:
     truth = {request.id: request.trace for request in requests_of(load, arm)}
     costs, adapt = costs_of(load), load.drafts == "adaptive"
     if arm.policy == "srpt":
-        return srpt(capacity, truth, costs, adapt=adapt)
+        tail = dict(arm.flags).get("laps_tail", 0.0)
+        usual = mean_service(load) if tail else 1.0
+        return srpt(capacity, truth, costs, adapt=adapt, tail=tail, usual=usual)
     before, sigma = laws.prior(workloads.SHAPES[load.shape], load.shrink), arm.sigma
 
     def law(job: Job) -> laws.Work:
@@ -96,6 +101,9 @@ def requests_of(load: Load, arm: Arm) -> list[Request]:
     asked, expected = _traces(load), None
     if arm.sigma is not None:
         expected = workloads.predictions(asked, arm.sigma, load.seed, arm.reverse)
+    if load.waves:
+        each = 1 / saturated(_steady(load))
+        return workloads.waves(asked, expected, load.waves, each)
     if load.rho is None:
         return workloads.burst(asked, expected)
     rate = load.rho * saturated(_steady(load))
@@ -148,7 +156,7 @@ def _drawn(shape: str, seed: int, count: int, course: str, shrink: float) -> lis
 
 def _steady(load: Load) -> Load:
     """The burst that tells how fast a server is."""
-    return replace(load, rho=None, memory=None)
+    return replace(load, rho=None, waves=(), memory=None)
 
 
 @lru_cache(32)

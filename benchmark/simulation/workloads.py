@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import exp, log
 
 import numpy
@@ -138,6 +139,18 @@ def predictions(
 def burst(requests: Sequence[Trace], expected: Sequence[float] | None) -> list[Request]:
     """All at once."""
     return _arriving([0.0] * len(requests), requests, expected)
+
+
+def waves(
+    requests: Sequence[Trace],
+    expected: Sequence[float] | None,
+    sizes: Sequence[int],
+    each: float,
+) -> list[Request]:
+    """So many at once, and the next when a server that takes `each` seconds for one is done."""
+    starts = [each * done for done in accumulate((0, *sizes[:-1]))]
+    times = [at for at, size in zip(starts, sizes, strict=True) for _ in range(size)]
+    return _arriving(times, requests, expected)
 
 
 def poisson(

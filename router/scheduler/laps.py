@@ -9,7 +9,7 @@ With all parts off it decides as `paper` does. What a part adds, and where it co
 - hysteresis: an estimate that rises by less than this share moves no request down, so equals do not
   take turns; a request past the share `lock` of its service is not displaced any more (TRAIL);
 - volume: with pages short, time is weighed by the pages that are held meanwhile (Sorted-F);
-- tail: order by arrival less a boost for the small (the gamma-boost policy, UniBoost);
+- tail: order by arrival less a boost for the small (`boost`);
 - fairness: service that a tenant received beyond the least served one counts as size (VTC).
 
 Priority is always heeded, and ageing is that of `levels`. Estimates of rows that wait are renewed
@@ -22,10 +22,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from math import expm1, log
 
 from router.scheduler.acceptance import Stability
 from router.scheduler.base import End, Outcome
+from router.scheduler.boost import boosted
 from router.scheduler.estimate import Estimator
 from router.scheduler.gittins import Gittins
 from router.scheduler.levels import Levels, Rank
@@ -36,8 +36,6 @@ RENEWED = 32
 """Rows that wait whose estimates are renewed before a Step."""
 USUAL = 64
 """Arrivals over which the mean size is taken."""
-KNEE = 0.05
-"""Weight of arrival beside size at the middle of the dial (ours, from simulations)."""
 EASY = 0.7
 """Share of pages in use below which they are not short."""
 GRAIN = 8
@@ -208,16 +206,8 @@ class Laps:
         if self._tenants:
             size += self._parts.fairness * self._tenants.ahead(row.job.tenant)
         if self._parts.tail:
-            size = self._boosted(row.job.arrived, size)
+            size = boosted(row.job.arrived, size, self._parts.tail, self._usual)
         return (priority, 1, size)
-
-    def _boosted(self, arrived: float, size: float) -> float:
-        """Arrival less the boost, which falls with the size."""
-        tail = self._parts.tail
-        if tail >= 1:
-            return arrived
-        rate = KNEE * tail / (1 - tail) / self._usual
-        return arrived + log(-expm1(-rate * max(size, 1e-6))) / rate
 
     def _size(self, row: Row) -> float:
         """What the continuous order ranks by, in seconds."""

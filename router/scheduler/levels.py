@@ -59,12 +59,9 @@ class Levels:
         `stairs`: K unless given. Raises ValueError for thresholds that do not rise, and for times
         that are not positive.
         """
-        self.thresholds = tuple(thresholds)
-        if list(self.thresholds) != sorted(set(self.thresholds)):
-            raise ValueError(f"thresholds must rise: {self.thresholds}")
+        self.recut(thresholds)
         if quantum <= 0 or (patience is not None and patience <= 0):
             raise ValueError(f"patience {patience} and quantum {quantum} must be positive")
-        self.count = len(self.thresholds) + 1
         self._stairs = stairs or self.count
         self._step = None if patience is None else patience / self._stairs
         self.quantum = quantum
@@ -79,6 +76,16 @@ class Levels:
     def geometric(cls, levels: int, ratio: float, first: float, patience: float | None) -> Levels:
         """K = `levels` with Sup_j = `ratio`^(j-1) * `first`; a risen row is served Sup_1."""
         return cls((first * ratio**j for j in range(levels - 1)), patience, first)
+
+    def recut(self, thresholds: Iterable[float]) -> None:
+        """Part the levels elsewhere; rows stay until they are moved.
+
+        Raises ValueError for thresholds that do not rise.
+        """
+        self.thresholds = tuple(thresholds)
+        self.count = len(self.thresholds) + 1
+        if list(self.thresholds) != sorted(set(self.thresholds)):
+            raise ValueError(f"thresholds must rise: {self.thresholds}")
 
     def bracket(self, seconds: float) -> int:
         """The level j with Sup_(j-1) < `seconds` <= Sup_j, where Sup_K has no end."""

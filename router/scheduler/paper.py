@@ -15,7 +15,7 @@ Step in flight is ours as well: the batch is the beginning of the order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from router.scheduler.acceptance import Stability
 from router.scheduler.base import End, Outcome
@@ -35,9 +35,9 @@ class Paper:
         self._estimator = estimator
         self._levels = levels
         self._stability = (window, deviation)
-        self._blind: dict[int, Stability] = {}
+        self._blind: dict[int, tuple[Row, Stability]] = {}
         """Non-perceptible rows."""
-        self._perceptible: set[int] = set()
+        self._perceptible: dict[int, Row] = {}
 
     @property
     def levels(self) -> int:
@@ -54,7 +54,7 @@ class Paper:
         return self._levels.level(row)
 
     def arrive(self, row: Row, now: float) -> None:
-        self._blind[row.job.id] = Stability(*self._stability)
+        self._blind[row.job.id] = row, Stability(*self._stability)
         self._levels.enter(row, 1, _BLIND, now)
 
     def observe(self, row: Row, outcome: Outcome, now: float) -> None:
@@ -62,23 +62,37 @@ class Paper:
         if row.job.id in self._blind:
             self._watch(row, outcome)
         if row.job.id in self._perceptible:
-            seconds = self._estimator.remaining(row)
-            self._levels.move(row, self._levels.bracket(seconds), (0, seconds))
+            self._estimate(row)
         else:
             self._levels.demote(row)
 
     def leave(self, row: Row, end: End | None) -> None:
         self._levels.leave(row)
         self._blind.pop(row.job.id, None)
-        self._perceptible.discard(row.job.id)
+        self._perceptible.pop(row.job.id, None)
 
     def order(self, now: float, used: float) -> Sequence[Row]:
         return self._levels.order(now)
 
+    def recut(self, thresholds: Iterable[float]) -> None:
+        """Other queues: every row goes where its estimate, or its attained service, belongs.
+
+        Raises ValueError for thresholds that do not rise.
+        """
+        self._levels.recut(thresholds)
+        for row in self._perceptible.values():
+            self._estimate(row)
+        for row, _ in self._blind.values():
+            self._levels.move(row, self._levels.bracket(row.attained), _BLIND)
+
     def _watch(self, row: Row, outcome: Outcome) -> None:
-        stability = self._blind[row.job.id]
+        _, stability = self._blind[row.job.id]
         stability.observe(outcome.drafted, outcome.accepted)
         settled = row.draft == 0 and row.emitted > 0  # nothing to learn without drafts
         if settled or stability.stable:
             del self._blind[row.job.id]
-            self._perceptible.add(row.job.id)
+            self._perceptible[row.job.id] = row
+
+    def _estimate(self, row: Row) -> None:
+        seconds = self._estimator.remaining(row)
+        self._levels.move(row, self._levels.bracket(seconds), (0, seconds))
