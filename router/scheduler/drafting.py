@@ -89,6 +89,8 @@ class Drafting:
         for row in order:
             if not holders or len(rows) == self._most_rows:
                 break
+            if not row.started:
+                continue
             if not row.unfed:
                 holders -= 1
                 if row.remaining > 0:

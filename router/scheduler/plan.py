@@ -71,8 +71,10 @@ class Plan:
 
     def fill(self) -> None:
         """Serve as many rows as possible, and bring back the KV of those that come next."""
-        holders = self._memory.holders
+        holders, closed = self._memory.holders, False
         for place, row in enumerate(self._order):
+            if closed and holders and not row.started:
+                continue  # there may be thousands of them between two that hold KV
             full = len(self.run) == self._capacity.max_rows
             closed = full or self._starved or not self._budget  # to those that hold nothing
             if (closed and not holders) or (full and not self._memory.hosted):

@@ -28,7 +28,7 @@ def row(id: int = 1, chance: float = 0.6, max_new: int = 100, cap: int = LONGEST
     """A row that decodes, whose drafts pass each position with `chance`."""
     curve = [chance**k for k in range(1, LONGEST + 1)]
     made = Row(Job(id, 0.0, 4, max_new), Survival(curve), cap)
-    made.unfed = 0
+    made.unfed, made.started = 0, True
     return made
 
 
