@@ -20,15 +20,22 @@ def prior(shape: Shape, shrink: float = 1.0) -> Floats:
     most = max(2, round(shape.max_new / shrink))
     edges = [(log((n + 0.5) * shrink / median)) / deviation for n in range(1, most)]
     tails = numpy.array([1.0, *map(above, edges), 0.0])
-    return tails[:-1] - tails[1:]
+    chances: Floats = tails[:-1] - tails[1:]
+    return chances
 
 
 def posterior(before: Floats, predicted: float, sigma: float) -> Floats:
-    """The same once `predicted` is known, which errs by `sigma` > 0 in the logarithm."""
+    """The same once `predicted` is known, which errs by `sigma` in the logarithm.
+
+    Raises ValueError unless `sigma` is positive: otherwise there is no law, but the length.
+    """
+    if sigma <= 0:
+        raise ValueError(f"a prediction that errs by {sigma} leaves nothing open")
     errors = (numpy.log(numpy.arange(1, len(before) + 1)) - log(predicted)) / sigma
     squares = errors**2
     weights = before * numpy.exp(-0.5 * (squares - squares.min()))
-    return weights / weights.sum()
+    found: Floats = weights / weights.sum()
+    return found
 
 
 class Work:

@@ -38,6 +38,8 @@ class Load:
     """Draft lengths: `adaptive`, or always the `longest`."""
     waves: tuple[int, ...] = ()
     """With `rho` None: so many at once, and the next when a busy server is done with those."""
+    tenants: int = 1
+    """The first sends three times as much as each of the others."""
 
     @property
     def tokens(self) -> float:
@@ -83,6 +85,10 @@ class Row:
     """Tokens copied to the host or back per request."""
     service: float
     """Mean device seconds of a request."""
+    slowdowns: tuple[float, ...]
+    """Latency over own service at 50, 95 and 99 % of the requests."""
+    tenants: tuple[float, ...]
+    """Mean slowdown of each tenant's requests."""
     errors: tuple[float, ...] = ()
     """Mean relative error of estimated execution times at `PROGRESS` of the answers."""
 
@@ -101,7 +107,8 @@ def unflat(values: Mapping[str, Any]) -> Row:
     arm["flags"] = tuple(arm["flags"].items())
     load["waves"] = tuple(load["waves"])
     results = {f.name: values[f.name] for f in fields(Row) if f.name not in ("load", "arm")}
-    results["errors"] = tuple(results["errors"])
+    for name in ("slowdowns", "tenants", "errors"):
+        results[name] = tuple(results[name])
     return Row(Load(**load), Arm(**arm), **results)
 
 

@@ -90,14 +90,20 @@ def _oracle(load: Load, arm: Arm, capacity: Capacity) -> Scheduler:
     before, sigma = laws.prior(workloads.SHAPES[load.shape], load.shrink), arm.sigma
 
     def law(job: Job) -> laws.Work:
-        told = job.expected is not None and sigma
-        return laws.Work(laws.posterior(before, job.expected, sigma) if told else before)
+        if job.expected is None or sigma is None:
+            return laws.Work(before)
+        return laws.Work(laws.posterior(before, job.expected, sigma))
 
     return informed(capacity, truth, costs, law, adapt=adapt)
 
 
 def requests_of(load: Load, arm: Arm) -> list[Request]:
     """The requests of `load` as they arrive, with what `arm` is told of them."""
+    cycle = [0, 0, *range(load.tenants)]
+    return [replace(r, tenant=cycle[r.id % len(cycle)]) for r in _arriving(load, arm)]
+
+
+def _arriving(load: Load, arm: Arm) -> list[Request]:
     asked, expected = _traces(load), None
     if arm.sigma is not None:
         expected = workloads.predictions(asked, arm.sigma, load.seed, arm.reverse)
@@ -180,6 +186,10 @@ def mean_service(load: Load) -> float:
 def _row(load: Load, arm: Arm, result: Result, errors: tuple[float, ...]) -> Row:
     served = result.served[backlog(load) :]
     latencies = sorted(s.latency for s in served)
+    slow = sorted(s.slowdown for s in served)
+    tenants = [
+        [s.slowdown for s in served if s.request.tenant == tenant] for tenant in range(load.tenants)
+    ]
     later = [(s.finished - s.first_token) / (s.emitted - 1) for s in served if s.emitted > 1]
     return Row(
         load=load,
@@ -193,5 +203,7 @@ def _row(load: Load, arm: Arm, result: Result, errors: tuple[float, ...]) -> Row
         preemptions=sum(result.preemptions.values()) / len(result.served),
         moved=result.moved / len(result.served),
         service=fmean(s.attained for s in served),
+        slowdowns=tuple(quantile(slow, share) for share in (0.5, 0.95, 0.99)),
+        tenants=tuple(fmean(mine or [0.0]) for mine in tenants),
         errors=errors,
     )

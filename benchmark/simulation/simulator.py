@@ -28,10 +28,12 @@ class Request:
     trace: Trace
     expected: float | None = None
     """What a predictor says of its length, in tokens."""
+    tenant: int = 0
 
     def job(self) -> Job:
         """As the scheduler is told."""
-        return Job(self.id, self.at, self.trace.prompt, self.trace.max_new, self.expected)
+        trace = self.trace
+        return Job(self.id, self.at, trace.prompt, trace.max_new, self.expected, tenant=self.tenant)
 
 
 @dataclass(slots=True)
@@ -51,6 +53,11 @@ class Served:
     def latency(self) -> float:
         """From arrival to the last token."""
         return self.finished - self.request.at
+
+    @property
+    def slowdown(self) -> float:
+        """Latency over its own share of device time."""
+        return self.latency / self.attained
 
 
 @dataclass(frozen=True, slots=True)

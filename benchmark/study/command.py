@@ -17,7 +17,7 @@ from benchmark import decision_costs, figures
 from benchmark.figures import Size, Table
 from benchmark.simulation.plans import Arm, Load, Row, flat, unflat
 from benchmark.simulation.runs import run_all
-from benchmark.study import live, page, parts
+from benchmark.study import bounds, live, page, parts, variants
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 
@@ -43,7 +43,12 @@ def run(args: argparse.Namespace) -> int:
         **{f"next_batch_ms_{n}": 1e3 * decisions[n] for n in decision_costs.TOLD},
     }
     Plots(table, size, decisions).draw(args.docs / "study")
-    tables = {**Tables(table, size, found).all(), "live": live.table()}
+    tables = {
+        **Tables(table, size, found).all(),
+        **bounds.tables(table, size),
+        **variants.tables(table, size),
+        "live": live.table(),
+    }
     text = (args.docs / "study.md").read_text()
     (args.docs / "study.md").write_text(page.filled(text, tables, found))
     print(f"{len(table)} simulations, {time.perf_counter() - begun:.0f} s")
@@ -53,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
 def simulated(size: Size, kept: Path | None, processes: int | None) -> Table:
     """The figures' runs and the study's; those that `kept` has are not made again."""
     wanted = figures.tasks(size)
-    parts.merge(wanted, parts.tasks(size).items())
+    for more in (parts, bounds, variants):
+        parts.merge(wanted, more.tasks(size).items())
     table = _known(kept)
     missing = _missing(wanted, table)
     for count, row in enumerate(run_all(missing, processes), 1):

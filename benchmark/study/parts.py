@@ -36,7 +36,7 @@ def tasks(size: Size) -> dict[Load, list[Arm]]:
     seeds = few(size)
     parts = (policies(size), bursts(size), levels(seeds), batches(seeds), memories(seeds))
     wanted: dict[Load, list[Arm]] = {}
-    for part in (*parts, courses(seeds), knobs(seeds), tails(size)):
+    for part in (*parts, courses(seeds), knobs(seeds)):
         merge(wanted, part)
     return wanted
 
@@ -145,6 +145,20 @@ def rule(window: int, deviation: float) -> Arm:
     return replace(PAPER, flags=(("laps_window", window), ("laps_deviation", deviation)))
 
 
+SOFT = replace(
+    LAPS,
+    first=FIRST,
+    flags=(
+        ("laps_rank", "queues"),
+        ("laps_join", "first"),
+        ("laps_lengths", "plain"),
+        ("laps_hysteresis", 0.0),
+        ("laps_patience", 1e9),
+    ),
+)
+"""The paper's algorithm, but for soft perception: by posterior width and alarm, with a way back."""
+
+
 def course_loads(course: str, seeds: int) -> list[Load]:
     """Part 3: acceptance that does not stay as it was."""
     return [Load("chat", seed, 200, 0.8, course=course) for seed in range(seeds)]
@@ -152,7 +166,7 @@ def course_loads(course: str, seeds: int) -> list[Load]:
 
 def courses(seeds: int) -> Wanted:
     """Part 3: robustness of stability detection."""
-    arms = [*(rule(*thresholds) for thresholds in RULES.values()), LAPS, SRPT]
+    arms = [*(rule(*thresholds) for thresholds in RULES.values()), SOFT, LAPS, SRPT]
     for course in COURSES:
         yield from ((load, arms) for load in course_loads(course, seeds))
 
@@ -182,18 +196,3 @@ def knobs(seeds: int) -> Wanted:
     """Part 4: several M, Sup_1, gamma and delta."""
     for shape in ("chat", "code"):
         yield from ((load, [*knob_arms().values(), LAS, SRPT]) for load in knob_loads(shape, seeds))
-
-
-TAILS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
-
-
-def tail(share: float) -> Arm:
-    """LAPS-SD with its tail knob turned so far."""
-    return replace(LAPS, flags=(("laps_tail", share),)) if share else LAPS
-
-
-def tails(size: Size) -> Wanted:
-    """Part 1: what a lower p99 costs."""
-    for shape in SHAPES:
-        for load in poisson(size, shape, 0.8):
-            yield load, [*map(tail, TAILS), FCFS, SRPT]

@@ -19,8 +19,7 @@ from benchmark.figures import FCFS, LAPS, LAPS_0, LAS, PAPER, SHAPES, SJF, SRPT,
 from benchmark.simulation import workloads
 from benchmark.simulation.plans import Arm
 from benchmark.simulation.probe import PROGRESS
-from benchmark.study import parts, stability
-from benchmark.study.tables import ratio_of
+from benchmark.study import bounds, parts, stability
 
 matplotlib.use("Agg")
 
@@ -84,21 +83,15 @@ class Plots:
             _name(ax, shape, "rho", "mean latency over SRPT", axes)
 
     def _tails(self, axes: Sequence[Axes]) -> None:
-        """p99 against mean latency, both over FCFS, along the tail knob."""
+        """p99 over FCFS against what it costs of LAPS-SD's mean, along the tail knob."""
         for shape in SHAPES:
-            loads = parts.poisson(self._size, shape, 0.8)
-            arms = [parts.tail(share) for share in parts.TAILS]
-            means = [ratio(self._table, loads, arm, FCFS) for arm in arms]
-            tails = [ratio_of(self._table, loads, arm, FCFS, "p99") for arm in arms]
-            [line] = axes[0].plot(means, tails, marker="o", markersize=4, label=shape)
-            best = (
-                ratio(self._table, loads, SRPT, FCFS),
-                ratio_of(self._table, loads, SRPT, FCFS, "p99"),
-            )
-            axes[0].plot(*best, "*", markersize=11, color=line.get_color())
-            axes[0].annotate("0", (means[0], tails[0]), textcoords="offset points", xytext=(4, 4))
-        axes[0].axhline(1.3, color="black", linestyle="--", linewidth=1)
-        _name(axes[0], "rho 0.8; star: SRPT; 0: knob at 0", "mean over FCFS", "p99 over FCFS", axes)
+            points = bounds.tails(self._table, self._size, shape, bounds.tail)
+            [line] = axes[0].plot(*zip(*points, strict=True), "o-", markersize=4, label=shape)
+            best = bounds.tails(self._table, self._size, shape, bounds.clairvoyant_tail)
+            axes[0].plot(*zip(*best, strict=True), "*:", color=line.get_color())
+        axes[0].plot([10, 10, -25], [1, 1.3, 1.3], "--", color="black", linewidth=1)
+        title = "rho 0.8; stars: the same with true sizes; dashed: target"
+        _name(axes[0], title, "mean over LAPS-SD's, %", "p99 over FCFS", axes)
 
     def _bursts(self, axes: Sequence[Axes]) -> None:
         """Mean latency by number of requests that come at once."""
@@ -179,7 +172,8 @@ class Plots:
     def _courses(self, axes: Sequence[Axes]) -> None:
         """Mean over SRPT where acceptance moves."""
         arms = {name: parts.rule(*rule) for name, rule in parts.RULES.items()}
-        arms["soft perception, LAPS-SD"] = LAPS
+        arms["soft perception, same queues"] = parts.SOFT
+        arms["LAPS-SD"] = LAPS
         for place, (name, arm) in enumerate(arms.items()):
             ratios = [
                 ratio(self._table, parts.course_loads(course, self._seeds), arm, SRPT)

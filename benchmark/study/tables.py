@@ -175,7 +175,8 @@ class Tables:
         rows = []
         arms = {
             **{name: parts.rule(*rule) for name, rule in parts.RULES.items()},
-            "soft, LAPS-SD": LAPS,
+            "soft, in the same queues": parts.SOFT,
+            "LAPS-SD, no queues": LAPS,
         }
         for name, arm in arms.items():
             cells = []
@@ -183,12 +184,12 @@ class Tables:
                 loads = parts.course_loads(course, self._seeds)
                 errors = [
                     fmean(self._table[load, arm].errors[PROGRESS.index(p)] for load in loads)
-                    for p in (0.25, 0.75)
+                    for p in (0.25, 0.5, 0.75)
                 ]
                 shares = ", ".join(f"{100 * e:.0f}" for e in errors)
                 cells.append(f"{ratio(self._table, loads, arm, SRPT):.2f}; {shares} %")
             rows.append([name, *cells])
-        return grid(["mean over SRPT; error of T at 25, 75 %", *workloads.COURSES], rows)
+        return grid(["mean over SRPT; error of T at 25, 50, 75 %", *workloads.COURSES], rows)
 
     def _detection(self) -> str:
         rows = []

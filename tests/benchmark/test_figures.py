@@ -10,7 +10,7 @@ import pytest
 from benchmark import __main__ as commands
 from benchmark import decision_costs, figures
 from benchmark.simulation.plans import Arm, Load, Row, flat
-from benchmark.study import live, page, parts
+from benchmark.study import bounds, live, page, parts, variants
 from benchmark.study.tables import interval
 from benchmark.study.targets import TARGETS
 
@@ -43,7 +43,7 @@ def made_up(load: Load, arm: Arm) -> Row:
     mean = {"fcfs": 4.0, "las": 5.0, "sjf": 2.5, "srpt": 1.0, "laps-sd-paper": 3.0}
     value = mean.get(arm.policy, 2.0 if arm.sigma == 0.3 else 1.5)
     errors = tuple(0.01 * at for at in range(7))
-    return Row(load, arm, value, value, 2 * value, 0.0, 0.0, 10.0, 0.0, 0.0, 0.0, errors)
+    return Row(load, arm, value, value, 2 * value, 0.0, 0.0, 10.0, 0.0, 0.0, 0.0, (), (), errors)
 
 
 def table(wanted: Mapping[Load, list[Arm]]) -> figures.Table:
@@ -70,7 +70,8 @@ def test_figures_are_ratios_of_means() -> None:
 
 def test_the_study_needs_no_run_twice() -> None:
     wanted = figures.tasks(figures.QUICK)
-    parts.merge(wanted, parts.tasks(figures.QUICK).items())
+    for more in (parts, bounds, variants):
+        parts.merge(wanted, more.tasks(figures.QUICK).items())
     for arms in wanted.values():
         assert len(arms) == len(set(arms))
 
