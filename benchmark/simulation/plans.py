@@ -87,7 +87,7 @@ class Row:
     """Mean device seconds of a request."""
     slowdowns: tuple[float, ...]
     """Latency over own service at 50, 95 and 99 % of the requests."""
-    tenants: tuple[float, ...]
+    tenant_slowdowns: tuple[float, ...]
     """Mean slowdown of each tenant's requests."""
     errors: tuple[float, ...] = ()
     """Mean relative error of estimated execution times at `PROGRESS` of the answers."""
@@ -107,7 +107,7 @@ def unflat(values: Mapping[str, Any]) -> Row:
     arm["flags"] = tuple(arm["flags"].items())
     load["waves"] = tuple(load["waves"])
     results = {f.name: values[f.name] for f in fields(Row) if f.name not in ("load", "arm")}
-    for name in ("slowdowns", "tenants", "errors"):
+    for name in ("slowdowns", "tenant_slowdowns", "errors"):
         results[name] = tuple(results[name])
     return Row(Load(**load), Arm(**arm), **results)
 

@@ -204,6 +204,6 @@ def _row(load: Load, arm: Arm, result: Result, errors: tuple[float, ...]) -> Row
         moved=result.moved / len(result.served),
         service=fmean(s.attained for s in served),
         slowdowns=tuple(quantile(slow, share) for share in (0.5, 0.95, 0.99)),
-        tenants=tuple(fmean(mine or [0.0]) for mine in tenants),
+        tenant_slowdowns=tuple(fmean(mine or [0.0]) for mine in tenants),
         errors=errors,
     )

@@ -107,7 +107,7 @@ def _tenants(table: Table, size: Size) -> str:
     for name, arm in TENANTS.items():
         mine = [table[load, arm] for load in loads]
         slow = [fmean(row.slowdowns[at] for row in mine) for at in range(3)]
-        each = [fmean(row.tenants[at] for row in mine) for at in range(3)]
+        each = [fmean(row.tenant_slowdowns[at] for row in mine) for at in range(3)]
         cells = [ratio(table, loads, arm, FCFS), *slow, *each, jain(each)]
         rows.append([name, *(f"{cell:.2f}" for cell in cells)])
     heads = ["", "mean over FCFS", "slowdown p50", "p95", "p99", "busy tenant", "2nd", "3rd"]

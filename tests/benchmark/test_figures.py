@@ -122,6 +122,11 @@ def test_every_marker_of_the_page_has_a_number() -> None:
             "detection",
             "knobs",
             "errors",
+            "knowledge",
+            "tails",
+            "waves",
+            "ablations",
+            "tenants",
             "live",
         ),
         "",
@@ -158,3 +163,8 @@ def test_half_the_seeds_serve_other_loads() -> None:
     size = replace(figures.QUICK, seeds=5)
     assert len(parts.poisson(size, "chat", 0.8)) == 5
     assert len(parts.poisson(size, "demo", 0.5)) == 3
+
+
+def test_jains_index_is_one_where_all_are_equal_and_a_share_where_one_has_all() -> None:
+    assert variants.jain([2.0, 2.0, 2.0]) == pytest.approx(1.0)
+    assert variants.jain([5.0, 0.0]) == pytest.approx(0.5)

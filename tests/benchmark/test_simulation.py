@@ -10,7 +10,8 @@ from benchmark.simulation import workloads
 from benchmark.simulation.device import Broken
 from benchmark.simulation.oracles import least_mean
 from benchmark.simulation.plans import Arm, Load, flat, unflat
-from benchmark.simulation.runs import capacity_of, requests_of, run, scheduler_of
+from benchmark.simulation.queues import CUTS
+from benchmark.simulation.runs import ORACLES, capacity_of, requests_of, run, scheduler_of
 from benchmark.simulation.simulator import Request, Result, simulate
 from benchmark.simulation.step_costs import LLAMA_7B
 from benchmark.simulation.traces import Trace
@@ -25,11 +26,11 @@ def result(load: Load, arm: Arm) -> Result:
     return simulate(scheduler_of(load, arm), requests_of(load, arm), LLAMA_7B, load.depth)
 
 
-@pytest.mark.parametrize("policy", [*NAMES, "srpt"])
+@pytest.mark.parametrize("policy", [*NAMES, *ORACLES, *CUTS])
 @pytest.mark.parametrize(("batch", "depth"), [(1, 1), (3, 2)])
 def test_every_request_gets_its_whole_answer(policy: str, batch: int, depth: int) -> None:
     load = replace(SMALL, batch=batch, depth=depth, memory=0.5)
-    served = result(load, Arm(policy)).served
+    served = result(load, Arm(policy, first=0.15)).served
     assert [s.emitted for s in served] == [s.request.trace.length for s in served]
     for one in served:
         assert one.request.at < one.first_token <= one.finished
@@ -94,6 +95,44 @@ def test_clairvoyance_comes_close_to_the_arithmetic_least_mean_and_is_best() -> 
                 least += least_mean((s.request.at, s.attained) for s in found.served)
     assert least == pytest.approx(means["srpt"], rel=0.01)
     assert min(means.values()) == means["srpt"]
+
+
+def test_with_drafts_of_a_fixed_length_service_does_not_depend_on_the_order() -> None:
+    load = replace(SMALL, drafts="longest")
+    alone = [s.attained for s in result(replace(load, rho=None), Arm("fcfs")).served]
+    for policy in ("laps-sd", "sjf-preemptive", "las", "srpt"):
+        assert [s.attained for s in result(load, Arm(policy)).served] == pytest.approx(alone)
+
+
+def test_nobody_who_knows_all_but_the_length_beats_clairvoyance() -> None:
+    loads = [replace(SMALL, seed=seed, count=30, drafts="longest") for seed in range(3)]
+    means = {
+        arm: sum(result(load, arm).mean for load in loads)
+        for arm in (
+            Arm("srpt"),
+            Arm("informed", sigma=0.05),
+            Arm("informed", sigma=1.0),
+            Arm("fcfs"),
+        )
+    }
+    assert list(means.values()) == sorted(means.values())
+
+
+def test_waves_come_when_a_busy_server_is_done_with_those_before() -> None:
+    load = replace(SMALL, rho=None, waves=(5, 20, 5))
+    times = [request.at for request in requests_of(load, Arm("fcfs"))]
+    assert times[:5] == [0.0] * 5
+    assert times[24] == pytest.approx(times[5])
+    assert times[29] / times[5] == pytest.approx(5.0)
+
+
+def test_of_three_tenants_the_first_sends_most_and_each_has_its_slowdown() -> None:
+    load = replace(SMALL, tenants=3)
+    sent = [request.tenant for request in requests_of(load, Arm("fcfs"))]
+    assert [sent.count(tenant) for tenant in range(3)] == [18, 6, 6]
+    row = run(load, Arm("laps-sd"))
+    assert len(row.tenant_slowdowns) == 3
+    assert 1 <= row.slowdowns[0] <= row.slowdowns[1] <= row.slowdowns[2]
 
 
 def test_the_least_mean_is_preemptive_shortest_remaining_first() -> None:

@@ -32,6 +32,12 @@ def row(id: int = 1, chance: float = 0.6, max_new: int = 100, cap: int = LONGEST
     return made
 
 
+def test_drafts_that_do_not_adapt_are_as_long_as_they_may_be() -> None:
+    hopeless = [row(1, 0.0), row(2, 0.0, max_new=4), row(3, 0.0, cap=2)]
+    assert lengths(device(), *hopeless) == [0, 0, 0]
+    assert Drafting(device(), adapt=False).lengths(hopeless) == {1: LONGEST, 2: 3, 3: 2}
+
+
 def rows(count: int, chance: float) -> list[Row]:
     return [row(id, chance) for id in range(count)]
 

@@ -143,3 +143,14 @@ def test_the_remainder_never_falls_to_zero_while_the_request_lives(
     emitted = data.draw(st.integers(0, max_new - 1))
     known = served(*lengths, plain=plain)
     assert emitted < total(known, job(expected, max_new), emitted) <= max_new
+
+
+def test_a_hint_beyond_the_limit_says_how_surely_that_is_reached() -> None:
+    random, known = Random(3), Served()
+    for _ in range(400):
+        length = exp(random.gauss(4.0, 1.0))
+        known.observe(job(length * exp(random.gauss(0, 1.0)), 256), round(min(256.0, length)))
+    medians = [known.law(job(hint, 256)).median for hint in (256.0, 512.0, 1024.0)]
+    assert medians == sorted(set(medians))
+    assert known.law(job(1e300, 256)) == known.law(job(1024.0, 256))
+    assert total(known, job(1e300, 256)) <= 256

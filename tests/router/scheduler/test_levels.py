@@ -117,3 +117,12 @@ def test_senseless_parameters_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="must"):
         Levels(thresholds, patience, quantum)
+
+
+def test_levels_parted_elsewhere_have_other_brackets_and_rows_stay() -> None:
+    levels, member = three(), row(1)
+    levels.enter(member, 3, (0, 0.0), 0.0)
+    levels.recut((0.5,))
+    assert (levels.count, levels.bracket(0.6), levels.level(member)) == (2, 2, 3)
+    with pytest.raises(ValueError, match="must rise"):
+        levels.recut((2.0, 1.0))

@@ -169,3 +169,18 @@ def test_a_long_request_is_demoted_but_never_starves() -> None:
 def test_senseless_stability_thresholds_are_refused() -> None:
     with pytest.raises(ValueError, match="no stability"):
         paper(capacity(), window=0)
+
+
+def test_queues_cut_anew_take_each_row_by_its_estimate_or_its_service() -> None:
+    stage = paper(capacity())
+    known, blind = arrive(stage, 1, expected=30.0), arrive(stage, 2)
+    rounds(stage, known, 1, 1, 1, 1)
+    observe(stage, blind, Outcome(2, 4, 0, 0, 0, 1.5))
+    assert stage.policy.perceives(known)
+    assert not stage.policy.perceives(blind)
+    seconds = stage.estimator.remaining(known)
+    stage.policy.recut((0.5 * seconds, 1.01 * seconds, 1.49))
+    assert (stage.policy.level(known), stage.policy.level(blind)) == (2, 4)
+    stage.policy.recut(())
+    assert (stage.policy.level(known), stage.policy.level(blind)) == (1, 1)
+    assert ids(stage) == [1, 2]
