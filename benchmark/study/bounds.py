@@ -16,7 +16,7 @@ from benchmark.study.parts import merge
 from benchmark.study.tables import grid, interval
 
 SIGMAS = (0.3, 0.6, 1.0)
-DIAL = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8)
+DIAL = (0.0, 0.3, 0.5, 0.65, 0.8)
 """Of the tail knob."""
 
 
