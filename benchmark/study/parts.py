@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from benchmark.figures import FCFS, FIRST, LAPS, LAS, PAPER, SHAPES, SJF, SRPT, Size
 from benchmark.simulation.plans import Arm, Load
@@ -145,18 +146,24 @@ def rule(window: int, deviation: float) -> Arm:
     return replace(PAPER, flags=(("laps_window", window), ("laps_deviation", deviation)))
 
 
-SOFT = replace(
-    LAPS,
-    first=FIRST,
-    flags=(
-        ("laps_rank", "queues"),
-        ("laps_join", "first"),
-        ("laps_lengths", "plain"),
-        ("laps_hysteresis", 0.0),
-        ("laps_patience", 1e9),
-    ),
-)
-"""The paper's algorithm, but for soft perception: by posterior width and alarm, with a way back."""
+def queued(*flags: tuple[str, Any]) -> Arm:
+    """LAPS-SD's estimates in the paper's queues."""
+    queues = (("laps_rank", "queues"), ("laps_join", "first"), ("laps_patience", 1e9))
+    return replace(LAPS, first=FIRST, flags=(*queues, *flags))
+
+
+PERCEPTIONS = {
+    "our lengths, window 4, delta .08": queued(("laps_perception", "window")),
+    "our lengths, soft, width .2": queued(),
+    "our lengths, soft, width .3": queued(("laps_width", 0.3)),
+    "LAPS-SD, no queues": LAPS,
+}
+"""Soft perception: by posterior width and alarm, with a way back; beside the paper's rule."""
+
+
+def course_arms() -> dict[str, Arm]:
+    """The paper's rules, then ours."""
+    return {**{name: rule(*thresholds) for name, thresholds in RULES.items()}, **PERCEPTIONS}
 
 
 def course_loads(course: str, seeds: int) -> list[Load]:
@@ -166,7 +173,7 @@ def course_loads(course: str, seeds: int) -> list[Load]:
 
 def courses(seeds: int) -> Wanted:
     """Part 3: robustness of stability detection."""
-    arms = [*(rule(*thresholds) for thresholds in RULES.values()), SOFT, LAPS, SRPT]
+    arms = [*course_arms().values(), SRPT]
     for course in COURSES:
         yield from ((load, arms) for load in course_loads(course, seeds))
 

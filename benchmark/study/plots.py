@@ -171,17 +171,15 @@ class Plots:
 
     def _courses(self, axes: Sequence[Axes]) -> None:
         """Mean over SRPT where acceptance moves."""
-        arms = {name: parts.rule(*rule) for name, rule in parts.RULES.items()}
-        arms["soft perception, same queues"] = parts.SOFT
-        arms["LAPS-SD"] = LAPS
+        arms = parts.course_arms()
         for place, (name, arm) in enumerate(arms.items()):
             ratios = [
                 ratio(self._table, parts.course_loads(course, self._seeds), arm, SRPT)
                 for course in workloads.COURSES
             ]
-            at = [index + 0.13 * (place - len(arms) / 2) for index in range(len(ratios))]
-            axes[0].bar(at, ratios, 0.12, label=name)
-        axes[0].set_ylim(0.9, 1.35 * axes[0].get_ylim()[1])
+            at = [index + 0.09 * (place - len(arms) / 2) for index in range(len(ratios))]
+            axes[0].bar(at, ratios, 0.085, label=name)
+        axes[0].set_ylim(0.9, 1.5 * axes[0].get_ylim()[1])
         axes[0].set_xticks(range(len(workloads.COURSES)), workloads.COURSES)
         _name(axes[0], "chat, rho 0.8", "course of acceptance", "mean latency over SRPT", axes)
 

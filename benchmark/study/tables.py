@@ -173,12 +173,7 @@ class Tables:
 
     def _courses(self) -> str:
         rows = []
-        arms = {
-            **{name: parts.rule(*rule) for name, rule in parts.RULES.items()},
-            "soft, in the same queues": parts.SOFT,
-            "LAPS-SD, no queues": LAPS,
-        }
-        for name, arm in arms.items():
+        for name, arm in parts.course_arms().items():
             cells = []
             for course in workloads.COURSES:
                 loads = parts.course_loads(course, self._seeds)

@@ -44,7 +44,7 @@ def tasks(size: Size) -> dict[Load, list[Arm]]:
     for shape in WAVE_SHAPES:
         merge(wanted, ((load, [*wave_arms().values(), SRPT]) for load in waves(size, shape)))
     for loads in servers(size).values():
-        merge(wanted, ((load, [*ABLATIONS.values(), SRPT]) for load in loads))
+        merge(wanted, ((load, list(ABLATIONS.values())) for load in loads))
     merge(wanted, ((load, list(TENANTS.values())) for load in shared(size)))
     return wanted
 
@@ -68,8 +68,8 @@ def wave_arms() -> dict[str, Arm]:
 
 def servers(size: Size) -> dict[str, list[Load]]:
     """What the parts are tried on: one row; eight with little memory, one and two Steps ahead."""
-    one = [Load("chat", seed, 200, 0.8) for seed in range(few(size))]
-    two = [Load("chat", seed, 300, 0.9, 8, 2, 0.5) for seed in range(few(size))]
+    one = [Load("chat", seed, 200, 0.8) for seed in range(size.seeds)]
+    two = [Load("chat", seed, 300, 0.9, 8, 2, 0.5) for seed in range(size.seeds)]
     shallow = [replace(load, depth=1) for load in two]
     return {"one row": one, "8 rows, memory 0.5": two, "the same, depth 1": shallow}
 
@@ -96,9 +96,9 @@ def _ablations(table: Table, size: Size) -> str:
         for arm in ABLATIONS.values():
             often = total(table, loads, arm, "preemptions") / len(loads)
             moved = total(table, loads, arm, "moved") / len(loads)
-            column.append(f"{ratio(table, loads, arm, SRPT):.2f}, {often:.2f}, {moved:.0f}")
+            column.append(f"{ratio(table, loads, arm, LAPS):.2f}, {often:.2f}, {moved:.0f}")
         columns.append(column)
-    head = "mean over SRPT, preemptions, tokens moved per request"
+    head = "mean over LAPS-SD's, preemptions, tokens moved per request"
     return _columns(head, ABLATIONS, servers(size), columns)
 
 
