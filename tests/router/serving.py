@@ -124,6 +124,7 @@ class ScriptedRecord:
     first_token: float = 10.75
     ended: float = 12.0
     attained: float = 0.625
+    cached: int = 2
     steps: int = 3
     preemptions: Mapping[str, int] = field(default_factory=lambda: dict(PREEMPTIONS))
 
@@ -257,12 +258,15 @@ async def serving(
     patience: Patience = PATIENCE,
     access: Access = Access(),  # noqa: B008
     around: Sequence[Middleware] = (),
+    *,
+    pages: bool = True,
+    model: Model = MODEL,
 ) -> AsyncIterator[Served]:
     dispatcher = dispatcher or ScriptedDispatcher()
     workers = Workers(Files(str(DEMO), SIZE), 1)
     parts = (Metrics(BOUNDS, CAPACITY, 1), BOUNDS, about, patience, Grammars(workers))
     front = Front(dispatcher, *parts)  # type: ignore[arg-type]
-    more = routes(front, about, MODEL, SIZE, workers)
+    more = routes(front, about, model, SIZE, workers, pages=pages)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]

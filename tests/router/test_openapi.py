@@ -103,3 +103,10 @@ async def test_the_page_and_all_that_it_loads_come_from_the_server() -> None:
             assert len(part.body) > 1000
         for name in ("swagger-ui.js", "..%2f__init__.py", "LICENSE"):
             assert (await server.request("GET", f"/docs/{name}")).status == 404
+
+
+async def test_a_server_may_have_no_pages_and_still_tell_its_document() -> None:
+    async with serving(pages=False) as server:
+        for path in ("/docs", "/docs/swagger-ui.css"):
+            assert (await server.request("GET", path)).status == 404
+        assert (await server.request("GET", "/api-doc/openapi.json")).json() == DOCUMENT
