@@ -69,8 +69,9 @@ class Pipeline:
         """The next Step; `records` are the live requests."""
         held = self._held.difference(steps.gone(batch))
         fresh = [records[id] for id in steps.named(batch) if id not in held]
+        cached = {start.id: start.cached for start in batch.start}
         for record in fresh:
-            record.plan(now)
+            record.plan(now, cached.get(record.id, 0))
         self._number += 1
         step = steps.step(self._number, batch, self._held, fresh)
         self._held = held.union(record.id for record in fresh)

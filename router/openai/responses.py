@@ -164,7 +164,7 @@ class Response:
         counts = usage([self._record])
         return {
             "input_tokens": counts["prompt_tokens"],
-            "input_tokens_details": {"cached_tokens": 0},  # what was cached is not told
+            "input_tokens_details": counts["prompt_tokens_details"],
             "output_tokens": counts["completion_tokens"],
             "output_tokens_details": {"reasoning_tokens": self._reasoned},
             "total_tokens": counts["total_tokens"],

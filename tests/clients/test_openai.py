@@ -54,9 +54,11 @@ def test_a_chat_is_the_same_whole_and_streamed(client: OpenAI) -> None:
     assert text == whole.choices[0].message.content
     assert len(chunks) == 24
     assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason == "length"
-    assert last.usage == whole.usage
+    assert last.usage
     assert whole.usage
-    assert whole.usage.completion_tokens == 24
+    assert last.usage.completion_tokens == whole.usage.completion_tokens == 24
+    assert last.usage.prompt_tokens_details
+    assert 0 < (last.usage.prompt_tokens_details.cached_tokens or 0) < whole.usage.prompt_tokens
 
 
 def test_the_streaming_helper_joins_what_it_gets(client: OpenAI) -> None:

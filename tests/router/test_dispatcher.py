@@ -227,6 +227,7 @@ async def test_a_shared_prompt_is_not_fed_again_unless_it_is_to_be_told(world: i
     assert [tuple(record.emitted) for record in records] == [expected(plain)[0]] * 4
     first, second, third, fourth = (record.steps for record in records)
     assert second < first, "a prompt of several chunks took one"
+    assert [record.cached for record in records] == [0, 720, 0, 720]
     assert third == first
     assert fourth == second
     assert [token.logprob is None for token in records[2].prefill].count(True) == 1

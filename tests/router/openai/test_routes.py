@@ -20,6 +20,15 @@ HEAD = {"x-request-id": "r1"}
 TEXT = " Hello «世»"
 
 
+def usage(prompt: int, cached: int, completion: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
 async def events(server: Served, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     """The JSON of a stream, which has to end with DONE unless it is a response's."""
     answer = await server.post(path, {**body, "stream": True}, headers=HEAD)
@@ -49,7 +58,7 @@ async def test_a_chat_is_answered_in_openais_shape() -> None:
             "finish_reason": "stop",
         }
     ]
-    assert told["usage"] == {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
+    assert told["usage"] == usage(3, 2, 3)
     assert (request.inputs, request.max_new_tokens) == (PROMPT, 7)
     assert not request.add_special_tokens
     assert answer.headers["x-prompt-tokens"] == "3"
@@ -105,7 +114,7 @@ async def test_prompts_may_be_token_ids() -> None:
         first, second = (request for request, _ in server.dispatcher.opened)
     assert (first.tokens, second.tokens) == ((65, 66), (67,))
     assert [choice["index"] for choice in told["choices"]] == [0, 1]
-    assert told["usage"] == {"prompt_tokens": 6, "completion_tokens": 6, "total_tokens": 12}
+    assert told["usage"] == usage(6, 4, 6)
 
 
 async def test_choices_differ_in_their_seeds_and_share_their_prompt() -> None:
@@ -115,7 +124,7 @@ async def test_choices_differ_in_their_seeds_and_share_their_prompt() -> None:
         first, second = (request for request, _ in server.dispatcher.opened)
     assert first.sampling.seed == 2**64 - 1
     assert second.sampling.seed != first.sampling.seed
-    assert told["usage"] == {"prompt_tokens": 3, "completion_tokens": 6, "total_tokens": 9}
+    assert told["usage"] == usage(3, 2, 6)
 
 
 async def test_streams_of_several_choices_are_told_apart() -> None:
@@ -127,7 +136,7 @@ async def test_streams_of_several_choices_are_told_apart() -> None:
         [choice] = chunk["choices"]
         texts[choice["index"]] += choice["text"]
     assert texts == [TEXT, "A" + TEXT]
-    assert last["usage"] == {"prompt_tokens": 3, "completion_tokens": 7, "total_tokens": 10}
+    assert last["usage"] == usage(3, 2, 7)
 
 
 async def test_log_probabilities_of_a_chat() -> None:
@@ -495,6 +504,7 @@ async def test_a_response_takes_a_history_with_calls_and_their_results() -> None
     [item] = told["output"]
     assert item["content"][0]["text"] == TEXT
     assert told["usage"]["output_tokens"] == 3
+    assert told["usage"]["input_tokens_details"] == {"cached_tokens": 2}
 
 
 async def test_the_events_of_a_response_build_its_items() -> None:
