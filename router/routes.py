@@ -39,6 +39,8 @@ from router.request import Bounds, Request, precheck, sequences, validate
 from router.stream import ClientGone, EventStream, events
 
 REQUEST_ID = web.RequestKey("request_id", str)
+RECORDS = web.RequestKey("records", list[Record])
+"""What a request set going; whoever is around the routes may read it."""
 _JSON = re.compile(r"application/([^/]+\+)?json", re.IGNORECASE)
 
 
@@ -247,6 +249,7 @@ class Front:
         try:
             requests = await wanted()
             async with self._dispatcher.open_all(requests, http[REQUEST_ID]) as records:
+                http[RECORDS].extend(records)
                 yield records
             err = None
         except RouterError as error:

@@ -129,6 +129,10 @@ class ScriptedRecord:
     preemptions: Mapping[str, int] = field(default_factory=lambda: dict(PREEMPTIONS))
 
     @property
+    def live(self) -> bool:
+        return self.finish_reason is None
+
+    @property
     def text(self) -> str:
         return "".join(token.text for token in self.tokens if not token.special)
 
