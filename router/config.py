@@ -216,7 +216,10 @@ class ServerConfig:
     tool_call_parser: str = option(
         "auto",
         "format in which the model writes tool calls; auto: that of its chat template",
-        choices=("auto", "hermes", "qwen3_coder", "mistral", "deepseek", "llama3_json", "json"),
+        choices=(
+            *("auto", "hermes", "qwen3_coder", "mistral", "deepseek", "llama3_json", "glm"),
+            *("granite", "harmony", "json"),
+        ),
     )
     json_output: bool = option(False, "log one JSON object per line")
     log_level: str = option(

@@ -13,7 +13,7 @@ from typing import Any
 from router.errors import RouterError
 from router.openai.bodies import NamedTool
 from router.openai.calls import CallDelta
-from router.openai.reply import Reply
+from router.openai.reply import Reader
 from router.openai.response_input import ResponsesBody
 from router.openai.shapes import Envelope, failure_event, finish, usage
 from router.record import Record
@@ -27,7 +27,7 @@ class Response:
     done = False
 
     def __init__(
-        self, body: ResponsesBody, reply: Reply, record: Record, envelope: Envelope
+        self, body: ResponsesBody, reply: Reader, record: Record, envelope: Envelope
     ) -> None:
         self._body, self._reply, self._record, self._envelope = body, reply, record, envelope
         self._output: list[dict[str, Any]] = []
