@@ -8,6 +8,8 @@ import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
@@ -155,7 +157,7 @@ class ScriptedRecord:
             if isinstance(part, asyncio.Event):
                 await part.wait()
                 continue
-            hides = self.request.hidden and part.special
+            hides = self.request.hidden and part.special and part.text not in self.request.shown
             self.tokens.append(replace(part, text="") if hides else part)
             if number == len(self.script):
                 self.finish_reason = self.ending
@@ -264,10 +266,36 @@ async def serving(
     around: Sequence[Middleware] = (),
     *,
     pages: bool = True,
-    model: Model = MODEL,
+    template: str | None = None,
 ) -> AsyncIterator[Served]:
+    """`template` stands for the demo's; none at all if it is empty."""
     dispatcher = dispatcher or ScriptedDispatcher()
-    workers = Workers(Files(str(DEMO), SIZE), 1)
+    with TemporaryDirectory() as made:
+        folder = DEMO if template is None else _folder(Path(made), template)
+        async with _serving(dispatcher, about, patience, access, around, pages, folder) as served:
+            yield served
+
+
+def _folder(folder: Path, template: str) -> Path:
+    """A model's, with a chat template of its own."""
+    (folder / "tokenizer.json").symlink_to(DEMO / "tokenizer.json")
+    if template:
+        (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+@asynccontextmanager
+async def _serving(
+    dispatcher: ScriptedDispatcher,
+    about: About,
+    patience: Patience,
+    access: Access,
+    around: Sequence[Middleware],
+    pages: bool,
+    folder: Path,
+) -> AsyncIterator[Served]:
+    workers = Workers(Files(str(folder), SIZE), 1)
+    model = replace(MODEL, template=ChatTemplate.load(str(folder)))
     parts = (Metrics(BOUNDS, CAPACITY, 1), BOUNDS, about, patience, Grammars(workers))
     front = Front(dispatcher, *parts)  # type: ignore[arg-type]
     more = routes(front, about, model, SIZE, workers, pages=pages)

@@ -431,6 +431,38 @@ async def test_a_call_in_the_output_is_a_tool_call_whole_and_streamed() -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+HARMONY = (
+    "{% for message in messages %}<|start|>{{ message.role }}<|message|>{{ message.content }}"
+    "<|end|>{% endfor %}{{ tools }}<|start|>assistant{{ '<|channel|>'[:0] }}"
+)
+
+
+def spelled(text: str) -> list[Token]:
+    """The tokens of a text in gpt-oss's format."""
+    parts = [part for part in re.split(r"(<\|\w+\|>)", text) if part]
+    return [Token(3 + at, part, -1.0, part.startswith("<|")) for at, part in enumerate(parts)]
+
+
+async def test_a_model_that_speaks_in_channels_is_read_by_them() -> None:
+    call = '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"x": 1}<|call|>'
+    script = spelled(f"<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant{call}")
+    async with serving(ScriptedDispatcher(*script), template=HARMONY) as server:
+        path, body = "/v1/chat/completions", {**CHAT, "tools": [TOOL]}
+        [choice] = (await server.post(path, body)).json()["choices"]
+        chunks = [chunk["choices"][0] for chunk in await events(server, path, body)]
+        output = (await server.post("/v1/responses", {"input": "Say"})).json()["output"]
+        await server.post(path, {**CHAT, "response_format": {"type": "json_object"}})
+        *_, (bound, _) = server.dispatcher.opened
+    assert choice["message"]["reasoning_content"] == "Hm."
+    assert choice["message"]["content"] is None
+    [told] = choice["message"]["tool_calls"]
+    assert told["function"] == {"name": "f", "arguments": '{"x":1}'}
+    assert choice["finish_reason"] == chunks[-1]["finish_reason"] == "tool_calls"
+    assert len(chunks) == len(script)
+    assert [item["type"] for item in output] == ["reasoning", "message"]
+    assert bound.inputs.endswith("<|start|>assistant<|channel|>final<|message|>")
+
+
 async def test_a_chat_is_tokenised_as_it_is_sent_to_the_model() -> None:
     async with serving() as server:
         told = (await server.post("/chat_tokenize", CHAT)).json()
