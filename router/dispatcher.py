@@ -208,7 +208,9 @@ class Dispatcher:
         self._scheduler.complete(landed.outcomes, now)
         for item, outcome in zip(landed.items, landed.outcomes, strict=True):
             self._take(item, outcome.seconds, now)
-        self._metrics.step(landed.method, len(landed.items), landed.seconds)
+        rows = len(landed.items)
+        self._metrics.step(landed.method, rows, landed.seconds, joined=landed.joined)
+        self._metrics.told(landed.method, self._clock() - now)
         self._metrics.observe(self._scheduler.view())
 
     def _look_back(self, id: int, now: float) -> None:

@@ -15,6 +15,7 @@ PAGE = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <title>Text generation</title>
+<link rel="icon" href="data:,">
 <link rel="stylesheet" href="docs/swagger-ui.css">
 </head>
 <body>

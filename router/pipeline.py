@@ -23,6 +23,8 @@ class Landed:
 
     method: str
     """Its label in TGI's metrics."""
+    joined: bool
+    """Whether it had prompts beside rows that decode."""
     sent: float
     """When, by the dispatcher's clock."""
     seconds: float
@@ -84,7 +86,7 @@ class Pipeline:
         rows = steps.done(step, result)
         outcomes = steps.outcomes(rows, result.seconds, self._names)
         items = tuple(item for _, item in rows)
-        return Landed(steps.method(step), sent, result.seconds, items, outcomes)
+        return Landed(steps.method(step), steps.joined(step), sent, result.seconds, items, outcomes)
 
     def lost(self) -> list[str]:
         """Labels of the Steps that will never land."""

@@ -44,9 +44,12 @@ class SeenMetrics(Metrics):
     """Of the Steps that served a row."""
     view: View | None = None
 
-    def step(self, method: str, rows: int, seconds: float) -> None:
-        super().step(method, rows, seconds)
+    joined = 0
+
+    def step(self, method: str, rows: int, seconds: float, *, joined: bool = False) -> None:
+        super().step(method, rows, seconds, joined=joined)
         self.steps += 1
+        self.joined += joined
         self.seconds += seconds if rows else 0.0
 
     def observe(self, view: View) -> None:
@@ -187,6 +190,7 @@ async def test_sixty_four_mixed_requests_get_exactly_their_replies(world: int, p
             tasks = [group.create_task(finish(server, request)) for request in requests]
         records = [task.result() for task in tasks]
         await server.metrics.until_empty()
+    assert 0 < server.metrics.joined < server.metrics.steps
     for request, record in zip(requests, records, strict=True):
         tokens, end = expected(request)
         assert (tuple(record.emitted), record.finish_reason) == (tokens, end.value)
