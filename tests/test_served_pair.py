@@ -59,6 +59,21 @@ def test_a_prompt_that_is_too_long_is_a_validation_error(url: str) -> None:
         InferenceClient(base_url=url).text_generation("word " * 3000, max_new_tokens=1)
 
 
+async def test_rules_are_told_in_tgis_order_up_to_the_grammar(url: str) -> None:
+    grammar = {"grammar": {"type": "regex", "value": "("}}
+    broken: list[tuple[dict[str, Any], str]] = [
+        ({"top_k": 0, **grammar}, "`top_k` must be strictly positive"),
+        ({"max_new_tokens": 1, **grammar}, "Given: 6000 `inputs` tokens"),
+        ({"truncate": 9, "max_new_tokens": 1, **grammar}, "grammar is not valid"),
+    ]
+    async with aiohttp.ClientSession(url) as session:
+        for parameters, text in broken:
+            body = {"inputs": "word " * 3000, "parameters": parameters}
+            async with session.post("/generate", json=body) as answer:
+                assert answer.status == 422
+                assert text in (await answer.json())["error"]
+
+
 async def test_a_request_tells_how_it_stands_and_is_cancelled_by_its_id(url: str) -> None:
     name = {"x-request-id": "mine"}
     async with aiohttp.ClientSession(url) as session, asyncio.timeout(SOON):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -199,12 +199,16 @@ class ScriptedDispatcher:
 
     @asynccontextmanager
     async def open_all(
-        self, requests: Sequence[Request], request_id: str
+        self,
+        requests: Sequence[Request],
+        request_id: str,
+        complete: Callable[[Request], Awaitable[Request]],
     ) -> AsyncIterator[tuple[ScriptedRecord, ...]]:
         if self.full:
             raise Overloaded
         if self.refusal:
             raise self.refusal
+        requests = [await complete(request) for request in requests]
         self.opened += [(request, request_id) for request in requests]
         self.entered.set()
         try:
