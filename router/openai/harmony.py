@@ -8,13 +8,16 @@ but for ids.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from router.openai.calls import Known
 from router.openai.formats import MESSAGE
 from router.openai.reply import Delta
 
 _CHANNEL = "<|channel|>"
 FINAL = f"{_CHANNEL}final{MESSAGE}"
-"""The header of an answer that a grammar binds from its first token."""
+"""The header of an answer."""
 _START = "<|start|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>", _START)
 
@@ -81,6 +84,28 @@ class Harmony:
             self._fresh = False
             self._said.add(thought)
         return Delta(reasoning=text) if thought else Delta(content=text)
+
+
+def opened(prompt: str) -> str:
+    """`prompt` with the header of the answer, for one that a grammar binds from its first token."""
+    return prompt + FINAL if begun(prompt) is None else prompt
+
+
+def turn(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as gpt-oss's template reads it: content is text, and reasoning is `thinking`.
+
+    Beside a call it takes one of the two.
+    """
+    content = message.get("content") or ""
+    thought = message.get("reasoning_content")
+    beside = bool(content and message.get("tool_calls"))
+    more = {"thinking": thought} if thought and not beside else {}
+    return {**message, "content": content, **more}
+
+
+def described(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool as that template reads it: it always has a description."""
+    return {**tool, "function": {"description": "", **tool["function"]}}
 
 
 def begun(prompt: str) -> str | None:

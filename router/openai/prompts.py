@@ -12,10 +12,9 @@ import orjson
 from router import grammar
 from router.chat import ChatTemplate, Refused
 from router.errors import Invalid, TemplateFailed, VariableMissing
-from router.openai import formats, tools
+from router.openai import formats, harmony, tools
 from router.openai.bodies import ChatBody, Message, ResponseFormat
 from router.openai.calls import Known
-from router.openai.harmony import FINAL, Harmony, begun
 from router.openai.reply import Reader, Reply, Thinking, marks_of
 from router.workers import Exhausted, Workers
 
@@ -57,14 +56,15 @@ class Prompts:
             return self._bound(text, use, wanted)
         if self._format is formats.HARMONY:
             known = partial(Known, formats.HARMONY, use.names, use.most)
-            return Prompt(text, None, self._format.specials, lambda: Harmony(known(), text))
+            return Prompt(text, None, self._format.specials, lambda: harmony.Harmony(known(), text))
         return self._free(text, use)
 
     def _bound(self, text: str, use: tools.ToolUse, wanted: grammar.Source) -> Prompt:
         """The answer is what a grammar says, from its first token."""
-        header = FINAL if self._format is formats.HARMONY and not begun(text) else ""
+        if self._format is formats.HARMONY:
+            text = harmony.opened(text)
         caller = use.caller(formats.PLAIN)
-        return Prompt(text + header, wanted, frozenset(), lambda: Reply(None, caller()))
+        return Prompt(text, wanted, frozenset(), lambda: Reply(None, caller()))
 
     def _free(self, text: str, use: tools.ToolUse) -> Prompt:
         """The answer may reason, speak and call."""
@@ -98,6 +98,9 @@ class Prompts:
             more = tools.described(listed, body.tool_prompt)
             messages[-1] = {**messages[-1], "content": f"{messages[-1].get('content') or ''}{more}"}
             listed = None
+        if self._format is formats.HARMONY:
+            messages = [harmony.turn(message) for message in messages]
+            listed = [harmony.described(tool) for tool in listed or ()] or None
         told = body.chat_template_kwargs.model_dump(exclude_none=True)
         if body.reasoning_effort is not None:
             told = {"reasoning_effort": body.reasoning_effort, **told}

@@ -432,9 +432,19 @@ async def test_a_call_in_the_output_is_a_tool_call_whole_and_streamed() -> None:
 
 
 HARMONY = (
-    "{% for message in messages %}<|start|>{{ message.role }}<|message|>{{ message.content }}"
-    "<|end|>{% endfor %}{{ tools }}<|start|>assistant{{ '<|channel|>'[:0] }}"
+    "{% for tool in tools or [] %}{{ '// ' + tool.function.description }}{% endfor %}"
+    "{% for message in messages %}"
+    "{% if '<|channel|>' in message.content %}{{ raise_exception('marks') }}{% endif %}"
+    "{% if 'tool_calls' in message %}{% if message.content and message.thinking %}"
+    "{{ raise_exception('both') }}{% endif %}"
+    "<|start|>assistant<|channel|>analysis<|message|>{{ message.thinking or message.content }}"
+    "<|end|><|start|>assistant to=functions.{{ message.tool_calls[0].function.name }}"
+    "<|channel|>commentary json<|message|>"
+    "{{ message.tool_calls[0].function.arguments | tojson }}<|call|>"
+    "{% else %}<|start|>{{ message.role }}<|message|>{{ message.content }}<|end|>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
 )
+"""In the manner of gpt-oss's."""
 
 
 def spelled(text: str) -> list[Token]:
@@ -461,6 +471,27 @@ async def test_a_model_that_speaks_in_channels_is_read_by_them() -> None:
     assert len(chunks) == len(script)
     assert [item["type"] for item in output] == ["reasoning", "message"]
     assert bound.inputs.endswith("<|start|>assistant<|channel|>final<|message|>")
+
+
+async def test_a_history_with_calls_and_reasoning_suits_a_template_of_channels() -> None:
+    call = {"id": "c", "function": {"name": "f", "arguments": '{"x": 1}'}}
+    asked = {"role": "user", "content": "Say"}
+    called = {"role": "assistant", "content": None, "tool_calls": [call]}
+    result = {"role": "tool", "tool_call_id": "c", "content": "1"}
+    silent = {"type": "function", "function": {"name": "f"}}
+    async with serving(template=HARMONY) as server:
+        for more in ({"reasoning_content": "Hm."}, {"content": "Hm.", "reasoning_content": "Oh."}):
+            messages = [asked, {**called, **more}, result]
+            body = {"messages": messages, "tools": [silent]}
+            assert (await server.post("/v1/chat/completions", body)).status == 200
+        first, second = (request.inputs for request, _ in server.dispatcher.opened)
+    assert first == second
+    assert first == (
+        "// <|start|>user<|message|>Say<|end|>"
+        "<|start|>assistant<|channel|>analysis<|message|>Hm.<|end|>"
+        '<|start|>assistant to=functions.f<|channel|>commentary json<|message|>{"x": 1}<|call|>'
+        "<|start|>tool<|message|>1<|end|><|start|>assistant"
+    )
 
 
 async def test_a_chat_is_tokenised_as_it_is_sent_to_the_model() -> None:
