@@ -352,6 +352,43 @@ async def test_what_fails_in_a_generation_has_its_status_or_its_event(
         assert re.fullmatch(form, body)
 
 
+OPENED = {"Authorization": "Bearer secret"}
+LOCKED, LARGE = {"access": KEY}, "{" + " " * 2000
+RULE = CHAT.replace("}]", '}],"top_p":2,"n":9')
+GOING = {**LOCKED, **ends(reason="draining")}
+BARE = {"template": ""}
+NO_TOOL = CHAT.replace("}]", '}],"tool_choice":"g","n":9')
+SUFFIX = '{"prompt":"a","suffix":"b","top_p":2}'
+COUNT = '{"inputs":"","parameters":{"best_of":9,"top_k":0}}'
+ORDER = [
+    (404, "not_found", Call("PUT", "/v1/nowhere", LARGE, kind="text/plain", server=GOING)),
+    (405, "method_not_allowed", Call("PUT", "/generate", LARGE, kind="text/plain", server=GOING)),
+    (401, "unauthorized", post("/generate", LARGE, kind="text/plain", server=GOING)),
+    (503, "unavailable", post("/generate", LARGE, kind="text/plain", head=OPENED, server=GOING)),
+    (415, "unsupported_media_type", post("/generate", LARGE, kind="text/plain")),
+    (413, "payload_too_large", post("/generate", LARGE)),
+    (400, "bad_request", post("/generate", '{"inputs":1,', server=ends(full=True))),
+    (422, "validation", post("/v1/chat/completions", '{"messages":1}', server=ends(full=True))),
+    (422, "template_error", post("/v1/chat/completions", RULE, server=ends(full=True) | BARE)),
+    (422, "tool_error", post("/v1/chat/completions", NO_TOOL, server=ends(full=True) | BARE)),
+    (422, "suffix not supported", post("/v1/completions", SUFFIX, server=ends(full=True))),
+    (422, "validation", post("/generate", COUNT, server=ends(full=True))),
+    (429, "overloaded", post("/v1/chat/completions", RULE, server=ends(full=True))),
+    (422, "validation", post("/v1/chat/completions", RULE, server=ends(refusal=Overloaded()))),
+]
+"""Requests that break a rule and all that are looked at behind it."""
+
+
+@pytest.mark.parametrize(("status", "error_type", "call"), ORDER)
+async def test_of_several_broken_rules_the_first_in_order_is_told(
+    status: int, error_type: str, call: Call
+) -> None:
+    async with _served(call) as server:
+        answer = await server.raw(*call.bytes())
+    assert int(answer.split(b" ", 2)[1]) == status
+    assert f'"error_type":"{error_type}"'.encode() in answer
+
+
 def _joined(chunked: bytes) -> bytes:
     """The body that came in chunks."""
     body, rest = b"", chunked
