@@ -80,17 +80,14 @@ class Paged:
         if kind not in self._plans:
             self._plans[kind] = self._plan(index, query, *kind)
         views, crowd = self._plans[kind]
-        if crowd is not None and crowd.lanes is None:
-            return crowd.attend(query, self.cache.pool(index), rule.scale)
-        if len(self.segments) == 1:
+        if crowd is None and len(views) == 1:
             return self._attend(index, query, views[0], rule)
         out = torch.empty_like(query)
         for view in views:
             own = slice(view.start, view.stop)
             out[own] = self._attend(index, query[own], view, rule)
         if crowd is not None:
-            told = crowd.attend(query, self.cache.pool(index), rule.scale)
-            out.index_copy_(0, crowd.lanes, told)
+            crowd.attend(query, self.cache.pool(index), rule.scale, out)
         return out
 
     def _plan(

@@ -74,8 +74,8 @@ class Crowd:
         whole = len(flat) == len(query) and all(part.count == width for part in segments)
         return cls(len(segments), _slots(segments), mask, None if whole else flat)
 
-    def attend(self, query: Tensor, pool: Tensor, scale: float) -> Tensor:
-        """From `query` [T, H, D] of a whole Step to the output of every lane, [R * W, H, D].
+    def attend(self, query: Tensor, pool: Tensor, scale: float, out: Tensor) -> None:
+        """Fill these rows' part of `out` [T, H, D]; `query` [T, H, D] is that of the whole Step.
 
         `pool` [slots, 2 * Hkv, D] holds keys before values.
         """
@@ -87,7 +87,11 @@ class Crowd:
         turned = lanes.transpose(1, 2)
         folded = turned.reshape(self.rows, keys.shape[1], -1, dim)
         told = scaled_dot_product_attention(folded, keys, values, attn_mask=self.mask, scale=scale)
-        return told.view(turned.shape).transpose(1, 2).reshape(own.shape)
+        told = told.view(turned.shape).transpose(1, 2)
+        if self.lanes is None:
+            out.view(lanes.shape).copy_(told)
+        else:
+            out.index_copy_(0, self.lanes, told.reshape(own.shape))
 
 
 def joins(part: Segment, slot_bytes: int) -> bool:
