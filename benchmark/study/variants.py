@@ -13,7 +13,7 @@ from statistics import fmean
 from benchmark.figures import FCFS, LAPS, LAS, PAPER, SJF, SRPT, Size, Table, ratio, total
 from benchmark.simulation.plans import Arm, Load
 from benchmark.simulation.queues import CUTS
-from benchmark.study.parts import few, merge, queues
+from benchmark.study.parts import few, merge, queued, queues
 from benchmark.study.tables import grid
 
 WAVES = (10, 50, 10, 50, 10)
@@ -63,7 +63,9 @@ def waves(size: Size, shape: str) -> list[Load]:
 def wave_arms() -> dict[str, Arm]:
     """Fixed numbers of queues, then what follows the load, then none."""
     static = {f"K = {count}": queues(count) for count in STATIC}
-    return {**static, **{name: replace(PAPER, policy=name) for name in CUTS}, "no queues": LAPS}
+    following = {name: replace(PAPER, policy=name) for name in CUTS}
+    ours = {"K = 4, our lengths": queued(("laps_perception", "window")), "no queues": LAPS}
+    return {**static, **following, **ours}
 
 
 def servers(size: Size) -> dict[str, list[Load]]:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -27,7 +28,7 @@ from router.openai.response_input import ResponsesBody, as_chat
 from router.openai.shapes import Envelope, Shape
 from router.record import Record
 from router.request import Request
-from router.routes import REQUEST_ID, Front, reply
+from router.routes import REQUEST_ID, Front, Wanted, reply
 from router.stream import ClientGone, EventStream
 from router.text import Vocabulary
 
@@ -181,14 +182,16 @@ class OpenAi:
     ) -> AsyncIterator[tuple[Plan, Sequence[Record]]]:
         plans: list[Plan] = []
 
-        async def wanted() -> Sequence[Request]:
+        async def wanted() -> Wanted:
             plan = await planning()
             plans.append(plan)
-            compiled = await self._front.compiled(plan.grammar)
-            return [replace(request, grammar=compiled) for request in plan.requests]
+            return plan.requests, partial(self._complete, plan)
 
         async with self._front.life(http, wanted) as records:
             yield plans[0], records
+
+    async def _complete(self, plan: Plan, request: Request) -> Request:
+        return replace(request, grammar=await self._front.compiled(plan.grammar))
 
 
 async def _answer(plan: Plan, records: Sequence[Record]) -> dict[str, Any]:
