@@ -64,8 +64,11 @@ def wave_arms() -> dict[str, Arm]:
     """Fixed numbers of queues, then what follows the load, then none."""
     static = {f"K = {count}": queues(count) for count in STATIC}
     following = {name: replace(PAPER, policy=name) for name in CUTS}
-    ours = {"K = 4, our lengths": queued(("laps_perception", "window")), "no queues": LAPS}
-    return {**static, **following, **ours}
+    ours = {
+        "K = 4, our lengths": queued(("laps_perception", "window")),
+        "K = 4, our lengths, soft, width .3": queued(("laps_width", 0.3)),
+    }
+    return {**static, **following, **ours, "no queues": LAPS}
 
 
 def servers(size: Size) -> dict[str, list[Load]]:
