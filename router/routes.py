@@ -12,12 +12,14 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
 from router import grammar, insight, native
-from router.body import CompatGenerate, Generate, read
+from router.aside import aside
+from router.body import MOST_VALUES, AnyBody, CompatGenerate, Generate, read
 from router.dispatcher import Dispatcher
 from router.errors import (
     BadRequest,
@@ -39,6 +41,8 @@ from router.request import Bounds, Request, precheck, sequences, validate
 from router.stream import ClientGone, EventStream, events
 
 REQUEST_ID = web.RequestKey("request_id", str)
+_TOKEN_BYTES = 100
+_SENT_AT_ONCE = 1 << 20
 _JSON = re.compile(r"application/([^/]+\+)?json", re.IGNORECASE)
 
 
@@ -92,7 +96,7 @@ class Front:
 
     async def compat_generate(self, http: web.Request) -> web.StreamResponse:
         """POST `/`: an array of one, or a stream."""
-        body = read(await self.payload(http), CompatGenerate)
+        body = await self.body(http, CompatGenerate)
         full_text = self._about.pipeline_tag in (None, "text-generation")
         if body.stream:
             return await self._stream(http, body, full_text)
@@ -100,12 +104,12 @@ class Front:
 
     async def generate(self, http: web.Request) -> web.StreamResponse:
         """POST `/generate`."""
-        body = read(await self.payload(http), Generate)
+        body = await self.body(http, Generate)
         return await self._whole(http, body, full_text=False, as_list=False)
 
     async def generate_stream(self, http: web.Request) -> web.StreamResponse:
         """POST `/generate_stream`."""
-        body = read(await self.payload(http), Generate)
+        body = await self.body(http, Generate)
         return await self._stream(http, body, full_text=False)
 
     async def health(self, http: web.Request) -> web.StreamResponse:
@@ -146,6 +150,16 @@ class Front:
         body = self._metrics.render()
         return web.Response(body=body, content_type="text/plain", charset="utf-8")
 
+    async def body(self, http: web.Request, kind: type[AnyBody]) -> AnyBody:
+        """What the body says. Raises RouterError."""
+        payload = await self.payload(http)
+        return await aside(len(payload), read, payload, kind, self.most_values)
+
+    @property
+    def most_values(self) -> int:
+        """Of one body; a whole prompt may be given as token ids."""
+        return MOST_VALUES + self.bounds.max_total_tokens
+
     async def payload(self, http: web.Request) -> bytes:
         """The body, within the limits of state, type, size and time. Raises RouterError."""
         reason, limit = self._dispatcher.healthy(), self.bounds.payload_limit
@@ -169,7 +183,8 @@ class Front:
     ) -> web.StreamResponse:
         async with self.open(http, body, stream=False) as records:
             best, answer = await self.answer(records, full_text)
-        return reply([answer] if as_list else answer, native.headers(best, self._about))
+        told = [answer] if as_list else answer
+        return await reply_aside(told, native.headers(best, self._about), weight(records))
 
     async def answer(
         self, records: Sequence[Record], full_text: bool
@@ -179,8 +194,8 @@ class Front:
             async for _ in record.stream():
                 pass
         best, *others = sorted(records, key=_likeliest_first)
-        full = _full(best, full_text)
-        return best, native.answer(best, self._about, full_text=full, others=others)
+        tell = partial(native.answer, full_text=_full(best, full_text), others=others)
+        return best, await aside(weight(records), tell, best, self._about)
 
     async def _stream(
         self, http: web.Request, body: Generate, full_text: bool
@@ -270,6 +285,34 @@ def reply(value: Any, headers: Mapping[str, str] | None = None, status: int = 20
     """A JSON response."""
     body = native.dump(value)
     return web.Response(body=body, status=status, headers=headers, content_type="application/json")
+
+
+async def reply_aside(value: Any, headers: Mapping[str, str], size: int) -> web.Response:
+    """The same of a `value` that may be large: about `size` bytes."""
+    body = await aside(size, native.dump, value)
+    return web.Response(body=body, headers=headers, content_type="application/json")
+
+
+def weight(records: Sequence[Record]) -> int:
+    """About how many bytes an answer has that tells all of `records`."""
+    told = (
+        len(each.tokens) + each.request.decoder_input_details * len(each.prompt) for each in records
+    )
+    return _TOKEN_BYTES * sum(told)
+
+
+def reply_in_parts(parts: Sequence[bytes]) -> web.Response:
+    """The response whose JSON is `parts`; many bytes are sent part by part, as the client reads."""
+    size = sum(map(len, parts))
+    if size <= _SENT_AT_ONCE:
+        return web.Response(body=b"".join(parts), content_type="application/json")
+
+    async def each() -> AsyncIterator[bytes]:
+        for part in parts:
+            yield part
+
+    headers = {"Content-Length": str(size), "Content-Type": "application/json"}
+    return web.Response(body=each(), headers=headers)
 
 
 def _unhealthy(more: dict[str, str]) -> web.Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,9 +53,8 @@ class Prompts:
 
     async def make(self, body: ChatBody) -> Prompt:
         """The prompt of `body`. Raises ToolsInvalid, TemplateFailed, VariableMissing, Invalid."""
-        use = tools.tool_use(body)
-        wanted = use.grammar or _grammar(body.response_format)
-        text = await self._render(self._variables(body, use))
+        use, wanted, variables = await asyncio.to_thread(self._prepared, body)
+        text = await self._render(variables)
         read = self._format if use.tools and not use.demanded else formats.PLAIN
         marks = None if wanted else self._marks
         return Prompt(
@@ -64,6 +64,14 @@ class Prompts:
             thinking=lambda: marks and Thinking(marks, text.rstrip().endswith(marks[0])),
             caller=use.caller(read),
         )
+
+    def _prepared(
+        self, body: ChatBody
+    ) -> tuple[tools.ToolUse, grammar.Source | None, dict[str, Any]]:
+        """The tools, what the answer must match, and what the template is told."""
+        use = tools.tool_use(body)
+        wanted = use.grammar or _grammar(body.response_format)
+        return use, wanted, self._variables(body, use)
 
     async def _render(self, variables: dict[str, Any]) -> str:
         if self._source is None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
-from router.body import U32, Body, Float
+from router.body import U32, Body, Float, Json
 from router.errors import Invalid
-from router.openai.bodies import MOST_MESSAGES, MOST_TOOLS, ChatBody, NamedTool, Part
+from router.openai.bodies import MOST_MESSAGES, MOST_TOOLS, ChatBody, NamedTool, Part, Parts
 
 
 class InputItem(Body):
@@ -20,11 +20,11 @@ class InputItem(Body):
 
     type: str = "message"
     role: str | None = None
-    content: str | list[Part] | None = None
+    content: str | Parts | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
-    output: str | list[Part] | None = None
+    output: str | Parts | None = None
 
 
 class FlatTool(Body):
@@ -33,7 +33,7 @@ class FlatTool(Body):
     type: str
     name: str | None = None
     description: str | None = None
-    parameters: dict[str, JsonValue] | None = None
+    parameters: dict[str, Json] | None = None
     strict: bool | None = None
 
 
@@ -42,7 +42,7 @@ class TextFormat(Body):
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     name: str | None = None
-    schema_: JsonValue = Field(default=None, alias="schema")
+    schema_: Json = Field(default=None, alias="schema")
     strict: bool | None = None
 
 
@@ -74,7 +74,7 @@ class ResponsesBody(Body):
     parallel_tool_calls: bool = True
     reasoning: ReasoningOptions = ReasoningOptions()
     user: str | None = None
-    metadata: dict[str, JsonValue] | None = None
+    metadata: dict[str, Json] | None = None
     previous_response_id: str | None = None
     background: bool = False
 
