@@ -48,13 +48,13 @@ def _long_texts() -> list[Heavy]:
 def _full_prompts(tokens: int) -> list[Heavy]:
     """Prompts that nearly fill a request, and are served."""
     ids: dict[str, Any] = {"prompt": [100] * tokens, "max_tokens": 1}
-    told = {**ids, "echo": True, "logprobs": 5}
+    told = {**ids, "prompt": [100] * 8192, "echo": True, "logprobs": 5}
     text = {"inputs": LINE * (tokens // 20), "parameters": {"truncate": tokens}}
     text["parameters"] |= {"max_new_tokens": 1}
     return [
         _heavy("a full prompt", "/generate", text, 200),
         _heavy("a full prompt of ids", "/v1/completions", ids, 200),
-        _heavy("a full prompt told again", "/v1/completions", told, 200),
+        _heavy("a long prompt told again", "/v1/completions", told, 200),
     ]
 
 

@@ -26,8 +26,8 @@ import aiohttp
 from benchmark.heavy_requests import Heavy, heavy_requests
 
 LAUNCHER = Path(__file__).resolve().parent.parent / "launcher.py"
-LENGTH = 131_072
-"""Most tokens of a request, as current models have it."""
+LENGTH = 32_768
+"""Most tokens of a request: the echo itself looks at every token of a new row."""
 ALLOWED = 25.0
 """Milliseconds by which a request may delay a token of somebody else."""
 QUIET_SECONDS = 2.0
