@@ -49,8 +49,8 @@ def _full_prompts(tokens: int) -> list[Heavy]:
     """Prompts that nearly fill a request, and are served."""
     ids: dict[str, Any] = {"prompt": [100] * tokens, "max_tokens": 1}
     told = {**ids, "prompt": [100] * 8192, "echo": True, "logprobs": 5}
-    text = {"inputs": LINE * (tokens // 20), "parameters": {"truncate": tokens}}
-    text["parameters"] |= {"max_new_tokens": 1}
+    parameters = {"truncate": tokens, "max_new_tokens": 1}
+    text = {"inputs": LINE * (tokens // 20), "parameters": parameters}
     return [
         _heavy("a full prompt", "/generate", text, 200),
         _heavy("a full prompt of ids", "/v1/completions", ids, 200),

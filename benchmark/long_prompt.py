@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
 @contextmanager
 def _serving() -> Iterator[str]:
     """The address of an echo."""
-    flags = ("--echo", "--hostname", "127.0.0.1", "-p", "0", "--max-total-tokens", str(LENGTH))
-    flags += ("--max-batch-total-tokens", str(3 * LENGTH))
+    limits = ("--max-total-tokens", str(LENGTH), "--max-batch-total-tokens", str(3 * LENGTH))
+    flags = ("--echo", "--hostname", "127.0.0.1", "-p", "0", *limits)
     server = subprocess.Popen(  # noqa: S603 - our own launcher
         (sys.executable, str(LAUNCHER), *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

@@ -149,6 +149,8 @@ class Dispatcher:
     async def _submit(self, request: Request, request_id: str) -> Record:
         arrived = self._clock()
         prompt, max_new = rules.fit(request, await self._ids(request), self._limits)
+        if request.grammar is not None:
+            await self._shards.prepare(request.grammar)
         named = await aside(4 * len(prompt), self._pipeline.name, request, prompt)
         self._require_shards()  # if they were lost meanwhile, nobody reads the inbox
         self._last_id += 1

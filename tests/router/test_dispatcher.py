@@ -29,7 +29,7 @@ from router.text import Vocabulary
 from router.workers import Files, Workers
 from shard.config import ShardConfig
 from shard.echo import EchoEngine, reply, reply_logprob
-from shard.protocol import End, Item, Message, Sampling, Step, StepResult
+from shard.protocol import End, Item, Message, Prepare, Prepared, Sampling, Step, StepResult
 from tests.router.families import FAMILIES
 from tests.router.scripted_ranks import ScriptedRank, listening
 from tests.shard.ranks import ECHO, Rank, echo_group
@@ -125,6 +125,11 @@ class EngineRank(ScriptedRank):
         self.engine = EchoEngine(self.config)
         self.twist: Callable[[StepResult], StepResult] = lambda result: result
         self.silent = False
+        self.prepares = True
+        self.asked = asyncio.Event()
+        """Set when a grammar is to be prepared."""
+        self.messages: list[Message | None] = []
+        """What was dealt with."""
 
     def greet(self, hello: Message) -> None:
         self.say(self.engine.ready())
@@ -133,8 +138,12 @@ class EngineRank(ScriptedRank):
         super()._hear(frame)
         while not self._heard.empty() and not self.silent:
             message = self._heard.get_nowait()
+            self.messages.append(message)
             if isinstance(message, Step):
                 self.say(self.twist(self.engine.execute(message)))
+            if isinstance(message, Prepare):
+                self.asked.set()
+                self.say(*[Prepared(message.number)] * self.prepares)
 
 
 def ask(inputs: str = "hello world", max_new: int = 20, seed: int = 0, **more: Any) -> Request:
@@ -470,6 +479,19 @@ async def test_an_error_in_one_row_ends_that_request_alone() -> None:
     assert len(whole) == 2  # rows are numbered in the order in which their texts were encoded
     for number, record in whole.items():
         assert tuple(record.emitted) == expected(ask(seed=number))[0]
+
+
+async def test_a_row_is_sent_when_all_ranks_have_its_grammar_and_others_do_not_wait() -> None:
+    rank = EngineRank(0)
+    rank.prepares = False
+    async with listening(rank) as paths, serving(paths) as server:
+        task = asyncio.ensure_future(finish(server, ask(seed=1, grammar="a")))
+        await rank.asked.wait()
+        await finish(server, ask(seed=2))
+        news = [new for step in rank.messages if isinstance(step, Step) for new in step.new]
+        assert [new.grammar for new in news] == [None]
+        rank.say(Prepared(1))
+        assert tuple((await task).emitted) == expected(ask(seed=1))[0]
 
 
 async def test_an_end_without_a_token_is_incomplete() -> None:
