@@ -62,7 +62,6 @@ class Dispatcher:
     async def run(self) -> None:
         """Serve until cancelled. Raises GroupLost; every live request has ended badly by then."""
         self._shards.subscribe(self._inbox.put)
-        self._metrics.observe(self._scheduler.view())
         try:
             while True:
                 self._fill()
@@ -215,7 +214,6 @@ class Dispatcher:
         for item, outcome in zip(landed.items, landed.outcomes, strict=True):
             self._take(item, outcome.seconds, now)
         self._metrics.step(landed.method, len(landed.items), landed.seconds)
-        self._metrics.observe(self._scheduler.view())
 
     def _look_back(self, id: int, now: float) -> None:
         """Ask the scheduler about a request that is about to end."""

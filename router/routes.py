@@ -147,6 +147,7 @@ class Front:
 
     async def metrics(self, http: web.Request) -> web.StreamResponse:
         """GET `/metrics`."""
+        self._metrics.observe(self._dispatcher.view())
         body = self._metrics.render()
         return web.Response(body=body, content_type="text/plain", charset="utf-8")
 

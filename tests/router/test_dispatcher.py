@@ -39,25 +39,21 @@ POLICIES = ("laps-sd", "fcfs", "las", "sjf")
 
 
 class SeenMetrics(Metrics):
-    """Metrics that a test can wait on: how many Steps are done, and the last View."""
+    """Metrics that a test can wait on: how many Steps are done, and the View after each."""
 
     steps = 0
     seconds = 0.0
     """Of the Steps that served a row."""
-    view: View | None = None
+    view: Callable[[], View]
 
     def step(self, method: str, rows: int, seconds: float) -> None:
         super().step(method, rows, seconds)
         self.steps += 1
         self.seconds += seconds if rows else 0.0
-
-    def observe(self, view: View) -> None:
-        super().observe(view)
-        self.view = view
         self.changed.set()
 
     async def until(self, holds: Callable[[View], bool]) -> None:
-        while self.view is None or not holds(self.view):
+        while not holds(self.view()):
             self.changed.clear()
             await self.changed.wait()
 
@@ -97,6 +93,7 @@ async def serving(
         options |= {"log": StepLog(str(log), capacity)} if log else {}
         encoder = Encoder(Vocabulary(TOKENIZER), Workers(Files("", 0)))
         dispatcher = Dispatcher(scheduler, shards, encoder, bounds, metrics, **options)
+        metrics.view = dispatcher.view
         running = asyncio.ensure_future(dispatcher.run())
         try:
             yield Serving(dispatcher, scheduler, metrics, running)
