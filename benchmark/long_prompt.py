@@ -104,13 +104,13 @@ class _Gaps:
 
 @asynccontextmanager
 async def _watched(url: str) -> AsyncIterator[_Gaps]:
-    """The gaps of a stream that has begun, and goes on until this is left."""
+    """The gaps of streams that follow each other until this is left."""
     gaps = _Gaps()
     stream = asyncio.create_task(_stream(url, gaps))
     await gaps.begun.wait()
     yield gaps
     if stream.done():
-        raise RuntimeError("the stream ended before the request did")
+        await stream  # it never ends by itself
     stream.cancel()
     await asyncio.wait([stream])
 
@@ -118,12 +118,12 @@ async def _watched(url: str) -> AsyncIterator[_Gaps]:
 async def _stream(url: str, gaps: _Gaps) -> None:
     parameters = {"max_new_tokens": LENGTH - 100, "ignore_eos_token": True}
     body = {"inputs": "def main():", "parameters": parameters}
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"{url}/generate_stream", json=body) as answer,
-    ):
-        async for _ in answer.content:
-            gaps.take(time.perf_counter())
+    async with aiohttp.ClientSession() as session:
+        while True:
+            gaps.last = None
+            async with session.post(f"{url}/generate_stream", json=body) as answer:
+                async for _ in answer.content:
+                    gaps.take(time.perf_counter())
 
 
 def _post(url: str, heavy: Heavy) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import orjson
 
 from router import grammar
+from router.aside import aside
 from router.chat import ChatTemplate, Refused
 from router.errors import Invalid, TemplateFailed, VariableMissing
 from router.openai import formats, tools
@@ -51,9 +51,12 @@ class Prompts:
         self._format = tools.format_of(source if self._takes_tools else "", parser)
         self._marks = marks_of(source)
 
-    async def make(self, body: ChatBody) -> Prompt:
-        """The prompt of `body`. Raises ToolsInvalid, TemplateFailed, VariableMissing, Invalid."""
-        use, wanted, variables = await asyncio.to_thread(self._prepared, body)
+    async def make(self, body: ChatBody, size: float) -> Prompt:
+        """The prompt of `body`, which had `size` bytes.
+
+        Raises ToolsInvalid, TemplateFailed, VariableMissing or Invalid.
+        """
+        use, wanted, variables = await aside(size, self._prepared, body)
         text = await self._render(variables)
         read = self._format if use.tools and not use.demanded else formats.PLAIN
         marks = None if wanted else self._marks

@@ -58,6 +58,14 @@ class ReasoningOptions(Body):
     effort: str | None = None
 
 
+MOST_METADATA = 16
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=MOST_METADATA, fail_fast=True),
+]
+"""As much as OpenAI takes; it is told again with every state of the response."""
+
+
 class ResponsesBody(Body):
     """Body of `/v1/responses`."""
 
@@ -74,7 +82,7 @@ class ResponsesBody(Body):
     parallel_tool_calls: bool = True
     reasoning: ReasoningOptions = ReasoningOptions()
     user: str | None = None
-    metadata: dict[str, Json] | None = None
+    metadata: Metadata | None = None
     previous_response_id: str | None = None
     background: bool = False
 

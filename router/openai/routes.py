@@ -8,6 +8,7 @@ order and the sockets.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -94,7 +95,7 @@ class OpenAi:
     async def chat_tokenize(self, http: web.Request) -> web.StreamResponse:
         """POST `/chat_tokenize`: a chat's text, and its tokens."""
         body = await self._front.body(http, ChatBody)
-        text = (await self._prompts.make(body)).text
+        text = (await self._prompts.make(body, _size(http))).text
         spans = await self._encoder.spans(text, special=False)
         head, tail = b'{"tokenize_response":', b',"templated_text":' + native.dump(text) + b"}"
         return reply_in_parts([head, *spans, tail])
@@ -113,7 +114,7 @@ class OpenAi:
             yield text
 
     async def _chat(self, http: web.Request, body: ChatBody) -> Plan:
-        prompt = await self._prompts.make(body)
+        prompt = await self._prompts.make(body, _size(http))
         self._front.require_permit()
         requests = chat.requests(body, prompt, self._front.bounds, self._size)
         envelope = self._envelope(http, body)
@@ -129,9 +130,8 @@ class OpenAi:
         completions.prompts(body, self._front.bounds)
         self._front.require_permit()
         decode = self._encoder.vocabulary.decode_long
-        requests = await asyncio.to_thread(
-            completions.requests, body, self._front.bounds, self._size, decode
-        )
+        values = body, self._front.bounds, self._size, decode
+        requests = await aside(_size(http), completions.requests, *values)
         envelope = replace(self._envelope(http, body), model=self._about.model_id)
         return Plan(
             requests=requests,
@@ -140,8 +140,8 @@ class OpenAi:
         )
 
     async def _response(self, http: web.Request, body: ResponsesBody) -> Plan:
-        asked = await asyncio.to_thread(as_chat, body)
-        prompt = await self._prompts.make(asked)
+        asked = await aside(_size(http), as_chat, body)
+        prompt = await self._prompts.make(asked, _size(http))
         self._front.require_permit()
         envelope = self._envelope(http, asked)
         return Plan(
@@ -191,6 +191,11 @@ class OpenAi:
 
         async with self._front.life(http, wanted) as records:
             yield plans[0], records
+
+
+def _size(http: web.Request) -> float:
+    """Bytes of a body whose values are still to be looked at."""
+    return math.inf if http.content_length is None else http.content_length
 
 
 async def _answer(plan: Plan, records: Sequence[Record]) -> dict[str, Any]:
