@@ -151,8 +151,13 @@ def read(body: bytes, kind: type[AnyBody], most: int = MOST_VALUES) -> AnyBody:
     Raises Malformed (not JSON) or Mistyped (names the first wrong field, or says that there are
     more than `most` values).
     """
+    return typed(parse_json(body, most), kind)
+
+
+def typed(value: Any, kind: type[AnyBody]) -> AnyBody:
+    """A parsed `value` as a `kind`. Raises Mistyped, which names the first wrong field."""
     try:
-        return kind.model_validate(parse_json(body, most))
+        return kind.model_validate(value)
     except ValidationError as fault:
         raise Mistyped(_reason(fault)) from fault
 

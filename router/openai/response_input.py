@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from router.body import U32, Body, Float, Json
+from router.body import U32, Body, Float, Json, typed
 from router.errors import Invalid
 from router.openai.bodies import MOST_MESSAGES, MOST_TOOLS, ChatBody, NamedTool, Part, Parts
 
@@ -88,7 +88,10 @@ class ResponsesBody(Body):
 
 
 def as_chat(body: ResponsesBody) -> ChatBody:
-    """The chat that asks the same. Raises Invalid for what needs a memory, or is no function."""
+    """The chat that asks the same.
+
+    Raises Invalid for what needs a memory, or is no function, and Mistyped.
+    """
     if body.previous_response_id is not None:
         raise Invalid("`previous_response_id` is not supported: responses are not stored")
     if body.background:
@@ -111,7 +114,7 @@ def as_chat(body: ResponsesBody) -> ChatBody:
     }
     choice = body.tool_choice
     plain = choice.model_dump() if isinstance(choice, NamedTool) else choice
-    return ChatBody.model_validate({**given, "tool_choice": plain})
+    return typed({**given, "tool_choice": plain}, ChatBody)
 
 
 def _messages(body: ResponsesBody) -> Iterator[dict[str, Any]]:
