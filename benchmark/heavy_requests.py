@@ -60,12 +60,14 @@ def _full_prompts(tokens: int) -> list[Heavy]:
 
 def _crowds() -> list[Heavy]:
     """Bodies of very many values."""
-    stops, bias = ["a"] * VALUES, {str(id): 1 for id in range(VALUES)}
+    stops = {"inputs": "a", "parameters": {"stop": ["a"] * VALUES}}
+    wrong = {"inputs": "a", "parameters": {"stop": [1] * VALUES}}
+    bias = {str(id): 1 for id in range(VALUES)}
     return [
         Heavy("a million lists", "/generate", b'{"inputs":[' + b"[]," * 600_000 + b"0]}", 422),
         Heavy("lists unread", "/tokenize", b'{"inputs":"a","x":[' + b"[]," * 32_000 + b"0]}", 200),
-        _heavy("stops", "/generate", {"inputs": "a", "parameters": {"stop": stops}}, 422),
-        _heavy("wrong stops", "/v1/completions", {"prompt": "a", "stop": [1] * VALUES}, 422),
+        _heavy("stops", "/generate", stops, 422),
+        _heavy("wrong stops", "/generate", wrong, 422),
         _heavy("biases", "/v1/completions", {"prompt": "a", "logit_bias": bias}, 422),
         _heavy("parts", "/v1/chat/completions", _chat([_text("a")] * 21_000), 200),
         _heavy("instances", "/vertex", {"instances": [{"inputs": "a"}] * 32_000}, 422),

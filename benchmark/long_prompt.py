@@ -33,6 +33,8 @@ LENGTH = 32_768
 ALLOWED = 25.0
 """Milliseconds by which a request may delay a token of somebody else."""
 QUIET_SECONDS = 2.0
+PATIENCE = 10.0
+"""Seconds after which a stream without an event is broken."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,14 +102,20 @@ class _Gaps:
 
     longest: float = 0.0
     last: float | None = None
-    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def take(self, now: float) -> None:
         """An event arrived; None before it does not count."""
         if self.last is not None:
             self.longest = max(self.longest, 1000 * (now - self.last))
         self.last = now
-        self.begun.set()
+        self.arrived.set()
+
+    async def next(self) -> None:
+        """Wait for an event. Raises TimeoutError."""
+        self.arrived.clear()
+        async with asyncio.timeout(PATIENCE):
+            await self.arrived.wait()
 
 
 @asynccontextmanager
@@ -115,10 +123,10 @@ async def _watched(url: str) -> AsyncIterator[_Gaps]:
     """The gaps of streams that follow each other until this is left."""
     gaps = _Gaps()
     stream = asyncio.create_task(_stream(url, gaps))
-    await gaps.begun.wait()
+    await gaps.next()
     yield gaps
-    if stream.done():
-        await stream  # it never ends by itself
+    for _ in range(2):  # the gap that the end of a request leaves is its own, too
+        await gaps.next()
     stream.cancel()
     await asyncio.wait([stream])
 
