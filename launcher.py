@@ -21,7 +21,7 @@ from pathlib import Path
 from time import monotonic
 from typing import get_type_hints
 
-from router import listener, options, settings
+from router import levels, listener, options, settings
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.console import Log
 from router.environment import describe
@@ -271,6 +271,7 @@ def shard_command(
         echo_seconds=chosen.developer.echo_seconds,
         cuda_memory_fraction=model.cuda_memory_fraction,
         prefill_tokens=limits.max_batch_prefill_tokens or PREFILL_TOKENS,
+        log_level=levels.level(chosen.server.log_level, levels.SHARD),
     )
     return Command(f"rank {rank}", (*PYTHON, "shard"), asdict(config))
 

@@ -38,12 +38,13 @@ class LauncherGone(Exception):
 
 def main() -> int:
     """Run until drained, abandoned or at fault; the exit status."""
-    logs.configure(os.environ.get("LOG_LEVEL", ""))
     line = sys.stdin.buffer.readline()
     if not line:
         return 0
     try:
-        asyncio.run(serve(parse(line)))
+        config = parse(line)
+        logs.configure(config.server.log_level)
+        asyncio.run(serve(config))
     except Fault as fault:
         emit(event="fault", code=fault.code, text=str(fault))
         return fault.code
@@ -110,6 +111,8 @@ async def serve_from(
     )
     workers = Workers(files, config.limits.validation_workers)
     dispatcher, front = assemble(config, shards, model, workers, store)
+    about, pages = describe(config, shards.ready), not config.server.no_ui
+    more = routes(front, about, model, files.vocab_size, workers, pages=pages)
     listener = socket.socket(fileno=config.listen_fd)
     try:
         async with asyncio.TaskGroup() as group:
@@ -121,7 +124,7 @@ async def serve_from(
                 front,
                 listener,
                 access(config.server),
-                routes(front, describe(config, shards.ready), model, files.vocab_size, workers),
+                more,
                 around,
                 ready=lambda: emit(event="ready"),
                 drained=lambda: _drain(stop, dispatcher),

@@ -89,7 +89,7 @@ def load_model(config: RouterConfig) -> Model:
 
 
 def routes(
-    front: Front, about: About, model: Model, size: int, workers: Workers
+    front: Front, about: About, model: Model, size: int, workers: Workers, *, pages: bool = True
 ) -> list[web.RouteDef]:
     """What is served beside native generation; `size` is that of the model's logits."""
     prompts = Prompts(model.template, workers, model.tool_call_parser)
@@ -100,7 +100,7 @@ def routes(
         *Tokens(front, encoder).routes(),
         *openai.routes(),
         *hosted.routes(os.environ.get("AIP_PREDICT_ROUTE")),
-        *Docs(document((*NATIVE, *OPENAI, *HOSTED))).routes(),
+        *Docs(document((*NATIVE, *OPENAI, *HOSTED))).routes(pages=pages),
     ]
 
 

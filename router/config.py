@@ -216,9 +216,17 @@ class ServerConfig:
     tool_call_parser: str = option(
         "auto",
         "format in which the model writes tool calls; auto: that of its chat template",
-        choices=("auto", "hermes", "qwen3_coder", "mistral", "deepseek", "llama3_json", "json"),
+        choices=(
+            *("auto", "hermes", "qwen3_coder", "mistral", "deepseek", "llama3_json", "glm"),
+            *("granite", "harmony", "json"),
+        ),
     )
     json_output: bool = option(False, "log one JSON object per line")
+    log_level: str = option(
+        "info",
+        "what is logged: a level, or TGI's filters, such as info,text_generation_router=debug",
+    )
+    no_ui: bool = option(False, "serve no pages: /docs is then not found")
     max_connections: int = option(1024, "connections at once; more are turned away")
     keepalive_timeout: float = option(15.0, "seconds that an idle connection stays open")
     step_timeout: float | None = option(

@@ -10,7 +10,7 @@ Shards that are lost end every live request.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -83,18 +83,22 @@ class Dispatcher:
 
     @asynccontextmanager
     async def open_all(
-        self, requests: Sequence[Request], request_id: str
+        self,
+        requests: Sequence[Request],
+        request_id: str,
+        complete: Callable[[Request], Awaitable[Request]] | None = None,
     ) -> AsyncIterator[tuple[Record, ...]]:
         """`open` for requests that live together, such as the sequences of `best_of`.
 
-        Each takes a permit; they get them all, or Overloaded is raised.
+        Each takes a permit; they get them all, or Overloaded is raised. `complete` adds what takes
+        work to a request whose length is known to fit.
         """
         self._require_shards()
         with self._admission.hold(len(requests)):
             records: list[Record] = []
             try:
                 for request in requests:
-                    records.append(await self._submit(request, request_id))
+                    records.append(await self._submit(request, request_id, complete))
                 yield tuple(records)
             finally:
                 for record in records:
@@ -145,9 +149,15 @@ class Dispatcher:
         if self._failed:
             raise Unavailable("Model is unavailable")
 
-    async def _submit(self, request: Request, request_id: str) -> Record:
+    async def _submit(
+        self,
+        request: Request,
+        request_id: str,
+        complete: Callable[[Request], Awaitable[Request]] | None,
+    ) -> Record:
         arrived = self._clock()
         prompt, max_new = rules.fit(request, await self._ids(request), self._limits)
+        request = request if complete is None else await complete(request)
         if request.grammar is not None:
             await self._shards.prepare(request.grammar)
         named = await aside(4 * len(prompt), self._pipeline.name, request, prompt)
@@ -213,7 +223,9 @@ class Dispatcher:
         self._scheduler.complete(landed.outcomes, now)
         for item, outcome in zip(landed.items, landed.outcomes, strict=True):
             self._take(item, outcome.seconds, now)
-        self._metrics.step(landed.method, len(landed.items), landed.seconds)
+        rows = len(landed.items)
+        self._metrics.step(landed.method, rows, landed.seconds, joined=landed.joined)
+        self._metrics.told(landed.method, self._clock() - now)
 
     def _look_back(self, id: int, now: float) -> None:
         """Ask the scheduler about a request that is about to end."""

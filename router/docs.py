@@ -15,6 +15,7 @@ PAGE = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <title>Text generation</title>
+<link rel="icon" href="data:,">
 <link rel="stylesheet" href="docs/swagger-ui.css">
 </head>
 <body>
@@ -33,13 +34,10 @@ class Docs:
         self._document = document
         self._folder = _folder()
 
-    def routes(self) -> list[web.RouteDef]:
-        """Path by path."""
-        return [
-            web.get("/docs", self.page),
-            web.get("/docs/{name}", self.file),
-            web.get("/api-doc/openapi.json", self.document),
-        ]
+    def routes(self, *, pages: bool) -> list[web.RouteDef]:
+        """Path by path; without `pages` the document alone."""
+        shown = [web.get("/docs", self.page), web.get("/docs/{name}", self.file)]
+        return [*(shown if pages else ()), web.get("/api-doc/openapi.json", self.document)]
 
     async def page(self, http: web.Request) -> web.StreamResponse:
         """GET `/docs`."""

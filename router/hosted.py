@@ -21,7 +21,7 @@ from router.errors import Mistyped, NoInstances, NoPredictions, RouterError
 from router.openai.bodies import ChatBody
 from router.openai.operations import CHAT, COMPLETIONS
 from router.openai.routes import OpenAi
-from router.openapi import ROOT, Operation
+from router.openapi import EXAMPLE, ROOT, Operation
 from router.routes import Front, reply
 from router.server import refusal
 
@@ -53,6 +53,7 @@ HOSTED = (
     Operation(
         *("post", "/vertex", "Generate for Vertex AI"),
         takes=VertexRequest,
+        example={"instances": [EXAMPLE]},
         gives=VertexResponse,
     ),
 )

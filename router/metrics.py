@@ -120,14 +120,23 @@ class Metrics:
         elif record is not None:
             self._count_success(record)
 
-    def step(self, method: str, rows: int, seconds: float) -> None:
-        """A Step over `rows` requests took `seconds` of the device; a mixed one is a prefill."""
+    def step(self, method: str, rows: int, seconds: float, *, joined: bool = False) -> None:
+        """A Step over `rows` requests took `seconds` of the device; a mixed one is a prefill.
+
+        `joined`: it had prompts beside rows that decode, which TGI calls a concat.
+        """
+        if joined:
+            self._counters["tgi_batch_concat"].labels("chunking").inc()
         self._counters["tgi_batch_inference_count"].labels(method).inc()
         self._counters["tgi_batch_inference_success"].labels(method).inc()
         self._durations["tgi_batch_inference_duration"].labels(method).observe(seconds)
         self._durations["tgi_batch_forward_duration"].labels(method).observe(seconds)
         if method == "prefill":
             self._sizes["tgi_batch_next_size"].observe(rows)
+
+    def told(self, method: str, seconds: float) -> None:
+        """The tokens of a Step were text after `seconds`."""
+        self._durations["tgi_batch_decode_duration"].labels(method).observe(seconds)
 
     def step_lost(self, method: str) -> None:
         """A Step's result will never come."""

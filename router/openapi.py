@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
@@ -56,6 +56,8 @@ class Operation:
     path: str
     summary: str
     takes: type[BaseModel] | None = None
+    example: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """A body that is answered well."""
     gives: type[BaseModel] | None = None
     several: bool = False
     """Whether the answer is an array of `gives`."""
@@ -71,9 +73,11 @@ class Operation:
     tag: str = "Text generation"
 
 
+EXAMPLE = {"inputs": "def main():", "parameters": {"max_new_tokens": 20}}
 ROOT = Operation(
     *("post", "/", "Generate; a stream if `stream` is true"),
     takes=body.CompatGenerate,
+    example=EXAMPLE,
     gives=answers.GenerateResponse,
     several=True,
     streams=answers.StreamResponse,
@@ -83,16 +87,19 @@ NATIVE = (
     Operation(
         *("post", "/generate", "Generate and answer at the end"),
         takes=body.Generate,
+        example=EXAMPLE,
         gives=answers.GenerateResponse,
     ),
     Operation(
         *("post", "/generate_stream", "Generate and answer token by token"),
         takes=body.Generate,
+        example=EXAMPLE,
         streams=answers.StreamResponse,
     ),
     Operation(
         *("post", "/tokenize", "The tokens of a text"),
         takes=body.Generate,
+        example=EXAMPLE,
         gives=answers.SimpleToken,
         several=True,
     ),
@@ -150,6 +157,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
     takes = [_reference(each.takes) for each in like if each.takes]
     if takes:
         told["requestBody"] = {"required": True, **_content({"application/json": _any(takes)})}
+        told["requestBody"]["content"]["application/json"]["example"] = like[0].example
     names = re.findall(r"{(\w+)}", operation.path)
     if names:
         told["parameters"] = [_named(name) for name in names]

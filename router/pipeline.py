@@ -24,6 +24,8 @@ class Landed:
 
     method: str
     """Its label in TGI's metrics."""
+    joined: bool
+    """Whether it had prompts beside rows that decode."""
     sent: float
     """When, by the dispatcher's clock."""
     seconds: float
@@ -87,8 +89,9 @@ class Pipeline:
         """The next Step; `records` are the live requests."""
         held = self._held.difference(steps.gone(batch))
         fresh = [records[id] for id in steps.named(batch) if id not in held]
+        cached = {start.id: start.cached for start in batch.start}
         for record in fresh:
-            record.plan(now)
+            record.plan(now, cached.get(record.id, 0))
         self._number += 1
         step = steps.step(self._number, batch, self._held, fresh)
         self._held = held.union(record.id for record in fresh)
@@ -101,7 +104,7 @@ class Pipeline:
         rows = steps.done(step, result)
         outcomes = steps.outcomes(rows, result.seconds, self._names)
         items = tuple(item for _, item in rows)
-        return Landed(steps.method(step), sent, result.seconds, items, outcomes)
+        return Landed(steps.method(step), steps.joined(step), sent, result.seconds, items, outcomes)
 
     def lost(self) -> list[str]:
         """Labels of the Steps that will never land."""

@@ -72,6 +72,8 @@ class Record:
         self.longest_draft = 0
         self.steps = 0
         """Steps that worked on this request, prefill included."""
+        self.cached = 0
+        """Tokens of the prompt that came from the prefix cache."""
         self.attained = 0.0
         """Device seconds of those Steps, each shared equally among its rows."""
         self.preemptions: Mapping[str, int] = {}
@@ -130,10 +132,13 @@ class Record:
         """Whether the end is still to come."""
         return self.finish_reason is None and self.error is None
 
-    def plan(self, now: float) -> None:
-        """Note that the shards are about to get the row; the first time counts."""
+    def plan(self, now: float, cached: int) -> None:
+        """Note that the shards are about to get the row, which holds the KV of `cached` tokens.
+
+        The first time counts.
+        """
         if not self.steps:
-            self.started = now
+            self.started, self.cached = now, cached
 
     def new(self) -> New:
         """The row that goes on from here, for shards that do not hold it."""

@@ -43,6 +43,10 @@ from router.stream import ClientGone, EventStream, events
 REQUEST_ID = web.RequestKey("request_id", str)
 _TOKEN_BYTES = 100
 _SENT_AT_ONCE = 1 << 20
+RECORDS = web.RequestKey("records", list[Record])
+"""What a request set going; whoever is around the routes may read it."""
+Wanted = tuple[Sequence[Request], Callable[[Request], Awaitable[Request]]]
+"""Requests, and what is left to do to each once its prompt fits: the grammar."""
 _JSON = re.compile(r"application/([^/]+\+)?json", re.IGNORECASE)
 
 
@@ -234,14 +238,17 @@ class Front:
         async with self.life(http, lambda: self._wanted(body, stream)) as records:
             yield records
 
-    async def _wanted(self, body: Generate, stream: bool) -> Sequence[Request]:
+    async def _wanted(self, body: Generate, stream: bool) -> Wanted:
         precheck(body.parameters, self.bounds, stream=stream)
         self.require_permit()
         request = validate(body, self.bounds, stream=stream)
         given = body.parameters.grammar
-        source = None if given is None else grammar.read(given.type, given.value)
-        request = replace(request, grammar=await self.compiled(source))
-        return sequences(request, request.best_of)
+
+        async def complete(request: Request) -> Request:
+            source = None if given is None else grammar.read(given.type, given.value)
+            return replace(request, grammar=await self.compiled(source))
+
+        return sequences(request, request.best_of), complete
 
     async def compiled(self, source: grammar.Source | None) -> str | None:
         """llguidance's form of `source`. Raises Invalid."""
@@ -254,15 +261,16 @@ class Front:
 
     @asynccontextmanager
     async def life(
-        self, http: web.Request, wanted: Callable[[], Awaitable[Sequence[Request]]]
+        self, http: web.Request, wanted: Callable[[], Awaitable[Wanted]]
     ) -> AsyncIterator[Sequence[Record]]:
         """Live records of what `wanted` allows; counts how their HTTP request ends."""
         records: Sequence[Record] = ()
         err: str | None = "incomplete"
         self._metrics.request_started()
         try:
-            requests = await wanted()
-            async with self._dispatcher.open_all(requests, http[REQUEST_ID]) as records:
+            requests, complete = await wanted()
+            async with self._dispatcher.open_all(requests, http[REQUEST_ID], complete) as records:
+                http[RECORDS].extend(records)
                 yield records
             err = None
         except RouterError as error:

@@ -31,7 +31,7 @@ from router.errors import (
     nested,
 )
 from router.logs import told
-from router.routes import REQUEST_ID, Front, reply
+from router.routes import RECORDS, REQUEST_ID, Front, reply
 from router.stream import ClientGone
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -102,8 +102,9 @@ async def _listen(
 def _enveloped(access: Access) -> Middleware:
     @web.middleware
     async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Give the request its id, and every error its JSON form."""
+        """Give the request its id and its books, and every error its JSON form."""
         request[REQUEST_ID] = request_id = _request_id(request)
+        request[RECORDS] = []
         try:
             return await _admitted(access, request, handler)
         except RouterError as error:

@@ -99,6 +99,11 @@ def outcomes(
     ]
 
 
+def joined(step: Step) -> bool:
+    """Whether prompts run beside rows that decode."""
+    return len({run.prefill > 0 for run in step.run}) == 2
+
+
 def method(step: Step) -> str:
     """The label of the Step in TGI's metrics; a mixed one counts as prefill."""
     return "prefill" if any(run.prefill for run in step.run) else "decode"

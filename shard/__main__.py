@@ -39,7 +39,11 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _raise_stop)
         Thread(target=_watch_stdin, args=(ended,), name="stdin", daemon=True).start()
-        _run(ShardConfig(**json.loads(line)), tell)
+        config = ShardConfig(**json.loads(line))
+        logging.basicConfig(
+            stream=sys.stderr, level=config.log_level, format="%(levelname)s %(message)s"
+        )
+        _run(config, tell)
     except Fault as fault:
         tell({"event": "fault", "code": fault.code, "text": fault.text})
         return fault.code
@@ -87,5 +91,4 @@ def _watch_stdin(ended: Event) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
     sys.exit(main())

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from shard.crowd import Crowd, joins
+from shard.crowd import Segment as Segment
 from shard.kv_cache import KvCache, LayerShape
 from shard.row_attention import Rule as Rule
 from shard.row_attention import attend_row, attend_spans, causal_mask
@@ -26,19 +28,6 @@ IMPLEMENTATION = "paged_rows"
 """The name under which transformers finds `attend`."""
 _APART = 512
 """Tokens of a span, on average, from which spans are attended to apart: copying costs more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One row's place in a packed Step: tokens `start:stop`, and the slots they attend to.
-
-    `spans` cover `length` tokens: what was cached before and the segment's own tokens last.
-    """
-
-    start: int
-    stop: int
-    length: int
-    spans: tuple[slice, ...]
 
 
 class Layout(Protocol):
@@ -70,14 +59,15 @@ class View:
 class Paged:
     """The layout of a real Step: write to `cache` at `slots` [T], attend segment by segment.
 
-    What a segment sees is the same in all layers of one kind, so it is worked out once.
+    Segments that are better off so attend as one crowd. What a segment sees is the same in all
+    layers of one kind, so it is worked out once.
     """
 
     def __init__(self, cache: KvCache, slots: Tensor, segments: Sequence[Segment]) -> None:
         self.cache = cache
         self.slots = slots
         self.segments = segments
-        self._views: dict[tuple[int | None, int], list[View]] = {}
+        self._plans: dict[tuple[int | None, int, bool], tuple[list[View], Crowd | None]] = {}
 
     def layer(self, index: int, fresh: Tensor, query: Tensor, rule: Rule) -> Tensor:
         """See `Layout`."""
@@ -86,15 +76,32 @@ class Paged:
 
     def attend(self, index: int, query: Tensor, rule: Rule, group: int) -> Tensor:
         """Attend `query` [T, heads, D], `group` heads to a key head, to what is stored."""
-        kind = rule.window, group
-        if kind not in self._views:
-            self._views[kind] = [_view(part, *kind, query) for part in self.segments]
-        views = self._views[kind]
-        parts = []
+        kind = rule.window, group, rule.plain
+        if kind not in self._plans:
+            self._plans[kind] = self._plan(index, query, *kind)
+        views, crowd = self._plans[kind]
+        if crowd is None and len(views) == 1:
+            return self._attend(index, query, views[0], rule)
+        out = torch.empty_like(query)
         for view in views:
-            own = query if len(views) == 1 else query[view.start : view.stop]
-            parts.append(self._attend(index, own, view, rule))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            own = slice(view.start, view.stop)
+            out[own] = self._attend(index, query[own], view, rule)
+        if crowd is not None:
+            crowd.attend(query, self.cache.pool(index), rule.scale, out)
+        return out
+
+    def _plan(
+        self, index: int, query: Tensor, window: int | None, group: int, plain: bool
+    ) -> tuple[list[View], Crowd | None]:
+        """Who attends alone, and the crowd, if there is one: on the CPU, of more than one row."""
+        pool = self.cache.pool(index)
+        slot_bytes = pool[0].numel() * pool.itemsize
+        crowd = [part for part in self.segments if joins(part, slot_bytes)]
+        if not plain or query.device.type != "cpu" or len(crowd) < 2:
+            return [_view(part, window, group, query) for part in self.segments], None
+        alone = [part for part in self.segments if not joins(part, slot_bytes)]
+        views = [_view(part, window, group, query) for part in alone]
+        return views, Crowd.of(crowd, window, group, query)
 
     def _attend(self, index: int, own: Tensor, view: View, rule: Rule) -> Tensor:
         if view.apart and rule.plain:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from logging import INFO
 from pathlib import Path
 from typing import Any
 
@@ -137,5 +138,7 @@ class ShardConfig:
     """Most prompt tokens of one Step on CUDA, for which workspace is set aside."""
     max_swap_tokens: int | None = None
     """Tokens that the host pool holds; None: what suits the device."""
+    log_level: int = INFO
+    """Least level of `logging` that goes to stderr."""
     resident: bool | None = None
     """Whether rounds stay on the device where they can; None: on a GPU."""

@@ -52,11 +52,13 @@ class Engine:
         progress("joining the shards", 0)
         connect(ranks, config.rendezvous, device)
         told = _told(progress, "target", 10, 60)
-        target = load(config.model_path, config.dtype, device, ranks, told)
+        with memory.enough("load the target; raise `--num-shard`"):
+            target = load(config.model_path, config.dtype, device, ranks, told)
         draft = None
         if config.draft_path is not None and config.speculate:
             told = _told(progress, "draft", 60, 80)
-            draft = load(config.draft_path, config.dtype, device, Ranks(0, 1), told)
+            with memory.enough("load the draft model beside the target; raise `--num-shard`"):
+                draft = load(config.draft_path, config.dtype, device, Ranks(0, 1), told)
         self._attempt: Attempt = alone
         if ranks.world > 1:
             agree = partial(unanimous, device=device)

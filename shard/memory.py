@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,19 +42,22 @@ def pages(config: ShardConfig, target: Loaded, draft: Loaded | None) -> int:
     else:
         page = target.page_bytes + (draft.page_bytes if draft else 0)
         count = min(useful, _free_bytes(config, target) // page)
-    needed = -(-min(longest, config.max_total_tokens or 1) // PAGE_SIZE)
-    if count < needed:
+    wanted = min(longest, config.max_total_tokens or PAGE_SIZE)
+    if count < -(-wanted // PAGE_SIZE):
         raise Fault(
             6,
-            f"the KV cache holds {count * PAGE_SIZE} tokens, one request needs "
-            f"{needed * PAGE_SIZE}; lower --max-total-tokens or raise --max-batch-total-tokens",
+            f"Not enough memory to handle max_total_tokens={wanted}: the KV cache holds"
+            f" {count * PAGE_SIZE} tokens; lower --max-total-tokens or raise"
+            " --max-batch-total-tokens",
         )
     return count
 
 
 def _free_bytes(config: ShardConfig, target: Loaded) -> int:
     if target.device.type == "cuda":
-        warm_up(target, config.prefill_tokens, config.max_rows)
+        text = f"handle {config.prefill_tokens} prefill tokens. You need to decrease"
+        with enough(f"{text} `--max-batch-prefill-tokens`"):
+            warm_up(target, config.prefill_tokens, config.max_rows)
         free, total = torch.cuda.mem_get_info(target.device)
         return int(allowed(free, total, config.cuda_memory_fraction) * _DEVICE_SHARE)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -97,6 +102,15 @@ class Workspace:
     def bytes(self, tokens: int, logits: int, pairs: int) -> int:
         """For a forward of `tokens` tokens that attend to others in `pairs` and want `logits`."""
         return tokens * self.per_token + logits * self.per_logit + pairs * self.per_pair
+
+
+@contextmanager
+def enough(text: str) -> Iterator[None]:
+    """Raises Fault 6 with TGI's words before `text` where a device has no memory for the block."""
+    try:
+        yield
+    except torch.OutOfMemoryError as fault:
+        raise Fault(6, f"Not enough memory to {text}") from fault
 
 
 def allowed(free: int, total: int, fraction: float) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import socket
@@ -312,13 +313,15 @@ def test_shards_are_counted_from_the_visible_devices() -> None:
 
 
 def test_children_receive_what_was_chosen(tmp_path) -> None:
-    chosen = options("--dtype", "bfloat16", "--max-batch-size", "7", "--laps-levels", "5")
+    flags = ("--dtype", "bfloat16", "--max-batch-size", "7", "--laps-levels", "5")
+    chosen = options(*flags, LOG_LEVEL="warn,text_generation_router=debug")
     models = launcher.Models(tmp_path, tmp_path / "draft", "target", "draft")
     shard = launcher.shard_command(chosen, models, ("a", "b"), 1, tmp_path)
     assert shard.argv[0] == sys.executable
     assert (shard.config["rank"], shard.config["world"], shard.config["socket"]) == (1, 2, "b")
     assert (shard.config["dtype"], shard.config["max_rows"]) == ("bfloat16", 7)
     assert shard.config["speculate"] == DRAFTED
+    assert shard.config["log_level"] == logging.WARNING
     router = launcher.router_command(chosen, models, ("a", "b"), 9)
     assert json.loads(json.dumps(router.config))["scheduler"]["laps_levels"] == 5
     assert (router.config["listen_fd"], router.descriptors) == (9, (9,))

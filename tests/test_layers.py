@@ -19,7 +19,7 @@ PURE = {"bisect", "collections", "collections.abc", "dataclasses", "enum", "heap
 PURE |= {"math", "typing", "__future__"}
 LAUNCHER = {
     *("router.config", "router.console", "router.environment", "router.legacy"),
-    *("router.listener", "router.options", "router.settings"),
+    *("router.levels", "router.listener", "router.options", "router.settings"),
     *("shard.checkpoint", "shard.children", "shard.config", "shard.errors", "shard.estimate"),
     *("shard.finding", "shard.overlay", "shard.sockets"),
 }

@@ -59,6 +59,21 @@ def test_a_prompt_that_is_too_long_is_a_validation_error(url: str) -> None:
         InferenceClient(base_url=url).text_generation("word " * 3000, max_new_tokens=1)
 
 
+async def test_rules_are_told_in_tgis_order_up_to_the_grammar(url: str) -> None:
+    grammar = {"grammar": {"type": "regex", "value": "("}}
+    broken: list[tuple[dict[str, Any], str]] = [
+        ({"top_k": 0, **grammar}, "`top_k` must be strictly positive"),
+        ({"max_new_tokens": 1, **grammar}, "Given: 6000 `inputs` tokens"),
+        ({"truncate": 9, "max_new_tokens": 1, **grammar}, "grammar is not valid"),
+    ]
+    async with aiohttp.ClientSession(url) as session:
+        for parameters, text in broken:
+            body = {"inputs": "word " * 3000, "parameters": parameters}
+            async with session.post("/generate", json=body) as answer:
+                assert answer.status == 422
+                assert text in (await answer.json())["error"]
+
+
 async def test_a_request_tells_how_it_stands_and_is_cancelled_by_its_id(url: str) -> None:
     name = {"x-request-id": "mine"}
     async with aiohttp.ClientSession(url) as session, asyncio.timeout(SOON):
@@ -75,6 +90,75 @@ async def test_a_request_tells_how_it_stands_and_is_cancelled_by_its_id(url: str
             assert (await stream.content.read()).endswith(b'"error_type":"cancelled"}\n\n')
         async with session.get("/requests/mine") as answer:
             assert answer.status == 404
+
+
+ALL_PARAMETERS = {
+    "max_new_tokens": 10,
+    "do_sample": True,
+    "details": True,
+    "return_full_text": True,
+    "temperature": 0.5,
+    "top_k": 40,
+    "top_p": 0.9,
+    "typical_p": 0.9,
+    "repetition_penalty": 1.2,
+    "frequency_penalty": 0.1,
+    "stop": ["zzz"],
+    "truncate": 5,
+    "watermark": True,
+    "seed": 0,
+    "top_n_tokens": 3,
+}
+
+
+async def test_all_parameters_together_give_the_same_again_at_once_and_without_drafts(
+    url: str,
+) -> None:
+    async with aiohttp.ClientSession(url) as session, asyncio.timeout(SOON):
+
+        async def answer(**more: Any) -> dict[str, Any]:
+            body = {"inputs": PROMPT, "parameters": {**ALL_PARAMETERS, **more}}
+            async with session.post("/generate", json=body) as told:
+                assert told.status == 200
+                return dict(await told.json())
+
+        first = await answer()
+        others = await asyncio.gather(*(answer() for _ in range(4)), answer(speculate=0))
+    for other in others:
+        assert other["generated_text"] == first["generated_text"]
+        for one, same in zip(other["details"]["tokens"], first["details"]["tokens"], strict=True):
+            assert one.pop("logprob") == pytest.approx(same["logprob"], rel=1e-3)
+            assert one.items() <= same.items()
+        assert other["details"]["finish_reason"] == first["details"]["finish_reason"]
+    assert first["generated_text"].startswith(PROMPT)
+    assert first["details"]["seed"] == 0
+    assert len(first["details"]["tokens"]) == len(first["details"]["top_tokens"])
+
+
+async def test_a_hundred_users_get_all_their_answers(url: str) -> None:
+    texts = [prompt.text for prompt in prompts(None, 100, seed=6)]
+    async with aiohttp.ClientSession(url) as session, asyncio.timeout(4 * SOON):
+
+        async def ask(text: str) -> None:
+            body = {"messages": [{"role": "user", "content": text}], "temperature": 0}
+            for _ in range(2):
+                async with session.post(
+                    "/v1/chat/completions", json={**body, "max_tokens": 20}
+                ) as answer:
+                    assert answer.status == 200
+                    assert 0 < (await answer.json())["usage"]["completion_tokens"] <= 20
+
+        await asyncio.gather(*map(ask, texts))
+
+
+async def test_a_prompt_as_long_as_the_model_takes_is_answered(url: str) -> None:
+    async with aiohttp.ClientSession(url) as session, asyncio.timeout(SOON):
+        async with session.get("/info") as answer:
+            longest = (await answer.json())["max_input_tokens"]
+        for tokens, status in ((longest, 200), (longest + 1, 422)):
+            body = {"prompt": [5] * tokens, "max_tokens": 1}
+            async with session.post("/v1/completions", json=body) as answer:
+                assert answer.status == status
 
 
 async def test_many_requests_end_once_each_and_leavers_free_their_cache(url: str) -> None:

@@ -47,12 +47,19 @@ class ModelsInfo(BaseModel):
     data: list[ModelInfo]
 
 
+class PromptTokens(BaseModel):
+    """Those of the prompt that came from the prefix cache."""
+
+    cached_tokens: int
+
+
 class Usage(BaseModel):
     """Tokens, the prompt of several choices counted once."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokens
 
 
 class TopLogprob(BaseModel):

@@ -7,7 +7,7 @@ What cannot be read as a call of a known tool is content, with its marks. Pure b
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,7 +52,7 @@ class NoCalls:
         return text, ()
 
 
-class _Known:
+class Known:
     """Reads calls of known tools, and counts them."""
 
     def __init__(self, format: Format, tools: Collection[str], most: int | None) -> None:
@@ -75,7 +75,7 @@ class Marked:
     def __init__(self, format: Format, tools: Collection[str], most: int | None = None) -> None:
         """`most`: calls beyond so many are dropped."""
         self._opening, self._closing = format.opening, format.closing
-        self._known = _Known(format, tools, most)
+        self._known = Known(format, tools, most)
         self._held = ""
         self._inside = False
         self._blank = ""
@@ -119,7 +119,7 @@ class Bare:
 
     def __init__(self, format: Format, tools: Collection[str], most: int | None = None) -> None:
         self._starts = ("{", "[", *format.marks)
-        self._known = _Known(format, tools, most)
+        self._known = Known(format, tools, most)
         self._held = ""
         self._plain = False
 
@@ -175,10 +175,10 @@ class Forced:
         return more
 
 
-def caller(format: Format, tools: Sequence[str], most: int | None) -> Callable[[], Caller]:
+def caller(format: Format, tools: Collection[str], most: int | None) -> Callable[[], Caller]:
     """Makes what finds the calls of `format` in one choice."""
     kind: Callable[..., Caller] = Marked if format.opening else Bare
-    return lambda: kind(format, frozenset(tools), most)
+    return lambda: kind(format, tools, most)
 
 
 def call_id() -> str:

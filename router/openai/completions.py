@@ -151,7 +151,7 @@ class Completion:
         reason = finish(record, number)
         return "length" if self._silent and reason else reason
 
-    def _usage(self, records: Sequence[Record]) -> dict[str, int]:
+    def _usage(self, records: Sequence[Record]) -> dict[str, Any]:
         return usage(records, self._body.n or 1, self._silent)
 
 

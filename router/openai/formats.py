@@ -68,6 +68,22 @@ def _deepseek(text: str) -> Calls:
     return _named([(name or short, body or plain) for name, body, short, plain in found])
 
 
+def _glm(text: str) -> Calls:
+    """GLM's: a name, then keys and values in elements of their own."""
+    found = _GLM.fullmatch(text)
+    if not found:
+        return None
+    values = {name.strip(): _value(value) for name, value in _GLM_PAIR.findall(found[2])}
+    return [Call(found[1], orjson.dumps(values).decode())]
+
+
+def _harmony(text: str) -> Calls:
+    """A header that names a function, and a message that holds its arguments."""
+    header, _, message = text.partition(MESSAGE)
+    found = _RECIPIENT.search(header)
+    return _named([(found[1], message)]) if found else None
+
+
 def _coder(text: str) -> Calls:
     """Qwen coder's elements; a value that is JSON is taken as such, any other as text."""
     found = _CODER.fullmatch(text)
@@ -77,6 +93,8 @@ def _coder(text: str) -> Calls:
     return [Call(found[1], orjson.dumps(values).decode())]
 
 
+MESSAGE = "<|message|>"
+"""What stands between a header and a message of gpt-oss's."""
 _NOTHING: Any = object()
 _MISTRAL = re.compile(r"\s*([\w.-]+)(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(\{.*\})\s*", re.DOTALL)
 _DEEPSEEK = re.compile(
@@ -86,12 +104,24 @@ _DEEPSEEK = re.compile(
 )
 _CODER = re.compile(r"\s*<function=([^>\n]+)>(.*?)</function>\s*", re.DOTALL)
 _PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
+_GLM = re.compile(r"\s*([\w.-]+)\s*((?:<arg_key>.*</arg_value>)?)\s*", re.DOTALL)
+_GLM_PAIR = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>\n?(.*?)\n?</arg_value>", re.DOTALL)
+_RECIPIENT = re.compile(r"\bto=functions\.([\w.-]+)")
 
 PLAIN = Format("", "", _many)
 _HERMES = Format("<tool_call>", "</tool_call>", _one)
 _QWEN_CODER = Format("<tool_call>", "</tool_call>", _coder)
 _MISTRALS = Format("[TOOL_CALLS]", "", _mistral, ("[ARGS]", "[CALL_ID]"))
 _LLAMA = Format("", "", _many, ("<|python_tag|>",))
+_GRANITE = Format("<|tool_call|>", "<|/tool_call|>", _many)
+_GLMS = Format("<tool_call>", "</tool_call>", _glm)
+HARMONY = Format(
+    "<|channel|>",
+    "<|call|>",
+    _harmony,
+    ("<|start|>", "<|constrain|>", MESSAGE, "<|end|>", "<|return|>"),
+)
+"""gpt-oss's, which is about whole answers: `harmony` reads it."""
 _DEEPSEEKS = Format(
     "<｜tool▁calls▁begin｜>",
     "<｜tool▁calls▁end｜>",
@@ -99,10 +129,13 @@ _DEEPSEEKS = Format(
     ("<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),
 )
 _BY_MARK = (
+    ("<|channel|>", HARMONY),
+    ("<arg_key>", _GLMS),
     ("<function=", _QWEN_CODER),
     ("<tool_call>", _HERMES),
     ("[TOOL_CALLS]", _MISTRALS),
     ("<｜tool▁calls▁begin｜>", _DEEPSEEKS),
+    ("<|tool_call|>", _GRANITE),
     ("<|python_tag|>", _LLAMA),
 )
 """The first mark that a template holds decides."""
@@ -113,6 +146,9 @@ NAMES = {
     "mistral": _MISTRALS,
     "deepseek": _DEEPSEEKS,
     "llama3_json": _LLAMA,
+    "glm": _GLMS,
+    "granite": _GRANITE,
+    "harmony": HARMONY,
     "json": PLAIN,
 }
 """Those that `--tool-call-parser` may name."""

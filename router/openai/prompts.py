@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -12,10 +13,10 @@ from router import grammar
 from router.aside import aside
 from router.chat import ChatTemplate, Refused
 from router.errors import Invalid, TemplateFailed, VariableMissing
-from router.openai import formats, tools
+from router.openai import formats, harmony, tools
 from router.openai.bodies import ChatBody, Message, ResponseFormat
-from router.openai.calls import Caller
-from router.openai.reply import Reply, Thinking, marks_of
+from router.openai.calls import Known
+from router.openai.reply import Reader, Reply, Thinking, marks_of
 from router.workers import Exhausted, Workers
 
 
@@ -27,12 +28,8 @@ class Prompt:
     grammar: grammar.Source | None
     shown: frozenset[str]
     """Special tokens that the reading needs."""
-    thinking: Callable[[], Thinking | None]
-    caller: Callable[[], Caller]
-
-    def reply(self) -> Reply:
-        """What reads one choice."""
-        return Reply(self.thinking(), self.caller())
+    reply: Callable[[], Reader]
+    """Makes what reads one choice."""
 
 
 class Prompts:
@@ -58,15 +55,30 @@ class Prompts:
         """
         use, wanted, variables = await aside(size, self._prepared, body)
         text = await self._render(variables)
-        read = self._format if use.tools and not use.demanded else formats.PLAIN
-        marks = None if wanted else self._marks
-        return Prompt(
-            text=text,
-            grammar=wanted,
-            shown=read.specials | frozenset(marks or ()),
-            thinking=lambda: marks and Thinking(marks, text.rstrip().endswith(marks[0])),
-            caller=use.caller(read),
-        )
+        if wanted:
+            return self._bound(text, use, wanted)
+        if self._format is formats.HARMONY:
+            known = partial(Known, formats.HARMONY, use.names, use.most)
+            return Prompt(text, None, self._format.specials, lambda: harmony.Harmony(known(), text))
+        return self._free(text, use)
+
+    def _bound(self, text: str, use: tools.ToolUse, wanted: grammar.Source) -> Prompt:
+        """The answer is what a grammar says, from its first token."""
+        if self._format is formats.HARMONY:
+            text = harmony.opened(text)
+        caller = use.caller(formats.PLAIN)
+        return Prompt(text, wanted, frozenset(), lambda: Reply(None, caller()))
+
+    def _free(self, text: str, use: tools.ToolUse) -> Prompt:
+        """The answer may reason, speak and call."""
+        marks, read = self._marks, self._format if use.tools else formats.PLAIN
+        shown, caller = read.specials | frozenset(marks or ()), use.caller(read)
+
+        def reply() -> Reply:
+            open = marks and Thinking(marks, text.rstrip().endswith(marks[0]))
+            return Reply(open, caller())
+
+        return Prompt(text, None, shown, reply)
 
     def _prepared(
         self, body: ChatBody
@@ -97,6 +109,9 @@ class Prompts:
             more = tools.described(listed, body.tool_prompt)
             messages[-1] = {**messages[-1], "content": f"{messages[-1].get('content') or ''}{more}"}
             listed = None
+        if self._format is formats.HARMONY:
+            messages = [harmony.turn(message) for message in messages]
+            listed = [harmony.described(tool) for tool in listed or ()] or None
         told = body.chat_template_kwargs.model_dump(exclude_none=True)
         if body.reasoning_effort is not None:
             told = {"reasoning_effort": body.reasoning_effort, **told}

@@ -7,6 +7,7 @@ around it belongs to the marks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from router.openai.calls import CallDelta, Caller, waiting
 
@@ -65,6 +66,16 @@ class Thinking:
         cut = len(told) - (0 if last else waiting(told, self._closing))
         self._held, self._begun = told[cut:], self._begun or cut > 0
         return told[:cut]
+
+
+class Reader(Protocol):
+    """Takes the shown text of a choice, piece by piece."""
+
+    called: bool
+    """Whether there is a call."""
+
+    def push(self, text: str, last: bool) -> Delta:
+        """What `text` adds; nothing is withheld behind the `last`."""
 
 
 class Reply:

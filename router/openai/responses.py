@@ -14,7 +14,7 @@ from typing import Any
 from router.errors import RouterError
 from router.openai.bodies import NamedTool
 from router.openai.calls import CallDelta
-from router.openai.reply import Reply
+from router.openai.reply import Reader
 from router.openai.response_input import ResponsesBody
 from router.openai.shapes import Envelope, failure_event, finish, usage
 from router.record import Record
@@ -28,7 +28,7 @@ class Response:
     done = False
 
     def __init__(
-        self, body: ResponsesBody, reply: Reply, record: Record, envelope: Envelope
+        self, body: ResponsesBody, reply: Reader, record: Record, envelope: Envelope
     ) -> None:
         self._body, self._reply, self._record, self._envelope = body, reply, record, envelope
         self._output: list[dict[str, Any]] = []
@@ -171,7 +171,7 @@ class Response:
         counts = usage([self._record])
         return {
             "input_tokens": counts["prompt_tokens"],
-            "input_tokens_details": {"cached_tokens": 0},  # what was cached is not told
+            "input_tokens_details": counts["prompt_tokens_details"],
             "output_tokens": counts["completion_tokens"],
             "output_tokens_details": {"reasoning_tokens": self._reasoned},
             "total_tokens": counts["total_tokens"],

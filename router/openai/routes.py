@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -29,7 +30,15 @@ from router.openai.response_input import ResponsesBody, as_chat
 from router.openai.shapes import Envelope, Shape
 from router.record import Record
 from router.request import Request
-from router.routes import REQUEST_ID, Front, reply, reply_aside, reply_in_parts, weight
+from router.routes import (
+    REQUEST_ID,
+    Front,
+    Wanted,
+    reply,
+    reply_aside,
+    reply_in_parts,
+    weight,
+)
 from router.stream import ClientGone, EventStream
 
 DONE = b"[DONE]"
@@ -183,14 +192,16 @@ class OpenAi:
     ) -> AsyncIterator[tuple[Plan, Sequence[Record]]]:
         plans: list[Plan] = []
 
-        async def wanted() -> Sequence[Request]:
+        async def wanted() -> Wanted:
             plan = await planning()
             plans.append(plan)
-            compiled = await self._front.compiled(plan.grammar)
-            return [replace(request, grammar=compiled) for request in plan.requests]
+            return plan.requests, partial(self._complete, plan)
 
         async with self._front.life(http, wanted) as records:
             yield plans[0], records
+
+    async def _complete(self, plan: Plan, request: Request) -> Request:
+        return replace(request, grammar=await self._front.compiled(plan.grammar))
 
 
 def _size(http: web.Request) -> float:

@@ -69,14 +69,16 @@ def finish(record: Record, number: int) -> str | None:
     return _FINISH[record.finish_reason]
 
 
-def usage(records: Sequence[Record], choices: int = 1, silent: bool = False) -> dict[str, int]:
+def usage(records: Sequence[Record], choices: int = 1, silent: bool = False) -> dict[str, Any]:
     """Tokens of `records`, of which each `choices` in a row share a prompt."""
     prompt = sum(len(record.prompt) for record in records[::choices])
+    cached = sum(record.cached for record in records[::choices])
     completion = 0 if silent else sum(len(record.tokens) for record in records)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
     }
 
 

@@ -55,8 +55,17 @@ class ToolUse:
         if self.demanded:
             heads = {_head(tool): tool.function.name for tool in self.demanded}
             return lambda: Forced(heads)
-        names = [tool.function.name for tool in self.tools]
-        return caller(format, names, None if self.parallel else 1) if names else NoCalls
+        return caller(format, self.names, self.most) if self.tools else NoCalls
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the tools."""
+        return frozenset(tool.function.name for tool in self.tools)
+
+    @property
+    def most(self) -> int | None:
+        """Calls of one answer beyond so many are dropped."""
+        return None if self.parallel else 1
 
     def for_template(self) -> list[dict[str, Any]] | None:
         """The tools as the client wrote them."""

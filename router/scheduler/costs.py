@@ -1,12 +1,16 @@
 """What a Step costs, by the number of rows that decode and by how long their drafts are.
 
-Starts from what the shards measured at warm-up and follows what Steps really take. Where rows
-draft different lengths, each position of a draft is priced by the rows that reach it:
+Starts from what the shards measured at warm-up. Where rows draft different lengths, each position
+of a draft is priced by the rows that reach it:
 
     seconds = base + sum over positions k of (fixed_k + each_k * rows that draft beyond k)
 
 which is the table's own figure where all drafts are equally long. Seconds never fall with the
 draft length: what a measurement says otherwise is noise, and is levelled.
+
+What Steps really take corrects these three parts, each by a factor of its own, and adds a fourth:
+the tokens that the rows attend to, of which the warm-up knows nothing. So one Step of mixed lengths
+tells about all lengths, and rows that grow do not make their drafts look dear.
 """
 
 from __future__ import annotations
@@ -17,31 +21,52 @@ from itertools import accumulate, pairwise
 from math import inf
 from typing import NamedTuple
 
+from router.scheduler.factors import Factors
+
 Cell = tuple[int, int, float]
 """Rows, draft length, seconds."""
-RATE = 0.1
-"""Weight of one Step in the moving average."""
 OUTLIER = 4.0
 """A Step that took more than so many times what was expected counts as this many times."""
-NOISE = 0.005
-"""A Step that took within this share of what was expected teaches nothing."""
+AFRESH = (1.0, 1.0, 1.0, 0.0)
+"""Factors of base, fixed, each and context before anything was seen."""
+_CONTEXT = 1e-3
+"""Share of one row's plain Step that is the unit of the cost of one token attended to."""
 _LEAST = 1e-9
 
 
 class Price(NamedTuple):
-    """Seconds of a Step with a given number of rows: plain, and for each position of a draft."""
+    """Seconds of a Step with some rows: plain, per position of a draft, per token of context."""
 
     base: float
     fixed: tuple[float, ...]
     each: tuple[float, ...]
+    token: float = 0.0
 
-    def seconds(self, lengths: Sequence[int]) -> float:
-        """Of a Step in which the rows draft `lengths`."""
-        total = self.base
+    def seconds(self, lengths: Sequence[int], context: int = 0) -> float:
+        """Of a Step in which the rows draft `lengths` and attend to `context` tokens in all."""
+        return sum(self.parts(lengths, context))
+
+    def parts(self, lengths: Sequence[int], context: int) -> tuple[float, ...]:
+        """The same as what comes of `base`, of `fixed`, of `each` and of `token`."""
+        fixed = each = 0.0
         for position in range(max(lengths, default=0)):
-            reached = sum(length > position for length in lengths)
-            total += self.fixed[position] + self.each[position] * reached
-        return total
+            fixed += self.fixed[position]
+            each += self.each[position] * sum(length > position for length in lengths)
+        return self.base, fixed, each, self.token * context
+
+    def times(self, factors: Sequence[float]) -> Price:
+        """With its four parts multiplied by `factors`."""
+        base, fixed, each, token = factors
+        return Price(
+            self.base * base,
+            tuple(fixed * seconds for seconds in self.fixed),
+            tuple(each * seconds for seconds in self.each),
+            self.token * token,
+        )
+
+    def at(self, context: int) -> Price:
+        """With the cost of `context` tokens as part of the base."""
+        return self._replace(base=self.base + self.token * context, token=0.0)
 
 
 class StepCosts:
@@ -57,14 +82,37 @@ class StepCosts:
         ]
         rising = [list(accumulate(column, max)) for column in columns]
         self._lines = [list(accumulate(line, max)) for line in zip(*rising, strict=True)]
+        self._factors = [Factors(AFRESH) for _ in self._rows]
+        self._measured: dict[int, Price] = {}
         self._prices: dict[int, Price] = {}
-        """By rows, while the lines stay as they are."""
+        """By rows, while the factors stay as they are."""
 
     def price(self, rows: int) -> Price:
         """Of a Step with `rows` > 0 rows."""
         price = self._prices.get(rows)
         if price is None:
-            price = self._prices[rows] = self._price(rows)
+            near = [(self._factors[index].values, part) for index, part in self._near(rows)]
+            factors = [
+                sum(part * values[place] for values, part in near) for place in range(len(AFRESH))
+            ]
+            price = self._prices[rows] = self._before(rows).times(factors)
+        return price
+
+    def learn(self, lengths: Sequence[int], context: int, seconds: float) -> None:
+        """A Step in which rows drafted `lengths` and attended to `context` took `seconds`."""
+        rows = len(lengths)
+        expected = self.price(rows).seconds(lengths, context)
+        likely = min(OUTLIER * expected, max(expected / OUTLIER, seconds))
+        parts = self._before(rows).parts(lengths, context)
+        for index, weight in self._near(rows):
+            self._factors[index].learn(parts, likely, weight)
+        self._prices.clear()
+
+    def _before(self, rows: int) -> Price:
+        """What was measured at warm-up says of a Step with `rows` rows."""
+        price = self._measured.get(rows)
+        if price is None:
+            price = self._measured[rows] = self._price(rows)
         return price
 
     def _price(self, rows: int) -> Price:
@@ -74,18 +122,7 @@ class StepCosts:
             more = max(0.0, (together - alone) / (rows - 1)) if rows > 1 else 0.0
             each.append(min(more, together / rows))
             fixed.append(together - rows * each[-1])
-        return Price(all_rows[0], tuple(fixed), tuple(each))
-
-    def learn(self, lengths: Sequence[int], seconds: float) -> None:
-        """A Step in which rows drafted `lengths` took `seconds`."""
-        rows, longest = len(lengths), max(lengths)
-        ratio = seconds / self.price(rows).seconds(lengths)
-        if abs(ratio - 1) < NOISE:
-            return
-        self._prices.clear()
-        change = RATE * (min(OUTLIER, max(1 / OUTLIER, ratio)) - 1)
-        for index, weight in self._near(rows):
-            self._lines[index] = _moved(self._lines[index], longest, change * weight)
+        return Price(all_rows[0], tuple(fixed), tuple(each), _CONTEXT * self._line(1)[0])
 
     def _line(self, rows: int) -> list[float]:
         near = self._near(rows)
@@ -107,16 +144,6 @@ class StepCosts:
 
 def _steps(line: Sequence[float]) -> list[float]:
     return [b - a for a, b in pairwise(line)]
-
-
-def _moved(line: Sequence[float], used: int, change: float) -> list[float]:
-    """`line` after a Step with drafts of `used`; others give way only where the order would break.
-
-    Nothing else is concluded for them: a length that is taken for cheap is tried and corrected, one
-    that is taken for dear would never be seen again.
-    """
-    seen = line[used] * (1 + change)
-    return [*(min(s, seen) for s in line[:used]), seen, *(max(s, seen) for s in line[used + 1 :])]
 
 
 def _lines(cells: Sequence[Cell], longest: int) -> list[tuple[int, list[float]]]:

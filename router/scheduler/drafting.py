@@ -5,8 +5,8 @@ that k drafts survive, and costs what `costs` says; `offer` finds the lengths wi
 
 Three corrections. A draft that missed tokens must take them in first: a toll, spread over
 `HORIZON` rounds. A change must gain more than `SLACK`, or noise would make it flap. And what is
-never drafted is never seen: now and then a few rows, in turn, draft one token more than they
-should, more and more rarely while that changes nothing.
+never tried is never seen: now and then a few rows, in turn, draft one token more than they should,
+or all draft nothing for once, more and more rarely while that changes nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HORIZON = 16
 SLACK = 0.03
 """Gain in tokens a second below which the longest draft stays as it is."""
 PROBED = 4
-"""Rows that draft one more in a probe."""
+"""Rows that draft one more in a probe; every other probe drafts nothing."""
 PROBE_FIRST, PROBE_LAST = 16, 256
 """Steps between two probes; doubled after each, reset when the longest draft changes."""
 ORDINARY = 2
@@ -44,6 +44,8 @@ class Drafting:
         self._count, self._rate = 0, 0.0
         """Rows of the last choice, and what it was to yield."""
         self._wait, self._waited, self._turn = PROBE_FIRST, 0, 0
+        self._lengthened = False
+        """Whether the last probe drafted more, not nothing."""
 
     def lengths(self, order: Sequence[Row], holders: int | None = None) -> dict[int, int]:
         """By id, the draft length of the first rows of `order` that can decode; others draft 0.
@@ -56,7 +58,7 @@ class Drafting:
         if not rows or not self._nothing:
             return {}
         caps = [min(row.draft_cap, row.remaining - 1) for row in rows]
-        price = self._costs.price(len(rows))
+        price = self._costs.price(len(rows)).at(sum(row.known for row in rows))
         plain = len(rows) / price.base
         curves, toll = self._curves(rows, caps, price, plain)
         guess = self._rate if self._count == len(rows) else plain
@@ -68,15 +70,16 @@ class Drafting:
 
     def learn(self, done: Sequence[tuple[Row, Outcome]]) -> None:
         """One Step did `done`; rows are as they were before it."""
-        seconds, lengths = 0.0, []
+        seconds, lengths, context = 0.0, [], 0
         for row, outcome in done:
             if outcome.prefilled or (outcome.drafted and row.lag > ORDINARY):
                 return  # no plain round
             seconds += outcome.seconds
             if outcome.emitted:
                 lengths.append(outcome.drafted)
+                context += row.known
         if lengths and seconds > 0:
-            self._costs.learn(lengths, seconds)
+            self._costs.learn(lengths, context, seconds)
 
     def _able(self, order: Sequence[Row], holders: int) -> list[Row]:
         rows: list[Row] = []
@@ -110,16 +113,22 @@ class Drafting:
         return curves, toll
 
     def _probe(self, chosen: list[int], caps: Sequence[int], longest: int) -> None:
-        """Remember the choice; lengthen a few drafts when it is time for that."""
+        """Remember the choice; when it is time for that, try another."""
         if longest != self._longest:
             self._longest, self._wait, self._waited = longest, PROBE_FIRST, 0
         self._waited += 1
-        shorter = [place for place, cap in enumerate(caps) if chosen[place] < cap]
-        if self._waited < self._wait or not shorter:
+        if self._waited < self._wait:
             return
-        for offset in range(min(PROBED, len(shorter))):
-            chosen[shorter[(self._turn + offset) % len(shorter)]] += 1
-        self._turn += PROBED
+        shorter = [place for place, cap in enumerate(caps) if chosen[place] < cap]
+        if longest and (self._lengthened or not shorter):
+            chosen[:] = [0] * len(chosen)
+        elif shorter:
+            for offset in range(min(PROBED, len(shorter))):
+                chosen[shorter[(self._turn + offset) % len(shorter)]] += 1
+            self._turn += PROBED
+        else:
+            return
+        self._lengthened = not self._lengthened
         self._wait, self._waited = min(2 * self._wait, PROBE_LAST), 0
 
 

@@ -64,7 +64,9 @@ def _choices(
     worth = -rate * toll
     found = [(0.0, tuple(lengths))]
     columns = zip(*curves, strict=True)
-    for longest, (column, fixed, each) in enumerate(zip(columns, *price[1:], strict=True), 1):
+    for longest, (column, fixed, each) in enumerate(
+        zip(columns, price.fixed, price.each, strict=True), 1
+    ):
         due = rate * each
         sums = [total + chance - due for total, chance in zip(sums, column, strict=True)]
         for place, total in enumerate(sums):

@@ -54,9 +54,25 @@ def test_a_chat_is_the_same_whole_and_streamed(client: OpenAI) -> None:
     assert text == whole.choices[0].message.content
     assert len(chunks) == 24
     assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason == "length"
-    assert last.usage == whole.usage
+    assert last.usage
     assert whole.usage
-    assert whole.usage.completion_tokens == 24
+    assert last.usage.completion_tokens == whole.usage.completion_tokens == 24
+
+
+def test_usage_tells_what_of_the_prompt_was_cached(client: OpenAI) -> None:
+    text = "Where do the copies go, and " * 20 + "why?"
+    first, again = (
+        client.chat.completions.create(messages=[{"role": "user", "content": text}], **SHORT)
+        for _ in range(2)
+    )
+    response = client.responses.create(model="tgi", input=text, max_output_tokens=1)
+    assert first.usage
+    assert again.usage
+    assert response.usage
+    told = [usage.prompt_tokens_details for usage in (first.usage, again.usage)]
+    cached = [details.cached_tokens or 0 for details in told if details]
+    assert cached[0] == 0 < cached[1] < again.usage.prompt_tokens
+    assert response.usage.input_tokens_details.cached_tokens == cached[1]
 
 
 def test_the_streaming_helper_joins_what_it_gets(client: OpenAI) -> None:

@@ -1,7 +1,8 @@
 """Whatever the document allows, and what it does not, gets an answer that the document tells.
 
-schemathesis makes the cases, from the document of a running server; how many for each operation
-`--cases` says. No case may bring a 5xx, an unknown status, or a body of another shape.
+schemathesis makes the cases, from the document of a running server; how many for each body
+`--cases` says. To make them takes longer than to answer them, so operations that take the same body
+get the same cases. No case may bring a 5xx, an unknown status, or a body of another shape.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from router.hosted import HOSTED
+from router.body import Generate
+from router.hosted import HOSTED, VertexRequest
+from router.openai.bodies import ChatBody
 from router.openai.operations import OPENAI
-from router.openapi import NATIVE, document
+from router.openapi import NATIVE, Operation, document
 from tests.conftest import ROOT, Processes
 
 CHECKS = [
@@ -58,19 +61,34 @@ SECONDS = 60
 """After which an answer no longer counts as one."""
 FEW = 200
 """Up to so many the cases are always the same, so that nobody's change fails by chance."""
-SCHEMA = schemathesis.openapi.from_dict(json.loads(document((*NATIVE, *OPENAI, *HOSTED))))
-OPERATIONS = [
-    (method.upper(), path) for path, item in SCHEMA.raw_schema["paths"].items() for method in item
-]
+ALL = (*NATIVE, *OPENAI, *HOSTED)
+SCHEMA = schemathesis.openapi.from_dict(json.loads(document(ALL)))
+OWNERS = {each.takes: each for each in reversed(ALL) if each.takes}
+"""The first operation that takes a body of that model; others that take one get the same cases."""
+VERTEX = OWNERS[VertexRequest]
 
 
-@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def guests(owner: Operation) -> list[Operation]:
+    """The operations that get the cases of `owner` too."""
+    alike = [each for each in ALL for one in each.like or (each,) if OWNERS.get(one.takes) == owner]
+    instances = [VERTEX] if owner.takes in (Generate, ChatBody) else []
+    return [each for each in alike if each != owner] + instances
+
+
+SHARED = {guest for owner in OWNERS.values() for guest in guests(owner)} - {VERTEX}
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [each for each in ALL if each not in SHARED],
+    ids=lambda op: f"{op.method} {op.path}",
+)
 def test_every_case_gets_an_answer_that_the_document_tells(
-    url: str, method: str, path: str, pytestconfig: pytest.Config
+    url: str, operation: Operation, pytestconfig: pytest.Config
 ) -> None:
-    operation = SCHEMA[path][method]
-    cases = st.one_of(*(operation.as_strategy(generation_mode=mode) for mode in GenerationMode))
-    count = pytestconfig.getoption("--cases")
+    made = SCHEMA[operation.path][operation.method.upper()]
+    cases = st.one_of(*(made.as_strategy(generation_mode=mode) for mode in GenerationMode))
+    count = pytestconfig.getoption("--cases") // (8 if operation == VERTEX else 1)
     with requests.Session() as session:
 
         @settings(
@@ -81,7 +99,20 @@ def test_every_case_gets_an_answer_that_the_document_tells(
         )
         @given(case=cases)
         def answered(case: schemathesis.Case) -> None:
-            response = case.call(base_url=url, session=session, timeout=SECONDS)
-            case.validate_response(response, checks=CHECKS)
+            for each in (case, *(twin(case, guest) for guest in guests(operation))):
+                response = each.call(base_url=url, session=session, timeout=SECONDS)
+                each.validate_response(response, checks=CHECKS)
 
         answered()
+
+
+def twin(case: schemathesis.Case, operation: Operation) -> schemathesis.Case:
+    """The same for another operation; what may be an instance for Vertex AI becomes one."""
+    one = operation == VERTEX and isinstance(case.body, dict)
+    return SCHEMA[operation.path][operation.method.upper()].Case(
+        headers=case.headers,
+        cookies=case.cookies,
+        query=case.query,
+        body={"instances": [case.body]} if one else case.body,
+        media_type=case.media_type,
+    )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
@@ -124,8 +126,13 @@ class ScriptedRecord:
     first_token: float = 10.75
     ended: float = 12.0
     attained: float = 0.625
+    cached: int = 2
     steps: int = 3
     preemptions: Mapping[str, int] = field(default_factory=lambda: dict(PREEMPTIONS))
+
+    @property
+    def live(self) -> bool:
+        return self.finish_reason is None
 
     @property
     def text(self) -> str:
@@ -150,7 +157,7 @@ class ScriptedRecord:
             if isinstance(part, asyncio.Event):
                 await part.wait()
                 continue
-            hides = self.request.hidden and part.special
+            hides = self.request.hidden and part.special and part.text not in self.request.shown
             self.tokens.append(replace(part, text="") if hides else part)
             if number == len(self.script):
                 self.finish_reason = self.ending
@@ -192,12 +199,16 @@ class ScriptedDispatcher:
 
     @asynccontextmanager
     async def open_all(
-        self, requests: Sequence[Request], request_id: str
+        self,
+        requests: Sequence[Request],
+        request_id: str,
+        complete: Callable[[Request], Awaitable[Request]],
     ) -> AsyncIterator[tuple[ScriptedRecord, ...]]:
         if self.full:
             raise Overloaded
         if self.refusal:
             raise self.refusal
+        requests = [await complete(request) for request in requests]
         self.opened += [(request, request_id) for request in requests]
         self.entered.set()
         try:
@@ -257,12 +268,41 @@ async def serving(
     patience: Patience = PATIENCE,
     access: Access = Access(),  # noqa: B008
     around: Sequence[Middleware] = (),
+    *,
+    pages: bool = True,
+    template: str | None = None,
 ) -> AsyncIterator[Served]:
+    """`template` stands for the demo's; none at all if it is empty."""
     dispatcher = dispatcher or ScriptedDispatcher()
-    workers = Workers(Files(str(DEMO), SIZE), 1)
+    with TemporaryDirectory() as made:
+        folder = DEMO if template is None else _folder(Path(made), template)
+        async with _serving(dispatcher, about, patience, access, around, pages, folder) as served:
+            yield served
+
+
+def _folder(folder: Path, template: str) -> Path:
+    """A model's, with a chat template of its own."""
+    (folder / "tokenizer.json").symlink_to(DEMO / "tokenizer.json")
+    if template:
+        (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+@asynccontextmanager
+async def _serving(
+    dispatcher: ScriptedDispatcher,
+    about: About,
+    patience: Patience,
+    access: Access,
+    around: Sequence[Middleware],
+    pages: bool,
+    folder: Path,
+) -> AsyncIterator[Served]:
+    workers = Workers(Files(str(folder), SIZE), 1)
+    model = replace(MODEL, template=ChatTemplate.load(str(folder)))
     parts = (Metrics(BOUNDS, CAPACITY, 1), BOUNDS, about, patience, Grammars(workers))
     front = Front(dispatcher, *parts)  # type: ignore[arg-type]
-    more = routes(front, about, MODEL, SIZE, workers)
+    more = routes(front, about, model, SIZE, workers, pages=pages)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]

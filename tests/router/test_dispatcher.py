@@ -46,9 +46,12 @@ class SeenMetrics(Metrics):
     """Of the Steps that served a row."""
     view: Callable[[], View]
 
-    def step(self, method: str, rows: int, seconds: float) -> None:
-        super().step(method, rows, seconds)
+    joined = 0
+
+    def step(self, method: str, rows: int, seconds: float, *, joined: bool = False) -> None:
+        super().step(method, rows, seconds, joined=joined)
         self.steps += 1
+        self.joined += joined
         self.seconds += seconds if rows else 0.0
         self.changed.set()
 
@@ -195,6 +198,7 @@ async def test_sixty_four_mixed_requests_get_exactly_their_replies(world: int, p
             tasks = [group.create_task(finish(server, request)) for request in requests]
         records = [task.result() for task in tasks]
         await server.metrics.until_empty()
+    assert 0 < server.metrics.joined < server.metrics.steps
     for request, record in zip(requests, records, strict=True):
         tokens, end = expected(request)
         assert (tuple(record.emitted), record.finish_reason) == (tokens, end.value)
@@ -235,6 +239,7 @@ async def test_a_shared_prompt_is_not_fed_again_unless_it_is_to_be_told(world: i
     assert [tuple(record.emitted) for record in records] == [expected(plain)[0]] * 4
     first, second, third, fourth = (record.steps for record in records)
     assert second < first, "a prompt of several chunks took one"
+    assert [record.cached for record in records] == [0, 720, 0, 720]
     assert third == first
     assert fourth == second
     assert [token.logprob is None for token in records[2].prefill].count(True) == 1

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from router.logs import level
+from router.levels import ROUTER, SHARD, level
 from tests.router.serving import ScriptedDispatcher, serving
 
 
@@ -24,7 +24,13 @@ from tests.router.serving import ScriptedDispatcher, serving
     ],
 )
 def test_the_routers_part_wins_and_nonsense_changes_nothing(directives, expected) -> None:
-    assert level(directives) == expected
+    assert level(directives, ROUTER) == expected
+
+
+def test_a_shard_has_a_part_of_its_own() -> None:
+    directives = "warn,text_generation_router=debug,text_generation_server=error"
+    assert level(directives, SHARD) == logging.ERROR
+    assert level("warn,text_generation_router=debug", SHARD) == logging.WARNING
 
 
 async def test_a_line_tells_how_a_request_ended_and_never_what_it_said(

@@ -141,6 +141,14 @@ def test_steps_are_counted_by_method(metrics: Metrics) -> None:
     assert value(metrics, "tgi_batch_next_size_sum") == 3
 
 
+def test_prompts_that_join_rows_which_decode_are_tgis_concats(metrics: Metrics) -> None:
+    metrics.step("prefill", 2, 0.25, joined=True)
+    metrics.step("prefill", 1, 0.25)
+    assert value(metrics, 'tgi_batch_concat{reason="chunking"}') == 1
+    metrics.told("decode", 0.5)
+    assert value(metrics, 'tgi_batch_decode_duration_sum{method="decode"}') == 0.5
+
+
 def test_tokens_accepted_together_share_their_time(metrics: Metrics) -> None:
     metrics.emitted(4, 2.0)
     assert value(metrics, "tgi_request_inter_token_duration_count") == 4

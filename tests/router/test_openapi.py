@@ -90,11 +90,21 @@ async def test_an_answer_is_what_the_document_says() -> None:
         assert list(details) == order
 
 
+async def test_every_example_is_answered_well() -> None:
+    async with serving() as server:
+        for path, item in DOCUMENT["paths"].items():
+            if body := item.get("post", {}).get("requestBody"):
+                example = body["content"]["application/json"]["example"]
+                assert example
+                assert (await server.post(path, example)).status == 200
+
+
 async def test_the_page_and_all_that_it_loads_come_from_the_server() -> None:
     async with serving() as server:
         page = await server.request("GET", "/docs")
         assert page.headers["Content-Type"] == "text/html; charset=utf-8"
         links = re.findall(r'(?:href|src|url: )=?"([^"]+)"', page.body.decode())
+        assert links.pop(0) == "data:,"  # no icon, so that none is looked for
         assert links == ["docs/swagger-ui.css", "docs/swagger-ui-bundle.js", "api-doc/openapi.json"]
         kinds = ["text/css", "text/javascript", "application/json"]
         for link, kind in zip(links, kinds, strict=True):
@@ -103,3 +113,10 @@ async def test_the_page_and_all_that_it_loads_come_from_the_server() -> None:
             assert len(part.body) > 1000
         for name in ("swagger-ui.js", "..%2f__init__.py", "LICENSE"):
             assert (await server.request("GET", f"/docs/{name}")).status == 404
+
+
+async def test_a_server_may_have_no_pages_and_still_tell_its_document() -> None:
+    async with serving(pages=False) as server:
+        for path in ("/docs", "/docs/swagger-ui.css"):
+            assert (await server.request("GET", path)).status == 404
+        assert (await server.request("GET", "/api-doc/openapi.json")).json() == DOCUMENT

@@ -81,15 +81,15 @@ def test_a_special_token_is_in_the_stream_and_not_in_the_text() -> None:
 
 def test_times_and_counts_are_those_of_the_steps() -> None:
     given = record()
-    given.plan(2.0)
+    given.plan(2.0, 1)
     given.take(item(), 3.0)
     given.take(item(A), 4.0)
-    given.plan(5.0)
+    given.plan(5.0, 3)
     given.take(item(B, C, drafted=3, accepted=1), 6.0)
     given.take(item(C, end=End.LENGTH, drafted=2, accepted=0), 7.0)
     assert (given.arrived, given.started, given.first_token) == (1.0, 2.0, 4.0)
     assert (given.last_token, given.ended) == (7.0, 7.0)
-    assert (given.steps, given.drafted, given.accepted) == (4, 5, 1)
+    assert (given.steps, given.cached, given.drafted, given.accepted) == (4, 1, 5, 1)
 
 
 async def test_a_bad_end_is_raised_after_the_tokens_that_came() -> None:

@@ -15,7 +15,15 @@ from typing import Any
 import pytest
 
 from router.access import Access
-from router.errors import Cancelled, Generation, Incomplete, Invalid, Overloaded, Unavailable
+from router.errors import (
+    Cancelled,
+    Generation,
+    Incomplete,
+    Invalid,
+    Overloaded,
+    RouterError,
+    Unavailable,
+)
 from router.request import Request
 from router.routes import Patience
 from router.scheduler.base import Look
@@ -86,6 +94,8 @@ FULL = (
 TOP = (Token(15, " Hello", -0.25, top=(Token(15, " Hello", -0.25),)),)
 CHAT = '{"messages":[{"role":"user","content":"Say"}]}'
 STREAMED = CHAT.replace("}]", '}],"stream":true,"stream_options":{"include_usage":true}')
+TOOLS = CHAT.replace("}]", '}],"tools":[{"type":"function","function":{"name":"f"}}]')
+CALLING = (Token(3, '{"name": "f", ', -0.5), Token(4, '"arguments": {}}', -0.5), HELLO[-1])
 GREEDY = '{"inputs":"Say","parameters":{}}'
 FIRST = HELLO[0]
 CALLS = {
@@ -123,6 +133,7 @@ CALLS = {
         head={"Origin": "https://a.example", "Access-Control-Request-Method": "POST"},
     ),
     "with_origin": get("/health", head={"Origin": "https://a.example"}),
+    "metrics": get("/metrics"),
     "v1_models": get("/v1/models"),
     "v1_chat": post("/v1/chat/completions", CHAT),
     "v1_chat_logprobs": post(
@@ -133,13 +144,62 @@ CALLS = {
     "v1_chat_stream": post("/v1/chat/completions", STREAMED),
     "v1_completions": post("/v1/completions", '{"prompt":"Say"}'),
     "v1_completions_stream": post("/v1/completions", '{"prompt":"Say","stream":true}'),
+    "v1_completions_echo": post(
+        "/v1/completions", '{"prompt":[1,2,3],"echo":true,"logprobs":1,"max_tokens":0}'
+    ),
+    "v1_chat_tools": post("/v1/chat/completions", TOOLS, server=ends(*CALLING)),
+    "v1_chat_tools_stream": post(
+        "/v1/chat/completions", TOOLS.replace("}]", '}],"stream":true', 1), server=ends(*CALLING)
+    ),
+    "v1_responses": post("/v1/responses", '{"input":"Say"}'),
+    "v1_responses_stream": post("/v1/responses", '{"input":"Say","stream":true}'),
+    "invocations_chat": post("/invocations", CHAT),
+    "invocations_completion": post("/invocations", '{"prompt":"Say"}'),
     "chat_tokenize": post("/chat_tokenize", CHAT),
+    "v1_error_400": post("/v1/completions", "{"),
+    "v1_error_401": post("/v1/completions", '{"prompt":"Say"}', server={"access": KEY}),
+    "v1_error_405": get("/v1/completions"),
+    "v1_error_408": Call(
+        "POST",
+        "/v1/completions",
+        "",
+        head={"Content-Length": "9"},
+        server={"patience": Patience(body=0.01, linger=0.01)},
+    ),
+    "v1_error_413": post("/v1/completions", '{"prompt":"' + "a" * 2000 + '"}'),
+    "v1_error_415": post("/v1/completions", kind="text/plain"),
     "v1_error_422": post("/v1/chat/completions", '{"messages":1}'),
+    "v1_error_422_rule": post("/v1/chat/completions", CHAT.replace("}]", '}],"top_p":1.5')),
+    "v1_error_422_no_template": post("/v1/chat/completions", CHAT, server={"template": ""}),
+    "v1_error_422_template": post(
+        "/v1/chat/completions", CHAT, server={"template": "{{ raise_exception('only systems') }}"}
+    ),
+    "v1_error_422_variable": post(
+        "/v1/chat/completions", CHAT, server={"template": "{{ absent.name }}"}
+    ),
+    "v1_error_422_tool": post(
+        "/v1/chat/completions", TOOLS.replace("}]", '}],"tool_choice":"g"', 1)
+    ),
+    "v1_error_422_exclusive": post(
+        "/v1/chat/completions",
+        TOOLS.replace("}]", '}],"response_format":{"type":"json_object"}', 1),
+    ),
+    "v1_error_422_suffix": post("/v1/completions", '{"prompt":"Say","suffix":"x"}'),
+    "v1_error_422_prompts": post("/v1/completions", '{"prompt":["a","b","c","d","e"]}'),
+    "v1_error_422_empty": post("/v1/completions", '{"prompt":[]}'),
     "v1_error_424": post("/v1/chat/completions", CHAT, server=ends(FIRST, Generation("x"))),
     "v1_error_424_stream": post(
         "/v1/chat/completions", STREAMED, server=ends(FIRST, Generation("x"))
     ),
     "v1_error_429": post("/v1/completions", '{"prompt":"Say"}', server=ends(full=True)),
+    "v1_error_499": post("/v1/chat/completions", CHAT, server=ends(FIRST, Cancelled())),
+    "v1_error_499_stream": post("/v1/chat/completions", STREAMED, server=ends(FIRST, Cancelled())),
+    "v1_error_500": post("/v1/completions", '{"prompt":"Say"}', server=ends(FIRST, ending=None)),
+    "v1_error_500_stream": post("/v1/chat/completions", STREAMED, server=ends(FIRST, ending=None)),
+    "v1_error_503": post("/v1/completions", '{"prompt":"Say"}', server=ends(reason="draining")),
+    "v1_error_responses_stream": post(
+        "/v1/responses", '{"input":"Say","stream":true}', server=ends(FIRST, Generation("x"))
+    ),
     "error_400_json": post("/generate", '{"inputs":'),
     "error_400_surrogate": post("/generate", '{"inputs":"\\ud800"}'),
     "error_400_http": Call("GET", "/health", head={"Content-Length": "x"}),
@@ -168,6 +228,11 @@ CALLS = {
     "error_422_count": post("/generate_stream", '{"inputs":"a","parameters":{"best_of":2}}'),
     "error_422_vertex": post("/vertex", '{"instances":[]}'),
     "error_422_invocations": post("/invocations", "{}"),
+    "error_422_invocations_chat": post("/invocations", '{"messages":1}'),
+    "error_422_grammar": post(
+        "/generate", '{"inputs":"a","parameters":{"grammar":{"type":"json","value":{}}}}'
+    ),
+    "error_422_template": post("/chat_tokenize", CHAT, server={"template": ""}),
     "error_422_length": post("/generate", server=ends(refusal=Invalid("`inputs` ..."))),
     "error_424": post("/generate", server=ends(FIRST, Generation("x"))),
     "error_424_stream": post("/generate_stream", server=ends(FIRST, Generation("x"))),
@@ -195,13 +260,14 @@ async def test_the_wire_is_the_one_on_record(
     name: str, golden: Callable[[str, bytes], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(secrets, "randbelow", lambda below: 5)
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "0" * size * 2)
     call = CALLS[name]
     head, body = call.bytes()
     async with _served(call) as server:
         answer = await server.raw(head, body)
     answer = re.sub(rb"\r\nDate: [^\r]*", b"\r\nDate: ...", answer)
     answer = re.sub(rb"x-request-id: [0-9a-f]{32}", b"x-request-id: ...", answer)
-    answer = re.sub(rb'"created":[1-9][0-9]*', b'"created":0', answer)
+    answer = re.sub(rb'"(created|created_at)":[1-9][0-9]*', rb'"\1":0', answer)
     sent = head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body
     golden(f"wire/{name}.http", sent + f"\n{LINE}\n".encode() + answer)
 
@@ -286,6 +352,43 @@ async def test_what_fails_in_a_generation_has_its_status_or_its_event(
         assert re.fullmatch(form, body)
 
 
+OPENED = {"Authorization": "Bearer secret"}
+LOCKED, LARGE = {"access": KEY}, "{" + " " * 2000
+RULE = CHAT.replace("}]", '}],"top_p":2,"n":9')
+GOING = {**LOCKED, **ends(reason="draining")}
+BARE = {"template": ""}
+NO_TOOL = CHAT.replace("}]", '}],"tool_choice":"g","n":9')
+SUFFIX = '{"prompt":"a","suffix":"b","top_p":2}'
+COUNT = '{"inputs":"","parameters":{"best_of":9,"top_k":0}}'
+ORDER = [
+    (404, "not_found", Call("PUT", "/v1/nowhere", LARGE, kind="text/plain", server=GOING)),
+    (405, "method_not_allowed", Call("PUT", "/generate", LARGE, kind="text/plain", server=GOING)),
+    (401, "unauthorized", post("/generate", LARGE, kind="text/plain", server=GOING)),
+    (503, "unavailable", post("/generate", LARGE, kind="text/plain", head=OPENED, server=GOING)),
+    (415, "unsupported_media_type", post("/generate", LARGE, kind="text/plain")),
+    (413, "payload_too_large", post("/generate", LARGE)),
+    (400, "bad_request", post("/generate", '{"inputs":1,', server=ends(full=True))),
+    (422, "validation", post("/v1/chat/completions", '{"messages":1}', server=ends(full=True))),
+    (422, "template_error", post("/v1/chat/completions", RULE, server=ends(full=True) | BARE)),
+    (422, "tool_error", post("/v1/chat/completions", NO_TOOL, server=ends(full=True) | BARE)),
+    (422, "suffix not supported", post("/v1/completions", SUFFIX, server=ends(full=True))),
+    (422, "validation", post("/generate", COUNT, server=ends(full=True))),
+    (429, "overloaded", post("/v1/chat/completions", RULE, server=ends(full=True))),
+    (422, "validation", post("/v1/chat/completions", RULE, server=ends(refusal=Overloaded()))),
+]
+"""Requests that break a rule and all that are looked at behind it."""
+
+
+@pytest.mark.parametrize(("status", "error_type", "call"), ORDER)
+async def test_of_several_broken_rules_the_first_in_order_is_told(
+    status: int, error_type: str, call: Call
+) -> None:
+    async with _served(call) as server:
+        answer = await server.raw(*call.bytes())
+    assert int(answer.split(b" ", 2)[1]) == status
+    assert f'"error_type":"{error_type}"'.encode() in answer
+
+
 def _joined(chunked: bytes) -> bytes:
     """The body that came in chunks."""
     body, rest = b"", chunked
@@ -309,6 +412,23 @@ async def test_every_method_but_its_own_is_refused_on_every_route() -> None:
 def test_no_transcript_is_left_over(pytestconfig: pytest.Config) -> None:
     folder = pytestconfig.rootpath / "tests" / "golden" / "wire"
     assert {path.stem for path in folder.iterdir()} == set(CALLS)
+
+
+async def test_every_route_has_a_transcript() -> None:
+    asked = {f"{call.method} {call.path}" for call in CALLS.values()}
+    elsewhere = {"GET /docs/{name}", "GET /api-doc/openapi.json"}
+    async with serving() as server:
+        routes = {f"{method} {path}" for method, path in server.paths} - elsewhere
+    for route in routes:
+        pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(route))
+        assert any(re.fullmatch(pattern, call) for call in asked), route
+
+
+def test_every_kind_of_error_has_a_transcript(pytestconfig: pytest.Config) -> None:
+    folder = pytestconfig.rootpath / "tests" / "golden" / "wire"
+    texts = [path.read_text() for path in folder.iterdir()]
+    for error in RouterError.__subclasses__():
+        assert any(f'"error_type":"{error.error_type}"' in text for text in texts), error
 
 
 async def test_a_transcript_does_not_depend_on_what_came_before() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 
 import pytest
 import torch
 
+from shard import memory
 from shard.engine import Engine
 from shard.errors import Fault
 from shard.loading import load
@@ -55,9 +57,42 @@ def test_truncated_weights_are_one_line(model: Model, tmp_path: Path) -> None:
     assert "model.safetensors" in fault.text
 
 
+def test_models_that_the_device_cannot_hold_are_one_line(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.\nAnd so on")
+
+    monkeypatch.setattr("shard.engine.load", refuse)
+    fault = start(model("llama"))
+    assert (fault.code, fault.text) == (
+        6,
+        "Not enough memory to load the target; raise `--num-shard`",
+    )
+
+
+def test_a_prefill_that_the_device_cannot_hold_names_the_flag(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = replace(engine(model("llama"))._target.facts, device=torch.device("cuda"))
+
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("shard.memory.warm_up", refuse)
+    with pytest.raises(Fault) as caught:
+        memory.pages(tiny.config(model("llama"), prefill_tokens=4096), loaded, None)
+    assert (caught.value.code, caught.value.text) == (
+        6,
+        "Not enough memory to handle 4096 prefill tokens."
+        " You need to decrease `--max-batch-prefill-tokens`",
+    )
+
+
 def test_a_pool_too_small_for_one_request_names_the_flags(model: Model) -> None:
-    fault = start(model("llama"), max_total_tokens=128, max_batch_total_tokens=64)
+    fault = start(model("llama"), max_total_tokens=120, max_batch_total_tokens=64)
     assert fault.code == 6
+    assert fault.text.startswith("Not enough memory to handle max_total_tokens=120: ")
     assert "--max-batch-total-tokens" in fault.text
 
 

@@ -13,9 +13,10 @@ import pytest
 
 from router.config import ServerConfig
 from router.openai import formats
-from router.openai.calls import Bare, Caller, Forced, Marked, NoCalls, waiting
+from router.openai.calls import Bare, Caller, Forced, Known, Marked, NoCalls, waiting
 from router.openai.chat import merged, message
 from router.openai.formats import PLAIN, Format
+from router.openai.harmony import FINAL, Harmony
 from router.openai.reply import Delta, Reply, Thinking, marks_of
 
 TOOLS = ("f", "get_weather")
@@ -24,6 +25,8 @@ MISTRAL, DEEPSEEK = formats.NAMES["mistral"], formats.NAMES["deepseek"]
 LLAMA = formats.NAMES["llama3_json"]
 SEP, CALL, END = "<｜tool▁sep｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"
 FENCE = "```"
+GLM, GRANITE = formats.NAMES["glm"], formats.NAMES["granite"]
+HARMONY = formats.NAMES["harmony"]
 F1 = ("f", {"x": 1})
 WEATHER = ("get_weather", {"city": "São Paulo", "days": [1, 2]})
 CITY = '{"city": "São Paulo", "days": [1, 2]}'
@@ -45,6 +48,15 @@ GOOD: list[tuple[Format, str, str, list[tuple[str, object]]]] = [
         "",
         [WEATHER],
     ),
+    (
+        GLM,
+        "I look.\n<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>São Paulo"
+        "</arg_value>\n<arg_key>days</arg_key>\n<arg_value>[1, 2]</arg_value>\n</tool_call>",
+        "I look.",
+        [WEATHER],
+    ),
+    (GLM, "<tool_call>f\n</tool_call>", "", [("f", {})]),
+    (GRANITE, '<|tool_call|>[{"name": "f", "arguments": {"x": 1}}]', "", [F1]),
     (MISTRAL, '[TOOL_CALLS] [{"name": "f", "arguments": {"x": 1}}]', "", [F1]),
     (MISTRAL, f'[TOOL_CALLS]get_weather[ARGS]{CITY}[TOOL_CALLS]f{{"x": 1}}', "", [WEATHER, F1]),
     (
@@ -79,6 +91,8 @@ NO_CALLS: list[tuple[Format, str]] = [
     (HERMES, '<tool_call>{"name": "f", "arg'),
     (HERMES, "ends in white space \n\n"),
     (CODER, "<tool_call><function=f>no end</tool_call>"),
+    (GLM, "<tool_call>f\n<arg_key>x</arg_key></tool_call>"),
+    (GRANITE, "<|tool_call|>[]"),
     (MISTRAL, "[TOOL_CALLS] what"),
     (LLAMA, '{"name": "unknown", "parameters": {}}'),
     (LLAMA, '{"a": '),
@@ -197,11 +211,83 @@ def test_calls_are_found_behind_reasoning() -> None:
         assert reply.called
 
 
+def harmony(
+    text: str, seed: int, prompt: str = "<|start|>assistant"
+) -> tuple[Harmony, list[Delta]]:
+    reader, pieces = Harmony(Known(HARMONY, TOOLS, None), prompt), cut(text, seed)
+    return reader, [reader.push(piece, at == len(pieces)) for at, piece in enumerate(pieces, 1)]
+
+
+ANALYSIS = "<|channel|>analysis<|message|>"
+ASSISTANT = "<|end|><|start|>assistant"
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "content", "calls"),
+    [
+        (f"{ANALYSIS}Why < not.{ASSISTANT}{FINAL}Yes.<|return|>", "Why < not.", "Yes.", []),
+        (f"{FINAL}Yes. ", "", "Yes. ", []),
+        (f"<|channel|>final <|constrain|>json<|message|>{CITY}<|return|>", "", CITY, []),
+        (
+            f"{ANALYSIS}Look.{ASSISTANT}<|channel|>commentary to=functions.get_weather "
+            f"<|constrain|>json<|message|>{CITY}<|call|>",
+            "Look.",
+            "",
+            [WEATHER],
+        ),
+        (
+            ' to=functions.f<|channel|>commentary json<|message|>{"x": 1}<|call|><|start|>assistant'
+            f"<|channel|>commentary to=functions.get_weather<|message|>{CITY}",
+            "",
+            "",
+            [F1, WEATHER],
+        ),
+        (
+            f"{ANALYSIS}One.{ASSISTANT}{ANALYSIS}Two.{ASSISTANT}<|channel|>commentary<|message|>"
+            f"I look.{ASSISTANT}{FINAL}Done.<|return|>",
+            "One.\nTwo.",
+            "I look.\nDone.",
+            [],
+        ),
+        (f"{ANALYSIS}cut short <|en", "cut short <|en", "", []),
+        (f"{ANALYSIS}a{ASSISTANT}<|channel|>fin", "a", "", []),
+        ("<|channel|>analys", "", "", []),
+        ("no format at all", "", "no format at all", []),
+        ("<|channel|>commentary to=functions.unknown<|message|>{}<|call|>", "", "{}", []),
+        ('<|channel|>commentary to=functions.f<|message|>{"x": <|call|>', "", '{"x": ', []),
+        (f"{ANALYSIS[:-11]} to=python<|message|>print(1)<|call|>", "print(1)", "", []),
+        ("", "", "", []),
+    ],
+)
+def test_the_messages_of_an_answer_are_told_by_their_channels(
+    text: str, reasoning: str, content: str, calls: list[tuple[str, object]]
+) -> None:
+    for seed in range(60):
+        reader, deltas = harmony(text, seed)
+        told = message(deltas)
+        assert (told.get("reasoning_content", ""), told["content"] or "") == (reasoning, content)
+        found = [call["function"] for call in told.get("tool_calls", ())]
+        assert [(call["name"], json.loads(call["arguments"])) for call in found] == calls
+        assert reader.called == bool(calls)
+
+
+def test_text_of_a_message_is_told_as_it_comes_and_goes_on_from_the_prompt() -> None:
+    for prompt in ("<|start|>assistant", f"<|start|>assistant{FINAL}It"):
+        reader = Harmony(Known(HARMONY, TOOLS, None), prompt)
+        reader.push("" if prompt.endswith("It") else FINAL, last=False)
+        assert reader.push(" is <|", last=False) == Delta(" is ")
+        assert reader.push("so|>", last=False) == Delta("<|so|>")
+        assert reader.push("<|return|>", last=True) == Delta()
+
+
 def test_the_template_names_the_format_and_the_marks() -> None:
     assert formats.of("{{ '<tool_call>' }}") is HERMES
     assert formats.of("<tool_call><function=") is CODER
     assert formats.of("[TOOL_CALLS] [AVAILABLE_TOOLS]") is MISTRAL
     assert formats.of("{{ tools }} <|python_tag|>") is LLAMA
+    assert formats.of("{{ '<|start|>assistant<|channel|>analysis<|message|>' }}") is HARMONY
+    assert formats.of("<tool_call><arg_key>") is GLM
+    assert formats.of("{{ tools }} <|tool_call|>") is GRANITE
     assert formats.of("{{ '<｜tool▁calls▁begin｜>' }}") is DEEPSEEK
     assert formats.of("{{ messages }}") is PLAIN
     assert marks_of("{% if '</think>' in content %}") == ("<think>", "</think>")

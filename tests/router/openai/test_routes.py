@@ -20,6 +20,15 @@ HEAD = {"x-request-id": "r1"}
 TEXT = " Hello «世»"
 
 
+def usage(prompt: int, cached: int, completion: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
 async def events(server: Served, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     """The JSON of a stream, which has to end with DONE unless it is a response's."""
     answer = await server.post(path, {**body, "stream": True}, headers=HEAD)
@@ -49,7 +58,7 @@ async def test_a_chat_is_answered_in_openais_shape() -> None:
             "finish_reason": "stop",
         }
     ]
-    assert told["usage"] == {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
+    assert told["usage"] == usage(3, 2, 3)
     assert (request.inputs, request.max_new_tokens) == (PROMPT, 7)
     assert not request.add_special_tokens
     assert answer.headers["x-prompt-tokens"] == "3"
@@ -105,7 +114,7 @@ async def test_prompts_may_be_token_ids() -> None:
         first, second = (request for request, _ in server.dispatcher.opened)
     assert (first.tokens, second.tokens) == ((65, 66), (67,))
     assert [choice["index"] for choice in told["choices"]] == [0, 1]
-    assert told["usage"] == {"prompt_tokens": 6, "completion_tokens": 6, "total_tokens": 12}
+    assert told["usage"] == usage(6, 4, 6)
 
 
 async def test_choices_differ_in_their_seeds_and_share_their_prompt() -> None:
@@ -115,7 +124,7 @@ async def test_choices_differ_in_their_seeds_and_share_their_prompt() -> None:
         first, second = (request for request, _ in server.dispatcher.opened)
     assert first.sampling.seed == 2**64 - 1
     assert second.sampling.seed != first.sampling.seed
-    assert told["usage"] == {"prompt_tokens": 3, "completion_tokens": 6, "total_tokens": 9}
+    assert told["usage"] == usage(3, 2, 6)
 
 
 async def test_streams_of_several_choices_are_told_apart() -> None:
@@ -127,7 +136,7 @@ async def test_streams_of_several_choices_are_told_apart() -> None:
         [choice] = chunk["choices"]
         texts[choice["index"]] += choice["text"]
     assert texts == [TEXT, "A" + TEXT]
-    assert last["usage"] == {"prompt_tokens": 3, "completion_tokens": 7, "total_tokens": 10}
+    assert last["usage"] == usage(3, 2, 7)
 
 
 async def test_log_probabilities_of_a_chat() -> None:
@@ -422,6 +431,69 @@ async def test_a_call_in_the_output_is_a_tool_call_whole_and_streamed() -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+HARMONY = (
+    "{% for tool in tools or [] %}{{ '// ' + tool.function.description }}{% endfor %}"
+    "{% for message in messages %}"
+    "{% if '<|channel|>' in message.content %}{{ raise_exception('marks') }}{% endif %}"
+    "{% if 'tool_calls' in message %}{% if message.content and message.thinking %}"
+    "{{ raise_exception('both') }}{% endif %}"
+    "<|start|>assistant<|channel|>analysis<|message|>{{ message.thinking or message.content }}"
+    "<|end|><|start|>assistant to=functions.{{ message.tool_calls[0].function.name }}"
+    "<|channel|>commentary json<|message|>"
+    "{{ message.tool_calls[0].function.arguments | tojson }}<|call|>"
+    "{% else %}<|start|>{{ message.role }}<|message|>{{ message.content }}<|end|>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+"""In the manner of gpt-oss's."""
+
+
+def spelled(text: str) -> list[Token]:
+    """The tokens of a text in gpt-oss's format."""
+    parts = [part for part in re.split(r"(<\|\w+\|>)", text) if part]
+    return [Token(3 + at, part, -1.0, part.startswith("<|")) for at, part in enumerate(parts)]
+
+
+async def test_a_model_that_speaks_in_channels_is_read_by_them() -> None:
+    call = '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"x": 1}<|call|>'
+    script = spelled(f"<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant{call}")
+    async with serving(ScriptedDispatcher(*script), template=HARMONY) as server:
+        path, body = "/v1/chat/completions", {**CHAT, "tools": [TOOL]}
+        [choice] = (await server.post(path, body)).json()["choices"]
+        chunks = [chunk["choices"][0] for chunk in await events(server, path, body)]
+        output = (await server.post("/v1/responses", {"input": "Say"})).json()["output"]
+        await server.post(path, {**CHAT, "response_format": {"type": "json_object"}})
+        *_, (bound, _) = server.dispatcher.opened
+    assert choice["message"]["reasoning_content"] == "Hm."
+    assert choice["message"]["content"] is None
+    [told] = choice["message"]["tool_calls"]
+    assert told["function"] == {"name": "f", "arguments": '{"x":1}'}
+    assert choice["finish_reason"] == chunks[-1]["finish_reason"] == "tool_calls"
+    assert len(chunks) == len(script)
+    assert [item["type"] for item in output] == ["reasoning", "message"]
+    assert bound.inputs.endswith("<|start|>assistant<|channel|>final<|message|>")
+
+
+async def test_a_history_with_calls_and_reasoning_suits_a_template_of_channels() -> None:
+    call = {"id": "c", "function": {"name": "f", "arguments": '{"x": 1}'}}
+    asked = {"role": "user", "content": "Say"}
+    called = {"role": "assistant", "content": None, "tool_calls": [call]}
+    result = {"role": "tool", "tool_call_id": "c", "content": "1"}
+    silent = {"type": "function", "function": {"name": "f"}}
+    async with serving(template=HARMONY) as server:
+        for more in ({"reasoning_content": "Hm."}, {"content": "Hm.", "reasoning_content": "Oh."}):
+            messages = [asked, {**called, **more}, result]
+            body = {"messages": messages, "tools": [silent]}
+            assert (await server.post("/v1/chat/completions", body)).status == 200
+        first, second = (request.inputs for request, _ in server.dispatcher.opened)
+    assert first == second
+    assert first == (
+        "// <|start|>user<|message|>Say<|end|>"
+        "<|start|>assistant<|channel|>analysis<|message|>Hm.<|end|>"
+        '<|start|>assistant to=functions.f<|channel|>commentary json<|message|>{"x": 1}<|call|>'
+        "<|start|>tool<|message|>1<|end|><|start|>assistant"
+    )
+
+
 async def test_a_chat_is_tokenised_as_it_is_sent_to_the_model() -> None:
     async with serving() as server:
         told = (await server.post("/chat_tokenize", CHAT)).json()
@@ -500,6 +572,7 @@ async def test_a_response_takes_a_history_with_calls_and_their_results() -> None
     [item] = told["output"]
     assert item["content"][0]["text"] == TEXT
     assert told["usage"]["output_tokens"] == 3
+    assert told["usage"]["input_tokens_details"] == {"cached_tokens": 2}
 
 
 async def test_the_events_of_a_response_build_its_items() -> None:

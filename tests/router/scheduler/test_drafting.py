@@ -146,6 +146,19 @@ def test_steps_that_take_longer_than_measured_change_the_choice() -> None:
     assert drafting.lengths([one])[1] == 0
 
 
+def test_one_draft_length_for_ever_does_not_hide_what_drafting_costs() -> None:
+    """Every Step drafts alike and is slow; only one without drafts can tell what made it so."""
+    drafting, one = Drafting(device()), row(chance=0.8)
+    drafted = []
+    for _ in range(4 * PROBE_FIRST):
+        drafted.append(drafting.lengths([one])[1])
+        seconds = 0.025 + 0.030 * drafted[-1]
+        drafting.learn([(one, Outcome(1, 0, drafted[-1], 0, 1, seconds))])
+    assert len(set(drafted[: PROBE_FIRST - 1])) == 1 < drafted[0]
+    assert 0 in drafted[: 3 * PROBE_FIRST]
+    assert max(drafted[3 * PROBE_FIRST + 8 :]) <= 1
+
+
 chances = st.floats(0.0, 1.0)
 crowds = st.lists(st.tuples(chances, st.integers(1, 12), st.integers(0, LONGEST)), max_size=20)
 steps = st.floats(0.0001, 0.1)
