@@ -22,7 +22,8 @@ from router.openai.bodies import ChatBody
 from router.openai.operations import CHAT, COMPLETIONS
 from router.openai.routes import OpenAi
 from router.openapi import EXAMPLE, ROOT, Operation
-from router.routes import Front, reply
+from router.replies import reply
+from router.routes import Front
 from router.server import refusal
 
 

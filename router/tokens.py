@@ -6,7 +6,8 @@ from aiohttp import web
 
 from router.body import Generate
 from router.encoder import Encoder
-from router.routes import Front, reply_in_parts
+from router.replies import reply_in_parts
+from router.routes import Front
 
 
 class Tokens:

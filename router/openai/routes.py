@@ -29,16 +29,9 @@ from router.openai.prompts import Prompts
 from router.openai.response_input import ResponsesBody, as_chat
 from router.openai.shapes import Envelope, Shape
 from router.record import Record
+from router.replies import reply, reply_aside, reply_in_parts, weight
 from router.request import Request
-from router.routes import (
-    REQUEST_ID,
-    Front,
-    Wanted,
-    reply,
-    reply_aside,
-    reply_in_parts,
-    weight,
-)
+from router.routes import REQUEST_ID, Front, Wanted
 from router.stream import ClientGone, EventStream
 
 DONE = b"[DONE]"
