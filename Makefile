@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 CASES ?= 5000
+# Test files at a time. Each computes in one thread, as models this small want it.
+JOBS ?= 2
 # Where a machine without an NVIDIA GPU looks for the small CPU build of torch before the ordinary
 # index is asked. Empty: only the ordinary index. A source that cannot be reached breaks nothing.
 TORCH_INDEX ?= $(if $(shell nvidia-smi -L 2>/dev/null),,https://download.pytorch.org/whl/cpu)
@@ -18,7 +20,7 @@ serve: $(STAMP)
 	$(BIN)/python launcher.py $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # Many more cases than `make test` has, for a nightly run.
 fuzz: $(STAMP)

@@ -1,8 +1,9 @@
-"""What the longest prompt costs another stream: gaps between its events, with and without one.
+"""What the heaviest requests cost another stream: gaps between its events, with and without them.
 
-Rule: decides what is sent and measured. A real server with the echo in place of a model, so that
-its Steps take next to nothing; one client streams, another sends prompts of 1.9 MB, which are too
-long and therefore refused after they were tokenised. Only the router's own work can delay a token.
+Rule: decides what is measured; what is sent is `heavy_requests`'. A real server with the echo in
+place of a model, so that its Steps take next to nothing; one client streams, another sends one
+request after the other. Only the router's own work can delay a token. The machine may, too, now
+and then: so every gap is the median of several, of which a request that delays would delay all.
 """
 
 from __future__ import annotations
@@ -16,32 +17,38 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from statistics import median
 
 import aiohttp
 
+from benchmark.heavy_requests import Heavy, heavy_requests
+
 LAUNCHER = Path(__file__).resolve().parent.parent / "launcher.py"
-SIZE = 1_900_000
-"""Bytes of the prompt; the server takes bodies of 2,000,000."""
+LENGTH = 32_768
+"""Most tokens of a request: the echo itself looks at every token of a new row."""
 ALLOWED = 25.0
-"""Milliseconds by which a prompt may delay a token of somebody else."""
-TOKENS = 1800
-ROUTES = ("/generate", "/v1/completions", "/v1/chat/completions")
+"""Milliseconds by which a request may delay a token of somebody else."""
+QUIET_SECONDS = 2.0
+PATIENCE = 10.0
+"""Seconds after which a stream without an event is broken."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--repeats`, `--json`."""
-    parser.add_argument("--repeats", type=int, default=3, help="prompts to each route [default: 3]")
+    """`--repeats`, `--only`, `--json`."""
+    parser.add_argument("--repeats", type=int, default=3, help="of each request [default: 3]")
+    parser.add_argument("--only", help="requests whose names contain this")
     parser.add_argument("--json", type=Path, help="write the figures there")
 
 
 def run(args: argparse.Namespace) -> int:
     """The exit status: 1 if some token was delayed by more than is allowed."""
+    requests = [each for each in heavy_requests(LENGTH) if (args.only or "") in each.name]
     with _serving() as url:
-        figures = asyncio.run(_measure(url, args.repeats))
+        figures = asyncio.run(_measure(url, requests, args.repeats))
     for name, value in figures.items():
         print(f"{name}: {value:.1f} ms")
     if args.json:
@@ -52,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
 @contextmanager
 def _serving() -> Iterator[str]:
     """The address of an echo."""
-    flags = ("--echo", "--hostname", "127.0.0.1", "-p", "0", "--max-total-tokens", "2048")
+    limits = ("--max-total-tokens", str(LENGTH), "--max-batch-total-tokens", str(3 * LENGTH))
+    flags = ("--echo", "--hostname", "127.0.0.1", "-p", "0", *limits)
     server = subprocess.Popen(  # noqa: S603 - our own launcher
         (sys.executable, str(LAUNCHER), *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -68,56 +76,83 @@ def _serving() -> Iterator[str]:
 _ADDRESS = re.compile(rb"http://[\d.]+:\d+")
 
 
-async def _measure(url: str, repeats: int) -> dict[str, float]:
-    """Milliseconds: the longest gap of a quiet stream, of one beside long prompts, the difference.
+async def _measure(url: str, requests: Sequence[Heavy], repeats: int) -> dict[str, float]:
+    """Milliseconds: the longest gap of a quiet stream and of one beside each request.
 
-    Every stream of the second kind is quiet at first, so that no prompt falls between two streams.
+    `delayed` is the difference between the longest of all and the quiet one.
     """
-    await _stream(url)
-    quiet = max([await _stream(url) for _ in range(repeats)])
-    gaps = []
-    for route in ROUTES * repeats:
-        stream = asyncio.create_task(_stream(url))
-        await asyncio.sleep(0.1)
-        await asyncio.to_thread(_post, url + route, _body(route))
-        gaps.append(await stream)
-    return {"quiet": quiet, "beside_prompts": max(gaps), "delayed": max(gaps) - quiet}
+    figures = {"quiet": median([await _beside(url, None) for _ in range(repeats)])}
+    for heavy in requests:
+        figures[heavy.name] = median([await _beside(url, heavy) for _ in range(repeats)])
+    return {**figures, "delayed": max(figures.values()) - figures["quiet"]}
 
 
-async def _stream(url: str) -> float:
-    """The longest gap between events of one answer, in milliseconds."""
-    parameters = {"max_new_tokens": TOKENS, "ignore_eos_token": True}
+async def _beside(url: str, heavy: Heavy | None) -> float:
+    async with _watched(url) as gaps:
+        if heavy is None:
+            await asyncio.sleep(QUIET_SECONDS)
+        else:
+            await asyncio.to_thread(_post, url, heavy)
+    return gaps.longest
+
+
+@dataclass
+class _Gaps:
+    """Of one stream, in milliseconds."""
+
+    longest: float = 0.0
+    last: float | None = None
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def take(self, now: float) -> None:
+        """An event arrived; None before it does not count."""
+        if self.last is not None:
+            self.longest = max(self.longest, 1000 * (now - self.last))
+        self.last = now
+        self.arrived.set()
+
+    async def next(self) -> None:
+        """Wait for an event. Raises TimeoutError."""
+        self.arrived.clear()
+        async with asyncio.timeout(PATIENCE):
+            await self.arrived.wait()
+
+
+@asynccontextmanager
+async def _watched(url: str) -> AsyncIterator[_Gaps]:
+    """The gaps of streams that follow each other until this is left."""
+    gaps = _Gaps()
+    stream = asyncio.create_task(_stream(url, gaps))
+    await gaps.next()
+    yield gaps
+    for _ in range(2):  # the gap that the end of a request leaves is its own, too
+        await gaps.next()
+    stream.cancel()
+    await asyncio.wait([stream])
+
+
+async def _stream(url: str, gaps: _Gaps) -> None:
+    parameters = {"max_new_tokens": LENGTH - 100, "ignore_eos_token": True}
     body = {"inputs": "def main():", "parameters": parameters}
-    gap, last = 0.0, None
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"{url}/generate_stream", json=body) as answer,
-    ):
-        async for _ in answer.content:
-            now = time.perf_counter()
-            gap = max(gap, now - (last or now))
-            last = now
-    return gap * 1000
+    async with aiohttp.ClientSession() as session:
+        while True:
+            gaps.last = None
+            async with session.post(f"{url}/generate_stream", json=body) as answer:
+                async for _ in answer.content:
+                    gaps.take(time.perf_counter())
 
 
-def _post(url: str, body: bytes) -> None:
-    """Send a body that will be refused. Raises RuntimeError for any other answer than a 422."""
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
+def _post(url: str, heavy: Heavy) -> None:
+    """Send it and read the answer. Raises RuntimeError for another status than is expected."""
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url + heavy.path, heavy.body, headers)  # noqa: S310
     try:
-        urllib.request.urlopen(request, timeout=60).close()  # noqa: S310
+        with urllib.request.urlopen(request, timeout=100) as answer:  # noqa: S310
+            status = answer.status
+            while answer.read(1 << 16):
+                pass
     except urllib.error.HTTPError as refused:
         with refused:
-            if refused.code == 422:
-                return
-    raise RuntimeError(f"{url} did not refuse a prompt that is too long")
-
-
-def _body(route: str) -> bytes:
-    line = "def add(left, right):\n    return left + right  # 加\n"
-    text = line * (SIZE // len(json.dumps(line, ensure_ascii=False).encode()))
-    bodies: dict[str, Any] = {
-        "/generate": {"inputs": text},
-        "/v1/completions": {"prompt": text},
-        "/v1/chat/completions": {"messages": [{"role": "user", "content": text}]},
-    }
-    return json.dumps(bodies[route], ensure_ascii=False).encode()
+            status = refused.code
+    if status != heavy.status:
+        raise RuntimeError(f"{heavy.name}: {status} in place of {heavy.status}")

@@ -21,6 +21,7 @@ from typing import Any
 from aiohttp.typedefs import Middleware
 
 from router import logs, traces
+from router.aside import favour_loop
 from router.assembly import access, assemble, describe, load_model, remember, routes
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatcher import Dispatcher
@@ -118,6 +119,7 @@ async def serve_from(
             services = (dispatcher.run(), launcher_goes(), keep(store, dispatcher.learned))
             others = [group.create_task(service) for service in services]
             await workers.warm()
+            favour_loop()
             await run(
                 front,
                 listener,

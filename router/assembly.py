@@ -18,6 +18,7 @@ from router.chat import ChatTemplate
 from router.config import RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatcher import Dispatcher
 from router.docs import Docs
+from router.encoder import Encoder
 from router.faults import BAD_FLAG, BAD_MODEL, Fault
 from router.grammar import Grammars
 from router.hosted import HOSTED, Hosted
@@ -59,8 +60,9 @@ def assemble(
     capacity = measure(ranks, bounds, config.scheduler.preemption)
     metrics = Metrics(bounds, capacity, len(ranks), ranks[0].drafter or "model")
     scheduler = schedule(config.scheduler, capacity, store)
+    encoder = Encoder(model.vocabulary, workers)
     log = StepLog(config.step_log, capacity) if config.step_log else None
-    dispatcher = Dispatcher(scheduler, shards, model.vocabulary, bounds, metrics, log=log)
+    dispatcher = Dispatcher(scheduler, shards, encoder, bounds, metrics, log=log)
     patience = Patience(keepalive=config.server.keepalive_timeout)
     about = describe(config, ranks)
     grammars = Grammars(workers, enabled=not bounds.disable_grammar_support)
@@ -91,10 +93,11 @@ def routes(
 ) -> list[web.RouteDef]:
     """What is served beside native generation; `size` is that of the model's logits."""
     prompts = Prompts(model.template, workers, model.tool_call_parser)
-    openai = OpenAi(front, about, model.vocabulary, size, prompts)
+    encoder = Encoder(model.vocabulary, workers)
+    openai = OpenAi(front, about, encoder, size, prompts)
     hosted = Hosted(front, openai)
     return [
-        *Tokens(front, model.vocabulary).routes(),
+        *Tokens(front, encoder).routes(),
         *openai.routes(),
         *hosted.routes(os.environ.get("AIP_PREDICT_ROUTE")),
         *Docs(document((*NATIVE, *OPENAI, *HOSTED))).routes(pages=pages),

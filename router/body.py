@@ -3,7 +3,8 @@
 Strict pydantic models of what TGI's native routes take: no bool as a number, no "5" as 5, every
 integer bounded by its type, floats rounded to float32 before anyone compares them. Unknown fields
 are ignored and an explicit null equals an absent field, at every depth. What the values mean
-together is `request`'s business.
+together is `request`'s business. Nothing takes long: a body of too many values is refused before
+it is parsed, and the first wrong value ends the reading.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    JsonValue,
     ValidationError,
     model_validator,
 )
@@ -37,6 +37,13 @@ Float = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_float32)]
 U32 = Annotated[int, Field(ge=0, lt=1 << 32)]
 U64 = Annotated[int, Field(ge=0, lt=1 << 64)]
 I32 = Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)]
+Strings = Annotated[list[str], Field(fail_fast=True)]
+Json = Any
+"""Any value of a parsed body; pydantic's JsonValue would look at each part of it once more."""
+
+_PARTS = (b",", b"[", b"{")
+MOST_VALUES = 1 << 16
+"""Values of one body, beside those that may be token ids: numbers, texts, arrays, objects."""
 
 
 class Body(BaseModel):
@@ -58,7 +65,7 @@ class Grammar(Body):
     """A constraint on the output."""
 
     type: Literal["json", "json_object", "json_schema", "regex", "lark"]
-    value: JsonValue
+    value: Json
 
 
 class Parameters(Body):
@@ -84,7 +91,7 @@ class Parameters(Body):
     """Most tokens to generate; null: as many as fit."""
     return_full_text: bool | None = None
     """Whether the prompt stands before the generated text; null: as the route has it."""
-    stop: list[str] = Field(default_factory=list)
+    stop: Strings = Field(default_factory=list)
     """Texts after which generation ends; they stay in the output."""
     truncate: U64 | None = None
     """Keep so many of the prompt's last tokens."""
@@ -138,20 +145,42 @@ class CompatGenerate(Generate):
 AnyBody = TypeVar("AnyBody", bound=Body)
 
 
-def read(body: bytes, kind: type[AnyBody]) -> AnyBody:
-    """`body` as a `kind`. Raises Malformed (not JSON) or Mistyped (names the first wrong field)."""
+def read(body: bytes, kind: type[AnyBody], most: int = MOST_VALUES) -> AnyBody:
+    """`body` as a `kind`.
+
+    Raises Malformed (not JSON) or Mistyped (names the first wrong field, or says that there are
+    more than `most` values).
+    """
+    return typed(parse_json(body, most), kind)
+
+
+def typed(value: Any, kind: type[AnyBody]) -> AnyBody:
+    """A parsed `value` as a `kind`. Raises Mistyped, which names the first wrong field."""
     try:
-        return kind.model_validate(parse_json(body))
+        return kind.model_validate(value)
     except ValidationError as fault:
         raise Mistyped(_reason(fault)) from fault
 
 
-def parse_json(body: bytes) -> Any:
-    """What `body` says. Raises Malformed."""
+def parse_json(body: bytes, most: int = MOST_VALUES) -> Any:
+    """What `body` says. Raises Malformed, or Mistyped for more than `most` values."""
+    if len(body) > most and _crowded(body, most):
+        raise Mistyped(f"body: it holds more than {most} values")
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as fault:
         raise Malformed(str(fault)) from fault
+
+
+def _crowded(body: bytes, most: int) -> bool:
+    """Whether there are more than `most` values: commas and openings outside of strings."""
+    if sum(map(body.count, _PARTS)) <= most:
+        return False
+    plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    if plain.count(b'"') > 4 * most:  # a value has at most a name and a text
+        return True
+    outside = b"".join(plain.split(b'"')[::2])
+    return sum(map(outside.count, _PARTS)) > most
 
 
 def _reason(fault: ValidationError) -> str:

@@ -19,6 +19,9 @@ from router.errors import BadRequest, Unavailable, flat
 SERVER = "tgi-laps"
 """Value of the `Server` header; versions are nobody's business."""
 
+READ = 1 << 16
+"""Most bytes that are read at once: there may be a great many tiny chunks in them."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -26,6 +29,11 @@ class Connection(web.RequestHandler):
     """One connection; what is no HTTP is answered in JSON like every other error."""
 
     __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """As aiohttp does, but for the size of a read, which asyncio has as an attribute."""
+        super().connection_made(transport)
+        transport.max_size = READ  # type: ignore[attr-defined]
 
     def handle_error(
         self,

@@ -16,17 +16,18 @@ from typing import Any
 
 from router import request as rules
 from router.admission import Admission
+from router.aside import aside
+from router.encoder import Encoder
 from router.errors import Cancelled, Generation, Invalid, Unavailable
 from router.inbox import Cancel, Event, Inbox, Submit
 from router.metrics import Metrics
-from router.pipeline import Pipeline
+from router.pipeline import Named, Pipeline
 from router.record import Record
 from router.request import Bounds, Request
 from router.scheduler import base
 from router.scheduler.base import Look, Scheduler, View
 from router.shards import GroupLost, ShardGroup
 from router.step_log import StepLog
-from router.text import Vocabulary
 from shard.protocol import End, Item, StepResult
 
 
@@ -37,7 +38,7 @@ class Dispatcher:
         self,
         scheduler: Scheduler,
         shards: ShardGroup,
-        vocabulary: Vocabulary,
+        encoder: Encoder,
         limits: Bounds,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
@@ -45,7 +46,7 @@ class Dispatcher:
     ) -> None:
         self._scheduler = scheduler
         self._shards = shards
-        self._vocabulary = vocabulary
+        self._encoder = encoder
         self._limits = limits
         self._metrics = metrics
         self._clock = clock
@@ -61,7 +62,6 @@ class Dispatcher:
     async def run(self) -> None:
         """Serve until cancelled. Raises GroupLost; every live request has ended badly by then."""
         self._shards.subscribe(self._inbox.put)
-        self._metrics.observe(self._scheduler.view())
         try:
             while True:
                 self._fill()
@@ -156,20 +156,25 @@ class Dispatcher:
         complete: Callable[[Request], Awaitable[Request]] | None,
     ) -> Record:
         arrived = self._clock()
-        ids = request.tokens
-        if ids is None:
-            ids = await self._vocabulary.encode(request.inputs, request.add_special_tokens)
-        prompt, max_new = rules.fit(request, ids, self._limits)
+        prompt, max_new = rules.fit(request, await self._ids(request), self._limits)
         request = request if complete is None else await complete(request)
+        if request.grammar is not None:
+            await self._shards.prepare(request.grammar)
+        named = await aside(4 * len(prompt), self._pipeline.name, request, prompt)
         self._require_shards()  # if they were lost meanwhile, nobody reads the inbox
         self._last_id += 1
         record = Record(
-            self._last_id, request_id, request, prompt, max_new, self._vocabulary, arrived
+            self._last_id, request_id, request, prompt, max_new, self._encoder.vocabulary, arrived
         )
         record.queued = self._clock()
         self._records[record.id] = record
-        self._inbox.put(Submit(record))
+        self._inbox.put(Submit(record, named))
         return record
+
+    async def _ids(self, request: Request) -> Sequence[int]:
+        if request.tokens is not None:
+            return request.tokens
+        return await self._encoder.encode(request.inputs, request.add_special_tokens)
 
     def _fill(self) -> None:
         while self._shards.free:
@@ -181,8 +186,8 @@ class Dispatcher:
 
     def _apply(self, event: Event) -> None:
         match event:
-            case Submit(record):
-                self._start(record)
+            case Submit(record, named):
+                self._start(record, named)
             case Cancel(record):
                 self._stop(record)
             case StepResult():
@@ -190,11 +195,11 @@ class Dispatcher:
             case GroupLost():
                 raise event
 
-    def _start(self, record: Record) -> None:
+    def _start(self, record: Record, named: Named) -> None:
         if record.id not in self._records:
             return  # it left before it was heard of
         try:
-            self._scheduler.submit(self._pipeline.enter(record), record.queued)
+            self._scheduler.submit(self._pipeline.enter(record, named), record.queued)
         except ValueError as fault:  # it can never fit
             record.fail(Invalid(str(fault)), self._clock())
             self._forget(record)
@@ -221,7 +226,6 @@ class Dispatcher:
         rows = len(landed.items)
         self._metrics.step(landed.method, rows, landed.seconds, joined=landed.joined)
         self._metrics.told(landed.method, self._clock() - now)
-        self._metrics.observe(self._scheduler.view())
 
     def _look_back(self, id: int, now: float) -> None:
         """Ask the scheduler about a request that is about to end."""

@@ -12,16 +12,18 @@ from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
 from aiohttp import web
-from pydantic import Discriminator, Tag
+from pydantic import Discriminator, Field, Tag
 
 from router.answers import VertexResponse
-from router.body import Body, Generate, parse_json, read
+from router.aside import aside
+from router.body import Body, Generate, parse_json
 from router.errors import Mistyped, NoInstances, NoPredictions, RouterError
 from router.openai.bodies import ChatBody
 from router.openai.operations import CHAT, COMPLETIONS
 from router.openai.routes import OpenAi
 from router.openapi import EXAMPLE, ROOT, Operation
-from router.routes import Front, reply
+from router.replies import reply
+from router.routes import Front
 from router.server import refusal
 
 
@@ -35,10 +37,13 @@ Instance = Annotated[
 ]
 
 
+MOST_INSTANCES = 1024
+
+
 class VertexRequest(Body):
     """Body of `/vertex`."""
 
-    instances: list[Instance]
+    instances: Annotated[list[Instance], Field(fail_fast=True, max_length=MOST_INSTANCES)]
 
 
 HOSTED = (
@@ -72,7 +77,8 @@ class Hosted:
 
     async def invocations(self, http: web.Request) -> web.StreamResponse:
         """POST `/invocations`."""
-        value = parse_json(await self._front.payload(http))
+        payload = await self._front.payload(http)
+        value = await aside(len(payload), parse_json, payload, self._front.most_values)
         fields = value if isinstance(value, dict) else {}
         if "inputs" in fields:
             return await self._front.compat_generate(http)
@@ -86,7 +92,7 @@ class Hosted:
 
     async def vertex(self, http: web.Request) -> web.StreamResponse:
         """POST `/vertex`."""
-        instances = read(await self._front.payload(http), VertexRequest).instances
+        instances = (await self._front.body(http, VertexRequest)).instances
         if not instances:
             raise NoInstances
         try:

@@ -9,6 +9,7 @@ import asyncio
 from dataclasses import dataclass
 from itertools import count
 
+from router.pipeline import Named
 from router.record import Record
 from router.shards import Report
 
@@ -18,9 +19,10 @@ PULSE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """A request has its Record and wants to run."""
+    """A request has its Record, its pages have names, and it wants to run."""
 
     record: Record
+    named: Named
 
 
 @dataclass(frozen=True, slots=True)

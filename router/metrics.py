@@ -159,7 +159,7 @@ class Metrics:
         self._restarts.labels(str(rank)).inc()
 
     def observe(self, view: View) -> None:
-        """The scheduler's present state."""
+        """The present state, asked for before it is shown and not at every Step."""
         used = self._capacity.pages - view.free_pages
         self._gauges["tgi_queue_size"].set(sum(view.waiting))
         self._gauges["tgi_batch_current_size"].set(view.running)

@@ -19,7 +19,6 @@ from router.errors import Incomplete, Unserialisable
 from router.record import PromptToken, Record, Token
 from router.request import Bounds
 from router.scheduler.base import View
-from router.text import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +60,6 @@ def info(about: About, bounds: Bounds, view: View) -> dict[str, Any]:
         "draft_model_id": about.draft_model_id,
         "scheduler": insight.overview(about.scheduler, view),
     }
-
-
-def spans(text: str, tokens: Sequence[Span]) -> list[dict[str, Any]]:
-    """Body of `/tokenize`: each token with its place in the UTF-8 bytes of `text`."""
-    places = sorted({place for token in tokens for place in (token.start, token.stop)})
-    offsets, last, size = {}, 0, 0
-    for place in places:
-        size += len(text[last:place].encode())
-        offsets[place], last = size, place
-    return [
-        {
-            "id": token.id,
-            "text": token.text,
-            "start": offsets[token.start],
-            "stop": offsets[token.stop],
-        }
-        for token in tokens
-    ]
 
 
 def answer(

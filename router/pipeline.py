@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from router import steps
 from router.prefix import PageNames
 from router.record import Record
+from router.request import Request
 from router.scheduler.base import Batch, Job, Outcome
 from shard.protocol import Item, Step, StepResult
 
@@ -35,6 +36,10 @@ class Landed:
     """The same for the scheduler, in the same order."""
 
 
+Named = tuple[PageNames | None, tuple[int, ...]]
+"""The names of a request's pages as they go on, and those of the prompt's."""
+
+
 class Pipeline:
     """Rows and Steps of one group of shards, whose pages hold `page_size` tokens."""
 
@@ -47,9 +52,22 @@ class Pipeline:
         self._flights: deque[tuple[Step, float]] = deque()
         self._number = 0
 
-    def enter(self, record: Record) -> Job:
+    def name(self, request: Request, prompt: Sequence[int]) -> Named:
+        """Names of the prompt's pages; a prompt that is to be told has to be computed, too.
+
+        Changes nothing here, and takes long for long prompts.
+        """
+        if request.report.prompt:
+            return None, ()
+        names = PageNames(self._page_size, request.cache_salt or "")
+        return names, names.add(prompt)
+
+    def enter(self, record: Record, named: Named) -> Job:
         """The job of a request that wants to run."""
         wish = record.request
+        names, hashes = named
+        if names is not None:
+            self._names[record.id] = names
         return Job(
             id=record.id,
             arrived=record.queued,
@@ -57,7 +75,7 @@ class Pipeline:
             max_new=record.max_new,
             expected=wish.expected_new_tokens,
             speculate=wish.speculate,
-            hashes=self._name(record),
+            hashes=hashes,
             priority=wish.priority,
             tenant=wish.tenant,
             route=wish.route,
@@ -91,11 +109,3 @@ class Pipeline:
     def lost(self) -> list[str]:
         """Labels of the Steps that will never land."""
         return [steps.method(step) for step, _ in self._flights]
-
-    def _name(self, record: Record) -> tuple[int, ...]:
-        """Names of the prompt's pages; a prompt that is to be told has to be computed, too."""
-        if record.request.report.prompt:
-            return ()
-        names = PageNames(self._page_size, record.request.cache_salt or "")
-        self._names[record.id] = names
-        return names.add(record.prompt)

@@ -26,11 +26,13 @@ class PageNames:
     def add(self, tokens: Iterable[int]) -> tuple[int, ...]:
         """Names of the pages that `tokens` fill."""
         self._tail.extend(tokens)
-        names = []
-        while len(self._tail) >= self._size:
-            page, self._tail = self._tail[: self._size], self._tail[self._size :]
-            self._name = blake2b(
-                self._name + array("i", page).tobytes(), digest_size=_BYTES
-            ).digest()
-            names.append(int.from_bytes(self._name, "little"))
-        return tuple(names)
+        whole = len(self._tail) // self._size * self._size
+        filled, self._tail = array("i", self._tail[:whole]), self._tail[whole:]
+        return tuple(
+            self._next(filled[start : start + self._size].tobytes())
+            for start in range(0, whole, self._size)
+        )
+
+    def _next(self, page: bytes) -> int:
+        self._name = blake2b(self._name + page, digest_size=_BYTES).digest()
+        return int.from_bytes(self._name, "little")

@@ -21,6 +21,8 @@ from shard.protocol import Report, Sampling
 
 CAP = 1024
 """Most new tokens that the length check counts, whatever was asked; TGI's generation chunk."""
+MOST_TOLD = 8192
+"""Most tokens of a prompt whose log-probabilities are told."""
 SEEDS = 1 << 53
 """Seeds are picked below this, so that a client reading numbers as doubles sees them exactly."""
 
@@ -195,6 +197,10 @@ def fit(request: Request, tokens: Sequence[int], bounds: Bounds) -> tuple[tuple[
     _refuse(
         used > bounds.max_input_tokens,
         f"`inputs` must have less than {bounds.max_input_tokens} tokens. Given: {used}",
+    )
+    _refuse(
+        request.decoder_input_details and used > MOST_TOLD,
+        f"log-probabilities of a prompt are told of at most {MOST_TOLD} tokens. Given: {used}",
     )
     _refuse(not used, "`inputs` cannot be empty")  # a tokenizer may add nothing to odd text
     return tuple(kept), min(asked, room)

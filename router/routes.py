@@ -12,12 +12,14 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
 from router import grammar, insight, native
-from router.body import CompatGenerate, Generate, read
+from router.aside import aside
+from router.body import MOST_VALUES, AnyBody, CompatGenerate, Generate, read
 from router.dispatcher import Dispatcher
 from router.errors import (
     BadRequest,
@@ -35,6 +37,7 @@ from router.grammar import Grammars
 from router.metrics import Metrics
 from router.native import About
 from router.record import Record
+from router.replies import reply, reply_aside, weight
 from router.request import Bounds, Request, precheck, sequences, validate
 from router.stream import ClientGone, EventStream, events
 
@@ -96,7 +99,7 @@ class Front:
 
     async def compat_generate(self, http: web.Request) -> web.StreamResponse:
         """POST `/`: an array of one, or a stream."""
-        body = read(await self.payload(http), CompatGenerate)
+        body = await self.body(http, CompatGenerate)
         full_text = self._about.pipeline_tag in (None, "text-generation")
         if body.stream:
             return await self._stream(http, body, full_text)
@@ -104,12 +107,12 @@ class Front:
 
     async def generate(self, http: web.Request) -> web.StreamResponse:
         """POST `/generate`."""
-        body = read(await self.payload(http), Generate)
+        body = await self.body(http, Generate)
         return await self._whole(http, body, full_text=False, as_list=False)
 
     async def generate_stream(self, http: web.Request) -> web.StreamResponse:
         """POST `/generate_stream`."""
-        body = read(await self.payload(http), Generate)
+        body = await self.body(http, Generate)
         return await self._stream(http, body, full_text=False)
 
     async def health(self, http: web.Request) -> web.StreamResponse:
@@ -147,8 +150,19 @@ class Front:
 
     async def metrics(self, http: web.Request) -> web.StreamResponse:
         """GET `/metrics`."""
+        self._metrics.observe(self._dispatcher.view())
         body = self._metrics.render()
         return web.Response(body=body, content_type="text/plain", charset="utf-8")
+
+    async def body(self, http: web.Request, kind: type[AnyBody]) -> AnyBody:
+        """What the body says. Raises RouterError."""
+        payload = await self.payload(http)
+        return await aside(len(payload), read, payload, kind, self.most_values)
+
+    @property
+    def most_values(self) -> int:
+        """Of one body; a whole prompt may be given as token ids."""
+        return MOST_VALUES + self.bounds.max_total_tokens
 
     async def payload(self, http: web.Request) -> bytes:
         """The body, within the limits of state, type, size and time. Raises RouterError."""
@@ -173,7 +187,8 @@ class Front:
     ) -> web.StreamResponse:
         async with self.open(http, body, stream=False) as records:
             best, answer = await self.answer(records, full_text)
-        return reply([answer] if as_list else answer, native.headers(best, self._about))
+        told = [answer] if as_list else answer
+        return await reply_aside(told, native.headers(best, self._about), weight(records))
 
     async def answer(
         self, records: Sequence[Record], full_text: bool
@@ -183,8 +198,8 @@ class Front:
             async for _ in record.stream():
                 pass
         best, *others = sorted(records, key=_likeliest_first)
-        full = _full(best, full_text)
-        return best, native.answer(best, self._about, full_text=full, others=others)
+        tell = partial(native.answer, full_text=_full(best, full_text), others=others)
+        return best, await aside(weight(records), tell, best, self._about)
 
     async def _stream(
         self, http: web.Request, body: Generate, full_text: bool
@@ -272,12 +287,6 @@ class Front:
         """A stream of events."""
         headers = {**headers, "x-request-id": http[REQUEST_ID]}
         return events(http, headers, interval=self.patience.comment, stall=self.patience.stall)
-
-
-def reply(value: Any, headers: Mapping[str, str] | None = None, status: int = 200) -> web.Response:
-    """A JSON response."""
-    body = native.dump(value)
-    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
 
 
 def _unhealthy(more: dict[str, str]) -> web.Response:

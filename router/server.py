@@ -31,7 +31,8 @@ from router.errors import (
     nested,
 )
 from router.logs import told
-from router.routes import RECORDS, REQUEST_ID, Front, reply
+from router.replies import reply
+from router.routes import RECORDS, REQUEST_ID, Front
 from router.stream import ClientGone
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import inf
 
+from router.wishes import Wishes
 from shard.protocol import (
     HEADER,
     VERSION,
@@ -25,6 +26,8 @@ from shard.protocol import (
     Message,
     Ping,
     Pong,
+    Prepare,
+    Prepared,
     ProtocolError,
     Ready,
     Step,
@@ -77,6 +80,7 @@ class ShardGroup:
         self._answered = [0] * world
         self._flights: deque[_Flight] = deque()
         self._seconds: deque[float] = deque(maxlen=HISTORY)
+        self._wishes = Wishes(world)
         self._pinged, self._nonce = -inf, 0
         self._unheard: set[int] = set()
         self._deliver: Callable[[Report], None] = lambda report: None
@@ -123,6 +127,16 @@ class ShardGroup:
         for rank in self._ranks:
             rank.write(frame)
 
+    async def prepare(self, grammar: str) -> None:
+        """Wait until every rank is ready for rows with `grammar`, or the group is lost."""
+        if self.lost:
+            return
+        number, done = self._wishes.make()
+        frame = pack(Prepare(number, grammar))
+        for rank in self._ranks:
+            rank.write(frame)
+        await done
+
     def late(self, now: float) -> bool:
         """Whether the oldest Step in flight takes longer than any Step should."""
         if not self._flights:
@@ -155,6 +169,8 @@ class ShardGroup:
             case Pong():
                 if message.nonce == self._nonce:
                     self._unheard.discard(number)
+            case Prepared():
+                self._wishes.fulfil(number, message.number)
             case Fatal():
                 raise ProtocolError(message.text)
             case _:
@@ -222,6 +238,7 @@ class ShardGroup:
 
     def _close(self) -> None:
         self.lost = self.lost or GroupLost("closed")
+        self._wishes.drop()
         for rank in self._ranks:
             rank.close()
 

@@ -9,15 +9,15 @@ sampled ones may, and withholds without end.
 
 from __future__ import annotations
 
-import asyncio
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import orjson
 from tokenizers import Encoding, Tokenizer
 
-from router.errors import Invalid
 from router.stops import Kept, Stops
 
 INCOMPLETE = "\ufffd"
@@ -27,14 +27,8 @@ CONTEXT = 8
 """Most prompt tokens before the first generated one that decide whether it opens with a space."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """One token of a text: `text` is characters `start` to `stop` of it."""
-
-    id: int
-    text: str
-    start: int
-    stop: int
+class Unreadable(ValueError):
+    """The tokenizer cannot take a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,43 +64,57 @@ class Vocabulary:
         """Number of tokens, added ones included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
-    async def encode(self, text: str, add_special_tokens: bool = True) -> tuple[int, ...]:
-        """Token ids of `text`, made off the loop. Raises Invalid."""
-        return await asyncio.to_thread(self._encode, text, add_special_tokens)
+    def encode(self, text: str, special: bool = True) -> array[int]:
+        """Token ids of `text`, int32, the tokenizer's own included if `special`.
 
-    async def spans(self, text: str, add_special_tokens: bool = True) -> tuple[Span, ...]:
-        """Tokens of `text` with their places in it, made off the loop. Raises Invalid."""
-        return await asyncio.to_thread(self._spans, text, add_special_tokens)
+        Raises Unreadable.
+        """
+        return array("i", self._encoding(text, special, places=False).ids)
+
+    def spans(self, text: str, special: bool = True) -> bytes:
+        """JSON: each token with its place in the UTF-8 bytes of `text`. Raises Unreadable."""
+        encoding = self._encoding(text, special, places=True)
+        offsets = _offsets(text, encoding.offsets)
+        return orjson.dumps(
+            [
+                {"id": id, "text": text[a:b], "start": offsets[a], "stop": offsets[b]}
+                for id, (a, b) in zip(encoding.ids, encoding.offsets, strict=True)
+            ]
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens included by name."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
         return text
 
+    def decode_long(self, ids: Sequence[int]) -> str:
+        """The same without the interpreter's lock, for a thread."""
+        [text] = self._tokenizer.decode_batch([ids], skip_special_tokens=False)
+        return str(text)
+
     def special(self, id: int) -> str | None:
         """The name of a special token; None for any other id."""
         return self._special.get(id)
 
-    def _encoding(self, text: str, add_special_tokens: bool, places: bool) -> Encoding:
+    def _encoding(self, text: str, special: bool, places: bool) -> Encoding:
         """With `places` also where each token stands.
 
         As a batch of one: `encode` would hold the interpreter's lock, and with it every stream.
         """
         batch = self._tokenizer.encode_batch if places else self._tokenizer.encode_batch_fast
         try:
-            return batch([text], add_special_tokens=add_special_tokens)[0]
+            return batch([text], add_special_tokens=special)[0]
         except Exception as fault:  # tokenizers raises nothing narrower
-            raise Invalid(f"tokenizer error {fault}") from fault
+            raise Unreadable(str(fault)) from fault
 
-    def _encode(self, text: str, add_special_tokens: bool) -> tuple[int, ...]:
-        return tuple(self._encoding(text, add_special_tokens, places=False).ids)
 
-    def _spans(self, text: str, add_special_tokens: bool) -> tuple[Span, ...]:
-        encoding = self._encoding(text, add_special_tokens, places=True)
-        return tuple(
-            Span(id, text[start:stop], start, stop)
-            for id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
-        )
+def _offsets(text: str, places: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """Of each place among the characters of `text`, the one among its bytes."""
+    offsets, last, size = {}, 0, 0
+    for place in sorted({place for pair in places for place in pair}):
+        size += len(text[last:place].encode())
+        offsets[place], last = size, place
+    return offsets
 
 
 class TextStream:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from router import native
-from router.body import Generate, read
-from router.routes import Front, reply
-from router.text import Vocabulary
+from router.body import Generate
+from router.encoder import Encoder
+from router.replies import reply_in_parts
+from router.routes import Front
 
 
 class Tokens:
     """`/tokenize`, over the vocabulary of the served model."""
 
-    def __init__(self, front: Front, vocabulary: Vocabulary) -> None:
-        self._front, self._vocabulary = front, vocabulary
+    def __init__(self, front: Front, encoder: Encoder) -> None:
+        self._front, self._encoder = front, encoder
 
     def routes(self) -> list[web.RouteDef]:
         """Path by path."""
@@ -22,5 +22,5 @@ class Tokens:
 
     async def tokenize(self, http: web.Request) -> web.StreamResponse:
         """POST `/tokenize`: the tokens of a body's `inputs`, whatever its parameters say."""
-        body = read(await self._front.payload(http), Generate)
-        return reply(native.spans(body.inputs, await self._vocabulary.spans(body.inputs)))
+        body = await self._front.body(http, Generate)
+        return reply_in_parts(await self._encoder.spans(body.inputs))

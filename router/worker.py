@@ -1,13 +1,15 @@
-"""A child process for work that may not end: rendering a chat template, compiling a grammar.
+"""A child process for work that takes long, or may not end: templates, grammars, long texts.
 
-One job a line on stdin, one answer a line on stdout, both JSON. The kernel ends the process when
-a job's time is up, even inside foreign code that nothing else could stop, and bounds its memory.
-It ends with its parent, whose going it sees at the next line, or the alarm before that.
+One job a line on stdin; an answer is a line on stdout and as many bytes as that says. Both lines
+are JSON. The kernel ends the process when a job's time is up, even inside foreign code that nothing
+else could stop, and bounds its memory. It ends with its parent, whose going it sees at the next
+line, or the alarm before that. The kernel prefers those who stream.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import sys
@@ -19,9 +21,12 @@ import orjson
 from llguidance import LLMatcher, LLTokenizer
 
 from router.chat import ChatTemplate, Refused
+from router.text import Unreadable, Vocabulary
 
 MEMORY = 8 << 30
 """Bytes of address space."""
+MODESTY = 10
+"""How much the kernel prefers others to this process."""
 SPACE = "[ ]?"
 """Between the parts of JSON, as in TGI: no row may spend all its tokens on white space."""
 
@@ -32,19 +37,29 @@ class Worker:
     def __init__(self, folder: str, size: int, config: str | None) -> None:
         self._folder, self._size, self._config = folder, size, config
 
-    def do(self, job: dict[str, Any]) -> dict[str, Any]:
-        """The answer: `text`, or `error`."""
+    def do(self, job: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """The head of the answer, `size` or `error` too, and its bytes."""
         try:
-            return {"text": getattr(self, f"_{job.pop('job')}")(**job)}
+            made: bytes = getattr(self, f"_{job.pop('job')}")(**job)
         except Refused as fault:
-            return {"error": str(fault), "variable": fault.variable}
+            return {"size": 0, "error": str(fault), "variable": fault.variable}, b""
+        except Unreadable as fault:
+            return {"size": 0, "error": str(fault), "variable": None}, b""
+        return {"size": len(made)}, made
 
-    def _render(self, variables: dict[str, Any]) -> str:
+    def _render(self, variables: dict[str, Any]) -> bytes:
         if self._template is None:
             raise Refused("template not found")
-        return self._template.render(**variables)
+        return self._template.render(**variables).encode()
 
-    def _compile(self, kind: str, text: str) -> str:
+    def _encode(self, text: str, special: bool) -> bytes:
+        """Token ids, int32."""
+        return self._vocabulary.encode(text, special).tobytes()
+
+    def _spans(self, text: str, special: bool) -> bytes:
+        return self._vocabulary.spans(text, special)
+
+    def _compile(self, kind: str, text: str) -> bytes:
         """llguidance's form of a grammar that it can follow for at least one token."""
         grammar = _source(kind, text)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
@@ -54,11 +69,15 @@ class Worker:
             raise Refused(_reason(matcher.get_error()))
         if matcher.is_stopped() and not matcher.is_accepting():
             raise Refused("no text satisfies it")
-        return grammar
+        return grammar.encode()
 
     @cached_property
     def _template(self) -> ChatTemplate | None:
         return ChatTemplate.load(self._folder, self._config)
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary.load(self._folder)
 
     @cached_property
     def _tokenizer(self) -> LLTokenizer:
@@ -91,14 +110,16 @@ def main() -> int:
     """Serve until stdin ends."""
     folder, size, config = json.loads(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(MODESTY)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     worker = Worker(folder, size, config)
     for line in sys.stdin.buffer:
         job = orjson.loads(line)
         signal.setitimer(signal.ITIMER_REAL, job.pop("seconds"))
-        answer = worker.do(job)
+        head, made = worker.do(job)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
+        sys.stdout.buffer.write(orjson.dumps(head) + b"\n")
+        sys.stdout.buffer.write(made)
         sys.stdout.buffer.flush()
     return 0
 

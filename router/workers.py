@@ -1,7 +1,8 @@
 """Worker processes and their time limits: what may not end never runs in this process.
 
 A job goes to an idle worker or waits for one. A worker that runs out of time or memory is ended by
-the kernel, which is seen here as the end of its output; the next job gets a fresh one.
+the kernel, which is seen here as the end of its output; the next job gets a fresh one. An answer of
+any size arrives in parts, none of which takes the loop long.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import orjson
 
 from router.chat import Refused
 
-LINE = 1 << 28
-"""Longest line of an answer in bytes."""
+PART = 1 << 18
+"""Most bytes of an answer that are read at once."""
 
 
 class Exhausted(Exception):
@@ -49,13 +50,17 @@ class Workers:
 
     async def run(self, job: str, **values: Any) -> str:
         """The text that `job` makes of `values`. Raises Refused or Exhausted."""
-        line = orjson.dumps({"job": job, "seconds": self._seconds, **values}) + b"\n"
+        return b"".join(await self.parts(job, **values)).decode()
+
+    async def parts(self, job: str, seconds: float | None = None, **values: Any) -> list[bytes]:
+        """The bytes that `job` makes of `values`, part by part. Raises Refused or Exhausted.
+
+        `seconds`: for this job alone.
+        """
+        time = self._seconds if seconds is None else seconds
+        line = orjson.dumps({"job": job, "seconds": time, **values}) + b"\n"
         async with self._free:
-            answer = await self._ask(line)
-        if "error" in answer:
-            raise Refused(answer["error"], answer["variable"])
-        text: str = answer["text"]
-        return text
+            return await self._ask(line)
 
     async def warm(self) -> None:
         """Start one worker, so that the first job need not wait for it."""
@@ -68,38 +73,44 @@ class Workers:
         while self._idle:
             await _end(self._idle.pop())
 
-    async def _ask(self, line: bytes) -> Mapping[str, Any]:
+    async def _ask(self, line: bytes) -> list[bytes]:
         worker = self._idle.pop() if self._idle else await self._start()
         try:
-            answer = await _exchange(worker, line)
+            head, parts = await _exchange(worker, line)
         except BaseException:
             await _end(worker)
             raise
         self._idle.append(worker)
-        return answer
+        if "error" in head:
+            raise Refused(head["error"], head["variable"])
+        return parts
 
     async def _start(self) -> Process:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "router.worker", self._arguments),
             stdin=PIPE,
             stdout=PIPE,
-            limit=LINE,
+            limit=PART,
         )
 
 
-async def _exchange(worker: Process, line: bytes) -> Mapping[str, Any]:
+async def _exchange(worker: Process, line: bytes) -> tuple[Mapping[str, Any], list[bytes]]:
+    """The head of the answer, and its bytes."""
     assert worker.stdin  # noqa: S101 - by construction
     assert worker.stdout  # noqa: S101
     try:
         worker.stdin.write(line)
         await worker.stdin.drain()
-        answer = await worker.stdout.readline()
-    except ConnectionError as fault:
+        head: Mapping[str, Any] = orjson.loads(await worker.stdout.readline() or b"null")
+        if not head:
+            raise Exhausted
+        left, parts = head["size"], []
+        while left:
+            parts.append(await worker.stdout.readexactly(min(left, PART)))
+            left -= len(parts[-1])
+    except (ConnectionError, asyncio.IncompleteReadError) as fault:
         raise Exhausted from fault
-    if not answer:
-        raise Exhausted
-    value: Mapping[str, Any] = orjson.loads(answer)
-    return value
+    return head, parts
 
 
 async def _end(worker: Process) -> None:

@@ -133,6 +133,9 @@ class EchoEngine:
             prefill_token_seconds=0.001,
         )
 
+    def prepare(self, grammar: str) -> None:
+        """Nothing: an echo follows no grammar."""
+
     def start(self, step: Step) -> Landed:
         """Do `execute` at once."""
         return Landed(self.execute(step))

@@ -66,7 +66,8 @@ class Engine:
         self._pages = memory.pages(config, target, draft)
         room = self._pages, config.max_rows, config.speculate + 1
         self._target = PackedModel(target, *room)
-        self._rows = RowTable(Grammars(config.model_path, target.vocab_size, target.eos).matcher)
+        self._grammars = Grammars(config.model_path, target.vocab_size, target.eos)
+        self._rows = RowTable(self._grammars.matcher)
         drafter = _drafter(config, target, draft, room)
         page_bytes = target.page_bytes + (draft.page_bytes if draft else 0)
         self._host_pages = rates.host_pages(config, self._pages, page_bytes, device)
@@ -115,6 +116,10 @@ class Engine:
         """Most tokens of one row: the model's context, the flag, the pool."""
         limits = self._target.facts.max_length, self._pages * PAGE_SIZE
         return min(*limits, self._config.max_total_tokens or limits[0])
+
+    def prepare(self, grammar: str) -> None:
+        """Have `grammar` ready for rows to come; may be called while Steps run."""
+        self._grammars.prepare(grammar)
 
     def execute(self, step: Step) -> StepResult:
         """`start`, and wait for the end."""

@@ -2,15 +2,18 @@
 
 A matcher answers for an output, not for a sequence of calls: it keeps a cursor in llguidance's
 parser, rolls it back to what two outputs share and goes on from there. So an output that was
-rejected, resumed after an eviction or only drafted needs no bookkeeping by anyone. The vocabulary
-is read at the first grammar; a server that gets none pays nothing.
+rejected, resumed after an eviction or only drafted needs no bookkeeping by anyone. A grammar is
+compiled once, by whichever thread comes first: `prepare` does it beside the Steps, so that no row
+waits for another's grammar.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 import torch
 from llguidance import LLMatcher, LLTokenizer
@@ -18,6 +21,8 @@ from torch import Tensor
 
 _REMEMBERED = 65
 """Masks of so many last positions are kept: the longest draft and the token after it."""
+_KEPT = 512
+"""Compiled grammars that are kept, beside those of live rows."""
 
 
 class Matcher:
@@ -65,15 +70,38 @@ class Grammars:
     """Makes matchers for a model of `vocabulary` tokens that ends its texts with `eos`."""
 
     def __init__(self, folder: str, vocabulary: int, eos: frozenset[int]) -> None:
-        self._folder, self._vocabulary, self._eos = folder, vocabulary, eos
+        """Reads the vocabulary, which takes a while, if the model has one."""
+        self._path = Path(folder, "tokenizer.json")
+        self._vocabulary, self._eos = vocabulary, eos
+        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._lock = Lock()
+        """Held for moments only, never while something is compiled."""
+        if self._path.exists():
+            _ = self._tokenizer
+
+    def prepare(self, grammar: str) -> None:
+        """Compile llguidance's `grammar`, unless that is done; for any thread."""
+        with self._lock:
+            if grammar in self._compiled:
+                self._compiled.move_to_end(grammar)
+                return
+        made = LLMatcher(self._tokenizer, grammar, log_level=0)  # gives the interpreter's lock back
+        if not made.is_error():
+            made.compute_bitmask()
+        with self._lock:
+            self._compiled[grammar] = made
+            if len(self._compiled) > _KEPT:
+                self._compiled.popitem(last=False)
 
     def matcher(self, grammar: str) -> Matcher:
-        """A matcher at the start of `grammar`, llguidance's; `broken` where it is none."""
-        return Matcher(LLMatcher(self._tokenizer, grammar, log_level=0))
+        """A matcher at the start of `grammar`; `broken` where it is none. Waits if unprepared."""
+        self.prepare(grammar)
+        with self._lock:
+            return Matcher(self._compiled[grammar].deep_copy())
 
     @cached_property
     def _tokenizer(self) -> LLTokenizer:
-        text = Path(self._folder, "tokenizer.json").read_text(encoding="utf-8")
+        text = self._path.read_text(encoding="utf-8")
         return LLTokenizer(text, n_vocab=self._vocabulary, eos_token=sorted(self._eos) or None)
 
 

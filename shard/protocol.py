@@ -147,13 +147,30 @@ class Fatal:
     text: str
 
 
-_codes: dict[type, int] = {
-    message: code
-    for code, message in enumerate((Hello, Ready, Step, StepResult, Ack, Ping, Pong, Fatal))
-}
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Router to rank: rows with this `grammar` will come; `Prepared` answers, also during Steps.
+
+    A row may come without it, and then waits for its grammar inside the Step that brings it.
+    """
+
+    number: int
+    grammar: str
+    """llguidance's own form, as in `New`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Rank to router: the Prepare of this `number` is done."""
+
+    number: int
+
+
+_ORDER = (Hello, Ready, Step, StepResult, Ack, Ping, Pong, Fatal, Prepare, Prepared)
+_codes: dict[type, int] = {message: code for code, message in enumerate(_ORDER)}
 _types = {code: message for message, code in _codes.items()}
 
-Message = Hello | Ready | Step | StepResult | Ack | Ping | Pong | Fatal
+Message = Hello | Ready | Step | StepResult | Ack | Ping | Pong | Fatal | Prepare | Prepared
 
 
 def pack(message: Message) -> bytes:

@@ -1,10 +1,10 @@
 """A shard's socket: one router at a time, its Steps in number order, its pings at once.
 
 The main thread executes; a reader thread per connection decodes frames, queues Steps and answers
-pings, so that a pong says that the process lives even during a long Step. An engine may start a
-Step and go on to the next: a result is sent when its Step has landed, in the order of numbers. What
-cannot be parsed
-ends the connection. What cannot be executed ends the process, after a `Fatal` to the router: the
+pings, so that a pong says that the process lives even during a long Step. A third thread prepares
+what rows to come will need, beside the Steps. An engine may start a Step and go on to the next: a
+result is sent when its Step has landed, in the order of numbers. What cannot be parsed ends the
+connection. What cannot be executed ends the process, after a `Fatal` to the router: the
 ranks of a group work in lockstep, and one that has failed cannot be rejoined. A lost router costs
 the rows, never the weights. This file knows nothing of models.
 """
@@ -16,6 +16,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -32,6 +33,8 @@ from shard.protocol import (
     Message,
     Ping,
     Pong,
+    Prepare,
+    Prepared,
     ProtocolError,
     Ready,
     Step,
@@ -53,7 +56,7 @@ BACKLOG = 8
 
 
 class Engine(Protocol):
-    """What a shard serves; used by one thread."""
+    """What a shard serves; used by one thread, but for `prepare`."""
 
     def ready(self) -> Ready:
         """What this rank serves and can hold."""
@@ -63,6 +66,9 @@ class Engine(Protocol):
 
         Every rank's result has the digest.
         """
+
+    def prepare(self, grammar: str) -> None:
+        """Have `grammar` ready for rows to come, beside the Steps; whatever it raises ends all."""
 
     def reset(self) -> None:
         """Forget every row: the next Step is number 1 of a new router."""
@@ -83,7 +89,7 @@ def serve(engine: Engine, config: ShardConfig, ready: Callable[[], None]) -> Non
 
 
 def _serve_router(connection: socket.socket, engine: Engine, config: ShardConfig) -> None:
-    router = _Router(connection)
+    router = _Router(connection, engine.prepare)
     try:
         router.greet(engine.ready(), config)
     except (ProtocolError, OSError) as fault:
@@ -97,15 +103,18 @@ def _serve_router(connection: socket.socket, engine: Engine, config: ShardConfig
         router.close()
         if reader.is_alive():
             reader.join()
+        router.forget()
 
 
 class _Router:
     """One connection. `read` and what it calls run in the reader thread, the rest in the main."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, prepare: Callable[[str], None]) -> None:
         self._connection = connection
+        self._prepare = prepare
         self._writing = Lock()
-        self._steps: SimpleQueue[Step | None] = SimpleQueue()
+        self._steps: SimpleQueue[Step | BaseException | None] = SimpleQueue()
+        self._preparing = ThreadPoolExecutor(1, "preparer")
         self._started = self._finished = 0
         self._open = True
         """Whether the main thread has more to do."""
@@ -153,6 +162,10 @@ class _Router:
         with suppress(OSError):  # the router may be gone already
             self._connection.shutdown(socket.SHUT_RDWR)
 
+    def forget(self) -> None:
+        """Prepare nothing more; waits for what is being prepared."""
+        self._preparing.shutdown(cancel_futures=True)
+
     @contextmanager
     def _fatal(self) -> Iterator[None]:
         """What is raised inside is told to the router."""
@@ -164,11 +177,16 @@ class _Router:
             raise
 
     def _next(self, seconds: float | None) -> Step | None:
-        """The next Step, if one arrives in time and the connection does not end."""
+        """The next Step, if one arrives in time and the connection does not end.
+
+        Raises what the preparing thread met.
+        """
         try:
             step = self._steps.get(timeout=seconds)
         except Empty:
             return None
+        if isinstance(step, BaseException):
+            raise step
         self._open = step is not None
         return step
 
@@ -191,10 +209,24 @@ class _Router:
                 self._send(Pong(nonce, self._finished))
             case Step() if self._steps.qsize() < BACKLOG:
                 self._steps.put(message)
+            case Prepare():
+                work = self._preparing.submit(self._do, message)
+                work.add_done_callback(self._done)
             case Step():
                 raise ProtocolError(f"more than {BACKLOG} Steps wait")
             case _:
                 raise ProtocolError(f"a router does not send {type(message).__name__}")
+
+    def _do(self, wish: Prepare) -> None:
+        self._prepare(wish.grammar)
+        with suppress(OSError):  # the router may be gone
+            self._send(Prepared(wish.number))
+
+    def _done(self, work: Future[None]) -> None:
+        """The main thread raises what the work has met."""
+        fault = None if work.cancelled() else work.exception()
+        if fault is not None:
+            self._steps.put(fault)
 
     def _receive(self) -> Message | None:
         """The next message, or None if the router closed the connection between two frames."""

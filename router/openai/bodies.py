@@ -12,12 +12,11 @@ from pydantic import (
     AliasChoices,
     Discriminator,
     Field,
-    JsonValue,
     Tag,
     model_validator,
 )
 
-from router.body import I32, U32, Body, Float
+from router.body import I32, U32, Body, Float, Json, Strings
 
 MOST_MESSAGES = 4096
 MOST_TOOLS = 256
@@ -37,7 +36,7 @@ def _prompt_kind(value: Any) -> str:
 
 Prompt = Annotated[
     Annotated[str, Tag("text")]
-    | Annotated[Annotated[list[str], Field(fail_fast=True)], Tag("texts")]
+    | Annotated[Strings, Tag("texts")]
     | Annotated[Ids, Tag("ids")]
     | Annotated[Annotated[list[Ids], Field(fail_fast=True)], Tag("lists")],
     Discriminator(_prompt_kind),
@@ -65,9 +64,9 @@ class Sampled(Body):
     frequency_penalty: Float | None = None
     presence_penalty: Float | None = None
     repetition_penalty: Float | None = None
-    logit_bias: dict[str, Float] | list[JsonValue] | None = None
+    logit_bias: Annotated[dict[str, Float], Field(fail_fast=True)] | list[Json] | None = None
     n: U32 | None = None
-    stop: str | list[str] | None = None
+    stop: str | Strings | None = None
     seed: Seed | None = None
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
@@ -101,13 +100,14 @@ class Part(Body):
     text: str | None = None
 
 
+Parts = Annotated[list[Part], Field(fail_fast=True)]
+
+
 class CalledFunction(Body):
     """A call that the assistant made earlier; `arguments` is JSON text, or the object itself."""
 
     name: str
-    arguments: JsonValue = Field(
-        default=None, validation_alias=AliasChoices("arguments", "parameters")
-    )
+    arguments: Json = Field(default=None, validation_alias=AliasChoices("arguments", "parameters"))
 
 
 class EarlierCall(Body):
@@ -122,9 +122,9 @@ class Message(Body):
     """One turn."""
 
     role: str
-    content: str | list[Part] | None = None
+    content: str | Parts | None = None
     name: str | None = None
-    tool_calls: list[EarlierCall] | None = None
+    tool_calls: Annotated[list[EarlierCall], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
 
@@ -134,7 +134,7 @@ class Function(Body):
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
     description: str | None = None
-    parameters: dict[str, JsonValue] | None = Field(
+    parameters: dict[str, Json] | None = Field(
         default=None, validation_alias=AliasChoices("parameters", "arguments")
     )
     strict: bool | None = None
@@ -171,7 +171,7 @@ class NamedSchema(Body):
     """A JSON schema and its name, or TGI's bare schema under `value`."""
 
     name: str | None = None
-    schema_: JsonValue = Field(default=None, alias="schema")
+    schema_: Json = Field(default=None, alias="schema")
     strict: bool | None = None
 
 
@@ -180,7 +180,7 @@ class ResponseFormat(Body):
 
     type: Literal["text", "json_object", "json_schema", "json", "regex"]
     json_schema: NamedSchema | None = None
-    value: JsonValue = None
+    value: Json = None
 
 
 class TemplateVariables(Body):

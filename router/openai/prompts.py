@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from router import grammar
+from router.aside import aside
 from router.chat import ChatTemplate, Refused
 from router.errors import Invalid, TemplateFailed, VariableMissing
 from router.openai import formats, harmony, tools
@@ -47,11 +48,13 @@ class Prompts:
         self._format = tools.format_of(source if self._takes_tools else "", parser)
         self._marks = marks_of(source)
 
-    async def make(self, body: ChatBody) -> Prompt:
-        """The prompt of `body`. Raises ToolsInvalid, TemplateFailed, VariableMissing, Invalid."""
-        use = tools.tool_use(body)
-        wanted = use.grammar or _grammar(body.response_format)
-        text = await self._render(self._variables(body, use))
+    async def make(self, body: ChatBody, size: float) -> Prompt:
+        """The prompt of `body`, which had `size` bytes.
+
+        Raises ToolsInvalid, TemplateFailed, VariableMissing or Invalid.
+        """
+        use, wanted, variables = await aside(size, self._prepared, body)
+        text = await self._render(variables)
         if wanted:
             return self._bound(text, use, wanted)
         if self._format is formats.HARMONY:
@@ -76,6 +79,14 @@ class Prompts:
             return Reply(open, caller())
 
         return Prompt(text, None, shown, reply)
+
+    def _prepared(
+        self, body: ChatBody
+    ) -> tuple[tools.ToolUse, grammar.Source | None, dict[str, Any]]:
+        """The tools, what the answer must match, and what the template is told."""
+        use = tools.tool_use(body)
+        wanted = use.grammar or _grammar(body.response_format)
+        return use, wanted, self._variables(body, use)
 
     async def _render(self, variables: dict[str, Any]) -> str:
         if self._source is None:

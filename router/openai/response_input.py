@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
-from router.body import U32, Body, Float
+from router.body import U32, Body, Float, Json, typed
 from router.errors import Invalid
-from router.openai.bodies import MOST_MESSAGES, MOST_TOOLS, ChatBody, NamedTool, Part
+from router.openai.bodies import MOST_MESSAGES, MOST_TOOLS, ChatBody, NamedTool, Part, Parts
 
 
 class InputItem(Body):
@@ -20,11 +20,11 @@ class InputItem(Body):
 
     type: str = "message"
     role: str | None = None
-    content: str | list[Part] | None = None
+    content: str | Parts | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
-    output: str | list[Part] | None = None
+    output: str | Parts | None = None
 
 
 class FlatTool(Body):
@@ -33,7 +33,7 @@ class FlatTool(Body):
     type: str
     name: str | None = None
     description: str | None = None
-    parameters: dict[str, JsonValue] | None = None
+    parameters: dict[str, Json] | None = None
     strict: bool | None = None
 
 
@@ -42,7 +42,7 @@ class TextFormat(Body):
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     name: str | None = None
-    schema_: JsonValue = Field(default=None, alias="schema")
+    schema_: Json = Field(default=None, alias="schema")
     strict: bool | None = None
 
 
@@ -56,6 +56,14 @@ class ReasoningOptions(Body):
     """How much the model thinks."""
 
     effort: str | None = None
+
+
+MOST_METADATA = 16
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=MOST_METADATA, fail_fast=True),
+]
+"""As much as OpenAI takes; it is told again with every state of the response."""
 
 
 class ResponsesBody(Body):
@@ -74,13 +82,16 @@ class ResponsesBody(Body):
     parallel_tool_calls: bool = True
     reasoning: ReasoningOptions = ReasoningOptions()
     user: str | None = None
-    metadata: dict[str, JsonValue] | None = None
+    metadata: Metadata | None = None
     previous_response_id: str | None = None
     background: bool = False
 
 
 def as_chat(body: ResponsesBody) -> ChatBody:
-    """The chat that asks the same. Raises Invalid for what needs a memory, or is no function."""
+    """The chat that asks the same.
+
+    Raises Invalid for what needs a memory, or is no function, and Mistyped.
+    """
     if body.previous_response_id is not None:
         raise Invalid("`previous_response_id` is not supported: responses are not stored")
     if body.background:
@@ -103,7 +114,7 @@ def as_chat(body: ResponsesBody) -> ChatBody:
     }
     choice = body.tool_choice
     plain = choice.model_dump() if isinstance(choice, NamedTool) else choice
-    return ChatBody.model_validate({**given, "tool_choice": plain})
+    return typed({**given, "tool_choice": plain}, ChatBody)
 
 
 def _messages(body: ResponsesBody) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 from router.errors import RouterError
@@ -132,7 +133,7 @@ class Response:
         return {"type": kind, "sequence_number": self._sequence - 1, **more}
 
     def _whole(self, status: str) -> dict[str, Any]:
-        body, asked = self._body, self._body.model_dump(mode="json", by_alias=True)
+        body, asked = self._body, self._asked
         cut = {"reason": "max_output_tokens"} if status == "incomplete" else None
         return {
             "id": f"{PREFIX}_{self._envelope.request_id}",
@@ -159,6 +160,12 @@ class Response:
             "user": body.user,
             "metadata": body.metadata or {},
         }
+
+    @cached_property
+    def _asked(self) -> dict[str, Any]:
+        """What is told as it was asked."""
+        told = {"reasoning", "text", "tools"}
+        return self._body.model_dump(mode="json", by_alias=True, include=told)
 
     def _usage(self) -> dict[str, Any]:
         counts = usage([self._record])

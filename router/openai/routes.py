@@ -8,6 +8,7 @@ order and the sockets.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +19,8 @@ from typing import Any
 from aiohttp import web
 
 from router import grammar, native
-from router.body import read
+from router.aside import aside
+from router.encoder import Encoder
 from router.errors import Incomplete, RouterError
 from router.native import About
 from router.openai import chat, completions, responses, shapes
@@ -27,10 +29,10 @@ from router.openai.prompts import Prompts
 from router.openai.response_input import ResponsesBody, as_chat
 from router.openai.shapes import Envelope, Shape
 from router.record import Record
+from router.replies import reply, reply_aside, reply_in_parts, weight
 from router.request import Request
-from router.routes import REQUEST_ID, Front, Wanted, reply
+from router.routes import REQUEST_ID, Front, Wanted
 from router.stream import ClientGone, EventStream
-from router.text import Vocabulary
 
 DONE = b"[DONE]"
 
@@ -55,11 +57,11 @@ class OpenAi:
     """The routes over one `front`."""
 
     def __init__(
-        self, front: Front, about: About, vocabulary: Vocabulary, size: int, prompts: Prompts
+        self, front: Front, about: About, encoder: Encoder, size: int, prompts: Prompts
     ) -> None:
         """`size`: of the model's logits; token ids are below it."""
         self._front, self._about, self._prompts = front, about, prompts
-        self._vocabulary, self._size = vocabulary, size
+        self._encoder, self._size = encoder, size
 
     def routes(self) -> list[web.RouteDef]:
         """Path by path."""
@@ -79,25 +81,26 @@ class OpenAi:
 
     async def chat(self, http: web.Request) -> web.StreamResponse:
         """POST `/v1/chat/completions`."""
-        body = read(await self._front.payload(http), ChatBody)
+        body = await self._front.body(http, ChatBody)
         return await self._serve(http, lambda: self._chat(http, body), stream=body.stream)
 
     async def completions(self, http: web.Request) -> web.StreamResponse:
         """POST `/v1/completions`."""
-        body = read(await self._front.payload(http), CompletionBody)
+        body = await self._front.body(http, CompletionBody)
         return await self._serve(http, lambda: self._completion(http, body), stream=body.stream)
 
     async def responses(self, http: web.Request) -> web.StreamResponse:
         """POST `/v1/responses`."""
-        body = read(await self._front.payload(http), ResponsesBody)
+        body = await self._front.body(http, ResponsesBody)
         return await self._serve(http, lambda: self._response(http, body), stream=body.stream)
 
     async def chat_tokenize(self, http: web.Request) -> web.StreamResponse:
         """POST `/chat_tokenize`: a chat's text, and its tokens."""
-        body = read(await self._front.payload(http), ChatBody)
-        text = (await self._prompts.make(body)).text
-        spans = await self._vocabulary.spans(text, add_special_tokens=False)
-        return reply({"tokenize_response": native.spans(text, spans), "templated_text": text})
+        body = await self._front.body(http, ChatBody)
+        text = (await self._prompts.make(body, _size(http))).text
+        spans = await self._encoder.spans(text, special=False)
+        head, tail = b'{"tokenize_response":', b',"templated_text":' + native.dump(text) + b"}"
+        return reply_in_parts([head, *spans, tail])
 
     @asynccontextmanager
     async def running(
@@ -113,7 +116,7 @@ class OpenAi:
             yield text
 
     async def _chat(self, http: web.Request, body: ChatBody) -> Plan:
-        prompt = await self._prompts.make(body)
+        prompt = await self._prompts.make(body, _size(http))
         self._front.require_permit()
         requests = chat.requests(body, prompt, self._front.bounds, self._size)
         envelope = self._envelope(http, body)
@@ -128,9 +131,9 @@ class OpenAi:
     async def _completion(self, http: web.Request, body: CompletionBody) -> Plan:
         completions.prompts(body, self._front.bounds)
         self._front.require_permit()
-        requests = completions.requests(
-            body, self._front.bounds, self._size, self._vocabulary.decode
-        )
+        decode = self._encoder.vocabulary.decode_long
+        values = body, self._front.bounds, self._size, decode
+        requests = await aside(_size(http), completions.requests, *values)
         envelope = replace(self._envelope(http, body), model=self._about.model_id)
         return Plan(
             requests=requests,
@@ -139,8 +142,8 @@ class OpenAi:
         )
 
     async def _response(self, http: web.Request, body: ResponsesBody) -> Plan:
-        asked = as_chat(body)
-        prompt = await self._prompts.make(asked)
+        asked = await aside(_size(http), as_chat, body)
+        prompt = await self._prompts.make(asked, _size(http))
         self._front.require_permit()
         envelope = self._envelope(http, asked)
         return Plan(
@@ -162,7 +165,7 @@ class OpenAi:
         async with self._live(http, planning) as (plan, records):
             answer = await _answer(plan, records)
         told = shapes.headers(records, self._about, plan.choices, timed=plan.timed)
-        return reply(answer, told)
+        return await reply_aside(answer, told, weight(records))
 
     async def _stream(self, http: web.Request, planning: Planning) -> web.StreamResponse:
         stream: EventStream | None = None
@@ -194,13 +197,18 @@ class OpenAi:
         return replace(request, grammar=await self._front.compiled(plan.grammar))
 
 
+def _size(http: web.Request) -> float:
+    """Bytes of a body whose values are still to be looked at."""
+    return math.inf if http.content_length is None else http.content_length
+
+
 async def _answer(plan: Plan, records: Sequence[Record]) -> dict[str, Any]:
     """The whole, once all have ended."""
     for record in records:
         async for _ in record.stream():
             pass
         _require_end(record)
-    return plan.shape(records).answer()
+    return await aside(weight(records), plan.shape(records).answer)
 
 
 async def _tell(stream: EventStream, shape: Shape, records: Sequence[Record]) -> None:
@@ -234,8 +242,13 @@ async def _follow(stream: EventStream, shape: Shape, index: int, record: Record)
     number = 0
     async for _ in record.stream():
         number += 1
-        await _write(stream, shape.token(index, number))
+        size = weight([record]) if number == 1 else 0  # the first may tell the prompt too
+        await _write(stream, await aside(size, _listed, shape, index, number))
     _require_end(record)
+
+
+def _listed(shape: Shape, index: int, number: int) -> list[dict[str, Any]]:
+    return list(shape.token(index, number))
 
 
 async def _write(stream: EventStream, events: Iterable[dict[str, Any]]) -> None:

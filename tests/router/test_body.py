@@ -154,3 +154,31 @@ def test_only_the_root_reads_the_stream_flag() -> None:
     assert read(b'{"inputs":"a","stream":"yes"}', Generate).inputs == "a"
     with pytest.raises(Mistyped, match="stream"):
         read(b'{"inputs":"a","stream":"yes"}', CompatGenerate)
+
+
+def crowd(values: int) -> bytes:
+    """A body of about so many values, none of which is read."""
+    return b'{"inputs":"[,\\",[{\\\\","more":[' + b"[]," * (values // 2 - 2) + b"0]}"
+
+
+def test_a_body_of_too_many_values_is_refused_before_it_is_parsed() -> None:
+    assert read(crowd(998), Generate, 1000).inputs == '[,",[{\\'
+    with pytest.raises(Mistyped) as caught:
+        read(crowd(1004), Generate, 1000)
+    assert str(caught.value) == PREFIX + "body: it holds more than 1000 values"
+
+
+@pytest.mark.parametrize("unit", [b'"",', b'"a":"",', b"{},", b"[[]],", b"1,"])
+def test_values_of_every_kind_count(unit: bytes) -> None:
+    with pytest.raises(Mistyped, match="more than 1000 values"):
+        read(b'{"inputs":"a","more":[' + unit * 3000 + b"0]}", Generate, 1000)
+
+
+@pytest.mark.parametrize("text", ['",' * 3000, "[{" * 3000, "\\\\," * 3000])
+def test_a_text_is_one_value_whatever_it_holds(text: str) -> None:
+    assert read(json.dumps({"inputs": text}).encode(), Generate, 10).inputs == text
+
+
+def test_the_first_wrong_value_of_many_is_named() -> None:
+    with pytest.raises(Mistyped, match=r"parameters\.stop\.1: Input should be a valid string"):
+        parameters(stop=["a", *range(1000)])

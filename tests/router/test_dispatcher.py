@@ -16,6 +16,7 @@ import pytest
 from router.assembly import measure
 from router.config import Limits, SchedulerConfig
 from router.dispatcher import Dispatcher
+from router.encoder import Encoder
 from router.errors import Cancelled, Generation, Invalid, Overloaded, RouterError, Unavailable
 from router.metrics import Metrics
 from router.record import Record, Token
@@ -25,9 +26,10 @@ from router.scheduler.base import Job, Scheduler, View
 from router.shards import STEP_SECONDS, GroupLost, ShardGroup
 from router.step_log import StepLog
 from router.text import Vocabulary
+from router.workers import Files, Workers
 from shard.config import ShardConfig
 from shard.echo import EchoEngine, reply, reply_logprob
-from shard.protocol import End, Item, Message, Sampling, Step, StepResult
+from shard.protocol import End, Item, Message, Prepare, Prepared, Sampling, Step, StepResult
 from tests.router.families import FAMILIES
 from tests.router.scripted_ranks import ScriptedRank, listening
 from tests.shard.ranks import ECHO, Rank, echo_group
@@ -37,12 +39,12 @@ POLICIES = ("laps-sd", "fcfs", "las", "sjf")
 
 
 class SeenMetrics(Metrics):
-    """Metrics that a test can wait on: how many Steps are done, and the last View."""
+    """Metrics that a test can wait on: how many Steps are done, and the View after each."""
 
     steps = 0
     seconds = 0.0
     """Of the Steps that served a row."""
-    view: View | None = None
+    view: Callable[[], View]
 
     joined = 0
 
@@ -51,14 +53,10 @@ class SeenMetrics(Metrics):
         self.steps += 1
         self.joined += joined
         self.seconds += seconds if rows else 0.0
-
-    def observe(self, view: View) -> None:
-        super().observe(view)
-        self.view = view
         self.changed.set()
 
     async def until(self, holds: Callable[[View], bool]) -> None:
-        while self.view is None or not holds(self.view):
+        while not holds(self.view()):
             self.changed.clear()
             await self.changed.wait()
 
@@ -96,8 +94,9 @@ async def serving(
         scheduler = build(SchedulerConfig(scheduler=policy), capacity)
         options: dict[str, Any] = {"clock": clock} if clock else {}
         options |= {"log": StepLog(str(log), capacity)} if log else {}
-        vocabulary = Vocabulary(TOKENIZER)
-        dispatcher = Dispatcher(scheduler, shards, vocabulary, bounds, metrics, **options)
+        encoder = Encoder(Vocabulary(TOKENIZER), Workers(Files("", 0)))
+        dispatcher = Dispatcher(scheduler, shards, encoder, bounds, metrics, **options)
+        metrics.view = dispatcher.view
         running = asyncio.ensure_future(dispatcher.run())
         try:
             yield Serving(dispatcher, scheduler, metrics, running)
@@ -126,6 +125,11 @@ class EngineRank(ScriptedRank):
         self.engine = EchoEngine(self.config)
         self.twist: Callable[[StepResult], StepResult] = lambda result: result
         self.silent = False
+        self.prepares = True
+        self.asked = asyncio.Event()
+        """Set when a grammar is to be prepared."""
+        self.messages: list[Message | None] = []
+        """What was dealt with."""
 
     def greet(self, hello: Message) -> None:
         self.say(self.engine.ready())
@@ -134,8 +138,12 @@ class EngineRank(ScriptedRank):
         super()._hear(frame)
         while not self._heard.empty() and not self.silent:
             message = self._heard.get_nowait()
+            self.messages.append(message)
             if isinstance(message, Step):
                 self.say(self.twist(self.engine.execute(message)))
+            if isinstance(message, Prepare):
+                self.asked.set()
+                self.say(*[Prepared(message.number)] * self.prepares)
 
 
 def ask(inputs: str = "hello world", max_new: int = 20, seed: int = 0, **more: Any) -> Request:
@@ -468,11 +476,24 @@ async def test_an_error_in_one_row_ends_that_request_alone() -> None:
         tasks = [asyncio.ensure_future(finish(server, ask(seed=n))) for n in range(3)]
         results = await asyncio.gather(*tasks, return_exceptions=True)
         await server.metrics.until_empty()
-    assert isinstance(results[1], Generation)
-    for number in (0, 2):
-        record = results[number]
-        assert isinstance(record, Record)
+    whole = {n: record for n, record in enumerate(results) if isinstance(record, Record)}
+    assert [type(result) for result in results if isinstance(result, Exception)] == [Generation]
+    assert len(whole) == 2  # rows are numbered in the order in which their texts were encoded
+    for number, record in whole.items():
         assert tuple(record.emitted) == expected(ask(seed=number))[0]
+
+
+async def test_a_row_is_sent_when_all_ranks_have_its_grammar_and_others_do_not_wait() -> None:
+    rank = EngineRank(0)
+    rank.prepares = False
+    async with listening(rank) as paths, serving(paths) as server:
+        task = asyncio.ensure_future(finish(server, ask(seed=1, grammar="a")))
+        await rank.asked.wait()
+        await finish(server, ask(seed=2))
+        news = [new for step in rank.messages if isinstance(step, Step) for new in step.new]
+        assert [new.grammar for new in news] == [None]
+        rank.say(Prepared(1))
+        assert tuple((await task).emitted) == expected(ask(seed=1))[0]
 
 
 async def test_an_end_without_a_token_is_incomplete() -> None:
@@ -573,7 +594,7 @@ async def test_a_hung_group_is_seen_at_once_and_then_lost() -> None:
 
 async def test_a_request_that_tokenises_while_the_group_is_lost_does_not_hang() -> None:
     async with echoing() as (server, ranks):
-        task = asyncio.ensure_future(finish(server, ask("the " * 20_000, truncate=5)))
+        task = asyncio.ensure_future(finish(server, ask("the " * 8_000, truncate=5)))
         await asyncio.sleep(0)
         ranks[0].process.kill()
         with pytest.raises((Unavailable, Generation)):

@@ -24,6 +24,8 @@ from shard.protocol import (
     Message,
     Ping,
     Pong,
+    Prepare,
+    Prepared,
     Run,
     Step,
     StepResult,
@@ -120,9 +122,47 @@ async def test_a_rank_that_answers_as_another_is_no_group() -> None:
                 pass
 
 
+async def test_a_grammar_is_prepared_when_all_ranks_have_said_so() -> None:
+    first, second = ScriptedRank(0), ScriptedRank(1)
+    async with group_of(first, second) as (group, reports):
+        waiting = [asyncio.ensure_future(group.prepare(text)) for text in "ab"]
+        for rank in (first, second):
+            assert [await rank.heard(), await rank.heard()] == [Prepare(1, "a"), Prepare(2, "b")]
+        group.send(step(1), 0.0)
+        first.say(Prepared(2), Prepared(1), result(1))
+        second.say(Prepared(2), Ack(1, 7))
+        await reports.get()
+        assert [task.done() for task in waiting] == [False, True]
+        second.say(Prepared(1))
+        await waiting[0]
+
+
+async def test_a_lost_group_prepares_nothing_and_nobody_waits() -> None:
+    rank = ScriptedRank(0)
+    async with group_of(rank) as (group, _):
+        waiting = asyncio.ensure_future(group.prepare("a"))
+        await rank.heard()
+        rank.hang_up()
+        await waiting
+        await group.prepare("b")
+        assert group.lost
+
+
+async def test_whoever_leaves_before_a_grammar_is_prepared_is_forgotten() -> None:
+    rank = ScriptedRank(0)
+    async with group_of(rank) as (group, reports):
+        waiting = asyncio.ensure_future(group.prepare("a"))
+        await rank.heard()
+        waiting.cancel()
+        group.send(step(1), 0.0)
+        rank.say(Prepared(1), result(1))
+        assert await reports.get() == result(1)
+
+
 @pytest.mark.parametrize(
     ("speaker", "message", "reason"),
     [
+        (0, Prepared(1), "rank 0: Prepared 1 answers nothing"),
         (0, result(2), "rank 0: Step 2 answered after Step 0"),
         (1, Ack(2, 7), "rank 1: Step 2 answered after Step 0"),
         (0, Ack(1, 7), "rank 0: unexpected Ack"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.decoders import DecodeStream
 
-from router.errors import Invalid
 from router.stops import Kept
-from router.text import TextStream, Vocabulary
+from router.text import TextStream, Unreadable, Vocabulary
 from tests.router.families import BOS, EOS, FAMILIES
 
 VOCABULARIES = {name: Vocabulary(tokenizer) for name, tokenizer in FAMILIES.items()}
@@ -161,27 +160,23 @@ def test_a_stop_may_name_a_special_token(family: str) -> None:
     assert stream.text == "the"
 
 
-async def test_a_text_is_encoded_with_its_places() -> None:
+def test_a_text_is_encoded_with_its_places_in_bytes() -> None:
     vocabulary = VOCABULARIES["byte_level"]
-    spans = await vocabulary.spans("the 世")
-    assert tuple(span.id for span in spans) == await vocabulary.encode("the 世")
-    assert spans[0].text == "th"
-    assert (spans[0].start, spans[0].stop) == (0, 2)
+    spans = json.loads(vocabulary.spans("世the"))
+    assert [span["id"] for span in spans] == list(vocabulary.encode("世the"))
+    assert spans[-2] == {"id": id_of("byte_level", "th"), "text": "th", "start": 3, "stop": 5}
 
 
-async def test_a_text_that_the_tokenizer_cannot_take_is_invalid() -> None:
-    with pytest.raises(Invalid, match="tokenizer error"):
-        await VOCABULARIES["byte_level"].encode("\ud800")
+def test_a_text_that_the_tokenizer_cannot_take_is_unreadable() -> None:
+    with pytest.raises(Unreadable):
+        VOCABULARIES["byte_level"].encode("\ud800")
 
 
-async def test_tokenising_leaves_the_loop_free() -> None:
-    vocabulary, turns = VOCABULARIES["byte_level"], 0
-    task = asyncio.ensure_future(vocabulary.encode("the " * 50_000))
-    while not task.done():
-        turns += 1
-        await asyncio.sleep(0)
-    assert len(await task) >= 50_000
-    assert turns > 2
+@families
+def test_ids_of_a_prompt_are_the_same_text_in_a_thread(family: str) -> None:
+    vocabulary = VOCABULARIES[family]
+    ids = list(vocabulary.encode("a the 世 <s>"))
+    assert vocabulary.decode_long(ids) == vocabulary.decode(ids)
 
 
 def test_a_vocabulary_is_loaded_from_its_file(tmp_path: Path) -> None:

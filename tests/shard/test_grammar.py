@@ -170,6 +170,39 @@ def admitted(mask: Any) -> set[int]:
     return set(mask.nonzero()[:, 0].tolist())
 
 
+def test_rows_of_one_grammar_share_its_compilation_and_nothing_else(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def counted(tokenizer: Any, text: str, **more: Any) -> LLMatcher:
+        made.append(text)
+        return LLMatcher(tokenizer, text, **more)
+
+    grammars = Grammars(folder, VOCABULARY, frozenset({EOS}))
+    monkeypatch.setattr("shard.grammar.LLMatcher", counted)
+    a, b = (TOKENIZER.token_to_id(letter) for letter in "ab")
+    grammars.prepare(regex("ab"))
+    first, second = grammars.matcher(regex("ab")), grammars.matcher(regex("ab"))
+    assert admitted(first.mask([a], VOCABULARY)) == {b}
+    assert admitted(second.mask([], VOCABULARY)) == {a}
+    assert admitted(grammars.matcher(regex("ab")).mask([], VOCABULARY)) == {a}
+    assert made == [regex("ab")]
+
+
+def test_the_grammars_that_were_asked_for_last_are_kept(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shard.grammar._KEPT", 2)
+    grammars = Grammars(folder, VOCABULARY, frozenset({EOS}))
+    for text in ("a", "b", "a", "c"):
+        grammars.prepare(regex(text))
+    assert set(grammars._compiled) == {regex("a"), regex("c")}
+    assert admitted(grammars.matcher(regex("b")).mask([], VOCABULARY)) == {
+        TOKENIZER.token_to_id("b")
+    }
+
+
 def test_a_whole_text_admits_only_the_end(grammars: Grammars) -> None:
     matcher = grammars.matcher(regex("ab"))
     a, b = (TOKENIZER.token_to_id(letter) for letter in "ab")

@@ -217,6 +217,9 @@ class Slow:
         self.started.append(step.number)
         return SlowFlight(self, step.number)
 
+    def prepare(self, grammar: str) -> None:
+        raise NotImplementedError
+
     def reset(self) -> None:
         raise Ended
 

@@ -26,6 +26,8 @@ from shard.protocol import (
     New,
     Ping,
     Pong,
+    Prepare,
+    Prepared,
     ProtocolError,
     Ready,
     Report,
@@ -124,6 +126,8 @@ GOLDEN: list[tuple[Message, str]] = [
     (Ping(3), "03000000 92 05 03"),
     (Pong(3, 7), "04000000 93 06 03 07"),
     (Fatal(1, "gap"), "07000000 93 07 01 a3676170"),
+    (Prepare(2, "g"), "05000000 93 08 02 a167"),
+    (Prepared(2), "03000000 92 09 02"),
 ]
 
 int32 = st.integers(-(2**31), 2**31 - 1)
@@ -192,6 +196,8 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Ping, word),
     st.builds(Pong, word, word),
     st.builds(Fatal, word, name),
+    st.builds(Prepare, word, name),
+    st.builds(Prepared, word),
 )
 
 

@@ -8,14 +8,16 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
-from shard.echo import reply
+from shard.echo import EchoEngine, reply
 from shard.errors import Fault
 from shard.protocol import (
     VERSION,
@@ -27,13 +29,15 @@ from shard.protocol import (
     New,
     Ping,
     Pong,
+    Prepare,
+    Prepared,
     Run,
     Sampling,
     Step,
     StepResult,
     pack,
 )
-from shard.server import BACKLOG
+from shard.server import BACKLOG, serve
 from shard.sockets import LONGEST, listening
 from tests.shard.ranks import ECHO, ROOT, Rank, Wire, folder
 
@@ -83,6 +87,31 @@ def test_a_ping_is_answered_during_a_step() -> None:
     with greeted(echo_seconds=600.0) as (_, wire):
         wire.send(FIRST, Ping(3))
         assert wire.receive() == Pong(3, 0)
+
+
+def test_a_grammar_is_prepared_during_a_step() -> None:
+    with greeted(echo_seconds=600.0) as (_, wire):
+        wire.send(FIRST, Prepare(1, "a"), Prepare(2, "b"))
+        assert [wire.receive(), wire.receive()] == [Prepared(1), Prepared(2)]
+
+
+class Unprepared(EchoEngine):
+    def prepare(self, grammar: str) -> None:
+        raise MemoryError(grammar)
+
+
+def test_what_cannot_be_prepared_ends_the_process() -> None:
+    with folder() as path:
+        config = replace(ECHO, socket=str(path / "s.sock"))
+        with ThreadPoolExecutor(1) as pool:
+            listens = Event()
+            served = pool.submit(serve, Unprepared(config), config, listens.set)
+            assert listens.wait(30)
+            with Wire(config.socket) as wire:
+                wire.greet(config)
+                wire.send(Prepare(1, "a"))
+                assert wire.receive() == Fatal(1, "MemoryError: a")
+                assert isinstance(served.exception(30), MemoryError)
 
 
 def test_a_pong_names_the_last_finished_step() -> None:

@@ -532,6 +532,11 @@ async def test_an_invocation_with_messages_or_a_prompt_is_openais() -> None:
         ({"previous_response_id": "r"}, "`previous_response_id` is not supported"),
         ({"background": True}, "`background` is not supported"),
         ({"tools": [{"type": "web_search"}]}, "`web_search` is not supported as a tool"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function.name: Field required"),
+        (
+            {"metadata": {str(n): "" for n in range(17)}},
+            "metadata: Dictionary should have at most 16",
+        ),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "`item_reference` is not supported"),
         ({"input": []}, "`inputs` cannot be empty"),
         ({"temperature": -1}, "`temperature` must be strictly positive"),
