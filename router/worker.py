@@ -82,7 +82,10 @@ class Worker:
     @cached_property
     def _tokenizer(self) -> LLTokenizer:
         text = Path(self._folder, "tokenizer.json").read_text(encoding="utf-8")
-        return LLTokenizer(text, n_vocab=self._size)
+        try:
+            return LLTokenizer(text, n_vocab=self._size)
+        except ValueError as fault:  # tokenizers has kinds that llguidance does not read
+            raise Refused(f"grammars are not supported with this tokenizer: {fault}") from fault
 
 
 def _source(kind: str, text: str) -> str:

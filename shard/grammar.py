@@ -9,6 +9,7 @@ waits for another's grammar.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
@@ -19,6 +20,7 @@ import torch
 from llguidance import LLMatcher, LLTokenizer
 from torch import Tensor
 
+_log = logging.getLogger(__name__)
 _REMEMBERED = 65
 """Masks of so many last positions are kept: the longest draft and the token after it."""
 _KEPT = 512
@@ -77,7 +79,10 @@ class Grammars:
         self._lock = Lock()
         """Held for moments only, never while something is compiled."""
         if self._path.exists():
-            _ = self._tokenizer
+            try:
+                _ = self._tokenizer
+            except ValueError as fault:  # the router refuses grammars then, for the same reason
+                _log.warning("no grammars with %s: %s", self._path.name, fault)
 
     def prepare(self, grammar: str) -> None:
         """Compile llguidance's `grammar`, unless that is done; for any thread."""

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from router.errors import Invalid
 from router.grammar import LONGEST, Grammars, Kind, Source, from_schema, read
@@ -184,3 +186,14 @@ def test_other_grammars_are_text(kind: str) -> None:
 
 def test_a_schema_cannot_change_how_it_is_compiled() -> None:
     assert from_schema({"x-guidance": {"lenient": True}, "not": {}}).text == '{"not":{}}'
+
+
+async def test_a_tokenizer_that_llguidance_cannot_read_has_no_grammars(tmp_path: Path) -> None:
+    words = Tokenizer(WordLevel({"a": 0, "b": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    words.save(str(tmp_path / "tokenizer.json"))
+    workers = Workers(Files(str(tmp_path), 3), 1)
+    try:
+        message = await refused(Grammars(workers), "regex", "a+")
+        assert "grammars are not supported with this tokenizer" in message
+    finally:
+        await workers.close()
