@@ -60,7 +60,7 @@ class Size:
 
 FULL = Size(6, {"chat": 200, "code": 200, "reasoning": 100}, BURSTS, 240, {"reasoning": 2.0})
 """Answers of `reasoning` are half as long."""
-QUICK = Size(2, {"chat": 160, "code": 160, "reasoning": 100}, (10, 30, 50), 120, {"reasoning": 4.0})
+QUICK = Size(2, {"chat": 130, "code": 130, "reasoning": 80}, (10, 30, 50), 100, {"reasoning": 4.0})
 """Answers of `reasoning` are a quarter as long, and bursts come in three sizes."""
 
 

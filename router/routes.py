@@ -1,4 +1,4 @@
-"""The native routes: the order of a generation's checks, its life, and the probes.
+"""The native routes that generate: the order of a generation's checks, and its life.
 
 A request that fails before generation has its real status, streaming or not. The whole life of a
 generation lies inside `async with dispatcher.open(...)`, which a client that leaves ends too: the
@@ -17,14 +17,13 @@ from typing import Any
 
 from aiohttp import web
 
-from router import grammar, insight, native
+from router import grammar, native
 from router.aside import aside
 from router.body import MOST_VALUES, AnyBody, CompatGenerate, Generate, read
 from router.dispatcher import Dispatcher
 from router.errors import (
     BadRequest,
     Incomplete,
-    NotFound,
     Overloaded,
     PayloadTooLarge,
     RequestTimeout,
@@ -36,8 +35,9 @@ from router.errors import (
 from router.grammar import Grammars
 from router.metrics import Metrics
 from router.native import About
+from router.probes import Probes
 from router.record import Record
-from router.replies import reply, reply_aside, weight
+from router.replies import reply_aside, weight
 from router.request import Bounds, Request, precheck, sequences, validate
 from router.stream import ClientGone, EventStream, events
 
@@ -87,14 +87,7 @@ class Front:
             web.post("/", self.compat_generate),
             web.post("/generate", self.generate),
             web.post("/generate_stream", self.generate_stream),
-            *(web.get(path, self.health) for path in ("/", "/health", "/ping")),
-            web.get("/health/live", self.live),
-            web.get("/health/ready", self.ready),
-            web.get("/info", self.info),
-            web.get("/metrics", self.metrics),
-            web.get("/requests/{request_id}", self.standing),
-            web.delete("/requests/{request_id}", self.cancel),
-            web.post("/cancel/{request_id}", self.cancel),
+            *Probes(self._dispatcher, self._metrics, self.bounds, self._about).routes(),
         ]
 
     async def compat_generate(self, http: web.Request) -> web.StreamResponse:
@@ -114,45 +107,6 @@ class Front:
         """POST `/generate_stream`."""
         body = await self.body(http, Generate)
         return await self._stream(http, body, full_text=False)
-
-    async def health(self, http: web.Request) -> web.StreamResponse:
-        """GET `/`, `/health`, `/ping`."""
-        return web.Response() if self._dispatcher.healthy() is None else _unhealthy({})
-
-    async def ready(self, http: web.Request) -> web.StreamResponse:
-        """GET `/health/ready`: the same, with the reason."""
-        reason = self._dispatcher.healthy()
-        return web.Response() if reason is None else _unhealthy({"reason": reason})
-
-    async def live(self, http: web.Request) -> web.StreamResponse:
-        """GET `/health/live`: whether this loop runs."""
-        return web.Response()
-
-    async def info(self, http: web.Request) -> web.StreamResponse:
-        """GET `/info`."""
-        return reply(native.info(self._about, self.bounds, self._dispatcher.view()))
-
-    async def standing(self, http: web.Request) -> web.StreamResponse:
-        """GET `/requests/{request_id}`: how long it will wait, and what it has had."""
-        request_id = http.match_info["request_id"]
-        found = self._dispatcher.look(request_id)
-        if not found:
-            raise NotFound
-        return reply(insight.standing(request_id, found))
-
-    async def cancel(self, http: web.Request) -> web.StreamResponse:
-        """DELETE `/requests/{request_id}`, POST `/cancel/{request_id}`: end it."""
-        request_id = http.match_info["request_id"]
-        cancelled = self._dispatcher.cancel(request_id)
-        if not cancelled:
-            raise NotFound
-        return reply({"request_id": request_id, "cancelled": cancelled})
-
-    async def metrics(self, http: web.Request) -> web.StreamResponse:
-        """GET `/metrics`."""
-        self._metrics.observe(self._dispatcher.view())
-        body = self._metrics.render()
-        return web.Response(body=body, content_type="text/plain", charset="utf-8")
 
     async def body(self, http: web.Request, kind: type[AnyBody]) -> AnyBody:
         """What the body says. Raises RouterError."""
@@ -287,10 +241,6 @@ class Front:
         """A stream of events."""
         headers = {**headers, "x-request-id": http[REQUEST_ID]}
         return events(http, headers, interval=self.patience.comment, stall=self.patience.stall)
-
-
-def _unhealthy(more: dict[str, str]) -> web.Response:
-    return reply({"error": "unhealthy", "error_type": "healthcheck", **more}, status=503)
 
 
 def _likeliest_first(record: Record) -> float:
