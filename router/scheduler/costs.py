@@ -25,8 +25,9 @@ from router.scheduler.factors import Factors
 
 Cell = tuple[int, int, float]
 """Rows, draft length, seconds."""
-OUTLIER = 4.0
-"""A Step that took more than so many times what was expected counts as this many times."""
+OUTLIER = 1.5
+"""A Step that took more than so many times what was expected counts as this many times: what else
+a machine does makes Steps slower, never faster."""
 AFRESH = (1.0, 1.0, 1.0, 0.0)
 """Factors of base, fixed, each and context before anything was seen."""
 _CONTEXT = 1e-3
@@ -102,7 +103,7 @@ class StepCosts:
         """A Step in which rows drafted `lengths` and attended to `context` took `seconds`."""
         rows = len(lengths)
         expected = self.price(rows).seconds(lengths, context)
-        likely = min(OUTLIER * expected, max(expected / OUTLIER, seconds))
+        likely = min(OUTLIER * expected, seconds)
         parts = self._before(rows).parts(lengths, context)
         for index, weight in self._near(rows):
             self._factors[index].learn(parts, likely, weight)
