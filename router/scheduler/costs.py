@@ -25,7 +25,7 @@ from router.scheduler.factors import Factors
 
 Cell = tuple[int, int, float]
 """Rows, draft length, seconds."""
-OUTLIER = 1.5
+OUTLIER = 2.0
 """A Step that took more than so many times what was expected counts as this many times: what else
 a machine does makes Steps slower, never faster."""
 AFRESH = (1.0, 1.0, 1.0, 0.0)
@@ -106,7 +106,7 @@ class StepCosts:
         likely = min(OUTLIER * expected, seconds)
         parts = self._before(rows).parts(lengths, context)
         for index, weight in self._near(rows):
-            self._factors[index].learn(parts, likely, weight)
+            self._factors[index].learn(max(lengths), parts, likely, weight)
         self._prices.clear()
 
     def _before(self, rows: int) -> Price:

