@@ -21,17 +21,19 @@ from pathlib import Path
 from time import monotonic
 from typing import get_type_hints
 
-from router import levels, listener, options, settings
+from router import log_levels
+from router.cli import config_file, flags, port
+from router.cli.console import Log
+from router.cli.tgi_flags import Accepted, Refused
+from router.cli.versions import describe
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
-from router.console import Log
-from router.environment import describe
-from router.legacy import Accepted, Refused
-from shard import checkpoint, sockets
-from shard.children import Child, Children, Command, Stop
 from shard.config import DRAFTED, PREFILL_TOKENS, ModelConfig, ShardConfig, option
 from shard.errors import Fault
-from shard.estimate import estimate
-from shard.finding import PYTHON, Models, find
+from shard.launch.memory_estimate import estimate
+from shard.launch.model_source import PYTHON, Models, find
+from shard.launch.supervisor import Child, Children, Command, Stop
+from shard.loading import checkpoint
+from shard.wire import sockets
 
 NAMES = {
     2: "ArgumentValidation: ",
@@ -94,7 +96,7 @@ def main() -> int:
         chosen = parse(sys.argv[1:], os.environ)
         log = Log(as_json=chosen.server.json_output or os.environ.get("LOG_FORMAT") == "json")
         if chosen.launch.print_config:
-            print("\n".join(settings.dump(*chosen.effective)))
+            print("\n".join(config_file.dump(*chosen.effective)))
             return 0
         introduce(chosen, log)
         with bind(chosen.server) as bound, sockets.run_folder() as folder:
@@ -111,7 +113,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     groups = get_type_hints(Options)
     about = "Serve a language model over HTTP, with a draft model and LAPS-SD scheduling."
     try:
-        parser = options.Parser(groups, "text-generation-launcher", about)
+        parser = flags.Parser(groups, "text-generation-launcher", about)
         chosen = Options(**parser.read(arguments, environment))
         for config in (*chosen.effective, chosen.refused):
             config.check()
@@ -132,8 +134,8 @@ def introduce(chosen: Options, log: Log) -> None:
 def bind(server: ServerConfig) -> socket.socket:
     """Raises Fault(5) for a clash, Fault(2) for an address that is not this machine's."""
     try:
-        return listener.bind(server.hostname, server.port)
-    except listener.PortInUse as clash:
+        return port.bind(server.hostname, server.port)
+    except port.PortInUse as clash:
         raise Fault(5, str(clash)) from None
     except OSError as error:
         where = f"`hostname`({server.hostname}) and `port`({server.port})"
@@ -187,7 +189,7 @@ async def check(
     log(f"Memory: {need}")
     sockets.paths(chosen.model.shard_uds_path, folder, world)
     router = router_command(chosen, models, (), bound.fileno())
-    child = children.start(replace(router, argv=(*PYTHON, "router.check")))
+    child = children.start(replace(router, argv=(*PYTHON, "router.preflight")))
     checked = await children.until("checked", child)
     child.leaving = True
     log(f"Text: {checked.facts['text']}")
@@ -208,8 +210,8 @@ async def serve(
     await started(ranks, children, log)
     front = children.start(router)
     await children.until("ready", front)
-    listener.release(bound)
-    url = listener.url(bound)
+    port.release(bound)
+    url = port.url(bound)
     log(f"Connected: serving at {url}; try: {CURL.format(url=url)}", event="connected", url=url)
     try:
         await children.until("ended", front)
@@ -271,7 +273,7 @@ def shard_command(
         echo_seconds=chosen.developer.echo_seconds,
         cuda_memory_fraction=model.cuda_memory_fraction,
         prefill_tokens=limits.max_batch_prefill_tokens or PREFILL_TOKENS,
-        log_level=levels.level(chosen.server.log_level, levels.SHARD),
+        log_level=log_levels.level(chosen.server.log_level, log_levels.SHARD),
     )
     return Command(f"rank {rank}", (*PYTHON, "shard"), asdict(config))
 

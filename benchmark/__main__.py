@@ -10,17 +10,23 @@ import importlib
 import sys
 
 COMMANDS = {
-    "train-demo": ("benchmark.train_demo", "train the bundled demo pair of models"),
-    "demo-report": ("benchmark.demo_report", "measure the demo pair, write docs/demo-models.md"),
-    "engine": ("benchmark.engines", "compare the engine's speed with transformers' own ways"),
-    "preemption": ("benchmark.preemption", "what one preemption costs, on each rung"),
-    "schedulers": ("benchmark.schedulers", "compare scheduling policies in virtual time"),
+    "train-demo": ("benchmark.demo.train", "train the bundled demo pair of models"),
+    "demo-report": ("benchmark.demo.report", "measure the demo pair, write docs/demo-models.md"),
+    "engine": ("benchmark.engine.speed", "compare the engine's speed with transformers' own ways"),
+    "preemption": ("benchmark.engine.preemption", "what one preemption costs, on each rung"),
+    "schedulers": ("benchmark.study.schedulers", "compare scheduling policies in virtual time"),
     "study": ("benchmark.study.command", "regenerate docs/study.md with its plots"),
-    "record-costs": ("benchmark.record_costs", "measure Steps, fit the simulator's costs to them"),
-    "record-traces": ("benchmark.record_traces", "record where the demo pair's drafts are right"),
-    "live": ("benchmark.live", "LAPS-SD against FCFS on a real server, and simulated"),
-    "prefix": ("benchmark.prefix", "what a shared prefix saves"),
-    "long-prompt": ("benchmark.long_prompt", "what the longest prompt costs another stream"),
+    "record-costs": (
+        "benchmark.recording.costs",
+        "measure Steps, fit the simulator's costs to them",
+    ),
+    "record-traces": (
+        "benchmark.recording.traces",
+        "record where the demo pair's drafts are right",
+    ),
+    "live": ("benchmark.server.latency", "LAPS-SD against FCFS on a real server, and simulated"),
+    "prefix": ("benchmark.engine.prefix", "what a shared prefix saves"),
+    "long-prompt": ("benchmark.server.stalls", "what the longest prompt costs another stream"),
 }
 
 

@@ -8,7 +8,6 @@ whose code is the exit status. SIGTERM drains: live requests finish, then the ex
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import socket
@@ -16,20 +15,20 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any
 
 from aiohttp.typedefs import Middleware
 
-from router import logs, traces
-from router.aside import favour_loop
-from router.assembly import access, assemble, describe, load_model, remember, routes
-from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
-from router.dispatcher import Dispatcher
-from router.faults import DEAD_SHARD, FAILED, Fault
-from router.learned import keep
-from router.server import run
-from router.shards import GroupLost, ShardGroup
-from router.workers import Files, Workers
+from router.app import access, assemble, describe, load_model, remember, routes
+from router.child import DEAD_SHARD, FAILED, Fault, emit, parse
+from router.config import RouterConfig, ServerConfig
+from router.dispatch.dispatcher import Dispatcher
+from router.dispatch.learned_state import keep
+from router.http import request_log
+from router.http import tracing as traces
+from router.http.server import run
+from router.offload import favour_loop
+from router.shards.group import GroupLost, ShardGroup
+from router.text.worker_pool import Files, Workers
 
 
 class LauncherGone(Exception):
@@ -43,34 +42,12 @@ def main() -> int:
         return 0
     try:
         config = parse(line)
-        logs.configure(config.server.log_level)
+        request_log.configure(config.server.log_level)
         asyncio.run(serve(config))
     except Fault as fault:
         emit(event="fault", code=fault.code, text=str(fault))
         return fault.code
     return 0
-
-
-def parse(line: bytes) -> RouterConfig:
-    """The configuration in a JSON `line`; nested dataclasses are objects, tuples arrays."""
-    value = json.loads(line)
-    nested = {
-        "limits": Limits(**value["limits"]),
-        "scheduler": SchedulerConfig(**value["scheduler"]),
-        "server": server(value["server"]),
-        "sockets": tuple(value["sockets"]),
-    }
-    return RouterConfig(**{**value, **nested})
-
-
-def server(value: dict[str, Any]) -> ServerConfig:
-    """The same of the part for the server."""
-    return ServerConfig(**{**value, "cors_allow_origin": tuple(value["cors_allow_origin"])})
-
-
-def emit(**event: Any) -> None:
-    """Tell the launcher."""
-    print(json.dumps(event), flush=True)
 
 
 async def serve(config: RouterConfig) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from threading import Event, Thread
 
 from shard.config import ShardConfig
-from shard.echo import EchoEngine
+from shard.echo.echo_engine import EchoEngine
 from shard.errors import Fault
 from shard.server import Engine, serve
 
@@ -65,7 +65,7 @@ def _run(config: ShardConfig, tell: Callable[[dict[str, object]], None]) -> None
 def _engine(config: ShardConfig, progress: Callable[[str, int], None]) -> Engine:
     if config.echo:
         return EchoEngine(config)
-    from shard.engine import Engine as ModelEngine  # loads torch, which echo does without
+    from shard.engine import Engine as ModelEngine
 
     return ModelEngine(config, progress)
 

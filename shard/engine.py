@@ -14,26 +14,28 @@ from pathlib import Path
 
 import torch
 
-from shard import checkpoint, costs, memory, rates
+from shard.attention.kv_cache import PAGE_SIZE
+from shard.attention.swap_pool import HostPool
+from shard.batch.rows import RowTable, digest
 from shard.config import ShardConfig
-from shard.drafters import Drafter, ModelDrafter
 from shard.errors import Fault
-from shard.flight import Done, Flight, Pending, Started
-from shard.grammar import Grammars
-from shard.host_pool import HostPool
-from shard.kv_cache import PAGE_SIZE
-from shard.loading import load
-from shard.model import Loaded, PackedModel
-from shard.ngram import NgramDrafter
-from shard.protocol import Ready, Step, StepResult
-from shard.retry import Attempt, Together, alone, out_of_memory, run_in_halves
-from shard.rounds import ResidentRounds
-from shard.sequence import RowTable, digest
-from shard.slices import Ranks
-from shard.speculative import Work
-from shard.tensor_parallel import connect, slowest, unanimous
-from shard.vocabulary import Bridge
-from shard.weights import Report
+from shard.loading import checkpoint
+from shard.loading.collectives import connect, slowest, unanimous
+from shard.loading.load import load
+from shard.loading.partition import Ranks
+from shard.loading.weights import Report
+from shard.model import memory
+from shard.model.packed_model import Loaded, PackedModel
+from shard.rounds.choose import ResidentRounds
+from shard.rounds.drafters import Drafter, ModelDrafter
+from shard.rounds.host_round import Work
+from shard.rounds.ngram import NgramDrafter
+from shard.rounds.oom_retry import Attempt, Together, alone, out_of_memory, run_in_halves
+from shard.rounds.vocabulary_map import Bridge
+from shard.sampling.grammar import Grammars
+from shard.step_handle import Done, Flight, Pending, Started
+from shard.warmup import preemption_costs, step_costs
+from shard.wire.protocol import Ready, Step, StepResult
 
 Progress = Callable[[str, int], None]
 """Called with a text and a percentage while a rank starts."""
@@ -70,7 +72,7 @@ class Engine:
         self._rows = RowTable(self._grammars.matcher)
         drafter = _drafter(config, target, draft, room)
         page_bytes = target.page_bytes + (draft.page_bytes if draft else 0)
-        self._host_pages = rates.host_pages(config, self._pages, page_bytes, device)
+        self._host_pages = preemption_costs.host_pages(config, self._pages, page_bytes, device)
         caches = self._target.cache, *(drafter.caches if drafter else ())
         self._host = HostPool(caches, self._host_pages)
         progress("warming up", 80)
@@ -84,7 +86,7 @@ class Engine:
         self._choose_threads()
         self._costs = self._warm_up(drafter, partial(slowest, ranks=ranks, device=device))
         self._drafter = drafter
-        self._rates = rates.measure(self, self.max_length, self._host_pages)
+        self._rates = preemption_costs.measure(self, self.max_length, self._host_pages)
         progress("ready", 100)
 
     def ready(self) -> Ready:
@@ -178,12 +180,14 @@ class Engine:
         seconds, self._landed = now - max(flight.began, self._landed), now
         flight.done = StepResult(flight.number, seconds, items, digest(flight.rows))
 
-    def _warm_up(self, drafter: Drafter | None, agree: costs.Agree) -> costs.Costs:
+    def _warm_up(self, drafter: Drafter | None, agree: step_costs.Agree) -> step_costs.Costs:
         """Time Steps with `drafter`, or with one that stands in for prompt lookup."""
         lags = isinstance(drafter, ModelDrafter)
-        self._drafter = drafter if lags or drafter is None else costs.Zeros()
-        limits = costs.Limits(self._config.max_rows, self.max_length, self._pages)
-        return costs.measure(self, limits, self._config.speculate if drafter else 0, lags, agree)
+        self._drafter = drafter if lags or drafter is None else step_costs.Zeros()
+        limits = step_costs.Limits(self._config.max_rows, self.max_length, self._pages)
+        return step_costs.measure(
+            self, limits, self._config.speculate if drafter else 0, lags, agree
+        )
 
     def _choose_threads(self) -> None:
         """Keep the number of threads that decodes faster here: small models want one.
@@ -193,9 +197,9 @@ class Engine:
         threads = torch.get_num_threads()
         if threads == 1 or self._config.world > 1 or self._target.facts.device.type != "cpu":
             return
-        many = costs.decode_seconds(self)
+        many = step_costs.decode_seconds(self)
         torch.set_num_threads(1)
-        if costs.decode_seconds(self) > many:
+        if step_costs.decode_seconds(self) > many:
             torch.set_num_threads(threads)
 
 

@@ -23,8 +23,8 @@ from threading import Lock, Thread
 from typing import Protocol
 
 from shard.config import ShardConfig
-from shard.flight import Flight
-from shard.protocol import (
+from shard.step_handle import Flight
+from shard.wire.protocol import (
     HEADER,
     VERSION,
     Ack,
@@ -43,7 +43,7 @@ from shard.protocol import (
     pack,
     unpack,
 )
-from shard.sockets import listening, uid
+from shard.wire.sockets import listening, uid
 
 _log = logging.getLogger(__name__)
 

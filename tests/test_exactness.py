@@ -21,10 +21,10 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from benchmark.demo_prompts import prompts
-from shard.protocol import Sampling
+from benchmark.demo.prompts import prompts
+from shard.wire.protocol import Sampling
 from tests.conftest import ROOT, Processes
-from tests.shard.tiny import Ask, Plan, drive, engine
+from tests.support.tiny import Ask, Plan, drive, engine
 
 TARGET, DRAFT = (str(ROOT / "shard" / "demo" / part) for part in ("target", "draft"))
 TOKENS = 32

@@ -32,7 +32,7 @@ def launch(processes: Processes, tmp_path: Path):
         plan = json.dumps({"shards": shards, "router": router} | more.pop("plan", {}))
         flags = ["--echo", "--model-id", str(tmp_path), "--port", "0", "--hostname", "127.0.0.1"]
         flags += ["--num-shard", str(len(shards)), *more.pop("flags", ())]
-        script = str(Path(__file__).with_name("stand_in_launcher.py"))
+        script = str(ROOT / "tests" / "support" / "stand_in_launcher.py")
         return processes.start(script, plan, *flags, **more)
 
     def child(running: Running, word: str = "pid") -> int:

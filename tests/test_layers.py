@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +18,41 @@ PRODUCT = sorted(
 OURS = ("router", "shard", "launcher", "benchmark", "tests")
 PURE = {"bisect", "collections", "collections.abc", "dataclasses", "enum", "heapq", "itertools"}
 PURE |= {"math", "typing", "__future__"}
-LAUNCHER = {
-    *("router.config", "router.console", "router.environment", "router.legacy"),
-    *("router.levels", "router.listener", "router.options", "router.settings"),
-    *("shard.checkpoint", "shard.children", "shard.config", "shard.errors", "shard.estimate"),
-    *("shard.finding", "shard.overlay", "shard.sockets"),
-}
+ROUTER = (
+    ("errors", "config", "log_levels", "offload"),
+    ("child", "server_info"),
+    ("text", "shards", "scheduler"),
+    ("requests",),
+    ("observability",),
+    ("dispatch",),
+    ("http",),
+    ("native",),
+    ("openai",),
+    ("cloud",),
+    ("app",),
+    ("__main__", "preflight", "cli"),
+)
+SHARD = (
+    ("errors",),
+    ("config",),
+    ("wire",),
+    ("attention", "sampling"),
+    ("batch",),
+    ("step_handle", "model"),
+    ("loading", "rounds", "echo"),
+    ("warmup",),
+    ("engine",),
+    ("server",),
+    ("__main__", "launch"),
+)
+"""Folders and modules of each package, lowest layer first: one may import only from layers below
+its own, and from itself."""
+LAUNCHER_ONLY = ("router.cli", "shard.launch")
+LIGHT = (*LAUNCHER_ONLY, "router.config", "router.log_levels", "shard.config", "shard.errors")
+LIGHT += ("shard.loading.checkpoint", "shard.wire.sockets")
+"""What the launcher loads; nothing in it takes long to import."""
+PROGRAM = Path("shard/launch/hub_download.py")
+"""Started as a process of its own."""
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -50,11 +80,35 @@ def files(*folders: str) -> list[Path]:
     return [path for path in PRODUCT if within(".".join(path.with_suffix("").parts), *folders)]
 
 
+def layer(module: str, order: tuple[tuple[str, ...], ...]) -> int:
+    """The index in `order` of the layer that `module` of the same package lies in."""
+    room = module.split(".")[1]
+    (index,) = (index for index, rooms in enumerate(order) if room in rooms)
+    return index
+
+
+@pytest.mark.parametrize("path", files("router", "shard"), ids=str)
+def test_a_module_imports_only_from_itself_and_from_layers_below(path: Path) -> None:
+    own = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+    package, order = own.split(".")[0], ROUTER if within(own, "router") else SHARD
+    for module in imports(path):
+        if module == package or not within(module, package) or "." not in own:
+            continue
+        same = module.split(".")[1] == own.split(".")[1]
+        assert same or layer(module, order) < layer(own, order), f"{own} imports {module}"
+
+
+@pytest.mark.parametrize(("package", "order"), [("router", ROUTER), ("shard", SHARD)])
+def test_every_module_has_a_layer(package: str, order: tuple[tuple[str, ...], ...]) -> None:
+    rooms = {path.parts[1].removesuffix(".py") for path in files(package)}
+    assert rooms - {"__init__", "demo"} == {room for rooms in order for room in rooms}
+
+
 @pytest.mark.parametrize("path", files("router"), ids=str)
 def test_the_router_knows_of_the_shard_only_the_wire_and_loads_no_tensors(path: Path) -> None:
     for module in imports(path):
         assert not within(module, "torch", "transformers", "launcher", "benchmark")
-        assert not within(module, "shard") or module == "shard.protocol"
+        assert not within(module, "shard") or module == "shard.wire.protocol"
 
 
 @pytest.mark.parametrize("path", files("shard"), ids=str)
@@ -63,8 +117,9 @@ def test_the_shard_knows_nothing_of_those_who_use_it(path: Path) -> None:
         assert not within(module, "router", "launcher", "benchmark")
 
 
-def test_importing_the_shard_package_runs_nothing() -> None:
-    assert (ROOT / "shard" / "__init__.py").read_text() == ""
+@pytest.mark.parametrize("path", sorted(ROOT.glob("shard/**/__init__.py")), ids=str)
+def test_importing_a_package_of_the_shard_runs_nothing(path: Path) -> None:
+    assert ast.unparse(ast.Module(ast.parse(path.read_text()).body[1:], [])) == ""
 
 
 @pytest.mark.parametrize("path", files("router.scheduler"), ids=str)
@@ -73,15 +128,43 @@ def test_the_scheduler_is_pure(path: Path) -> None:
         assert within(module, "router.scheduler") or module in PURE | {"router.config"}
 
 
-def test_the_launcher_loads_only_what_is_light() -> None:
-    for module in imports(Path("launcher.py")):
-        assert module in LAUNCHER or module.partition(".")[0] in sys.stdlib_module_names
+@pytest.mark.parametrize("path", files("router", "shard"), ids=str)
+def test_only_the_launcher_imports_what_is_the_launchers(path: Path) -> None:
+    own = ".".join(path.with_suffix("").parts)
+    for module in imports(path):
+        assert within(own, *LAUNCHER_ONLY) or not within(module, *LAUNCHER_ONLY)
 
 
-@pytest.mark.parametrize("name", sorted(LAUNCHER))
-def test_what_the_launcher_loads_is_light_itself(name: str) -> None:
-    for module in imports(Path(name.replace(".", "/") + ".py")):
-        assert module in LAUNCHER or module.partition(".")[0] in sys.stdlib_module_names
+@pytest.mark.parametrize(
+    "path", [Path("launcher.py"), *(path for path in files(*LIGHT) if path != PROGRAM)], ids=str
+)
+def test_what_the_launcher_loads_is_light(path: Path) -> None:
+    for module in imports(path):
+        assert within(module, *LIGHT) or module.partition(".")[0] in sys.stdlib_module_names
+
+
+FEW = {"router": 20, "shard": 16, "router/scheduler": 10, "benchmark": 8}
+SHARED_STEMS = {"__init__", "__main__", "config"}
+MIRRORED = {"routes", "openapi", "request_models", "response_models", "validation"}
+"""The files of both API folders: each has its own, under the same name."""
+
+
+@pytest.mark.parametrize(("folder", "most"), FEW.items())
+def test_a_folder_fits_on_a_screen(folder: str, most: int) -> None:
+    assert len(list((ROOT / folder).glob("*.py"))) <= most
+
+
+@pytest.mark.parametrize("package", ["router", "shard"])
+def test_no_file_name_stands_twice_in_a_package(package: str) -> None:
+    count = Counter(path.stem for path in files(package))
+    assert {stem for stem, times in count.items() if times > 1} <= SHARED_STEMS | MIRRORED
+
+
+def test_no_class_name_stands_twice_in_the_product() -> None:
+    trees = (ast.parse((ROOT / path).read_text()) for path in PRODUCT)
+    classes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    count = Counter(node.name for node in classes)
+    assert [name for name, times in count.items() if times > 1] == []
 
 
 @pytest.mark.parametrize("path", PRODUCT, ids=str)

@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import AsyncInferenceClient, InferenceClient
 from huggingface_hub.errors import ValidationError
 
-from benchmark.demo_prompts import prompts
+from benchmark.demo.prompts import prompts
 from tests.conftest import ROOT, SOON, Processes
 
 PROMPT = "<|user|>What does shutil.copy do?<|assistant|>"

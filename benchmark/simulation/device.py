@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from benchmark.simulation.step_costs import StepCosts, Work
 from benchmark.simulation.traces import Trace, runs
-from router.scheduler.base import Batch, End, Outcome
+from router.scheduler.api import Batch, End, Outcome
 
 ORDINARY = 2
 """Missed tokens that a draft takes in at no extra cost."""

@@ -11,7 +11,7 @@ from math import log
 import numpy
 
 from benchmark.simulation.workloads import Floats, Shape
-from router.scheduler.law import above
+from router.scheduler.estimation.lognormal import above
 
 
 def prior(shape: Shape, shrink: float = 1.0) -> Floats:

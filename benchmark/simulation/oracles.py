@@ -21,12 +21,12 @@ from math import inf
 from benchmark.simulation.laws import Work as Index
 from benchmark.simulation.step_costs import StepCosts, Work
 from benchmark.simulation.traces import Trace, rounds
-from router.scheduler.base import Capacity, Job, Scheduler
-from router.scheduler.baselines import Ranked
-from router.scheduler.boost import boosted
-from router.scheduler.estimate import Estimator
-from router.scheduler.levels import Levels
+from router.scheduler.api import Capacity, Job, Scheduler
+from router.scheduler.estimation.estimator import Estimator
 from router.scheduler.planner import Planner
+from router.scheduler.policies.baselines import Ranked
+from router.scheduler.policies.multilevel_queue import Levels
+from router.scheduler.policies.tail_boost import boosted
 from router.scheduler.row import Row
 
 

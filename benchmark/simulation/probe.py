@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import ceil
 
 from benchmark.simulation.simulator import Request, Result
-from router.scheduler.base import Outcome, Scheduler
+from router.scheduler.api import Outcome, Scheduler
 
 PROGRESS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
 """Shares of an answer after which its request is looked at."""

@@ -13,11 +13,11 @@ from itertools import accumulate
 from math import log2
 
 from router.config import SchedulerConfig
-from router.scheduler.base import Capacity, End, Scheduler
-from router.scheduler.estimate import Estimator
-from router.scheduler.levels import Levels
-from router.scheduler.paper import Paper
+from router.scheduler.api import Capacity, End, Scheduler
+from router.scheduler.estimation.estimator import Estimator
 from router.scheduler.planner import Planner
+from router.scheduler.policies.laps_paper import Paper
+from router.scheduler.policies.multilevel_queue import Levels
 from router.scheduler.row import Row
 
 EVERY = 2.0

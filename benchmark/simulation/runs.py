@@ -29,7 +29,7 @@ from benchmark.simulation.step_costs import StepCosts
 from benchmark.simulation.traces import Trace
 from router.config import SchedulerConfig
 from router.scheduler import build
-from router.scheduler.base import Capacity, Job, Scheduler
+from router.scheduler.api import Capacity, Job, Scheduler
 
 PAGE = 16
 """Tokens."""

@@ -15,7 +15,7 @@ from math import ceil, inf
 from benchmark.simulation.device import Broken, Device
 from benchmark.simulation.step_costs import StepCosts
 from benchmark.simulation.traces import Trace
-from router.scheduler.base import Job, Outcome, Scheduler
+from router.scheduler.api import Job, Outcome, Scheduler
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from router.scheduler.base import Capacity
+from router.scheduler.api import Capacity
 
 RECORDED = Path(__file__).resolve().parent.parent / "results" / "costs.json"
 _ROWS = (1, 4, 16, 64)

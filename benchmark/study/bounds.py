@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from benchmark.figures import FCFS, LAPS, RHOS, SHAPES, SRPT, Size, Table, over, ratio, total
 from benchmark.simulation.plans import Arm, Load
+from benchmark.study.figures import FCFS, LAPS, RHOS, SHAPES, SRPT, Size, Table, over, ratio, total
 from benchmark.study.parts import merge
 from benchmark.study.tables import grid, interval
 

@@ -13,11 +13,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmark import decision_costs, figures
-from benchmark.figures import Size, Table
 from benchmark.simulation.plans import Arm, Load, Row, flat, unflat
 from benchmark.simulation.runs import run_all
-from benchmark.study import bounds, live, page, parts, variants
+from benchmark.study import bounds, decision_costs, figures, live, page, parts, variants
+from benchmark.study.figures import Size, Table
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Simulate, draw, fill in; the exit status."""
-    from benchmark.study.plots import Plots  # matplotlib is an extra
+    from benchmark.study.plots import Plots
     from benchmark.study.tables import Tables
 
     begun, size = time.perf_counter(), figures.QUICK if args.quick else figures.FULL

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmark.figures import FCFS, FIRST, LAPS, LAS, PAPER, SHAPES, SJF, SRPT, Size
 from benchmark.simulation.plans import Arm, Load
 from benchmark.simulation.workloads import COURSES
+from benchmark.study.figures import FCFS, FIRST, LAPS, LAS, PAPER, SHAPES, SJF, SRPT, Size
 
 SJF_PREEMPTIVE, ESRPT = Arm("sjf-preemptive"), Arm("e-srpt")
 POLICIES = (FCFS, LAS, SJF, SJF_PREEMPTIVE, ESRPT, PAPER, LAPS, SRPT)

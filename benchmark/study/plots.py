@@ -15,11 +15,23 @@ import matplotlib
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from benchmark.figures import FCFS, LAPS, LAPS_0, LAS, PAPER, SHAPES, SJF, SRPT, Size, Table, ratio
 from benchmark.simulation import workloads
 from benchmark.simulation.plans import Arm
 from benchmark.simulation.probe import PROGRESS
 from benchmark.study import bounds, parts, stability
+from benchmark.study.figures import (
+    FCFS,
+    LAPS,
+    LAPS_0,
+    LAS,
+    PAPER,
+    SHAPES,
+    SJF,
+    SRPT,
+    Size,
+    Table,
+    ratio,
+)
 
 matplotlib.use("Agg")
 

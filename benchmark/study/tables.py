@@ -10,12 +10,23 @@ from collections.abc import Callable, Mapping, Sequence
 from math import exp, log
 from statistics import fmean, stdev
 
-from benchmark import figures
-from benchmark.figures import FCFS, LAPS, LAS, PAPER, SHAPES, SJF, SRPT, Size, Table, ratio, total
 from benchmark.simulation import workloads
 from benchmark.simulation.plans import Arm, Load
 from benchmark.simulation.probe import PROGRESS
-from benchmark.study import parts, stability
+from benchmark.study import figures, parts, stability
+from benchmark.study.figures import (
+    FCFS,
+    LAPS,
+    LAS,
+    PAPER,
+    SHAPES,
+    SJF,
+    SRPT,
+    Size,
+    Table,
+    ratio,
+    total,
+)
 from benchmark.study.targets import TARGETS
 
 T_95 = (4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)

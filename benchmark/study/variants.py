@@ -10,9 +10,9 @@ from dataclasses import replace
 from math import fsum
 from statistics import fmean
 
-from benchmark.figures import FCFS, LAPS, LAS, PAPER, SJF, SRPT, Size, Table, ratio, total
 from benchmark.simulation.plans import Arm, Load
 from benchmark.simulation.queues import CUTS
+from benchmark.study.figures import FCFS, LAPS, LAS, PAPER, SJF, SRPT, Size, Table, ratio, total
 from benchmark.study.parts import few, merge, queued, queues
 from benchmark.study.tables import grid
 

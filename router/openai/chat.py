@@ -7,15 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from router.errors import Invalid, RouterError
-from router.native import About
-from router.openai import logprobs, rules
-from router.openai.bodies import ChatBody
-from router.openai.calls import CallDelta
-from router.openai.prompts import Prompt
-from router.openai.reply import Delta
-from router.openai.shapes import Envelope, failure_event, finish, speculation, usage
-from router.record import Record
-from router.request import Bounds, Request, sequences
+from router.openai import logprobs, validation
+from router.openai.chat_prompt import Prompt
+from router.openai.parsing.output import Delta
+from router.openai.parsing.tool_calls import CallDelta
+from router.openai.request_models import ChatBody
+from router.openai.shape import Envelope, failure_event, finish, speculation, usage
+from router.requests.record import Record
+from router.requests.request import Bounds, Request, sequences
+from router.server_info import About
 
 PREFIX = "chatcmpl"
 CHAT = 1
@@ -24,11 +24,11 @@ CHAT = 1
 
 def requests(body: ChatBody, prompt: Prompt, bounds: Bounds, vocabulary: int) -> list[Request]:
     """The `n` Requests of `body`, but for their grammar. Raises Invalid."""
-    count = rules.check_count(body, bounds)
+    count = validation.check_count(body, bounds)
     top = body.top_logprobs or 0
     if top and not body.logprobs:
         raise Invalid("`top_logprobs` needs `logprobs`")
-    plain = rules.validate(body, bounds, vocabulary, rules.Told(body.logprobs, top))
+    plain = validation.validate(body, bounds, vocabulary, validation.Told(body.logprobs, top))
     if not prompt.text:
         raise Invalid("`inputs` cannot be empty")
     request = replace(plain, inputs=prompt.text, add_special_tokens=False, shown=prompt.shown)

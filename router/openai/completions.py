@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from router.errors import Invalid, RouterError, SuffixGiven, TooManyPrompts
-from router.native import About
-from router.openai import rules
-from router.openai.bodies import CompletionBody
+from router.openai import validation
 from router.openai.logprobs import Columns
-from router.openai.shapes import Envelope, failure_event, finish, speculation, usage
-from router.record import Record
-from router.request import Bounds, Request, sequences
+from router.openai.request_models import CompletionBody
+from router.openai.shape import Envelope, failure_event, finish, speculation, usage
+from router.requests.record import Record
+from router.requests.request import Bounds, Request, sequences
+from router.server_info import About
 
 PREFIX = "cmpl"
 Text = str | tuple[int, ...]
@@ -42,17 +42,17 @@ def requests(
     decode: Callable[[Sequence[int]], str],
 ) -> list[Request]:
     """`n` Requests for each prompt, prompt by prompt. Raises RouterError."""
-    told = rules.Told(
+    told = validation.Told(
         logprobs=body.logprobs is not None,
         top=body.logprobs or 0,
         prompt=body.echo and body.logprobs is not None,
     )
-    texts, count = prompts(body, bounds), rules.check_count(body, bounds)
+    texts, count = prompts(body, bounds), validation.check_count(body, bounds)
     if body.best_of not in (None, 1, count):
         raise Invalid("`best_of` must be 1 or `n`")
     silent = _silent(body)
     asked = body.model_copy(update={"max_tokens": 1}) if silent else body
-    plain = rules.validate(asked, bounds, vocabulary, told)
+    plain = validation.validate(asked, bounds, vocabulary, told)
     single = [_with(plain, text, vocabulary, decode) for text in texts]
     return [request for each in single for request in sequences(each, count)]
 

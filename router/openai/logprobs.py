@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from router.errors import Unserialisable
-from router.record import PromptToken, Record, Token
+from router.requests.record import PromptToken, Record, Token
 
 
 def chat(record: Record, token: Token) -> dict[str, Any]:

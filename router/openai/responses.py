@@ -12,12 +12,12 @@ from functools import cached_property
 from typing import Any
 
 from router.errors import RouterError
-from router.openai.bodies import NamedTool
-from router.openai.calls import CallDelta
-from router.openai.reply import Reader
-from router.openai.response_input import ResponsesBody
-from router.openai.shapes import Envelope, failure_event, finish, usage
-from router.record import Record
+from router.openai.parsing.output import Reader
+from router.openai.parsing.tool_calls import CallDelta
+from router.openai.request_models import NamedTool
+from router.openai.responses_request import ResponsesBody
+from router.openai.shape import Envelope, failure_event, finish, usage
+from router.requests.record import Record
 
 PREFIX = "resp"
 

@@ -18,21 +18,24 @@ from typing import Any
 
 from aiohttp import web
 
-from router import grammar, native
-from router.aside import aside
-from router.encoder import Encoder
 from router.errors import Incomplete, RouterError
-from router.native import About
-from router.openai import chat, completions, responses, shapes
-from router.openai.bodies import ChatBody, CompletionBody, Sampled
-from router.openai.prompts import Prompts
-from router.openai.response_input import ResponsesBody, as_chat
-from router.openai.shapes import Envelope, Shape
-from router.record import Record
-from router.replies import reply, reply_aside, reply_in_parts, weight
-from router.request import Request
-from router.routes import REQUEST_ID, Front, Wanted
-from router.stream import ClientGone, EventStream
+from router.http import json_response
+from router.http.context import REQUEST_ID
+from router.http.json_response import reply, reply_aside, reply_in_parts, weight
+from router.http.sse import ClientGone, EventStream
+from router.native.routes import Front, Wanted
+from router.offload import aside
+from router.openai import chat, completions, responses
+from router.openai import shape as shapes
+from router.openai.chat_prompt import Prompts
+from router.openai.request_models import ChatBody, CompletionBody, Sampled
+from router.openai.responses_request import ResponsesBody, as_chat
+from router.openai.shape import Envelope, Shape
+from router.requests.record import Record
+from router.requests.request import Request
+from router.server_info import About
+from router.text import grammar
+from router.text.encoder import Encoder
 
 DONE = b"[DONE]"
 
@@ -99,7 +102,10 @@ class OpenAi:
         body = await self._front.body(http, ChatBody)
         text = (await self._prompts.make(body, _size(http))).text
         spans = await self._encoder.spans(text, special=False)
-        head, tail = b'{"tokenize_response":', b',"templated_text":' + native.dump(text) + b"}"
+        head, tail = (
+            b'{"tokenize_response":',
+            b',"templated_text":' + json_response.dump(text) + b"}",
+        )
         return reply_in_parts([head, *spans, tail])
 
     @asynccontextmanager
@@ -253,7 +259,7 @@ def _listed(shape: Shape, index: int, number: int) -> list[dict[str, Any]]:
 
 async def _write(stream: EventStream, events: Iterable[dict[str, Any]]) -> None:
     for event in events:
-        await stream.write(native.dump(event))
+        await stream.write(json_response.dump(event))
 
 
 def _require_end(record: Record) -> None:

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from math import inf
 from typing import Any, Protocol
 
-from router.scheduler.base import Capacity, Scheduler
-from router.scheduler.baselines import Fcfs, Las, LengthSjf, Ranked
-from router.scheduler.estimate import Estimator
-from router.scheduler.laps import Laps, Parts
-from router.scheduler.length import Served
-from router.scheduler.levels import Levels
-from router.scheduler.paper import Paper
+from router.scheduler.api import Capacity, Scheduler
+from router.scheduler.estimation.estimator import Estimator
+from router.scheduler.estimation.length import Served
 from router.scheduler.planner import Planner
-from router.scheduler.policy import Policy
+from router.scheduler.policies.baselines import Fcfs, Las, LengthSjf, Ranked
+from router.scheduler.policies.laps import Laps, Parts
+from router.scheduler.policies.laps_paper import Paper
+from router.scheduler.policies.multilevel_queue import Levels
+from router.scheduler.policies.policy import Policy
 
 NAMES = ("laps-sd", "laps-sd-paper", "fcfs", "las", "sjf", "sjf-preemptive", "e-srpt")
 """What `Config.scheduler` may be."""

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from typing import Any
 
-from router.scheduler.base import Batch, Capacity, End, Job, Look, Outcome, View
-from router.scheduler.drafting import Drafting
-from router.scheduler.estimate import Estimator
-from router.scheduler.memory import Memory
-from router.scheduler.plan import Flight, Plan
-from router.scheduler.policy import Policy
+from router.scheduler.api import Batch, Capacity, End, Job, Look, Outcome, View
+from router.scheduler.batch_builder import Flight, Plan
+from router.scheduler.drafting.length_chooser import Drafting
+from router.scheduler.estimation.estimator import Estimator
+from router.scheduler.memory.kv_placement import Memory
+from router.scheduler.policies.policy import Policy
 from router.scheduler.row import PREEMPTIONS, Row
 
 

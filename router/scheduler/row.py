@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from router.scheduler.acceptance import Survival
-from router.scheduler.base import Job, Outcome
+from router.scheduler.api import Job, Outcome
 
 PREEMPTIONS = ("keep", "swap", "recompute")
 """Kinds of preemption: its pages stay, go to the host, or are lost."""

@@ -8,7 +8,7 @@ from huggingface_hub import AsyncInferenceClient, InferenceClient
 from huggingface_hub.errors import GenerationError, OverloadedError, ValidationError
 
 from router.errors import Generation
-from tests.router.serving import DRAFTING, ScriptedDispatcher, Served, Token, serving
+from tests.support.serving import DRAFTING, ScriptedDispatcher, Served, Token, serving
 
 TEXT = " Hello «世»"
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from router.metrics import Metrics
-from router.scheduler.base import View
+from router.observability.metrics import Metrics
+from router.scheduler.api import View
 from tests.conftest import ROOT
-from tests.router.serving import BOUNDS, CAPACITY
+from tests.support.serving import BOUNDS, CAPACITY
 
 BOARD = json.loads((ROOT / "deploy" / "grafana" / "text-generation.json").read_text())
 FAMILY = re.compile(r"(tgi_\w+)(?:\{([^}]*)\})?")

@@ -25,11 +25,12 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from router.body import Generate
-from router.hosted import HOSTED, VertexRequest
-from router.openai.bodies import ChatBody
-from router.openai.operations import OPENAI
-from router.openapi import NATIVE, Operation, document
+from router.cloud import HOSTED, VertexRequest
+from router.http.openapi_document import Operation, document
+from router.native.openapi import NATIVE
+from router.native.request_models import Generate
+from router.openai.openapi import OPENAI
+from router.openai.request_models import ChatBody
 from tests.conftest import ROOT, Processes
 
 CHECKS = [

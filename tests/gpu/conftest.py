@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-from tests.shard import tiny
+from tests.support import tiny
 
 RESULT = ROOT / "benchmark" / "results" / "gpu.json"
 Record = Callable[[str, Any], None]

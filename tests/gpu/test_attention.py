@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from shard.attention import Paged, Rule, Segment
-from shard.backends import SHORT, TritonPaged, choose, flash_operator
-from shard.kv_cache import PAGE_SIZE, KvCache, LayerShape, spans
+from shard.attention.backends import SHORT, TritonPaged, choose, flash_operator
+from shard.attention.interface import Paged, Rule, Segment
+from shard.attention.kv_cache import PAGE_SIZE, KvCache, LayerShape, spans
 from tests.gpu.conftest import Record
-from tests.shard.paged import TOLERANCE, Case, worst
-from tests.shard.test_kernels import RULES
+from tests.shard.attention.test_paged_triton import RULES
+from tests.support.paged import TOLERANCE, Case, worst
 
 pytestmark = pytest.mark.gpu
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

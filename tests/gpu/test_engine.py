@@ -9,15 +9,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from shard.batch.packing import Feed, pack
+from shard.batch.rows import Row
 from shard.engine import Engine
-from shard.graphs import Graphs
-from shard.protocol import Report
-from shard.sequence import Feed, Row, pack
+from shard.model.cuda_graphs import Graphs
+from shard.wire.protocol import Report
 from tests.conftest import ROOT
 from tests.gpu.conftest import Record, milliseconds
-from tests.shard import tiny
 from tests.shard.test_engine import PLANS, asks
-from tests.shard.tiny import GREEDY, PAGED, SAMPLED, Ask, Plan, drive
+from tests.support import tiny
+from tests.support.tiny import GREEDY, PAGED, SAMPLED, Ask, Plan, drive
 
 pytestmark = pytest.mark.gpu
 Model = Callable[..., str]

@@ -8,10 +8,10 @@ import pytest
 import torch
 import triton
 
-from shard.backends import splits
-from shard.recorder import CudaGraph
+from shard.attention.backends import splits
+from shard.model.graph_recorder import CudaGraph
 from tests.gpu.conftest import Record, milliseconds
-from tests.shard.paged import Case, Pool
+from tests.support.paged import Case, Pool
 
 pytestmark = pytest.mark.gpu
 BYTES = 1 << 28

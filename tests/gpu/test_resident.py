@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.in_process import Loop, capacity
-from router.scheduler.baselines import Fcfs
+from benchmark.engine.in_process import Loop, capacity
 from router.scheduler.planner import Planner
+from router.scheduler.policies.baselines import Fcfs
 from shard.engine import Engine
-from shard.flight import Flight
-from shard.protocol import Grow, Move, New, Run, Step
-from shard.round_graphs import RoundGraphs
+from shard.rounds.round_graphs import RoundGraphs
+from shard.step_handle import Flight
+from shard.wire.protocol import Grow, Move, New, Run, Step
 from tests.gpu.conftest import Record
 from tests.gpu.test_engine import DRAFT, TARGET, engine
-from tests.shard.resident import Late, both, ending
+from tests.shard.rounds.test_device_round import ENDS, PLANS, SAID, asks
+from tests.shard.sampling.test_parameters import disturbed
 from tests.shard.test_in_flight import calls
-from tests.shard.test_parameters import disturbed
-from tests.shard.test_resident import ENDS, PLANS, SAID, asks
-from tests.shard.tiny import GREEDY, PAGED, Ask, Plan, drive
+from tests.support.device_rounds import Late, both, ending
+from tests.support.tiny import GREEDY, PAGED, Ask, Plan, drive
 
 pytestmark = pytest.mark.gpu
 Model = Callable[..., str]

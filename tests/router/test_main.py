@@ -15,14 +15,14 @@ from typing import Any
 import aiohttp
 import pytest
 
-from router.assembly import agree, measure
+from router.app import agree, measure
+from router.child import Fault
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
-from router.faults import Fault
-from router.learned import Store
-from router.request import settle
-from tests.router.families import byte_level
-from tests.router.scripted_ranks import ready
-from tests.shard.ranks import ECHO, ROOT, Rank
+from router.dispatch.learned_state import Store
+from router.requests.request import settle
+from tests.support.families import byte_level
+from tests.support.ranks import ECHO, ROOT, Rank
+from tests.support.scripted_ranks import ready
 
 LONG = {"inputs": "some words", "parameters": {"max_new_tokens": 200, "ignore_eos": True}}
 

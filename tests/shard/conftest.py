@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shard import tiny
+from tests.support import tiny
 
 
 @pytest.fixture(scope="session")

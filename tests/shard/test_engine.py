@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from shard.protocol import End, Grow, New, ProtocolError, Run, Sampling, Step
-from tests.shard import tiny
-from tests.shard.tiny import PAGED, SAMPLED, VOCABULARY, Ask, Plan, drive, engine
+from shard.wire.protocol import End, Grow, New, ProtocolError, Run, Sampling, Step
+from tests.support import tiny
+from tests.support.tiny import PAGED, SAMPLED, VOCABULARY, Ask, Plan, drive, engine
 
 Model = Callable[..., str]
 PLANS = {

@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 
-from benchmark.in_process import Call, Loop, capacity
+from benchmark.engine.in_process import Call, Loop, capacity
 from router.scheduler.planner import Planner
 from shard.engine import Engine
-from shard.protocol import End, Fatal, Grow, New, Ready, Run, Sampling, Step, StepResult
 from shard.server import serve
-from tests.shard import tiny
-from tests.shard.ranks import ECHO, Rank, Wire, connected, folder, model_group
-from tests.shard.resident import Late, Watch, ending, resident
-from tests.shard.test_matrix import Ending
-from tests.shard.test_parameters import EOS, disturbed
+from shard.wire.protocol import End, Fatal, Grow, New, Ready, Run, Sampling, Step, StepResult
+from tests.shard.rounds.test_device_round import SAID
+from tests.shard.rounds.test_matrix import Ending
+from tests.shard.sampling.test_parameters import EOS, disturbed
 from tests.shard.test_preemption import Whim
-from tests.shard.test_resident import SAID
-from tests.shard.tiny import GREEDY, VOCABULARY, Ask, Plan, drive
+from tests.support import tiny
+from tests.support.device_rounds import Late, Watch, ending, resident
+from tests.support.ranks import ECHO, Rank, Wire, connected, folder, model_group
+from tests.support.tiny import GREEDY, VOCABULARY, Ask, Plan, drive
 
 Model = Callable[..., str]
 DRAFTS = ("no draft", "none accepted", "some accepted", "all accepted")

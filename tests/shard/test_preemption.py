@@ -13,18 +13,18 @@ from random import Random
 import pytest
 import torch
 
-from benchmark.in_process import Call, Loop, capacity
-from router.scheduler.base import End as SchedulerEnd
-from router.scheduler.base import Outcome, Scheduler
+from benchmark.engine.in_process import Call, Loop, capacity
+from router.scheduler.api import End as SchedulerEnd
+from router.scheduler.api import Outcome, Scheduler
 from router.scheduler.planner import Planner
 from router.scheduler.row import Row
-from shard.echo import EchoEngine, reply
+from shard.echo.echo_engine import EchoEngine, reply
 from shard.engine import Engine
-from shard.flight import Landed
-from shard.protocol import Grow, Item, Move, New, Run, Sampling, Step
-from tests.shard import tiny
-from tests.shard.ranks import ECHO
-from tests.shard.tiny import SAMPLED, VOCABULARY, Ask, Plan, drive, swapping
+from shard.step_handle import Landed
+from shard.wire.protocol import Grow, Item, Move, New, Run, Sampling, Step
+from tests.support import tiny
+from tests.support.ranks import ECHO
+from tests.support.tiny import SAMPLED, VOCABULARY, Ask, Plan, drive, swapping
 
 Model = Callable[..., str]
 GREEDY = Sampling()

@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from shard.echo import EchoEngine, reply
+from shard.echo.echo_engine import EchoEngine, reply
 from shard.errors import Fault
-from shard.protocol import (
+from shard.server import BACKLOG, serve
+from shard.wire.protocol import (
     VERSION,
     Ack,
     Fatal,
@@ -37,9 +38,8 @@ from shard.protocol import (
     StepResult,
     pack,
 )
-from shard.server import BACKLOG, serve
-from shard.sockets import LONGEST, listening
-from tests.shard.ranks import ECHO, ROOT, Rank, Wire, folder
+from shard.wire.sockets import LONGEST, listening
+from tests.support.ranks import ECHO, ROOT, Rank, Wire, folder
 
 PROMPT = (5, 6, 7)
 FIRST = Step(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from router.errors import Generation
-from tests.router.serving import DRAFTING, ScriptedDispatcher, Served, Token, serving
+from tests.support.serving import DRAFTING, ScriptedDispatcher, Served, Token, serving
 
 CHAT = {"messages": [{"role": "user", "content": "Say"}]}
 PLAIN = {"prompt": "Say"}

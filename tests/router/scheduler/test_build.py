@@ -10,7 +10,7 @@ import pytest
 import router.scheduler
 from router.config import SchedulerConfig
 from router.scheduler import NAMES, build
-from tests.router.scheduler.device import capacity
+from tests.support.virtual_device import capacity
 
 ALLOWED = {"bisect", "collections", "dataclasses", "enum", "heapq", "itertools", "math", "typing"}
 
@@ -37,7 +37,7 @@ def test_an_unknown_name_is_refused() -> None:
 
 def test_the_package_imports_nothing_that_could_read_a_clock_or_a_socket() -> None:
     assert sys.stdlib_module_names >= ALLOWED
-    for path in Path(router.scheduler.__file__).parent.glob("*.py"):
+    for path in Path(router.scheduler.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from router.config import SchedulerConfig
 from router.scheduler import build
-from router.scheduler.base import Batch, Capacity, Job
-from tests.router.scheduler.device import Client, Device, capacity, serve
+from router.scheduler.api import Batch, Capacity, Job
+from tests.support.virtual_device import Client, Device, capacity, serve
 
 OFF = {
     "laps_rank": "queues",

@@ -4,8 +4,8 @@ import pytest
 
 from router.config import SchedulerConfig
 from router.scheduler import NAMES, build
-from router.scheduler.base import Batch, Capacity, End, Job, Outcome, Run, Scheduler
-from tests.router.scheduler.device import Client, Device, capacity, run, serve
+from router.scheduler.api import Batch, Capacity, End, Job, Outcome, Run, Scheduler
+from tests.support.virtual_device import Client, Device, capacity, run, serve
 
 
 def fcfs(capacity: Capacity) -> Scheduler:

@@ -22,9 +22,9 @@ from hypothesis.stateful import (
 
 from router.config import SchedulerConfig
 from router.scheduler import NAMES, build
-from router.scheduler.base import Job
-from router.scheduler.preemption import PREEMPTIONS
-from tests.router.scheduler.device import Client, Device, capacity, chain, names, run, serve
+from router.scheduler.api import Job
+from router.scheduler.memory.kv_placement import PREEMPTIONS
+from tests.support.virtual_device import Client, Device, capacity, chain, names, run, serve
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "every part": {"laps_tail": 0.3, "laps_fairness": 1.0, "laps_lock": 0.7},

@@ -1,5 +1,5 @@
 from router.scheduler.acceptance import Survival
-from router.scheduler.base import Job
+from router.scheduler.api import Job
 from router.scheduler.row import Row
 
 

@@ -8,15 +8,15 @@ patience and then for one turn of each other.
 from collections.abc import Iterator
 from random import Random
 
-from router.scheduler.base import End, Job, Outcome
-from router.scheduler.baselines import Las, LengthSjf
-from router.scheduler.estimate import Estimator
-from router.scheduler.laps import Laps, Parts
-from router.scheduler.levels import Levels
-from router.scheduler.paper import Paper
-from router.scheduler.policy import Policy
+from router.scheduler.api import End, Job, Outcome
+from router.scheduler.estimation.estimator import Estimator
+from router.scheduler.policies.baselines import Las, LengthSjf
+from router.scheduler.policies.laps import Laps, Parts
+from router.scheduler.policies.laps_paper import Paper
+from router.scheduler.policies.multilevel_queue import Levels
+from router.scheduler.policies.policy import Policy
 from router.scheduler.row import Row
-from tests.router.scheduler.device import capacity
+from tests.support.virtual_device import capacity
 
 SEEDS = 10_000
 PATIENCE, QUANTUM, STEP, CROWD, STEPS = 2.0, 0.3, 0.5, 3, 20

@@ -1,0 +1,1 @@
+"""Trains and reports on the bundled pair of models."""

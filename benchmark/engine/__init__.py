@@ -1,0 +1,1 @@
+"""The engine's speed beside transformers' own ways."""

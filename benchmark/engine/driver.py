@@ -1,0 +1,94 @@
+"""Runs prompts through an engine in this process, as a router would, Step by Step.
+
+Rule: decides which Steps an engine gets; must not know who it is compared with. Every row gets
+all its pages at once, prefills whole with the first Step and then drafts a fixed number of tokens
+per round. Rows that end leave the batch; nobody takes their place.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shard.attention.kv_cache import PAGE_SIZE
+from shard.config import ShardConfig
+from shard.engine import Engine
+from shard.wire.protocol import Grow, Item, New, Run, Sampling, Step
+
+
+@dataclass(frozen=True)
+class Drive:
+    """What a drive emitted, row by row, and how long its Steps took inside the engine."""
+
+    tokens: list[list[int]]
+    step_seconds: float
+    steps: int
+    drafted: int
+    accepted: int
+
+
+def start(target: str, draft: str | None, speculate: int, tokens: int, rows: int) -> Engine:
+    """An engine on the CPU in float32 whose pool holds `rows` rows of `tokens` tokens."""
+    each = -(-(tokens + speculate + 1) // PAGE_SIZE) * PAGE_SIZE
+    config = ShardConfig(
+        model_path=target,
+        model_id="benchmark",
+        draft_path=draft,
+        rank=0,
+        world=1,
+        socket="",
+        rendezvous="",
+        speculate=speculate,
+        dtype="float32",
+        max_rows=rows,
+        max_total_tokens=tokens,
+        max_batch_total_tokens=rows * each,
+    )
+    return Engine(config, lambda text, percent: None)
+
+
+def drive(engine: Engine, prompts: Sequence[Sequence[int]], max_new: int, draft: int) -> Drive:
+    """Answer all `prompts` in one batch, greedily, with `draft` drafts per round."""
+    engine.reset()
+    numbers = itertools.count(1)
+    live = list(range(len(prompts)))
+    first = Step(
+        next(numbers),
+        (),
+        tuple(_new(id, prompt, max_new) for id, prompt in enumerate(prompts)),
+        _grow(prompts, max_new + draft),
+        tuple(Run(id, len(prompt), 0) for id, prompt in enumerate(prompts)),
+    )
+    results = [engine.execute(first)]
+    while live := _going(live, results[-1].items):
+        runs = tuple(Run(id, 0, draft) for id in live)
+        results.append(engine.execute(Step(next(numbers), (), (), (), runs)))
+    items = [item for result in results for item in result.items]
+    return Drive(
+        [_tokens(items, id) for id in range(len(prompts))],
+        sum(result.seconds for result in results),
+        len(results),
+        sum(item.drafted for item in items),
+        sum(item.accepted for item in items),
+    )
+
+
+def _new(id: int, prompt: Sequence[int], max_new: int) -> New:
+    return New(id, tuple(prompt), len(prompt), max_new, False, Sampling())
+
+
+def _grow(prompts: Sequence[Sequence[int]], extra: int) -> tuple[Grow, ...]:
+    """Adjacent pages for each row's whole life."""
+    free = itertools.count(1)
+    counts = [-(-(len(prompt) + extra) // PAGE_SIZE) for prompt in prompts]
+    return tuple(Grow(id, tuple(itertools.islice(free, count))) for id, count in enumerate(counts))
+
+
+def _going(live: Sequence[int], items: Sequence[Item]) -> list[int]:
+    ended = {item.id for item in items if item.end is not None}
+    return [id for id in live if id not in ended]
+
+
+def _tokens(items: Sequence[Item], id: int) -> list[int]:
+    return [token for item in items if item.id == id for token in item.tokens]

@@ -1,0 +1,140 @@
+"""The dispatcher's loop without sockets, text and tasks: scheduler and engine in one process.
+
+Rule: decides nothing; it turns Batches into Steps and results into outcomes by the router's own
+`steps`, as the live dispatcher does, and keeps up to `depth` Steps planned ahead. As a shard does,
+it starts a Step before the one before has landed, but first tells what has landed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from router.dispatch import step_messages
+from router.dispatch.page_hashes import PageNames
+from router.scheduler.api import Capacity, Job, Scheduler
+from shard.step_handle import Flight
+from shard.wire.protocol import End, New, Ready, Sampling, Step, StepResult
+
+
+class Engine(Protocol):
+    """What executes Steps."""
+
+    def ready(self) -> Ready:
+        """What it can hold."""
+
+    def start(self, step: Step) -> Flight:
+        """Begin one Step."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One request and what came of it; times are readings of the loop's clock."""
+
+    id: int
+    prompt: tuple[int, ...]
+    max_new: int
+    sampling: Sampling = field(default_factory=Sampling)
+    speculate: int | None = None
+    emitted: list[int] = field(default_factory=list)
+    end: End | None = None
+    prefilled: int = 0
+    """Prompt tokens that were computed for it, not shared."""
+    arrived: float = 0.0
+    first_token: float = 0.0
+
+    def new(self) -> New:
+        """The row as it is now."""
+        tokens = (*self.prompt, *self.emitted)
+        return New(self.id, tokens, len(self.prompt), self.max_new, True, self.sampling)
+
+
+def capacity(ready: Ready, **changes: Any) -> Capacity:
+    """What the scheduler is told of an engine; `changes` replace fields."""
+    plain = Capacity(
+        pages=ready.pages,
+        page_size=ready.page_size,
+        max_rows=ready.max_rows,
+        prefill_tokens=512,
+        speculate=ready.speculate,
+        draft_token_seconds=ready.draft_token_seconds,
+        verify_seconds=ready.verify_seconds,
+        host_pages=ready.host_pages,
+        swap_token_seconds=ready.swap_token_seconds,
+        prefill_token_seconds=ready.prefill_token_seconds,
+    )
+    return replace(plain, **changes)
+
+
+class Loop:
+    """Calls, and the Steps that serve them. The engine must hold no rows at its start."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        scheduler: Scheduler,
+        depth: int = 2,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._engine, self._scheduler = engine, scheduler
+        self._depth, self._clock = depth, clock
+        self._page_size = engine.ready().page_size
+        self._calls: dict[int, Call] = {}
+        self._names: dict[int, PageNames] = {}
+        self._held: set[int] = set()
+        self._planned: deque[Step] = deque()
+        self._flights: deque[tuple[Step, Flight]] = deque()
+        self._number = 0
+
+    def submit(self, call: Call) -> None:
+        """Let `call` run. Raises ValueError if it can never fit."""
+        call.arrived = self._clock()
+        names = PageNames(self._page_size)
+        hashes = names.add(call.prompt)
+        length, cap = len(call.prompt), call.speculate
+        job = Job(call.id, call.arrived, length, call.max_new, None, cap, hashes)
+        self._scheduler.submit(job, call.arrived)
+        self._calls[call.id], self._names[call.id] = call, names
+
+    def advance(self) -> bool:
+        """Plan and start ahead and see one Step land; False where nothing is left to do."""
+        self._plan()
+        while self._planned and not (self._flights and self._flights[0][1].landed()):
+            step = self._planned.popleft()
+            self._flights.append((step, self._engine.start(step)))
+        if not self._flights:
+            return False
+        step, flight = self._flights.popleft()
+        self._complete(step, flight.result())
+        return True
+
+    def run(self) -> None:
+        """Advance until every call has ended and its row is released."""
+        while self.advance():
+            pass
+
+    def _plan(self) -> None:
+        while len(self._planned) + len(self._flights) < self._depth:
+            batch = self._scheduler.next_batch(self._clock())
+            if batch is None:
+                break
+            held = self._held.difference(step_messages.gone(batch))
+            fresh = [self._calls[id] for id in step_messages.named(batch) if id not in held]
+            self._number += 1
+            self._planned.append(step_messages.step(self._number, batch, self._held, fresh))
+            self._held = held.union(call.id for call in fresh)
+
+    def _complete(self, step: Step, result: StepResult) -> None:
+        now, rows = self._clock(), step_messages.done(step, result)
+        self._scheduler.complete(step_messages.outcomes(rows, result.seconds, self._names), now)
+        for run, item in rows:
+            call = self._calls[run.id]
+            call.prefilled += run.prefill
+            call.first_token = call.first_token or (now if item.tokens else 0.0)
+            call.emitted.extend(item.tokens)
+            call.end = item.end
+            if item.end is not None:
+                del self._calls[run.id], self._names[run.id]

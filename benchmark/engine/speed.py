@@ -1,0 +1,202 @@
+"""Compare the engine's speed with transformers' own ways to generate: same models, same prompts.
+
+Rule: decides what is timed against what; must not know how a contender works. All contenders run
+in this process, greedily, in float32, on one thread, one after the other in each of several
+rounds, so that whatever else the machine does falls on all alike. A figure is the median over
+rounds of a ratio of tokens per second. The figures: engine over assisted generation for prompts
+one by one (b1), engine over continuous batching for eight at once (b8), drafting over plain
+decoding for both, and the share of a Step's time that no model takes. Outputs are compared token
+by token with `generate`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from benchmark.engine import baselines as rivals
+from benchmark.engine import pairs
+from benchmark.engine.baselines import Answers, Prompts
+from benchmark.engine.driver import drive, start
+from benchmark.engine.pairs import Pair
+from shard.engine import Engine
+from shard.model.fused_llama import Fused
+
+ROWS = 8
+"""Rows of the figures called b8."""
+LONGEST_PROMPT = 200
+
+Contender = Callable[[Prompts], Answers]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is run."""
+
+    rounds: int
+    max_new: int
+
+
+@dataclass
+class Timings:
+    """What the rounds showed, by contender."""
+
+    speeds: dict[str, list[float]] = field(default_factory=dict)
+    """Tokens per second, one per round."""
+    equal: dict[str, float] = field(default_factory=dict)
+    """Share of prompts answered with `generate`'s tokens."""
+
+    def ratio(self, ours: str, *theirs: str) -> float:
+        """The median over rounds of our speed over the fastest of theirs in the same round."""
+        best = map(max, zip(*(self.speeds[name] for name in theirs), strict=True))
+        median: float = statistics.median(
+            a / b for a, b in zip(self.speeds[ours], best, strict=True)
+        )
+        return median
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `python -m benchmark engine`."""
+    parser.add_argument("--json", type=Path, required=True, help="where the figures are written")
+    parser.add_argument("--quick", action="store_true", help="one short round, to see it run")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure both pairs, print a table and write the figures."""
+    size = Size(1, 24) if args.quick else Size(7, 96)
+    torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    report: dict[str, Any] = {"load": [os.getloadavg()[0]], "figures": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for pair in (pairs.demo(ROWS, LONGEST_PROMPT), pairs.wide(Path(folder), ROWS)):
+            prefix = "engine" if pair.name == "demo" else f"engine.{pair.name}"
+            timings, overhead = _compare(pair, size)
+            report["figures"] |= _figures(prefix, timings, overhead)
+            report[pair.name] = _table(timings)
+    report["load"].append(os.getloadavg()[0])
+    args.json.write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+    return 0
+
+
+def _compare(pair: Pair, size: Size) -> tuple[Timings, float]:
+    """All rounds of one pair, and the engine's overhead."""
+    tokens = LONGEST_PROMPT + size.max_new
+    engine = start(pair.target, pair.draft, pair.drafts, tokens, ROWS)
+    torch.set_num_threads(1)  # the engine chose a number of its own
+    with rivals.continuous(pair.target, tokens, ROWS) as continuous:
+        contenders = {**_ours(engine, pair.drafts, size), **_theirs(pair, size)}
+        contenders["continuous batching b8"] = lambda prompts: continuous(prompts, size.max_new)
+        timings = _rounds(contenders, pair.prompts, size)
+    return timings, _overhead(contenders["engine b1 drafting"], pair.prompts, engine)
+
+
+def _ours(engine: Engine, drafts: int, size: Size) -> dict[str, Contender]:
+    def batches_of(rows: int, draft: int) -> Contender:
+        def contender(prompts: Prompts) -> Answers:
+            groups = (prompts[at : at + rows] for at in range(0, len(prompts), rows))
+            return [row for g in groups for row in drive(engine, g, size.max_new, draft).tokens]
+
+        return contender
+
+    kinds = {"plain": 0, "drafting": drafts}
+    return {
+        f"engine b{rows} {kind}": batches_of(rows, draft)
+        for rows in (1, ROWS)
+        for kind, draft in kinds.items()
+    }
+
+
+def _theirs(pair: Pair, size: Size) -> dict[str, Contender]:
+    target, draft = rivals.load(pair.target), rivals.load(pair.draft)
+    return {
+        "generate b1": lambda p: rivals.generate(target, p, size.max_new),
+        "assisted b1": lambda p: rivals.assisted(target, draft, p, size.max_new, 0),
+        "assisted b1 constant": lambda p: rivals.assisted(
+            target, draft, p, size.max_new, pair.drafts
+        ),
+        "generate b8": lambda p: rivals.static_batch(target, p, size.max_new),
+    }
+
+
+def _rounds(contenders: Mapping[str, Contender], prompts: Prompts, size: Size) -> Timings:
+    """Every contender once to warm up, which fixes its answers, then round after round."""
+    answers = {name: contender(prompts) for name, contender in contenders.items()}
+    wanted = answers["generate b1"]
+    timings = Timings({name: [] for name in contenders})
+    for name, given in answers.items():
+        same = sum(a == b for a, b in zip(given, wanted, strict=True))
+        timings.equal[name] = same / len(wanted)
+    for _ in range(size.rounds):
+        for name, contender in contenders.items():
+            begun = time.perf_counter()
+            count = sum(map(len, contender(prompts)))
+            timings.speeds[name].append(count / (time.perf_counter() - begun))
+    return timings
+
+
+def _overhead(drafting: Contender, prompts: Prompts, engine: Engine) -> float:
+    """The share of the Steps' time that is spent outside of both models' forwards."""
+    with _stopwatch(Fused, "__call__") as model, _stopwatch(Engine, "execute") as steps:
+        drafting(prompts)
+    if not sum(model):
+        raise RuntimeError(f"no model of {engine} is fused; there is nothing to compare")
+    return 1 - sum(model) / sum(steps)
+
+
+@contextmanager
+def _stopwatch(owner: type, name: str) -> Iterator[list[float]]:
+    """Inside, the seconds of every call of a method."""
+    method = getattr(owner, name)
+    seconds: list[float] = []
+
+    def timed(*arguments: Any) -> Any:
+        begun = time.perf_counter()
+        result = method(*arguments)
+        seconds.append(time.perf_counter() - begun)
+        return result
+
+    setattr(owner, name, timed)
+    try:
+        yield seconds
+    finally:
+        setattr(owner, name, method)
+
+
+def _figures(prefix: str, timings: Timings, overhead: float) -> dict[str, float]:
+    ratios = {
+        "b1_over_assisted": timings.ratio(
+            "engine b1 drafting", "assisted b1", "assisted b1 constant"
+        ),
+        "b8_over_continuous_batching": timings.ratio(
+            "engine b8 drafting", "continuous batching b8"
+        ),
+        "spec_over_plain_b1": timings.ratio("engine b1 drafting", "engine b1 plain"),
+        "spec_over_plain_b8": timings.ratio("engine b8 drafting", "engine b8 plain"),
+        "overhead": overhead,
+    }
+    return {f"{prefix}.{name}": round(value, 4) for name, value in ratios.items()}
+
+
+def _table(timings: Timings) -> dict[str, dict[str, float | Sequence[float]]]:
+    return {
+        name: {
+            "tokens_per_second": round(statistics.median(speeds), 1),
+            "rounds": [round(speed, 1) for speed in speeds],
+            "equal": timings.equal[name],
+        }
+        for name, speeds in timings.speeds.items()
+    }

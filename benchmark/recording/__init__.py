@@ -1,0 +1,1 @@
+"""Records step costs and acceptance traces for the simulator."""

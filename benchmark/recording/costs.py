@@ -1,0 +1,129 @@
+"""Measure what Steps of an engine cost, and fit the simulator's few coefficients to them.
+
+Rule: decides which Steps are timed. Rows, draft lengths and tokens held vary apart from one
+another, prefills come alone and beside decoding rows, pages go to the host and back. Each kind of
+Step is timed in several passes over all kinds, so that a slow moment of the machine falls on all
+alike, and the median of a kind counts. The copy of a token's KV is the engine's own measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark.demo import engine as demo_engine
+from benchmark.simulation import step_costs
+from benchmark.simulation.step_costs import Work
+from shard.attention.kv_cache import PAGE_SIZE
+from shard.engine import Engine
+from shard.wire.protocol import Grow, New, Run, Sampling, Step
+
+ROWS = (1, 2, 4, 8, 16)
+DRAFTS = (0, 1, 3, 5)
+HELD = (32, 256, 640)
+"""Tokens of each decoding row."""
+CHUNKS = (16, 64, 256, 512)
+SWAPPED = 256
+MISSED = 16
+"""Plain rounds after which a draft model has to catch up."""
+
+Sample = tuple[Work, float]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which models, how often, and where to."""
+    parser.add_argument("--json", type=Path, default=step_costs.RECORDED, help="file for the costs")
+    parser.add_argument("--passes", type=int, default=9, help="times that each Step is measured")
+    parser.add_argument("--target", help="folder of another target model")
+    parser.add_argument("--draft", help="folder of its draft")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, fit, print and write; the exit status."""
+    load = os.getloadavg()[0]
+    engine = demo_engine.load(
+        args.target, args.draft, max_rows=max(ROWS), max_swap_tokens=4 * SWAPPED
+    )
+    ready, samples = engine.ready(), measure(engine, args.passes)
+    costs = step_costs.fit(samples, swap=ready.swap_token_seconds)
+    about: dict[str, object] = {
+        "model": ready.model,
+        "device": ready.device,
+        "load_before": load,
+        "passes": args.passes,
+        "mean_relative_error": round(step_costs.error(costs, samples), 4),
+        "steps": [" ".join(map(str, (*work, round(seconds, 6)))) for work, seconds in samples],
+    }
+    step_costs.save(args.json, costs, about)
+    print(costs)
+    print(f"mean relative error over {len(samples)} kinds of Step: {about['mean_relative_error']}")
+    return 0
+
+
+def measure(engine: Engine, passes: int) -> list[Sample]:
+    """Every kind of Step with its median seconds."""
+    found: dict[Work, list[float]] = {}
+    for _ in range(passes + 1):  # the first of a shape allocates
+        for work, seconds in _pass(engine):
+            found.setdefault(work, []).append(seconds)
+    return [(work, statistics.median(seconds[1:])) for work, seconds in found.items()]
+
+
+def _pass(engine: Engine) -> list[Sample]:
+    samples = [s for rows in ROWS for held in HELD for s in _decoding(engine, rows, held)]
+    for chunk in CHUNKS:
+        samples.append(_prefilling(engine, chunk, beside=0))
+        samples.append(_prefilling(engine, chunk, beside=4))
+    return samples
+
+
+def _decoding(engine: Engine, rows: int, held: int) -> list[Sample]:
+    """Rounds of every draft length; each row holds `held` tokens, and more from round to round."""
+    ids, samples = _enter(engine, range(rows), held), list[Sample]()
+    for draft in DRAFTS:
+        for counts in (False, True):  # the first round also takes in what the drafter has missed
+            seconds = _time(engine, [Run(id, 0, draft) for id in ids])
+            if counts:
+                samples.append((Work(rows, rows * draft, draft, rows * held), seconds))
+    for _ in range(MISSED):
+        _time(engine, [Run(id, 0, 0) for id in ids])
+    seconds = _time(engine, [Run(id, 0, 1) for id in ids])
+    samples.append((Work(rows, rows, 1, rows * held, missed=rows * MISSED), seconds))
+    engine.reset()
+    return samples
+
+
+def _prefilling(engine: Engine, chunk: int, beside: int) -> Sample:
+    """A prompt of `chunk` tokens, `beside` rows that decode without drafts."""
+    held = HELD[0]
+    ids = _enter(engine, range(beside), held)
+    new, grow = _row(beside, chunk)
+    runs = [*(Run(id, 0, 0) for id in ids), Run(beside, chunk, 0)]
+    seconds = _time(engine, runs, (new,), (grow,))
+    engine.reset()
+    return Work(beside, 0, 0, beside * held, chunk, 1), seconds
+
+
+def _enter(engine: Engine, ids: Sequence[int], held: int) -> Sequence[int]:
+    """Rows of `held` known tokens that have emitted one more."""
+    for id in ids:
+        new, grow = _row(id, held)
+        engine.execute(Step(0, (), (new,), (grow,), (Run(id, held, 0),)))
+    return ids
+
+
+def _row(id: int, tokens: int) -> tuple[New, Grow]:
+    room = max(CHUNKS) + max(HELD)
+    pages = -(-room // PAGE_SIZE)
+    known = tuple(1 + (7 * id + place) % 97 for place in range(tokens))
+    new = New(id, known, tokens, room - tokens, True, Sampling())
+    return new, Grow(id, tuple(range(1 + id * pages, 1 + (id + 1) * pages)))
+
+
+def _time(
+    engine: Engine, runs: Sequence[Run], new: tuple[New, ...] = (), grow: tuple[Grow, ...] = ()
+) -> float:
+    return engine.execute(Step(0, (), new, grow, tuple(runs))).seconds

@@ -1,0 +1,132 @@
+"""A real server of the demo pair, and a client that asks it at given times.
+
+Rule: decides how the server is started and asked; must not know what the answers are for. The
+server is the shipped launcher with a router and a shard of its own, met over HTTP on loopback. It
+starts with nothing learned, and every request has its own salt, so no run profits from another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+LAUNCHER = Path(__file__).resolve().parents[2] / "launcher.py"
+MAX_NEW = 512
+PATIENCE = 120.0
+"""Seconds for one run, and for a start."""
+
+
+class ServerFailed(RuntimeError):
+    """The server did not start, or did not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request of a run."""
+
+    text: str
+    at: float
+    """Seconds after the start of the run."""
+    expected: int | None = None
+    """What the client says of the answer's length, in tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of it."""
+
+    prompt: int
+    """Tokens."""
+    ids: tuple[int, ...]
+    latency: float
+    """Seconds from the moment at which it was due to the last byte."""
+    details: dict[str, Any]
+
+
+@contextmanager
+def serving(policy: str, rows: int, log: Path) -> Iterator[str]:
+    """The address of a server with `rows` rows a Step, which writes its Steps to `log`.
+
+    Raises ServerFailed.
+    """
+    flags = (
+        *("--hostname", "127.0.0.1", "--port", "0", "--json-output", "true"),
+        *("--scheduler", policy, "--scheduler-state", "none"),
+        *("--max-batch-size", str(rows), "--step-log", str(log)),
+    )
+    process = subprocess.Popen(  # noqa: S603
+        (sys.executable, str(LAUNCHER), *flags),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    try:
+        yield _address(process)
+    finally:
+        process.terminate()
+        try:
+            process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def ask_all(url: str, asks: Sequence[Ask]) -> list[Answer]:
+    """Send each request when it is due; the answers in the order of `asks`. Raises ServerFailed."""
+    return asyncio.run(_ask_all(url, asks))
+
+
+def _address(process: subprocess.Popen[bytes]) -> str:
+    assert process.stdout  # noqa: S101  narrows the type
+    lines = []
+    for line in process.stdout:
+        lines.append(line.decode())
+        if '"connected"' in lines[-1]:
+            url: str = json.loads(line)["url"]
+            return url
+    raise ServerFailed("the server did not start:\n" + "".join(lines[-20:]))
+
+
+async def _ask_all(url: str, asks: Sequence[Ask]) -> list[Answer]:
+    timeout = aiohttp.ClientTimeout(total=PATIENCE)
+    async with aiohttp.ClientSession(url, timeout=timeout) as session:
+        await _ask(session, Ask("warm up", 0.0), "warm up", time.monotonic())
+        start = time.monotonic() + 0.1
+        calls = (_ask(session, ask, f"{place}", start) for place, ask in enumerate(asks))
+        return await asyncio.gather(*calls)
+
+
+async def _ask(session: aiohttp.ClientSession, ask: Ask, salt: str, start: float) -> Answer:
+    due = start + ask.at
+    await asyncio.sleep(due - time.monotonic())
+    async with session.post("/generate", json=_body(ask, salt)) as response:
+        body = await response.json()
+        if response.status != 200:
+            raise ServerFailed(body["error"])
+    details = body["details"]
+    return Answer(
+        prompt=int(response.headers["x-prompt-tokens"]),
+        ids=tuple(token["id"] for token in details.pop("tokens")),
+        latency=time.monotonic() - due,
+        details=details,
+    )
+
+
+def _body(ask: Ask, salt: str) -> dict[str, Any]:
+    parameters = {
+        "max_new_tokens": MAX_NEW,
+        "details": True,
+        "expected_new_tokens": ask.expected,
+        "cache_salt": salt,
+    }
+    return {"inputs": ask.text, "parameters": parameters}

@@ -1,0 +1,1 @@
+"""The dispatcher: live requests, the scheduler's decisions, one Step after another."""

@@ -1,0 +1,48 @@
+"""Every Step as a line of JSON, for whoever wants to know what Steps cost. A developer's flag.
+
+The first line is the scheduler's Capacity; then one line a Step that served a row: when it was sent
+and landed (seconds of the dispatcher's clock), the device's seconds, and a list for each row: id,
+tokens known before, prefilled, drafted, accepted, emitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from router.dispatch.step_pipeline import Landed
+from router.requests.record import Record
+from router.scheduler.api import Capacity
+
+
+class StepLog:
+    """One file; a reader sees every Step that has landed."""
+
+    def __init__(self, path: str, capacity: Capacity) -> None:
+        """Raises OSError where the file cannot be made."""
+        self._path = Path(path)
+        self._path.write_bytes(_line({"capacity": asdict(capacity)}))
+
+    def write(self, landed: Landed, records: Mapping[int, Record], now: float) -> None:
+        """A Step landed `now`; `records` do not count it yet."""
+        rows = [
+            [o.id, _known(records.get(o.id)), o.prefilled, o.drafted, o.accepted, o.emitted]
+            for o in landed.outcomes
+        ]
+        if rows:
+            seconds = {"sent": landed.sent, "landed": now, "seconds": landed.seconds}
+            with self._path.open("ab") as file:
+                file.write(_line({**seconds, "rows": rows}))
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return orjson.dumps(value) + b"\n"
+
+
+def _known(record: Record | None) -> int:
+    """0 for a request that ended while the Step was in flight."""
+    return 0 if record is None else len(record.prompt) + len(record.tokens)

@@ -1,0 +1,1 @@
+"""HTTP without any API: server, bodies, responses, streams, access, logging and tracing."""

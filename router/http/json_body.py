@@ -1,0 +1,107 @@
+"""JSON bytes become a typed body, or an error that names the field.
+
+Strict pydantic models: no bool as a number, no "5" as 5, every integer bounded by its type, floats
+rounded to float32 before anyone compares them. Unknown fields are ignored and an explicit null
+equals an absent field, at every depth. Nothing takes long: a body of too many values is refused
+before it is parsed, and the first wrong value ends the reading.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from router.errors import Malformed, Mistyped
+
+
+def _float32(value: float) -> float:
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    except OverflowError as fault:
+        raise ValueError("number out of range of float32") from fault
+
+
+Float = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_float32)]
+U32 = Annotated[int, Field(ge=0, lt=1 << 32)]
+U64 = Annotated[int, Field(ge=0, lt=1 << 64)]
+I32 = Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)]
+Strings = Annotated[list[str], Field(fail_fast=True)]
+Json = Any
+"""Any value of a parsed body; pydantic's JsonValue would look at each part of it once more."""
+
+_PARTS = (b",", b"[", b"{")
+MOST_VALUES = 1 << 16
+"""Values of one body, beside those that may be token ids: numbers, texts, arrays, objects."""
+
+
+class Body(BaseModel):
+    """Strict types, unknown fields ignored, null as good as absent."""
+
+    model_config = ConfigDict(
+        strict=True, extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: field for name, field in value.items() if field is not None}
+
+
+AnyBody = TypeVar("AnyBody", bound=Body)
+
+
+def read(body: bytes, kind: type[AnyBody], most: int = MOST_VALUES) -> AnyBody:
+    """`body` as a `kind`.
+
+    Raises Malformed (not JSON) or Mistyped (names the first wrong field, or says that there are
+    more than `most` values).
+    """
+    return typed(parse_json(body, most), kind)
+
+
+def typed(value: Any, kind: type[AnyBody]) -> AnyBody:
+    """A parsed `value` as a `kind`. Raises Mistyped, which names the first wrong field."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as fault:
+        raise Mistyped(_reason(fault)) from fault
+
+
+def parse_json(body: bytes, most: int = MOST_VALUES) -> Any:
+    """What `body` says. Raises Malformed, or Mistyped for more than `most` values."""
+    if len(body) > most and _crowded(body, most):
+        raise Mistyped(f"body: it holds more than {most} values")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as fault:
+        raise Malformed(str(fault)) from fault
+
+
+def _crowded(body: bytes, most: int) -> bool:
+    """Whether there are more than `most` values: commas and openings outside of strings."""
+    if sum(map(body.count, _PARTS)) <= most:
+        return False
+    plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    if plain.count(b'"') > 4 * most:  # a value has at most a name and a text
+        return True
+    outside = b"".join(plain.split(b'"')[::2])
+    return sum(map(outside.count, _PARTS)) > most
+
+
+def _reason(fault: ValidationError) -> str:
+    first = fault.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(map(str, first["loc"])) or "body"
+    text = "Input should be an object" if first["type"] == "model_type" else first["msg"]
+    return f"{field}: {text}"

@@ -1,0 +1,63 @@
+"""JSON responses, small and large: a large one is written aside, or sent part by part."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel
+
+from router.offload import aside
+from router.requests.record import Record
+
+
+class ErrorResponse(BaseModel):
+    """What went wrong."""
+
+    error: str
+    error_type: str
+
+
+def dump(value: Any) -> bytes:
+    """JSON without spaces or newlines."""
+    return orjson.dumps(value)
+
+
+_TOKEN_BYTES = 100
+_SENT_AT_ONCE = 1 << 20
+
+
+def reply(value: Any, headers: Mapping[str, str] | None = None, status: int = 200) -> web.Response:
+    """A JSON response."""
+    body = dump(value)
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
+
+
+async def reply_aside(value: Any, headers: Mapping[str, str], size: int) -> web.Response:
+    """The same of a `value` that may be large: about `size` bytes."""
+    body = await aside(size, dump, value)
+    return web.Response(body=body, headers=headers, content_type="application/json")
+
+
+def weight(records: Sequence[Record]) -> int:
+    """About how many bytes an answer has that tells all of `records`."""
+    told = (
+        len(each.tokens) + each.request.decoder_input_details * len(each.prompt) for each in records
+    )
+    return _TOKEN_BYTES * sum(told)
+
+
+def reply_in_parts(parts: Sequence[bytes]) -> web.Response:
+    """The response whose JSON is `parts`; many bytes are sent part by part, as the client reads."""
+    size = sum(map(len, parts))
+    if size <= _SENT_AT_ONCE:
+        return web.Response(body=b"".join(parts), content_type="application/json")
+
+    async def each() -> AsyncIterator[bytes]:
+        for part in parts:
+            yield part
+
+    headers = {"Content-Length": str(size), "Content-Type": "application/json"}
+    return web.Response(body=each(), headers=headers)

@@ -1,0 +1,1 @@
+"""TGI's native API: routes, bodies, validation, responses."""

@@ -1,0 +1,1 @@
+"""Parses model output into reasoning, content and tool calls."""

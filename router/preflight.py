@@ -1,0 +1,51 @@
+"""A child that says whether the router could serve a model's text; for `--check`.
+
+It reads the router's own configuration, connects to nothing, and reports `checked` or a `fault`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from router.app import load_model
+from router.child import BAD_FLAG, Fault, emit, parse
+from router.config import RouterConfig
+from router.requests.request import settle
+
+
+def main() -> int:
+    """The exit status: 0, or that of the fault."""
+    try:
+        emit(event="checked", text=check(parse(sys.stdin.buffer.readline())))
+    except Fault as fault:
+        emit(event="fault", code=fault.code, text=str(fault))
+        return fault.code
+    return 0
+
+
+def check(config: RouterConfig) -> str:
+    """One line on what is there. Raises Fault."""
+    model = load_model(config)
+    longest = _longest(Path(config.model_path))
+    try:
+        bounds = settle(config.limits, longest)
+    except ValueError as fault:
+        raise Fault(BAD_FLAG, str(fault)) from fault
+    template = "a" if model.template else "no"
+    size, most = model.vocabulary.size, bounds.max_total_tokens
+    return f"{size} tokens, {template} chat template, requests of up to {most} tokens"
+
+
+def _longest(folder: Path) -> int:
+    """Positions that the model has, as its configuration says."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+    text = config.get("text_config", config)
+    found = (text.get(name) for name in ("max_position_embeddings", "n_positions", "n_ctx"))
+    return next((int(value) for value in found if value), 1 << 31)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The values that a request becomes: `Request` when valid, `Record` when live."""

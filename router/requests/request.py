@@ -1,0 +1,166 @@
+"""A typed body becomes a Request: valid once, never checked again.
+
+`fit` holds the rules that need the prompt's length in tokens. No socket, clock or tokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+from router.config import Limits
+from router.errors import Invalid
+from shard.wire.protocol import Report, Sampling
+
+CAP = 1024
+"""Most new tokens that the length check counts, whatever was asked; TGI's generation chunk."""
+MOST_TOLD = 8192
+"""Most tokens of a prompt whose log-probabilities are told."""
+SEEDS = 1 << 53
+"""Seeds are picked below this, so that a client reading numbers as doubles sees them exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds(Limits):
+    """Limits whose two lengths are settled."""
+
+    max_input_tokens: int = 0
+    max_total_tokens: int = 0
+
+
+def settle(limits: Limits, longest: int) -> Bounds:
+    """`limits` for shards whose rows hold `longest` tokens. Raises ValueError if they clash."""
+    total = longest if limits.max_total_tokens is None else limits.max_total_tokens
+    longest_input = total - 1 if limits.max_input_tokens is None else limits.max_input_tokens
+    if total > longest:
+        raise ValueError(f"`max_total_tokens`({total}) must be <= {longest}, all that fits")
+    if longest_input >= total:
+        raise ValueError(
+            f"`max_input_tokens`({longest_input}) must be < `max_total_tokens`({total})"
+        )
+    values = {field.name: getattr(limits, field.name) for field in fields(Limits)}
+    return Bounds(**{**values, "max_input_tokens": longest_input, "max_total_tokens": total})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to generate, valid but for its length in tokens; `fit` checks that."""
+
+    inputs: str
+    sampling: Sampling
+    """Its seed is fixed; temperature 0 is greedy."""
+    max_new_tokens: int | None = None
+    """None: all that fits."""
+    stop: tuple[str, ...] = ()
+    truncate: int | None = None
+    """Keep the last so many tokens of the prompt."""
+    ignore_eos: bool = False
+    speculate: int | None = None
+    """Cap on the draft length; None is the server's."""
+    details: bool = False
+    return_full_text: bool | None = None
+    """None: as the route has it."""
+    stream: bool = False
+    top_n_tokens: int = 0
+    """How many of the likeliest tokens to tell at every position."""
+    decoder_input_details: bool = False
+    """Whether to tell the prompt's log-probabilities; implies `details`."""
+    best_of: int = 1
+    """Out of how many sequences the likeliest is the answer."""
+    tokens: tuple[int, ...] | None = None
+    """The prompt where it was given as token ids; `inputs` is its text."""
+    add_special_tokens: bool = True
+    """Whether the tokenizer adds its own to `inputs`."""
+    raw: bool = False
+    """Log-probabilities of the model itself, not of what the parameters left of it."""
+    hidden: bool = False
+    """Whether stop strings and special tokens stay out of the text, as OpenAI has it."""
+    shown: frozenset[str] = frozenset()
+    """Special tokens that stay in the text nevertheless."""
+    grammar: str | None = None
+    """What the output must match, in llguidance's form."""
+    expected_new_tokens: int | None = None
+    """The caller's guess at the answer's length; moves its turn, never its text."""
+    priority: int = 0
+    """Lower goes first, as in vLLM."""
+    user: str | None = None
+    """Whose request it is: service is shared fairly between users."""
+    cache_salt: str | None = None
+    """Requests share cached prefixes with those of the same salt alone, as in vLLM."""
+    route: int = 0
+    """Kind of text, by which answers' lengths are learned: 0 plain, 1 chat."""
+
+    @property
+    def tenant(self) -> int:
+        """A number for `user`, the same in every process; 0 for nobody."""
+        return digest(self.user) if self.user else 0
+
+    @property
+    def report(self) -> Report:
+        """What the shards are to tell beside the tokens."""
+        return Report(self.top_n_tokens, self.raw, self.decoder_input_details)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed to report: None where no noise is used."""
+        return self.sampling.seed if self.sampling.temperature else None
+
+
+def pick_seed() -> int:
+    """A fresh seed for a request that samples and names none."""
+    return secrets.randbelow(SEEDS)
+
+
+def sequences(request: Request, count: int) -> tuple[Request, ...]:
+    """`request`, and `count` - 1 more that differ in their seeds, which follow from its seed."""
+    sampling = request.sampling
+    seeds = [sampling.seed, *(_seed(sampling.seed, index) for index in range(1, count))]
+    return tuple(replace(request, sampling=replace(sampling, seed=seed)) for seed in seeds)
+
+
+def _seed(seed: int, index: int) -> int:
+    return digest(f"{seed} {index}") % SEEDS
+
+
+def digest(text: str) -> int:
+    """64 bits of BLAKE2b."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def fit(request: Request, tokens: Sequence[int], bounds: Bounds) -> tuple[tuple[int, ...], int]:
+    """The prompt's tokens that are kept and the most new ones, at least 1 each. Raises Invalid.
+
+    The rule counts no more than CAP new tokens, as TGI's does, so 10000 passes where CAP fits;
+    the budget is what was asked, cut to what is left.
+    """
+    kept = tokens if request.truncate is None else tokens[-request.truncate :]
+    used, most = len(kept), bounds.max_total_tokens
+    room = max(most - used, 0)
+    asked = room if request.max_new_tokens is None else request.max_new_tokens
+    counted = min(asked, CAP)
+    _refuse(
+        used + counted > most,
+        f"`inputs` tokens + `max_new_tokens` must be <= {most}. "
+        f"Given: {used} `inputs` tokens and {counted} `max_new_tokens`",
+    )
+    _refuse(
+        used > bounds.max_input_tokens,
+        f"`inputs` must have less than {bounds.max_input_tokens} tokens. Given: {used}",
+    )
+    _refuse(
+        request.decoder_input_details and used > MOST_TOLD,
+        f"log-probabilities of a prompt are told of at most {MOST_TOLD} tokens. Given: {used}",
+    )
+    _refuse(not used, "`inputs` cannot be empty")  # a tokenizer may add nothing to odd text
+    return tuple(kept), min(asked, room)
+
+
+def _refuse(broken: bool, text: str) -> None:
+    if broken:
+        raise Invalid(text)
+
+
+def _within(value: float | None, low: float, high: float) -> bool:
+    return value is None or low < value < high

@@ -1,0 +1,1 @@
+"""How many tokens each row drafts, and what a Step costs."""

@@ -1,0 +1,1 @@
+"""How long a request will still take: lengths and service times."""

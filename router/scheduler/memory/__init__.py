@@ -1,0 +1,1 @@
+"""Where each row's KV is: pages, host slots, shared prefixes."""

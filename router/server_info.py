@@ -1,0 +1,23 @@
+"""What the server says of itself on `/info` and in responses. A frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the server says of itself."""
+
+    model_id: str
+    model_sha: str | None
+    pipeline_tag: str | None
+    """The hub's tag of the target; None where it is unknown."""
+    compute_type: str
+    """Number and name of the devices, such as `2-nvidia-h200`."""
+    validation_workers: int
+    speculate: int
+    """Largest draft length; 0 without a drafter."""
+    draft_model_id: str | None
+    scheduler: str
+    """Name of the order of service."""

@@ -1,0 +1,120 @@
+"""The row table: what a rank knows of every live request, and how rows become a packed Step.
+
+A row's tokens are the prompt and everything emitted; `cached` and `draft_cached` count the
+leading tokens whose keys and values the target and the draft hold. A row decodes when all but
+its last token are cached. Rolling back rejected drafts leaves these counts where they are.
+"""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from shard.sampling.grammar import Matcher
+from shard.sampling.position import Spot
+from shard.wire.protocol import End, Grow, New, ProtocolError, Report, Sampling, Step
+
+
+@dataclass(slots=True)
+class Row:
+    """One live request. Mutable, owned by the engine's one thread."""
+
+    id: int
+    tokens: list[int]
+    prompt: int
+    max_new: int
+    ignore_eos: bool
+    sampling: Sampling
+    report: Report = field(default_factory=Report)
+    matcher: Matcher | None = None
+    pages: list[int] = field(default_factory=list)
+    cached: int = 0
+    draft_cached: int = 0
+    done: bool = False
+    packed: bytearray = field(default_factory=bytearray)
+    """The leading tokens as int32, as far as prompt lookup has needed them."""
+
+    @property
+    def remaining(self) -> int:
+        """How many tokens the row may still emit."""
+        return self.prompt + self.max_new - len(self.tokens)
+
+    def spot(self, drafts: Sequence[int]) -> Spot:
+        """The position after the row's tokens and `drafts`."""
+        return Spot(self.sampling, self.tokens, drafts, self.prompt, self.matcher, self.report)
+
+    def append(self, tokens: Sequence[int], eos: frozenset[int]) -> tuple[list[int], End | None]:
+        """Add `tokens` up to the first that ends the row; return those added and the reason.
+
+        The token count is tested before EOS, as in TGI.
+        """
+        kept: list[int] = []
+        for token in tokens:
+            kept.append(token)
+            self.tokens.append(token)
+            if self.remaining <= 0:
+                return self._ended(kept, End.LENGTH)
+            if token in eos and not self.ignore_eos:
+                return self._ended(kept, End.EOS)
+        return kept, None
+
+    def _ended(self, kept: list[int], end: End) -> tuple[list[int], End]:
+        self.done = True
+        return kept, end
+
+
+class RowTable:
+    """All rows by id. Applies a Step's changes in order: release, new, grow."""
+
+    def __init__(self, matcher: Callable[[str], Matcher]) -> None:
+        self._matcher = matcher
+        self._rows: dict[int, Row] = {}
+
+    def apply(self, step: Step) -> None:
+        """Make `step`'s changes. Raises ProtocolError for rows that do not fit the table."""
+        for id in step.release:
+            self._rows.pop(id, None)
+        for new in step.new:
+            self._add(new)
+        for grow in step.grow:
+            self._grow(grow)
+
+    def row(self, id: int) -> Row:
+        """The row `id`. Raises ProtocolError if it is not here."""
+        if id not in self._rows:
+            raise ProtocolError(f"row {id} is not in the table")
+        return self._rows[id]
+
+    def clear(self) -> None:
+        """Forget every row."""
+        self._rows.clear()
+
+    def _add(self, new: New) -> None:
+        if new.id in self._rows:
+            raise ProtocolError(f"row {new.id} is in the table already")
+        self._rows[new.id] = Row(
+            id=new.id,
+            tokens=list(new.tokens),
+            prompt=new.prompt,
+            max_new=new.max_new,
+            ignore_eos=new.ignore_eos,
+            sampling=new.sampling,
+            report=new.report,
+            matcher=None if new.grammar is None else self._matcher(new.grammar),
+            cached=new.cached,
+            draft_cached=new.draft_cached,
+        )
+
+    def _grow(self, grow: Grow) -> None:
+        self.row(grow.id).pages.extend(grow.pages)
+
+
+def digest(rows: Iterable[Row]) -> int:
+    """A checksum of `rows` that ranks share where they hold them alike."""
+    value = 0
+    for row in rows:
+        state = (row.id, row.cached, row.draft_cached, row.done, *row.tokens[-8:])
+        value = zlib.crc32(array("q", state).tobytes(), value)
+    return value

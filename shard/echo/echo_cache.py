@@ -1,0 +1,109 @@
+"""The echo engine's cache: each slot remembers what a real one would hold keys and values of.
+
+Keys and values at a position depend on every token up to it, so a slot holds a checksum of that
+prefix, for the target and for the draft. That makes every false claim visible: a row that enters
+with pages of another prefix, one that comes back from the host with another's pages, a page that
+is written while two rows own it. The draft's part of a shared page may be written, with what the
+target's part stands for.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from zlib import crc32
+
+from shard.wire.protocol import Move, ProtocolError, Step
+
+PAGE_SIZE = 16
+"""Tokens per page."""
+_GARBAGE = -1
+
+Content = list[int]
+"""What a page's slots hold."""
+
+
+def prefixes(tokens: Sequence[int], known: Sequence[int] = ()) -> list[int]:
+    """For each token a checksum of it and all before; those of the first tokens may be `known`."""
+    sums = list(known)
+    for token in tokens[len(sums) :]:
+        sums.append(crc32(array("i", [token]).tobytes(), sums[-1] if sums else 0))
+    return sums
+
+
+class EchoCache:
+    """Pages 1..`pages` and host slots 0..`slots` - 1, for a target and its draft."""
+
+    def __init__(self, pages: int, slots: int) -> None:
+        self._count, self._slots = pages, slots
+        self._owners: Counter[int] = Counter()
+        self._pages: dict[int, tuple[Content, Content]] = {}
+        self._host: dict[int, tuple[Content, Content]] = {}
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._owners.clear()
+        self._pages.clear()
+        self._host.clear()
+
+    def own(self, page: int, shared: bool) -> None:
+        """One more row has `page`; only a `shared` one may have owners already."""
+        require(0 < page <= self._count, f"there is no page {page}")
+        require(shared or not self._owners[page], f"page {page} has an owner")
+        self._owners[page] += 1
+        if not shared:  # what it held is void; moves of the same Step may fill it
+            self._pages.setdefault(page, _empty())
+
+    def disown(self, pages: Sequence[int]) -> None:
+        """A row lost `pages`, which keep what they hold."""
+        self._owners.subtract(pages)
+
+    def move(self, step: Step) -> None:
+        """Make the moves of `step`, in its order."""
+        require(
+            all(
+                0 <= slot < self._slots for slot in (*step.swap_out.targets, *step.swap_in.sources)
+            ),
+            "there is no such host slot",
+        )
+        _copy(step.swap_out, self._pages, self._host)
+        _copy(step.copy, self._pages, self._pages)
+        _copy(step.swap_in, self._host, self._pages)
+
+    def write(self, pages: Sequence[int], draft: bool, reach: range, sums: Sequence[int]) -> None:
+        """Fill a row's positions in `reach`; beyond `sums` lie rejected drafts."""
+        for position in reach:
+            page, at = pages[position // PAGE_SIZE], position % PAGE_SIZE
+            value = sums[position] if position < len(sums) else _GARBAGE
+            same = draft and value == self._pages[page][False][at]
+            require(self._owners[page] == 1 or same, f"page {page} is written and shared")
+            self._pages[page][draft][at] = value
+
+    def check(self, pages: Sequence[int], draft: bool, sums: Sequence[int]) -> None:
+        """A row's `pages` must hold `sums` from its first position on."""
+        for position, value in enumerate(sums):
+            page = pages[position // PAGE_SIZE]
+            held = self._pages[page][draft][position % PAGE_SIZE]
+            require(held == value, f"page {page} does not hold what position {position} claims")
+
+
+def require(holds: bool, text: str) -> None:
+    """Raises ProtocolError with `text` unless `holds`."""
+    if not holds:
+        raise ProtocolError(text)
+
+
+def _empty() -> tuple[Content, Content]:
+    return [_GARBAGE] * PAGE_SIZE, [_GARBAGE] * PAGE_SIZE
+
+
+def _copy(
+    move: Move,
+    sources: dict[int, tuple[Content, Content]],
+    targets: dict[int, tuple[Content, Content]],
+) -> None:
+    require(len(move.sources) == len(move.targets), "a move has as many targets as sources")
+    require(all(source in sources for source in move.sources), "a move of what was never filled")
+    read = [(list(sources[source][0]), list(sources[source][1])) for source in move.sources]
+    targets.update(zip(move.targets, read, strict=True))

@@ -1,0 +1,1 @@
+"""How shards are found, downloaded, estimated and started. Only `launcher.py` imports it."""

@@ -1,0 +1,1 @@
+"""A checkpoint becomes one rank's partition of a model."""

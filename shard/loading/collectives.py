@@ -1,0 +1,91 @@
+"""Tensor parallelism on plain tensors: the group of ranks, and the sums that a plan implies.
+
+`slices` says what a rank keeps of each parameter; here the modules get the hooks that make the
+parts add up: an all-reduce after a row-wise module and after experts, a gather after a head that
+must return the whole vocabulary. Ranks gather identical bits and sample alike, so tokens need no
+broadcast; Acks carry a digest.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from shard.loading.partition import GATHERED, ROWWISE, SPLIT_INPUT, Ranks, plan
+
+_COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+"""A dead peer is seen at once; a hung one is the router's watchdog's to find."""
+_SUMMED = (*ROWWISE, "all_reduce", "moe_tp_experts")
+
+
+def connect(ranks: Ranks, rendezvous: str, device: torch.device) -> None:
+    """Join the group of all ranks through the file `rendezvous`; loopback only."""
+    if ranks.world == 1:
+        return
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=f"file://{rendezvous}",
+        rank=ranks.rank,
+        world_size=ranks.world,
+        timeout=_COLLECTIVE_TIMEOUT,
+    )
+
+
+def slowest(seconds: float, ranks: Ranks, device: torch.device) -> float:
+    """The largest of all ranks' `seconds`, the same on every rank."""
+    if ranks.world == 1:
+        return seconds
+    figure = torch.tensor(seconds, dtype=torch.float64, device=device)
+    dist.all_reduce(figure, dist.ReduceOp.MAX)
+    return figure.item()
+
+
+def unanimous(yes: bool, device: torch.device) -> bool:
+    """Whether every rank of the group says `yes`: one small collective, one answer."""
+    vote = torch.tensor(int(yes), device=device)
+    dist.all_reduce(vote, dist.ReduceOp.MIN)
+    return bool(vote.item())
+
+
+def hook(module: nn.Module, name: str, ranks: Ranks) -> None:
+    """Let the cut parts of `module` add up to what the whole would compute. Raises like `plan`."""
+    for path, style in plan(module, name, ranks).items():
+        part = next((part for own, part in module.named_modules() if own == path), None)
+        if part is None:
+            continue  # a parameter; its module has an entry of its own
+        if style in SPLIT_INPUT:
+            part.register_forward_pre_hook(_splitter(ranks))
+        if style in _SUMMED:
+            part.register_forward_hook(_all_reduce)
+        elif style == GATHERED and part.out_features % ranks.world == 0:
+            part.register_forward_hook(_gatherer(ranks.world))
+
+
+def _splitter(ranks: Ranks) -> Callable[[nn.Module, Any], tuple[Tensor]]:
+    """For a row-wise module whose input is whole on every rank."""
+
+    def split(_module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0].chunk(ranks.world, dim=-1)[ranks.rank],)
+
+    return split
+
+
+def _all_reduce(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    dist.all_reduce(output)
+    return output
+
+
+def _gatherer(world: int) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    def gather(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        parts = [torch.empty_like(output) for _ in range(world)]
+        dist.all_gather(parts, output.contiguous())
+        return torch.cat(parts, dim=-1)
+
+    return gather

@@ -1,0 +1,134 @@
+"""What a rank can afford: how many pages fit beside the weights, how many cores it may use."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from shard.attention.interface import Probe, attending
+from shard.attention.kv_cache import PAGE_SIZE
+from shard.config import ShardConfig
+from shard.errors import Fault
+from shard.model.packed_model import Loaded
+
+_HOST_SHARE = 0.25
+"""Share of the host's free memory that the pools of all ranks may take on CPU."""
+_DEVICE_SHARE = 0.85
+"""Share that a GPU's pools take of what weights and a prefill leave; the rest is for graphs."""
+
+
+def cores() -> int:
+    """Processor cores this process may use; the operator's OMP_NUM_THREADS can only lower it."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return min(len(os.sched_getaffinity(0)), int(given) if given.isdecimal() else 1 << 16) or 1
+
+
+def pages(config: ShardConfig, target: Loaded, draft: Loaded | None) -> int:
+    """Pages of the pool: the flag's tokens, or what memory holds, but never more than is of use.
+
+    Raises Fault 6 if not even one full row fits.
+    """
+    longest = min(target.max_length, config.max_total_tokens or target.max_length)
+    useful = config.max_rows * -(-longest // PAGE_SIZE)
+    if config.max_batch_total_tokens is not None:
+        count = config.max_batch_total_tokens // PAGE_SIZE
+    else:
+        page = target.page_bytes + (draft.page_bytes if draft else 0)
+        count = min(useful, _free_bytes(config, target) // page)
+    wanted = min(longest, config.max_total_tokens or PAGE_SIZE)
+    if count < -(-wanted // PAGE_SIZE):
+        raise Fault(
+            6,
+            f"Not enough memory to handle max_total_tokens={wanted}: the KV cache holds"
+            f" {count * PAGE_SIZE} tokens; lower --max-total-tokens or raise"
+            " --max-batch-total-tokens",
+        )
+    return count
+
+
+def _free_bytes(config: ShardConfig, target: Loaded) -> int:
+    if target.device.type == "cuda":
+        text = f"handle {config.prefill_tokens} prefill tokens. You need to decrease"
+        with enough(f"{text} `--max-batch-prefill-tokens`"):
+            warm_up(target, config.prefill_tokens, config.max_rows)
+        free, total = torch.cuda.mem_get_info(target.device)
+        return int(allowed(free, total, config.cuda_memory_fraction) * _DEVICE_SHARE)
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(free * _HOST_SHARE / config.world)
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Bytes that a forward takes beside weights and cache, rather too many, by what it is fed."""
+
+    per_token: int
+    per_logit: int
+    per_pair: int
+    """For a token and one that it attends to, where attention takes a mask."""
+
+    @classmethod
+    def of(cls, loaded: Loaded) -> Workspace:
+        """From the sizes of the model's parameters on this rank, before its layers are fused.
+
+        Each matrix of a layer turns a token into as many values as it has rows or columns, which
+        its elements over the hidden size count; that all of a layer's outputs are held at once, and
+        its norms in float32, is more than any forward does. A vocabulary's logits are held by part,
+        whole, and in float32. A mask has a row for every head of a group.
+        """
+        text: Any = loaded.module.config.get_text_config()  # type: ignore[union-attr, operator]
+        hidden, chosen = text.hidden_size, getattr(text, "num_experts_per_tok", None) or 1
+        layers = Counter[str]()
+        for name, parameter in loaded.module.named_parameters():
+            layer = re.match(r".*?\.\d+\.", name)
+            experts = parameter.shape[0] if parameter.ndim == 3 else 1
+            if layer and parameter.ndim > 1:
+                layers[layer[0]] += parameter.numel() * min(chosen, experts) // experts
+        widths = max(layers.values(), default=0) // hidden
+        size = loaded.dtype.itemsize
+        heads = text.num_attention_heads
+        return cls(
+            per_token=widths * size + 4 * hidden * 4,
+            per_logit=loaded.vocab_size * (2 * size + 4),
+            per_pair=heads // (getattr(text, "num_key_value_heads", None) or heads) * size,
+        )
+
+    def bytes(self, tokens: int, logits: int, pairs: int) -> int:
+        """For a forward of `tokens` tokens that attend to others in `pairs` and want `logits`."""
+        return tokens * self.per_token + logits * self.per_logit + pairs * self.per_pair
+
+
+@contextmanager
+def enough(text: str) -> Iterator[None]:
+    """Raises Fault 6 with TGI's words before `text` where a device has no memory for the block."""
+    try:
+        yield
+    except torch.OutOfMemoryError as fault:
+        raise Fault(6, f"Not enough memory to {text}") from fault
+
+
+def allowed(free: int, total: int, fraction: float) -> int:
+    """Bytes left of `fraction` of a device that has `free` of `total` bytes."""
+    return max(0, free - int(total * (1 - fraction)))
+
+
+def warm_up(loaded: Loaded, tokens: int, logits: int) -> None:
+    """One forward of the largest Step: torch's allocator keeps what it took, so it is not free.
+
+    `Probe` attends to nothing; attention itself needs little beside the layers' activations.
+    """
+    ids = torch.zeros(1, tokens, dtype=torch.int64, device=loaded.device)
+    positions = torch.arange(tokens, device=loaded.device)[None] % loaded.max_length
+    with torch.inference_mode(), attending(Probe()):
+        loaded.module(
+            input_ids=ids,
+            position_ids=positions,
+            use_cache=False,
+            logits_to_keep=positions[0, : min(logits, loaded.max_length)],
+        )

@@ -1,0 +1,1 @@
+"""Draft, verify, accept: one round for all rows of a Step."""

@@ -1,0 +1,38 @@
+"""A position whose token is to be chosen, and all that the choice may depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shard.sampling.grammar import Matcher
+from shard.wire.protocol import Report, Sampling
+
+_NO_MORE = Report()
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """The position after `tokens` and then `drafts`; the first `prompt` tokens are the prompt."""
+
+    sampling: Sampling
+    tokens: Sequence[int]
+    drafts: Sequence[int] = ()
+    prompt: int = 0
+    matcher: Matcher | None = None
+    report: Report = _NO_MORE
+
+    @property
+    def position(self) -> int:
+        """Absolute position of the token to choose."""
+        return len(self.tokens) + len(self.drafts)
+
+    @property
+    def last(self) -> int:
+        """The token before this position."""
+        return self.drafts[-1] if self.drafts else self.tokens[-1]
+
+    @property
+    def output(self) -> list[int]:
+        """What was emitted or drafted before this position."""
+        return [*self.tokens[self.prompt :], *self.drafts]

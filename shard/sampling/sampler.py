@@ -1,0 +1,165 @@
+"""Which token comes next: processors, warpers, then the counter-based coupled choice.
+
+Draft and target choose by the same rule with the same noise: token = argmax(score + Gumbel noise)
+where the noise is a hash of (seed, absolute position, token id) and nothing else (Gumbel-max
+coupling). The target's choice at a position therefore never depends on what was drafted, on the
+batch, or on when the row ran, and a draft that scores like the target chooses alike. Every
+processor sees the row's tokens and the drafts before the position. Greedy rows get no noise;
+ties go to the lowest id.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from shard.sampling import processors, warpers
+from shard.sampling.position import Spot
+from shard.wire.protocol import Sampling, Top
+
+__all__ = ["Spot", "best", "gumbel", "logprobs", "pick", "process", "stream_key"]
+
+_PROCESSORS = (
+    processors.watermark,
+    processors.repetition,
+    processors.frequency_and_presence,
+    processors.bias,
+)
+_WARPERS = (
+    warpers.temperature,
+    warpers.top_k,
+    warpers.top_p,
+    warpers.typical_p,
+    warpers.min_p,
+)
+_MASK64 = (1 << 64) - 1
+
+
+def process(logits: Tensor, spots: Sequence[Spot], eos: Collection[int] = ()) -> Tensor:
+    """Scores [N, V] float32 of `logits` [N, V]; `eos` ends a text and may be barred.
+
+    In order: watermark, repetition, frequency and presence, bias, minimum length, grammar,
+    temperature, top-k, top-p, typical-p, min-p. The logits themselves where
+    nobody asks for any.
+    """
+    if all(spot.matcher is None and _neutral(spot.sampling) for spot in spots):
+        return logits.float()
+    scores = logits.to(torch.float32, copy=True)
+    for step in _PROCESSORS:
+        step(scores, spots)
+    processors.bar(scores, spots, eos)
+    for step in _WARPERS:
+        step(scores, spots)
+    return scores
+
+
+@lru_cache(maxsize=4096)
+def _neutral(sampling: Sampling) -> bool:
+    """Whether scores under `sampling` are the logits; the seed only matters to the choice."""
+    return replace(sampling, seed=0) == Sampling()
+
+
+def pick(scores: Tensor, spots: Sequence[Spot]) -> Tensor:
+    """The chosen token of every spot, int64 [N], from processed `scores` [N, V]."""
+    sampled = [index for index, spot in enumerate(spots) if spot.sampling.temperature > 0]
+    if sampled:
+        noise = gumbel([spots[index] for index in sampled], scores.shape[1], scores.device)
+        rows = torch.tensor(sampled, device=scores.device)
+        scores = scores.index_add(0, rows, noise)
+    return argmax(scores)
+
+
+def argmax(scores: Tensor) -> Tensor:
+    """The first of the largest scores; on the host NumPy finds it some thirty times as fast."""
+    if scores.device.type == "cpu":
+        return torch.from_numpy(scores.numpy().argmax(-1))
+    return scores.argmax(-1)
+
+
+def logprobs(scores: Tensor) -> Tensor:
+    """Natural-log probabilities [N, V] under `scores` [N, V]."""
+    return scores.log_softmax(-1)
+
+
+def best(logs: Tensor, counts: Sequence[int]) -> list[Top]:
+    """The `counts[i]` likeliest tokens of row i of `logs` [N, V], the likeliest first.
+
+    Ties with the last are kept, so there may be more; a barred token is never among them.
+    """
+    tops = [Top((), ())] * len(counts)
+    rows = [row for row, count in enumerate(counts) if count]
+    if not rows:
+        return tops
+    asked = logs[rows]
+    most = min(max(counts), logs.shape[1])
+    last = torch.tensor([[min(counts[row], most) - 1] for row in rows], device=logs.device)
+    cutoff = asked.topk(most).values.gather(1, last)
+    kept = (asked >= cutoff) & (asked > -math.inf)
+    for row, values, mask in zip(rows, asked, kept, strict=True):
+        ids = mask.nonzero()[:, 0]
+        order = values[ids].sort(descending=True, stable=True)
+        tops[row] = Top(tuple(ids[order.indices].tolist()), tuple(order.values.tolist()))
+    return tops
+
+
+def gumbel(spots: Sequence[Spot], vocabulary: int, device: torch.device) -> Tensor:
+    """Standard Gumbel noise [N, V] float32, a pure function of seed, position and token id."""
+    keys = [stream_key(spot.sampling.seed, spot.position) for spot in spots]
+    return noise(torch.tensor([signed(key) for key in keys]).to(device), vocabulary)
+
+
+def noise(keys: Tensor, vocabulary: int) -> Tensor:
+    """Standard Gumbel noise [N, V] float32 for the stream keys `keys` [N], bits as int64.
+
+    `-log(-log1p(-u))` with u from 31 hash bits: u is exact where it is small, and small u is
+    where the large values, the winners, come from.
+    """
+    bits = _hash(keys, vocabulary)
+    uniform = ((bits & 0x7FFFFFFF).float() + 0.5) * 2.0**-31
+    uniform.clamp_(max=1 - 2.0**-24)
+    return uniform.neg_().log1p_().neg_().log_().neg_()
+
+
+def _hash(keys: Tensor, vocabulary: int) -> Tensor:
+    """int32 [N, V]: two rounds of a 32-bit finaliser keyed by the halves of `keys`."""
+    low, high = keys.view(torch.int32).view(-1, 2, 1).unbind(1)  # little-endian
+    ids = torch.arange(vocabulary, dtype=torch.int32, device=keys.device)
+    return _finalise(_finalise(ids[None] + low) ^ high)
+
+
+def _finalise(value: Tensor) -> Tensor:
+    """The 32-bit finaliser of MurmurHash3, on wrapping int32; shifts are logical."""
+    value = (value ^ ((value >> 16) & 0xFFFF)) * -0x7A143595
+    value = (value ^ ((value >> 13) & 0x7FFFF)) * -0x3D4D51CB
+    return value ^ ((value >> 16) & 0xFFFF)
+
+
+def stream_key(seed: int, position: int) -> int:
+    """64 bits that name the noise of one position: SplitMix64 over seed, then position."""
+    return mix64((mix64(seed) + position) & _MASK64)
+
+
+def mix64(value: int) -> int:
+    """One step of SplitMix64 (Steele et al. 2014)."""
+    value = (value + 0x9E3779B97F4A7C15) & _MASK64
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return value ^ (value >> 31)
+
+
+def mixed(values: Tensor) -> Tensor:
+    """`mix64` of the bits in `values`, int64, whose arithmetic wraps; shifts are logical."""
+    values = values + signed(0x9E3779B97F4A7C15)
+    values = (values ^ ((values >> 30) & (_MASK64 >> 30))) * signed(0xBF58476D1CE4E5B9)
+    values = (values ^ ((values >> 27) & (_MASK64 >> 27))) * signed(0x94D049BB133111EB)
+    return values ^ ((values >> 31) & (_MASK64 >> 31))
+
+
+def signed(value: int) -> int:
+    """The int64 of the same 64 bits."""
+    return value - (1 << 64) if value >> 63 else value

@@ -1,0 +1,1 @@
+"""Measured at start: what Steps and preemptions cost."""

@@ -1,0 +1,148 @@
+"""What a rank's work costs, measured at warm-up on Steps that the engine itself runs.
+
+Steps by number of rows and draft length; from them one draft forward (the paper's T_SSM) and one
+verification forward (T_LLM) for one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shard.attention.kv_cache import PAGE_SIZE
+from shard.batch.packing import Feed
+from shard.batch.rows import Row
+from shard.rounds.drafters import Ask
+from shard.wire.protocol import Cost, Grow, Ids, New, Run, Sampling, Step, StepResult
+
+BUDGET = 1.0
+"""Seconds of measured Steps after which no more rows are tried."""
+_ROUNDS = 3
+_GAP = 8
+
+Agree = Callable[[float], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds: of one draft and one verify forward for one row, and of whole Steps."""
+
+    draft_token_seconds: float
+    verify_seconds: float
+    catch_up_seconds: float
+    """For each token that the drafter has missed."""
+    table: tuple[Cost, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What warm-up may use: rows of a Step, tokens of a row, pages of the pool."""
+
+    rows: int
+    length: int
+    pages: int
+
+
+class Zeros:
+    """Drafts zeros, so that verification is timed where prompt lookup would find nothing."""
+
+    source = "zeros"
+    caches = ()
+
+    def room(self, row: Row) -> int:
+        """No limit of its own."""
+        return row.remaining
+
+    def propose(self, asks: Sequence[Ask], chunks: Sequence[Feed]) -> None:
+        """Fill every ask."""
+        for ask in asks:
+            ask.drafts = [0] * ask.count
+
+    def settle(self, ask: Ask, known: int, accepted: int) -> None:
+        """It keeps nothing."""
+
+
+class Executor(Protocol):
+    """The part of the engine that warm-up drives."""
+
+    def execute(self, step: Step) -> StepResult:
+        """Run one Step."""
+
+    def reset(self) -> None:
+        """Forget every row."""
+
+
+def measure(engine: Executor, limits: Limits, speculate: int, lags: bool, agree: Agree) -> Costs:
+    """Time a few Steps of every size worth knowing, the smallest first, until `BUDGET` is spent.
+
+    `lags`: the drafter has a cache, which falls behind in Steps without drafts. `agree` makes one
+    figure of the ranks' figures, so that all of them stop after the same Step.
+    """
+    table: list[Cost] = []
+    for rows in _sizes(limits):
+        if sum(cell.seconds for cell in table) * (_ROUNDS + 1) > BUDGET:
+            break
+        for draft in _lengths(limits, rows, speculate):
+            table.append(Cost(rows, draft, agree(_least(engine, rows, draft))))
+    catch_up = agree(_catch_up(engine, limits)) if lags else 0.0
+    engine.reset()
+    alone = [cell for cell in table if cell.rows == 1]
+    verify, longest = alone[0].seconds, alone[-1]
+    drafts = max(0.0, longest.seconds - verify) / max(1, longest.draft)
+    return Costs(drafts, verify, catch_up, tuple(table))
+
+
+def decode_seconds(engine: Executor) -> float:
+    """Seconds of one plain decode step of one row."""
+    seconds = _least(engine, 1, 0)
+    engine.reset()
+    return seconds
+
+
+def _sizes(limits: Limits) -> list[int]:
+    """Numbers of rows: powers of four, and the most that there can be."""
+    most = min(limits.rows, limits.pages)
+    return sorted({*(4**power for power in range(8) if 4**power < most), most})
+
+
+def _lengths(limits: Limits, rows: int, speculate: int) -> list[int]:
+    """Draft lengths of which `rows` rows can do all rounds; the cost between them is linear."""
+    tokens = min(limits.length, limits.pages // rows * PAGE_SIZE)
+    most = min(speculate, max(1, (tokens - 2) // (_ROUNDS + 1) - 1))
+    return sorted({0, min(1, most), most})
+
+
+def _least(engine: Executor, rows: int, draft: int) -> float:
+    """Of all rounds the quickest: what else the machine does can only make one slower."""
+    rounds = _ROUNDS + 1  # the first run of a shape allocates
+    ids = _enter(engine, rows, 1 + rounds * (draft + 1))
+    step = Step(0, (), (), (), tuple(Run(id, 0, draft) for id in ids))
+    seconds = [engine.execute(step).seconds for _ in range(rounds)]
+    engine.execute(Step(0, ids, (), (), ()))
+    return min(seconds[1:])
+
+
+def _catch_up(engine: Executor, limits: Limits) -> float:
+    """Seconds for one token of a gap: a first draft after `_GAP` Steps without, less the next."""
+    gap = min(_GAP, min(limits.length, limits.pages * PAGE_SIZE) // 2 - 5)
+    if gap < 1:
+        return 0.0  # so short a context has no gap worth a charge
+    [id] = _enter(engine, 1, 1 + 2 * (gap + 4))
+    plain, drafted = (Step(0, (), (), (), (Run(id, 0, draft),)) for draft in (0, 1))
+    for _ in range(2):  # the first time of a shape allocates
+        for _ in range(gap):
+            engine.execute(plain)
+        late, usual = (engine.execute(drafted).seconds for _ in range(2))
+    engine.execute(Step(0, (id,), (), (), ()))
+    return max(0.0, late - usual) / gap
+
+
+def _enter(engine: Executor, rows: int, tokens: int) -> Ids:
+    """Start `rows` rows that may each emit `tokens`, and emit the first."""
+    each, ids = 1 + tokens // PAGE_SIZE, tuple(range(rows))
+    pages = [tuple(range(1 + id * each, 1 + (id + 1) * each)) for id in ids]
+    new = tuple(New(id, (0,), 1, tokens, True, Sampling()) for id in ids)
+    grow = tuple(map(Grow, ids, pages))
+    engine.execute(Step(0, (), new, grow, tuple(Run(id, 1, 0) for id in ids)))
+    return ids

@@ -1,0 +1,1 @@
+"""The protocol between router and shards."""

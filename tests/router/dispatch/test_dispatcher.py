@@ -1,0 +1,601 @@
+"""The loop over the shipped schedulers and echo ranks in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.app import measure
+from router.config import Limits, SchedulerConfig
+from router.dispatch.dispatcher import Dispatcher
+from router.dispatch.step_log import StepLog
+from router.errors import Cancelled, Generation, Invalid, Overloaded, RouterError, Unavailable
+from router.observability.metrics import Metrics
+from router.requests.record import Record, Token
+from router.requests.request import Request, settle
+from router.scheduler import build
+from router.scheduler.api import Job, Scheduler, View
+from router.shards.group import STEP_SECONDS, GroupLost, ShardGroup
+from router.text.encoder import Encoder
+from router.text.tokenizer import Vocabulary
+from router.text.worker_pool import Files, Workers
+from shard.config import ShardConfig
+from shard.echo.echo_engine import EchoEngine, reply, reply_logprob
+from shard.wire.protocol import End, Item, Message, Prepare, Prepared, Sampling, Step, StepResult
+from tests.support.families import FAMILIES
+from tests.support.ranks import ECHO, Rank, echo_group
+from tests.support.scripted_ranks import ScriptedRank, listening
+
+TOKENIZER = FAMILIES["byte_level"]
+POLICIES = ("laps-sd", "fcfs", "las", "sjf")
+
+
+class SeenMetrics(Metrics):
+    """Metrics that a test can wait on: how many Steps are done, and the View after each."""
+
+    steps = 0
+    seconds = 0.0
+    """Of the Steps that served a row."""
+    view: Callable[[], View]
+
+    joined = 0
+
+    def step(self, method: str, rows: int, seconds: float, *, joined: bool = False) -> None:
+        super().step(method, rows, seconds, joined=joined)
+        self.steps += 1
+        self.joined += joined
+        self.seconds += seconds if rows else 0.0
+        self.changed.set()
+
+    async def until(self, holds: Callable[[View], bool]) -> None:
+        while not holds(self.view()):
+            self.changed.clear()
+            await self.changed.wait()
+
+    async def until_empty(self) -> None:
+        """Wait until every page is free."""
+        await self.until(lambda view: view.free_pages == self._capacity.pages)
+
+
+@dataclass
+class Serving:
+    """A running dispatcher and what stands around it."""
+
+    dispatcher: Dispatcher
+    scheduler: Scheduler
+    metrics: SeenMetrics
+    running: asyncio.Task[None]
+
+
+@asynccontextmanager
+async def serving(
+    paths: Sequence[str],
+    policy: str = "laps-sd",
+    longest: int | None = None,
+    clock: Callable[[], float] | None = None,
+    log: Path | None = None,
+    **limits: Any,
+) -> AsyncIterator[Serving]:
+    """A dispatcher over the ranks at `paths`."""
+    async with ShardGroup.connect(paths) as shards:
+        limits = {"max_batch_prefill_tokens": 64, **limits}
+        bounds = settle(Limits(**limits), longest or shards.ready[0].max_length)
+        capacity = measure(shards.ready, bounds)
+        metrics = SeenMetrics(bounds, capacity, len(shards.ready))
+        metrics.changed = asyncio.Event()
+        scheduler = build(SchedulerConfig(scheduler=policy), capacity)
+        options: dict[str, Any] = {"clock": clock} if clock else {}
+        options |= {"log": StepLog(str(log), capacity)} if log else {}
+        encoder = Encoder(Vocabulary(TOKENIZER), Workers(Files("", 0)))
+        dispatcher = Dispatcher(scheduler, shards, encoder, bounds, metrics, **options)
+        metrics.view = dispatcher.view
+        running = asyncio.ensure_future(dispatcher.run())
+        try:
+            yield Serving(dispatcher, scheduler, metrics, running)
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError, GroupLost):
+                await running
+
+
+@asynccontextmanager
+async def echoing(
+    world: int = 1, shard: dict[str, Any] | None = None, **options: Any
+) -> AsyncIterator[tuple[Serving, list[Rank]]]:
+    """A dispatcher over `world` echo processes."""
+    with echo_group(world, **(shard or {})) as ranks:
+        async with serving([rank.config.socket for rank in ranks], **options) as server:
+            yield server, ranks
+
+
+class EngineRank(ScriptedRank):
+    """An echo engine inside the test, whose results `twist` may change."""
+
+    def __init__(self, number: int, world: int = 1) -> None:
+        super().__init__(number)
+        self.config: ShardConfig = replace(ECHO, rank=number, world=world)
+        self.engine = EchoEngine(self.config)
+        self.twist: Callable[[StepResult], StepResult] = lambda result: result
+        self.silent = False
+        self.prepares = True
+        self.asked = asyncio.Event()
+        """Set when a grammar is to be prepared."""
+        self.messages: list[Message | None] = []
+        """What was dealt with."""
+
+    def greet(self, hello: Message) -> None:
+        self.say(self.engine.ready())
+
+    def _hear(self, frame: bytes) -> None:
+        super()._hear(frame)
+        while not self._heard.empty() and not self.silent:
+            message = self._heard.get_nowait()
+            self.messages.append(message)
+            if isinstance(message, Step):
+                self.say(self.twist(self.engine.execute(message)))
+            if isinstance(message, Prepare):
+                self.asked.set()
+                self.say(*[Prepared(message.number)] * self.prepares)
+
+
+def ask(inputs: str = "hello world", max_new: int = 20, seed: int = 0, **more: Any) -> Request:
+    return Request(inputs, Sampling(seed=seed), max_new_tokens=max_new, **more)
+
+
+def prompt_of(request: Request) -> list[int]:
+    ids: list[int] = TOKENIZER.encode(request.inputs).ids
+    return ids if request.truncate is None else ids[-request.truncate :]
+
+
+def expected(request: Request) -> tuple[tuple[int, ...], End]:
+    prompt, most = prompt_of(request), request.max_new_tokens
+    assert most is not None
+    return reply(prompt, request.sampling.seed, most, request.ignore_eos)
+
+
+async def read(record: Record) -> list[Token]:
+    return [token async for token in record.stream()]
+
+
+async def finish(server: Serving, request: Request) -> Record:
+    async with server.dispatcher.open(request, "id") as record:
+        await read(record)
+    return record
+
+
+def mixed_requests(count: int, seed: int = 0) -> list[Request]:
+    chance = random.Random(seed)
+    letters = "abcdefgh the world 世界😀"
+    return [
+        ask(
+            "".join(chance.choices(letters, k=chance.randint(1, 120))),
+            chance.randint(1, 60),
+            seed=chance.randrange(2**64),
+            ignore_eos=chance.random() < 0.3,
+            speculate=chance.choice([None, None, 0, 1, 2]),
+            truncate=chance.choice([None, 7]),
+        )
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("world", [1, 2])
+async def test_sixty_four_mixed_requests_get_exactly_their_replies(world: int, policy: str) -> None:
+    """Too few pages for all, so rows are evicted and come back."""
+    requests = mixed_requests(64)
+    shard = {"max_batch_total_tokens": 1024, "max_total_tokens": 400, "max_rows": 16}
+    async with echoing(world, shard, policy=policy) as (server, _):
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(finish(server, request)) for request in requests]
+        records = [task.result() for task in tasks]
+        await server.metrics.until_empty()
+    assert 0 < server.metrics.joined < server.metrics.steps
+    for request, record in zip(requests, records, strict=True):
+        tokens, end = expected(request)
+        assert (tuple(record.emitted), record.finish_reason) == (tokens, end.value)
+        assert record.text == "".join(token.text for token in record.tokens if not token.special)
+        assert record.accepted <= record.drafted
+        assert record.arrived <= record.queued <= record.started
+        assert record.started <= record.first_token <= record.last_token <= record.ended
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize(("rung", "host"), [("recompute", 0), ("swap", 1024)])
+async def test_a_row_that_gave_up_its_pages_goes_on_where_it_was(
+    rung: str, host: int, world: int
+) -> None:
+    """First come, first served, which lets in more than there is room for in the end."""
+    shard = {"max_batch_total_tokens": 256, "max_total_tokens": 256, "max_rows": 8}
+    shard["max_swap_tokens"] = host
+    requests = [ask(f"request {n}", 100, seed=n, ignore_eos=True) for n in range(8)]
+    async with echoing(world, shard, policy="fcfs") as (server, _):
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(finish(server, request)) for request in requests]
+        view = server.scheduler.view()
+    records = [task.result() for task in tasks]
+    assert view.preemptions[rung] > 0
+    for kind, count in view.preemptions.items():
+        assert sum(record.preemptions[kind] for record in records) == count
+    assert [tuple(record.emitted) for record in records] == [
+        expected(request)[0] for request in requests
+    ]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+async def test_a_shared_prompt_is_not_fed_again_unless_it_is_to_be_told(world: int) -> None:
+    text = "a common beginning " * 40
+    plain, told = ask(text, 30), ask(text, 30, decoder_input_details=True)
+    async with echoing(world) as (server, _):
+        records = [await finish(server, request) for request in (plain, plain, told, plain)]
+    assert [tuple(record.emitted) for record in records] == [expected(plain)[0]] * 4
+    first, second, third, fourth = (record.steps for record in records)
+    assert second < first, "a prompt of several chunks took one"
+    assert [record.cached for record in records] == [0, 720, 0, 720]
+    assert third == first
+    assert fourth == second
+    assert [token.logprob is None for token in records[2].prefill].count(True) == 1
+
+
+async def test_a_prompt_is_shared_only_under_the_same_salt() -> None:
+    request = ask("a common beginning " * 40, 30)
+    salts = (None, "one", "two", "one", None)
+    async with echoing() as (server, _):
+        records = [await finish(server, replace(request, cache_salt=salt)) for salt in salts]
+    assert {tuple(record.emitted) for record in records} == {expected(request)[0]}
+    plain, one, two, one_again, plain_again = (record.steps for record in records)
+    assert plain == one == two
+    assert one_again == plain_again < plain
+
+
+async def test_what_a_request_wishes_for_its_turn_reaches_the_scheduler() -> None:
+    wishes = {"expected_new_tokens": 7, "priority": -3, "speculate": 1, "route": 1}
+    async with echoing() as (server, _):
+        jobs: list[Job] = []
+        submit = server.scheduler.submit
+        server.scheduler.submit = lambda job, now: (jobs.append(job), submit(job, now))[1]  # type: ignore[method-assign]
+        await finish(server, ask(user="someone", **wishes))
+        await finish(server, ask())
+    wished, plain = jobs
+    assert (wished.expected, wished.priority, wished.speculate, wished.route) == (7, -3, 1, 1)
+    assert wished.tenant == ask(user="someone").tenant
+    assert (plain.expected, plain.priority, plain.tenant, plain.route) == (None, 0, 0, 0)
+
+
+async def test_a_token_is_streamed_before_the_request_ends() -> None:
+    async with echoing() as (server, _):
+        async with server.dispatcher.open(ask(max_new=2000, ignore_eos=True), "id") as record:
+            first = await anext(aiter(record.stream()))
+            assert record.live
+        assert first == record.tokens[0]
+
+
+async def test_the_reason_is_known_when_the_last_token_is_read() -> None:
+    async with echoing() as (server, _), server.dispatcher.open(ask(), "id") as record:
+        async for token in record.stream():
+            last = token is record.tokens[-1] and len(record.tokens) == len(expected(ask())[0])
+            assert last <= (record.finish_reason is not None)
+    assert record.finish_reason == expected(ask())[1].value
+
+
+@pytest.mark.parametrize("read_before", [0, 1, 30])
+async def test_a_leaver_frees_its_pages_within_three_steps(read_before: int) -> None:
+    async with echoing() as (server, _):
+        request = ask("x" * 200, 3000, ignore_eos=True)
+        async with server.dispatcher.open(request, "id") as record:
+            stream = aiter(record.stream())
+            for _ in range(read_before):
+                await anext(stream)
+            await server.metrics.until(lambda view: view.running > 0)
+        steps = server.metrics.steps
+        await server.metrics.until_empty()
+        assert server.metrics.steps - steps <= 3
+
+
+async def test_a_leaver_that_never_ran_leaves_nothing() -> None:
+    async with echoing() as (server, _):
+        async with server.dispatcher.open(ask(), "id"):
+            pass
+        assert (await finish(server, ask())).finish_reason
+        await server.metrics.until_empty()
+
+
+async def test_random_leavers_disturb_nobody() -> None:
+    chance, requests = random.Random(1), mixed_requests(60, seed=1)
+
+    async def leave(server: Serving, request: Request) -> None:
+        async with server.dispatcher.open(request, "id") as record:
+            left = chance.randint(0, 10)
+            async for _ in record.stream():
+                left -= 1
+                if left < 0:
+                    return
+
+    shard = {"max_batch_total_tokens": 1024, "max_total_tokens": 400, "max_rows": 8}
+    async with echoing(2, shard) as (server, _):
+        async with asyncio.TaskGroup() as group:
+            stay = [group.create_task(finish(server, request)) for request in requests[::2]]
+            for request in requests[1::2]:
+                group.create_task(leave(server, request))
+        await server.metrics.until_empty()
+    for request, task in zip(requests[::2], stay, strict=True):
+        assert tuple(task.result().emitted) == expected(request)[0]
+
+
+async def test_a_cancelled_caller_cancels_its_request() -> None:
+    async with echoing() as (server, _):
+        task = asyncio.ensure_future(finish(server, ask(max_new=3000, ignore_eos=True)))
+        await server.metrics.until(lambda view: view.running > 0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await server.metrics.until_empty()
+
+
+async def test_a_stop_string_ends_the_text_and_frees_the_row() -> None:
+    request = ask(max_new=500, ignore_eos=True)
+    tokens, _ = expected(request)
+    text = TOKENIZER.decode(list(tokens))
+    stop = text[40:43]
+    async with echoing() as (server, _):
+        record = await finish(server, replace(request, stop=("never so", stop)))
+        await server.metrics.until_empty()
+    assert record.finish_reason == "stop_sequence"
+    assert record.text.count(stop) == 1
+    assert text.startswith(record.text)
+    assert tuple(record.emitted) == tokens[: len(record.emitted)]
+    assert stop not in TOKENIZER.decode(record.emitted[:-1])
+
+
+async def test_the_length_is_named_before_a_stop_string_at_the_same_token() -> None:
+    request = ask(max_new=5, ignore_eos=True)
+    text = TOKENIZER.decode(list(expected(request)[0]))
+    async with echoing() as (server, _):
+        record = await finish(server, replace(request, stop=(text,)))
+    assert record.finish_reason == "length"
+
+
+async def test_a_waiting_request_is_told_how_it_stands() -> None:
+    long = ask(max_new=2000, ignore_eos=True)
+    shard = {"echo_seconds": 0.001}
+    async with echoing(shard=shard, max_batch_size=1, policy="fcfs") as (server, _):
+        dispatcher = server.dispatcher
+        async with dispatcher.open(long, "first") as first, dispatcher.open(ask(), "second"):
+            stream = aiter(first.stream())
+            for _ in range(20):
+                await anext(stream)
+            [(record, runs)], [(_, waits)] = dispatcher.look("first"), dispatcher.look("second")
+            assert record is first
+            assert runs
+            assert runs.wait == 0
+            assert 0 < runs.attained == pytest.approx(first.attained)
+            assert waits
+            assert waits.wait > 0
+            assert waits.attained == 0
+        await server.metrics.until_empty()
+        assert dispatcher.look("first") == dispatcher.look("second") == []
+
+
+async def test_a_request_of_a_lower_priority_number_goes_first() -> None:
+    shard = {"echo_seconds": 0.001}
+    async with echoing(shard=shard, max_batch_size=1) as (server, _):
+        asked = [ask(seed=0, max_new=200, ignore_eos=True), ask(seed=1), ask(seed=1, priority=-1)]
+        async with server.dispatcher.open_all(asked, "id") as records:
+            await asyncio.gather(*map(read, records))
+    _, plain, urgent = records
+    assert urgent.emitted == plain.emitted
+    assert urgent.ended < plain.ended
+
+
+async def test_the_service_of_all_requests_is_the_time_of_all_steps() -> None:
+    async with echoing(shard={"echo_seconds": 0.002}) as (server, _):
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(finish(server, ask(seed=n))) for n in range(5)]
+        await server.metrics.until_empty()
+    seconds = server.metrics.seconds
+    assert sum(task.result().attained for task in tasks) == pytest.approx(seconds)
+
+
+async def test_the_step_log_says_what_every_step_did_for_every_row(tmp_path: Path) -> None:
+    requests = mixed_requests(8, seed=3)
+    async with echoing(log=tmp_path / "log") as (server, _):
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(finish(server, request)) for request in requests]
+        await server.metrics.until_empty()
+        pages = server.scheduler.view().free_pages
+    head, *steps = map(json.loads, (tmp_path / "log").read_text().splitlines())
+    assert head["capacity"]["pages"] == pages
+    assert all(step["sent"] <= step["landed"] for step in steps)
+    for record in (task.result() for task in tasks):
+        rows = [row[1:] for step in steps for row in step["rows"] if row[0] == record.id]
+        assert len(rows) == record.steps
+        _, prefilled, drafted, accepted, emitted = map(sum, zip(*rows, strict=True))
+        assert (drafted, accepted, emitted) == (record.drafted, record.accepted, len(record.tokens))
+        assert 0 < prefilled <= len(record.prompt)
+        known = len(record.prompt)
+        for row in rows:
+            assert row[0] == known
+            known += row[4]
+
+
+async def test_a_request_is_cancelled_by_its_id() -> None:
+    async with echoing() as (server, _):
+        async with server.dispatcher.open(ask(max_new=3000, ignore_eos=True), "mine") as record:
+            stream = aiter(record.stream())
+            await anext(stream)
+            assert server.dispatcher.cancel("another") == 0
+            assert server.dispatcher.cancel("mine") == 1
+            with pytest.raises(Cancelled):
+                await read(record)
+        assert server.dispatcher.cancel("mine") == 0
+        await server.metrics.until_empty()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+async def test_a_dead_rank_ends_every_live_stream_with_an_error(victim: int) -> None:
+    async with echoing(2) as (server, ranks):
+        started = asyncio.Barrier(9)
+
+        async def follow(number: int) -> RouterError:
+            request = ask(max_new=3000, seed=number, ignore_eos=True)
+            async with server.dispatcher.open(request, "id") as record:
+                stream = aiter(record.stream())
+                await anext(stream)
+                await started.wait()
+                with pytest.raises(RouterError) as caught:
+                    await read(record)
+                return caught.value
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(follow(number)) for number in range(8)]
+            await started.wait()
+            ranks[victim].process.kill()
+        assert {type(task.result()) for task in tasks} == {Generation}
+        with pytest.raises(GroupLost):
+            await server.running
+        assert server.dispatcher.healthy() == "failed"
+        with pytest.raises(Unavailable, match="Model is unavailable"):
+            await finish(server, ask())
+
+
+async def test_an_error_in_one_row_ends_that_request_alone() -> None:
+    rank = EngineRank(0)
+    poison: dict[int, Item] = {2: Item(2, (), (), 0, 0, End.ERROR)}
+    rank.twist = lambda result: replace(
+        result, items=tuple(poison.get(item.id, item) for item in result.items)
+    )
+    async with listening(rank) as paths, serving(paths) as server:
+        tasks = [asyncio.ensure_future(finish(server, ask(seed=n))) for n in range(3)]
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        await server.metrics.until_empty()
+    whole = {n: record for n, record in enumerate(results) if isinstance(record, Record)}
+    assert [type(result) for result in results if isinstance(result, Exception)] == [Generation]
+    assert len(whole) == 2  # rows are numbered in the order in which their texts were encoded
+    for number, record in whole.items():
+        assert tuple(record.emitted) == expected(ask(seed=number))[0]
+
+
+async def test_a_row_is_sent_when_all_ranks_have_its_grammar_and_others_do_not_wait() -> None:
+    rank = EngineRank(0)
+    rank.prepares = False
+    async with listening(rank) as paths, serving(paths) as server:
+        task = asyncio.ensure_future(finish(server, ask(seed=1, grammar="a")))
+        await rank.asked.wait()
+        await finish(server, ask(seed=2))
+        news = [new for step in rank.messages if isinstance(step, Step) for new in step.new]
+        assert [new.grammar for new in news] == [None]
+        rank.say(Prepared(1))
+        assert tuple((await task).emitted) == expected(ask(seed=1))[0]
+
+
+async def test_an_end_without_a_token_is_incomplete() -> None:
+    rank = EngineRank(0)
+    rank.twist = lambda result: replace(
+        result, items=tuple(Item(item.id, (), (), 0, 0, End.EOS) for item in result.items)
+    )
+    async with listening(rank) as paths, serving(paths) as server:
+        with pytest.raises(RouterError, match="Incomplete generation"):
+            await finish(server, ask())
+
+
+async def test_a_request_that_can_never_fit_is_invalid() -> None:
+    rank = EngineRank(0)
+    rank.engine = EchoEngine(replace(rank.config, max_batch_total_tokens=64))
+    async with listening(rank) as paths, serving(paths, longest=200) as server:
+        with pytest.raises(Invalid, match="pages"):
+            await finish(server, ask(max_new=100))
+        assert (await finish(server, ask())).finish_reason
+
+
+async def test_a_prompt_over_the_limit_is_invalid_before_anything_runs() -> None:
+    async with echoing(max_input_tokens=10) as (server, _):
+        with pytest.raises(Invalid, match="must have less than 10 tokens"):
+            await finish(server, ask("x" * 11))
+        assert server.metrics.steps == 0
+
+
+async def test_more_requests_than_permits_are_refused_until_one_leaves() -> None:
+    async with echoing(max_concurrent_requests=2) as (server, _):
+        async with server.dispatcher.open(ask(), "1"), server.dispatcher.open(ask(), "2"):
+            assert server.dispatcher.full
+            with pytest.raises(Overloaded):
+                await finish(server, ask())
+        assert (await finish(server, ask())).finish_reason
+
+
+async def test_requests_that_live_together_get_all_their_permits_or_none() -> None:
+    async with echoing(max_concurrent_requests=3) as (server, _):
+        pair = [ask(seed=1), ask(seed=2)]
+        async with server.dispatcher.open_all(pair, "1") as records:
+            assert {record.request_id for record in records} == {"1"}
+            with pytest.raises(Overloaded):
+                async with server.dispatcher.open_all(pair, "2"):
+                    pass
+            for record, request in zip(records, pair, strict=True):
+                assert [token.id async for token in record.stream()] == list(expected(request)[0])
+        long = [ask("on", 1000, seed=n, ignore_eos=True) for n in range(3)]
+        async with server.dispatcher.open_all(long, "3"):
+            assert server.dispatcher.full
+            assert server.dispatcher.cancel("3") == 3
+        assert not server.dispatcher.full
+
+
+async def test_prompt_and_likeliest_tokens_come_through_chunks_and_processes() -> None:
+    async with echoing(max_batch_prefill_tokens=16) as (server, _):
+        request = ask("hello world " * 5, seed=3, decoder_input_details=True, top_n_tokens=3)
+        record = await finish(server, request)
+        told = [token.logprob for token in record.prefill]
+        assert told[0] is None
+        assert told[1:] == [reply_logprob(3, place) for place in range(1, len(record.prompt))]
+        for token in record.tokens:
+            assert len(token.top) == 3
+            assert (token.top[0].id, token.top[0].logprob) == (token.id, token.logprob)
+
+
+async def test_a_drain_refuses_new_requests_and_waits_for_the_open_ones() -> None:
+    async with echoing() as (server, _):
+        assert server.dispatcher.healthy() is None
+        async with server.dispatcher.open(ask(), "id") as record:
+            drained = asyncio.ensure_future(server.dispatcher.drain())
+            await asyncio.sleep(0)
+            assert server.dispatcher.healthy() == "draining"
+            with pytest.raises(Unavailable, match="shutting down"):
+                await finish(server, ask())
+            assert not drained.done()
+            await read(record)
+        await drained
+    assert record.finish_reason
+
+
+async def test_a_hung_group_is_seen_at_once_and_then_lost() -> None:
+    rank, now = EngineRank(0), [0.0]
+    rank.silent = True
+    async with listening(rank) as paths, serving(paths, clock=lambda: now[0]) as server:
+        async with server.dispatcher.open(ask(), "1") as record:
+            while not isinstance(await rank.heard(), Step):
+                pass
+            assert server.dispatcher.healthy() is None
+            now[0] = STEP_SECONDS + 1
+            assert server.dispatcher.healthy() == "stalled"
+            async with server.dispatcher.open(ask(), "2"):
+                with pytest.raises(Generation):
+                    await read(record)
+        with pytest.raises(GroupLost, match="takes too long"):
+            await server.running
+
+
+async def test_a_request_that_tokenises_while_the_group_is_lost_does_not_hang() -> None:
+    async with echoing() as (server, ranks):
+        task = asyncio.ensure_future(finish(server, ask("the " * 8_000, truncate=5)))
+        await asyncio.sleep(0)
+        ranks[0].process.kill()
+        with pytest.raises((Unavailable, Generation)):
+            await task

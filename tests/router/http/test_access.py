@@ -1,0 +1,167 @@
+"""Keys and CORS, over real connections."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from router.http.access import PROBES, Access
+from tests.support.serving import ScriptedDispatcher, serving
+
+KEY = Access(key="s3crét")
+GOOD = {"Authorization": "Bearer s3crét"}
+REFUSED = b'{"error":"Unauthorized","error_type":"unauthorized"}'
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *(("POST", path) for path in ("/", "/generate", "/generate_stream", "//generate")),
+        *(("GET", path) for path in ("/info", "//info", "/health/../info")),
+    ],
+)
+async def test_without_the_key_nothing_is_answered_but_a_refusal(method: str, path: str) -> None:
+    async with serving(access=KEY) as server:
+        answer = await server.raw(
+            f"{method} {path} HTTP/1.1\nHost: x\nConnection: close\n"
+            "Content-Type: application/json\nContent-Length: 14",
+            b'{"inputs":"a"}',
+        )
+        assert answer.startswith((b"HTTP/1.1 401", b"HTTP/1.1 404"))
+        if b" 401 " in answer.splitlines()[0]:
+            assert answer.endswith(REFUSED)
+            assert b"WWW-Authenticate: Bearer\r\n" in answer
+        assert not server.dispatcher.opened
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "Bearer", "Bearer ", "Bearer S3CRÉT", "Bearer s3crét2", "Basic s3crét", "s3crét"],
+)
+async def test_another_key_is_as_good_as_none(given: str) -> None:
+    async with serving(access=KEY) as server:
+        answer = await server.post("/generate", {"inputs": "a"}, headers={"Authorization": given})
+        assert (answer.status, answer.body) == (401, REFUSED)
+        assert "s3crét" not in str(answer.headers)
+
+
+@pytest.mark.parametrize("given", ["Bearer s3crét", "bearer s3crét", "BEARER  s3crét"])
+async def test_the_key_opens_whatever_the_case_of_its_scheme(given: str) -> None:
+    async with serving(access=KEY) as server:
+        answer = await server.post("/generate", {"inputs": "a"}, headers={"Authorization": given})
+        assert answer.status == 200
+
+
+async def test_probes_and_metrics_stay_open_and_metrics_can_be_closed() -> None:
+    async with serving(access=KEY) as server:
+        for path in (*PROBES, "/metrics"):
+            assert (await server.request("GET", path)).status == 200
+        assert (await server.request("HEAD", "/health")).status == 200
+    async with serving(access=Access(key="s3crét", protect_metrics=True)) as server:
+        assert (await server.request("GET", "/metrics")).status == 401
+        assert (await server.request("GET", "/metrics", headers=GOOD)).status == 200
+        assert (await server.request("GET", "/health")).status == 200
+
+
+@pytest.mark.parametrize("given", ["Bearer", "Bearer anything", "nonsense"])
+async def test_without_a_key_the_header_is_ignored(given: str) -> None:
+    async with serving() as server:
+        answer = await server.post("/generate", {"inputs": "a"}, headers={"Authorization": given})
+        assert answer.status == 200
+
+
+async def test_path_and_method_are_looked_at_before_the_key_and_the_key_before_the_body() -> None:
+    async with serving(ScriptedDispatcher(reason="draining"), access=KEY) as server:
+        assert (await server.post("/nowhere", {})).status == 404
+        assert (await server.request("GET", "/generate")).status == 405
+        assert (await server.post("/generate", data=b"{")).status == 401
+        assert (await server.post("/generate", data=b"{", headers=GOOD)).status == 503
+
+
+ASKS = {
+    "Origin": "https://a.example",
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "authorization,content-type",
+}
+
+
+@pytest.mark.parametrize("path", ["/generate", "/info", "/nowhere", "/v1/chat/completions"])
+async def test_a_page_may_ask_first_on_every_route_and_without_a_key(path: str) -> None:
+    async with serving(access=KEY) as server:
+        answer = await server.request("OPTIONS", path, headers=ASKS)
+        assert (answer.status, answer.body) == (200, b"")
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        assert answer.headers["Access-Control-Allow-Methods"] == "GET, POST, DELETE, OPTIONS"
+        allowed = answer.headers["Access-Control-Allow-Headers"].split(", ")
+        assert allowed == ["content-type", "authorization", "x-request-id", "traceparent"]
+
+
+@pytest.mark.parametrize("path", ["/generate", "/generate_stream"])
+async def test_answers_errors_and_streams_tell_a_page_what_it_may_read(path: str) -> None:
+    page = {"Origin": "https://a.example"}
+    async with serving() as server:
+        for body in ({"inputs": "a"}, {"inputs": ""}):
+            answer = await server.post(path, body, headers=page)
+            assert answer.headers["Access-Control-Allow-Origin"] == "*"
+            assert "x-request-id" in answer.headers["Access-Control-Expose-Headers"]
+        assert "Access-Control-Allow-Origin" not in (await server.post(path, {})).headers
+
+
+async def test_only_named_origins_are_let_in() -> None:
+    access = Access(origins=("https://a.example", "https://b.example"))
+    async with serving(access=access) as server:
+        for method in ("GET", "OPTIONS"):
+            answer = await server.request(method, "/info", headers=ASKS)
+            assert answer.headers["Access-Control-Allow-Origin"] == "https://a.example"
+            assert answer.headers["Vary"] == "Origin"
+            evil = {**ASKS, "Origin": "https://a.example.evil"}
+            answer = await server.request(method, "/info", headers=evil)
+            assert "Access-Control-Allow-Origin" not in answer.headers
+            assert answer.headers["Vary"] == "Origin"
+
+
+async def test_a_connection_above_the_cap_is_told_so_and_closed() -> None:
+    async with serving(access=Access(connections=2)) as server:
+        held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
+        for _, writer in held:
+            writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        for reader, _ in held:
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        answer = await server.raw("GET /health HTTP/1.1\nHost: x")
+        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"\r\nRetry-After: 1\r\n" in answer
+        assert b"\r\nConnection: close\r\n" in answer
+        assert answer.endswith(b'{"error":"Too many connections","error_type":"unavailable"}')
+        for _, writer in held:
+            writer.close()
+            await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "nonsense",
+        "GET / HTTP/9.9\nHost: x",
+        "POST / HTTP/1.1\nHost: x\nContent-Length: 1\nTransfer-Encoding: chunked",
+        "GET /health HTTP/1.1\nHost: x\nX: " + "y" * 10000,
+        "POST / HTTP/1.1\nHost: x\nContent-Length: -1",
+    ],
+)
+async def test_what_is_no_http_is_told_so_in_json(head: str) -> None:
+    async with serving() as server:
+        answer = await server.raw(head)
+        assert answer.startswith(b"HTTP/1.")
+        assert answer.split(b" ", 2)[1] == b"400"
+        assert answer.endswith(b'{"error":"Bad request","error_type":"bad_request"}')
+
+
+async def test_under_v1_errors_have_openais_form() -> None:
+    async with serving(access=KEY) as server:
+        answer = await server.request("GET", "/v1/nowhere")
+        assert (answer.status, answer.body) == (
+            404,
+            b'{"error":{"message":"Not Found","type":"invalid_request_error","code":"not_found"},'
+            b'"error_type":"not_found"}',
+        )
+        assert (await server.request("GET", "/v10")).json()["error"] == "Not Found"

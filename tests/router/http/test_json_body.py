@@ -1,0 +1,185 @@
+import json
+from typing import Any
+
+import pytest
+
+from router.errors import Malformed, Mistyped
+from router.http.json_body import read
+from router.native.request_models import CompatGenerate, Generate
+
+PREFIX = "Failed to deserialize the JSON body into the target type: "
+
+
+def parameters(**given: Any) -> Any:
+    return read(json.dumps({"inputs": "a", "parameters": given}).encode(), Generate).parameters
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b'{"inputs":"a",}',
+        b"\xff",
+        b'{"inputs":NaN}',
+        b'{"inputs":"\\ud800"}',
+        b"[" * 1025 + b"]" * 1025,
+    ],
+)
+def test_what_is_not_json_is_malformed(body: bytes) -> None:
+    with pytest.raises(Malformed, match=r"^Failed to parse the request body as JSON: "):
+        read(body, Generate)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"3", b'"a"', b"null"])
+def test_a_body_is_an_object(body: bytes) -> None:
+    with pytest.raises(Mistyped) as caught:
+        read(body, Generate)
+    assert str(caught.value) == PREFIX + "body: Input should be an object"
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"inputs":null}', b'{"parameters":{}}'])
+def test_inputs_are_required(body: bytes) -> None:
+    with pytest.raises(Mistyped) as caught:
+        read(body, Generate)
+    assert str(caught.value) == PREFIX + "inputs: Field required"
+
+
+INTEGERS = (
+    *("best_of", "max_new_tokens", "truncate", "seed", "top_n_tokens", "min_new_tokens"),
+    "expected_new_tokens",
+)
+FLOATS = ("temperature", "repetition_penalty", "frequency_penalty", "top_p", "typical_p")
+FLAGS = (
+    *("do_sample", "return_full_text", "watermark", "details", "decoder_input_details"),
+    *("ignore_eos_token", "ignore_eos"),
+)
+
+
+@pytest.mark.parametrize("name", [*INTEGERS, "top_k", "speculate", "min_tokens", "priority"])
+@pytest.mark.parametrize("value", [True, "5", 1.5, 1.0, [1], {}, 2**64, 10**300])
+def test_an_integer_is_nothing_else(name: str, value: Any) -> None:
+    with pytest.raises(Mistyped) as caught:
+        parameters(**{name: value})
+    assert str(caught.value).startswith(f"{PREFIX}parameters.{name}: ")
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_a_count_is_not_negative(name: str) -> None:
+    with pytest.raises(Mistyped, match=name):
+        parameters(**{name: -1})
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        *[("best_of", 2**64 - 1), ("truncate", 2**64 - 1), ("seed", 2**64 - 1)],
+        *[("max_new_tokens", 2**32 - 1), ("top_n_tokens", 2**32 - 1), ("top_k", 2**31 - 1)],
+    ],
+)
+def test_an_integer_reaches_its_types_bound_and_no_further(name: str, most: int) -> None:
+    assert getattr(parameters(**{name: most}), name) == most
+    with pytest.raises(Mistyped, match=name):
+        parameters(**{name: most + 1})
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("value", [True, "0.5", [0.5], 1e39, -1e39])
+def test_a_float_is_a_finite_float32(name: str, value: Any) -> None:
+    with pytest.raises(Mistyped) as caught:
+        parameters(**{name: value})
+    assert str(caught.value).startswith(f"{PREFIX}parameters.{name}: ")
+
+
+def test_an_integer_is_good_enough_for_a_float() -> None:
+    assert parameters(temperature=2).temperature == 2.0
+
+
+def test_floats_are_rounded_to_float32() -> None:
+    assert parameters(temperature=1e-300).temperature == 0.0
+    assert parameters(top_p=0.9).top_p == 0.8999999761581421
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("value", [1, "true", []])
+def test_a_flag_is_true_or_false(name: str, value: Any) -> None:
+    with pytest.raises(Mistyped, match=f"parameters.{name}: Input should be a valid boolean"):
+        parameters(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["a", [1], [None], {}])
+def test_stop_is_a_list_of_strings(value: Any) -> None:
+    with pytest.raises(Mistyped, match=r"parameters\.stop"):
+        parameters(stop=value)
+
+
+@pytest.mark.parametrize(
+    "value", ["json", {}, {"type": "json"}, {"type": "ebnf", "value": "x"}, {"value": "x"}]
+)
+def test_a_grammar_has_a_known_type_and_a_value(value: Any) -> None:
+    with pytest.raises(Mistyped, match=r"parameters\.grammar"):
+        parameters(grammar=value)
+
+
+def test_null_is_as_good_as_absent_for_every_parameter() -> None:
+    names = (*INTEGERS, *FLOATS, *FLAGS, "stop", "grammar", "adapter_id", "top_k", "speculate")
+    names += ("priority", "user", "cache_salt")
+    assert parameters(**dict.fromkeys(names)) == parameters()
+
+
+def test_no_parameters_at_all_mean_sampling_and_empty_ones_do_not() -> None:
+    assert read(b'{"inputs":"a"}', Generate).parameters.do_sample
+    assert read(b'{"inputs":"a","parameters":null}', Generate).parameters.do_sample
+    assert not read(b'{"inputs":"a","parameters":{}}', Generate).parameters.do_sample
+
+
+def test_unknown_fields_are_ignored_at_every_depth() -> None:
+    body = (
+        b'{"inputs":"a","x":[{}],"parameters":{"y":1,"grammar":{"type":"json","value":{},"z":0}}}'
+    )
+    assert read(body, Generate).inputs == "a"
+
+
+def test_the_last_of_two_equal_keys_wins() -> None:
+    assert read(b'{"inputs":"a","inputs":"b"}', Generate).inputs == "b"
+
+
+def test_aliases_name_the_same_parameter() -> None:
+    assert parameters(ignore_eos=True) == parameters(ignore_eos_token=True)
+    assert parameters(min_tokens=3) == parameters(min_new_tokens=3)
+
+
+def test_only_the_root_reads_the_stream_flag() -> None:
+    assert read(b'{"inputs":"a","stream":true}', CompatGenerate).stream
+    assert not read(b'{"inputs":"a","stream":null}', CompatGenerate).stream
+    assert read(b'{"inputs":"a","stream":"yes"}', Generate).inputs == "a"
+    with pytest.raises(Mistyped, match="stream"):
+        read(b'{"inputs":"a","stream":"yes"}', CompatGenerate)
+
+
+def crowd(values: int) -> bytes:
+    """A body of about so many values, none of which is read."""
+    return b'{"inputs":"[,\\",[{\\\\","more":[' + b"[]," * (values // 2 - 2) + b"0]}"
+
+
+def test_a_body_of_too_many_values_is_refused_before_it_is_parsed() -> None:
+    assert read(crowd(998), Generate, 1000).inputs == '[,",[{\\'
+    with pytest.raises(Mistyped) as caught:
+        read(crowd(1004), Generate, 1000)
+    assert str(caught.value) == PREFIX + "body: it holds more than 1000 values"
+
+
+@pytest.mark.parametrize("unit", [b'"",', b'"a":"",', b"{},", b"[[]],", b"1,"])
+def test_values_of_every_kind_count(unit: bytes) -> None:
+    with pytest.raises(Mistyped, match="more than 1000 values"):
+        read(b'{"inputs":"a","more":[' + unit * 3000 + b"0]}", Generate, 1000)
+
+
+@pytest.mark.parametrize("text", ['",' * 3000, "[{" * 3000, "\\\\," * 3000])
+def test_a_text_is_one_value_whatever_it_holds(text: str) -> None:
+    assert read(json.dumps({"inputs": text}).encode(), Generate, 10).inputs == text
+
+
+def test_the_first_wrong_value_of_many_is_named() -> None:
+    with pytest.raises(Mistyped, match=r"parameters\.stop\.1: Input should be a valid string"):
+        parameters(stop=["a", *range(1000)])

@@ -1,0 +1,307 @@
+# ruff: noqa: RUF001 - the full-width bars are DeepSeek's own marks
+"""Tool calls and reasoning are found in any family's text, however it is cut into pieces."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable
+from dataclasses import fields
+
+import pytest
+
+from router.config import ServerConfig
+from router.openai.chat import merged, message
+from router.openai.parsing import tool_call_formats
+from router.openai.parsing.harmony import FINAL, Harmony
+from router.openai.parsing.output import Delta, Reply, Thinking, marks_of
+from router.openai.parsing.tool_call_formats import PLAIN, Format
+from router.openai.parsing.tool_calls import Bare, Caller, Forced, Known, Marked, NoCalls, waiting
+
+TOOLS = ("f", "get_weather")
+HERMES, CODER = tool_call_formats.NAMES["hermes"], tool_call_formats.NAMES["qwen3_coder"]
+MISTRAL, DEEPSEEK = tool_call_formats.NAMES["mistral"], tool_call_formats.NAMES["deepseek"]
+LLAMA = tool_call_formats.NAMES["llama3_json"]
+SEP, CALL, END = "<｜tool▁sep｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"
+FENCE = "```"
+GLM, GRANITE = tool_call_formats.NAMES["glm"], tool_call_formats.NAMES["granite"]
+HARMONY = tool_call_formats.NAMES["harmony"]
+F1 = ("f", {"x": 1})
+WEATHER = ("get_weather", {"city": "São Paulo", "days": [1, 2]})
+CITY = '{"city": "São Paulo", "days": [1, 2]}'
+GOOD: list[tuple[Format, str, str, list[tuple[str, object]]]] = [
+    (HERMES, '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>', "", [F1]),
+    (
+        HERMES,
+        f'I look.\n<tool_call>{{"name": "get_weather", "arguments": {CITY}}}</tool_call>\n'
+        '<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>',
+        "I look.",
+        [WEATHER, F1],
+    ),
+    (HERMES, '<tool_call>{"name": "f", "arguments": "{\\"x\\": 1}"}</tool_call>', "", [F1]),
+    (HERMES, '<tool_call>{"name": "f", "arguments": {"x": 1}}', "", [F1]),
+    (
+        CODER,
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\nSão Paulo\n</parameter>\n"
+        "<parameter=days>\n[1, 2]\n</parameter>\n</function>\n</tool_call>",
+        "",
+        [WEATHER],
+    ),
+    (
+        GLM,
+        "I look.\n<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>São Paulo"
+        "</arg_value>\n<arg_key>days</arg_key>\n<arg_value>[1, 2]</arg_value>\n</tool_call>",
+        "I look.",
+        [WEATHER],
+    ),
+    (GLM, "<tool_call>f\n</tool_call>", "", [("f", {})]),
+    (GRANITE, '<|tool_call|>[{"name": "f", "arguments": {"x": 1}}]', "", [F1]),
+    (MISTRAL, '[TOOL_CALLS] [{"name": "f", "arguments": {"x": 1}}]', "", [F1]),
+    (MISTRAL, f'[TOOL_CALLS]get_weather[ARGS]{CITY}[TOOL_CALLS]f{{"x": 1}}', "", [WEATHER, F1]),
+    (
+        DEEPSEEK,
+        f'Sure.<｜tool▁calls▁begin｜>{CALL}function{SEP}f\n{FENCE}json\n{{"x": 1}}\n{FENCE}{END}\n'
+        f"{CALL}function{SEP}get_weather\n{FENCE}json\n{CITY}\n{FENCE}{END}<｜tool▁calls▁end｜>",
+        "Sure.",
+        [F1, WEATHER],
+    ),
+    (
+        DEEPSEEK,
+        f'<｜tool▁calls▁begin｜>{CALL}f{SEP}{{"x": 1}}{END}<｜tool▁calls▁end｜>',
+        "",
+        [F1],
+    ),
+    (LLAMA, '{"name": "f", "parameters": {"x": 1}}', "", [F1]),
+    (LLAMA, f'<|python_tag|>{{"name": "get_weather", "parameters": {CITY}}}', "", [WEATHER]),
+    (
+        LLAMA,
+        '{"name": "f", "parameters": {"x": 1}}; '
+        f'{{"name": "get_weather", "parameters": {CITY}}}',
+        "",
+        [F1, WEATHER],
+    ),
+    (PLAIN, f'\n[{{"name": "get_weather", "arguments": {CITY}}}]', "", [WEATHER]),
+]
+NO_CALLS: list[tuple[Format, str]] = [
+    (HERMES, "Nothing here, but < and <tool and <tool_calls>."),
+    (HERMES, "<tool_call>not JSON</tool_call> and more"),
+    (HERMES, '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>'),
+    (HERMES, '<tool_call>{"name": "f", "arguments": [1]}</tool_call>\n\n'),
+    (HERMES, '<tool_call>{"name": "f", "arg'),
+    (HERMES, "ends in white space \n\n"),
+    (CODER, "<tool_call><function=f>no end</tool_call>"),
+    (GLM, "<tool_call>f\n<arg_key>x</arg_key></tool_call>"),
+    (GRANITE, "<|tool_call|>[]"),
+    (MISTRAL, "[TOOL_CALLS] what"),
+    (LLAMA, '{"name": "unknown", "parameters": {}}'),
+    (LLAMA, '{"a": '),
+    (LLAMA, "Plain text with {braces}."),
+    (PLAIN, "[1, 2, 3]"),
+    (PLAIN, "42"),
+]
+
+
+def cut(text: str, seed: int) -> list[str]:
+    """`text` in random pieces, some of them empty."""
+    rng = random.Random(seed)
+    places = sorted(rng.randint(0, len(text)) for _ in range(rng.randint(0, len(text))))
+    return [text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)]
+
+
+def read(caller: Callable[[], Caller], text: str, seed: int) -> list[Delta]:
+    reply, pieces = Reply(None, caller()), cut(text, seed)
+    return [reply.push(piece, last=place == len(pieces)) for place, piece in enumerate(pieces, 1)]
+
+
+def finder(format: Format, most: int | None = None) -> Callable[[], Caller]:
+    kind = Marked if format.opening else Bare
+    return lambda: kind(format, TOOLS, most)
+
+
+@pytest.mark.parametrize(("format", "text", "content", "calls"), GOOD)
+def test_calls_are_read_however_the_text_is_cut(
+    format: Format, text: str, content: str, calls: list[tuple[str, object]]
+) -> None:
+    for seed in range(60):
+        deltas = read(finder(format), text, seed)
+        told = message(deltas)
+        assert (told["content"] or "") == content
+        found = [
+            (c["function"]["name"], json.loads(c["function"]["arguments"]))
+            for c in told["tool_calls"]
+        ]
+        assert found == calls
+        ids = [call["id"] for call in told["tool_calls"]]
+        assert len(set(ids)) == len(calls)
+        assert all(re.fullmatch("call_[0-9a-f]{24}", id) for id in ids)
+
+
+@pytest.mark.parametrize(("format", "text"), NO_CALLS)
+def test_what_is_no_call_is_content_to_the_last_character(format: Format, text: str) -> None:
+    for seed in range(60):
+        deltas = read(finder(format), text, seed)
+        assert "".join(delta.content for delta in deltas) == text
+        assert not any(delta.calls for delta in deltas)
+
+
+def test_without_parallel_calls_the_first_is_the_only_one() -> None:
+    _, text, _, calls = GOOD[1]
+    told = message(read(finder(HERMES, most=1), text, 3))
+    assert [call["function"]["name"] for call in told["tool_calls"]] == [calls[0][0]]
+
+
+@pytest.mark.parametrize("arguments", ["{}", '{"x": {"y": "}"}}', '{ "x" : [1, "a\\"}"] }'])
+def test_the_arguments_of_a_forced_call_come_as_they_are_written(arguments: str) -> None:
+    heads = {
+        '{"name": "f", "arguments": ': "f",
+        '{"name": "get_weather", "arguments": ': "get_weather",
+    }
+    for head, name in heads.items():
+        for seed in range(60):
+            deltas = read(lambda: Forced(heads), f"{head}{arguments}}}", seed)
+            [call] = merged(part for delta in deltas for part in delta.calls)
+            assert (call.name, call.arguments) == (name, arguments)
+            first, *others = [part for delta in deltas for part in delta.calls]
+            assert first.id
+            assert not any(part.id or part.name for part in others)
+            assert not any(delta.content for delta in deltas)
+
+
+def test_a_forced_call_that_is_cut_short_is_told_as_far_as_it_goes() -> None:
+    heads = {'{"name": "f", "arguments": ': "f"}
+    told = message(read(lambda: Forced(heads), '{"name": "f", "arguments": {"x": "}', 1))
+    assert told["tool_calls"][0]["function"]["arguments"] == '{"x": "}'
+    assert message(read(lambda: Forced(heads), '{"name": "', 1))["content"] == '{"name": "'
+
+
+@pytest.mark.parametrize(
+    ("text", "begun", "reasoning", "content"),
+    [
+        ("<think>\nWhy not.\n</think>\n\nYes.", False, "Why not.", "Yes."),
+        ("Why not.\n</think>\n\nYes. ", True, "Why not.", "Yes. "),
+        ("Yes. <think>no</think>", False, "", "Yes. <think>no</think>"),
+        ("<thin", False, "", "<thin"),
+        ("<think>cut short </thi", False, "cut short </thi", ""),
+        ("</think>Only.", True, "", "Only."),
+        ("a </th b</think> c", True, "a </th b", "c"),
+        ("", False, "", ""),
+    ],
+)
+def test_reasoning_is_parted_from_content(
+    text: str, begun: bool, reasoning: str, content: str
+) -> None:
+    for seed in range(60):
+        reply = Reply(Thinking(("<think>", "</think>"), begun), NoCalls())
+        pieces = cut(text, seed)
+        deltas = [reply.push(piece, place == len(pieces)) for place, piece in enumerate(pieces, 1)]
+        assert "".join(delta.reasoning for delta in deltas) == reasoning
+        assert "".join(delta.content for delta in deltas) == content
+
+
+def test_calls_are_found_behind_reasoning() -> None:
+    text = "<think>call <tool_call>?</think>" + GOOD[0][1]
+    for seed in range(60):
+        reply = Reply(Thinking(("<think>", "</think>"), False), Marked(HERMES, TOOLS))
+        pieces = cut(text, seed)
+        deltas = [reply.push(piece, place == len(pieces)) for place, piece in enumerate(pieces, 1)]
+        told = message(deltas)
+        assert told["reasoning_content"] == "call <tool_call>?"
+        assert told["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"x":1}'}
+        assert reply.called
+
+
+def harmony(
+    text: str, seed: int, prompt: str = "<|start|>assistant"
+) -> tuple[Harmony, list[Delta]]:
+    reader, pieces = Harmony(Known(HARMONY, TOOLS, None), prompt), cut(text, seed)
+    return reader, [reader.push(piece, at == len(pieces)) for at, piece in enumerate(pieces, 1)]
+
+
+ANALYSIS = "<|channel|>analysis<|message|>"
+ASSISTANT = "<|end|><|start|>assistant"
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "content", "calls"),
+    [
+        (f"{ANALYSIS}Why < not.{ASSISTANT}{FINAL}Yes.<|return|>", "Why < not.", "Yes.", []),
+        (f"{FINAL}Yes. ", "", "Yes. ", []),
+        (f"<|channel|>final <|constrain|>json<|message|>{CITY}<|return|>", "", CITY, []),
+        (
+            f"{ANALYSIS}Look.{ASSISTANT}<|channel|>commentary to=functions.get_weather "
+            f"<|constrain|>json<|message|>{CITY}<|call|>",
+            "Look.",
+            "",
+            [WEATHER],
+        ),
+        (
+            ' to=functions.f<|channel|>commentary json<|message|>{"x": 1}<|call|><|start|>assistant'
+            f"<|channel|>commentary to=functions.get_weather<|message|>{CITY}",
+            "",
+            "",
+            [F1, WEATHER],
+        ),
+        (
+            f"{ANALYSIS}One.{ASSISTANT}{ANALYSIS}Two.{ASSISTANT}<|channel|>commentary<|message|>"
+            f"I look.{ASSISTANT}{FINAL}Done.<|return|>",
+            "One.\nTwo.",
+            "I look.\nDone.",
+            [],
+        ),
+        (f"{ANALYSIS}cut short <|en", "cut short <|en", "", []),
+        (f"{ANALYSIS}a{ASSISTANT}<|channel|>fin", "a", "", []),
+        ("<|channel|>analys", "", "", []),
+        ("no format at all", "", "no format at all", []),
+        ("<|channel|>commentary to=functions.unknown<|message|>{}<|call|>", "", "{}", []),
+        ('<|channel|>commentary to=functions.f<|message|>{"x": <|call|>', "", '{"x": ', []),
+        (f"{ANALYSIS[:-11]} to=python<|message|>print(1)<|call|>", "print(1)", "", []),
+        ("", "", "", []),
+    ],
+)
+def test_the_messages_of_an_answer_are_told_by_their_channels(
+    text: str, reasoning: str, content: str, calls: list[tuple[str, object]]
+) -> None:
+    for seed in range(60):
+        reader, deltas = harmony(text, seed)
+        told = message(deltas)
+        assert (told.get("reasoning_content", ""), told["content"] or "") == (reasoning, content)
+        found = [call["function"] for call in told.get("tool_calls", ())]
+        assert [(call["name"], json.loads(call["arguments"])) for call in found] == calls
+        assert reader.called == bool(calls)
+
+
+def test_text_of_a_message_is_told_as_it_comes_and_goes_on_from_the_prompt() -> None:
+    for prompt in ("<|start|>assistant", f"<|start|>assistant{FINAL}It"):
+        reader = Harmony(Known(HARMONY, TOOLS, None), prompt)
+        reader.push("" if prompt.endswith("It") else FINAL, last=False)
+        assert reader.push(" is <|", last=False) == Delta(" is ")
+        assert reader.push("so|>", last=False) == Delta("<|so|>")
+        assert reader.push("<|return|>", last=True) == Delta()
+
+
+def test_the_template_names_the_format_and_the_marks() -> None:
+    assert tool_call_formats.of("{{ '<tool_call>' }}") is HERMES
+    assert tool_call_formats.of("<tool_call><function=") is CODER
+    assert tool_call_formats.of("[TOOL_CALLS] [AVAILABLE_TOOLS]") is MISTRAL
+    assert tool_call_formats.of("{{ tools }} <|python_tag|>") is LLAMA
+    assert (
+        tool_call_formats.of("{{ '<|start|>assistant<|channel|>analysis<|message|>' }}") is HARMONY
+    )
+    assert tool_call_formats.of("<tool_call><arg_key>") is GLM
+    assert tool_call_formats.of("{{ tools }} <|tool_call|>") is GRANITE
+    assert tool_call_formats.of("{{ '<｜tool▁calls▁begin｜>' }}") is DEEPSEEK
+    assert tool_call_formats.of("{{ messages }}") is PLAIN
+    assert marks_of("{% if '</think>' in content %}") == ("<think>", "</think>")
+    assert marks_of("{{ messages }}") is None
+
+
+def test_what_waits_is_the_longest_start_of_a_mark_and_the_blanks_before_it() -> None:
+    assert waiting("a \n<to", "<tool>") == 5
+    assert waiting("a <<", "<tool>") == 1
+    assert waiting("a b", "<tool>") == 0
+
+
+def test_the_flag_names_every_format() -> None:
+    [flag] = [each for each in fields(ServerConfig) if each.name == "tool_call_parser"]
+    assert flag.metadata["choices"] == ("auto", *tool_call_formats.NAMES)

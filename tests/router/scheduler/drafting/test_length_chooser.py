@@ -1,0 +1,226 @@
+"""Draft lengths by what they yield and cost. `device` is where a verification is most of a Step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.scheduler.acceptance import Survival
+from router.scheduler.api import Capacity, Job, Outcome
+from router.scheduler.drafting.length_chooser import PROBE_FIRST, PROBED, Drafting
+from router.scheduler.row import Row
+from tests.support.virtual_device import capacity
+
+LONGEST = 8
+
+
+def device(*costs: tuple[int, int, float], **changes: float) -> Capacity:
+    """Up to 64 rows; a verification of 25 ms and a draft token of 2 ms unless `costs` differ."""
+    plain = capacity(speculate=LONGEST, max_rows=64, draft_token_seconds=0.002)
+    return replace(plain, verify_seconds=0.025, costs=costs, **changes)
+
+
+def row(id: int = 1, chance: float = 0.6, max_new: int = 100, cap: int = LONGEST) -> Row:
+    """A row that decodes, whose drafts pass each position with `chance`."""
+    curve = [chance**k for k in range(1, LONGEST + 1)]
+    made = Row(Job(id, 0.0, 4, max_new), Survival(curve), cap)
+    made.unfed, made.started = 0, True
+    return made
+
+
+def test_drafts_that_do_not_adapt_are_as_long_as_they_may_be() -> None:
+    hopeless = [row(1, 0.0), row(2, 0.0, max_new=4), row(3, 0.0, cap=2)]
+    assert lengths(device(), *hopeless) == [0, 0, 0]
+    assert Drafting(device(), adapt=False).lengths(hopeless) == {1: LONGEST, 2: 3, 3: 2}
+
+
+def rows(count: int, chance: float) -> list[Row]:
+    return [row(id, chance) for id in range(count)]
+
+
+def lengths(capacity: Capacity, *rows: Row) -> list[int]:
+    """The first choice of a fresh server."""
+    return list(Drafting(capacity).lengths(rows).values())
+
+
+@pytest.mark.parametrize(("max_new", "longest"), [(9, 5), (4, 3), (3, 2), (1, 0)])
+def test_a_draft_never_reaches_beyond_the_last_token(max_new: int, longest: int) -> None:
+    assert lengths(device(), row(chance=0.99, max_new=max_new, cap=5)) == [longest]
+
+
+def test_a_step_in_flight_takes_at_least_one_of_the_tokens_left() -> None:
+    flying = row(chance=0.99, max_new=4)
+    flying.fly(prefill=0, possible=3)
+    assert lengths(device(), flying) == [2]
+
+
+def test_a_request_that_asks_for_no_drafts_gets_none_beside_others_that_do() -> None:
+    none, free, two = lengths(device(), row(1, 0.9, cap=0), row(2, 0.9), row(3, 0.9, cap=2))
+    assert none == 0
+    assert two == 2 < free
+
+
+def test_a_row_in_prefill_is_not_asked() -> None:
+    assert Drafting(device()).lengths([Row(Job(1, 0.0, 4, 9), Survival.unknown(8), 8)]) == {}
+
+
+def test_a_server_without_a_drafter_drafts_nothing() -> None:
+    assert Drafting(capacity(speculate=0)).lengths([row()]) == {}
+
+
+def test_the_longest_draft_is_the_one_of_the_best_rate() -> None:
+    """By hand: 1 token in 25 ms, 1.5 in 35, 1.75 in 45, 1.875 in 55: 40, 42.9, 38.9, 34.1 a s."""
+    slow = replace(device(), draft_token_seconds=0.010)
+    assert lengths(slow, row(chance=0.5)) == [1]
+
+
+def test_nothing_is_drafted_where_drafting_costs_more_than_it_yields() -> None:
+    dear = replace(device(), draft_token_seconds=0.025)
+    assert lengths(dear, *rows(3, 0.6)) == [0, 0, 0]
+
+
+def test_at_a_high_batch_drafting_stops_and_at_a_low_one_it_begins_again() -> None:
+    """Verification is free for one row, and in proportion to its tokens for 64."""
+    costs = [(1, 0, 0.020), (1, 8, 0.028), (64, 0, 0.040), (64, 8, 0.360)]
+    drafting = Drafting(device(*costs))
+    assert drafting.lengths(rows(1, 0.7))[0] >= 3
+    assert set(drafting.lengths(rows(64, 0.7)).values()) == {0}
+    assert drafting.lengths(rows(2, 0.7))[0] >= 3
+
+
+def test_a_row_whose_drafts_fail_drafts_less_than_one_whose_drafts_pass() -> None:
+    costs = [(1, 0, 0.020), (1, 8, 0.028), (8, 0, 0.024), (8, 8, 0.080)]
+    bad, good = row(1, 0.05), row(2, 0.95)
+    chosen = lengths(device(*costs), *(row(id, 0.05) for id in range(3, 9)), bad, good)
+    assert chosen[:-1] == [0] * 7
+    assert chosen[-1] == 8
+
+
+def test_a_small_gain_does_not_change_the_longest_draft() -> None:
+    drafting, one = Drafting(device()), row(chance=0.7)
+    before = drafting.lengths([one])[1]
+    random, seen = Random(1), set()
+    for _ in range(PROBE_FIRST - 2):
+        one.survival = row(chance=0.7 + random.uniform(-0.02, 0.02)).survival
+        seen.add(drafting.lengths([one])[1])
+    assert seen == {before}
+
+
+def test_a_gap_that_costs_more_than_drafting_yields_is_not_closed() -> None:
+    late = row(chance=0.7)
+    late.lag = 4000
+    assert lengths(device(catch_up_seconds=0.001), late) == [0]
+    assert lengths(device(catch_up_seconds=0.000001), late)[0] > 0
+    assert lengths(device(), late)[0] > 0, "prompt lookup misses nothing"
+
+
+def test_now_and_then_a_few_rows_draft_one_more_and_more_rarely_while_it_changes_nothing() -> None:
+    drafting = Drafting(replace(device(), draft_token_seconds=0.025))
+    crowd = rows(10, 0.6)
+    probes = []
+    for step in range(400):
+        drafted = [id for id, length in drafting.lengths(crowd).items() if length]
+        if drafted:
+            probes.append((step, drafted))
+    assert [step for step, _ in probes] == [15, 47, 111, 239]
+    assert [len(drafted) for _, drafted in probes] == [PROBED] * 4
+    assert {id for _, drafted in probes for id in drafted} == set(range(10)), "all in turn"
+
+
+def test_drafting_resumes_once_probes_pass() -> None:
+    """The prior says that drafts fail; in truth all pass."""
+    drafting, one = Drafting(replace(device(), draft_token_seconds=0.010)), row(chance=0.1)
+    longest = 0
+    for _ in range(600):
+        longest = drafting.lengths([one])[1]
+        one.survival.observe(longest, longest)
+    assert longest >= 4
+
+
+def test_steps_that_take_longer_than_measured_change_the_choice() -> None:
+    drafting, one = Drafting(device()), row(chance=0.8)
+    first = drafting.lengths([one])[1]
+    assert first >= 3
+    for _ in range(300):
+        drafted = drafting.lengths([one])[1]
+        seconds = 0.025 + 0.030 * drafted
+        drafting.learn([(one, Outcome(1, 0, drafted, 0, 1, seconds))])
+    assert drafting.lengths([one])[1] == 0
+
+
+def test_one_draft_length_for_ever_does_not_hide_what_drafting_costs() -> None:
+    """Every Step drafts alike and is slow; only one without drafts can tell what made it so."""
+    drafting, one = Drafting(device()), row(chance=0.8)
+    drafted = []
+    for _ in range(4 * PROBE_FIRST):
+        drafted.append(drafting.lengths([one])[1])
+        seconds = 0.025 + 0.030 * drafted[-1]
+        drafting.learn([(one, Outcome(1, 0, drafted[-1], 0, 1, seconds))])
+    assert len(set(drafted[: PROBE_FIRST - 1])) == 1 < drafted[0]
+    assert 0 in drafted[: 3 * PROBE_FIRST]
+    assert max(drafted[3 * PROBE_FIRST + 8 :]) < drafted[0] / 2
+
+
+chances = st.floats(0.0, 1.0)
+crowds = st.lists(st.tuples(chances, st.integers(1, 12), st.integers(0, LONGEST)), max_size=20)
+steps = st.floats(0.0001, 0.1)
+
+
+@st.composite
+def devices(draw: st.DrawFn) -> Capacity:
+    """Whatever was measured, noise and all."""
+    sizes = draw(st.sets(st.integers(1, 64), min_size=1, max_size=4))
+    return device(
+        *((size, draft, draw(steps)) for size in sizes for draft in (0, 1, LONGEST)),
+        catch_up_seconds=draw(st.sampled_from([0.0, 0.0001])),
+    )
+
+
+def crowd(made: list[tuple[float, int, int]]) -> list[Row]:
+    return [row(id, chance, left, cap) for id, (chance, left, cap) in enumerate(made)]
+
+
+@given(devices(), crowds, st.integers(0, 2**32))
+@settings(max_examples=100, deadline=None)
+def test_no_draft_is_beyond_its_cap_and_equal_histories_choose_alike(
+    capacity: Capacity, made: list[tuple[float, int, int]], seed: int
+) -> None:
+    twins = Drafting(capacity), Drafting(capacity)
+    random = Random(seed)
+    some = crowd(made)
+    for _ in range(40):
+        chosen, again = (twin.lengths(some) for twin in twins)
+        assert chosen == again
+        for each in some:
+            assert 0 <= chosen[each.job.id] <= min(each.draft_cap, each.remaining - 1)
+            accepted = random.randint(0, chosen[each.job.id])
+            each.survival.observe(chosen[each.job.id], accepted)
+            each.lag = random.choice((0, 0, 50))
+        done = [(r, Outcome(r.job.id, 0, chosen[r.job.id], 0, 1, random.random())) for r in some]
+        for twin in twins:
+            twin.learn(done)
+
+
+@given(steps, st.floats(0.0, 1.0), chances, st.integers(1, 64))
+@settings(max_examples=200, deadline=None)
+def test_a_draft_token_dearer_than_a_plain_round_of_its_rows_is_never_bought(
+    verify: float, more: float, chance: float, count: int
+) -> None:
+    """Even where every draft passes, a position yields no more than one plain round."""
+    dear = verify * (1.0 + more)
+    costs = [(n, draft, verify + draft * dear) for n in (1, 64) for draft in (0, LONGEST)]
+    assert set(lengths(device(*costs), *rows(count, chance))) == {0}
+
+
+@given(st.floats(0.001, 0.1), st.floats(0.0001, 0.05), chances, chances, st.integers(1, 64))
+@settings(max_examples=300, deadline=None)
+def test_drafts_that_pass_more_often_are_not_drafted_shorter(
+    verify: float, token: float, one: float, other: float, count: int
+) -> None:
+    capacity = replace(device(), verify_seconds=verify, draft_token_seconds=token)
+    low, high = sorted((one, other))
+    assert lengths(capacity, *rows(count, low)) <= lengths(capacity, *rows(count, high))

@@ -1,0 +1,239 @@
+"""Each part of the extension: what it changes, with all others off or at their defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from random import Random
+
+import pytest
+
+from router.config import SchedulerConfig
+from router.scheduler import build
+from router.scheduler.api import End, Job, Outcome, Scheduler
+from router.scheduler.estimation.estimator import Estimator
+from router.scheduler.estimation.length import Served
+from router.scheduler.policies.laps import Laps, Parts
+from router.scheduler.policies.multilevel_queue import Levels
+from router.scheduler.row import Row
+from tests.support.virtual_device import Client, Device, capacity, run
+
+RANKED = Parts(rank="remaining", perception="posterior", join=True)
+
+
+@dataclass
+class Stage:
+    """A policy and the estimator that the planner would teach. Rounds take 0.13 s."""
+
+    laps: Laps
+    estimator: Estimator
+
+    def arrive(self, id: int, expected: float | None, now: float = 0.0, **more: int) -> Row:
+        row = self.estimator.row(Job(id, now, 4, 1000, expected, **more))  # type: ignore[arg-type]
+        row.unfed = 0
+        self.laps.arrive(row, now)
+        return row
+
+    def rounds(self, row: Row, *accepted: int, seconds: float = 0.13) -> None:
+        for count in accepted:
+            outcome = Outcome(row.job.id, 0, 3, count, count + 1, seconds)
+            row.learn(outcome)
+            self.estimator.observe(row, outcome)
+            self.laps.observe(row, outcome, 0.0)
+
+    def order(self, used: float = 0.0, now: float = 0.0) -> list[int]:
+        return [row.job.id for row in self.laps.order(now, used)]
+
+
+def stage(parts: Parts = RANKED, patience: float = 1e6, plain: bool = True) -> Stage:
+    device = capacity()
+    estimator = Estimator(device, Served(plain=plain), alarm=5.0)
+    brackets = Levels.geometric(4, 2.0, 1.0, None)
+    return Stage(Laps(estimator, brackets, Levels((), patience, 0.5), parts), estimator)
+
+
+def test_an_arrival_enters_by_its_prior_estimate() -> None:
+    at = stage()
+    long, short = at.arrive(1, 300.0), at.arrive(2, 5.0)
+    assert at.order() == [2, 1]
+    assert (at.laps.level(long), at.laps.level(short)) == (4, 1)
+
+
+def test_without_the_prior_it_enters_the_first_queue() -> None:
+    at = stage(Parts())
+    long, short = at.arrive(1, 300.0), at.arrive(2, 5.0)
+    assert at.order() == [1, 2]
+    assert (at.laps.level(long), at.laps.level(short)) == (1, 1)
+
+
+def test_a_request_is_perceptible_while_its_yield_is_known_and_its_answer_not_outrun() -> None:
+    at = stage()
+    row = at.arrive(1, 60.0)
+    at.rounds(row, 1, 0, 3)
+    assert not at.laps.perceives(row)
+    at.rounds(row, *[1, 0, 3, 2] * 4)
+    assert at.laps.perceives(row)
+    assert at.laps.perceptible == 1
+    at.rounds(row, *[3] * 12)
+    assert row.emitted > 60
+    assert not at.laps.perceives(row), "its answer goes on beyond the prediction"
+    at.laps.leave(row, None)
+    assert at.laps.perceptible == 0
+
+
+def test_a_drift_of_acceptance_is_noticed_and_the_past_forgotten() -> None:
+    at = stage()
+    row = at.arrive(1, 900.0)
+    at.rounds(row, *[3, 2, 3, 3] * 15)
+    assert at.laps.perceives(row)
+    settled, before = row.survival.width(3), row.survival.tokens(3)
+    widths = []
+    for accepted in [0, 1] * 8:
+        at.rounds(row, accepted)
+        widths.append(row.survival.width(3))
+    assert max(widths) > 2 * settled, "the alarm was raised"
+    assert row.survival.tokens(3) < 0.65 * before
+
+
+def test_an_even_acceptance_raises_no_alarm() -> None:
+    random, alarms = Random(1), 0
+    for _ in range(50):
+        at = stage()
+        row = at.arrive(1, 900.0)
+        for _ in range(150):
+            at.rounds(row, sum(random.random() < 0.7**k for k in range(1, 4)))
+            alarms += row.survival.width(3) > 0.2 and row.emitted > 60
+    assert alarms < 50
+
+
+def test_hysteresis_ignores_a_small_rise_of_the_estimate() -> None:
+    for hysteresis, order in ((0.0, [2, 1]), (0.5, [1, 2])):
+        at = stage(replace(RANKED, hysteresis=hysteresis))
+        first = at.arrive(1, 40.0)
+        at.rounds(first, 2)
+        at.arrive(2, 38.5)
+        assert at.order() == [1, 2]
+        at.rounds(first, 0)
+        assert at.order() == order
+
+
+def test_a_request_near_its_end_is_locked() -> None:
+    for lock, order in ((1.0, [2, 1]), (0.5, [1, 2])):
+        at = stage(replace(RANKED, lock=lock))
+        row = at.arrive(1, 100.0)
+        at.rounds(row, *[1] * 35)
+        at.arrive(2, 3.0)
+        assert at.order() == order
+
+
+def test_with_pages_short_a_request_that_holds_many_goes_later() -> None:
+    at = stage(replace(RANKED, volume=1.0))
+    long = at.estimator.row(Job(1, 0.0, 900, 1000, 20.0))
+    long.unfed = 0
+    at.laps.arrive(long, 0.0)
+    at.arrive(2, 24.0)
+    assert at.order(used=0.5) == [1, 2]
+    assert at.order(used=1.0) == [2, 1]
+    assert at.order(used=0.5) == [1, 2]
+
+
+def test_the_tail_knob_goes_from_size_to_arrival() -> None:
+    orders = []
+    for tail in (0.0, 0.9, 1.0):
+        at = stage(replace(RANKED, tail=tail))
+        for id, expected in enumerate((300.0, 5.0, 100.0, 20.0), 1):
+            at.arrive(id, expected, now=float(id))
+        orders.append(at.order())
+    assert orders[0] == [2, 4, 3, 1]
+    assert orders[2] == [1, 2, 3, 4]
+    late = stage(replace(RANKED, tail=0.5))
+    late.arrive(1, 300.0, now=0.0)
+    late.arrive(2, 5.0, now=1.0)
+    late.arrive(3, 5.0, now=10_000.0)
+    assert late.order() == [2, 1, 3], "a small one overtakes, but not one that waited very long"
+
+
+def test_lower_priority_numbers_go_first() -> None:
+    at = stage()
+    at.arrive(1, 5.0)
+    at.arrive(2, 500.0, priority=-1)
+    at.arrive(3, 1.0, priority=1)
+    assert at.order() == [2, 1, 3]
+
+
+def test_age_goes_before_priority() -> None:
+    at = stage(patience=10.0)
+    old = at.arrive(1, 500.0, priority=5)
+    at.arrive(2, 5.0, now=9.0, priority=-5)
+    assert at.order(now=9.0) == [2, 1]
+    assert at.order(now=10.0) == [1, 2]
+    assert at.laps.level(old) == 0
+
+
+def test_a_tenant_that_had_more_service_goes_later() -> None:
+    for fairness, order in ((0.0, [1, 2]), (1.0, [2, 1])):
+        at = stage(replace(RANKED, fairness=fairness))
+        busy = at.arrive(3, 900.0, tenant=1)
+        at.arrive(2, 30.0, tenant=2)
+        at.arrive(1, 10.0, tenant=1)
+        at.rounds(busy, *[1] * 40)
+        assert at.order()[:2] == order
+
+
+def test_a_tenant_alone_and_one_that_comes_back_carry_nothing_over() -> None:
+    at = stage(replace(RANKED, fairness=1.0))
+    alone = at.arrive(1, 900.0, tenant=1)
+    at.rounds(alone, *[1] * 100)
+    at.arrive(2, 30.0, tenant=2)
+    at.arrive(3, 10.0, tenant=1)
+    assert at.order()[:2] == [3, 2]
+
+
+def test_what_was_learned_reorders_those_that_wait() -> None:
+    """The caller's predictions turn out to be the wrong way round."""
+    at = stage(plain=False)
+    at.arrive(1, 20.0)
+    at.arrive(2, 200.0)
+    assert at.order() == [1, 2]
+    for id in range(10, 60):
+        long = id % 2
+        row = at.arrive(id, 20.0 if long else 200.0)
+        at.laps.leave(row, End.EOS)
+        row.emitted = 200 if long else 20
+        at.estimator.end(row, End.EOS)
+        at.order()
+    assert at.order() == [2, 1]
+
+
+def test_the_paper_s_thresholds_are_refused_where_they_mean_nothing() -> None:
+    with pytest.raises(ValueError, match="no stability"):
+        stage(Parts(window=0))
+
+
+def preempted(peak: bool) -> int:
+    """Swaps and recomputations with pages for half of the demand."""
+    random = Random(7)
+    lengths = [random.randint(10, 60) for _ in range(40)]
+    jobs = [Job(id, 0.0, 4, 60, float(n)) for id, n in enumerate(lengths)]
+    clients = [Client(job, n, 0.5) for job, n in zip(jobs, lengths, strict=True)]
+    device = Device(capacity(pages=100, max_rows=32, prefill_tokens=64), random)
+    scheduler = build(SchedulerConfig(laps_peak=peak), device.capacity)
+    run(scheduler, device, clients)
+    counts = scheduler.view().preemptions
+    return counts["swap"] + counts["recompute"]
+
+
+def test_looking_ahead_at_the_peak_of_pages_avoids_preemption() -> None:
+    assert preempted(True) < preempted(False) / 2
+
+
+def submit(scheduler: Scheduler, id: int, expected: float, **more: int) -> None:
+    scheduler.submit(Job(id, 0.0, 4, 60, expected, **more), 0.0)  # type: ignore[arg-type]
+
+
+def test_priority_reaches_the_batch() -> None:
+    scheduler = build(SchedulerConfig(), capacity(max_rows=1, depth=1))
+    submit(scheduler, 1, 5.0)
+    submit(scheduler, 2, 50.0, priority=-1)
+    batch = scheduler.next_batch(0.0)
+    assert batch is not None
+    assert [run.id for run in batch.run] == [2]

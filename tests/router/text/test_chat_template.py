@@ -1,0 +1,164 @@
+"""Chat templates render as transformers renders them, and reach nothing that they should not."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from router.text.chat_template import ChatTemplate, Refused
+from tests.support.chat_templates import TEMPLATES
+
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+USER = {"role": "user", "content": " What is 2 < 3 & «é»? "}
+ANSWER = {"role": "assistant", "content": "It is true."}
+SYSTEM = {"role": "system", "content": "Be brief."}
+CALL = {"function": {"name": "f", "arguments": {"x": 1, "y": "é"}}, "id": "c1", "type": "function"}
+CHATS: dict[str, list[dict[str, Any]]] = {
+    "one": [USER],
+    "system": [SYSTEM, USER],
+    "turns": [USER, ANSWER, USER],
+    "long": [SYSTEM, USER, ANSWER, USER, ANSWER, USER],
+    "open": [USER, ANSWER],
+    "called": [
+        USER,
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": "3", "tool_call_id": "c1"},
+    ],
+}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+def theirs(source: str, chat: list[dict[str, Any]], **more: Any) -> str | None:
+    """The prompt by transformers; None where the template refuses."""
+    goes_on = chat[-1]["role"] == "assistant"
+    try:
+        [text], _ = render_jinja_template(
+            [chat],
+            chat_template=source,
+            continue_final_message=goes_on,
+            add_generation_prompt=not goes_on,
+            **{**TOKENS, **more},
+        )
+    except Exception:  # noqa: BLE001 - whatever it raises, it refuses
+        return None
+    return text.rstrip() if goes_on else text
+
+
+def ours(source: str, chat: list[dict[str, Any]], **more: Any) -> str | None:
+    try:
+        return ChatTemplate(source, TOKENS).render(chat, **more)
+    except Refused:
+        return None
+
+
+@pytest.mark.parametrize("chat", CHATS)
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_renders_as_transformers_renders_it(name: str, chat: str) -> None:
+    source, messages = TEMPLATES[name], CHATS[chat]
+    for more in ({}, {"tools": [TOOL]}, {"enable_thinking": False}):
+        assert ours(source, messages, **more) == theirs(source, messages, **more)
+
+
+def test_known_prompts_have_their_known_text() -> None:
+    chat = CHATS["turns"]
+    assert ours(TEMPLATES["chatml"], [SYSTEM, ANSWER, USER]) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>assistant\nIt is true.<|im_end|>\n"
+        "<|im_start|>user\n What is 2 < 3 & «é»? <|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert ours(TEMPLATES["inst"], chat) == (
+        "<s>[INST] What is 2 < 3 & «é»? [/INST] It is true. </s>[INST] What is 2 < 3 & «é»? [/INST]"
+    )
+    assert ours(TEMPLATES["turns"], [USER]) == (
+        "<s><start_of_turn>user\nWhat is 2 < 3 & «é»?<end_of_turn>\n<start_of_turn>model\n"
+    )
+
+
+def test_a_last_message_of_the_assistant_is_left_open() -> None:
+    chat = [USER, {"role": "assistant", "content": "It is "}]
+    assert ours(TEMPLATES["headers"], chat) == (
+        "<s><|start_header_id|>user<|end_header_id|>\n\nWhat is 2 < 3 & «é»?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nIt is"
+    )
+
+
+def test_what_a_template_refuses_is_told_in_its_words() -> None:
+    with pytest.raises(Refused, match=r"^Conversation roles must alternate$"):
+        ChatTemplate(TEMPLATES["inst"], TOKENS).render([ANSWER, USER])
+
+
+def test_a_variable_that_is_missing_is_named() -> None:
+    with pytest.raises(Refused) as caught:
+        ChatTemplate("{{ persona.name }}", {}).render([USER])
+    assert caught.value.variable == "persona"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages.__class__ }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append({}) }}",
+        "{% set _ = messages[0].update({'role': 'x'}) %}",
+        "{{ namespace(__class__=1) }}",
+        "{% set ns = namespace() %}{% set ns.__dict__ = 1 %}",
+        "{{ dict.__init__ }}",
+        "{{ raise_exception.__globals__ }}",
+        "{{ cycler.__init__.__globals__ }}",
+        "{{ lipsum.__globals__['os'] }}",
+        "{{ '%c' % 1e9 }}",
+        "{% include 'config.json' %}",
+        "{% for i in range(999999) %}{% endfor %}",
+        "{{ messages | map('nonsense') | list }}",
+        "{{ ('a' * 3)('b') }}",
+    ],
+)
+def test_a_template_that_reaches_too_far_is_refused(source: str) -> None:
+    chat = [dict(USER)]
+    with suppress(Refused):
+        assert ChatTemplate(source, TOKENS).render(chat).strip() == ""
+    assert chat == [USER]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def test_a_template_comes_from_the_first_place_that_has_one(folder: Path) -> None:
+    assert ChatTemplate.load(str(folder)) is None
+    config: dict[str, Any] = {"bos_token": {"content": "<b>", "lstrip": False}, "eos_token": None}
+    config["chat_template"] = "c {{ bos_token }}{{ eos_token }}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert loaded(folder).render([USER]) == "c <b>"
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": "j"}))
+    assert loaded(folder).render([USER]) == "j"
+    (folder / "chat_template.jinja").write_text("f {{ bos_token }}")
+    assert loaded(folder).render([USER]) == "f <b>"
+    other = folder / "other.json"
+    other.write_text(json.dumps({"chat_template": "o"}))
+    chosen = ChatTemplate.load(str(folder), str(other))
+    assert chosen
+    assert chosen.render([USER]) == "o"
+
+
+def test_of_several_named_templates_the_default_is_taken(folder: Path) -> None:
+    named = [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    assert loaded(folder).source == "d"
+
+
+def test_a_template_that_does_not_parse_is_refused_with_its_line(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("one\n{% if %}")
+    with pytest.raises(ValueError, match="chat template, line 2: "):
+        ChatTemplate.load(str(folder))
+
+
+def loaded(folder: Path) -> ChatTemplate:
+    template = ChatTemplate.load(str(folder))
+    assert template
+    return template

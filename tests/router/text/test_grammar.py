@@ -1,0 +1,199 @@
+"""Grammars that cannot be followed are refused, and those that can are compiled once."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+from router.errors import Invalid
+from router.text.grammar import LONGEST, Grammars, Kind, Source, from_schema, read
+from router.text.worker_pool import Files, Workers
+from tests.support.families import byte_level
+
+BROKEN: tuple[dict[str, Any], ...] = (
+    {"type": "nonsense"},
+    {"type": 5},
+    {"type": ["string", 5]},
+    {"properties": 5},
+    {"properties": {"a": 5}},
+    {"required": "a"},
+    {"items": 5},
+    {"prefixItems": {}},
+    {"enum": []},
+    {"enum": 5},
+    {"anyOf": []},
+    {"anyOf": 5},
+    {"oneOf": [5]},
+    {"$ref": "#/$defs/missing"},
+    {"$ref": "http://127.0.0.1:9/schema.json"},
+    {"$ref": "file:///etc/passwd"},
+    {"$ref": 5},
+    {"not": {}},
+    {"if": {}, "then": {}},
+    {"type": "array", "uniqueItems": True},
+    {"type": "string", "format": "nonsense"},
+    {"type": "string", "pattern": "("},
+    {"type": "string", "pattern": "(?=a)b"},
+    {"type": "string", "pattern": "(a)\\1"},
+    {"type": "string", "minLength": -1},
+    {"type": "string", "minLength": 3, "maxLength": 2},
+    {"type": "string", "maxLength": "5"},
+    {"type": "integer", "minimum": "a"},
+    {"type": "integer", "minimum": 5, "maximum": 4},
+    {"type": "array", "minItems": 3, "maxItems": 2},
+    {"allOf": [{"type": "string"}, {"type": "integer"}]},
+    {"additionalProperties": 5},
+)
+BAD_REGEXES = (
+    *("(", ")", "[", "a{2,1}", "[z-a]", "*", "+a", "(?=a)b", "(?!a)b", "(?<=a)b", "(?<!a)b"),
+    *(
+        "(a)\\1",
+        "(?P<n>a)(?P=n)",
+        "\\b",
+        "a\\",
+        "\\p{Nonsense}",
+        "(?P<1>a)",
+        "(?<n",
+        "x{99999999999}",
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("vocabulary")
+    byte_level().save(str(made / "tokenizer.json"))
+    return made
+
+
+@pytest.fixture
+async def grammars(folder: Path) -> AsyncIterator[Grammars]:
+    workers = Workers(Files(str(folder), byte_level().get_vocab_size()), 1)
+    yield Grammars(workers)
+    await workers.close()
+
+
+def malformed(count: int) -> list[dict[str, Any]]:
+    """Schemas, each with one of the faults somewhere inside."""
+    rng = random.Random(7)
+
+    def wrap(schema: dict[str, Any], depth: int) -> dict[str, Any]:
+        if not depth:
+            return schema
+        inner = wrap(schema, depth - 1)
+        return rng.choice(
+            (
+                {"type": "object", "properties": {"x": inner}, "required": ["x"]},
+                {"type": "array", "items": inner, "minItems": 1},
+                {"allOf": [inner, {"description": "the same"}]},
+                {"anyOf": [inner]},
+            )
+        )
+
+    return [wrap(rng.choice(BROKEN), rng.randint(0, 3)) for _ in range(count)]
+
+
+async def refused(grammars: Grammars, kind: str, value: Any) -> str:
+    source = from_schema(value) if kind == "json" else read(kind, value)
+    with pytest.raises(Invalid) as caught:
+        await grammars.compile(source)
+    return str(caught.value)
+
+
+async def test_faulty_schemas_are_refused(grammars: Grammars) -> None:
+    for schema in BROKEN:
+        text = await refused(grammars, "json", schema)
+        assert text.startswith("Input validation error: cannot compile regex from schema: ")
+        assert "\n" not in text
+
+
+async def test_two_hundred_malformed_schemas_are_refused_whatever_is_around_the_fault(
+    grammars: Grammars,
+) -> None:
+    for schema in malformed(200):
+        await refused(grammars, "json", schema)
+
+
+@pytest.mark.parametrize("regex", BAD_REGEXES)
+async def test_faulty_regexes_are_refused(grammars: Grammars, regex: str) -> None:
+    text = await refused(grammars, "regex", regex)
+    assert text.startswith("Input validation error: grammar is not valid: ")
+
+
+@pytest.mark.parametrize("lark", ["", "x", 'strat: "a"', "start: start", "start: /(/", "start: b"])
+async def test_faulty_lark_grammars_are_refused(grammars: Grammars, lark: str) -> None:
+    await refused(grammars, "lark", lark)
+
+
+async def test_look_around_is_refused_by_name(grammars: Grammars) -> None:
+    assert "look-around" in await refused(grammars, "regex", "(?=a)b")
+    assert "backreferences" in await refused(grammars, "regex", "(a)\\1")
+
+
+async def test_a_grammar_has_a_longest_length(grammars: Grammars) -> None:
+    text = await refused(grammars, "regex", "a" * (LONGEST + 1))
+    assert f"more than {LONGEST} characters" in text
+
+
+async def test_what_compiled_is_remembered_and_forgotten_in_turn(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = [Source(Kind.REGEX, f"a{{{count}}}") for count in range(1, 5)]
+    first = [await grammars.compile(source) for source in sources]
+    assert list(grammars._known) == sources
+    await grammars.compile(sources[0])
+    monkeypatch.setattr("router.text.grammar.REMEMBERED", grammars._size)
+    await grammars.compile(Source(Kind.REGEX, "b"))
+    assert sources[0] in grammars._known
+    assert sources[1] not in grammars._known
+    assert await grammars.compile(sources[1]) == first[1]
+
+
+async def test_a_server_without_grammars_says_so(folder: Path) -> None:
+    workers = Workers(Files(str(folder), 300), 1)
+    off = Grammars(workers, enabled=False)
+    assert await off.compile(None) is None
+    assert await refused(off, "regex", "a") == "Input validation error: grammar is not supported"
+
+
+@pytest.mark.parametrize("kind", ["json", "json_object"])
+@pytest.mark.parametrize("value", [{"type": "object"}, [], 5, "{}", "5", "not json", '{"a":'])
+def test_native_json_needs_properties(kind: str, value: Any) -> None:
+    with pytest.raises(Invalid, match="grammar is not valid: "):
+        read(kind, value)
+
+
+def test_native_json_is_a_schema_or_its_text() -> None:
+    schema = {"properties": {"a": {}}}
+    sources = [read("json", schema), read("json_object", json.dumps(schema))]
+    sources.append(read("json_schema", {"name": "n", "schema": schema}))
+    assert sources == [from_schema(schema)] * 3
+
+
+@pytest.mark.parametrize("kind", ["regex", "lark"])
+def test_other_grammars_are_text(kind: str) -> None:
+    assert read(kind, "a") == Source(Kind(kind), "a")
+    with pytest.raises(Invalid, match="its value is not a string"):
+        read(kind, {"a": 1})
+
+
+def test_a_schema_cannot_change_how_it_is_compiled() -> None:
+    assert from_schema({"x-guidance": {"lenient": True}, "not": {}}).text == '{"not":{}}'
+
+
+async def test_a_tokenizer_that_llguidance_cannot_read_has_no_grammars(tmp_path: Path) -> None:
+    words = Tokenizer(WordLevel({"a": 0, "b": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    words.save(str(tmp_path / "tokenizer.json"))
+    workers = Workers(Files(str(tmp_path), 3), 1)
+    try:
+        message = await refused(Grammars(workers), "regex", "a+")
+        assert "grammars are not supported with this tokenizer" in message
+    finally:
+        await workers.close()

@@ -1,0 +1,93 @@
+"""Work that does not end is ended, and costs the next job nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from router.text.chat_template import Refused
+from router.text.worker_pool import Exhausted, Files, Workers
+from tests.support.families import byte_level
+
+FOREVER = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+CHAT = [{"role": "user", "content": "hi"}]
+
+
+@pytest.fixture
+async def workers(tmp_path: Path) -> AsyncIterator[Workers]:
+    """One worker with a quarter of a second for a job; a message decides what the template does."""
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    source = f"{{% if messages[0].content == 'loop' %}}{FOREVER}{{% endif %}}"
+    source += "{% if messages[0].content == 'big' %}{{ 'x' * 9999999999 }}{% endif %}"
+    source += "{{ messages[0].content }}"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": source}))
+    made = Workers(Files(str(tmp_path), 300), count=1, seconds=1.0)
+    yield made
+    await made.close()
+
+
+async def render(workers: Workers, text: str) -> str:
+    chat = [{"role": "user", "content": text}]
+    return await workers.run("render", variables={"messages": chat})
+
+
+async def test_a_job_is_done_again_and_again_by_the_same_process(workers: Workers) -> None:
+    assert [await render(workers, text) for text in ("a", "é\n", "c")] == ["a", "é\n", "c"]
+    assert len(workers._idle) == 1
+
+
+@pytest.mark.parametrize("text", ["loop", "big"])
+async def test_a_job_without_end_is_ended_and_the_next_is_done(workers: Workers, text: str) -> None:
+    async with asyncio.timeout(30):
+        with pytest.raises((Exhausted, Refused)):
+            await render(workers, text)
+        assert await render(workers, "b") == "b"
+
+
+async def test_a_killed_worker_is_replaced(workers: Workers) -> None:
+    await render(workers, "a")
+    [worker] = workers._idle
+    os.kill(worker.pid, 9)
+    with pytest.raises(Exhausted):
+        await render(workers, "a")
+    assert await render(workers, "a") == "a"
+
+
+async def test_a_caller_that_leaves_takes_its_worker_along_and_frees_the_place(
+    workers: Workers,
+) -> None:
+    await workers.warm()
+    [worker] = workers._idle
+    job = asyncio.ensure_future(render(workers, "loop"))
+    await asyncio.sleep(0.01)
+    job.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await job
+    assert worker.returncode is not None
+    assert await render(workers, "a") == "a"
+
+
+async def test_jobs_wait_for_a_free_worker(workers: Workers) -> None:
+    texts = [str(number) for number in range(20)]
+    assert await asyncio.gather(*(render(workers, text) for text in texts)) == texts
+    assert len(workers._idle) == 1
+
+
+async def test_idle_workers_end_when_they_are_closed(workers: Workers) -> None:
+    await render(workers, "a")
+    [worker] = workers._idle
+    await workers.close()
+    assert worker.returncode is not None
+
+
+async def test_a_model_without_a_template_is_told_so(tmp_path: Path) -> None:
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    made = Workers(Files(str(tmp_path), 300), count=1)
+    with pytest.raises(Refused, match="template not found"):
+        await render(made, "a")
+    await made.close()

@@ -1,0 +1,143 @@
+"""The planned layout of a device computes what the reference layout computes."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from shard.attention.backends import SdpaRows, TritonPaged, choose, flash_operator, splits, suffices
+from shard.attention.interface import Layout, Paged, Rule, Segment
+from shard.attention.kv_cache import PAGE_SIZE, KvCache, LayerShape, spans
+from tests.support import paged
+
+pytest.importorskip("triton", reason="Triton has no build for this platform")
+HEADS, KV_HEADS, DIM = 4, 2, 16
+PLAIN = Rule(DIM**-0.5, None, None, None)
+RULES = {
+    "plain": PLAIN,
+    "window": Rule(DIM**-0.5, 9, None, None),
+    "softcap": Rule(0.1, None, 3.0, None),
+    "sinks": Rule(0.1, None, None, torch.linspace(-1, 1, HEADS)),
+}
+# tokens fed, length, pages: a verification, a long prefill chunk in two runs, a decode
+ROWS = ((4, 21, [7, 3]), (40, 50, [4, 5, 9, 10]), (1, 33, [8, 2, 1]))
+
+
+def layout(dtype: torch.dtype) -> Paged:
+    """The rows in a pool of random keys and values."""
+    cache = KvCache([LayerShape(KV_HEADS, DIM)], 10, dtype, paged.DEVICE)
+    cache.pool(0).copy_(torch.randn(11 * PAGE_SIZE, 2 * KV_HEADS, DIM))
+    segments, slots, start = [], [], 0
+    for count, length, pages in ROWS:
+        own = spans(pages, length)
+        slots += [slot for span in own for slot in range(span.start, span.stop)][-count:]
+        segments.append(Segment(start, start + count, length, own))
+        start += count
+    return Paged(cache, torch.tensor(slots, device=paged.DEVICE), segments)
+
+
+def run(layout: Layout, rule: Rule, dtype: torch.dtype) -> Tensor:
+    total = sum(row[0] for row in ROWS)
+    torch.manual_seed(1)
+    fresh = torch.randn(total, 2 * KV_HEADS, DIM).to(paged.DEVICE, dtype)
+    query = torch.randn(total, HEADS, DIM).to(paged.DEVICE, dtype)
+    return layout.layer(0, fresh, query, rule)
+
+
+class Flash:
+    """Attends as torch's operator does, by its own arguments; counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cum_seq_q: Tensor,
+        cum_seq_k: Tensor,
+        max_q: int,
+        max_k: int,
+        dropout_p: float,
+        is_causal: bool,
+        return_debug_mask: bool,
+        *,
+        scale: float,
+        window_size_left: int | None,
+        window_size_right: int | None,
+    ) -> Sequence[Any]:
+        self.calls += 1
+        assert cum_seq_q.tolist() == [0, max_q] == [0, len(query)]
+        assert cum_seq_k.tolist() == [0, max_k] == [0, len(key)]
+        assert is_causal
+        assert query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
+        own = torch.arange(max_k - max_q, max_k)[:, None]
+        seen = torch.arange(max_k)[None]
+        allowed = seen <= own
+        if window_size_left is not None:
+            assert window_size_right == 0
+            allowed &= seen >= own - window_size_left
+        group = query.shape[1] // key.shape[1]
+        scores = torch.einsum("nhd,lhd->hnl", query, key.repeat_interleave(group, 1)).float()
+        weights = (scores * scale).masked_fill(~allowed, float("-inf")).softmax(-1)
+        return (torch.einsum("hnl,lhd->nhd", weights.half(), value.repeat_interleave(group, 1)),)
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_short_rows_by_kernel_and_long_ones_by_sdpa_equal_the_reference(rule: Rule) -> None:
+    reference = layout(torch.float32)
+    planned = TritonPaged(paged.DEVICE, 8, None).plan(reference)
+    wanted = run(reference, rule, torch.float32)
+    torch.testing.assert_close(run(planned, rule, torch.float32), wanted, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "calls"), [("plain", 1), ("window", 1), ("softcap", 0), ("sinks", 0)]
+)
+def test_prefill_goes_through_flash_where_it_can_express_the_rule(name: str, calls: int) -> None:
+    flash = Flash()
+    reference = layout(torch.float16)
+    planned = TritonPaged(paged.DEVICE, 8, flash).plan(reference)
+    wanted = run(reference, RULES[name], torch.float16)
+    found = run(planned, RULES[name], torch.float16)
+    torch.testing.assert_close(found, wanted, atol=4e-3, rtol=0)
+    assert flash.calls == calls
+
+
+def test_float32_prefill_never_goes_through_flash() -> None:
+    flash = Flash()
+    run(TritonPaged(paged.DEVICE, 8, flash).plan(layout(torch.float32)), PLAIN, torch.float32)
+    assert flash.calls == 0
+
+
+def test_the_cpu_attends_row_by_row() -> None:
+    assert isinstance(choose(torch.device("cpu")), SdpaRows)
+
+
+def test_this_torch_has_a_flash_operator_that_suffices() -> None:
+    assert flash_operator() is not None
+
+
+def test_an_operator_without_a_window_does_not_suffice() -> None:
+    assert not suffices({"cum_seq_q", "cum_seq_k", "max_q", "max_k", "is_causal", "scale"})
+
+
+@pytest.mark.parametrize(("programs", "parts"), [(1, 32), (8, 32), (66, 4), (264, 1), (4096, 1)])
+def test_keys_are_split_until_the_processors_are_busy(programs: int, parts: int) -> None:
+    assert splits(132, programs) == parts
+
+
+def test_the_shard_can_be_imported_without_triton() -> None:
+    folder = Path(__file__).resolve().parents[3] / "shard"
+    for path in folder.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import | ast.ImportFrom) and path.name != "paged_triton.py":
+                assert "triton" not in ast.unparse(node)
+                assert "paged_triton" not in ast.unparse(node)

@@ -1,0 +1,59 @@
+"""What a model takes, by arithmetic on headers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from shard.errors import Fault
+from shard.launch import memory_estimate as estimate
+
+CONFIG = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 3,
+    "hidden_size": 64,
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """1000 floats of two bytes and 10 integers of eight, on a machine without a GPU."""
+    tensors = {
+        "a": torch.zeros(1000, dtype=torch.bfloat16),
+        "b": torch.zeros(10, dtype=torch.int64),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    monkeypatch.setattr(estimate, "_device_bytes", lambda: None)
+    return tmp_path
+
+
+def test_floats_take_the_width_that_is_asked_for_and_integers_their_own(folder: Path) -> None:
+    assert estimate.estimate([folder], "bfloat16", 1).weights == 2080
+    assert estimate.estimate([folder], "float32", 1).weights == 4080
+    assert estimate.estimate([folder], None, 1).weights == 4080  # the CPU's precision
+
+
+def test_ranks_share_the_target_and_each_hold_the_draft(folder: Path) -> None:
+    need = estimate.estimate([folder, folder], "bfloat16", 2)
+    assert need.weights == 1040 + 2080
+    assert need.token == 2 * 3 * 8 * 2 * (2 + 4)
+
+
+def test_a_device_keeps_the_checkpoints_own_precision(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(estimate, "_device_bytes", lambda: 5000)
+    need = estimate.estimate([folder], None, 1)
+    assert (need.weights, need.free) == (2080, 5000)
+
+
+def test_what_does_not_fit_is_refused_with_numbers() -> None:
+    estimate.Need(weights=50, token=1, free=100).check(50)
+    with pytest.raises(Fault, match="lower `--max-batch-total-tokens` to 50 at most"):
+        estimate.Need(weights=50, token=1, free=100).check(51)
+    with pytest.raises(Fault, match="raise `--num-shard`"):
+        estimate.Need(weights=100, token=1, free=100).check(None)

@@ -1,0 +1,154 @@
+"""A model folder that cannot work is refused by name, before a weight is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shard.errors import Fault
+from shard.loading import checkpoint
+
+LLAMA = {"model_type": "llama", "num_attention_heads": 6, "num_key_value_heads": 2}
+
+
+def tensors(payload: int = 4) -> bytes:
+    """A safetensors file of one tensor of `payload` bytes."""
+    header = json.dumps({"w": {"dtype": "U8", "shape": [payload], "data_offsets": [0, payload]}})
+    return len(header).to_bytes(8, "little") + header.encode() + bytes(payload)
+
+
+def model(
+    folder: Path,
+    config: dict[str, Any] = LLAMA,
+    vocab: Any = None,
+    weights: bytes | None = None,
+) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(tensors() if weights is None else weights)
+    if vocab is not None:
+        tokenizer = {"model": {"vocab": vocab}, "added_tokens": [{"id": 9, "content": "<s>"}]}
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return folder
+
+
+def refusal(target: Path, draft: Path | None = None, world: int = 1) -> Fault:
+    with pytest.raises(Fault) as caught:
+        checkpoint.check(target, draft, world)
+    assert "\n" not in caught.value.text
+    return caught.value
+
+
+def test_a_sound_pair_passes_and_padded_sizes_may_differ(tmp_path) -> None:
+    target = model(tmp_path / "target", LLAMA | {"vocab_size": 16}, {"a": 0})
+    draft = model(tmp_path / "draft", LLAMA | {"vocab_size": 32}, {"a": 0})
+    checkpoint.check(target, draft, 2)
+
+
+def test_fewer_kv_heads_than_shards_are_fine_but_heads_must_divide(tmp_path) -> None:
+    target = model(tmp_path / "target")
+    checkpoint.check(target, None, 6)
+    fault = refusal(target, world=4)
+    assert fault.code == 2
+    assert "`num_shard`(4)" in fault.text
+    assert "6 attention heads; valid choices: 1, 2, 3, 6" in fault.text
+
+
+def test_heads_are_found_in_the_text_part_of_the_configuration(tmp_path) -> None:
+    nested = {"model_type": "gemma3", "text_config": {"num_attention_heads": 4}}
+    assert refusal(model(tmp_path / "target", nested), world=3).code == 2
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "mamba2"},
+        {"model_type": "some", "layer_types": ["full_attention", "linear_attention"]},
+        {"model_type": "some", "text_config": {"layer_types": ["mamba"]}},
+    ],
+)
+def test_recurrent_state_is_refused_by_name(tmp_path, config) -> None:
+    fault = refusal(model(tmp_path / "target", config))
+    assert fault.code == 4
+    assert f"`{config['model_type']}` keeps a recurrent state" in fault.text
+
+
+def test_an_encoder_decoder_is_refused_by_name(tmp_path) -> None:
+    config = {"model_type": "t5", "is_encoder_decoder": True}
+    assert "`t5` is not a causal" in refusal(model(tmp_path / "target", config)).text
+
+
+def test_remote_code_is_refused_unless_transformers_has_the_architecture(tmp_path) -> None:
+    checkpoint.check(model(tmp_path / "known", LLAMA | {"auto_map": {}}), None, 1)
+    fault = refusal(model(tmp_path / "own", {"model_type": "nobodys", "auto_map": {}}))
+    assert fault.code == 4
+    assert "config.json asks for code of its own" in fault.text
+
+
+def test_pickled_weights_are_refused_with_the_way_out(tmp_path) -> None:
+    target = model(tmp_path / "target")
+    (target / "model.safetensors").rename(target / "pytorch_model.bin")
+    fault = refusal(target)
+    assert fault.code == 4
+    assert "save_pretrained" in fault.text
+
+
+@pytest.mark.parametrize("weights", [tensors()[:-1], tensors() + b"x", tensors()[:12], b""])
+def test_cut_or_padded_weights_are_refused_with_the_file(tmp_path, weights) -> None:
+    fault = refusal(model(tmp_path / "target", weights=weights))
+    assert fault.code == 4
+    assert "model.safetensors" in fault.text
+
+
+def test_a_header_that_lies_about_its_tensors_is_refused(tmp_path) -> None:
+    header = b'{"w": {"data_offsets": "far"}}'
+    weights = len(header).to_bytes(8, "little") + header
+    assert "where `w` lies" in refusal(model(tmp_path / "target", weights=weights)).text
+
+
+def test_a_part_that_the_index_names_but_the_folder_lacks_is_named(tmp_path) -> None:
+    target = model(tmp_path / "target")
+    index = {"weight_map": {"w": "model-00002-of-00002.safetensors"}}
+    (target / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "model-00002-of-00002.safetensors is missing" in refusal(target).text
+
+
+@pytest.mark.parametrize("body", ["{", "[]"])
+def test_a_damaged_configuration_is_named(tmp_path, body) -> None:
+    target = model(tmp_path / "target")
+    (target / "config.json").write_text(body)
+    assert "config.json is damaged" in refusal(target).text
+
+
+def test_a_folder_without_configuration_is_named(tmp_path) -> None:
+    assert "config.json is missing" in refusal(tmp_path).text
+
+
+def test_a_draft_of_another_vocabulary_is_refused_with_sizes_and_a_token(tmp_path) -> None:
+    target = model(tmp_path / "target", vocab={"a": 0, "b": 1, "c": 2})
+    draft = model(tmp_path / "draft", vocab={"x": 0, "w": 1, "y": 2, "z": 3})
+    fault = refusal(target, draft)
+    assert fault.code == 4
+    assert "(5 tokens) shares 1 with the target's (4)" in fault.text
+    assert "'a' is absent in the draft, 0 in the target" in fault.text
+
+
+def test_a_draft_that_shares_most_pieces_is_led_to_the_targets_ids(tmp_path) -> None:
+    target = model(tmp_path / "target", vocab={"a": 0, "b": 1, "c": 2})
+    draft = model(tmp_path / "draft", vocab={"a": 0, "c": 1, "d": 2})
+    checkpoint.check(target, draft, 1)
+    assert checkpoint.correspondence(target, draft) == {0: 0, 2: 1, 9: 9}
+
+
+def test_the_pieces_of_a_unigram_vocabulary_are_numbered_by_place(tmp_path) -> None:
+    target = model(tmp_path / "target", vocab=[["a", -1.0], ["b", -2.0]])
+    assert checkpoint.vocabulary(target) == {"a": 0, "b": 1, "<s>": 9}
+
+
+def test_without_tokenizers_the_sizes_are_compared(tmp_path) -> None:
+    target = model(tmp_path / "target", LLAMA | {"vocab_size": 16})
+    draft = model(tmp_path / "draft", LLAMA | {"vocab_size": 8})
+    assert "(8) is not the target's (16)" in refusal(target, draft).text

@@ -1,0 +1,140 @@
+"""What is loaded serves transformers' tokens; what cannot be served is refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+import torch
+
+from shard.batch.packing import Feed
+from shard.batch.rows import Row
+from shard.engine import Engine
+from shard.errors import Fault
+from shard.loading.load import load
+from shard.loading.partition import Ranks
+from shard.model import memory
+from shard.wire.protocol import Sampling
+from tests.shard.test_engine import generated
+from tests.support import tiny
+from tests.support.tiny import Ask, Plan, drive, engine
+
+Model = Callable[..., str]
+
+
+def start(model: str, draft: str | None = None, **changes: object) -> Fault:
+    with pytest.raises(Fault) as caught:
+        Engine(tiny.config(model, draft, **changes), lambda text, percent: None)
+    assert "\n" not in caught.value.text
+    return caught.value
+
+
+def test_a_recurrent_model_is_refused_by_name(model: Model) -> None:
+    fault = start(model("mamba"))
+    assert fault.code == 4
+    assert "MambaForCausalLM" in fault.text
+    assert "recurrent state" in fault.text
+
+
+def test_a_draft_of_another_vocabulary_is_refused_with_both_sizes(model: Model) -> None:
+    fault = start(model("llama"), model("llama-wide"))
+    assert fault.code == 4
+    assert "107" in fault.text
+    assert "101" in fault.text
+
+
+def test_truncated_weights_are_one_line(model: Model, tmp_path: Path) -> None:
+    whole = Path(model("llama"))
+    for file in whole.iterdir():
+        data = file.read_bytes()
+        part = data[: len(data) // 2] if file.suffix == ".safetensors" else data
+        (tmp_path / file.name).write_bytes(part)
+    fault = start(str(tmp_path))
+    assert fault.code == 4
+    assert "model.safetensors" in fault.text
+
+
+def test_models_that_the_device_cannot_hold_are_one_line(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.\nAnd so on")
+
+    monkeypatch.setattr("shard.engine.load", refuse)
+    fault = start(model("llama"))
+    assert (fault.code, fault.text) == (
+        6,
+        "Not enough memory to load the target; raise `--num-shard`",
+    )
+
+
+def test_a_prefill_that_the_device_cannot_hold_names_the_flag(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = replace(engine(model("llama"))._target.facts, device=torch.device("cuda"))
+
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("shard.model.memory.warm_up", refuse)
+    with pytest.raises(Fault) as caught:
+        memory.pages(tiny.config(model("llama"), prefill_tokens=4096), loaded, None)
+    assert (caught.value.code, caught.value.text) == (
+        6,
+        "Not enough memory to handle 4096 prefill tokens."
+        " You need to decrease `--max-batch-prefill-tokens`",
+    )
+
+
+def test_a_pool_too_small_for_one_request_names_the_flags(model: Model) -> None:
+    fault = start(model("llama"), max_total_tokens=120, max_batch_total_tokens=64)
+    assert fault.code == 6
+    assert fault.text.startswith("Not enough memory to handle max_total_tokens=120: ")
+    assert "--max-batch-total-tokens" in fault.text
+
+
+@pytest.mark.parametrize("name", tiny.COVERED)
+def test_tokens_are_those_of_transformers_with_and_without_drafts(model: Model, name: str) -> None:
+    path = model(name)
+    ask = Ask(tuple(range(5, 25)), 24)
+    reference = generated(path, ask)
+    assert drive(engine(path), [ask], Plan()) == [reference]
+    assert drive(engine(path, model("llama", 1)), [ask], Plan(draft=3, chunk=9)) == [reference]
+
+
+@pytest.mark.parametrize("ids", [[9, 11], 9], ids=["several", "one"])
+def test_every_end_of_sequence_id_ends_a_row(model: Model, tmp_path: Path, ids: object) -> None:
+    folder = copytree(model("llama"), tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    loaded = load(str(folder), None, torch.device("cpu"), Ranks(0, 1), lambda done, total: None)
+    assert loaded.eos == frozenset(ids if isinstance(ids, list) else [ids])
+
+
+@pytest.mark.parametrize(("dtype", "near"), [("bfloat16", 0.15), ("float16", 0.02)])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt-oss", "mixtral"])
+def test_half_precision_serves_with_logits_near_those_of_float32(
+    model: Model, name: str, dtype: str, near: float
+) -> None:
+    half = Engine(tiny.config(model(name), dtype=dtype), lambda text, percent: None)
+    assert half.ready().dtype == dtype
+    torch.set_num_threads(1)
+    ask = Ask(tuple(range(5, 25)), 16)
+    assert [len(tokens) for tokens in drive(half, [ask], Plan())] == [16]
+    row = Row(0, list(ask.prompt), 20, 1, True, Sampling(), pages=[1, 2])
+    feed = Feed(row, 0, ask.prompt, 20)
+    exact = engine(model(name))._target.logits([feed])
+    rough = half._target.logits([feed]).float()
+    error = (rough - exact).pow(2).mean(dim=-1).sqrt() / exact.std(dim=-1)
+    assert error.median() < near  # a rounding may choose another expert for one token
+
+
+def test_the_launcher_hears_how_much_is_read(model: Model) -> None:
+    told: list[tuple[str, int]] = []
+    Engine(tiny.config(model("llama")), lambda text, percent: told.append((text, percent)))
+    read = [(text, percent) for text, percent in told if text.startswith("loading the target")]
+    assert read[-1] == ("loading the target: 0 of 0 MB", 60)
+    assert [percent for _, percent in told] == sorted(percent for _, percent in told)

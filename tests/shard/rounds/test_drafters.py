@@ -1,0 +1,170 @@
+"""Whoever drafts, the tokens are the target's own; and a draft couples through any map of ids."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from shard.engine import Engine
+from shard.errors import Fault
+from shard.rounds import drafters
+from shard.wire.protocol import Grow, Item, New, Run, Sampling, Step
+from tests.support import tiny
+from tests.support.tiny import SAMPLED, VOCABULARY, Ask, Plan, drive, engine
+
+Model = Callable[..., str]
+GREEDY = Sampling()
+PLANS = [Plan(draft=4, batch=batch) for batch in (1, 3, 8)]
+PLANS += [Plan(mixed=(0, 1, 5, 3), batch=8), Plan(mixed=(5, 0), batch=3, chunk=4)]
+
+
+def asks(sampling: Sampling) -> list[Ask]:
+    """Eight prompts; every other one repeats itself, so that prompt lookup has work."""
+    rng = random.Random(3)
+    prompts = [[rng.randrange(VOCABULARY) for _ in range(size)] for size in (1, 6, 17, 9) * 2]
+    prompts = [p * 3 if place % 2 else p for place, p in enumerate(prompts)]
+    return [Ask(tuple(p), 30, replace(sampling, seed=i)) for i, p in enumerate(prompts)]
+
+
+def named(folder: str, place: Path, pieces: dict[str, int]) -> Path:
+    """A link to the model in `folder` beside a tokenizer that knows `pieces`."""
+    place.mkdir(parents=True)
+    for file in Path(folder).iterdir():
+        (place / file.name).symlink_to(file)
+    (place / "tokenizer.json").write_text(json.dumps({"model": {"vocab": pieces}}))
+    return place
+
+
+def renumbered(folder: str, place: Path, order: list[int]) -> Path:
+    """The same model with the old token `order[id]` at each new `id`."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    rows = torch.tensor(order)
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        layer.weight.data = layer.weight.data[rows].clone()
+    model.config.vocab_size = len(order)
+    model.save_pretrained(place)
+    pieces = {f"piece {old}": new for new, old in enumerate(order)}
+    (place / "tokenizer.json").write_text(json.dumps({"model": {"vocab": pieces}}))
+    return place
+
+
+PIECES = {f"piece {id}": id for id in range(VOCABULARY)}
+
+
+@pytest.fixture(scope="module")
+def pairs(model: Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Engine]:
+    """One target under every kind of drafter."""
+    place = tmp_path_factory.mktemp("drafts")
+    target = str(named(model("llama"), place / "target", PIECES))
+    order = random.Random(5).sample(range(VOCABULARY), VOCABULARY)
+    return {
+        "ngram": engine(target),
+        "random": engine(target, str(named(model("llama", 1), place / "random", PIECES))),
+        "padded": engine(target, str(named(model("llama-wide"), place / "wide", PIECES))),
+        "shuffled": engine(target, str(renumbered(model("llama"), place / "shuffled", order))),
+        "part": engine(target, str(renumbered(model("llama"), place / "part", order[:70]))),
+        "shorter": engine(
+            str(named(model("llama-wide"), place / "wide-target", PIECES)),
+            str(named(model("llama", 1), place / "narrow", PIECES)),
+        ),
+    }
+
+
+KINDS = ("ngram", "random", "padded", "shuffled", "part", "shorter")
+
+
+def items(engine: Engine, sampling: Sampling, plan: Plan) -> list[Item]:
+    engine.reset()
+    return tiny.steps(asks(sampling), plan, lambda step: engine.execute(step).items)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_tokens_are_those_of_plain_decoding_whoever_drafts(
+    pairs: dict[str, Engine], kind: str, sampling: Sampling
+) -> None:
+    plain = drive(pairs[kind], asks(sampling), Plan(batch=1))
+    for plan in PLANS:
+        assert drive(pairs[kind], asks(sampling), plan) == plain, plan
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_a_draft_with_the_targets_weights_under_other_ids_is_accepted_whole(
+    pairs: dict[str, Engine], sampling: Sampling
+) -> None:
+    done = items(pairs["shuffled"], sampling, Plan(draft=4))
+    assert sum(item.drafted for item in done) > 100
+    assert all(item.accepted == item.drafted for item in done)
+
+
+def test_a_draft_that_knows_a_part_of_the_tokens_drafts_only_after_those(
+    pairs: dict[str, Engine],
+) -> None:
+    done = items(pairs["part"], SAMPLED, Plan(draft=4))
+    assert sum(item.drafted for item in done) > sum(item.accepted for item in done) > 0
+    known = {token for token in range(VOCABULARY) if pairs["part"]._drafter.bridge.knows(token)}
+    assert len(known) == 70
+    for before, after in _neighbours(done):
+        assert (after.drafted > 0) <= (before.tokens[-1] in known)
+
+
+def _neighbours(done: list[Item]) -> list[tuple[Item, Item]]:
+    rows: dict[int, list[Item]] = {}
+    for item in done:
+        rows.setdefault(item.id, []).append(item)
+    return [pair for row in rows.values() for pair in pairwise(row)]
+
+
+def test_prompt_lookup_is_accepted_where_the_output_repeats_itself(
+    pairs: dict[str, Engine],
+) -> None:
+    done = items(pairs["ngram"], GREEDY, Plan(draft=5))
+    assert sum(item.accepted for item in done) > 20
+
+
+def test_a_gap_is_closed_in_parts_and_drafting_then_resumes(
+    pairs: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty Steps without drafts, then eight tokens of the gap in each Step with."""
+    monkeypatch.setattr(drafters, "CATCH_UP", 8)
+    served = pairs["shuffled"]
+    [plain] = drive(served, [Ask((5, 6, 7), 60, SAMPLED)], Plan())
+    served.reset()
+    new = New(1, (5, 6, 7), 3, 60, False, SAMPLED)
+    step = Step(1, (), (new,), (Grow(1, (1, 2, 3, 4, 5)),), (Run(1, 3, 0),))
+    done = list(served.execute(step).items)
+    for draft in [0] * 20 + [3] * 60:
+        done += served.execute(Step(1, (), (), (), (Run(1, 0, draft),))).items
+    assert [token for item in done for token in item.tokens] == plain
+    drafted = [item.drafted for item in done[21:]]
+    assert drafted[:4] == [0, 0, 3, 3]
+
+
+def test_a_draft_of_another_vocabulary_is_refused_with_sizes_and_a_token(
+    model: Model, tmp_path: Path
+) -> None:
+    target = named(model("llama"), tmp_path / "target", PIECES)
+    draft = named(model("llama", 1), tmp_path / "draft", {f"other {id}": id for id in range(50)})
+    with pytest.raises(Fault, match=r"\(50 tokens\) shares 0 with the target's \(101\)") as caught:
+        Engine(tiny.config(str(target), str(draft)), lambda text, percent: None)
+    assert caught.value.code == 4
+    assert "'other 0' is 0 in the draft, absent in the target" in caught.value.text
+
+
+def test_ready_says_who_drafts_and_what_it_costs(pairs: dict[str, Engine], model: Model) -> None:
+    ready = pairs["random"].ready()
+    assert (ready.drafter, ready.speculate) == ("model", 5)
+    assert {(cost.rows, cost.draft) for cost in ready.costs} >= {(1, 0), (1, 1), (1, 5)}
+    assert pairs["ngram"].ready().drafter == "ngram"
+    assert pairs["ngram"].ready().catch_up_seconds == 0
+    plain = Engine(tiny.config(model("llama"), speculate=0), lambda text, percent: None).ready()
+    assert (plain.drafter, plain.speculate) == ("", 0)
+    assert {cost.draft for cost in plain.costs} == {0}

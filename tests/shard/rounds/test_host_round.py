@@ -1,0 +1,87 @@
+"""A round of drafts changes neither the tokens nor their distribution; models are tables here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from shard.batch.packing import Feed
+from shard.batch.rows import Row
+from shard.rounds.drafters import ModelDrafter
+from shard.rounds.host_round import Work, run
+from shard.rounds.vocabulary_map import Bridge
+from shard.sampling.sampler import Spot, process
+from shard.wire.protocol import Report, Sampling
+from tests.support.statistics import chi_square
+
+VOCABULARY = 12
+TOKENS = 3
+ROWS = 70_000
+BATCH = 1_000
+
+
+@dataclass
+class Table:
+    """A model whose logits follow from the last token alone."""
+
+    rows: Tensor
+    facts: SimpleNamespace
+    cache: None = None
+    """It remembers nothing."""
+
+    def logits(self, feeds: Sequence[Feed]) -> Tensor:
+        wanted = [
+            token for feed in feeds for token in feed.tokens[len(feed.tokens) - feed.logits :]
+        ]
+        return self.rows[wanted]
+
+
+def table(seed: int) -> Table:
+    rows = torch.randn(VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(seed))
+    return Table(rows, SimpleNamespace(eos=frozenset(), max_length=100))
+
+
+def drafting(model: Table) -> ModelDrafter:
+    same = Bridge(VOCABULARY, VOCABULARY, None, torch.device("cpu"))
+    return ModelDrafter(model, frozenset(), same)  # type: ignore[arg-type]
+
+
+def transitions(sampling: Sampling, draft: int) -> tuple[Tensor, int, int]:
+    """How often each token followed each, [V, V], and the drafts made and accepted."""
+    target, drafter = table(1), drafting(table(2))
+    counts = torch.zeros(VOCABULARY, VOCABULARY)
+    drafted = accepted = 0
+    for first in range(0, ROWS, BATCH):
+        rows = [row(sampling, seed) for seed in range(first, first + BATCH)]
+        while live := [row for row in rows if not row.done]:
+            items = run(target, drafter, [Work(row, 0, draft) for row in live])  # type: ignore[arg-type]
+            drafted += sum(item.drafted for item in items)
+            accepted += sum(item.accepted for item in items)
+        chains = torch.tensor([row.tokens for row in rows])
+        counts += torch.bincount(
+            (chains[:, :-1] * VOCABULARY + chains[:, 1:]).flatten(), minlength=VOCABULARY**2
+        ).view(VOCABULARY, VOCABULARY)
+    return counts, drafted, accepted
+
+
+def row(sampling: Sampling, seed: int) -> Row:
+    own = Sampling(seed, sampling.temperature, sampling.top_k, sampling.top_p)
+    return Row(seed, [seed % VOCABULARY], 1, TOKENS, False, own, Report(), None)
+
+
+@pytest.mark.parametrize("draft", [0, 2])
+@pytest.mark.parametrize("sampling", [Sampling(0, 0.8, top_k=8, top_p=0.95)], ids=["warped"])
+def test_tokens_follow_the_targets_distribution(sampling: Sampling, draft: int) -> None:
+    """210 000 draws, each compared with the distribution after the token before it."""
+    counts, drafted, accepted = transitions(sampling, draft)
+    assert counts.sum() == ROWS * TOKENS
+    assert (drafted > 0) == (draft > 0)
+    assert not draft or 0.2 < accepted / drafted < 0.8
+    spots = [Spot(sampling, [token]) for token in range(VOCABULARY)]
+    distribution = process(table(1).rows, spots).softmax(-1)
+    assert chi_square(counts, distribution * counts.sum(1, keepdim=True)) > 0.01

@@ -1,0 +1,153 @@
+"""Memory runs out in the forward; the tokens are the same, and only what fits nowhere ends.
+
+Among ranks it is enough that one of them has too little: they give in together, and none waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from shard.batch.packing import Feed
+from shard.engine import Engine
+from shard.loading.load import load
+from shard.loading.partition import Ranks
+from shard.model.memory import Workspace
+from shard.model.packed_model import PackedModel
+from shard.wire.protocol import End, Grow, New, Report, Run, Sampling, Step
+from tests.support import tiny
+from tests.support.ranks import Rank, Together, connected, folder, placed, started
+from tests.support.tiny import SAMPLED, Ask, Plan, drive, engine
+
+Model = Callable[..., str]
+ASKS = [Ask(tuple(range(size)), 12, SAMPLED, Report(prompt=True)) for size in (3, 30, 17, 9)]
+FAULTS = {
+    "on a device": torch.OutOfMemoryError("CUDA out of memory"),
+    "on a host": RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+}
+
+
+@pytest.fixture(params=FAULTS.values(), ids=FAULTS)
+def small(model: Model, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """An engine whose target runs out of memory above `room` tokens in one forward."""
+    served = engine(model("llama"), model("llama", 1))
+    whole = PackedModel.logits
+
+    def logits(packed: PackedModel, feeds: Sequence[Feed]) -> Tensor:
+        if packed is served._target and sum(len(feed.tokens) for feed in feeds) > room[0]:
+            raise request.param
+        return whole(packed, feeds)
+
+    room = [1000]
+    monkeypatch.setattr(PackedModel, "logits", logits)
+    served.room = room  # type: ignore[attr-defined]
+    return served
+
+
+@pytest.mark.parametrize("room", [2, 7, 20])
+def test_tokens_and_reports_do_not_depend_on_the_memory_for_a_round(
+    small: Engine, room: int
+) -> None:
+    plain = drive(small, ASKS, Plan(draft=3))
+    told = _prompt_logprobs(small)
+    small.room[0] = room  # type: ignore[attr-defined]
+    assert drive(small, ASKS, Plan(draft=3)) == plain
+    assert _prompt_logprobs(small) == pytest.approx(told, abs=1e-4)
+
+
+def test_what_fits_nowhere_ends_alone(small: Engine) -> None:
+    small.reset()
+    small.room[0] = 0  # type: ignore[attr-defined]
+    new = (New(1, (5, 6), 2, 4, False, Sampling()), New(2, (7,), 1, 4, False, Sampling()))
+    grow = (Grow(1, (1,)), Grow(2, (2,)))
+    lost = small.execute(Step(1, (), new, grow, (Run(1, 2, 0), Run(2, 1, 0))))
+    assert [item.end for item in lost.items] == [End.ERROR, End.ERROR]
+    small.room[0] = 1000  # type: ignore[attr-defined]
+    third = New(3, (5,), 1, 4, False, Sampling())
+    fine = small.execute(Step(2, (1, 2), (third,), (Grow(3, (1,)),), (Run(3, 1, 0),)))
+    assert [len(item.tokens) for item in fine.items] == [1]
+
+
+def test_another_fault_is_not_taken_for_it(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = engine(model("llama"), model("llama", 1))
+
+    def broken(*_: object) -> Tensor:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(PackedModel, "logits", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        drive(served, ASKS, Plan())
+
+
+@pytest.fixture(scope="module")
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[list[Rank], Path]]:
+    """Two ranks, and the file that says how much memory the second of them finds."""
+    model: Model = request.getfixturevalue("model")
+    served = tiny.config(model("llama"), model("llama", 1))
+    room = tmp_path_factory.mktemp("tight") / "bytes"
+    programs = ("-m", "shard"), ("-m", "tests.support.tight_rank", str(room))
+    with folder() as path, ExitStack() as stack:
+        ranks = [
+            stack.enter_context(Rank(placed(served, number, 2, path), program))
+            for number, program in enumerate(programs)
+        ]
+        started(ranks)
+        yield ranks, room
+
+
+@pytest.fixture
+def group(pair: tuple[list[Rank], Path]) -> Iterator[tuple[Together, Path]]:
+    ranks, room = pair
+    room.unlink(missing_ok=True)
+    with connected(ranks) as together:
+        yield together, room
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 20])
+def test_ranks_halve_together_where_one_has_too_little(
+    model: Model, group: tuple[Together, Path], tokens: int
+) -> None:
+    together, room = group
+    device = torch.device("cpu")
+    loaded = load(model("llama"), None, device, Ranks(0, 1), lambda done, total: None)
+    room.write_text(str(Workspace.of(loaded).bytes(tokens, 1, tokens * 30)))
+    numbers = count(1)
+    plan = Plan(draft=3)
+    asks = ASKS[1:]
+    items = tiny.steps(
+        asks, plan, lambda step: together.execute(replace(step, number=next(numbers))).items
+    )
+    assert tiny.tokens(items, len(asks)) == drive(
+        engine(model("llama"), model("llama", 1)), asks, plan
+    )
+
+
+def test_what_fits_on_one_rank_only_ends_alone(group: tuple[Together, Path]) -> None:
+    together, room = group
+    first = New(1, (5, 6), 2, 4, True, Sampling())
+    fine = together.execute(Step(1, (), (first,), (Grow(1, (1,)),), (Run(1, 2, 0),)))
+    assert [len(item.tokens) for item in fine.items] == [1]
+    room.write_text("0")
+    second = New(2, (5, 6, 7), 3, 4, True, Sampling())
+    runs = Run(1, 0, 1), Run(2, 3, 0)
+    lost = together.execute(Step(2, (), (second,), (Grow(2, (2,)),), runs))
+    assert {item.id: item.end for item in lost.items} == {1: None, 2: End.ERROR}
+    room.unlink()
+    third = New(3, (5,), 1, 4, True, Sampling())
+    fine = together.execute(Step(3, (2,), (third,), (Grow(3, (2,)),), (Run(1, 0, 1), Run(3, 1, 0))))
+    assert [item.end for item in fine.items] == [None, None]
+
+
+def _prompt_logprobs(served: Engine) -> list[float]:
+    served.reset()
+    items = tiny.steps(ASKS[1:2], Plan(), lambda step: served.execute(step).items)
+    return [value for item in items for value in item.prompt_logprobs]

@@ -1,0 +1,196 @@
+"""Every parameter and report through the engine: the same whatever is drafted, batched or chunked.
+
+The drafts are those of random weights (hardly any accepted), of the target disturbed (some) and of
+the target itself (all).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from shard.wire.protocol import Bias, Item, Report, Sampling, Top
+from tests.support import tiny
+from tests.support.tiny import VOCABULARY, Ask, Plan, drive, engine
+
+Model = Callable[..., str]
+EOS = 5
+SAMPLINGS: dict[str, Sampling] = {
+    "temperature": Sampling(temperature=1.3),
+    "top-k": Sampling(temperature=1.0, top_k=7),
+    "top-p": Sampling(temperature=1.0, top_p=0.8),
+    "typical-p": Sampling(temperature=1.0, typical_p=0.6),
+    "min-p": Sampling(temperature=1.0, min_p=0.05),
+    "repetition": Sampling(repetition_penalty=1.3),
+    "frequency": Sampling(frequency_penalty=1.1),
+    "presence": Sampling(presence_penalty=1.7),
+    "bias": Sampling(bias=(Bias(3, 5.0), Bias(9, -5.0))),
+    "watermark": Sampling(watermark=True),
+    "minimum": Sampling(min_new_tokens=12),
+    "all": Sampling(
+        temperature=0.9,
+        top_k=60,
+        top_p=0.95,
+        typical_p=0.95,
+        min_p=0.001,
+        repetition_penalty=1.1,
+        frequency_penalty=0.4,
+        presence_penalty=-0.3,
+        bias=(Bias(3, 2.0), Bias(EOS, 4.0)),
+        watermark=True,
+        min_new_tokens=9,
+    ),
+}
+DRAFTS = ("none", "some", "all")
+
+
+@cache
+def disturbed(target: str) -> str:
+    """The target with a little noise on its weights."""
+    torch.manual_seed(9)
+    module = AutoModelForCausalLM.from_pretrained(target)
+    for parameter in module.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * parameter.std() * 0.1)
+    path = str(Path(target).with_name("disturbed"))
+    module.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(params=DRAFTS)
+def drafted(request: pytest.FixtureRequest, model: Model) -> Any:
+    """An engine whose drafts are accepted never, sometimes or always; it ends texts with EOS."""
+    target = model("llama")
+    drafts = {"none": model("llama", 1), "some": disturbed(target), "all": target}
+    served = engine(target, drafts[request.param])
+    kept, ends = served._target.facts, frozenset({EOS})
+    served._target.facts = replace(kept, eos=ends)
+    served._drafter._eos = ends
+    yield served, request.param
+    served._target.facts = kept
+    served._drafter._eos = kept.eos
+
+
+def asks(sampling: Sampling, report: Report = tiny.SILENT) -> list[Ask]:
+    rng = random.Random(3)
+    prompts = [tuple(rng.randrange(VOCABULARY) for _ in range(size)) for size in (1, 4, 11)]
+    return [
+        Ask(prompt, 24, replace(sampling, seed=seed), report) for seed, prompt in enumerate(prompts)
+    ]
+
+
+def items(served: Any, wanted: list[Ask], plan: Plan) -> list[Item]:
+    served.reset()
+    return tiny.steps(wanted, plan, lambda step: served.execute(step).items)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+def test_tokens_are_those_of_the_plain_path(drafted: Any, sampling: Sampling) -> None:
+    served, kind = drafted
+    plain = drive(served, asks(sampling), Plan(batch=1))
+    for plan in (Plan(draft=1), Plan(draft=4, batch=1), Plan(draft=5, chunk=3)):
+        done = items(served, asks(sampling), plan)
+        assert tiny.tokens(done, 3) == plain
+        offered, kept = (
+            sum(item.drafted for item in done if item.end is None),
+            sum(item.accepted for item in done if item.end is None),
+        )
+        assert offered > 0
+        assert kind != "all" or kept == offered
+
+
+def test_a_batch_of_all_parameters_at_once_is_the_plain_path(drafted: Any) -> None:
+    served, _ = drafted
+    mixed = [replace(asks(each)[1], max_new=20) for each in SAMPLINGS.values()]
+    plain = drive(served, mixed, Plan(batch=1))
+    assert drive(served, mixed, Plan(draft=4)) == plain
+
+
+def test_the_end_waits_for_the_minimum_and_may_then_come(drafted: Any) -> None:
+    served, _ = drafted
+    eager = Sampling(bias=(Bias(EOS, 90.0),), min_new_tokens=6)
+    for row in drive(served, asks(eager), Plan(draft=4)):
+        assert len(row) == 7
+        assert row.index(EOS) == 6
+
+
+def told(served: Any, wanted: list[Ask], plan: Plan) -> list[tuple[Any, ...]]:
+    """Per row: token, log-probability and likeliest tokens at every place."""
+    done = items(served, wanted, plan)
+    return [
+        tuple(
+            place
+            for item in done
+            if item.id == id
+            for place in zip(item.tokens, item.logprobs, item.top, strict=True)
+        )
+        for id in range(len(wanted))
+    ]
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_likeliest_tokens_do_not_depend_on_the_draft(drafted: Any, raw: bool) -> None:
+    served, _ = drafted
+    wanted = asks(SAMPLINGS["all"], Report(top_n=4, raw=raw))
+    plain, fast = (told(served, wanted, plan) for plan in (Plan(batch=1), Plan(draft=4)))
+    for row, other in zip(plain, fast, strict=True):
+        for (token, logprob, top), (token2, logprob2, top2) in zip(row, other, strict=True):
+            assert (token, top.ids) == (token2, top2.ids)
+            assert logprob == pytest.approx(logprob2, abs=1e-4)
+            assert top.logprobs == pytest.approx(top2.logprobs, abs=1e-4)
+            assert sorted(top.logprobs, reverse=True) == list(top.logprobs)
+            if token in top.ids:
+                assert top.logprobs[top.ids.index(token)] == logprob
+
+
+def raw_logs(path: str, ids: list[int]) -> torch.Tensor:
+    """transformers' own log-probabilities [tokens, V]."""
+    module = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        logs: torch.Tensor = module(torch.tensor([ids])).logits[0].log_softmax(-1)
+    return logs
+
+
+def test_raw_log_probabilities_are_the_models_own(model: Model) -> None:
+    served = engine(model("llama"), model("llama", 1))
+    [ask, *_] = asks(SAMPLINGS["all"], Report(top_n=3, raw=True))
+    [row] = told(served, [ask], Plan(draft=3))
+    logs = raw_logs(model("llama"), [*ask.prompt, *(token for token, _, _ in row)])
+    for place, (token, logprob, top) in enumerate(row, len(ask.prompt) - 1):
+        assert logprob == pytest.approx(logs[place, token].item(), abs=1e-4)
+        assert list(top.ids) == logs[place].topk(3).indices.tolist()
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 4, 1000])
+def test_a_prompts_log_probabilities_are_the_models_own_in_any_chunks(
+    model: Model, chunk: int
+) -> None:
+    served = engine(model("llama"), model("llama", 1))
+    wanted = asks(SAMPLINGS["all"], Report(top_n=2, prompt=True))
+    wanted.append(replace(wanted[2], report=tiny.SILENT))
+    done = items(served, wanted, Plan(draft=3, chunk=chunk))
+    for id, ask in enumerate(wanted[:3]):
+        found: dict[int, float] = {}
+        tops: dict[int, Top] = {}
+        for item in (item for item in done if item.id == id):
+            found |= dict(enumerate(item.prompt_logprobs, item.prompt_start))
+            tops |= dict(enumerate(item.prompt_top, item.prompt_start))
+        logs = raw_logs(model("llama"), list(ask.prompt))
+        places = range(1, len(ask.prompt))
+        expected = [logs[place - 1, ask.prompt[place]].item() for place in places]
+        assert [found[place] for place in places] == pytest.approx(expected, abs=1e-4)
+        assert set(found) == set(tops) == set(places)
+        for place, top in tops.items():
+            assert list(top.ids) == logs[place - 1].topk(2).indices.tolist()
+            told = dict(zip(top.ids, top.logprobs, strict=True))
+            assert told.get(ask.prompt[place], found[place]) == found[place]
+    assert not any(item.prompt_logprobs for item in done if item.id == 3)
+    silent = [replace(ask, report=tiny.SILENT) for ask in wanted]
+    assert tiny.tokens(done, 4) == drive(served, silent, Plan(batch=1))

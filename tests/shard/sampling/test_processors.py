@@ -1,0 +1,136 @@
+"""Processed scores are those of transformers' own processors, for every row of a mixed batch."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from shard.sampling.processors import green_list
+from shard.sampling.sampler import Spot, process
+from shard.wire.protocol import Bias, Sampling
+from tests.support.reference import reference
+
+VOCABULARY = 503
+EOS = [7, 400]
+BIASES = (Bias(3, 4.0), Bias(7, -2.5), Bias(502, 1.0))
+SINGLE: dict[str, dict[str, Any]] = {
+    "neutral": {},
+    "repetition": {"repetition_penalty": 1.3},
+    "reward of repetition": {"repetition_penalty": 0.7},
+    "frequency": {"frequency_penalty": 0.6},
+    "reward of frequency": {"frequency_penalty": -1.5},
+    "presence": {"presence_penalty": 0.9},
+    "frequency and presence": {"frequency_penalty": 0.3, "presence_penalty": -0.4},
+    "bias": {"bias": BIASES},
+    "watermark": {"watermark": True},
+    "minimum not reached": {"min_new_tokens": 50},
+    "minimum reached": {"min_new_tokens": 2},
+    "temperature": {"temperature": 0.6},
+    "high temperature": {"temperature": 1.9},
+    "top-k": {"top_k": 12},
+    "top-k of 1": {"top_k": 1},
+    "top-k beyond the vocabulary": {"top_k": 100_000},
+    "top-p": {"top_p": 0.8},
+    "small top-p": {"top_p": 0.01},
+    "typical-p": {"typical_p": 0.7},
+    "small typical-p": {"typical_p": 0.05},
+    "large typical-p": {"typical_p": 0.99},
+    "min-p": {"min_p": 0.1},
+    "min-p of 1": {"min_p": 1.0},
+}
+
+
+def spots(samplings: list[Sampling], seed: int = 0) -> list[Spot]:
+    """A position for each, with repeated tokens in prompt, output and drafts."""
+    rng = random.Random(seed)
+    made = []
+    for sampling in samplings:
+        prompt, output, drafts = rng.randint(1, 9), rng.randint(0, 12), rng.randint(0, 4)
+        tokens = [rng.choice([*range(12), *EOS, 500]) for _ in range(prompt + output)]
+        guess = [rng.choice([*range(12), 501]) for _ in range(drafts)]
+        made.append(Spot(sampling, tokens, guess, prompt))
+    return made
+
+
+def logits(rows: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def assert_equal_to_transformers(given: list[Spot], raw: Tensor) -> None:
+    kept = raw.clone()
+    scores = process(raw, given, EOS)
+    for row, spot in enumerate(given):
+        expected = reference(raw[row], spot, EOS)
+        assert torch.equal(scores[row].isinf(), expected.isinf()), spot.sampling
+        torch.testing.assert_close(scores[row], expected)
+    assert torch.equal(raw, kept)
+
+
+@pytest.mark.parametrize("given", SINGLE.values(), ids=SINGLE)
+def test_every_parameter_alone(given: dict[str, Any]) -> None:
+    sampling = Sampling(**{"temperature": 1.0, **given})
+    assert_equal_to_transformers(spots([sampling] * 4), logits(4))
+
+
+def test_rows_of_a_mixed_batch_do_not_touch_each_other() -> None:
+    samplings = [Sampling(**{"temperature": 1.0, **given}) for given in SINGLE.values()]
+    assert_equal_to_transformers(spots(samplings, 1), logits(len(samplings), 1))
+
+
+def test_any_combination_in_one_batch() -> None:
+    rng = random.Random(2)
+    samplings = []
+    for _ in range(150):
+        parts = rng.sample(list(SINGLE.values()), rng.randint(2, 8))
+        samplings.append(Sampling(**{"temperature": 1.0}))
+        for part in parts:
+            samplings[-1] = replace(samplings[-1], **part)
+    assert_equal_to_transformers(spots(samplings, 3), logits(150, 3))
+
+
+def test_a_greedy_row_has_processors_and_no_warper() -> None:
+    everything = {name: value for part in SINGLE.values() for name, value in part.items()}
+    greedy = Sampling(**{**everything, "temperature": 0.0})
+    assert_equal_to_transformers(spots([greedy] * 8), logits(8))
+
+
+@pytest.mark.parametrize("name", ["top_p", "typical_p"])
+def test_a_mass_that_lies_deep_in_a_wide_vocabulary_is_found(name: str) -> None:
+    raw = torch.randn(3, 5000, generator=torch.Generator().manual_seed(4)) * 0.1
+    given = [Spot(Sampling(temperature=1.0, **{name: p}), [1], (), 1) for p in (0.1, 0.5, 0.9)]
+    scores = process(raw, given)
+    for row, spot in enumerate(given):
+        assert torch.equal(scores[row], reference(raw[row], spot, []))
+
+
+def test_neutral_rows_keep_their_bits() -> None:
+    raw = logits(4).to(torch.bfloat16)
+    given = spots([Sampling(), Sampling(temperature=1.0), Sampling(temperature=0.5), Sampling()])
+    scores = process(raw, given, EOS)
+    for row in (0, 1, 3):
+        assert torch.equal(scores[row], raw[row].float())
+
+
+def test_the_green_list_is_half_of_the_vocabulary_and_fixed_by_the_previous_token() -> None:
+    lists = [frozenset(green_list(previous, 1000, 0.5).tolist()) for previous in (0, 1, 151_000, 1)]
+    assert all(len(ids) == 500 and max(ids) < 1000 for ids in lists)
+    assert len(set(lists)) == 3
+    assert lists[1] == lists[3]
+
+
+def test_share_and_gain_of_the_green_list_are_the_requests() -> None:
+    sampling = Sampling(watermark=True, watermark_gamma=0.25, watermark_delta=3.0)
+    scores = process(torch.zeros(1, 100), [Spot(sampling, [1, 2], (5,), 1)])[0]
+    assert scores.tolist().count(3.0) == 25
+    assert scores.tolist().count(0.0) == 75
+
+
+def test_the_draft_before_a_position_decides_its_green_list() -> None:
+    spot = Spot(Sampling(watermark=True), [1, 2], (5,), 1)
+    raised = process(torch.zeros(1, 100), [spot])[0].nonzero()[:, 0]
+    assert set(raised.tolist()) == set(green_list(5, 100, 0.5).tolist())

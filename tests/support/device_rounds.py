@@ -1,0 +1,98 @@
+"""Engines whose rounds stay on the device, here the CPU, and Steps that land late."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shard.engine import Engine
+from shard.rounds.host_round import Work
+from shard.step_handle import Flight
+from shard.wire.protocol import Item, Step, StepResult
+from tests.support import tiny
+
+
+@cache
+def resident(target: str, draft: str | None, **changes: Any) -> Engine:
+    """An engine that keeps its rounds on the device where it can."""
+    config = tiny.config(target, draft, resident=True, **changes)
+    loaded = Engine(config, lambda text, percent: None)
+    torch.set_num_threads(1)
+    return loaded
+
+
+@cache
+def ending(path: str, *ends: int) -> str:
+    """A copy of a model that ends texts with any of `ends`."""
+    copy = Path(f"{path}-ends-{'-'.join(map(str, ends))}")
+    shutil.copytree(path, copy)
+    for name in ("config.json", "generation_config.json"):
+        facts = json.loads((copy / name).read_text())
+        (copy / name).write_text(json.dumps(facts | {"eos_token_id": list(ends)}))
+    return str(copy)
+
+
+class Watch:
+    """Which rounds of `engine` stayed on the device, in order of the Steps with rows."""
+
+    def __init__(self, engine: Engine, patch: pytest.MonkeyPatch) -> None:
+        self.kinds: list[str] = []
+        rounds = engine._resident
+        assert rounds is not None
+        refusal, launch = rounds.refusal, rounds.launch
+
+        def refused(works: Sequence[Work]) -> str | None:
+            found = refusal(works)
+            self.kinds.append(found or "resident")
+            return found
+
+        patch.setattr(rounds, "refusal", refused)
+        patch.setattr(rounds, "launch", launch)
+
+    @property
+    def decoding(self) -> set[str]:
+        """The kinds of all rounds that were no prefill."""
+        return {*self.kinds} - {"a prefill"}
+
+
+@dataclass(frozen=True)
+class Late:
+    """An engine whose Steps land as late as they can: when their results are asked for."""
+
+    engine: Engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def start(self, step: Step) -> Flight:
+        return Unlanded(self.engine.start(step))
+
+
+@dataclass(frozen=True)
+class Unlanded:
+    """A flight that has not landed, whenever one asks."""
+
+    flight: Flight
+
+    def landed(self) -> bool:
+        return False
+
+    def result(self) -> StepResult:
+        return self.flight.result()
+
+
+def both(one: Engine, other: Engine, asks: Sequence[tiny.Ask], plan: tiny.Plan) -> list[list[Item]]:
+    """What two engines say to the same Steps."""
+    made = []
+    for engine in (one, other):
+        engine.reset()
+        made.append(tiny.steps(asks, plan, lambda step, own=engine: own.execute(step).items))
+    return made

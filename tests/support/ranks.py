@@ -1,0 +1,216 @@
+"""Rank processes for tests, and a router's end of one connection. Whatever starts here is ended."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from shard.config import ShardConfig
+from shard.wire.protocol import (
+    HEADER,
+    VERSION,
+    Ack,
+    Hello,
+    Message,
+    Ready,
+    Step,
+    StepResult,
+    length,
+    pack,
+    unpack,
+)
+
+ROOT = Path(__file__).parents[2]
+
+ECHO = ShardConfig(
+    model_path="",
+    model_id="echo",
+    draft_path=None,
+    rank=0,
+    world=1,
+    socket="",
+    rendezvous="",
+    speculate=3,
+    dtype=None,
+    max_rows=64,
+    max_total_tokens=None,
+    max_batch_total_tokens=None,
+    echo=True,
+)
+
+
+class Rank:
+    """A shard process; `with` ends it."""
+
+    def __init__(self, config: ShardConfig, program: tuple[str, ...] = ("-m", "shard")) -> None:
+        self.config = config
+        self.process = subprocess.Popen(
+            [sys.executable, *program],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self._write(json.dumps(asdict(config)).encode() + b"\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    def event(self) -> dict[str, Any]:
+        """The next thing that the process tells its launcher."""
+        assert self.process.stdout
+        return json.loads(self.process.stdout.readline())
+
+    def close_stdin(self) -> None:
+        """What the launcher's death looks like."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.stdin = None
+
+    def stderr(self) -> str:
+        """All that an ended process logged."""
+        assert self.process.stderr
+        return self.process.stderr.read().decode()
+
+    def _write(self, data: bytes) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+
+class Wire:
+    """A router's end of a connection to one rank, blocking."""
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.connect(path)
+        self._stream = self._socket.makefile("rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        self._socket.close()
+
+    def send(self, *messages: Message) -> None:
+        self.send_bytes(b"".join(map(pack, messages)))
+
+    def send_bytes(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def receive(self) -> Message | None:
+        """The next message; None at the connection's end."""
+        header = self._stream.read(HEADER)
+        return unpack(self._stream.read(length(header))) if header else None
+
+    def greet(self, config: ShardConfig) -> Ready:
+        self.send(Hello(VERSION, config.rank, config.world))
+        ready = self.receive()
+        assert isinstance(ready, Ready)
+        return ready
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A private folder with a path short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="laps-") as path:
+        yield Path(path)
+
+
+@contextmanager
+def echo_group(world: int, **changes: Any) -> Iterator[list[Rank]]:
+    """`world` echo ranks that listen."""
+    with folder() as path:
+        ranks: list[Rank] = []
+        try:
+            for number in range(world):
+                place = {"rank": number, "world": world, "socket": str(path / f"{number}.sock")}
+                ranks.append(Rank(replace(ECHO, **place, **changes)))
+            for rank in ranks:
+                assert rank.event() == {"event": "ready"}
+            yield ranks
+        finally:
+            for rank in ranks:
+                rank.__exit__()
+
+
+@contextmanager
+def model_group(config: ShardConfig, world: int) -> Iterator[list[Rank]]:
+    """`world` ranks that serve the models of `config` together, and listen."""
+    with folder() as path, ExitStack() as stack:
+        ranks = [stack.enter_context(Rank(placed(config, n, world, path))) for n in range(world)]
+        started(ranks)
+        yield ranks
+
+
+def started(ranks: Sequence[Rank]) -> None:
+    """Wait until all `ranks` listen."""
+    for rank in ranks:
+        while (event := rank.event())["event"] == "progress":
+            pass
+        assert event == {"event": "ready"}, event
+
+
+def placed(config: ShardConfig, rank: int, world: int, path: Path) -> ShardConfig:
+    """`config` for one of `world` ranks that meet in the folder `path`."""
+    place = {"socket": str(path / f"{rank}.sock"), "rendezvous": str(path / "rendezvous")}
+    return replace(config, rank=rank, world=world, **place)
+
+
+class Together:
+    """Connections to all ranks, as one engine; checks that the ranks agree."""
+
+    def __init__(self, wires: Sequence[Wire], ready: Ready) -> None:
+        self._wires, self._ready = wires, ready
+
+    def ready(self) -> Ready:
+        return self._ready
+
+    def execute(self, step: Step) -> StepResult:
+        return self.start(step).result()
+
+    def start(self, step: Step) -> Sent:
+        """Nothing is known to have landed, so the next Step is sent before this one's result."""
+        for wire in self._wires:
+            wire.send(step)
+        return Sent(self._wires, step.number)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A Step on its way to all ranks."""
+
+    wires: Sequence[Wire]
+    number: int
+
+    def landed(self) -> bool:
+        return False
+
+    def result(self) -> StepResult:
+        result, *others = (wire.receive() for wire in self.wires)
+        assert isinstance(result, StepResult), result
+        assert others == [Ack(self.number, result.digest)] * len(others)
+        return result
+
+
+@contextmanager
+def connected(ranks: Sequence[Rank]) -> Iterator[Together]:
+    """A fresh connection to every rank, which forgets what it held."""
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(rank.config.socket)) for rank in ranks]
+        readies = [wire.greet(rank.config) for wire, rank in zip(wires, ranks, strict=True)]
+        yield Together(wires, readies[0])

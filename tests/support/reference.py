@@ -1,0 +1,73 @@
+"""Transformers' own processors and warpers for one row, in the order that the server promises."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+    WatermarkLogitsProcessor,
+)
+
+from shard.sampling.sampler import Spot
+from shard.wire.protocol import Sampling
+
+
+class Penalties(LogitsProcessor):  # type: ignore[misc]
+    """OpenAI's additive penalties, token by token; transformers has none."""
+
+    def __init__(self, sampling: Sampling, output: list[int]) -> None:
+        self.sampling, self.output = sampling, output
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores = scores.clone()
+        for token, count in Counter(self.output).items():
+            scores[0, token] -= self.sampling.frequency_penalty * count
+            scores[0, token] -= self.sampling.presence_penalty
+        return scores
+
+
+def reference(logits: Tensor, spot: Spot, eos: list[int]) -> Tensor:
+    """Scores [V] of `logits` [V]."""
+    ids = torch.tensor([[*spot.tokens, *spot.drafts]])
+    scores = logits[None].clone()
+    for processor in _chain(spot, eos, len(logits)):
+        scores = processor(ids, scores)
+    return scores[0]
+
+
+def _chain(spot: Spot, eos: list[int], vocabulary: int) -> Iterator[LogitsProcessor]:
+    given = spot.sampling
+    if given.watermark:
+        yield WatermarkLogitsProcessor(vocabulary, "cpu", greenlist_ratio=0.5, bias=2.0)
+    if given.repetition_penalty != 1:
+        yield RepetitionPenaltyLogitsProcessor(given.repetition_penalty)
+    yield Penalties(given, spot.output)
+    if given.bias:
+        yield SequenceBiasLogitsProcessor({(each.token,): each.value for each in given.bias})
+    yield MinNewTokensLengthLogitsProcessor(spot.prompt, given.min_new_tokens, eos)
+    if given.temperature:
+        yield from _warpers(given)
+
+
+def _warpers(given: Sampling) -> Iterator[LogitsProcessor]:
+    yield TemperatureLogitsWarper(given.temperature)
+    if given.top_k:
+        yield TopKLogitsWarper(given.top_k)
+    if given.top_p < 1:
+        yield TopPLogitsWarper(given.top_p)
+    if given.typical_p < 1:
+        yield TypicalLogitsWarper(given.typical_p)
+    if given.min_p:
+        yield MinPLogitsWarper(given.min_p)

@@ -1,0 +1,335 @@
+"""A real HTTP server on a free port, with a dispatcher that follows a script."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from router.app import Model, routes
+from router.config import Limits
+from router.errors import Overloaded, RouterError
+from router.http.access import Access
+from router.http.context import Patience
+from router.http.server import run
+from router.native.routes import Front
+from router.observability.metrics import Metrics
+from router.requests.request import Request, settle
+from router.scheduler.api import Capacity, Look, View
+from router.server_info import About
+from router.text.chat_template import ChatTemplate
+from router.text.grammar import Grammars
+from router.text.tokenizer import Vocabulary
+from router.text.worker_pool import Files, Workers
+from tests.conftest import ROOT
+from tests.support.families import byte_level
+
+DEMO = ROOT / "shard" / "demo" / "target"
+SIZE = 4096
+"""Of the demo's vocabulary."""
+MODEL = Model(Vocabulary(byte_level()), ChatTemplate.load(str(DEMO)))
+BOUNDS = settle(Limits(max_concurrent_requests=3, payload_limit=2000), 2000)
+PATIENCE = Patience(linger=0.05)
+CAPACITY = Capacity(
+    pages=10,
+    page_size=16,
+    max_rows=4,
+    prefill_tokens=64,
+    speculate=0,
+    draft_token_seconds=0.0,
+    verify_seconds=0.1,
+)
+ABOUT = About(
+    model_id="bigscience/bloom-560m",
+    model_sha="abc",
+    pipeline_tag=None,
+    compute_type="1-cpu",
+    validation_workers=2,
+    speculate=0,
+    draft_model_id=None,
+    scheduler="fcfs",
+)
+DRAFTING = About(
+    model_id="big",
+    model_sha=None,
+    pipeline_tag="text2text-generation",
+    compute_type="2-cpu",
+    validation_workers=2,
+    speculate=5,
+    draft_model_id="small",
+    scheduler="laps-sd",
+)
+
+
+@dataclass(frozen=True)
+class Token:
+    id: int
+    text: str
+    logprob: float
+    special: bool = False
+    top: tuple[Token, ...] = ()
+
+
+@dataclass(frozen=True)
+class PromptToken:
+    id: int
+    text: str
+    logprob: float | None
+    top: tuple[Token, ...] = ()
+
+
+PREEMPTIONS = {"keep": 1, "swap": 2, "recompute": 0}
+VIEW = View(
+    waiting=(2, 1),
+    running=3,
+    perceptible=4,
+    free_pages=8,
+    preemptions=PREEMPTIONS,
+    acceptance=0.75,
+    estimate_error=0.0625,
+)
+
+HELLO = (
+    Token(15, " Hello", -0.25),
+    Token(16, " «世»", -0.3427734375),
+    Token(2, "</s>", -1.5, True),
+)
+
+
+@dataclass
+class ScriptedRecord:
+    """A record that plays `script`: tokens, events to wait for, and errors to raise."""
+
+    request: Request
+    script: Sequence[Token | asyncio.Event | Exception]
+    ending: str | None
+    prompt: tuple[int, ...] = (1, 2, 3)
+    max_new: int = 20
+    drafted: int = 4
+    accepted: int = 2
+    accepted_by_round: tuple[int, ...] = (2, 0)
+    longest_draft: int = 2
+    finish_reason: str | None = None
+    tokens: list[Token] = field(default_factory=list)
+    arrived: float = 10.0
+    queued: float = 10.25
+    started: float = 10.5
+    first_token: float = 10.75
+    ended: float = 12.0
+    attained: float = 0.625
+    cached: int = 2
+    steps: int = 3
+    preemptions: Mapping[str, int] = field(default_factory=lambda: dict(PREEMPTIONS))
+
+    @property
+    def live(self) -> bool:
+        return self.finish_reason is None
+
+    @property
+    def text(self) -> str:
+        return "".join(token.text for token in self.tokens if not token.special)
+
+    @property
+    def mean_logprob(self) -> float:
+        return sum(token.logprob for token in self.tokens) / max(1, len(self.tokens))
+
+    def alone(self, id: int) -> str:
+        return next(token.text for token in HELLO if token.id == id)
+
+    @property
+    def prefill(self) -> list[PromptToken]:
+        asked = self.request.decoder_input_details
+        return [PromptToken(1, "a", None), PromptToken(2, "b", -0.5)] if asked else []
+
+    async def stream(self) -> AsyncIterator[Token]:
+        for number, part in enumerate(self.script, 1):
+            if isinstance(part, Exception):
+                raise part
+            if isinstance(part, asyncio.Event):
+                await part.wait()
+                continue
+            hides = self.request.hidden and part.special and part.text not in self.request.shown
+            self.tokens.append(replace(part, text="") if hides else part)
+            if number == len(self.script):
+                self.finish_reason = self.ending
+            yield part
+
+
+class ScriptedDispatcher:
+    """Plays one script for every request; `opened` holds what was asked."""
+
+    def __init__(
+        self,
+        *script: Token | asyncio.Event | Exception,
+        ending: str | None = "eos_token",
+        reason: str | None = None,
+        full: bool = False,
+        refusal: RouterError | None = None,
+        heads: Sequence[Sequence[Token]] = ((),),
+    ) -> None:
+        self.heads = heads
+        """What the records of one request play before the script."""
+        self.script = script or HELLO
+        self.ending, self.reason, self.full, self.refusal = ending, reason, full, refusal
+        self.opened: list[tuple[Request, str]] = []
+        self.known: dict[str, list[tuple[ScriptedRecord, Look | None]]] = {}
+        """What is live, by request id."""
+        self.entered, self.left = asyncio.Event(), asyncio.Event()
+
+    def healthy(self) -> str | None:
+        return self.reason
+
+    def view(self) -> View:
+        return VIEW
+
+    def look(self, request_id: str) -> list[tuple[ScriptedRecord, Look | None]]:
+        return self.known.get(request_id, [])
+
+    def cancel(self, request_id: str) -> int:
+        return len(self.known.pop(request_id, []))
+
+    @asynccontextmanager
+    async def open_all(
+        self,
+        requests: Sequence[Request],
+        request_id: str,
+        complete: Callable[[Request], Awaitable[Request]],
+    ) -> AsyncIterator[tuple[ScriptedRecord, ...]]:
+        if self.full:
+            raise Overloaded
+        if self.refusal:
+            raise self.refusal
+        requests = [await complete(request) for request in requests]
+        self.opened += [(request, request_id) for request in requests]
+        self.entered.set()
+        try:
+            yield tuple(
+                ScriptedRecord(request, [*head, *self.script], self.ending)
+                for request, head in zip(requests, self.heads, strict=False)
+            )
+        finally:
+            self.left.set()
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Served:
+    """A running server and a client session on it."""
+
+    base: str
+    port: int
+    dispatcher: ScriptedDispatcher
+    session: aiohttp.ClientSession
+    paths: Sequence[tuple[str, str]]
+    """Method and path of every route."""
+
+    async def post(self, path: str, body: Any = None, **more: Any) -> Answer:
+        """POST `body` as JSON, or `data` as it is."""
+        if body is not None:
+            more["json"] = body
+        return await self.request("POST", path, **more)
+
+    async def request(self, method: str, path: str, **more: Any) -> Answer:
+        async with self.session.request(method, self.base + path, **more) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def raw(self, head: str, body: bytes = b"") -> bytes:
+        """What the server answers to these bytes, until it closes."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+
+@asynccontextmanager
+async def serving(
+    dispatcher: ScriptedDispatcher | None = None,
+    about: About = ABOUT,
+    patience: Patience = PATIENCE,
+    access: Access = Access(),  # noqa: B008
+    around: Sequence[Middleware] = (),
+    *,
+    pages: bool = True,
+    template: str | None = None,
+) -> AsyncIterator[Served]:
+    """`template` stands for the demo's; none at all if it is empty."""
+    dispatcher = dispatcher or ScriptedDispatcher()
+    with TemporaryDirectory() as made:
+        folder = DEMO if template is None else _folder(Path(made), template)
+        async with _serving(dispatcher, about, patience, access, around, pages, folder) as served:
+            yield served
+
+
+def _folder(folder: Path, template: str) -> Path:
+    """A model's, with a chat template of its own."""
+    (folder / "tokenizer.json").symlink_to(DEMO / "tokenizer.json")
+    if template:
+        (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+@asynccontextmanager
+async def _serving(
+    dispatcher: ScriptedDispatcher,
+    about: About,
+    patience: Patience,
+    access: Access,
+    around: Sequence[Middleware],
+    pages: bool,
+    folder: Path,
+) -> AsyncIterator[Served]:
+    workers = Workers(Files(str(folder), SIZE), 1)
+    model = replace(MODEL, template=ChatTemplate.load(str(folder)))
+    parts = (Metrics(BOUNDS, CAPACITY, 1), BOUNDS, about, patience, Grammars(workers))
+    front = Front(dispatcher, *parts)  # type: ignore[arg-type]
+    more = routes(front, about, model, SIZE, workers, pages=pages)
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    ready, stop = asyncio.Event(), asyncio.Event()
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(_run(front, listener, access, more, around, ready, stop))
+        await ready.wait()
+        try:
+            async with aiohttp.ClientSession() as session:
+                paths = [(route.method, route.path) for route in (*front.routes(), *more)]
+                yield Served(f"http://127.0.0.1:{port}", port, dispatcher, session, paths)
+        finally:
+            await workers.close()
+        stop.set()
+
+
+async def _run(
+    front: Front,
+    listener: socket.socket,
+    access: Access,
+    more: Sequence[web.RouteDef],
+    around: Sequence[Middleware],
+    ready: asyncio.Event,
+    stop: asyncio.Event,
+) -> None:
+    async def drained() -> None:
+        await stop.wait()
+
+    await run(front, listener, access, more, around, ready=ready.set, drained=drained)

@@ -1,0 +1,261 @@
+"""Tiny models with random weights, one per architecture, and a driver for an engine in process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.bert import BertConfig
+from transformers.models.cohere import CohereConfig
+from transformers.models.deepseek_v3 import DeepseekV3Config
+from transformers.models.diffllama import DiffLlamaConfig
+from transformers.models.gemma import GemmaConfig
+from transformers.models.gemma2 import Gemma2Config
+from transformers.models.gemma3 import Gemma3TextConfig
+from transformers.models.gpt2 import GPT2Config
+from transformers.models.gpt_oss import GptOssConfig
+from transformers.models.llama import LlamaConfig
+from transformers.models.mamba import MambaConfig
+from transformers.models.mistral import MistralConfig
+from transformers.models.mixtral import MixtralConfig
+from transformers.models.moshi import MoshiConfig
+from transformers.models.phi3 import Phi3Config
+from transformers.models.qwen2 import Qwen2Config
+from transformers.models.qwen3 import Qwen3Config
+from transformers.models.qwen3_moe import Qwen3MoeConfig
+
+from shard.attention.kv_cache import PAGE_SIZE
+from shard.config import ShardConfig
+from shard.engine import Engine
+from shard.wire.protocol import Grow, Item, New, Report, Run, Sampling, Step
+
+VOCABULARY = 101
+NO_SPECIAL = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    **NO_SPECIAL,
+}
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+LONGROPE: dict[str, Any] = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [1.0, 3.0, 9.0, 27.0],
+}
+EXPERTS: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2}
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "llama": lambda: LlamaConfig(**SHAPE),
+    "llama-one-kv": lambda: LlamaConfig(**{**SHAPE, "num_key_value_heads": 1}),
+    "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=16),
+    "mistral": lambda: MistralConfig(**SHAPE, sliding_window=7),
+    "gemma": lambda: GemmaConfig(**SHAPE, head_dim=8),
+    "gemma2": lambda: Gemma2Config(**SHAPE, head_dim=8, sliding_window=7),
+    "gemma3": lambda: Gemma3TextConfig(**SHAPE, head_dim=8, sliding_window=7),
+    "phi3": lambda: Phi3Config(**SHAPE),
+    "phi3-longrope": lambda: Phi3Config(
+        **SHAPE, rope_parameters=LONGROPE, original_max_position_embeddings=48
+    ),
+    "gpt2": lambda: GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=128, **NO_SPECIAL
+    ),
+    "qwen2": lambda: Qwen2Config(**SHAPE, tie_word_embeddings=True),
+    "cohere": lambda: CohereConfig(**SHAPE, logit_scale=0.5),
+    "mixtral": lambda: MixtralConfig(**SHAPE, **EXPERTS),
+    "qwen3-moe": lambda: Qwen3MoeConfig(**SHAPE, **EXPERTS, head_dim=8, moe_intermediate_size=16),
+    "gpt-oss": lambda: GptOssConfig(
+        **SHAPE, **EXPERTS, head_dim=8, sliding_window=7, rope_parameters=ROPE
+    ),
+    "gpt-oss-wide": lambda: GptOssConfig(
+        **{**SHAPE, "intermediate_size": 64},
+        **EXPERTS,
+        **{"head_dim": 8, "sliding_window": 7, "rope_parameters": ROPE},
+    ),
+    "bert": lambda: BertConfig(**{**SHAPE, "pad_token_id": 0}),
+    "diffllama": lambda: DiffLlamaConfig(**SHAPE),
+    "moshi": lambda: MoshiConfig(**{**SHAPE, "ffn_dim": 48, "num_codebooks": 1}, sliding_window=7),
+    "mla": lambda: DeepseekV3Config(
+        **{**SHAPE, "num_key_value_heads": 4},
+        **{"q_lora_rank": 8, "kv_lora_rank": 8, "n_routed_experts": 4, "n_group": 1},
+        **{"qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 4, "topk_group": 1},
+        **{"num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    ),
+    "mamba": lambda: MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2),
+    "llama-wide": lambda: LlamaConfig(**{**SHAPE, "vocab_size": VOCABULARY + 6}),
+}
+PAGED = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "phi3", "gpt2")
+COVERED = ("cohere", "mixtral", "qwen3-moe", "gpt-oss")
+"""Served too: biases, a tied head, scaled logits, experts, sinks."""
+LOADED = (*PAGED, *COVERED)
+SHARDED = ("qwen3", "gemma3", "phi3", "mixtral", "qwen3-moe", "gpt-oss")
+GREEDY = Sampling()
+SILENT = Report()
+SAMPLED = Sampling(seed=7, temperature=0.8, top_k=40, top_p=0.9, repetition_penalty=1.1)
+
+
+def save(name: str, folder: Path, seed: int = 0) -> str:
+    """A model of architecture `name` in `folder`; its logits are spread by larger weights.
+
+    Parameters that start as zeros, such as biases, get values too.
+    """
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(CONFIGS[name]())
+    for parameter in model.parameters():
+        parameter.data.mul_(3)
+        if not parameter.any():
+            parameter.data.normal_(std=0.3)
+    path = folder / f"{name}-{seed}"
+    model.save_pretrained(path)
+    return str(path)
+
+
+def config(model: str, draft: str | None = None, **changes: Any) -> ShardConfig:
+    """One rank that serves `model`."""
+    plain = ShardConfig(
+        model_path=model,
+        model_id="tiny",
+        draft_path=draft,
+        rank=0,
+        world=1,
+        socket="",
+        rendezvous="",
+        speculate=5,
+        dtype=None,
+        max_rows=16,
+        max_total_tokens=None,
+        max_batch_total_tokens=None,
+    )
+    return replace(plain, **changes)
+
+
+@cache
+def engine(model: str, draft: str | None = None) -> Engine:
+    """The engine that serves `model`; loaded once a session, on one thread."""
+    loaded = Engine(config(model, draft), lambda text, percent: None)
+    torch.set_num_threads(1)  # models this small lose time to a second one
+    return loaded
+
+
+@cache
+def swapping(model: str, draft: str | None) -> Engine:
+    """The same with a host pool; without a draft it drafts by prompt lookup."""
+    loaded = Engine(config(model, draft, max_swap_tokens=1024), lambda text, percent: None)
+    torch.set_num_threads(1)
+    return loaded
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What one row of a drive wants."""
+
+    prompt: tuple[int, ...]
+    max_new: int = 40
+    sampling: Sampling = GREEDY
+    report: Report = SILENT
+    grammar: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a drive runs its rows; the tokens must not depend on it."""
+
+    draft: int = 0
+    mixed: tuple[int, ...] = ()
+    """Draft lengths that the rows take in turn, in place of `draft`."""
+    batch: int = 16
+    chunk: int = 1000
+    scattered: bool = False
+    """Give neighbouring pages to different rows, so that no row is one span."""
+
+
+def steps(asks: Sequence[Ask], plan: Plan, execute: Callable[[Step], Sequence[Item]]) -> list[Item]:
+    """Run `asks` to their ends through `execute`, `plan.batch` at a time; all items in order."""
+    items: list[Item] = []
+    for start in range(0, len(asks), plan.batch):
+        ids = range(start, min(start + plan.batch, len(asks)))
+        items += _group({id: asks[id] for id in ids}, plan, execute)
+    return items
+
+
+def tokens(items: Sequence[Item], count: int) -> list[list[int]]:
+    """What `count` rows emitted."""
+    return [[t for item in items if item.id == id for t in item.tokens] for id in range(count)]
+
+
+def drive(engine: Engine, asks: Sequence[Ask], plan: Plan) -> list[list[int]]:
+    """The tokens of every ask."""
+    engine.reset()
+    return tokens(steps(asks, plan, lambda step: engine.execute(step).items), len(asks))
+
+
+def _group(
+    asks: dict[int, Ask], plan: Plan, execute: Callable[[Step], Sequence[Item]]
+) -> list[Item]:
+    pending = {id: len(ask.prompt) for id, ask in asks.items()}
+    step = Step(_number(), (), _new(asks), _grow(asks, plan.scattered), ())
+    items: list[Item] = []
+    while pending:
+        step = replace(step, run=tuple(_run(id, left, plan) for id, left in pending.items()))
+        done = execute(step)
+        pending = {id: max(0, left - plan.chunk) for id, left in pending.items()}
+        for item in done:
+            items.append(item)
+            if item.end is not None:
+                del pending[item.id]
+        step = Step(_number(), (), (), (), ())
+    execute(Step(_number(), tuple(asks), (), (), ()))
+    return items
+
+
+_numbers = [0]
+
+
+def _number() -> int:
+    _numbers[0] += 1
+    return _numbers[0]
+
+
+def _run(id: int, left: int, plan: Plan) -> Run:
+    draft = plan.mixed[id % len(plan.mixed)] if plan.mixed else plan.draft
+    return Run(id, min(left, plan.chunk), draft if left == 0 else 0)
+
+
+def _new(asks: dict[int, Ask]) -> tuple[New, ...]:
+    return tuple(
+        New(
+            id,
+            ask.prompt,
+            len(ask.prompt),
+            ask.max_new,
+            False,
+            ask.sampling,
+            ask.report,
+            ask.grammar,
+        )
+        for id, ask in asks.items()
+    )
+
+
+def _grow(asks: dict[int, Ask], scattered: bool) -> tuple[Grow, ...]:
+    """Pages for every row's last token and its drafts."""
+    longest = max(len(ask.prompt) + ask.max_new for ask in asks.values()) + 8
+    each = -(-longest // PAGE_SIZE)
+    if scattered:
+        return tuple(
+            Grow(id, tuple(1 + place + len(asks) * page for page in reversed(range(each))))
+            for place, id in enumerate(asks)
+        )
+    return tuple(
+        Grow(id, tuple(range(1 + place * each, 1 + (place + 1) * each)))
+        for place, id in enumerate(asks)
+    )

@@ -1,0 +1,392 @@
+"""A shard group in virtual time that obeys every Batch to the letter and checks each rule it can.
+
+It knows the truth that a scheduler only learns from outcomes: how many drafts are accepted, and
+where an answer ends. Every slot of a page remembers the tokens that its KV stands for, so a row
+that enters with pages of others, or returns from the host, is held to what it claims. Assertion
+messages name the broken rule.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from router.scheduler.api import Batch, Capacity, End, Job, Outcome, Run, Scheduler, Swap
+
+
+def capacity(**changes: float | str) -> Capacity:
+    """A small device; `changes` replace fields."""
+    fields = {
+        "pages": 40,
+        "page_size": 4,
+        "max_rows": 4,
+        "prefill_tokens": 16,
+        "speculate": 3,
+        "draft_token_seconds": 0.01,
+        "verify_seconds": 0.1,
+    }
+    return Capacity(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+@dataclass
+class Client:
+    """The router's record of one request."""
+
+    job: Job
+    answer: int
+    """Tokens after which the answer ends by itself."""
+    acceptance: float
+    emitted: int = 0
+    ends: int = 0
+    cancelled: bool = False
+    seconds: list[float] = field(default_factory=list)
+    """When it was served, or ended."""
+    chain: list[int] = field(default_factory=list)
+    """For each known token, a value that stands for it and all before it."""
+    shares: bool = False
+    """Its pages are named."""
+
+    def __post_init__(self) -> None:
+        if not self.chain:
+            self.chain = chain(self.job.prompt, (), self.job.id)
+
+    @property
+    def live(self) -> bool:
+        return not self.ends and not self.cancelled
+
+
+def chain(count: int, before: Sequence[int], salt: int) -> list[int]:
+    """`before` and as many values of tokens that only `salt` has as make `count`."""
+    values = list(before[:count])
+    while len(values) < count:
+        values.append(hash((values[-1] if values else 0, salt, len(values))))
+    return values
+
+
+def names(values: Sequence[int], size: int, first: int = 0) -> tuple[int, ...]:
+    """What names the full pages of `values` from page `first` on."""
+    return tuple(values[size * page + size - 1] for page in range(first, len(values) // size))
+
+
+def pairs(swap: Swap) -> Iterator[tuple[int, int]]:
+    """Each page with its host slot."""
+    return zip(swap.pages, swap.slots, strict=True)
+
+
+Kv = dict[tuple[int, int], int]
+"""What the KV at a page's offset stands for."""
+
+
+@dataclass
+class Slot:
+    """A row on the shards: what it was sent as, and what has truly happened."""
+
+    known: int
+    chain: list[int]
+    draft: int = 0
+    """Tokens whose KV the draft holds."""
+    fed: int = 0
+    planned: int = 0
+    pages: list[int] = field(default_factory=list)
+    flying: int = 0
+    ended: bool = False
+    returning: bool = False
+    """Its KV comes back with a Step in flight."""
+
+    @property
+    def cached(self) -> int:
+        """Tokens whose KV the target holds."""
+        return self.fed if self.fed < self.known else len(self.chain) - 1
+
+
+class Device:
+    """Steps are planned by `send`, executed and reported in order by `finish`."""
+
+    def __init__(self, capacity: Capacity, random: Random) -> None:
+        self.capacity = capacity
+        self.clients: dict[int, Client] = {}
+        self.slots: dict[int, Slot] = {}
+        self.steps: deque[tuple[Batch, dict[int, tuple[Client, Slot]]]] = deque()
+        self.host: dict[int, int] = {}
+        """Who owns a host slot."""
+        self.cached = 0
+        """Tokens that rows entered with."""
+        self._random = random
+        self._kv: tuple[Kv, Kv] = {}, {}
+        """Of the target and of the draft; host slots are pages below 0."""
+
+    def owned(self) -> set[int]:
+        """Pages of all rows."""
+        return {page for slot in self.slots.values() for page in slot.pages}
+
+    def send(self, batch: Batch) -> None:
+        """Check `batch` and put it in flight."""
+        assert len(self.steps) < self.capacity.depth, "deeper than the pipeline"
+        assert batch.run or batch.release or batch.swap_in, "a Batch without a purpose"
+        for id in batch.release:
+            assert not self.clients[id].live, "a live row was released"
+            del self.slots[id]
+        for id in batch.evict:
+            assert self.clients[id].live, "a dead row was evicted"
+            assert self.slots.pop(id).flying == 0, "evicted with Steps in flight"
+        self._swap_out(batch)
+        self._admit(batch)
+        self._grow(batch)
+        self._swap_in(batch)
+        for run in batch.run:
+            self._check(run)
+        rows = {run.id: (self.clients[run.id], self.slots[run.id]) for run in batch.run}
+        for run in batch.run:
+            slot = self.slots[run.id]
+            slot.flying += 1
+            slot.planned += run.prefill
+        self.steps.append((batch, rows))
+        self._check_writers()
+
+    def _swap_out(self, batch: Batch) -> None:
+        for id, pages, slots in batch.swap_out:
+            assert self.clients[id].live, "a dead row was swapped out"
+            row = self.slots.pop(id)
+            assert row.flying == 0, "swapped out with Steps in flight"
+            assert list(pages) == row.pages[: len(pages)], "not the row's pages"
+            assert len(pages) * self.capacity.page_size >= row.cached, "KV was left behind"
+            live = {slot for slot, owner in self.host.items() if self.clients[owner].live}
+            assert not live & set(slots), "a host slot has two owners"
+            assert set(slots) <= set(range(self.capacity.host_pages)), "no such host slot"
+            self.host.update(dict.fromkeys(slots, id))
+
+    def _swap_in(self, batch: Batch) -> None:
+        entered = {start.id for start in batch.start}
+        for id, pages, slots in batch.swap_in:
+            assert id in entered, "swapped in without a start"
+            assert all(self.host.pop(slot) == id for slot in slots), "a stranger's host slots"
+            assert list(pages) == self.slots[id].pages[: len(slots)], "not the row's pages"
+            assert id not in {run.id for run in batch.run}, "it runs before its KV is there"
+            self.slots[id].returning = True
+            self.slots[id].flying += 1
+        taken = {slot for swap in batch.swap_out for slot in swap.slots}
+        assert not taken & {slot for swap in batch.swap_in for slot in swap.slots}, "reused at once"
+
+    def _check_writers(self) -> None:
+        """No page that a Step in flight may write to has two owners."""
+        owners = Counter(page for slot in self.slots.values() for page in slot.pages)
+        for slot in self.slots.values():
+            if slot.flying:
+                first = slot.cached // self.capacity.page_size
+                assert all(owners[page] == 1 for page in slot.pages[first:]), "shared and written"
+
+    def _admit(self, batch: Batch) -> None:
+        assert len(batch.run) <= self.capacity.max_rows, "too many rows"
+        assert len({run.id for run in batch.run}) == len(batch.run), "a row is named twice"
+        assert sum(run.prefill for run in batch.run) <= self.capacity.prefill_tokens, "budget"
+        assert not {run.id for run in batch.run} & {*batch.release, *batch.evict}, "run and gone"
+        for run in batch.run:
+            assert self.clients[run.id].live, "a dead row runs"
+        for id in {*(run.id for run in batch.run), *(swap.id for swap in batch.swap_in)}:
+            client = self.clients[id]
+            known = client.job.prompt + client.emitted
+            self.slots.setdefault(id, Slot(known, client.chain[:known]))
+        for id, cached, draft_cached in batch.start:
+            row = self.slots[id]
+            assert row.flying == row.planned == len(row.pages) == 0, "it entered before"
+            assert 0 <= draft_cached <= cached, "the draft is ahead"
+            assert 0 < cached < row.known, "its last token is not fed"
+            row.fed = row.planned = cached
+            row.draft = draft_cached
+            self.cached += cached
+
+    def _grow(self, batch: Batch) -> None:
+        for id, pages in batch.grow:
+            assert id in {*(run.id for run in batch.run), *(swap.id for swap in batch.swap_in)}, (
+                "a row grows that neither runs nor returns"
+            )
+            assert set(pages) <= set(range(1, self.capacity.pages + 1)), "no such page"
+            self.slots[id].pages.extend(pages)
+            client, size = self.clients[id], self.capacity.page_size
+            most = -(-(client.job.prompt + client.job.max_new) // size)
+            assert len(self.slots[id].pages) <= most, "more pages than reserved"
+
+    def _check(self, run: Run) -> None:
+        client, slot = self.clients[run.id], self.slots[run.id]
+        assert not slot.returning, "it runs before its KV is known to be there"
+        if not run.prefill and not slot.flying and slot.planned == slot.known - 1:
+            slot.fed = slot.planned = slot.known  # it entered with all that decoding needs
+        flights = [r for batch, _ in self.steps for r in batch.run if r.id == run.id]
+        done = sum(flight.prefill for flight in flights)
+        known = client.job.prompt + client.emitted
+        unfed = slot.known - slot.planned
+        assert (run.prefill > 0) == (unfed > 0), "prefill first, then decode"
+        assert run.prefill <= unfed, "more prefill than tokens"
+        emitting = [f.draft + 1 for f in flights if not f.prefill]
+        if done and not unfed:
+            emitting.append(1)
+        left = client.job.max_new - client.emitted - len(emitting)
+        assert left >= 1, "planned although Steps in flight exhaust it"
+        limits = (client.job.speculate, self.capacity.speculate)
+        cap = min(limit for limit in limits if limit is not None)
+        assert 0 <= run.draft <= min(cap, left - 1), "drafts too far"
+        worst = known + sum(emitting) + (run.draft + 1 if not run.prefill else 1)
+        worst = min(worst, client.job.prompt + client.job.max_new)
+        room = len(slot.pages) * self.capacity.page_size
+        assert worst <= room, "worst case not reserved"
+
+    def finish(self, now: float) -> list[Outcome]:
+        """Execute the oldest Step and record its outcomes."""
+        batch, rows = self.steps.popleft()
+        self._copy([(page, -1 - slot) for swap in batch.swap_out for page, slot in pairs(swap)])
+        self._copy([(copy.source, copy.target) for copy in batch.copy])
+        self._copy([(-1 - slot, page) for swap in batch.swap_in for page, slot in pairs(swap)])
+        for swap in batch.swap_in:
+            if swap.id in self.slots and self.slots[swap.id].returning:
+                self.slots[swap.id].returning = False
+                self.slots[swap.id].flying -= 1
+        outcomes = []
+        for run in batch.run:
+            client, slot = rows[run.id]
+            slot.flying -= 1
+            outcomes.append(self._execute(run, client, slot, len(batch.run)))
+            if client.live:
+                self._deliver(client, outcomes[-1], now)
+        return outcomes
+
+    def seconds(self, batch: Batch) -> float:
+        """Device time of a Step: the longest draft, one verification."""
+        draft = max((run.draft for run in batch.run), default=0)
+        if not batch.run:
+            return 0.001
+        return draft * self.capacity.draft_token_seconds + self.capacity.verify_seconds
+
+    def _execute(self, run: Run, client: Client, slot: Slot, rows: int) -> Outcome:
+        if slot.ended:
+            return Outcome(run.id, 0, 0, 0, 0, 0.0)
+        self._holds(slot)
+        if not run.prefill:  # the shards draft no further than the row may go
+            most = client.job.prompt + client.job.max_new - len(slot.chain) - 1
+            run = run._replace(draft=min(run.draft, most))
+        slot.fed += run.prefill
+        accepted = 0
+        while accepted < run.draft and self._random.random() < client.acceptance:
+            accepted += 1
+        emitted = accepted + 1 if slot.fed >= slot.known or not run.prefill else 0
+        # The truth runs ahead of what was delivered only by Steps that are executed in order.
+        emitted = min(emitted, self._left(client, slot))
+        end = None
+        if emitted and emitted == self._left(client, slot):
+            end = End.EOS if client.answer < client.job.max_new else End.LENGTH
+        slot.ended = end is not None
+        drafted = run.draft
+        hashes = self._write(run, client, slot, accepted, emitted)
+        step = drafted * self.capacity.draft_token_seconds + self.capacity.verify_seconds
+        return Outcome(
+            run.id,
+            run.prefill,
+            drafted,
+            accepted,
+            emitted,
+            step / rows,
+            end,
+            slot.draft,
+            hashes,
+        )
+
+    def _holds(self, slot: Slot) -> None:
+        """What the row counts as cached is its own tokens."""
+        for kv, count in zip(self._kv, (slot.cached, slot.draft), strict=True):
+            for position in range(count):
+                assert kv[self._place(slot, position)] == slot.chain[position], "another's KV"
+
+    def _write(
+        self, run: Run, client: Client, slot: Slot, accepted: int, emitted: int
+    ) -> tuple[int, ...]:
+        """Fill the pages as target and draft do, rejected drafts too; the pages now complete."""
+        known, size = len(slot.chain), self.capacity.page_size
+        first = slot.fed - run.prefill if run.prefill else known - 1
+        reach = slot.fed if run.prefill else known + run.draft
+        slot.chain = chain(known + emitted, slot.chain, client.job.id)
+        follows = slot.draft == first if run.prefill else not self.capacity.speculate
+        held = reach if follows else known + run.draft - 1 if run.draft else slot.draft
+        owners = Counter(page for row in self.slots.values() for page in row.pages)
+        for kv, start, stop in zip(self._kv, (first, slot.draft), (reach, held), strict=True):
+            for position in range(start, stop):
+                right = position < known + accepted and position < len(slot.chain)
+                page = slot.pages[position // size]
+                assert right or owners[page] <= 1, "a rejected draft in a shared page"
+                kv[self._place(slot, position)] = slot.chain[position] if right else -1
+        if follows:
+            slot.draft = slot.cached
+        elif run.draft:
+            slot.draft = min(known + min(accepted, run.draft - 1), len(slot.chain) - 1)
+        if client.live:
+            client.chain = slot.chain[:]
+        return names(slot.chain, size, known // size) if client.shares else ()
+
+    def _place(self, slot: Slot, position: int) -> tuple[int, int]:
+        size = self.capacity.page_size
+        return slot.pages[position // size], position % size
+
+    def _copy(self, moves: Sequence[tuple[int, int]]) -> None:
+        for kv in self._kv:
+            offsets = range(self.capacity.page_size)
+            read = [[kv.get((source, at)) for at in offsets] for source, _ in moves]
+            for (_, target), values in zip(moves, read, strict=True):
+                for at, value in enumerate(values):
+                    kv.pop((target, at), None)
+                    if value is not None:
+                        kv[target, at] = value
+
+    def _left(self, client: Client, slot: Slot) -> int:
+        return min(client.answer, client.job.max_new) + client.job.prompt - len(slot.chain)
+
+    def _deliver(self, client: Client, outcome: Outcome, now: float) -> None:
+        client.emitted += outcome.emitted
+        client.seconds.append(now)
+        client.ends += outcome.end is not None
+
+    def lose(self) -> list[list[Outcome]]:
+        """The group dies: every Step in flight is reported lost, and no row is left."""
+        lost = [
+            [Outcome(id, 0, 0, 0, 0, 0.0, End.LOST) for id in ids(batch) or (0,)]
+            for batch, _ in self.steps
+        ]
+        self.steps.clear()
+        self.slots.clear()
+        self.host.clear()
+        self._kv[0].clear()
+        self._kv[1].clear()
+        return lost
+
+
+def ids(batch: Batch) -> list[int]:
+    """Rows that a Step runs; one that only releases runs none."""
+    return [run.id for run in batch.run]
+
+
+def serve(
+    scheduler: Scheduler, device: Device, clients: Sequence[Client]
+) -> Iterator[tuple[float, Batch]]:
+    """Drive `scheduler` in virtual time until all have ended; yield each Batch when it is sent."""
+    arrivals = deque(sorted(clients, key=lambda client: client.job.arrived))
+    flying: deque[float] = deque()
+    now = 0.0
+    while True:
+        while len(flying) < device.capacity.depth and (batch := scheduler.next_batch(now)):
+            device.send(batch)
+            flying.append(max(now, flying[-1] if flying else now) + device.seconds(batch))
+            yield now, batch
+        if arrivals and (not flying or arrivals[0].job.arrived <= flying[0]):
+            client = arrivals.popleft()
+            now = max(now, client.job.arrived)
+            device.clients[client.job.id] = client
+            scheduler.submit(client.job, now)
+        elif flying:
+            now = flying.popleft()
+            scheduler.complete(device.finish(now), now)
+        else:
+            return
+
+
+def run(scheduler: Scheduler, device: Device, clients: Sequence[Client]) -> list[Batch]:
+    """All Batches of `serve`."""
+    return [batch for _, batch in serve(scheduler, device, clients)]
