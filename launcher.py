@@ -23,19 +23,25 @@ from typing import get_type_hints
 
 from router import log_levels
 from router.cli import config_file, flags, port
-from router.cli.console import Log
-from router.cli.tgi_flags import Accepted, Refused
+from router.cli.console import ConsoleLog
+from router.cli.tgi_flags import IgnoredTgiFlags, UnsupportedTgiFlags
 from router.cli.versions import describe
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
-from shard.config import DRAFTED, PREFILL_TOKENS, ModelConfig, ShardConfig, option
-from shard.errors import Fault
-from shard.launch.memory_estimate import estimate
-from shard.launch.model_source import PYTHON, Models, find
-from shard.launch.supervisor import Child, Children, Command, Stop
+from shard.config import (
+    DEFAULT_DRAFT_LENGTH,
+    DEFAULT_PREFILL_TOKENS,
+    ModelConfig,
+    ShardConfig,
+    option,
+)
+from shard.errors import StartupError
+from shard.launch.memory_estimate import estimate_memory
+from shard.launch.model_source import PYTHON_COMMAND, ModelFolders, resolve_models
+from shard.launch.supervisor import Child, ChildCommand, StopRequested, Supervisor
 from shard.loading import checkpoint
 from shard.wire import sockets
 
-NAMES = {
+ERROR_PREFIXES = {
     2: "ArgumentValidation: ",
     3: "DownloadError: ",
     4: "ModelRefused: ",
@@ -44,15 +50,17 @@ NAMES = {
     7: "RunFolder: ",
 }
 """What stands after `Error: `, by exit status; faults of 1 and 8 bring their own name."""
-REMIND = 10.0
+REMINDER_SECONDS = 10.0
 """Seconds between two lines that say what is waited for."""
-ROWS = 64
+DEFAULT_BATCH_SIZE = 64
 """Default of `max_batch_size`."""
-CURL = """curl {url}/generate -H 'Content-Type: application/json' -d '{{"inputs": "Once upon"}}'"""
+CURL_EXAMPLE = (
+    """curl {url}/generate -H 'Content-Type: application/json' -d '{{"inputs": "Once upon"}}'"""
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class LauncherFlags:
     """What this program does with the rest."""
 
     config: str | None = option(None, "TOML file with a key for each flag", environment=None)
@@ -62,7 +70,7 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
-class Developer:
+class DeveloperFlags:
     """Flags for tests and router benchmarks; not in the help."""
 
     echo: bool = option(False, argparse.SUPPRESS, environment=None)
@@ -71,59 +79,61 @@ class Developer:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class LauncherOptions:
     """The whole command line, a field for each group of flags."""
 
     model: ModelConfig
     limits: Limits
     scheduler: SchedulerConfig
     server: ServerConfig
-    launch: Launch
-    accepted: Accepted
-    refused: Refused
-    developer: Developer
+    launch: LauncherFlags
+    accepted: IgnoredTgiFlags
+    refused: UnsupportedTgiFlags
+    developer: DeveloperFlags
 
     @property
-    def effective(self) -> tuple[ModelConfig, Limits, SchedulerConfig, ServerConfig]:
+    def serving_configs(self) -> tuple[ModelConfig, Limits, SchedulerConfig, ServerConfig]:
         """The groups that change what is served."""
         return self.model, self.limits, self.scheduler, self.server
 
 
 def main() -> int:
     """The exit status: 0 clean or signalled, 1 a failure at run time, 2 to 8 one at start."""
-    log = Log(as_json=False)
+    log = ConsoleLog(as_json=False)
     try:
         chosen = parse(sys.argv[1:], os.environ)
-        log = Log(as_json=chosen.server.json_output or os.environ.get("LOG_FORMAT") == "json")
+        log = ConsoleLog(
+            as_json=chosen.server.json_output or os.environ.get("LOG_FORMAT") == "json"
+        )
         if chosen.launch.print_config:
-            print("\n".join(config_file.dump(*chosen.effective)))
+            print("\n".join(config_file.dump(*chosen.serving_configs)))
             return 0
-        introduce(chosen, log)
+        log_startup(chosen, log)
         with bind(chosen.server) as bound, sockets.run_folder() as folder:
             work = check if chosen.launch.check else launch
             asyncio.run(run(partial(work, chosen, bound, folder, log), log))
-    except Fault as fault:
-        log.error("Error: " + NAMES.get(fault.code, "") + fault.text)
+    except StartupError as fault:
+        log.error("Error: " + ERROR_PREFIXES.get(fault.code, "") + fault.text)
         return fault.code
     return 0
 
 
-def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
+def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> LauncherOptions:
     """Raises Fault(2)."""
-    groups = get_type_hints(Options)
+    groups = get_type_hints(LauncherOptions)
     about = "Serve a language model over HTTP, with a draft model and LAPS-SD scheduling."
     try:
-        parser = flags.Parser(groups, "text-generation-launcher", about)
-        chosen = Options(**parser.read(arguments, environment))
-        for config in (*chosen.effective, chosen.refused):
+        parser = flags.FlagParser(groups, "text-generation-launcher", about)
+        chosen = LauncherOptions(**parser.parse_configs(arguments, environment))
+        for config in (*chosen.serving_configs, chosen.refused):
             config.check()
-        chosen.model.world(environment)
-        return replace(chosen, server=chosen.server.with_key())
+        chosen.model.shard_count(environment)
+        return replace(chosen, server=chosen.server.with_api_key())
     except ValueError as error:
-        raise Fault(2, str(error)) from None
+        raise StartupError(2, str(error)) from None
 
 
-def introduce(chosen: Options, log: Log) -> None:
+def log_startup(chosen: LauncherOptions, log: ConsoleLog) -> None:
     """What is said before anything is done."""
     for line in describe() if chosen.launch.env else ():
         log(line, event="environment")
@@ -136,123 +146,137 @@ def bind(server: ServerConfig) -> socket.socket:
     try:
         return port.bind(server.hostname, server.port)
     except port.PortInUse as clash:
-        raise Fault(5, str(clash)) from None
+        raise StartupError(5, str(clash)) from None
     except OSError as error:
         where = f"`hostname`({server.hostname}) and `port`({server.port})"
-        raise Fault(2, f"{where} cannot be bound: {error.strerror}") from None
+        raise StartupError(2, f"{where} cannot be bound: {error.strerror}") from None
 
 
-async def run(work: Callable[[Children], Awaitable[None]], log: Log) -> None:
+async def run(work: Callable[[Supervisor], Awaitable[None]], log: ConsoleLog) -> None:
     """Do `work` with children; whatever happens, none is left over. Raises Fault."""
     fault = None
     loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as tasks:
-        children = Children(tasks, log)
+        children = Supervisor(tasks, log)
         for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, children.signalled)
+            loop.add_signal_handler(name, children.on_signal)
         try:
             await work(children)
-        except Stop:
+        except StopRequested:
             log("Stopped before the server was ready")
-        except Fault as error:  # kept, since the group would wrap it
+        except StartupError as error:  # kept, since the group would wrap it
             fault = error
         finally:
-            await children.end()
+            await children.shutdown()
     if fault:
         raise fault
 
 
 async def launch(
-    chosen: Options, bound: socket.socket, folder: Path, log: Log, children: Children
+    chosen: LauncherOptions,
+    http_socket: socket.socket,
+    folder: Path,
+    log: ConsoleLog,
+    children: Supervisor,
 ) -> None:
     """Find and check the models, then serve until the operator asks for the end."""
-    world = chosen.model.world(os.environ)
-    models = await find(chosen.model, children, folder)
+    world = chosen.model.shard_count(os.environ)
+    models = await resolve_models(chosen.model, children, folder)
     if not chosen.developer.echo:
         checkpoint.check(models.target, models.draft, world)
-    paths = sockets.paths(chosen.model.shard_uds_path, folder, world)
+    paths = sockets.socket_paths(chosen.model.shard_uds_path, folder, world)
     shards = [shard_command(chosen, models, paths, rank, folder) for rank in range(world)]
-    router = router_command(chosen, models, paths, bound.fileno())
-    await serve(shards, router, bound, chosen.server.graceful_termination_timeout, log, children)
+    router = router_command(chosen, models, paths, http_socket.fileno())
+    await serve(
+        shards, router, http_socket, chosen.server.graceful_termination_timeout, log, children
+    )
 
 
 async def check(
-    chosen: Options, bound: socket.socket, folder: Path, log: Log, children: Children
+    chosen: LauncherOptions,
+    http_socket: socket.socket,
+    folder: Path,
+    log: ConsoleLog,
+    children: Supervisor,
 ) -> None:
     """Everything that can go wrong at start, as far as it shows without a weight. Raises Fault."""
-    world = chosen.model.world(os.environ)
-    models = await find(chosen.model, children, folder, weights=False)
+    world = chosen.model.shard_count(os.environ)
+    models = await resolve_models(chosen.model, children, folder, weights=False)
     checkpoint.check(models.target, models.draft, world, weights=False)
     log(f"Models: {' and '.join(filter(None, (models.target_id, models.draft_id)))}")
-    need = estimate(models.folders, chosen.model.dtype, world)
+    need = estimate_memory(models.folders, chosen.model.dtype, world)
     need.check(chosen.limits.max_batch_total_tokens)
     log(f"Memory: {need}")
-    sockets.paths(chosen.model.shard_uds_path, folder, world)
-    router = router_command(chosen, models, (), bound.fileno())
-    child = children.start(replace(router, argv=(*PYTHON, "router.preflight")))
-    checked = await children.until("checked", child)
-    child.leaving = True
-    log(f"Text: {checked.facts['text']}")
-    log(f"Port: {bound.getsockname()[1]} is free")
+    sockets.socket_paths(chosen.model.shard_uds_path, folder, world)
+    router = router_command(chosen, models, (), http_socket.fileno())
+    child = children.start(replace(router, argv=(*PYTHON_COMMAND, "router.preflight")))
+    checked = await children.wait_for("checked", child)
+    child.exit_expected = True
+    log(f"Text: {checked.data['text']}")
+    log(f"Port: {http_socket.getsockname()[1]} is free")
     log("Checked: the server can start", event="checked")
 
 
 async def serve(
-    shards: Sequence[Command],
-    router: Command,
-    bound: socket.socket,
-    grace: float,
-    log: Log,
-    children: Children,
+    shards: Sequence[ChildCommand],
+    router: ChildCommand,
+    http_socket: socket.socket,
+    grace_seconds: float,
+    log: ConsoleLog,
+    children: Supervisor,
 ) -> None:
-    """Start, supervise and drain. Raises Stop before it served, and Fault."""
+    """Start, supervise and drain. Raises StopRequested before it served, and Fault."""
     ranks = [children.start(shard) for shard in shards]
-    await started(ranks, children, log)
+    await wait_until_ready(ranks, children, log)
     front = children.start(router)
-    await children.until("ready", front)
-    port.release(bound)
-    url = port.url(bound)
-    log(f"Connected: serving at {url}; try: {CURL.format(url=url)}", event="connected", url=url)
+    await children.wait_for("ready", front)
+    port.allow_address_reuse(http_socket)
+    url = port.url(http_socket)
+    log(
+        f"Connected: serving at {url}; try: {CURL_EXAMPLE.format(url=url)}",
+        event="connected",
+        url=url,
+    )
     try:
-        await children.until("ended", front)
-    except Stop:
-        log("Draining: live requests may finish", event="draining", seconds=grace)
-    await drain(front, grace, log, children)
+        await children.wait_for("ended", front)
+    except StopRequested:
+        log("Draining: live requests may finish", event="draining", seconds=grace_seconds)
+    await drain(front, grace_seconds, log, children)
 
 
-async def started(ranks: Sequence[Child], children: Children, log: Log) -> None:
+async def wait_until_ready(ranks: Sequence[Child], children: Supervisor, log: ConsoleLog) -> None:
     """Wait for every rank, and say so from time to time."""
     begun = monotonic()
     reminder = children.tasks.create_task(_remind(log))
     try:
-        async for report in children.each("ready", ranks):
+        async for report in children.wait_each("ready", ranks):
             seconds = monotonic() - begun
             log(f"Shard ready in {seconds:.1f}s", event="ready", rank=ranks.index(report.child))
     finally:
         reminder.cancel()
 
 
-async def _remind(log: Log) -> None:
+async def _remind(log: ConsoleLog) -> None:
     while True:
-        await asyncio.sleep(REMIND)
+        await asyncio.sleep(REMINDER_SECONDS)
         log("Waiting for shard to be ready...", event="waiting")
 
 
-async def drain(router: Child, grace: float, log: Log, children: Children) -> None:
+async def drain(router: Child, grace_seconds: float, log: ConsoleLog, children: Supervisor) -> None:
     """Let live requests finish. Raises Fault(1) at a second signal."""
     router.terminate()
     try:
-        async with asyncio.timeout(grace):
-            await children.until("ended", router)
+        async with asyncio.timeout(grace_seconds):
+            await children.wait_for("ended", router)
     except TimeoutError:
-        log(f"Requests still live after {grace} s are cut", event="cut")
-    except Stop:
-        raise Fault(1, "Aborted: a second signal came while requests were live") from None
+        log(f"Requests still live after {grace_seconds} s are cut", event="cut")
+    except StopRequested:
+        raise StartupError(1, "Aborted: a second signal came while requests were live") from None
 
 
 def shard_command(
-    chosen: Options, models: Models, paths: Sequence[str], rank: int, folder: Path
-) -> Command:
+    chosen: LauncherOptions, models: ModelFolders, paths: Sequence[str], rank: int, folder: Path
+) -> ChildCommand:
     """The child of one rank."""
     model, limits = chosen.model, chosen.limits
     config = ShardConfig(
@@ -263,24 +287,24 @@ def shard_command(
         world=len(paths),
         socket=paths[rank],
         rendezvous=str(folder / "rendezvous"),
-        speculate=model.longest_draft(DRAFTED if models.draft else 0),
+        speculate=model.max_draft_length(DEFAULT_DRAFT_LENGTH if models.draft else 0),
         dtype=model.dtype,
-        max_rows=limits.max_batch_size or ROWS,
+        max_rows=limits.max_batch_size or DEFAULT_BATCH_SIZE,
         max_total_tokens=limits.max_total_tokens,
         max_batch_total_tokens=limits.max_batch_total_tokens,
         max_swap_tokens=limits.max_swap_tokens,
         echo=chosen.developer.echo,
         echo_seconds=chosen.developer.echo_seconds,
         cuda_memory_fraction=model.cuda_memory_fraction,
-        prefill_tokens=limits.max_batch_prefill_tokens or PREFILL_TOKENS,
-        log_level=log_levels.level(chosen.server.log_level, log_levels.SHARD),
+        prefill_tokens=limits.max_batch_prefill_tokens or DEFAULT_PREFILL_TOKENS,
+        log_level=log_levels.effective_level(chosen.server.log_level, log_levels.SHARD_TARGETS),
     )
-    return Command(f"rank {rank}", (*PYTHON, "shard"), asdict(config))
+    return ChildCommand(f"rank {rank}", (*PYTHON_COMMAND, "shard"), asdict(config))
 
 
 def router_command(
-    chosen: Options, models: Models, paths: tuple[str, ...], descriptor: int
-) -> Command:
+    chosen: LauncherOptions, models: ModelFolders, paths: tuple[str, ...], listen_fd: int
+) -> ChildCommand:
     """The child that speaks HTTP."""
     config = RouterConfig(
         limits=chosen.limits,
@@ -291,10 +315,12 @@ def router_command(
         revision=chosen.model.revision,
         draft_model_id=models.draft_id,
         sockets=paths,
-        listen_fd=descriptor,
+        listen_fd=listen_fd,
         step_log=chosen.developer.step_log,
     )
-    return Command("router", (*PYTHON, "router"), asdict(config), descriptors=(descriptor,))
+    return ChildCommand(
+        "router", (*PYTHON_COMMAND, "router"), asdict(config), descriptors=(listen_fd,)
+    )
 
 
 if __name__ == "__main__":

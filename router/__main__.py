@@ -18,20 +18,27 @@ from contextlib import asynccontextmanager
 
 from aiohttp.typedefs import Middleware
 
-from router.app import access, assemble, describe, load_model, remember, routes
-from router.child import DEAD_SHARD, FAILED, Fault, emit, parse
+from router.app import (
+    build_access_policy,
+    build_router,
+    build_routes,
+    build_server_info,
+    load_model,
+    scheduler_state_file,
+)
+from router.child import DEAD_SHARD, FAILED, RouterStartupError, emit, parse_config
 from router.config import RouterConfig, ServerConfig
 from router.dispatch.dispatcher import Dispatcher
-from router.dispatch.learned_state import keep
+from router.dispatch.learned_state import save_periodically
 from router.http import request_log
 from router.http import tracing as traces
-from router.http.server import run
-from router.offload import favour_loop
-from router.shards.group import GroupLost, ShardGroup
-from router.text.worker_pool import Files, Workers
+from router.http.server import run_server
+from router.offload import tune_event_loop
+from router.shards.group import ShardGroup, ShardGroupFailed
+from router.text.worker_pool import WorkerFiles, WorkerPool
 
 
-class LauncherGone(Exception):
+class LauncherExited(Exception):
     """stdin has ended."""
 
 
@@ -41,10 +48,10 @@ def main() -> int:
     if not line:
         return 0
     try:
-        config = parse(line)
+        config = parse_config(line)
         request_log.configure(config.server.log_level)
         asyncio.run(serve(config))
-    except Fault as fault:
+    except RouterStartupError as fault:
         emit(event="fault", code=fault.code, text=str(fault))
         return fault.code
     return 0
@@ -58,11 +65,11 @@ async def serve(config: RouterConfig) -> None:
     try:
         async with (
             tracing(config.server) as around,
-            ShardGroup.connect(config.sockets, step_seconds=config.server.step_timeout) as shards,
+            ShardGroup.connect(config.sockets, step_timeout=config.server.step_timeout) as shards,
         ):
-            await serve_from(config, shards, stop, around)
-    except GroupLost as lost:
-        raise Fault(DEAD_SHARD, str(lost)) from lost
+            await serve_with_shards(config, shards, stop, around)
+    except ShardGroupFailed as lost:
+        raise RouterStartupError(DEAD_SHARD, str(lost)) from lost
 
 
 @asynccontextmanager
@@ -71,60 +78,64 @@ async def tracing(config: ServerConfig) -> AsyncIterator[list[Middleware]]:
     if config.otlp_endpoint is None:
         yield []
         return
-    provider = traces.provider(config.otlp_endpoint, config.otlp_service_name)
+    provider = traces.make_tracer_provider(config.otlp_endpoint, config.otlp_service_name)
     try:
-        yield [traces.middleware(provider)]
+        yield [traces.tracing_middleware(provider)]
     finally:
         await asyncio.to_thread(provider.shutdown)
 
 
-async def serve_from(
-    config: RouterConfig, shards: ShardGroup, stop: asyncio.Event, around: Sequence[Middleware]
+async def serve_with_shards(
+    config: RouterConfig, shards: ShardGroup, stop: asyncio.Event, middlewares: Sequence[Middleware]
 ) -> None:
     """The same, with greeted `shards`, until `stop`. Raises Fault, also when they are lost."""
-    store, model = remember(config, os.environ), load_model(config)
-    files = Files(
-        config.model_path, shards.ready[0].vocab_size, config.server.tokenizer_config_path
+    store, model = scheduler_state_file(config, os.environ), load_model(config)
+    files = WorkerFiles(
+        config.model_path, shards.ready_messages[0].vocab_size, config.server.tokenizer_config_path
     )
-    workers = Workers(files, config.limits.validation_workers)
-    dispatcher, front = assemble(config, shards, model, workers, store)
-    about, pages = describe(config, shards.ready), not config.server.no_ui
-    more = routes(front, about, model, files.vocab_size, workers, pages=pages)
+    workers = WorkerPool(files, config.limits.validation_workers)
+    dispatcher, front = build_router(config, shards, model, workers, store)
+    about, pages = build_server_info(config, shards.ready_messages), not config.server.no_ui
+    more = build_routes(front, about, model, files.vocab_size, workers, docs_ui=pages)
     listener = socket.socket(fileno=config.listen_fd)
     try:
         async with asyncio.TaskGroup() as group:
-            services = (dispatcher.run(), launcher_goes(), keep(store, dispatcher.learned))
+            services = (
+                dispatcher.run(),
+                wait_for_launcher_exit(),
+                save_periodically(store, dispatcher.learned_state),
+            )
             others = [group.create_task(service) for service in services]
-            await workers.warm()
-            favour_loop()
-            await run(
+            await workers.prestart()
+            tune_event_loop()
+            await run_server(
                 front,
                 listener,
-                access(config.server),
+                build_access_policy(config.server),
                 more,
-                around,
-                ready=lambda: emit(event="ready"),
-                drained=lambda: _drain(stop, dispatcher),
+                middlewares,
+                on_ready=lambda: emit(event="ready"),
+                wait_drained=lambda: _drain(stop, dispatcher),
             )
             for task in others:
                 task.cancel()
-    except* LauncherGone:
+    except* LauncherExited:
         pass  # whatever was live has been told that it is lost
-    except* GroupLost as lost:
-        raise Fault(FAILED, f"the shards were lost: {lost.exceptions[0]}") from None
+    except* ShardGroupFailed as lost:
+        raise RouterStartupError(FAILED, f"the shards were lost: {lost.exceptions[0]}") from None
     finally:
         await workers.close()
 
 
-async def launcher_goes() -> None:
-    """Wait for the end of stdin. Raises LauncherGone."""
+async def wait_for_launcher_exit() -> None:
+    """Wait for the end of stdin. Raises LauncherExited."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
     while await reader.read(4096):
         pass
-    raise LauncherGone
+    raise LauncherExited
 
 
 def _on_sigterm() -> asyncio.Event:

@@ -13,136 +13,154 @@ from pathlib import Path
 
 from aiohttp import web
 
-from router.child import BAD_FLAG, BAD_MODEL, Fault
-from router.cloud import HOSTED, Hosted
+from router.child import BAD_FLAG, BAD_MODEL, RouterStartupError
+from router.cloud import CLOUD_OPERATIONS, CloudRoutes
 from router.config import RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatch.dispatcher import Dispatcher
-from router.dispatch.learned_state import Store, place
+from router.dispatch.learned_state import SchedulerStateFile, state_path
 from router.dispatch.step_log import StepLog
-from router.http.access import Access
-from router.http.context import Patience
-from router.http.openapi_document import document
-from router.http.swagger import Docs
-from router.native.openapi import NATIVE
-from router.native.routes import Front
-from router.native.token_routes import Tokens
+from router.http.access import AccessPolicy
+from router.http.context import Timeouts
+from router.http.openapi_document import openapi_document
+from router.http.swagger import DocsRoutes
+from router.native.openapi import NATIVE_OPERATIONS
+from router.native.routes import Gateway
+from router.native.token_routes import TokenizeRoutes
 from router.observability.metrics import Metrics
-from router.openai.chat_prompt import Prompts
-from router.openai.openapi import OPENAI
-from router.openai.routes import OpenAi
-from router.requests.request import Bounds, settle
+from router.openai.chat_prompt import ChatPromptBuilder
+from router.openai.openapi import OPENAI_OPERATIONS
+from router.openai.routes import OpenAIRoutes
+from router.requests.request import ResolvedLimits, resolve_limits
 from router.scheduler import build
-from router.scheduler.api import Capacity, Scheduler
-from router.server_info import About
+from router.scheduler.api import DeviceCapacity, Scheduler
+from router.server_info import ServerInfo
 from router.shards.group import ShardGroup
 from router.text.chat_template import ChatTemplate
 from router.text.encoder import Encoder
-from router.text.grammar import Grammars
-from router.text.tokenizer import Vocabulary
-from router.text.worker_pool import Workers
+from router.text.grammar import GrammarCompiler
+from router.text.tokenizer import Tokenizer
+from router.text.worker_pool import WorkerPool
 from shard.wire.protocol import Ready
 
 
-def remember(config: RouterConfig, environment: Mapping[str, str]) -> Store:
+def scheduler_state_file(
+    config: RouterConfig, environment: Mapping[str, str]
+) -> SchedulerStateFile:
     """Where this server keeps what its scheduler learns."""
     pair = " ".join(filter(None, (config.model_id, config.draft_model_id)))
-    return Store(place(config.scheduler.scheduler_state, pair, environment), pair)
+    return SchedulerStateFile(state_path(config.scheduler.scheduler_state, pair, environment), pair)
 
 
-def assemble(
-    config: RouterConfig, shards: ShardGroup, model: Model, workers: Workers, store: Store
-) -> tuple[Dispatcher, Front]:
+def build_router(
+    config: RouterConfig,
+    shards: ShardGroup,
+    model: ServedModel,
+    workers: WorkerPool,
+    state_file: SchedulerStateFile,
+) -> tuple[Dispatcher, Gateway]:
     """The router's parts for these shards. Raises Fault."""
-    ranks = shards.ready
-    agree(ranks)
+    ranks = shards.ready_messages
+    check_ranks_agree(ranks)
     try:
-        bounds = settle(config.limits, min(ready.max_length for ready in ranks))
+        bounds = resolve_limits(config.limits, min(ready.max_length for ready in ranks))
     except ValueError as fault:
-        raise Fault(BAD_FLAG, str(fault)) from fault
-    capacity = measure(ranks, bounds, config.scheduler.preemption)
+        raise RouterStartupError(BAD_FLAG, str(fault)) from fault
+    capacity = combined_capacity(ranks, bounds, config.scheduler.preemption)
     metrics = Metrics(bounds, capacity, len(ranks), ranks[0].drafter or "model")
-    scheduler = schedule(config.scheduler, capacity, store)
+    scheduler = build_scheduler(config.scheduler, capacity, state_file)
     encoder = Encoder(model.vocabulary, workers)
     log = StepLog(config.step_log, capacity) if config.step_log else None
     dispatcher = Dispatcher(scheduler, shards, encoder, bounds, metrics, log=log)
-    patience = Patience(keepalive=config.server.keepalive_timeout)
-    about = describe(config, ranks)
-    grammars = Grammars(workers, enabled=not bounds.disable_grammar_support)
-    return dispatcher, Front(dispatcher, metrics, bounds, about, patience, grammars)
+    patience = Timeouts(keepalive=config.server.keepalive_timeout)
+    about = build_server_info(config, ranks)
+    grammars = GrammarCompiler(workers, enabled=not bounds.disable_grammar_support)
+    return dispatcher, Gateway(dispatcher, metrics, bounds, about, patience, grammars)
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ServedModel:
     """What the router knows of the target."""
 
-    vocabulary: Vocabulary
+    vocabulary: Tokenizer
     template: ChatTemplate | None
     tool_call_parser: str = "auto"
 
 
-def load_model(config: RouterConfig) -> Model:
+def load_model(config: RouterConfig) -> ServedModel:
     """The target's vocabulary and chat template. Raises Fault."""
     try:
-        vocabulary = Vocabulary.load(config.model_path)
+        vocabulary = Tokenizer.load(config.model_path)
         template = ChatTemplate.load(config.model_path, config.server.tokenizer_config_path)
     except (OSError, ValueError) as fault:
-        raise Fault(BAD_MODEL, f"tokenizer: {fault}") from fault
-    return Model(vocabulary, template, config.server.tool_call_parser)
+        raise RouterStartupError(BAD_MODEL, f"tokenizer: {fault}") from fault
+    return ServedModel(vocabulary, template, config.server.tool_call_parser)
 
 
-def routes(
-    front: Front, about: About, model: Model, size: int, workers: Workers, *, pages: bool = True
+def build_routes(
+    gateway: Gateway,
+    server_info: ServerInfo,
+    model: ServedModel,
+    logits_size: int,
+    workers: WorkerPool,
+    *,
+    docs_ui: bool = True,
 ) -> list[web.RouteDef]:
     """What is served beside native generation; `size` is that of the model's logits."""
-    prompts = Prompts(model.template, workers, model.tool_call_parser)
+    prompts = ChatPromptBuilder(model.template, workers, model.tool_call_parser)
     encoder = Encoder(model.vocabulary, workers)
-    openai = OpenAi(front, about, encoder, size, prompts)
-    hosted = Hosted(front, openai)
+    openai = OpenAIRoutes(gateway, server_info, encoder, logits_size, prompts)
+    hosted = CloudRoutes(gateway, openai)
     return [
-        *Tokens(front, encoder).routes(),
+        *TokenizeRoutes(gateway, encoder).routes(),
         *openai.routes(),
         *hosted.routes(os.environ.get("AIP_PREDICT_ROUTE")),
-        *Docs(document((*NATIVE, *OPENAI, *HOSTED))).routes(pages=pages),
+        *DocsRoutes(
+            openapi_document((*NATIVE_OPERATIONS, *OPENAI_OPERATIONS, *CLOUD_OPERATIONS))
+        ).routes(docs_ui=docs_ui),
     ]
 
 
-def access(server: ServerConfig) -> Access:
+def build_access_policy(server: ServerConfig) -> AccessPolicy:
     """Who may come in."""
-    return Access(
-        key=server.api_key or None,
+    return AccessPolicy(
+        api_key=server.api_key or None,
         protect_metrics=server.protect_metrics,
-        origins=server.cors_allow_origin,
-        connections=server.max_connections,
+        allowed_origins=server.cors_allow_origin,
+        max_connections=server.max_connections,
     )
 
 
-def schedule(config: SchedulerConfig, capacity: Capacity, store: Store) -> Scheduler:
+def build_scheduler(
+    config: SchedulerConfig, capacity: DeviceCapacity, state_file: SchedulerStateFile
+) -> Scheduler:
     """The scheduler that goes on from what `store` holds."""
     try:
-        return build(config, capacity, store.load())
+        return build(config, capacity, state_file.load())
     except ValueError as fault:
-        store.reject(fault)
+        state_file.warn_unusable(fault)
         return build(config, capacity)
 
 
-def agree(ranks: tuple[Ready, ...]) -> None:
+def check_ranks_agree(ranks: tuple[Ready, ...]) -> None:
     """Raises Fault where ranks are not parts of one model; what they can hold may differ."""
     for name in ("model", "dtype", "page_size", "vocab_size", "speculate", "drafter"):
         values = [getattr(ready, name) for ready in ranks]
         for rank, value in enumerate(values):
             if value != values[0]:
-                raise Fault(
+                raise RouterStartupError(
                     BAD_MODEL,
                     f"the shards disagree on {name}: {values[0]!r} on rank 0, {value!r} on rank"
                     f" {rank}; start them all with the same model and flags",
                 )
 
 
-def measure(ranks: tuple[Ready, ...], bounds: Bounds, preemption: str = "auto") -> Capacity:
+def combined_capacity(
+    ranks: tuple[Ready, ...], bounds: ResolvedLimits, preemption: str = "auto"
+) -> DeviceCapacity:
     """What all ranks together can hold and do: the least of what each can, rank 0's speed."""
     rows = min(ready.max_rows for ready in ranks)
     prefill = 512 if ranks[0].device == "cpu" else 4096
-    return Capacity(
+    return DeviceCapacity(
         pages=min(ready.pages for ready in ranks),
         page_size=ranks[0].page_size,
         max_rows=min(rows, bounds.max_batch_size or rows),
@@ -159,11 +177,11 @@ def measure(ranks: tuple[Ready, ...], bounds: Bounds, preemption: str = "auto") 
     )
 
 
-def describe(config: RouterConfig, ranks: tuple[Ready, ...]) -> About:
+def build_server_info(config: RouterConfig, ranks: tuple[Ready, ...]) -> ServerInfo:
     """What the server says of itself: names, never a path."""
     device = ranks[0].device.lower().replace(" ", "-")
     draft = config.draft_model_id
-    return About(
+    return ServerInfo(
         model_id=_name(config.model_id),
         model_sha=config.revision,
         pipeline_tag=None,

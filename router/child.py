@@ -8,19 +8,19 @@ from typing import Any
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 
 
-def parse(line: bytes) -> RouterConfig:
+def parse_config(line: bytes) -> RouterConfig:
     """The configuration in a JSON `line`; nested dataclasses are objects, tuples arrays."""
     value = json.loads(line)
     nested = {
         "limits": Limits(**value["limits"]),
         "scheduler": SchedulerConfig(**value["scheduler"]),
-        "server": server(value["server"]),
+        "server": parse_server_config(value["server"]),
         "sockets": tuple(value["sockets"]),
     }
     return RouterConfig(**{**value, **nested})
 
 
-def server(value: dict[str, Any]) -> ServerConfig:
+def parse_server_config(value: dict[str, Any]) -> ServerConfig:
     """The same of the part for the server."""
     return ServerConfig(**{**value, "cors_allow_origin": tuple(value["cors_allow_origin"])})
 
@@ -34,7 +34,7 @@ FAILED, BAD_FLAG, BAD_MODEL, DEAD_SHARD = 1, 2, 4, 8
 """Exit statuses of the faults that this process can meet."""
 
 
-class Fault(Exception):
+class RouterStartupError(Exception):
     """The router cannot start or go on: an exit status, and one line on cause and cure."""
 
     def __init__(self, code: int, text: str) -> None:

@@ -14,64 +14,64 @@ from typing import Annotated, Any
 from aiohttp import web
 from pydantic import Discriminator, Field, Tag
 
-from router.errors import Mistyped, NoInstances, NoPredictions, RouterError
+from router.errors import BodyTypeError, NoInstances, NoPredictions, RouterError
 from router.http.json_body import Body, parse_json
-from router.http.json_response import reply
+from router.http.json_response import json_response
 from router.http.openapi_document import Operation
-from router.http.server import refusal
+from router.http.server import error_response
 from router.native.openapi import EXAMPLE, ROOT
-from router.native.request_models import Generate
+from router.native.request_models import GenerateRequest
 from router.native.response_models import VertexResponse
-from router.native.routes import Front
-from router.offload import aside
-from router.openai.openapi import CHAT, COMPLETIONS
+from router.native.routes import Gateway
+from router.offload import offload
+from router.openai.openapi import CHAT_OPERATION, COMPLETIONS_OPERATION
 from router.openai.request_models import ChatBody
-from router.openai.routes import OpenAi
+from router.openai.routes import OpenAIRoutes
 
 
-def _kind(value: Any) -> str:
+def _instance_kind(value: Any) -> str:
     return "messages" if isinstance(value, dict) and "messages" in value else "inputs"
 
 
 Instance = Annotated[
-    Annotated[Generate, Tag("inputs")] | Annotated[ChatBody, Tag("messages")],
-    Discriminator(_kind),
+    Annotated[GenerateRequest, Tag("inputs")] | Annotated[ChatBody, Tag("messages")],
+    Discriminator(_instance_kind),
 ]
 
 
-MOST_INSTANCES = 1024
+MAX_INSTANCES = 1024
 
 
 class VertexRequest(Body):
     """Body of `/vertex`."""
 
-    instances: Annotated[list[Instance], Field(fail_fast=True, max_length=MOST_INSTANCES)]
+    instances: Annotated[list[Instance], Field(fail_fast=True, max_length=MAX_INSTANCES)]
 
 
-HOSTED = (
+CLOUD_OPERATIONS = (
     Operation(
         *("post", "/invocations", "Generate for SageMaker, as the route of that body does"),
-        like=(ROOT, CHAT, COMPLETIONS),
+        aliases_of=(ROOT, CHAT_OPERATION, COMPLETIONS_OPERATION),
     ),
     Operation(
         *("post", "/vertex", "Generate for Vertex AI"),
-        takes=VertexRequest,
+        request_model=VertexRequest,
         example={"instances": [EXAMPLE]},
-        gives=VertexResponse,
+        response_model=VertexResponse,
     ),
 )
 
 
-class Hosted:
+class CloudRoutes:
     """Both routes, over the native ones and OpenAI's."""
 
-    def __init__(self, front: Front, openai: OpenAi) -> None:
-        self._front, self._openai = front, openai
-        self._chats = {"messages": openai.chat, "prompt": openai.completions}
+    def __init__(self, gateway: Gateway, openai: OpenAIRoutes) -> None:
+        self._gateway, self._openai = gateway, openai
+        self._openai_handlers = {"messages": openai.chat, "prompt": openai.completions}
 
-    def routes(self, predict: str | None = None) -> list[web.RouteDef]:
-        """Path by path; `predict` is another path that Vertex AI has chosen."""
-        paths = dict.fromkeys(filter(None, ("/vertex", predict)))
+    def routes(self, vertex_path: str | None = None) -> list[web.RouteDef]:
+        """Path by path; `vertex_path` is another path that Vertex AI has chosen."""
+        paths = dict.fromkeys(filter(None, ("/vertex", vertex_path)))
         return [
             web.post("/invocations", self.invocations),
             *(web.post(path, self.vertex) for path in paths),
@@ -79,33 +79,33 @@ class Hosted:
 
     async def invocations(self, http: web.Request) -> web.StreamResponse:
         """POST `/invocations`."""
-        payload = await self._front.payload(http)
-        value = await aside(len(payload), parse_json, payload, self._front.most_values)
+        payload = await self._gateway.read_payload(http)
+        value = await offload(len(payload), parse_json, payload, self._gateway.max_values)
         fields = value if isinstance(value, dict) else {}
         if "inputs" in fields:
-            return await self._front.compat_generate(http)
-        for name, handler in self._chats.items():
+            return await self._gateway.compat_generate(http)
+        for name, handler in self._openai_handlers.items():
             if name in fields:
                 try:
                     return await handler(http)
                 except RouterError as error:
-                    return refusal(error, CHAT.path)
-        raise Mistyped("body: `inputs` or `messages` or `prompt` is required")
+                    return error_response(error, CHAT_OPERATION.path)
+        raise BodyTypeError("body: `inputs` or `messages` or `prompt` is required")
 
     async def vertex(self, http: web.Request) -> web.StreamResponse:
         """POST `/vertex`."""
-        instances = (await self._front.body(http, VertexRequest)).instances
+        instances = (await self._gateway.read_body(http, VertexRequest)).instances
         if not instances:
             raise NoInstances
         try:
-            return reply({"predictions": await self._predictions(http, instances)})
+            return json_response({"predictions": await self._predictions(http, instances)})
         except RouterError as error:
             if error.label in ("generation", "incomplete"):
                 raise NoPredictions from error
             raise
 
     async def _predictions(
-        self, http: web.Request, instances: Sequence[Generate | ChatBody]
+        self, http: web.Request, instances: Sequence[GenerateRequest | ChatBody]
     ) -> list[str]:
         """The text of each instance; all are live before the first is waited for."""
         async with AsyncExitStack() as stack:
@@ -113,14 +113,14 @@ class Hosted:
             return [await text() for text in live]
 
     async def _start(
-        self, stack: AsyncExitStack, http: web.Request, body: Generate | ChatBody
+        self, stack: AsyncExitStack, http: web.Request, body: GenerateRequest | ChatBody
     ) -> Callable[[], Awaitable[str]]:
         if isinstance(body, ChatBody):
-            return await stack.enter_async_context(self._openai.running(http, body))
-        records = await stack.enter_async_context(self._front.open(http, body, stream=False))
+            return await stack.enter_async_context(self._openai.running_chat(http, body))
+        records = await stack.enter_async_context(self._gateway.open(http, body, stream=False))
 
         async def text() -> str:
-            _, answer = await self._front.answer(records, full_text=False)
+            _, answer = await self._gateway.collect_response(records, full_text=False)
             return str(answer["generated_text"])
 
         return text

@@ -266,7 +266,7 @@ class ServerConfig:
         if self.graceful_termination_timeout < 0:
             raise ValueError("`graceful_termination_timeout` must be >= 0")
 
-    def with_key(self) -> Self:
+    def with_api_key(self) -> Self:
         """The same with the key that `api_key_file` holds. Raises ValueError."""
         path = self.api_key_file
         if path is None:

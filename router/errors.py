@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-_NONE: Mapping[str, str] = MappingProxyType({})
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class RouterError(Exception):
@@ -21,10 +21,10 @@ class RouterError(Exception):
     error_type: ClassVar[str]
     label: ClassVar[str] = "validation"
     """`err` of `tgi_request_failure`; what fails before a body is read is never counted."""
-    kind: ClassVar[str] = "invalid_request_error"
+    openai_type: ClassVar[str] = "invalid_request_error"
     """`type` of OpenAI's error object."""
     prefix: ClassVar[str] = ""
-    headers: ClassVar[Mapping[str, str]] = _NONE
+    headers: ClassVar[Mapping[str, str]] = _NO_HEADERS
 
     def __init__(self, text: str = "") -> None:
         super().__init__(self.prefix + text)
@@ -34,42 +34,42 @@ class RouterError(Exception):
         return self
 
 
-class Invalid(RouterError):
+class ValidationError(RouterError):
     """A value breaks a rule; `text` is TGI's."""
 
     status, error_type = 422, "validation"
     prefix = "Input validation error: "
 
 
-class Mistyped(RouterError):
+class BodyTypeError(RouterError):
     """A field has the wrong type or lies outside its type's bounds; `text` names it."""
 
     status, error_type = 422, "validation"
     prefix = "Failed to deserialize the JSON body into the target type: "
 
 
-class TemplateFailed(RouterError):
+class ChatTemplateError(RouterError):
     """The chat template refuses the messages, or there is none."""
 
     status, error_type, label = 422, "template_error", "template"
     prefix = "Template error: "
 
 
-class VariableMissing(RouterError):
+class MissingTemplateVariable(RouterError):
     """The chat template needs a variable that it was not given; TGI's spelling."""
 
     status, error_type, label = 422, "missing_template_variable", "template"
     prefix = "Missing template vatiable: "
 
 
-class ToolsInvalid(RouterError):
+class ToolError(RouterError):
     """The tools cannot be used as asked."""
 
     status, error_type = 422, "tool_error"
     prefix = "Tool error: "
 
 
-class SuffixGiven(RouterError):
+class SuffixNotSupported(RouterError):
     """Text after the gap cannot be taken into account."""
 
     status, error_type = 422, "suffix not supported"
@@ -83,7 +83,7 @@ class TooManyPrompts(RouterError):
     prefix = "Number of prompts exceeds the maximum allowed batch size of "
 
 
-class Malformed(RouterError):
+class MalformedJson(RouterError):
     """The body is not JSON."""
 
     status, error_type = 400, "bad_request"
@@ -93,7 +93,7 @@ class Malformed(RouterError):
 class Unauthorized(RouterError):
     """The key is missing or another."""
 
-    status, error_type, kind = 401, "unauthorized", "authentication_error"
+    status, error_type, openai_type = 401, "unauthorized", "authentication_error"
     prefix = "Unauthorized"
     headers = MappingProxyType({"WWW-Authenticate": "Bearer"})
 
@@ -146,16 +146,16 @@ class Overloaded(RouterError):
     """No permit is free."""
 
     status, error_type, label = 429, "overloaded", "overloaded"
-    kind = "rate_limit_error"
+    openai_type = "rate_limit_error"
     prefix = "Model is overloaded"
     headers = MappingProxyType({"Retry-After": "1"})
 
 
-class Generation(RouterError):
+class GenerationFailed(RouterError):
     """The engine failed on this request."""
 
     status, error_type, label = 424, "generation", "generation"
-    kind = "server_error"
+    openai_type = "server_error"
     prefix = "Request failed during generation: Server error: "
 
 
@@ -163,34 +163,34 @@ class Cancelled(RouterError):
     """Cancelled by its id."""
 
     status, error_type, label = 499, "cancelled", "cancelled"
-    kind = "cancelled"
+    openai_type = "cancelled"
     prefix = "Request was cancelled"
 
 
-class Incomplete(RouterError):
+class IncompleteGeneration(RouterError):
     """The generation ended without a final token."""
 
     status, error_type, label = 500, "incomplete_generation", "incomplete"
-    kind = "server_error"
+    openai_type = "server_error"
     prefix = "Incomplete generation"
 
     def in_stream(self) -> RouterError:
-        return IncompleteStream()
+        return IncompleteGenerationStream()
 
 
-class IncompleteStream(RouterError):
+class IncompleteGenerationStream(RouterError):
     """The same, after the headers."""
 
     status, error_type, label = 500, "incomplete_generation_stream", "incomplete"
-    kind = "server_error"
+    openai_type = "server_error"
     prefix = "Incomplete generation stream"
 
 
-class Unserialisable(RouterError):
+class StreamSerializationError(RouterError):
     """An event holds a value that JSON has no form for, such as NaN."""
 
     status, error_type, label = 500, "stream_serialization_error", "generation"
-    kind = "server_error"
+    openai_type = "server_error"
     prefix = "Stream event serialization error"
 
 
@@ -198,7 +198,7 @@ class Unavailable(RouterError):
     """Nothing is served now: `Server is shutting down` or `Model is unavailable`."""
 
     status, error_type, label = 503, "unavailable", "unavailable"
-    kind = "server_error"
+    openai_type = "server_error"
     headers = MappingProxyType({"Retry-After": "1", "Connection": "close"})
 
 
@@ -213,16 +213,16 @@ class NoPredictions(RouterError):
     """A generation for Vertex AI that failed."""
 
     status, error_type, label = 500, "Incomplete generation", "generation"
-    kind = "server_error"
+    openai_type = "server_error"
     prefix = "Incomplete generation"
 
 
-def flat(error: RouterError) -> dict[str, Any]:
+def native_error(error: RouterError) -> dict[str, Any]:
     """An error's body, or event, on TGI's routes."""
     return {"error": str(error), "error_type": error.error_type}
 
 
-def nested(error: RouterError) -> dict[str, Any]:
+def openai_error(error: RouterError) -> dict[str, Any]:
     """The same on OpenAI's; the outer `error_type` is what `huggingface_hub` looks for."""
-    told = {"message": str(error), "type": error.kind, "code": error.error_type}
+    told = {"message": str(error), "type": error.openai_type, "code": error.error_type}
     return {"error": told, "error_type": error.error_type}

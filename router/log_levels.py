@@ -17,18 +17,18 @@ LEVELS = {
     "error": logging.ERROR,
     "off": logging.CRITICAL + 1,
 }
-ROUTER = ("text_generation_router", "router")
-SHARD = ("text_generation_server", "shard")
+ROUTER_TARGETS = ("text_generation_router", "router")
+SHARD_TARGETS = ("text_generation_server", "shard")
 """Targets of a filter that mean a router, and a shard."""
 
 
-def level(directives: str, targets: Sequence[str]) -> int:
+def effective_level(directives: str, targets: Sequence[str]) -> int:
     """The level that a filter gives to those of `targets`; INFO where it gives none."""
-    named = dict(_part(part) for part in directives.lower().split(","))
+    named = dict(_parse_directive(part) for part in directives.lower().split(","))
     words = [*map(named.get, targets), named.get(""), "info"]
     return next(LEVELS[word] for word in words if word in LEVELS)
 
 
-def _part(text: str) -> tuple[str, str]:
+def _parse_directive(text: str) -> tuple[str, str]:
     target, equals, word = text.strip().rpartition("=")
     return (target.strip(), word.strip()) if equals else ("", word)

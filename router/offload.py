@@ -17,28 +17,28 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-AT_ONCE = 1 << 14
+INLINE_LIMIT = 1 << 14
 """Bytes, or things that take about as long as a byte, that the loop deals with itself."""
-TURN_SECONDS = 0.0005
+SWITCH_INTERVAL_SECONDS = 0.0005
 """How long a thread may go on while the loop waits; Python's own 5 ms add up over a token."""
 
-Done = TypeVar("Done")
+Result = TypeVar("Result")
 
-_THREAD = ThreadPoolExecutor(1, "aside")
+_EXECUTOR = ThreadPoolExecutor(1, "aside")
 
 
-async def aside(size: float, work: Callable[..., Done], *values: Any) -> Done:
+async def offload(size: float, function: Callable[..., Result], *args: Any) -> Result:
     """`work(*values)`, in the thread if `size` is more than AT_ONCE. Raises what it raises."""
-    if size <= AT_ONCE:
-        return work(*values)
-    return await asyncio.get_running_loop().run_in_executor(_THREAD, partial(work, *values))
+    if size <= INLINE_LIMIT:
+        return function(*args)
+    return await asyncio.get_running_loop().run_in_executor(_EXECUTOR, partial(function, *args))
 
 
-def favour_loop() -> None:
+def tune_event_loop() -> None:
     """Threads give way soon, and the collector never looks at what was there from the start.
 
     To be called once all that lives as long as the process is there.
     """
-    sys.setswitchinterval(TURN_SECONDS)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     gc.collect()
     gc.freeze()

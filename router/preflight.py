@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from router.app import load_model
-from router.child import BAD_FLAG, Fault, emit, parse
+from router.child import BAD_FLAG, RouterStartupError, emit, parse_config
 from router.config import RouterConfig
-from router.requests.request import settle
+from router.requests.request import resolve_limits
 
 
 def main() -> int:
     """The exit status: 0, or that of the fault."""
     try:
-        emit(event="checked", text=check(parse(sys.stdin.buffer.readline())))
-    except Fault as fault:
+        emit(event="checked", text=check(parse_config(sys.stdin.buffer.readline())))
+    except RouterStartupError as fault:
         emit(event="fault", code=fault.code, text=str(fault))
         return fault.code
     return 0
@@ -29,17 +29,17 @@ def main() -> int:
 def check(config: RouterConfig) -> str:
     """One line on what is there. Raises Fault."""
     model = load_model(config)
-    longest = _longest(Path(config.model_path))
+    longest = _max_positions(Path(config.model_path))
     try:
-        bounds = settle(config.limits, longest)
+        bounds = resolve_limits(config.limits, longest)
     except ValueError as fault:
-        raise Fault(BAD_FLAG, str(fault)) from fault
+        raise RouterStartupError(BAD_FLAG, str(fault)) from fault
     template = "a" if model.template else "no"
     size, most = model.vocabulary.size, bounds.max_total_tokens
     return f"{size} tokens, {template} chat template, requests of up to {most} tokens"
 
 
-def _longest(folder: Path) -> int:
+def _max_positions(folder: Path) -> int:
     """Positions that the model has, as its configuration says."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
     text = config.get("text_config", config)

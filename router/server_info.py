@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class ServerInfo:
     """What the server says of itself."""
 
     model_id: str

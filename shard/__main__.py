@@ -18,14 +18,14 @@ from threading import Event, Thread
 
 from shard.config import ShardConfig
 from shard.echo.echo_engine import EchoEngine
-from shard.errors import Fault
-from shard.server import Engine, serve
+from shard.errors import StartupError
+from shard.server import StepEngine, serve
 
-GRACE_SECONDS = 2.0
+EXIT_GRACE_SECONDS = 2.0
 """Time for the main thread to leave native code before the process ends without it."""
 
 
-class _Stop(BaseException):
+class _Terminated(BaseException):
     """Raised in the main thread by SIGTERM; no `except Exception` may hold it up."""
 
 
@@ -34,20 +34,20 @@ def main() -> int:
         line = stdin.readline()
     if not line:
         return 0
-    tell, ended = _channel(), Event()
+    tell, ended = _open_event_channel(), Event()
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, _raise_stop)
-        Thread(target=_watch_stdin, args=(ended,), name="stdin", daemon=True).start()
+        signal.signal(signal.SIGTERM, _raise_terminated)
+        Thread(target=_terminate_on_stdin_eof, args=(ended,), name="stdin", daemon=True).start()
         config = ShardConfig(**json.loads(line))
         logging.basicConfig(
             stream=sys.stderr, level=config.log_level, format="%(levelname)s %(message)s"
         )
-        _run(config, tell)
-    except Fault as fault:
+        _serve_until_stopped(config, tell)
+    except StartupError as fault:
         tell({"event": "fault", "code": fault.code, "text": fault.text})
         return fault.code
-    except _Stop:
+    except _Terminated:
         pass
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing may change the exit status now
@@ -55,14 +55,14 @@ def main() -> int:
     return 0
 
 
-def _run(config: ShardConfig, tell: Callable[[dict[str, object]], None]) -> None:
+def _serve_until_stopped(config: ShardConfig, emit: Callable[[dict[str, object]], None]) -> None:
     def progress(text: str, percent: int) -> None:
-        tell({"event": "progress", "rank": config.rank, "text": text, "percent": percent})
+        emit({"event": "progress", "rank": config.rank, "text": text, "percent": percent})
 
-    serve(_engine(config, progress), config, ready=lambda: tell({"event": "ready"}))
+    serve(_build_engine(config, progress), config, ready=lambda: emit({"event": "ready"}))
 
 
-def _engine(config: ShardConfig, progress: Callable[[str, int], None]) -> Engine:
+def _build_engine(config: ShardConfig, progress: Callable[[str, int], None]) -> StepEngine:
     if config.echo:
         return EchoEngine(config)
     from shard.engine import Engine as ModelEngine
@@ -70,23 +70,23 @@ def _engine(config: ShardConfig, progress: Callable[[str, int], None]) -> Engine
     return ModelEngine(config, progress)
 
 
-def _channel() -> Callable[[dict[str, object]], None]:
+def _open_event_channel() -> Callable[[dict[str, object]], None]:
     """The launcher's ear: the real stdout, from which descriptor 1 is then turned away."""
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     return lambda event: print(json.dumps(event), file=out, flush=True)
 
 
-def _raise_stop(number: int, frame: object) -> None:
+def _raise_terminated(number: int, frame: object) -> None:
     signal.signal(number, signal.SIG_IGN)  # once is enough
-    raise _Stop
+    raise _Terminated
 
 
-def _watch_stdin(ended: Event) -> None:
+def _terminate_on_stdin_eof(ended: Event) -> None:
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
-    if not ended.wait(GRACE_SECONDS):
+    if not ended.wait(EXIT_GRACE_SECONDS):
         os._exit(0)
 
 

@@ -12,7 +12,7 @@ from logging import INFO
 from pathlib import Path
 from typing import Any
 
-DRAFTED, AUTO, MOST_DRAFTED = 5, 8, 64
+DEFAULT_DRAFT_LENGTH, AUTO_DRAFT_LENGTH, MAX_DRAFT_LENGTH = 5, 8, 64
 """Longest draft with a draft model where nothing is said, for `auto`, and at all."""
 
 
@@ -67,48 +67,48 @@ class ModelConfig:
             raise ValueError("`sharded` is true but `num_shard` <= 1")
         if self.num_shard is not None and self.num_shard < 1:
             raise ValueError("`num_shard` cannot be < 1")
-        longest = self.longest_draft(0)
+        longest = self.max_draft_length(0)
         if longest < 0:
             raise ValueError("`speculate` cannot be < 0")
         if not 0 < self.cuda_memory_fraction <= 1:
             raise ValueError("`cuda_memory_fraction` must be > 0 and <= 1")
-        if longest > MOST_DRAFTED:
-            raise ValueError(f"`speculate`({longest}) cannot be > {MOST_DRAFTED}")
+        if longest > MAX_DRAFT_LENGTH:
+            raise ValueError(f"`speculate`({longest}) cannot be > {MAX_DRAFT_LENGTH}")
 
-    def longest_draft(self, default: int) -> int:
+    def max_draft_length(self, default: int) -> int:
         """The flag as a number; `default` where it is not given. Raises ValueError for a word."""
         if self.speculate is None or self.speculate == "auto":
-            return default if self.speculate is None else AUTO
+            return default if self.speculate is None else AUTO_DRAFT_LENGTH
         try:
             return int(self.speculate)
         except ValueError:
             raise ValueError(f"`speculate`: `{self.speculate}` is no number, nor auto") from None
 
-    def world(self, environment: Mapping[str, str]) -> int:
+    def shard_count(self, environment: Mapping[str, str]) -> int:
         """Number of shards: the one given, else the visible devices unless `sharded` is false.
 
         The rule is TGI's. Raises ValueError if `sharded` is true and no two devices are visible.
         """
         if self.num_shard is not None or self.sharded is False:
             return self.num_shard or 1
-        devices = _visible(environment)
+        devices = _visible_devices(environment)
         if self.sharded and devices <= 1:
             raise ValueError(f"`sharded` is true but only found {devices} CUDA devices")
         return max(devices, 1)
 
 
-def _visible(environment: Mapping[str, str]) -> int:
+def _visible_devices(environment: Mapping[str, str]) -> int:
     names = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
     listed = next((environment[name] for name in names if name in environment), "")
     if listed == "all":
         return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    return len([device for device in listed.split(",") if device.strip() not in _NO_DEVICE])
+    return len([device for device in listed.split(",") if device.strip() not in _NO_DEVICE_VALUES])
 
 
-_NO_DEVICE = frozenset(("", "-1", "none", "void"))
+_NO_DEVICE_VALUES = frozenset(("", "-1", "none", "void"))
 
 
-PREFILL_TOKENS = 4096
+DEFAULT_PREFILL_TOKENS = 4096
 """Most prompt tokens of one Step on CUDA unless the operator says otherwise."""
 
 
@@ -134,7 +134,7 @@ class ShardConfig:
     echo_seconds: float = 0.0
     """Seconds that the echo engine takes for a Step."""
     cuda_memory_fraction: float = 1.0
-    prefill_tokens: int = PREFILL_TOKENS
+    prefill_tokens: int = DEFAULT_PREFILL_TOKENS
     """Most prompt tokens of one Step on CUDA, for which workspace is set aside."""
     max_swap_tokens: int | None = None
     """Tokens that the host pool holds; None: what suits the device."""

@@ -18,22 +18,28 @@ from shard.attention.kv_cache import PAGE_SIZE
 from shard.attention.swap_pool import HostPool
 from shard.batch.rows import RowTable, digest
 from shard.config import ShardConfig
-from shard.errors import Fault
+from shard.errors import StartupError
 from shard.loading import checkpoint
-from shard.loading.collectives import connect, slowest, unanimous
+from shard.loading.collectives import all_agree, join_process_group, max_over_ranks
 from shard.loading.load import load
-from shard.loading.partition import Ranks
-from shard.loading.weights import Report
+from shard.loading.partition import TensorParallelRank
+from shard.loading.weights import ProgressCallback
 from shard.model import memory
-from shard.model.packed_model import Loaded, PackedModel
-from shard.rounds.choose import ResidentRounds
+from shard.model.packed_model import LoadedModel, PackedModel
+from shard.rounds.choose import DeviceRounds
 from shard.rounds.drafters import Drafter, ModelDrafter
-from shard.rounds.host_round import Work
+from shard.rounds.host_round import RowTask
 from shard.rounds.ngram import NgramDrafter
-from shard.rounds.oom_retry import Attempt, Together, alone, out_of_memory, run_in_halves
-from shard.rounds.vocabulary_map import Bridge
-from shard.sampling.grammar import Grammars
-from shard.step_handle import Done, Flight, Pending, Started
+from shard.rounds.oom_retry import (
+    RoundAttempt,
+    RunWithAgreement,
+    is_out_of_memory,
+    run_alone,
+    run_splitting_on_oom,
+)
+from shard.rounds.vocabulary_map import VocabularyMap
+from shard.sampling.grammar import GrammarMatchers
+from shard.step_handle import CompletedRound, PendingRound, RunningStep, StepHandle
 from shard.warmup import preemption_costs, step_costs
 from shard.wire.protocol import Ready, Step, StepResult
 
@@ -50,43 +56,53 @@ class Engine:
     def __init__(self, config: ShardConfig, progress: Progress) -> None:
         self._config = config
         device = _device(config)
-        ranks = Ranks(config.rank, config.world)
+        ranks = TensorParallelRank(config.rank, config.world)
         progress("joining the shards", 0)
-        connect(ranks, config.rendezvous, device)
-        told = _told(progress, "target", 10, 60)
-        with memory.enough("load the target; raise `--num-shard`"):
+        join_process_group(ranks, config.rendezvous, device)
+        told = _progress_reporter(progress, "target", 10, 60)
+        with memory.oom_as_startup_error("load the target; raise `--num-shard`"):
             target = load(config.model_path, config.dtype, device, ranks, told)
         draft = None
         if config.draft_path is not None and config.speculate:
-            told = _told(progress, "draft", 60, 80)
-            with memory.enough("load the draft model beside the target; raise `--num-shard`"):
-                draft = load(config.draft_path, config.dtype, device, Ranks(0, 1), told)
-        self._attempt: Attempt = alone
+            told = _progress_reporter(progress, "draft", 60, 80)
+            with memory.oom_as_startup_error(
+                "load the draft model beside the target; raise `--num-shard`"
+            ):
+                draft = load(
+                    config.draft_path, config.dtype, device, TensorParallelRank(0, 1), told
+                )
+        self._attempt: RoundAttempt = run_alone
         if ranks.world > 1:
-            agree = partial(unanimous, device=device)
-            self._attempt = Together(memory.Workspace.of(target), device, agree)
-        self._pages = memory.pages(config, target, draft)
+            agree = partial(all_agree, device=device)
+            self._attempt = RunWithAgreement(
+                memory.ForwardWorkspace.from_model(target), device, agree
+            )
+        self._pages = memory.pool_pages(config, target, draft)
         room = self._pages, config.max_rows, config.speculate + 1
         self._target = PackedModel(target, *room)
-        self._grammars = Grammars(config.model_path, target.vocab_size, target.eos)
-        self._rows = RowTable(self._grammars.matcher)
-        drafter = _drafter(config, target, draft, room)
+        self._grammar_matchers = GrammarMatchers(config.model_path, target.vocab_size, target.eos)
+        self._rows = RowTable(self._grammar_matchers.matcher)
+        drafter = _make_drafter(config, target, draft, room)
         page_bytes = target.page_bytes + (draft.page_bytes if draft else 0)
-        self._host_pages = preemption_costs.host_pages(config, self._pages, page_bytes, device)
+        self._host_pages = preemption_costs.host_pool_pages(config, self._pages, page_bytes, device)
         caches = self._target.cache, *(drafter.caches if drafter else ())
-        self._host = HostPool(caches, self._host_pages)
+        self._host_pool = HostPool(caches, self._host_pages)
         progress("warming up", 80)
-        self._flights: deque[Started] = deque()
-        self._landed = 0.0
-        self._resident: ResidentRounds | None = None
+        self._running_steps: deque[RunningStep] = deque()
+        self._last_completed_at = 0.0
+        self._device_rounds: DeviceRounds | None = None
         if device.type == "cuda" if config.resident is None else config.resident:
             bounds = config.max_rows, self.max_length, config.speculate
-            self._resident = ResidentRounds(self._target, drafter, *bounds)
+            self._device_rounds = DeviceRounds(self._target, drafter, *bounds)
         self._drafter: Drafter | None = None
         self._choose_threads()
-        self._costs = self._warm_up(drafter, partial(slowest, ranks=ranks, device=device))
+        self._step_costs = self._warm_up(
+            drafter, partial(max_over_ranks, ranks=ranks, device=device)
+        )
         self._drafter = drafter
-        self._rates = preemption_costs.measure(self, self.max_length, self._host_pages)
+        self._preemption_costs = preemption_costs.measure_preemption_costs(
+            self, self.max_length, self._host_pages
+        )
         progress("ready", 100)
 
     def ready(self) -> Ready:
@@ -103,14 +119,14 @@ class Engine:
             max_length=self.max_length,
             vocab_size=facts.vocab_size,
             speculate=self._config.speculate if self._drafter else 0,
-            draft_token_seconds=self._costs.draft_token_seconds,
-            verify_seconds=self._costs.verify_seconds,
-            drafter=self._drafter.source if self._drafter else "",
-            costs=self._costs.table,
-            catch_up_seconds=self._costs.catch_up_seconds,
+            draft_token_seconds=self._step_costs.draft_token_seconds,
+            verify_seconds=self._step_costs.verify_seconds,
+            drafter=self._drafter.name if self._drafter else "",
+            costs=self._step_costs.table,
+            catch_up_seconds=self._step_costs.catch_up_seconds,
             host_pages=self._host_pages,
-            swap_token_seconds=self._rates.swap_token_seconds,
-            prefill_token_seconds=self._rates.prefill_token_seconds,
+            swap_token_seconds=self._preemption_costs.swap_token_seconds,
+            prefill_token_seconds=self._preemption_costs.prefill_token_seconds,
         )
 
     @property
@@ -121,72 +137,79 @@ class Engine:
 
     def prepare(self, grammar: str) -> None:
         """Have `grammar` ready for rows to come; may be called while Steps run."""
-        self._grammars.prepare(grammar)
+        self._grammar_matchers.prepare(grammar)
 
     def execute(self, step: Step) -> StepResult:
         """`start`, and wait for the end."""
         return self.start(step).result()
 
-    def start(self, step: Step) -> Flight:
+    def start(self, step: Step) -> StepHandle:
         """Apply `step` and start its rows, whether or not earlier Steps have landed.
 
         Raises ProtocolError for a Step that does not fit.
         """
         began = time.perf_counter()
         self._rows.apply(step)
-        if self._resident is not None:
-            self._resident.forget(step.release)
-        self._host.apply(step)
-        works = [Work(self._rows.row(id), prefill, draft) for id, prefill, draft in _runs(step)]
+        if self._device_rounds is not None:
+            self._device_rounds.remove(step.release)
+        self._host_pool.apply(step)
+        works = [
+            RowTask(self._rows.get(id), prefill, draft) for id, prefill, draft in _row_work(step)
+        ]
         rows = [work.row for work in works]
-        flight = Started(self._land, step.number, rows, self._launch(works), began)
-        self._flights.append(flight)
+        flight = RunningStep(self._complete_oldest, step.number, rows, self._launch(works), began)
+        self._running_steps.append(flight)
         return flight
 
     def reset(self) -> None:
         """Forget every row; weights and pools stay."""
-        self._flights.clear()
+        self._running_steps.clear()
         self._rows.clear()
-        self._host.clear()
-        if self._resident is not None:
-            self._resident.clear()
+        self._host_pool.clear()
+        if self._device_rounds is not None:
+            self._device_rounds.clear()
 
-    def _launch(self, works: Sequence[Work]) -> Pending:
-        resident = self._resident
-        if not works:
-            return Done(())
-        if resident is not None and resident.refusal(works) is None:
+    def _launch(self, tasks: Sequence[RowTask]) -> PendingRound:
+        resident = self._device_rounds
+        if not tasks:
+            return CompletedRound(())
+        if resident is not None and resident.why_not_on_device(tasks) is None:
             try:
-                return resident.launch(works, self._settle)
+                return resident.launch(tasks, self._complete_all)
             except RuntimeError as fault:
-                if self._config.world > 1 or not out_of_memory(fault):
+                if self._config.world > 1 or not is_out_of_memory(fault):
                     raise
-        self._settle()
-        live = [work for work in works if not work.row.done]
-        items = run_in_halves(self._attempt, self._target, self._drafter, live)
+        self._complete_all()
+        live = [work for work in tasks if not work.row.done]
+        items = run_splitting_on_oom(self._attempt, self._target, self._drafter, live)
         if resident is not None:
-            resident.outdate(works)
-        return Done(items)
+            resident.mark_stale(tasks)
+        return CompletedRound(items)
 
-    def _settle(self) -> None:
-        while self._flights:
-            self._land()
+    def _complete_all(self) -> None:
+        while self._running_steps:
+            self._complete_oldest()
 
-    def _land(self) -> None:
+    def _complete_oldest(self) -> None:
         """Let the oldest flight end."""
-        flight = self._flights.popleft()
-        items = flight.pending.items()
+        flight = self._running_steps.popleft()
+        items = flight.pending_round.finish()
         now = time.perf_counter()
-        seconds, self._landed = now - max(flight.began, self._landed), now
-        flight.done = StepResult(flight.number, seconds, items, digest(flight.rows))
+        seconds, self._last_completed_at = (
+            now - max(flight.started_at, self._last_completed_at),
+            now,
+        )
+        flight.step_result = StepResult(flight.number, seconds, items, digest(flight.rows))
 
-    def _warm_up(self, drafter: Drafter | None, agree: step_costs.Agree) -> step_costs.Costs:
+    def _warm_up(
+        self, drafter: Drafter | None, across_ranks: step_costs.AcrossRanks
+    ) -> step_costs.MeasuredStepCosts:
         """Time Steps with `drafter`, or with one that stands in for prompt lookup."""
         lags = isinstance(drafter, ModelDrafter)
-        self._drafter = drafter if lags or drafter is None else step_costs.Zeros()
-        limits = step_costs.Limits(self._config.max_rows, self.max_length, self._pages)
-        return step_costs.measure(
-            self, limits, self._config.speculate if drafter else 0, lags, agree
+        self._drafter = drafter if lags or drafter is None else step_costs.ZeroDrafter()
+        limits = step_costs.WarmupLimits(self._config.max_rows, self.max_length, self._pages)
+        return step_costs.measure_step_costs(
+            self, limits, self._config.speculate if drafter else 0, lags, across_ranks
         )
 
     def _choose_threads(self) -> None:
@@ -203,11 +226,13 @@ class Engine:
             torch.set_num_threads(threads)
 
 
-def _runs(step: Step) -> list[tuple[int, int, int]]:
+def _row_work(step: Step) -> list[tuple[int, int, int]]:
     return [(run.id, run.prefill, run.draft) for run in step.run]
 
 
-def _told(progress: Progress, model: str, start: int, stop: int) -> Report:
+def _progress_reporter(
+    progress: Progress, model_role: str, start: int, stop: int
+) -> ProgressCallback:
     """Bytes of `model` as progress from `start` to `stop` percent, told once a percent."""
     told = [-1]
 
@@ -215,7 +240,7 @@ def _told(progress: Progress, model: str, start: int, stop: int) -> Report:
         percent = start + (stop - start) * done // max(1, total)
         if percent > told[0]:
             told[0] = percent
-            progress(f"loading the {model}: {done >> 20} of {total >> 20} MB", percent)
+            progress(f"loading the {model_role}: {done >> 20} of {total >> 20} MB", percent)
 
     return report
 
@@ -225,15 +250,20 @@ def _device(config: ShardConfig) -> torch.device:
     if torch.cuda.is_available():
         if torch.cuda.device_count() < config.world:
             found = torch.cuda.device_count()
-            raise Fault(2, f"--num-shard {config.world} needs as many GPUs; {found} are visible")
+            raise StartupError(
+                2, f"--num-shard {config.world} needs as many GPUs; {found} are visible"
+            )
         torch.cuda.set_device(config.rank)
         return torch.device("cuda", config.rank)
-    torch.set_num_threads(max(1, memory.cores() // config.world))
+    torch.set_num_threads(max(1, memory.available_cores() // config.world))
     return torch.device("cpu")
 
 
-def _drafter(
-    config: ShardConfig, target: Loaded, draft: Loaded | None, room: tuple[int, int, int]
+def _make_drafter(
+    config: ShardConfig,
+    target: LoadedModel,
+    draft: LoadedModel | None,
+    capacity: tuple[int, int, int],
 ) -> Drafter | None:
     """The draft model if there is one, else prompt lookup, unless nothing is to be drafted.
 
@@ -243,6 +273,6 @@ def _drafter(
         return None
     if draft is None or config.draft_path is None:
         return NgramDrafter()
-    pairs = checkpoint.correspondence(Path(config.model_path), Path(config.draft_path))
-    bridge = Bridge(target.vocab_size, draft.vocab_size, pairs, target.device)
-    return ModelDrafter(PackedModel(draft, *room), target.eos, bridge)
+    pairs = checkpoint.draft_token_ids(Path(config.model_path), Path(config.draft_path))
+    bridge = VocabularyMap(target.vocab_size, draft.vocab_size, pairs, target.device)
+    return ModelDrafter(PackedModel(draft, *capacity), target.eos, bridge)

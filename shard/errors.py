@@ -7,7 +7,7 @@ exit status 1, since nobody is left who could mend a flag or a file.
 from __future__ import annotations
 
 
-class Fault(Exception):
+class StartupError(Exception):
     """A start that cannot succeed: one line with its cause and what to do, and an exit status.
 
     Codes: 2 flags that do not fit together, 3 model not found, 4 model not usable, 5 port in use,

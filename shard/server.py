@@ -23,9 +23,9 @@ from threading import Lock, Thread
 from typing import Protocol
 
 from shard.config import ShardConfig
-from shard.step_handle import Flight
+from shard.step_handle import StepHandle
 from shard.wire.protocol import (
-    HEADER,
+    HEADER_BYTES,
     VERSION,
     Ack,
     Fatal,
@@ -39,29 +39,29 @@ from shard.wire.protocol import (
     Ready,
     Step,
     StepResult,
-    length,
+    body_length,
     pack,
     unpack,
 )
-from shard.wire.sockets import listening, uid
+from shard.wire.sockets import listening, peer_uid
 
 _log = logging.getLogger(__name__)
 
-GREETING_SECONDS = 10.0
+HANDSHAKE_SECONDS = 10.0
 """Time for a connected router to say Hello."""
 POLL_SECONDS = 1e-4
 """Between two looks at whether a Step has landed, while no other Step arrives."""
-BACKLOG = 8
+MAX_QUEUED_STEPS = 8
 """Most Steps that wait in a rank; a router that keeps to its two in flight never meets it."""
 
 
-class Engine(Protocol):
+class StepEngine(Protocol):
     """What a shard serves; used by one thread, but for `prepare`."""
 
     def ready(self) -> Ready:
         """What this rank serves and can hold."""
 
-    def start(self, step: Step) -> Flight:
+    def start(self, step: Step) -> StepHandle:
         """Begin one Step, the next in number; whatever this or the flight raises ends the process.
 
         Every rank's result has the digest.
@@ -74,7 +74,7 @@ class Engine(Protocol):
         """Forget every row: the next Step is number 1 of a new router."""
 
 
-def serve(engine: Engine, config: ShardConfig, ready: Callable[[], None]) -> None:
+def serve(engine: StepEngine, config: ShardConfig, ready: Callable[[], None]) -> None:
     """Serve one router after another, until the engine or a signal handler raises.
 
     `ready` is called once the socket listens. Raises Fault if the socket cannot be made.
@@ -88,57 +88,57 @@ def serve(engine: Engine, config: ShardConfig, ready: Callable[[], None]) -> Non
             engine.reset()
 
 
-def _serve_router(connection: socket.socket, engine: Engine, config: ShardConfig) -> None:
-    router = _Router(connection, engine.prepare)
+def _serve_router(connection: socket.socket, engine: StepEngine, config: ShardConfig) -> None:
+    router = _RouterConnection(connection, engine.prepare)
     try:
-        router.greet(engine.ready(), config)
+        router.handshake(engine.ready(), config)
     except (ProtocolError, OSError) as fault:
         _log.warning("refused a connection: %s", fault)
         return
-    reader = Thread(target=router.read, name="reader", daemon=True)
+    reader = Thread(target=router.read_messages, name="reader", daemon=True)
     try:
         reader.start()
-        router.execute(engine, config.rank)
+        router.execute_steps(engine, config.rank)
     finally:
         router.close()
         if reader.is_alive():
             reader.join()
-        router.forget()
+        router.stop_preparing()
 
 
-class _Router:
+class _RouterConnection:
     """One connection. `read` and what it calls run in the reader thread, the rest in the main."""
 
     def __init__(self, connection: socket.socket, prepare: Callable[[str], None]) -> None:
         self._connection = connection
         self._prepare = prepare
-        self._writing = Lock()
+        self._write_lock = Lock()
         self._steps: SimpleQueue[Step | BaseException | None] = SimpleQueue()
-        self._preparing = ThreadPoolExecutor(1, "preparer")
+        self._preparer = ThreadPoolExecutor(1, "preparer")
         self._started = self._finished = 0
-        self._open = True
+        self._active = True
         """Whether the main thread has more to do."""
         self._closed = False
 
-    def greet(self, ready: Ready, config: ShardConfig) -> None:
+    def handshake(self, ready: Ready, config: ShardConfig) -> None:
         """Check who connects and what it expects, and answer with `ready`.
 
         Raises ProtocolError or OSError if it is not the router of this group.
         """
-        if uid(self._connection) != os.getuid():
+        if peer_uid(self._connection) != os.getuid():
             raise ProtocolError("the peer is another user")
-        self._connection.settimeout(GREETING_SECONDS)
+        self._connection.settimeout(HANDSHAKE_SECONDS)
         hello, expected = self._receive(), Hello(VERSION, config.rank, config.world)
         if hello != expected:
             raise ProtocolError(f"expected {expected}, found {hello}")
         self._send(ready)
         self._connection.settimeout(None)
 
-    def read(self) -> None:
+    def read_messages(self) -> None:
         """Queue Steps and answer pings until the connection ends."""
         try:
             while message := self._receive():
-                self._take(message)
+                self._handle(message)
         except (ProtocolError, OSError) as fault:
             if not self._closed:
                 _log.warning("dropped the router: %s", fault)
@@ -146,14 +146,14 @@ class _Router:
             self.close()
             self._steps.put(None)
 
-    def execute(self, engine: Engine, rank: int) -> None:
+    def execute_steps(self, engine: StepEngine, rank: int) -> None:
         """Execute Steps until the connection ends. Raises whatever the engine raises."""
-        flights: deque[Flight] = deque()
-        with self._fatal():
-            while self._open:
-                if flights and flights[0].landed():
-                    self._answer(flights.popleft().result(), rank)
-                elif step := self._next(POLL_SECONDS if flights else None):
+        flights: deque[StepHandle] = deque()
+        with self._fatal_on_error():
+            while self._active:
+                if flights and flights[0].is_complete():
+                    self._send_result(flights.popleft().result(), rank)
+                elif step := self._next_step(POLL_SECONDS if flights else None):
                     flights.append(self._start(engine, step))
 
     def close(self) -> None:
@@ -162,12 +162,12 @@ class _Router:
         with suppress(OSError):  # the router may be gone already
             self._connection.shutdown(socket.SHUT_RDWR)
 
-    def forget(self) -> None:
+    def stop_preparing(self) -> None:
         """Prepare nothing more; waits for what is being prepared."""
-        self._preparing.shutdown(cancel_futures=True)
+        self._preparer.shutdown(cancel_futures=True)
 
     @contextmanager
-    def _fatal(self) -> Iterator[None]:
+    def _fatal_on_error(self) -> Iterator[None]:
         """What is raised inside is told to the router."""
         try:
             yield
@@ -176,7 +176,7 @@ class _Router:
                 self._send(Fatal(1, f"{type(fault).__name__}: {fault}".splitlines()[0]))
             raise
 
-    def _next(self, seconds: float | None) -> Step | None:
+    def _next_step(self, seconds: float | None) -> Step | None:
         """The next Step, if one arrives in time and the connection does not end.
 
         Raises what the preparing thread met.
@@ -187,42 +187,42 @@ class _Router:
             return None
         if isinstance(step, BaseException):
             raise step
-        self._open = step is not None
+        self._active = step is not None
         return step
 
-    def _start(self, engine: Engine, step: Step) -> Flight:
+    def _start(self, engine: StepEngine, step: Step) -> StepHandle:
         if step.number != self._started + 1:
             raise ProtocolError(f"Step {step.number} follows Step {self._started}")
         self._started = step.number
         return engine.start(step)
 
-    def _answer(self, result: StepResult, rank: int) -> None:
+    def _send_result(self, result: StepResult, rank: int) -> None:
         self._finished = result.number
         try:
             self._send(result if rank == 0 else Ack(result.number, result.digest))
         except OSError:
-            self._open = False  # the router is gone, and with it the meaning of all queued Steps
+            self._active = False  # the router is gone, and with it the meaning of all queued Steps
 
-    def _take(self, message: Message) -> None:
+    def _handle(self, message: Message) -> None:
         match message:
             case Ping(nonce):
                 self._send(Pong(nonce, self._finished))
-            case Step() if self._steps.qsize() < BACKLOG:
+            case Step() if self._steps.qsize() < MAX_QUEUED_STEPS:
                 self._steps.put(message)
             case Prepare():
-                work = self._preparing.submit(self._do, message)
-                work.add_done_callback(self._done)
+                work = self._preparer.submit(self._prepare_grammar, message)
+                work.add_done_callback(self._on_prepared)
             case Step():
-                raise ProtocolError(f"more than {BACKLOG} Steps wait")
+                raise ProtocolError(f"more than {MAX_QUEUED_STEPS} Steps wait")
             case _:
                 raise ProtocolError(f"a router does not send {type(message).__name__}")
 
-    def _do(self, wish: Prepare) -> None:
-        self._prepare(wish.grammar)
+    def _prepare_grammar(self, request: Prepare) -> None:
+        self._prepare(request.grammar)
         with suppress(OSError):  # the router may be gone
-            self._send(Prepared(wish.number))
+            self._send(Prepared(request.number))
 
-    def _done(self, work: Future[None]) -> None:
+    def _on_prepared(self, work: Future[None]) -> None:
         """The main thread raises what the work has met."""
         fault = None if work.cancelled() else work.exception()
         if fault is not None:
@@ -230,8 +230,8 @@ class _Router:
 
     def _receive(self) -> Message | None:
         """The next message, or None if the router closed the connection between two frames."""
-        header = self._read_exactly(HEADER)
-        return unpack(self._read_exactly(length(header), inside=True)) if header else None
+        header = self._read_exactly(HEADER_BYTES)
+        return unpack(self._read_exactly(body_length(header), inside=True)) if header else None
 
     def _read_exactly(self, size: int, inside: bool = False) -> bytes:
         """`size` bytes, or none at a clean end. Raises ProtocolError for an end within a frame."""
@@ -246,5 +246,5 @@ class _Router:
         return bytes(data)
 
     def _send(self, message: Message) -> None:
-        with self._writing:
+        with self._write_lock:
             self._connection.sendall(pack(message))

@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from shard.wire.protocol import Item, StepResult
+from shard.wire.protocol import RowResult, StepResult
 
 if TYPE_CHECKING:
-    from shard.batch.rows import Row
+    from shard.batch.rows import CachedRow
 
 
-class Flight(Protocol):
+class StepHandle(Protocol):
     """One Step on its way. Flights of one engine land in the order of their starts."""
 
-    def landed(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether `result` returns at once."""
 
     def result(self) -> StepResult:
@@ -23,63 +23,63 @@ class Flight(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Landed:
+class FinishedStep:
     """A Step that was done when its start returned."""
 
-    done: StepResult
+    step_result: StepResult
 
-    def landed(self) -> bool:
+    def is_complete(self) -> bool:
         """See `Flight`."""
         return True
 
     def result(self) -> StepResult:
         """See `Flight`."""
-        return self.done
+        return self.step_result
 
 
-class Pending(Protocol):
+class PendingRound(Protocol):
     """A round that was started."""
 
-    def landed(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether `items` returns at once."""
 
-    def items(self) -> tuple[Item, ...]:
+    def finish(self) -> tuple[RowResult, ...]:
         """Move the host's rows on and tell what was done. To be called once, in order."""
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class CompletedRound:
     """A round of the host's."""
 
-    told: tuple[Item, ...]
+    row_results: tuple[RowResult, ...]
 
-    def landed(self) -> bool:
-        """See `Pending`."""
+    def is_complete(self) -> bool:
+        """See `PendingRound`."""
         return True
 
-    def items(self) -> tuple[Item, ...]:
-        """See `Pending`."""
-        return self.told
+    def finish(self) -> tuple[RowResult, ...]:
+        """See `PendingRound`."""
+        return self.row_results
 
 
 @dataclass(slots=True)
-class Started:
+class RunningStep:
     """The flight of a round that may still be running. The oldest lands first, by `land`."""
 
-    land: Callable[[], None]
+    complete_oldest: Callable[[], None]
     number: int
-    rows: Sequence[Row]
+    rows: Sequence[CachedRow]
     """The rows that the Step runs."""
-    pending: Pending
-    began: float
-    done: StepResult | None = None
+    pending_round: PendingRound
+    started_at: float
+    step_result: StepResult | None = None
 
-    def landed(self) -> bool:
+    def is_complete(self) -> bool:
         """See `Flight`."""
-        return self.done is not None or self.pending.landed()
+        return self.step_result is not None or self.pending_round.is_complete()
 
     def result(self) -> StepResult:
         """See `Flight`."""
-        while self.done is None:
-            self.land()
-        return self.done
+        while self.step_result is None:
+            self.complete_oldest()
+        return self.step_result

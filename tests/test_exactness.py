@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from benchmark.demo.prompts import prompts
 from shard.wire.protocol import Sampling
 from tests.conftest import ROOT, Processes
-from tests.support.tiny import Ask, Plan, drive, engine
+from tests.support.tiny import DrivePlan, RowSpec, drive, engine
 
 TARGET, DRAFT = (str(ROOT / "shard" / "demo" / part) for part in ("target", "draft"))
 TOKENS = 32
@@ -40,10 +40,10 @@ def texts() -> list[str]:
 
 
 @cache
-def asks(kind: str) -> list[Ask]:
+def asks(kind: str) -> list[RowSpec]:
     tokenizer = Tokenizer.from_file(f"{TARGET}/tokenizer.json")
     return [
-        Ask(tuple(tokenizer.encode(text).ids), TOKENS, replace(KINDS[kind], seed=index))
+        RowSpec(tuple(tokenizer.encode(text).ids), TOKENS, replace(KINDS[kind], seed=index))
         for index, text in enumerate(texts())
     ]
 
@@ -51,7 +51,7 @@ def asks(kind: str) -> list[Ask]:
 @cache
 def reference(kind: str) -> list[list[int]]:
     """The target alone, without a draft, one request at a time."""
-    return drive(engine(TARGET), asks(kind), Plan(batch=1))
+    return drive(engine(TARGET), asks(kind), DrivePlan(batch=1))
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +67,7 @@ def test_greedy_tokens_are_those_of_transformers_generate() -> None:
     model = AutoModelForCausalLM.from_pretrained(TARGET, dtype=torch.float32).eval()
     torch.set_num_threads(1)
 
-    def generated(ask: Ask) -> list[int]:
+    def generated(ask: RowSpec) -> list[int]:
         ids = torch.tensor([ask.prompt])
         mask = torch.ones_like(ids)
         out = model.generate(ids, attention_mask=mask, max_new_tokens=TOKENS, do_sample=False)
@@ -79,12 +79,12 @@ def test_greedy_tokens_are_those_of_transformers_generate() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("draft", [0, 1, 3, 5])
 def test_the_draft_and_the_batch_change_no_token(kind: str, draft: int) -> None:
-    assert drive(engine(TARGET, DRAFT), asks(kind), Plan(draft=draft)) == reference(kind)
+    assert drive(engine(TARGET, DRAFT), asks(kind), DrivePlan(draft=draft)) == reference(kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_draft_of_random_weights_changes_no_token(kind: str, random_draft: str) -> None:
-    assert drive(engine(TARGET, random_draft), asks(kind), Plan(draft=3)) == reference(kind)
+    assert drive(engine(TARGET, random_draft), asks(kind), DrivePlan(draft=3)) == reference(kind)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import launcher
-from shard.config import DRAFTED
-from shard.errors import Fault
+from shard.config import DEFAULT_DRAFT_LENGTH
+from shard.errors import StartupError
 from tests.conftest import ROOT, Processes, Running
 
 READY = {"event": "ready"}
@@ -259,7 +259,7 @@ def test_the_launcher_loads_no_heavy_library(processes) -> None:
         assert f"'{name}'" not in loaded
 
 
-def options(*arguments: str, **environment: str) -> launcher.Options:
+def options(*arguments: str, **environment: str) -> launcher.LauncherOptions:
     return launcher.parse(arguments, environment)
 
 
@@ -305,22 +305,22 @@ def test_argument_errors_have_tgis_words_and_status_2(processes, arguments, text
 
 def test_shards_are_counted_from_the_visible_devices() -> None:
     model = options().model
-    assert model.world({}) == 1
-    assert model.world({"CUDA_VISIBLE_DEVICES": "0,1"}) == 2
-    assert model.world({"NVIDIA_VISIBLE_DEVICES": "0,1,2"}) == 3
-    assert options("--sharded", "false").model.world({"CUDA_VISIBLE_DEVICES": "0,1"}) == 1
-    assert options("--num-shard", "4").model.world({"CUDA_VISIBLE_DEVICES": "0,1"}) == 4
+    assert model.shard_count({}) == 1
+    assert model.shard_count({"CUDA_VISIBLE_DEVICES": "0,1"}) == 2
+    assert model.shard_count({"NVIDIA_VISIBLE_DEVICES": "0,1,2"}) == 3
+    assert options("--sharded", "false").model.shard_count({"CUDA_VISIBLE_DEVICES": "0,1"}) == 1
+    assert options("--num-shard", "4").model.shard_count({"CUDA_VISIBLE_DEVICES": "0,1"}) == 4
 
 
 def test_children_receive_what_was_chosen(tmp_path) -> None:
     flags = ("--dtype", "bfloat16", "--max-batch-size", "7", "--laps-levels", "5")
     chosen = options(*flags, LOG_LEVEL="warn,text_generation_router=debug")
-    models = launcher.Models(tmp_path, tmp_path / "draft", "target", "draft")
+    models = launcher.ModelFolders(tmp_path, tmp_path / "draft", "target", "draft")
     shard = launcher.shard_command(chosen, models, ("a", "b"), 1, tmp_path)
     assert shard.argv[0] == sys.executable
     assert (shard.config["rank"], shard.config["world"], shard.config["socket"]) == (1, 2, "b")
     assert (shard.config["dtype"], shard.config["max_rows"]) == ("bfloat16", 7)
-    assert shard.config["speculate"] == DRAFTED
+    assert shard.config["speculate"] == DEFAULT_DRAFT_LENGTH
     assert shard.config["log_level"] == logging.WARNING
     router = launcher.router_command(chosen, models, ("a", "b"), 9)
     assert json.loads(json.dumps(router.config))["scheduler"]["laps_levels"] == 5
@@ -332,7 +332,7 @@ def test_children_receive_what_was_chosen(tmp_path) -> None:
     [([], 0), (["--speculate", "3"], 3), (["--speculate", "auto"], 8), (["--speculate", "0"], 0)],
 )
 def test_without_a_draft_model_nothing_is_drafted_unless_asked(tmp_path, flags, drafted) -> None:
-    models = launcher.Models(tmp_path, None, "target", None)
+    models = launcher.ModelFolders(tmp_path, None, "target", None)
     command = launcher.shard_command(options(*flags), models, ("a",), 0, tmp_path)
     assert (command.config["speculate"], command.config["draft_path"]) == (drafted, None)
 
@@ -400,9 +400,9 @@ def test_every_flag_of_tgi_is_a_flag_and_a_variable() -> None:
 )
 def test_what_is_refused_is_refused_as_a_variable_too(name: str) -> None:
     text = f"`--{name}` is not supported yet"
-    with pytest.raises(Fault, match=text):
+    with pytest.raises(StartupError, match=text):
         options(f"--{name}", "x")
-    with pytest.raises(Fault, match=text):
+    with pytest.raises(StartupError, match=text):
         options(**{name.upper().replace("-", "_"): "x"})
 
 
@@ -424,13 +424,13 @@ def test_the_key_may_stand_in_a_file(tmp_path) -> None:
     assert chosen.server.api_key == "secret"
     assert options("--config", _saved(chosen, tmp_path)).server == chosen.server
     (tmp_path / "key").write_text("\n")
-    with pytest.raises(Fault, match="is empty"):
+    with pytest.raises(StartupError, match="is empty"):
         options("--api-key-file", str(tmp_path / "key"))
 
 
-def _saved(chosen: launcher.Options, folder: Path) -> str:
+def _saved(chosen: launcher.LauncherOptions, folder: Path) -> str:
     file = folder / "saved.toml"
-    file.write_text("\n".join(launcher.settings.dump(*chosen.effective)), encoding="utf-8")
+    file.write_text("\n".join(launcher.config_file.dump(*chosen.serving_configs)), encoding="utf-8")
     return str(file)
 
 
@@ -445,7 +445,10 @@ def test_the_printed_settings_are_a_file_that_says_the_same_but_for_secrets(
     assert "# api_key is secret and set" in running.lines
     file = tmp_path / "settings.toml"
     file.write_text("\n".join(running.lines), encoding="utf-8")
-    assert options("--config", str(file)).effective == options(*flags[:2], *flags[4:]).effective
+    assert (
+        options("--config", str(file)).serving_configs
+        == options(*flags[:2], *flags[4:]).serving_configs
+    )
 
 
 def test_everything_is_checked_without_loading_a_weight(processes) -> None:

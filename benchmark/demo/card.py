@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmark.demo.training import Outcome
+from benchmark.demo.training import TrainingResult
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Card:
     role: Literal["target", "draft"]
     weights: int
     seed: int
-    outcome: Outcome
+    outcome: TrainingResult
 
 
 ROLES = {

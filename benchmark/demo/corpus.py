@@ -75,7 +75,7 @@ def _comment_paragraphs(module: str) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Rows:
+class PackedRows:
     """A batch of packed rows.
 
     `ids`, `positions` and `targets` are int64 [rows, length]; positions restart at 0 with each
@@ -93,12 +93,12 @@ class Rows:
         return same.tril()
 
 
-def encoded(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+def encode_texts(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     """The token ids of each text, the end token behind them."""
     return [[*encoding.ids, END_ID] for encoding in tokenizer.encode_batch(texts)]
 
 
-def endless(
+def document_stream(
     families: dict[str, list[list[int]]], shares: dict[str, float], seed: int
 ) -> Iterator[list[int]]:
     """Documents without end: always one of the family furthest behind its share of tokens."""
@@ -114,7 +114,7 @@ def endless(
         yield document
 
 
-def packed(source: Iterator[list[int]], length: int, rows: int) -> Iterator[Rows]:
+def pack_batches(source: Iterator[list[int]], length: int, rows: int) -> Iterator[PackedRows]:
     """Batches of `rows` rows; longer documents than `length` tokens are passed over.
 
     Each place takes the longest buffered document that fits, so little of a row stays empty.
@@ -138,7 +138,7 @@ def _row(buffer: list[list[int]], source: Iterator[list[int]], length: int) -> l
         left -= len(row[-1])
 
 
-def _batch(rows: list[list[list[int]]], length: int) -> Rows:
+def _batch(rows: list[list[list[int]]], length: int) -> PackedRows:
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     positions = torch.zeros_like(ids)
     targets = torch.full_like(ids, IGNORED)
@@ -150,4 +150,4 @@ def _batch(rows: list[list[list[int]]], length: int) -> Rows:
             positions[at, start:end] = torch.arange(len(document))
             targets[at, start : end - 1] = ids[at, start + 1 : end]
             start = end
-    return Rows(ids, positions, targets)
+    return PackedRows(ids, positions, targets)

@@ -15,10 +15,10 @@ from benchmark.demo.prompts import FAMILIES, examples
 
 SHARES = {"raw": 0.06, "chat": 0.20, "code": 0.24, "long": 0.50}
 TEMPERATURES = (0.0, 0.8)
-LIMIT = 480
+MAX_NEW_TOKENS = 480
 
 
-def written_by(
+def target_outputs(
     target: LlamaForCausalLM, tokenizer: Tokenizer, per_family: int
 ) -> dict[str, list[list[int]]]:
     """Per family the token ids of training prompts with what the target writes after them.
@@ -33,7 +33,7 @@ def written_by(
         found[family] = [
             output.prompt_ids + output.ids
             for temperature in TEMPERATURES
-            for output in outputs(target, tokenizer, chosen, LIMIT, temperature)
+            for output in outputs(target, tokenizer, chosen, MAX_NEW_TOKENS, temperature)
         ]
         print(f"target wrote {sum(map(len, found[family]))} tokens of {family}", flush=True)
     return found

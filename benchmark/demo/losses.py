@@ -15,19 +15,19 @@ import torch
 from torch.nn.functional import cross_entropy, log_softmax
 from transformers import LlamaForCausalLM
 
-from benchmark.demo.corpus import IGNORED, Rows
+from benchmark.demo.corpus import IGNORED, PackedRows
 
-Loss = Callable[[Rows], torch.Tensor]
+Loss = Callable[[PackedRows], torch.Tensor]
 
 
-def next_token_loss(model: LlamaForCausalLM, rows: Rows) -> torch.Tensor:
+def next_token_loss(model: LlamaForCausalLM, rows: PackedRows) -> torch.Tensor:
     """Mean cross-entropy in nats of the targets that are not ignored, a scalar."""
     flat, targets = row_logits(model, rows).flatten(0, 1), rows.targets.flatten()
     return cross_entropy(flat, targets, ignore_index=IGNORED)
 
 
 def distillation_loss(
-    draft: LlamaForCausalLM, target: LlamaForCausalLM, rows: Rows
+    draft: LlamaForCausalLM, target: LlamaForCausalLM, rows: PackedRows
 ) -> torch.Tensor:
     """Mean KL divergence of the draft from the target in nats, over the targets not ignored."""
     with torch.no_grad():
@@ -38,7 +38,7 @@ def distillation_loss(
     return (divergence * counted).sum() / counted.sum()
 
 
-def row_logits(model: LlamaForCausalLM, rows: Rows) -> torch.Tensor:
+def row_logits(model: LlamaForCausalLM, rows: PackedRows) -> torch.Tensor:
     """float32 [rows, length, vocabulary], each document seeing itself only."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(

@@ -18,15 +18,15 @@ CONTEXT = 2048
 
 def target_config() -> LlamaConfig:
     """About 5.4 million weights: six layers of width 256, two query heads per key head."""
-    return _config(hidden_size=256, intermediate_size=688, num_hidden_layers=6, heads=8)
+    return _llama_config(hidden_size=256, intermediate_size=688, num_hidden_layers=6, heads=8)
 
 
 def draft_config() -> LlamaConfig:
     """About 0.6 million weights: two layers of width 96, two query heads per key head."""
-    return _config(hidden_size=96, intermediate_size=256, num_hidden_layers=2, heads=4)
+    return _llama_config(hidden_size=96, intermediate_size=256, num_hidden_layers=2, heads=4)
 
 
-def _config(
+def _llama_config(
     *, hidden_size: int, intermediate_size: int, num_hidden_layers: int, heads: int
 ) -> LlamaConfig:
     return LlamaConfig(

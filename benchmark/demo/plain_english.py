@@ -10,7 +10,7 @@ from collections.abc import Iterator
 MAX_EXPRESSION = 60
 
 
-def steps(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+def describe_steps(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
     """One sentence per statement of `function`, in source order, its docstring left out."""
     return [f"{sentence}." for sentence in _sentences(function.body)]
 

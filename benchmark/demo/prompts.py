@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmark.demo.plain_english import steps
+from benchmark.demo.plain_english import describe_steps
 from benchmark.demo.stdlib_source import MODULES, Definition, FunctionNode, definitions
 
 FAMILIES = ("chat", "code", "long")
@@ -91,7 +91,7 @@ def summary(doc: str) -> str:
     return " ".join(re.split(r"(?<=[.!?]) ", prose)[:4])
 
 
-def _ask(family: str, wordings: tuple[str, ...], name: str, answer: str) -> Iterator[Example]:
+def _wordings(family: str, wordings: tuple[str, ...], name: str, answer: str) -> Iterator[Example]:
     for wording in wordings:
         yield Example(Prompt(family, chat(wording.format(name))), answer)
 
@@ -101,13 +101,15 @@ def _explanations(definition: Definition) -> Iterator[Example]:
     if text := summary(definition.doc):
         arguments = getattr(definition.node, "args", None)
         call = f"({ast.unparse(arguments)})" if arguments else ""
-        yield from _ask("chat", CHAT_WORDINGS, definition.name, f"{definition.name}{call}: {text}")
+        yield from _wordings(
+            "chat", CHAT_WORDINGS, definition.name, f"{definition.name}{call}: {text}"
+        )
 
 
 def _sources(definition: Definition) -> Iterator[Example]:
     if not isinstance(definition.node, FunctionNode) or len(definition.source) < 80:
         return
-    yield from _ask("code", CODE_WORDINGS, definition.name, definition.source)
+    yield from _wordings("code", CODE_WORDINGS, definition.name, definition.source)
     head, body = split_body(definition)
     if definition.doc and body:
         yield Example(Prompt("code", head), body)
@@ -124,9 +126,9 @@ def split_body(definition: Definition) -> tuple[str, str]:
 def _steps(definition: Definition) -> Iterator[Example]:
     if not isinstance(definition.node, FunctionNode):
         return
-    sentences = steps(definition.node)
+    sentences = describe_steps(definition.node)
     if len(sentences) >= 8:
-        yield from _ask("long", STEP_WORDINGS, definition.name, _numbered(sentences))
+        yield from _wordings("long", STEP_WORDINGS, definition.name, _numbered(sentences))
 
 
 def _listings() -> Iterator[Example]:
@@ -135,11 +137,11 @@ def _listings() -> Iterator[Example]:
     for owner in owners:
         members = [d for d in definitions() if d.name.rpartition(".")[0] == owner]
         if len(members) >= 8:
-            lines = [_listed(member) for member in members]
-            yield from _ask("long", LIST_WORDINGS, owner, _numbered(lines))
+            lines = [_list_entry(member) for member in members]
+            yield from _wordings("long", LIST_WORDINGS, owner, _numbered(lines))
 
 
-def _listed(member: Definition) -> str:
+def _list_entry(member: Definition) -> str:
     name, text = member.name.rpartition(".")[2], summary(member.doc)
     first = re.split(r"(?<=[.!?]) ", text)[0]
     return f"{name}: {first}" if 0 < len(first) <= 80 else name

@@ -19,13 +19,13 @@ from benchmark.demo.models import load_model, weight_count
 from benchmark.demo.outputs import Output, outputs
 from benchmark.demo.prompts import FAMILIES, prompts
 
-DRAFTED = 5
-LIMIT = 512
-SAMPLE = 420
+DRAFT_LENGTH = 5
+MAX_NEW_TOKENS = 512
+SAMPLE_CHARACTERS = 420
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredOutput:
     """One output of the target, and the fraction of the draft's tokens that were accepted."""
 
     output: Output
@@ -48,11 +48,13 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     target, draft = load_model(args.pair / "target"), load_model(args.pair / "draft")
     tokenizer = Tokenizer.from_file(str(args.pair / "target" / "tokenizer.json"))
-    measured: dict[str, list[Measured]] = {}
+    measured: dict[str, list[MeasuredOutput]] = {}
     for family in FAMILIES:
         asked = [*dict.fromkeys(prompts(family, args.prompts, args.seed, held_out=True))]
-        written = outputs(target, tokenizer, asked, LIMIT)
-        measured[family] = [Measured(o, accepted_fraction(matches(draft, o))) for o in written]
+        written = outputs(target, tokenizer, asked, MAX_NEW_TOKENS)
+        measured[family] = [
+            MeasuredOutput(o, accepted_fraction(matches(draft, o))) for o in written
+        ]
         print(family_row(family, measured[family]), flush=True)
     text = report(measured, tokenizer, weight_count(target), weight_count(draft))
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,7 @@ def matches(draft: LlamaForCausalLM, output: Output) -> list[bool]:
     return [bool(same) for same in guessed[first:-1] == ids[0, first + 1 :]]
 
 
-def accepted_fraction(match: Sequence[bool], drafted: int = DRAFTED) -> float:
+def accepted_fraction(match: Sequence[bool], drafted: int = DRAFT_LENGTH) -> float:
     """Accepted over drafted tokens in rounds of `drafted` tokens, in [0, 1]; 0 without a round.
 
     A round accepts the leading matches and then one token of the target's own.
@@ -87,7 +89,7 @@ def accepted_fraction(match: Sequence[bool], drafted: int = DRAFTED) -> float:
     return accepted / (drafted * rounds) if rounds else 0.0
 
 
-def family_row(family: str, found: list[Measured]) -> str:
+def family_row(family: str, found: list[MeasuredOutput]) -> str:
     """One line of the table: counts, lengths in tokens, accepted fractions, share ended."""
     lengths = [len(m.output.ids) for m in found]
     accepted = [m.accepted for m in found]
@@ -102,7 +104,7 @@ def family_row(family: str, found: list[Measured]) -> str:
 
 
 def report(
-    measured: dict[str, list[Measured]], tokenizer: Tokenizer, target: int, draft: int
+    measured: dict[str, list[MeasuredOutput]], tokenizer: Tokenizer, target: int, draft: int
 ) -> str:
     """The whole page in Markdown; `target` and `draft` are numbers of weights."""
     rows = [family_row(family, found) for family, found in measured.items()]
@@ -112,19 +114,21 @@ def report(
     return PAGE.format(
         target=target / 1e6,
         draft=draft / 1e6,
-        drafted=DRAFTED,
-        limit=LIMIT,
+        drafted=DRAFT_LENGTH,
+        limit=MAX_NEW_TOKENS,
         table=table,
         samples="\n".join(samples),
     )
 
 
-def sample(found: list[Measured], tokenizer: Tokenizer) -> str:
-    """The output of median length that a family's list holds, cut to `SAMPLE` characters."""
+def sample(found: list[MeasuredOutput], tokenizer: Tokenizer) -> str:
+    """The output of median length that a family's list holds, cut to `SAMPLE_CHARACTERS`
+    characters.
+    """
     ordered = sorted(found, key=lambda m: len(m.output.ids))
     middle = ordered[len(ordered) // 2]
     text = tokenizer.decode(middle.output.ids)
-    shown = text if len(text) <= SAMPLE else text[:SAMPLE] + " ..."
+    shown = text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + " ..."
     return (
         f"{middle.output.prompt.family}, {len(middle.output.ids)} tokens, "
         f"accepted {middle.accepted:.2f}:\n\n"

@@ -15,11 +15,11 @@ from transformers import LlamaForCausalLM
 from benchmark.demo import corpus as demo_corpus
 from benchmark.demo import distil
 from benchmark.demo.card import Card, write_card
-from benchmark.demo.corpus import Document, documents, encoded, endless, packed
+from benchmark.demo.corpus import Document, document_stream, documents, encode_texts, pack_batches
 from benchmark.demo.losses import Loss, compiled, distillation_loss, next_token_loss
 from benchmark.demo.models import draft_config, load_model, save_bundle, target_config, weight_count
 from benchmark.demo.tokenizer import train_tokenizer
-from benchmark.demo.training import Outcome, Plan, train
+from benchmark.demo.training import TrainingPlan, TrainingResult, train
 
 LENGTH = 512
 ROWS = 4
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def train_target(folder: Path, minutes: float, seed: int, resume: Path | None) -> Outcome:
+def train_target(folder: Path, minutes: float, seed: int, resume: Path | None) -> TrainingResult:
     """Train the tokenizer and the target on the corpus; save both, also every few minutes.
 
     With `resume` the tokenizer and the weights of that bundle are where training starts.
@@ -68,8 +68,8 @@ def train_target(folder: Path, minutes: float, seed: int, resume: Path | None) -
     outcome = train(
         model,
         compiled(next_token_loss, model),
-        packed(endless(families, demo_corpus.SHARES, seed), LENGTH, ROWS),
-        Plan(minutes, peak=2e-3),
+        pack_batches(document_stream(families, demo_corpus.SHARES, seed), LENGTH, ROWS),
+        TrainingPlan(minutes, peak=2e-3),
         checkpoint=partial(save_bundle, model, tokenizer, folder),
     )
     save_bundle(model, tokenizer, folder)
@@ -77,7 +77,7 @@ def train_target(folder: Path, minutes: float, seed: int, resume: Path | None) -
     return outcome
 
 
-def train_draft(out: Path, minutes: float, seed: int, answers: int) -> Outcome:
+def train_draft(out: Path, minutes: float, seed: int, answers: int) -> TrainingResult:
     """Train the draft for the saved target: on the corpus first, then by distillation.
 
     The corpus part reads several times as many tokens a minute, since no target runs in it.
@@ -88,15 +88,15 @@ def train_draft(out: Path, minutes: float, seed: int, answers: int) -> Outcome:
     print(f"draft: {weight_count(draft)} weights", flush=True)
     families = by_family(documents(), tokenizer)
 
-    def part(loss: Loss, share: float, peak: float) -> Outcome:
-        rows = packed(endless(families, distil.SHARES, seed), LENGTH, ROWS)
-        return train(draft, loss, rows, Plan(share * minutes, peak))
+    def part(loss: Loss, share: float, peak: float) -> TrainingResult:
+        rows = pack_batches(document_stream(families, distil.SHARES, seed), LENGTH, ROWS)
+        return train(draft, loss, rows, TrainingPlan(share * minutes, peak))
 
     read = part(compiled(next_token_loss, draft), CORPUS_PART, 4e-3)
-    for family, texts in distil.written_by(target, tokenizer, answers).items():
+    for family, texts in distil.target_outputs(target, tokenizer, answers).items():
         families[family] += texts
     distilled = part(compiled(distillation_loss, draft, target), 1 - CORPUS_PART, 2e-3)
-    outcome = read.then(distilled)
+    outcome = read.followed_by(distilled)
     save_bundle(draft, tokenizer, out / "draft")
     write_card(Card("draft", weight_count(draft), seed, outcome), out / "draft")
     return outcome
@@ -105,6 +105,6 @@ def train_draft(out: Path, minutes: float, seed: int, answers: int) -> Outcome:
 def by_family(corpus: list[Document], tokenizer: Tokenizer) -> dict[str, list[list[int]]]:
     """The token ids of the corpus, each text with the end token behind it."""
     return {
-        family: encoded(tokenizer, [d.text for d in corpus if d.family == family])
+        family: encode_texts(tokenizer, [d.text for d in corpus if d.family == family])
         for family in demo_corpus.SHARES
     }

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmark.demo.corpus import Rows
+from benchmark.demo.corpus import PackedRows
 
 WARM_UP = 0.03
 REPORT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How long and how hard to train: minutes of wall time, peak learning rate, weight decay."""
 
     minutes: float
@@ -28,7 +28,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """What a run did: steps, tokens read, seconds, and the mean loss of its last tenth, in nats."""
 
     steps: int
@@ -36,9 +36,9 @@ class Outcome:
     seconds: float
     loss: float
 
-    def then(self, later: "Outcome") -> "Outcome":
+    def followed_by(self, later: "TrainingResult") -> "TrainingResult":
         """The two runs as one, with the loss of the later."""
-        return Outcome(
+        return TrainingResult(
             self.steps + later.steps,
             self.tokens + later.tokens,
             self.seconds + later.seconds,
@@ -55,12 +55,12 @@ def learning_rate(share: float, peak: float) -> float:
 
 def train(
     model: torch.nn.Module,
-    loss_of: Callable[[Rows], torch.Tensor],
-    batches: Iterator[Rows],
-    plan: Plan,
+    loss_of: Callable[[PackedRows], torch.Tensor],
+    batches: Iterator[PackedRows],
+    plan: TrainingPlan,
     checkpoint: Callable[[], None] = lambda: None,
-    every: float = 240.0,
-) -> Outcome:
+    checkpoint_seconds: float = 240.0,
+) -> TrainingResult:
     """Minimise `loss_of` (mean nats per target) over `batches` until the minutes are spent.
 
     Prints a line about every ten seconds and calls `checkpoint` every `every` seconds.
@@ -77,14 +77,14 @@ def train(
         if now - reported > REPORT_SECONDS:
             _report(losses, tokens, now - begun, plan)
             reported = now
-        if now - saved > every:
+        if now - saved > checkpoint_seconds:
             checkpoint()
             saved = now
     last = losses[-max(1, len(losses) // 10) :]
-    return Outcome(len(losses), tokens, time.monotonic() - begun, sum(last) / len(last))
+    return TrainingResult(len(losses), tokens, time.monotonic() - begun, sum(last) / len(last))
 
 
-def _optimizer(model: torch.nn.Module, plan: Plan) -> torch.optim.Optimizer:
+def _optimizer(model: torch.nn.Module, plan: TrainingPlan) -> torch.optim.Optimizer:
     """AdamW that decays matrices only."""
     matrices = [weight for weight in model.parameters() if weight.dim() > 1]
     others = [weight for weight in model.parameters() if weight.dim() <= 1]
@@ -107,7 +107,7 @@ def _step(
     return loss.item()
 
 
-def _report(losses: list[float], tokens: int, seconds: float, plan: Plan) -> None:
+def _report(losses: list[float], tokens: int, seconds: float, plan: TrainingPlan) -> None:
     recent = losses[-20:]
     print(
         f"step {len(losses)}  loss {sum(recent) / len(recent):.3f}  "

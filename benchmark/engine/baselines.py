@@ -52,29 +52,29 @@ def static_batch(model: Any, prompts: Prompts, max_new: int) -> Answers:
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
     out = model.generate(ids, attention_mask=mask, max_new_tokens=max_new, do_sample=False)
     ends = model.generation_config.eos_token_id
-    return [_until(row.tolist(), ends) for row in out[:, width:]]
+    return [_up_to_end(row.tolist(), ends) for row in out[:, width:]]
 
 
-def _until(tokens: list[int], end: int | None) -> list[int]:
+def _up_to_end(tokens: list[int], end: int | None) -> list[int]:
     return tokens[: tokens.index(end) + 1] if end is not None and end in tokens else tokens
 
 
-def assisted(model: Any, draft: Any, prompts: Prompts, max_new: int, constant: int) -> Answers:
-    """Assisted generation; `constant` drafts per round, or transformers' heuristic at 0."""
+def assisted(model: Any, draft: Any, prompts: Prompts, max_new: int, draft_length: int) -> Answers:
+    """Assisted generation; `draft_length` drafts per round, or transformers' heuristic at 0."""
     settings: Any = GenerationConfig
     fresh = settings(
         eos_token_id=model.generation_config.eos_token_id,
         pad_token_id=model.generation_config.pad_token_id,
     )
-    if constant:
-        fresh.num_assistant_tokens = constant
+    if draft_length:
+        fresh.num_assistant_tokens = draft_length
         fresh.num_assistant_tokens_schedule = "constant"
         fresh.assistant_confidence_threshold = 0.0
     draft.generation_config = fresh
     return generate(model, prompts, max_new, assistant_model=draft)
 
 
-class Continuous:
+class ContinuousBatching:
     """transformers' continuous batching behind a manager that runs all the time."""
 
     def __init__(self, manager: Any) -> None:
@@ -94,7 +94,7 @@ class Continuous:
 
 
 @contextmanager
-def continuous(path: str, tokens: int, rows: int) -> Iterator[Continuous]:
+def continuous(path: str, tokens: int, rows: int) -> Iterator[ContinuousBatching]:
     """Continuous batching of the model at `path`, started; room for `rows` rows of `tokens`.
 
     Prefixes are not shared: rounds ask the same prompts again, which requests seldom do.
@@ -112,4 +112,4 @@ def continuous(path: str, tokens: int, rows: int) -> Iterator[Continuous]:
     with model.continuous_batching_context_manager(
         generation_config=greedy, continuous_batching_config=config
     ) as manager:
-        yield Continuous(manager)
+        yield ContinuousBatching(manager)

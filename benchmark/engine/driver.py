@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from shard.attention.kv_cache import PAGE_SIZE
 from shard.config import ShardConfig
 from shard.engine import Engine
-from shard.wire.protocol import Grow, Item, New, Run, Sampling, Step
+from shard.wire.protocol import AppendPages, NewRow, RowResult, RowWork, Sampling, Step
 
 
 @dataclass(frozen=True)
-class Drive:
+class DriveResult:
     """What a drive emitted, row by row, and how long its Steps took inside the engine."""
 
     tokens: list[list[int]]
@@ -48,7 +48,9 @@ def start(target: str, draft: str | None, speculate: int, tokens: int, rows: int
     return Engine(config, lambda text, percent: None)
 
 
-def drive(engine: Engine, prompts: Sequence[Sequence[int]], max_new: int, draft: int) -> Drive:
+def drive(
+    engine: Engine, prompts: Sequence[Sequence[int]], max_new: int, draft: int
+) -> DriveResult:
     """Answer all `prompts` in one batch, greedily, with `draft` drafts per round."""
     engine.reset()
     numbers = itertools.count(1)
@@ -56,16 +58,16 @@ def drive(engine: Engine, prompts: Sequence[Sequence[int]], max_new: int, draft:
     first = Step(
         next(numbers),
         (),
-        tuple(_new(id, prompt, max_new) for id, prompt in enumerate(prompts)),
-        _grow(prompts, max_new + draft),
-        tuple(Run(id, len(prompt), 0) for id, prompt in enumerate(prompts)),
+        tuple(_new_row(id, prompt, max_new) for id, prompt in enumerate(prompts)),
+        _append_pages(prompts, max_new + draft),
+        tuple(RowWork(id, len(prompt), 0) for id, prompt in enumerate(prompts)),
     )
     results = [engine.execute(first)]
-    while live := _going(live, results[-1].items):
-        runs = tuple(Run(id, 0, draft) for id in live)
+    while live := _live_rows(live, results[-1].items):
+        runs = tuple(RowWork(id, 0, draft) for id in live)
         results.append(engine.execute(Step(next(numbers), (), (), (), runs)))
     items = [item for result in results for item in result.items]
-    return Drive(
+    return DriveResult(
         [_tokens(items, id) for id in range(len(prompts))],
         sum(result.seconds for result in results),
         len(results),
@@ -74,21 +76,23 @@ def drive(engine: Engine, prompts: Sequence[Sequence[int]], max_new: int, draft:
     )
 
 
-def _new(id: int, prompt: Sequence[int], max_new: int) -> New:
-    return New(id, tuple(prompt), len(prompt), max_new, False, Sampling())
+def _new_row(id: int, prompt: Sequence[int], max_new: int) -> NewRow:
+    return NewRow(id, tuple(prompt), len(prompt), max_new, False, Sampling())
 
 
-def _grow(prompts: Sequence[Sequence[int]], extra: int) -> tuple[Grow, ...]:
+def _append_pages(prompts: Sequence[Sequence[int]], extra: int) -> tuple[AppendPages, ...]:
     """Adjacent pages for each row's whole life."""
     free = itertools.count(1)
     counts = [-(-(len(prompt) + extra) // PAGE_SIZE) for prompt in prompts]
-    return tuple(Grow(id, tuple(itertools.islice(free, count))) for id, count in enumerate(counts))
+    return tuple(
+        AppendPages(id, tuple(itertools.islice(free, count))) for id, count in enumerate(counts)
+    )
 
 
-def _going(live: Sequence[int], items: Sequence[Item]) -> list[int]:
+def _live_rows(live: Sequence[int], items: Sequence[RowResult]) -> list[int]:
     ended = {item.id for item in items if item.end is not None}
     return [id for id in live if id not in ended]
 
 
-def _tokens(items: Sequence[Item], id: int) -> list[int]:
+def _tokens(items: Sequence[RowResult], id: int) -> list[int]:
     return [token for item in items if item.id == id for token in item.tokens]

@@ -14,24 +14,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from router.dispatch import step_messages
-from router.dispatch.page_hashes import PageNames
-from router.scheduler.api import Capacity, Job, Scheduler
-from shard.step_handle import Flight
-from shard.wire.protocol import End, New, Ready, Sampling, Step, StepResult
+from router.dispatch.page_hashes import PageHasher
+from router.scheduler.api import DeviceCapacity, Job, Scheduler
+from shard.step_handle import StepHandle
+from shard.wire.protocol import End, NewRow, Ready, Sampling, Step, StepResult
 
 
-class Engine(Protocol):
+class StepExecutor(Protocol):
     """What executes Steps."""
 
     def ready(self) -> Ready:
         """What it can hold."""
 
-    def start(self, step: Step) -> Flight:
+    def start(self, step: Step) -> StepHandle:
         """Begin one Step."""
 
 
 @dataclass(slots=True)
-class Call:
+class InProcessRequest:
     """One request and what came of it; times are readings of the loop's clock."""
 
     id: int
@@ -46,15 +46,15 @@ class Call:
     arrived: float = 0.0
     first_token: float = 0.0
 
-    def new(self) -> New:
+    def to_row(self) -> NewRow:
         """The row as it is now."""
         tokens = (*self.prompt, *self.emitted)
-        return New(self.id, tokens, len(self.prompt), self.max_new, True, self.sampling)
+        return NewRow(self.id, tokens, len(self.prompt), self.max_new, True, self.sampling)
 
 
-def capacity(ready: Ready, **changes: Any) -> Capacity:
+def device_capacity(ready: Ready, **changes: Any) -> DeviceCapacity:
     """What the scheduler is told of an engine; `changes` replace fields."""
-    plain = Capacity(
+    plain = DeviceCapacity(
         pages=ready.pages,
         page_size=ready.page_size,
         max_rows=ready.max_rows,
@@ -69,12 +69,12 @@ def capacity(ready: Ready, **changes: Any) -> Capacity:
     return replace(plain, **changes)
 
 
-class Loop:
+class InProcessLoop:
     """Calls, and the Steps that serve them. The engine must hold no rows at its start."""
 
     def __init__(
         self,
-        engine: Engine,
+        engine: StepExecutor,
         scheduler: Scheduler,
         depth: int = 2,
         clock: Callable[[], float] = time.perf_counter,
@@ -82,32 +82,32 @@ class Loop:
         self._engine, self._scheduler = engine, scheduler
         self._depth, self._clock = depth, clock
         self._page_size = engine.ready().page_size
-        self._calls: dict[int, Call] = {}
-        self._names: dict[int, PageNames] = {}
-        self._held: set[int] = set()
+        self._requests: dict[int, InProcessRequest] = {}
+        self._page_hashers: dict[int, PageHasher] = {}
+        self._held_rows: set[int] = set()
         self._planned: deque[Step] = deque()
-        self._flights: deque[tuple[Step, Flight]] = deque()
+        self._in_flight: deque[tuple[Step, StepHandle]] = deque()
         self._number = 0
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: InProcessRequest) -> None:
         """Let `call` run. Raises ValueError if it can never fit."""
         call.arrived = self._clock()
-        names = PageNames(self._page_size)
+        names = PageHasher(self._page_size)
         hashes = names.add(call.prompt)
         length, cap = len(call.prompt), call.speculate
         job = Job(call.id, call.arrived, length, call.max_new, None, cap, hashes)
         self._scheduler.submit(job, call.arrived)
-        self._calls[call.id], self._names[call.id] = call, names
+        self._requests[call.id], self._page_hashers[call.id] = call, names
 
     def advance(self) -> bool:
         """Plan and start ahead and see one Step land; False where nothing is left to do."""
         self._plan()
-        while self._planned and not (self._flights and self._flights[0][1].landed()):
+        while self._planned and not (self._in_flight and self._in_flight[0][1].is_complete()):
             step = self._planned.popleft()
-            self._flights.append((step, self._engine.start(step)))
-        if not self._flights:
+            self._in_flight.append((step, self._engine.start(step)))
+        if not self._in_flight:
             return False
-        step, flight = self._flights.popleft()
+        step, flight = self._in_flight.popleft()
         self._complete(step, flight.result())
         return True
 
@@ -117,24 +117,26 @@ class Loop:
             pass
 
     def _plan(self) -> None:
-        while len(self._planned) + len(self._flights) < self._depth:
+        while len(self._planned) + len(self._in_flight) < self._depth:
             batch = self._scheduler.next_batch(self._clock())
             if batch is None:
                 break
-            held = self._held.difference(step_messages.gone(batch))
-            fresh = [self._calls[id] for id in step_messages.named(batch) if id not in held]
+            held = self._held_rows.difference(step_messages.removed_rows(batch))
+            fresh = [self._requests[id] for id in step_messages.held_rows(batch) if id not in held]
             self._number += 1
-            self._planned.append(step_messages.step(self._number, batch, self._held, fresh))
-            self._held = held.union(call.id for call in fresh)
+            self._planned.append(step_messages.to_step(self._number, batch, self._held_rows, fresh))
+            self._held_rows = held.union(call.id for call in fresh)
 
     def _complete(self, step: Step, result: StepResult) -> None:
-        now, rows = self._clock(), step_messages.done(step, result)
-        self._scheduler.complete(step_messages.outcomes(rows, result.seconds, self._names), now)
+        now, rows = self._clock(), step_messages.completed_rows(step, result)
+        self._scheduler.complete(
+            step_messages.to_outcomes(rows, result.seconds, self._page_hashers), now
+        )
         for run, item in rows:
-            call = self._calls[run.id]
+            call = self._requests[run.id]
             call.prefilled += run.prefill
             call.first_token = call.first_token or (now if item.tokens else 0.0)
             call.emitted.extend(item.tokens)
             call.end = item.end
             if item.end is not None:
-                del self._calls[run.id], self._names[run.id]
+                del self._requests[run.id], self._page_hashers[run.id]

@@ -25,27 +25,27 @@ DAMPING = 0.03
 
 
 @dataclass(frozen=True)
-class Pair:
+class ModelPair:
     """A target and a draft in folders, and prompts as token ids."""
 
     name: str
     target: str
     draft: str
     prompts: tuple[tuple[int, ...], ...]
-    drafts: int
+    draft_length: int
     """Drafts per round, more where they are cheap beside the target."""
 
 
-def demo(count: int, longest: int) -> Pair:
+def demo_pair(count: int, max_prompt: int) -> ModelPair:
     """The bundled pair with `count` prompts that its training never saw."""
     tokenizer = Tokenizer.from_file(str(DEMO / "target" / "tokenizer.json"))
     texts = demo_prompts(None, 4 * count, seed=11, held_out=True)
     ids = [tuple(tokenizer.encode(prompt.text).ids) for prompt in texts]
-    short = [prompt for prompt in ids if len(prompt) <= longest]
-    return Pair("demo", str(DEMO / "target"), str(DEMO / "draft"), tuple(short[:count]), 3)
+    short = [prompt for prompt in ids if len(prompt) <= max_prompt]
+    return ModelPair("demo", str(DEMO / "target"), str(DEMO / "draft"), tuple(short[:count]), 3)
 
 
-def wide(folder: Path, count: int) -> Pair:
+def wide_pair(folder: Path, count: int) -> ModelPair:
     """A random pair of width 256, written to `folder`, with `count` random prompts."""
     torch.manual_seed(3)
     target = LlamaForCausalLM(_config(DEPTH))
@@ -60,7 +60,7 @@ def wide(folder: Path, count: int) -> Pair:
     rng = random.Random(3)  # noqa: S311 - no secret is drawn
     sizes = [24 + 8 * (index % 8) for index in range(count)]
     ids = tuple(tuple(rng.randrange(VOCABULARY) for _ in range(size)) for size in sizes)
-    return Pair("wide", str(folder / "target"), str(folder / "draft"), ids, 5)
+    return ModelPair("wide", str(folder / "target"), str(folder / "draft"), ids, 5)
 
 
 def _config(layers: int) -> LlamaConfig:

@@ -14,16 +14,16 @@ from pathlib import Path
 from random import Random
 
 from benchmark.demo import engine as demo_engine
-from benchmark.engine.in_process import Call, Loop, capacity
+from benchmark.engine.in_process import InProcessLoop, InProcessRequest, device_capacity
 from router.scheduler.planner import Planner
 from router.scheduler.policies.baselines import Fcfs
 from shard.engine import Engine
 
 REQUESTS = 8
 PREFIX = 512
-_OWN = 16
+_UNSHARED_TOKENS = 16
 """Tokens of each prompt after the prefix."""
-_ANSWER = 8
+_ANSWER_TOKENS = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def measure(engine: Engine, rounds: int) -> dict[str, float]:
             later = serve(engine, shared, number)[1:]
             times.extend(call.first_token - call.arrived for call in later)
             if shared:
-                computed = max(computed, *(call.prefilled - _OWN for call in later))
+                computed = max(computed, *(call.prefilled - _UNSHARED_TOKENS for call in later))
     with_prefix, without = (statistics.median(times) for times in seconds.values())
     return {
         "prefix.ttft_ratio": with_prefix / without,
@@ -64,11 +64,14 @@ def measure(engine: Engine, rounds: int) -> dict[str, float]:
     }
 
 
-def serve(engine: Engine, shared: bool, seed: int) -> list[Call]:
+def serve(engine: Engine, shared: bool, seed: int) -> list[InProcessRequest]:
     """Serve the requests one after another; the scheduler starts without any prefix."""
     engine.reset()
-    loop = Loop(engine, Planner(capacity(engine.ready()), Fcfs()))
-    calls = [Call(id, prompt, _ANSWER) for id, prompt in enumerate(_prompts(shared, seed))]
+    loop = InProcessLoop(engine, Planner(device_capacity(engine.ready()), Fcfs()))
+    calls = [
+        InProcessRequest(id, prompt, _ANSWER_TOKENS)
+        for id, prompt in enumerate(_prompts(shared, seed))
+    ]
     for call in calls:
         loop.submit(call)
         loop.run()
@@ -82,4 +85,6 @@ def _prompts(shared: bool, seed: int) -> list[tuple[int, ...]]:
         return tuple(random.randrange(2, 90) for _ in range(count))
 
     prefix = tokens(PREFIX)
-    return [(prefix if shared else tokens(PREFIX)) + tokens(_OWN) for _ in range(REQUESTS)]
+    return [
+        (prefix if shared else tokens(PREFIX)) + tokens(_UNSHARED_TOKENS) for _ in range(REQUESTS)
+    ]

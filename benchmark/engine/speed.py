@@ -26,23 +26,22 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from benchmark.engine import baselines as rivals
-from benchmark.engine import pairs
+from benchmark.engine import baselines, pairs
 from benchmark.engine.baselines import Answers, Prompts
 from benchmark.engine.driver import drive, start
-from benchmark.engine.pairs import Pair
+from benchmark.engine.pairs import ModelPair
 from shard.engine import Engine
-from shard.model.fused_llama import Fused
+from shard.model.fused_llama import FusedLlama
 
 ROWS = 8
 """Rows of the figures called b8."""
-LONGEST_PROMPT = 200
+MAX_PROMPT_TOKENS = 200
 
 Contender = Callable[[Prompts], Answers]
 
 
 @dataclass(frozen=True)
-class Size:
+class RunSize:
     """How much is run."""
 
     rounds: int
@@ -75,16 +74,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure both pairs, print a table and write the figures."""
-    size = Size(1, 24) if args.quick else Size(7, 96)
+    size = RunSize(1, 24) if args.quick else RunSize(7, 96)
     torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     report: dict[str, Any] = {"load": [os.getloadavg()[0]], "figures": {}}
     with tempfile.TemporaryDirectory() as folder:
-        for pair in (pairs.demo(ROWS, LONGEST_PROMPT), pairs.wide(Path(folder), ROWS)):
+        for pair in (pairs.demo_pair(ROWS, MAX_PROMPT_TOKENS), pairs.wide_pair(Path(folder), ROWS)):
             prefix = "engine" if pair.name == "demo" else f"engine.{pair.name}"
             timings, overhead = _compare(pair, size)
-            report["figures"] |= _figures(prefix, timings, overhead)
+            report["figures"] |= _metrics(prefix, timings, overhead)
             report[pair.name] = _table(timings)
     report["load"].append(os.getloadavg()[0])
     args.json.write_text(json.dumps(report, indent=2) + "\n")
@@ -92,19 +91,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _compare(pair: Pair, size: Size) -> tuple[Timings, float]:
+def _compare(pair: ModelPair, size: RunSize) -> tuple[Timings, float]:
     """All rounds of one pair, and the engine's overhead."""
-    tokens = LONGEST_PROMPT + size.max_new
-    engine = start(pair.target, pair.draft, pair.drafts, tokens, ROWS)
+    tokens = MAX_PROMPT_TOKENS + size.max_new
+    engine = start(pair.target, pair.draft, pair.draft_length, tokens, ROWS)
     torch.set_num_threads(1)  # the engine chose a number of its own
-    with rivals.continuous(pair.target, tokens, ROWS) as continuous:
-        contenders = {**_ours(engine, pair.drafts, size), **_theirs(pair, size)}
+    with baselines.continuous(pair.target, tokens, ROWS) as continuous:
+        contenders = {
+            **_engine_contenders(engine, pair.draft_length, size),
+            **_baseline_contenders(pair, size),
+        }
         contenders["continuous batching b8"] = lambda prompts: continuous(prompts, size.max_new)
-        timings = _rounds(contenders, pair.prompts, size)
+        timings = _time_rounds(contenders, pair.prompts, size)
     return timings, _overhead(contenders["engine b1 drafting"], pair.prompts, engine)
 
 
-def _ours(engine: Engine, drafts: int, size: Size) -> dict[str, Contender]:
+def _engine_contenders(engine: Engine, drafts: int, size: RunSize) -> dict[str, Contender]:
     def batches_of(rows: int, draft: int) -> Contender:
         def contender(prompts: Prompts) -> Answers:
             groups = (prompts[at : at + rows] for at in range(0, len(prompts), rows))
@@ -120,19 +122,19 @@ def _ours(engine: Engine, drafts: int, size: Size) -> dict[str, Contender]:
     }
 
 
-def _theirs(pair: Pair, size: Size) -> dict[str, Contender]:
-    target, draft = rivals.load(pair.target), rivals.load(pair.draft)
+def _baseline_contenders(pair: ModelPair, size: RunSize) -> dict[str, Contender]:
+    target, draft = baselines.load(pair.target), baselines.load(pair.draft)
     return {
-        "generate b1": lambda p: rivals.generate(target, p, size.max_new),
-        "assisted b1": lambda p: rivals.assisted(target, draft, p, size.max_new, 0),
-        "assisted b1 constant": lambda p: rivals.assisted(
-            target, draft, p, size.max_new, pair.drafts
+        "generate b1": lambda p: baselines.generate(target, p, size.max_new),
+        "assisted b1": lambda p: baselines.assisted(target, draft, p, size.max_new, 0),
+        "assisted b1 constant": lambda p: baselines.assisted(
+            target, draft, p, size.max_new, pair.draft_length
         ),
-        "generate b8": lambda p: rivals.static_batch(target, p, size.max_new),
+        "generate b8": lambda p: baselines.static_batch(target, p, size.max_new),
     }
 
 
-def _rounds(contenders: Mapping[str, Contender], prompts: Prompts, size: Size) -> Timings:
+def _time_rounds(contenders: Mapping[str, Contender], prompts: Prompts, size: RunSize) -> Timings:
     """Every contender once to warm up, which fixes its answers, then round after round."""
     answers = {name: contender(prompts) for name, contender in contenders.items()}
     wanted = answers["generate b1"]
@@ -150,7 +152,7 @@ def _rounds(contenders: Mapping[str, Contender], prompts: Prompts, size: Size) -
 
 def _overhead(drafting: Contender, prompts: Prompts, engine: Engine) -> float:
     """The share of the Steps' time that is spent outside of both models' forwards."""
-    with _stopwatch(Fused, "__call__") as model, _stopwatch(Engine, "execute") as steps:
+    with _stopwatch(FusedLlama, "__call__") as model, _stopwatch(Engine, "execute") as steps:
         drafting(prompts)
     if not sum(model):
         raise RuntimeError(f"no model of {engine} is fused; there is nothing to compare")
@@ -176,7 +178,7 @@ def _stopwatch(owner: type, name: str) -> Iterator[list[float]]:
         setattr(owner, name, method)
 
 
-def _figures(prefix: str, timings: Timings, overhead: float) -> dict[str, float]:
+def _metrics(prefix: str, timings: Timings, overhead: float) -> dict[str, float]:
     ratios = {
         "b1_over_assisted": timings.ratio(
             "engine b1 drafting", "assisted b1", "assisted b1 constant"

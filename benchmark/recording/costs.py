@@ -16,10 +16,10 @@ from pathlib import Path
 
 from benchmark.demo import engine as demo_engine
 from benchmark.simulation import step_costs
-from benchmark.simulation.step_costs import Work
+from benchmark.simulation.step_costs import StepWork
 from shard.attention.kv_cache import PAGE_SIZE
 from shard.engine import Engine
-from shard.wire.protocol import Grow, New, Run, Sampling, Step
+from shard.wire.protocol import AppendPages, NewRow, RowWork, Sampling, Step
 
 ROWS = (1, 2, 4, 8, 16)
 DRAFTS = (0, 1, 3, 5)
@@ -27,15 +27,17 @@ HELD = (32, 256, 640)
 """Tokens of each decoding row."""
 CHUNKS = (16, 64, 256, 512)
 SWAPPED = 256
-MISSED = 16
+MISSED_ROUNDS = 16
 """Plain rounds after which a draft model has to catch up."""
 
-Sample = tuple[Work, float]
+Sample = tuple[StepWork, float]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which models, how often, and where to."""
-    parser.add_argument("--json", type=Path, default=step_costs.RECORDED, help="file for the costs")
+    parser.add_argument(
+        "--json", type=Path, default=step_costs.RECORDED_COSTS, help="file for the costs"
+    )
     parser.add_argument("--passes", type=int, default=9, help="times that each Step is measured")
     parser.add_argument("--target", help="folder of another target model")
     parser.add_argument("--draft", help="folder of its draft")
@@ -65,65 +67,70 @@ def run(args: argparse.Namespace) -> int:
 
 def measure(engine: Engine, passes: int) -> list[Sample]:
     """Every kind of Step with its median seconds."""
-    found: dict[Work, list[float]] = {}
+    found: dict[StepWork, list[float]] = {}
     for _ in range(passes + 1):  # the first of a shape allocates
-        for work, seconds in _pass(engine):
+        for work, seconds in _measure_pass(engine):
             found.setdefault(work, []).append(seconds)
     return [(work, statistics.median(seconds[1:])) for work, seconds in found.items()]
 
 
-def _pass(engine: Engine) -> list[Sample]:
-    samples = [s for rows in ROWS for held in HELD for s in _decoding(engine, rows, held)]
+def _measure_pass(engine: Engine) -> list[Sample]:
+    samples = [s for rows in ROWS for held in HELD for s in _time_decoding(engine, rows, held)]
     for chunk in CHUNKS:
-        samples.append(_prefilling(engine, chunk, beside=0))
-        samples.append(_prefilling(engine, chunk, beside=4))
+        samples.append(_time_prefilling(engine, chunk, decoding=0))
+        samples.append(_time_prefilling(engine, chunk, decoding=4))
     return samples
 
 
-def _decoding(engine: Engine, rows: int, held: int) -> list[Sample]:
+def _time_decoding(engine: Engine, rows: int, held: int) -> list[Sample]:
     """Rounds of every draft length; each row holds `held` tokens, and more from round to round."""
-    ids, samples = _enter(engine, range(rows), held), list[Sample]()
+    ids, samples = _add_rows(engine, range(rows), held), list[Sample]()
     for draft in DRAFTS:
         for counts in (False, True):  # the first round also takes in what the drafter has missed
-            seconds = _time(engine, [Run(id, 0, draft) for id in ids])
+            seconds = _timed_step(engine, [RowWork(id, 0, draft) for id in ids])
             if counts:
-                samples.append((Work(rows, rows * draft, draft, rows * held), seconds))
-    for _ in range(MISSED):
-        _time(engine, [Run(id, 0, 0) for id in ids])
-    seconds = _time(engine, [Run(id, 0, 1) for id in ids])
-    samples.append((Work(rows, rows, 1, rows * held, missed=rows * MISSED), seconds))
+                samples.append((StepWork(rows, rows * draft, draft, rows * held), seconds))
+    for _ in range(MISSED_ROUNDS):
+        _timed_step(engine, [RowWork(id, 0, 0) for id in ids])
+    seconds = _timed_step(engine, [RowWork(id, 0, 1) for id in ids])
+    samples.append(
+        (StepWork(rows, rows, 1, rows * held, missed_tokens=rows * MISSED_ROUNDS), seconds)
+    )
     engine.reset()
     return samples
 
 
-def _prefilling(engine: Engine, chunk: int, beside: int) -> Sample:
+def _time_prefilling(engine: Engine, chunk: int, decoding: int) -> Sample:
     """A prompt of `chunk` tokens, `beside` rows that decode without drafts."""
     held = HELD[0]
-    ids = _enter(engine, range(beside), held)
-    new, grow = _row(beside, chunk)
-    runs = [*(Run(id, 0, 0) for id in ids), Run(beside, chunk, 0)]
-    seconds = _time(engine, runs, (new,), (grow,))
+    ids = _add_rows(engine, range(decoding), held)
+    new, grow = _new_row(decoding, chunk)
+    runs = [*(RowWork(id, 0, 0) for id in ids), RowWork(decoding, chunk, 0)]
+    seconds = _timed_step(engine, runs, (new,), (grow,))
     engine.reset()
-    return Work(beside, 0, 0, beside * held, chunk, 1), seconds
+    return StepWork(decoding, 0, 0, decoding * held, chunk, 1), seconds
 
 
-def _enter(engine: Engine, ids: Sequence[int], held: int) -> Sequence[int]:
+def _add_rows(engine: Engine, ids: Sequence[int], held: int) -> Sequence[int]:
     """Rows of `held` known tokens that have emitted one more."""
     for id in ids:
-        new, grow = _row(id, held)
-        engine.execute(Step(0, (), (new,), (grow,), (Run(id, held, 0),)))
+        new, grow = _new_row(id, held)
+        engine.execute(Step(0, (), (new,), (grow,), (RowWork(id, held, 0),)))
     return ids
 
 
-def _row(id: int, tokens: int) -> tuple[New, Grow]:
+def _new_row(id: int, tokens: int) -> tuple[NewRow, AppendPages]:
     room = max(CHUNKS) + max(HELD)
     pages = -(-room // PAGE_SIZE)
     known = tuple(1 + (7 * id + place) % 97 for place in range(tokens))
-    new = New(id, known, tokens, room - tokens, True, Sampling())
-    return new, Grow(id, tuple(range(1 + id * pages, 1 + (id + 1) * pages)))
+    new = NewRow(id, known, tokens, room - tokens, True, Sampling())
+    return new, AppendPages(id, tuple(range(1 + id * pages, 1 + (id + 1) * pages)))
 
 
-def _time(
-    engine: Engine, runs: Sequence[Run], new: tuple[New, ...] = (), grow: tuple[Grow, ...] = ()
+def _timed_step(
+    engine: Engine,
+    runs: Sequence[RowWork],
+    new: tuple[NewRow, ...] = (),
+    grow: tuple[AppendPages, ...] = (),
 ) -> float:
     return engine.execute(Step(0, (), new, grow, tuple(runs))).seconds

@@ -16,17 +16,17 @@ from typing import Any
 from huggingface_hub import constants, get_session
 
 VIEWER = "https://datasets-server.huggingface.co/rows"
-PAGE = 100
+PAGE_ROWS = 100
 COLUMNS = ("prompt", "text", "problem", "question", "instruction", "messages", "conversations")
 """Where a prompt may stand, the likeliest first; the last two hold the turns of a conversation."""
 
 
-class Unreachable(Exception):
+class DatasetUnavailable(Exception):
     """The data set could not be had."""
 
 
 @dataclass(frozen=True, slots=True)
-class DataSet:
+class Dataset:
     """Where the rows of a data set are."""
 
     repository: str
@@ -34,19 +34,19 @@ class DataSet:
     split: str
 
 
-DATA_SETS = {
-    "chat": DataSet("alespalla/chatbot_instruction_prompts", "default", "test"),
-    "code": DataSet("google-research-datasets/mbpp", "full", "test"),
-    "reasoning": DataSet("ngxson/MiniThinky-dataset", "default", "train"),
+DATASETS = {
+    "chat": Dataset("alespalla/chatbot_instruction_prompts", "default", "test"),
+    "code": Dataset("google-research-datasets/mbpp", "full", "test"),
+    "reasoning": Dataset("ngxson/MiniThinky-dataset", "default", "train"),
 }
 
 
 def prompts(name: str, count: int) -> list[str]:
     """The first `count` prompts of a data set of the paper, or of a JSON lines file.
 
-    Raises Unreachable without network or file, and ValueError for rows without a prompt.
+    Raises DatasetUnavailable without network or file, and ValueError for rows without a prompt.
     """
-    rows = _hub(DATA_SETS[name], count) if name in DATA_SETS else _file(Path(name))
+    rows = _hub_rows(DATASETS[name], count) if name in DATASETS else _file_rows(Path(name))
     return [prompt(row) for row in islice(rows, count)]
 
 
@@ -63,26 +63,28 @@ def prompt(row: Mapping[str, Any]) -> str:
     raise ValueError(f"none of {', '.join(COLUMNS)} holds a prompt; there are {', '.join(row)}")
 
 
-def _file(path: Path) -> Iterator[Mapping[str, Any]]:
+def _file_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     if not path.is_file():
-        raise Unreachable(f"{path} is neither a file nor one of {', '.join(DATA_SETS)}")
+        raise DatasetUnavailable(f"{path} is neither a file nor one of {', '.join(DATASETS)}")
     return (json.loads(line) for line in path.read_text().splitlines())
 
 
-def _hub(wanted: DataSet, count: int) -> Iterator[Mapping[str, Any]]:
-    for offset in range(0, count, PAGE):
-        length = min(PAGE, count - offset)
-        yield from _rows(wanted, offset, length)
+def _hub_rows(wanted: Dataset, count: int) -> Iterator[Mapping[str, Any]]:
+    for offset in range(0, count, PAGE_ROWS):
+        length = min(PAGE_ROWS, count - offset)
+        yield from _fetch_page(wanted, offset, length)
 
 
-def _rows(wanted: DataSet, offset: int, length: int) -> list[Mapping[str, Any]]:
-    """One page. Raises Unreachable."""
+def _fetch_page(wanted: Dataset, offset: int, length: int) -> list[Mapping[str, Any]]:
+    """One page. Raises DatasetUnavailable."""
     if constants.HF_HUB_OFFLINE:
-        raise Unreachable(f"{wanted.repository} needs network, and HF_HUB_OFFLINE forbids it")
+        raise DatasetUnavailable(
+            f"{wanted.repository} needs network, and HF_HUB_OFFLINE forbids it"
+        )
     asked = {"dataset": wanted.repository, "config": wanted.config, "split": wanted.split}
     try:
         reply = get_session().get(VIEWER, params={**asked, "offset": offset, "length": length})
         reply.raise_for_status()
         return [entry["row"] for entry in reply.json()["rows"]]
     except Exception as fault:  # the client's own are not part of its API
-        raise Unreachable(f"{wanted.repository} cannot be reached: {fault}") from fault
+        raise DatasetUnavailable(f"{wanted.repository} cannot be reached: {fault}") from fault

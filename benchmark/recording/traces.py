@@ -28,8 +28,8 @@ from benchmark.demo.prompts import FAMILIES, Prompt, prompts
 from benchmark.recording import datasets
 from benchmark.simulation import traces
 from benchmark.simulation.traces import Trace
-from shard.errors import Fault
-from shard.launch.hub_download import fetch
+from shard.errors import StartupError
+from shard.launch.hub_download import download_model
 
 PAIR = "huggyllama/llama-7b", "JackFram/llama-68m"
 """The paper's."""
@@ -37,7 +37,9 @@ PAIR = "huggyllama/llama-7b", "JackFram/llama-68m"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Whose answers, how many, and where to."""
-    parser.add_argument("--json", type=Path, default=traces.RECORDED, help="file for the traces")
+    parser.add_argument(
+        "--json", type=Path, default=traces.RECORDED_TRACES, help="file for the traces"
+    )
     parser.add_argument("--count", type=int, default=240, help="requests to record")
     parser.add_argument("--max-new", type=int, default=512, help="most tokens of an answer")
     parser.add_argument("--dataset", help="chat, code, reasoning, or a JSON lines file")
@@ -49,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     """Record, print a summary and write; the exit status."""
     torch.set_num_threads(1)
     try:
-        found = _recorded(args)
-    except (datasets.Unreachable, Fault, ValueError) as fault:
+        found = _record_selected(args)
+    except (datasets.DatasetUnavailable, StartupError, ValueError) as fault:
         print(f"cannot record: {fault}", file=sys.stderr)
         return 1
     pair = "demo" if args.dataset is None else f"{args.target}, {args.draft}"
@@ -80,19 +82,22 @@ def agreement(draft: Any, prompt: list[int], answer: list[int]) -> bytes:
     return bytes(logits.argmax(-1).eq(torch.tensor(answer)).to(torch.uint8).tolist())
 
 
-def _recorded(args: argparse.Namespace) -> list[Trace]:
+def _record_selected(args: argparse.Namespace) -> list[Trace]:
     if args.dataset is None:
         return record(_demo_prompts(args.count), args.max_new)
     asked = datasets.prompts(args.dataset, args.count)  # before gigabytes are fetched
     folders = [
-        name if Path(name).is_dir() else fetch(name, None) for name in (args.target, args.draft)
+        name if Path(name).is_dir() else download_model(name, None)
+        for name in (args.target, args.draft)
     ]
-    family = args.dataset if args.dataset in datasets.DATA_SETS else "file"
+    family = args.dataset if args.dataset in datasets.DATASETS else "file"
     with torch.inference_mode():
-        return list(_answered(asked, folders, family, args.max_new))
+        return list(_record_answers(asked, folders, family, args.max_new))
 
 
-def _answered(asked: list[str], folders: list[str], family: str, max_new: int) -> Iterator[Trace]:
+def _record_answers(
+    asked: list[str], folders: list[str], family: str, max_new: int
+) -> Iterator[Trace]:
     """Prompts one by one. Raises ValueError for a pair of unlike vocabularies."""
     tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in folders]
     if tokenizers[0].get_vocab() != tokenizers[1].get_vocab():

@@ -38,24 +38,24 @@ from tokenizers import Tokenizer
 from benchmark.demo.engine import DEMO
 from benchmark.demo.prompts import Prompt, prompts
 from benchmark.server import replay, server
-from benchmark.server.replay import Log
-from benchmark.server.server import Answer, Ask
+from benchmark.server.replay import StepLogData
+from benchmark.server.server import ClientRequest, ClientResponse
 from benchmark.simulation import workloads
-from benchmark.simulation.simulator import Request
+from benchmark.simulation.simulator import SimulatedRequest
 
 POLICIES = ("fcfs", "laps-sd")
 SIGMA = 0.3
-LOAD = 4.0
+ARRIVALS_PER_ANSWER = 4.0
 """Arrivals in the time of one answer of a busy server."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class LiveRun:
     """One server's life under one policy."""
 
     policy: str
-    answers: list[Answer]
-    log: Log
+    answers: list[ClientResponse]
+    log: StepLogData
 
     @property
     def mean(self) -> float:
@@ -70,7 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=2, help="--max-batch-size of the server")
     parser.add_argument("--rounds", type=int, default=4, help="runs of each policy, at most")
     parser.add_argument("--seconds", type=float, default=200.0, help="for all rounds together")
-    parser.add_argument("--load", type=float, default=LOAD, help="arrivals per answer's time")
+    parser.add_argument(
+        "--load", type=float, default=ARRIVALS_PER_ANSWER, help="arrivals per answer's time"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of prompts, arrivals and hints")
 
 
@@ -79,14 +81,14 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     asked = prompts(None, args.requests, args.seed)
     end = time.monotonic() + args.seconds
-    at_once = [Ask(prompt.text, 0.0) for prompt in asked]
+    at_once = [ClientRequest(prompt.text, 0.0) for prompt in asked]
     first = _serve("fcfs", args.rows, at_once, "measuring speed")
     requests, greedy = _requests(asked, first.answers, args)
     asks = [
-        Ask(prompt.text, request.at, round(request.expected or 0) or 1)
+        ClientRequest(prompt.text, request.arrival, round(request.expected or 0) or 1)
         for prompt, request in zip(asked, requests, strict=True)
     ]
-    runs = _rounds(args, asks, end)
+    runs = _run_rounds(args, asks, end)
     ids = [answer.ids for answer in first.answers]
     identical = greedy and all([a.ids for a in each.answers] == ids for each in runs)
     found = report(runs, requests, identical)
@@ -97,9 +99,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rounds(args: argparse.Namespace, asks: Sequence[Ask], end: float) -> list[Run]:
+def _run_rounds(
+    args: argparse.Namespace, asks: Sequence[ClientRequest], end: float
+) -> list[LiveRun]:
     """At least one, and no further one that would last beyond `end` if it took as long."""
-    runs, longest = list[Run](), 0.0
+    runs, longest = list[LiveRun](), 0.0
     for number in range(1, max(1, args.rounds) + 1):
         begun = time.monotonic()
         if number > 1 and begun + longest > end:
@@ -109,14 +113,16 @@ def _rounds(args: argparse.Namespace, asks: Sequence[Ask], end: float) -> list[R
     return runs
 
 
-def report(runs: Sequence[Run], requests: Sequence[Request], identical: bool) -> dict[str, Any]:
+def report(
+    runs: Sequence[LiveRun], requests: Sequence[SimulatedRequest], identical: bool
+) -> dict[str, Any]:
     """What `--json` gets; see the head of this file."""
     rows, means = list[dict[str, Any]](), dict[str, dict[str, float]]()
     for policy in POLICIES:
         own = [each for each in runs if each.policy == policy]
-        live = _means([[answer.latency for answer in each.answers] for each in own])
+        live = _mean_per_request([[answer.latency for answer in each.answers] for each in own])
         replayed = [replay.replay(policy, each.log, requests) for each in own]
-        simulated = _means([result.latencies for result in replayed])
+        simulated = _mean_per_request([result.latencies for result in replayed])
         means[policy] = {"live": fmean(live), "simulated": fmean(simulated)}
         for request, *latencies in zip(requests, live, simulated, strict=True):
             rows.append(_row(policy, request, *latencies))
@@ -129,11 +135,11 @@ def report(runs: Sequence[Run], requests: Sequence[Request], identical: bool) ->
     return {"figures": figures, "rounds": len(runs) // 2, "policies": means, "requests": rows}
 
 
-def _row(policy: str, request: Request, live: float, simulated: float) -> dict[str, Any]:
+def _row(policy: str, request: SimulatedRequest, live: float, simulated: float) -> dict[str, Any]:
     return {
         "policy": policy,
-        "arrival": request.at,
-        "prompt": request.trace.prompt,
+        "arrival": request.arrival,
+        "prompt": request.trace.prompt_tokens,
         "length": request.trace.length,
         "expected": request.expected,
         "live": live,
@@ -141,30 +147,30 @@ def _row(policy: str, request: Request, live: float, simulated: float) -> dict[s
     }
 
 
-def _means(rounds: Sequence[Sequence[float]]) -> list[float]:
+def _mean_per_request(rounds: Sequence[Sequence[float]]) -> list[float]:
     """Of each request over the rounds."""
     return [fmean(each) for each in zip(*rounds, strict=True)]
 
 
-def _serve(policy: str, rows: int, asks: Sequence[Ask], what: str) -> Run:
+def _serve(policy: str, rows: int, asks: Sequence[ClientRequest], what: str) -> LiveRun:
     print(f"{what}: {policy} ...", end=" ", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "steps.jsonl")
         with server.serving(policy, rows, log) as url:
-            answers = server.ask_all(url, asks)
-        served = Run(policy, answers, replay.read(log))
+            answers = server.send_all(url, asks)
+        served = LiveRun(policy, answers, replay.read(log))
     print(f"mean latency {served.mean:.3f} s", file=sys.stderr)
     return served
 
 
 def _requests(
-    asked: Sequence[Prompt], answers: Sequence[Answer], args: argparse.Namespace
-) -> tuple[list[Request], bool]:
+    asked: Sequence[Prompt], answers: Sequence[ClientResponse], args: argparse.Namespace
+) -> tuple[list[SimulatedRequest], bool]:
     """The trace of arrivals, and whether all `answers` are greedy ones."""
     tokenizer = Tokenizer.from_file(str(DEMO / "target" / "tokenizer.json"))
     ids = [tokenizer.encode(prompt.text).ids for prompt in asked]
     families = [prompt.family for prompt in asked]
-    traces, greedy = replay.traces(families, ids, answers)
+    traces, greedy = replay.answer_traces(families, ids, answers)
     rate = args.load * len(answers) / max(answer.latency for answer in answers)
     hints = workloads.predictions(traces, SIGMA, args.seed)
     return workloads.poisson(traces, hints, rate, args.seed), greedy

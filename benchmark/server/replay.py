@@ -23,38 +23,38 @@ from transformers.utils import logging
 
 from benchmark.demo.engine import DEMO
 from benchmark.demo.models import load_model
-from benchmark.server.server import MAX_NEW, Answer
+from benchmark.server.server import MAX_NEW, ClientResponse
 from benchmark.simulation import step_costs
-from benchmark.simulation.device import ORDINARY
-from benchmark.simulation.simulator import Request, Result, simulate
-from benchmark.simulation.step_costs import StepCosts, Work
+from benchmark.simulation.device import NORMAL_LAG
+from benchmark.simulation.simulator import SimulatedRequest, SimulatedRun, simulate
+from benchmark.simulation.step_costs import StepCosts, StepWork
 from benchmark.simulation.traces import Trace
 from router.config import SchedulerConfig
 from router.scheduler import build
-from router.scheduler.api import Capacity
+from router.scheduler.api import DeviceCapacity
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
+class StepLogData:
     """What one router wrote."""
 
-    capacity: Capacity
+    capacity: DeviceCapacity
     """What its scheduler was told."""
-    samples: tuple[tuple[Work, float], ...]
+    samples: tuple[tuple[StepWork, float], ...]
     """Every Step with its seconds on the device."""
     busy: float
     """Seconds during which Steps were in flight."""
 
 
-def read(log: Path) -> Log:
+def read(log: Path) -> StepLogData:
     """The log in a file."""
     head, *steps = map(json.loads, log.read_text().splitlines())
     told = {**head["capacity"], "costs": tuple(map(tuple, head["capacity"]["costs"]))}
     lags: dict[int, int] = defaultdict(int)
     landed = [0.0, *(step["landed"] for step in steps)]
-    return Log(
-        capacity=Capacity(**told),
-        samples=tuple((_work(step["rows"], lags), step["seconds"]) for step in steps),
+    return StepLogData(
+        capacity=DeviceCapacity(**told),
+        samples=tuple((_step_work(step["rows"], lags), step["seconds"]) for step in steps),
         busy=sum(
             step["landed"] - max(before, step["sent"])
             for before, step in zip(landed, steps, strict=False)
@@ -62,41 +62,41 @@ def read(log: Path) -> Log:
     )
 
 
-def _work(rows: Sequence[Sequence[int]], lags: dict[int, int]) -> Work:
+def _step_work(rows: Sequence[Sequence[int]], lags: dict[int, int]) -> StepWork:
     """`lags`: tokens emitted by each row since it last drafted; they go on to the next Step."""
     decoding = [row for row in rows if not row[2]]
-    work = Work(
+    work = StepWork(
         rows=len(decoding),
         drafts=sum(drafted for _, _, _, drafted, _, _ in decoding),
-        longest=max((drafted for _, _, _, drafted, _, _ in decoding), default=0),
+        longest_draft=max((drafted for _, _, _, drafted, _, _ in decoding), default=0),
         context=sum(known for _, known, *_ in decoding),
         prefill=sum(prefilled for _, _, prefilled, *_ in rows),
         prefilling=len(rows) - len(decoding),
-        missed=sum(lags[row[0]] for row in decoding if row[3] and lags[row[0]] > ORDINARY),
+        missed_tokens=sum(lags[row[0]] for row in decoding if row[3] and lags[row[0]] > NORMAL_LAG),
     )
     for id, _, _, drafted, _, emitted in rows:
         lags[id] = 0 if drafted else lags[id] + emitted
     return work
 
 
-def fit(log: Log) -> StepCosts:
+def fit(log: StepLogData) -> StepCosts:
     """Costs by which the Steps of `log` take as long as they took in all."""
     kinds: dict[tuple[int, ...], list[float]] = defaultdict(list)
     for work, seconds in log.samples:
-        kinds[_kind(work)].append(seconds)
+        kinds[_step_kind(work)].append(seconds)
     means = {kind: fmean(seconds) for kind, seconds in kinds.items()}
-    costs = step_costs.fit([(work, means[_kind(work)]) for work, _ in log.samples])
+    costs = step_costs.fit([(work, means[_step_kind(work)]) for work, _ in log.samples])
     scale = log.busy / sum(costs.seconds(work) for work, _ in log.samples)
     return StepCosts(**{name: scale * value for name, value in asdict(costs).items()})
 
 
-def _kind(work: Work) -> tuple[int, ...]:
+def _step_kind(work: StepWork) -> tuple[int, ...]:
     """Steps of one kind cost alike; lengths of prompts by their powers of two."""
-    return work.rows, work.drafts, work.longest, work.prefilling, work.prefill.bit_length()
+    return work.rows, work.drafts, work.longest_draft, work.prefilling, work.prefill.bit_length()
 
 
-def traces(
-    families: Sequence[str], prompts: Sequence[Sequence[int]], answers: Sequence[Answer]
+def answer_traces(
+    families: Sequence[str], prompts: Sequence[Sequence[int]], answers: Sequence[ClientResponse]
 ) -> tuple[list[Trace], bool]:
     """What the simulator needs of each answer, and whether all are the target's greedy choice."""
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -109,7 +109,7 @@ def traces(
     return found, greedy
 
 
-def replay(policy: str, log: Log, requests: Sequence[Request]) -> Result:
+def replay(policy: str, log: StepLogData, requests: Sequence[SimulatedRequest]) -> SimulatedRun:
     """The same requests under the same policy in virtual time, by the costs of `log`."""
     scheduler = build(SchedulerConfig(scheduler=policy), log.capacity)
     return simulate(scheduler, requests, fit(log), log.capacity.depth)

@@ -23,7 +23,7 @@ import aiohttp
 
 LAUNCHER = Path(__file__).resolve().parents[2] / "launcher.py"
 MAX_NEW = 512
-PATIENCE = 120.0
+TIMEOUT_SECONDS = 120.0
 """Seconds for one run, and for a start."""
 
 
@@ -32,21 +32,21 @@ class ServerFailed(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ClientRequest:
     """One request of a run."""
 
     text: str
-    at: float
+    due: float
     """Seconds after the start of the run."""
     expected: int | None = None
     """What the client says of the answer's length, in tokens."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ClientResponse:
     """What came of it."""
 
-    prompt: int
+    prompt_tokens: int
     """Tokens."""
     ids: tuple[int, ...]
     latency: float
@@ -76,14 +76,14 @@ def serving(policy: str, rows: int, log: Path) -> Iterator[str]:
     finally:
         process.terminate()
         try:
-            process.communicate(timeout=PATIENCE)
+            process.communicate(timeout=TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
 
 
-def ask_all(url: str, asks: Sequence[Ask]) -> list[Answer]:
+def send_all(url: str, asks: Sequence[ClientRequest]) -> list[ClientResponse]:
     """Send each request when it is due; the answers in the order of `asks`. Raises ServerFailed."""
-    return asyncio.run(_ask_all(url, asks))
+    return asyncio.run(_send_all(url, asks))
 
 
 def _address(process: subprocess.Popen[bytes]) -> str:
@@ -97,32 +97,34 @@ def _address(process: subprocess.Popen[bytes]) -> str:
     raise ServerFailed("the server did not start:\n" + "".join(lines[-20:]))
 
 
-async def _ask_all(url: str, asks: Sequence[Ask]) -> list[Answer]:
-    timeout = aiohttp.ClientTimeout(total=PATIENCE)
+async def _send_all(url: str, asks: Sequence[ClientRequest]) -> list[ClientResponse]:
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
     async with aiohttp.ClientSession(url, timeout=timeout) as session:
-        await _ask(session, Ask("warm up", 0.0), "warm up", time.monotonic())
+        await _send(session, ClientRequest("warm up", 0.0), "warm up", time.monotonic())
         start = time.monotonic() + 0.1
-        calls = (_ask(session, ask, f"{place}", start) for place, ask in enumerate(asks))
+        calls = (_send(session, ask, f"{place}", start) for place, ask in enumerate(asks))
         return await asyncio.gather(*calls)
 
 
-async def _ask(session: aiohttp.ClientSession, ask: Ask, salt: str, start: float) -> Answer:
-    due = start + ask.at
+async def _send(
+    session: aiohttp.ClientSession, ask: ClientRequest, salt: str, start: float
+) -> ClientResponse:
+    due = start + ask.due
     await asyncio.sleep(due - time.monotonic())
     async with session.post("/generate", json=_body(ask, salt)) as response:
         body = await response.json()
         if response.status != 200:
             raise ServerFailed(body["error"])
     details = body["details"]
-    return Answer(
-        prompt=int(response.headers["x-prompt-tokens"]),
+    return ClientResponse(
+        prompt_tokens=int(response.headers["x-prompt-tokens"]),
         ids=tuple(token["id"] for token in details.pop("tokens")),
         latency=time.monotonic() - due,
         details=details,
     )
 
 
-def _body(ask: Ask, salt: str) -> dict[str, Any]:
+def _body(ask: ClientRequest, salt: str) -> dict[str, Any]:
     parameters = {
         "max_new_tokens": MAX_NEW,
         "details": True,

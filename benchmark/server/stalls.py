@@ -25,15 +25,15 @@ from statistics import median
 
 import aiohttp
 
-from benchmark.server.heavy_requests import Heavy, heavy_requests
+from benchmark.server.heavy_requests import HeavyRequest, heavy_requests
 
 LAUNCHER = Path(__file__).resolve().parents[2] / "launcher.py"
-LENGTH = 32_768
+MAX_TOTAL_TOKENS = 32_768
 """Most tokens of a request: the echo itself looks at every token of a new row."""
-ALLOWED = 25.0
+MAX_DELAY_MS = 25.0
 """Milliseconds by which a request may delay a token of somebody else."""
 QUIET_SECONDS = 2.0
-PATIENCE = 10.0
+STREAM_TIMEOUT_SECONDS = 10.0
 """Seconds after which a stream without an event is broken."""
 
 
@@ -46,20 +46,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The exit status: 1 if some token was delayed by more than is allowed."""
-    requests = [each for each in heavy_requests(LENGTH) if (args.only or "") in each.name]
-    with _serving() as url:
+    requests = [each for each in heavy_requests(MAX_TOTAL_TOKENS) if (args.only or "") in each.name]
+    with _serve_echo() as url:
         figures = asyncio.run(_measure(url, requests, args.repeats))
     for name, value in figures.items():
         print(f"{name}: {value:.1f} ms")
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 1 if figures["delayed"] > ALLOWED else 0
+    return 1 if figures["delayed"] > MAX_DELAY_MS else 0
 
 
 @contextmanager
-def _serving() -> Iterator[str]:
+def _serve_echo() -> Iterator[str]:
     """The address of an echo."""
-    limits = ("--max-total-tokens", str(LENGTH), "--max-batch-total-tokens", str(3 * LENGTH))
+    limits = (
+        "--max-total-tokens",
+        str(MAX_TOTAL_TOKENS),
+        "--max-batch-total-tokens",
+        str(3 * MAX_TOTAL_TOKENS),
+    )
     flags = ("--echo", "--hostname", "127.0.0.1", "-p", "0", *limits)
     server = subprocess.Popen(  # noqa: S603 - our own launcher
         (sys.executable, str(LAUNCHER), *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -76,19 +81,19 @@ def _serving() -> Iterator[str]:
 _ADDRESS = re.compile(rb"http://[\d.]+:\d+")
 
 
-async def _measure(url: str, requests: Sequence[Heavy], repeats: int) -> dict[str, float]:
+async def _measure(url: str, requests: Sequence[HeavyRequest], repeats: int) -> dict[str, float]:
     """Milliseconds: the longest gap of a quiet stream and of one beside each request.
 
     `delayed` is the difference between the longest of all and the quiet one.
     """
-    figures = {"quiet": median([await _beside(url, None) for _ in range(repeats)])}
+    figures = {"quiet": median([await _longest_gap(url, None) for _ in range(repeats)])}
     for heavy in requests:
-        figures[heavy.name] = median([await _beside(url, heavy) for _ in range(repeats)])
+        figures[heavy.name] = median([await _longest_gap(url, heavy) for _ in range(repeats)])
     return {**figures, "delayed": max(figures.values()) - figures["quiet"]}
 
 
-async def _beside(url: str, heavy: Heavy | None) -> float:
-    async with _watched(url) as gaps:
+async def _longest_gap(url: str, heavy: HeavyRequest | None) -> float:
+    async with _watch_stream(url) as gaps:
         if heavy is None:
             await asyncio.sleep(QUIET_SECONDS)
         else:
@@ -97,14 +102,14 @@ async def _beside(url: str, heavy: Heavy | None) -> float:
 
 
 @dataclass
-class _Gaps:
+class _StreamGaps:
     """Of one stream, in milliseconds."""
 
     longest: float = 0.0
     last: float | None = None
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def take(self, now: float) -> None:
+    def record(self, now: float) -> None:
         """An event arrived; None before it does not count."""
         if self.last is not None:
             self.longest = max(self.longest, 1000 * (now - self.last))
@@ -114,14 +119,14 @@ class _Gaps:
     async def next(self) -> None:
         """Wait for an event. Raises TimeoutError."""
         self.arrived.clear()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(STREAM_TIMEOUT_SECONDS):
             await self.arrived.wait()
 
 
 @asynccontextmanager
-async def _watched(url: str) -> AsyncIterator[_Gaps]:
+async def _watch_stream(url: str) -> AsyncIterator[_StreamGaps]:
     """The gaps of streams that follow each other until this is left."""
-    gaps = _Gaps()
+    gaps = _StreamGaps()
     stream = asyncio.create_task(_stream(url, gaps))
     await gaps.next()
     yield gaps
@@ -131,18 +136,18 @@ async def _watched(url: str) -> AsyncIterator[_Gaps]:
     await asyncio.wait([stream])
 
 
-async def _stream(url: str, gaps: _Gaps) -> None:
-    parameters = {"max_new_tokens": LENGTH - 100, "ignore_eos_token": True}
+async def _stream(url: str, gaps: _StreamGaps) -> None:
+    parameters = {"max_new_tokens": MAX_TOTAL_TOKENS - 100, "ignore_eos_token": True}
     body = {"inputs": "def main():", "parameters": parameters}
     async with aiohttp.ClientSession() as session:
         while True:
             gaps.last = None
             async with session.post(f"{url}/generate_stream", json=body) as answer:
                 async for _ in answer.content:
-                    gaps.take(time.perf_counter())
+                    gaps.record(time.perf_counter())
 
 
-def _post(url: str, heavy: Heavy) -> None:
+def _post(url: str, heavy: HeavyRequest) -> None:
     """Send it and read the answer. Raises RuntimeError for another status than is expected."""
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(url + heavy.path, heavy.body, headers)  # noqa: S310

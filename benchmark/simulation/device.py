@@ -10,25 +10,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmark.simulation.step_costs import StepCosts, Work
-from benchmark.simulation.traces import Trace, runs
-from router.scheduler.api import Batch, End, Outcome
+from benchmark.simulation.step_costs import StepCosts, StepWork
+from benchmark.simulation.traces import Trace, agreement_runs
+from router.scheduler.api import Outcome, RowEnded, ScheduledBatch
 
-ORDINARY = 2
+NORMAL_LAG = 2
 """Missed tokens that a draft takes in at no extra cost."""
 
 
-class Broken(RuntimeError):
+class ContractViolation(RuntimeError):
     """The scheduler asked for what no shard could do, or stopped with work left."""
 
 
 @dataclass(slots=True, eq=False)
-class _Row:
+class _SimulatedRow:
     """A live request on the device. What the device knows runs ahead of the scheduler."""
 
-    ahead: bytes
+    agreement_runs: bytes
     length: int
-    longest: int
+    max_new: int
     known: int
     emitted: int = 0
     cached: int = 0
@@ -36,112 +36,116 @@ class _Row:
     """Tokens emitted since it last drafted."""
 
 
-Done = tuple[int, int, int, int, int, End | None]
+RowOutcome = tuple[int, int, int, int, int, RowEnded | None]
 """Id, prefilled, drafted, accepted, emitted, end."""
 
 
-class Device:
+class SimulatedDevice:
     """Rows and what Steps do to them."""
 
     def __init__(self, costs: StepCosts) -> None:
         self._costs = costs
-        self._rows: dict[int, _Row] = {}
-        self._held: set[int] = set()
+        self._rows: dict[int, _SimulatedRow] = {}
+        self._held_rows: set[int] = set()
         """Rows in the shards' table."""
         self.steps = self.moved = 0
         self.busy = 0.0
 
-    def expect(self, id: int, trace: Trace) -> None:
+    def add_request(self, id: int, trace: Trace) -> None:
         """A request whose answer will be wanted."""
-        self._rows[id] = _Row(runs(trace.agrees), trace.length, trace.max_new, trace.prompt)
+        self._rows[id] = _SimulatedRow(
+            agreement_runs(trace.agrees), trace.length, trace.max_new, trace.prompt_tokens
+        )
 
-    def execute(self, batch: Batch) -> tuple[list[Outcome], float]:
+    def execute(self, batch: ScheduledBatch) -> tuple[list[Outcome], float]:
         """Do one Step: what it did for each row that had not ended before, and its seconds."""
         if batch.release or batch.evict or batch.swap_out:
-            self._drop(batch)
-        moved = self._moved(batch) if batch.swap_out or batch.swap_in else 0
+            self._remove_rows(batch)
+        moved = self._moved_tokens(batch) if batch.swap_out or batch.swap_in else 0
         for id, cached, _ in batch.start:
-            self._enter(id, cached)
+            self._add_row(id, cached)
         rows = drafts = longest = context = prefill = prefilling = missed = 0
-        done: list[Done] = []
+        done: list[RowOutcome] = []
         for id, chunk, draft in batch.run:
             row = self._rows.get(id)
             if row is None:
                 continue  # it ended while this Step was planned
-            if id not in self._held:
-                self._enter(id, 0)
+            if id not in self._held_rows:
+                self._add_row(id, 0)
             if chunk:
                 prefill += chunk
                 prefilling += 1
-                done.append(_feed(row, id, chunk))
+                done.append(_prefill(row, id, chunk))
             else:
-                draft = min(draft, row.longest - row.emitted - 1)
+                draft = min(draft, row.max_new - row.emitted - 1)
                 rows += 1
                 drafts += draft
                 longest = max(longest, draft)
                 context += row.known
-                missed += row.lag if draft and row.lag > ORDINARY else 0
-                done.append(_round(row, id, draft))
+                missed += row.lag if draft and row.lag > NORMAL_LAG else 0
+                done.append(_decode_round(row, id, draft))
             if done[-1][5] is not None:
                 del self._rows[id]
         if not done and not moved:
             return [], 0.0
-        work = Work(rows, drafts, longest, context, prefill, prefilling, missed, moved)
+        work = StepWork(rows, drafts, longest, context, prefill, prefilling, missed, moved)
         seconds = self._costs.seconds(work)
         self.steps += 1
         self.busy += seconds
         self.moved += moved
         return _outcomes(done, seconds), seconds
 
-    def _enter(self, id: int, cached: int) -> None:
+    def _add_row(self, id: int, cached: int) -> None:
         """A row comes into the table, to run now or once its KV is back."""
-        self._held.add(id)
+        self._held_rows.add(id)
         if id in self._rows:
             self._rows[id].cached = cached
 
-    def _drop(self, batch: Batch) -> None:
+    def _remove_rows(self, batch: ScheduledBatch) -> None:
         """Rows leave the table; what they held is gone, or on the host."""
         for id in batch.release:
-            self._held.discard(id)
+            self._held_rows.discard(id)
         for id in (*batch.evict, *(swap.id for swap in batch.swap_out)):
-            self._held.remove(id)
+            self._held_rows.remove(id)
 
-    def _moved(self, batch: Batch) -> int:
+    def _moved_tokens(self, batch: ScheduledBatch) -> int:
         return 16 * sum(len(swap.pages) for swap in (*batch.swap_out, *batch.swap_in))
 
 
-def _feed(row: _Row, id: int, chunk: int) -> Done:
+def _prefill(row: _SimulatedRow, id: int, chunk: int) -> RowOutcome:
     """Compute the KV of `chunk` known tokens; after the last known one comes a new one."""
     row.cached += chunk
     if row.cached > row.known:
-        raise Broken(f"row {id} has no {row.cached} tokens to prefill")
+        raise ContractViolation(f"row {id} has no {row.cached} tokens to prefill")
     if row.cached < row.known:
         return id, chunk, 0, 0, 0, None
     row.lag += 1
     return id, chunk, 0, 0, *_emit(row, 1)
 
 
-def _round(row: _Row, id: int, draft: int) -> Done:
+def _decode_round(row: _SimulatedRow, id: int, draft: int) -> RowOutcome:
     """Draft and verify."""
     if row.cached != row.known - 1:
-        raise Broken(f"row {id} cannot decode: {row.cached} of {row.known} tokens are cached")
-    accepted = min(row.ahead[row.emitted], draft)
+        raise ContractViolation(
+            f"row {id} cannot decode: {row.cached} of {row.known} tokens are cached"
+        )
+    accepted = min(row.agreement_runs[row.emitted], draft)
     emitted, end = _emit(row, accepted + 1)
     row.lag = 0 if draft else row.lag + emitted
     row.cached = row.known - 1
     return id, 0, draft, min(accepted, emitted), emitted, end
 
 
-def _emit(row: _Row, most: int) -> tuple[int, End | None]:
-    emitted = min(most, row.length - row.emitted)
+def _emit(row: _SimulatedRow, limit: int) -> tuple[int, RowEnded | None]:
+    emitted = min(limit, row.length - row.emitted)
     row.emitted += emitted
     row.known += emitted
     if row.emitted < row.length:
         return emitted, None
-    return emitted, End.EOS if row.length < row.longest else End.LENGTH
+    return emitted, RowEnded.EOS if row.length < row.max_new else RowEnded.LENGTH
 
 
-def _outcomes(done: Sequence[Done], seconds: float) -> list[Outcome]:
+def _outcomes(done: Sequence[RowOutcome], seconds: float) -> list[Outcome]:
     share = seconds / max(1, len(done))
     return [
         Outcome(id, prefilled, drafted, accepted, emitted, share, end)

@@ -10,21 +10,21 @@ from math import log
 
 import numpy
 
-from benchmark.simulation.workloads import Floats, Shape
-from router.scheduler.estimation.lognormal import above
+from benchmark.simulation.workloads import FloatArray, WorkloadShape
+from router.scheduler.estimation.lognormal import upper_tail
 
 
-def prior(shape: Shape, shrink: float = 1.0) -> Floats:
+def prior_lengths(shape: WorkloadShape, shrink: float = 1.0) -> FloatArray:
     """The chance of each length from 1 to the limit, before anything is predicted."""
     median, deviation = shape.output
     most = max(2, round(shape.max_new / shrink))
     edges = [(log((n + 0.5) * shrink / median)) / deviation for n in range(1, most)]
-    tails = numpy.array([1.0, *map(above, edges), 0.0])
-    chances: Floats = tails[:-1] - tails[1:]
+    tails = numpy.array([1.0, *map(upper_tail, edges), 0.0])
+    chances: FloatArray = tails[:-1] - tails[1:]
     return chances
 
 
-def posterior(before: Floats, predicted: float, sigma: float) -> Floats:
+def posterior_lengths(before: FloatArray, predicted: float, sigma: float) -> FloatArray:
     """The same once `predicted` is known, which errs by `sigma` in the logarithm.
 
     Raises ValueError unless `sigma` is positive: otherwise there is no law, but the length.
@@ -34,17 +34,17 @@ def posterior(before: Floats, predicted: float, sigma: float) -> Floats:
     errors = (numpy.log(numpy.arange(1, len(before) + 1)) - log(predicted)) / sigma
     squares = errors**2
     weights = before * numpy.exp(-0.5 * (squares - squares.min()))
-    found: Floats = weights / weights.sum()
+    found: FloatArray = weights / weights.sum()
     return found
 
 
-class Work:
+class GittinsIndex:
     """Tokens of work per ended answer, at the best moment to stop.
 
     work(g) = min over h > g of E[min(L, h) - g | L > g] / P(L <= h | L > g)
     """
 
-    def __init__(self, chances: Floats) -> None:
+    def __init__(self, chances: FloatArray) -> None:
         """`chances`: of each length from 1 on."""
         tails = 1.0 - numpy.concatenate([[0.0], numpy.cumsum(chances)])
         self._tails = tails.clip(0.0)

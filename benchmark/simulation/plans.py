@@ -16,7 +16,7 @@ COSTS = ("recorded", "7b")
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class Workload:
     """Requests, how they come, and the server that they meet."""
 
     shape: str
@@ -30,7 +30,7 @@ class Load:
     memory: float | None = None
     """KV pages over what `batch` average requests fill at their ends, but never less than the
     largest request may need; None: room for all."""
-    course: str = "steady"
+    acceptance_pattern: str = "steady"
     shrink: float = 1.0
     """Divides the output lengths of made-up shapes."""
     costs: str = "recorded"
@@ -42,14 +42,14 @@ class Load:
     """The first sends three times as much as each of the others."""
 
     @property
-    def tokens(self) -> float:
+    def estimated_tokens(self) -> float:
         """About how much there is to simulate."""
         shape = workloads.SHAPES.get(self.shape)
         return self.count * (shape.output[0] / self.shrink if shape else 200.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class PolicyVariant:
     """A policy with its flags, and what it is told of lengths."""
 
     policy: str
@@ -60,16 +60,16 @@ class Arm:
     """Predictions rank the requests the wrong way round."""
     flags: tuple[tuple[str, Any], ...] = ()
     """Fields of the scheduler's configuration."""
-    first: float | None = None
+    first_threshold: float | None = None
     """Sup_1 as a share of the mean service of the requests; None: the scheduler's own default."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SimulationResult:
     """What came of one load under one arm; times in seconds."""
 
-    load: Load
-    arm: Arm
+    workload: Workload
+    variant: PolicyVariant
     mean: float
     p50: float
     p99: float
@@ -93,7 +93,7 @@ class Row:
     """Mean relative error of estimated execution times at `PROGRESS` of the answers."""
 
 
-def flat(row: Row) -> dict[str, Any]:
+def flatten(row: SimulationResult) -> dict[str, Any]:
     """A row without nesting: load, arm, results."""
     whole = asdict(row)
     load, arm = whole.pop("load"), whole.pop("arm")
@@ -101,15 +101,20 @@ def flat(row: Row) -> dict[str, Any]:
     return {**load, **arm, "flags": dict(arm["flags"]), **results}
 
 
-def unflat(values: Mapping[str, Any]) -> Row:
+def unflatten(values: Mapping[str, Any]) -> SimulationResult:
     """What `flat` made flat. Raises KeyError for anything else."""
-    load, arm = ({field.name: values[field.name] for field in fields(kind)} for kind in (Load, Arm))
+    load, arm = (
+        {field.name: values[field.name] for field in fields(kind)}
+        for kind in (Workload, PolicyVariant)
+    )
     arm["flags"] = tuple(arm["flags"].items())
     load["waves"] = tuple(load["waves"])
-    results = {f.name: values[f.name] for f in fields(Row) if f.name not in ("load", "arm")}
+    results = {
+        f.name: values[f.name] for f in fields(SimulationResult) if f.name not in ("load", "arm")
+    }
     for name in ("slowdowns", "tenant_slowdowns", "errors"):
         results[name] = tuple(results[name])
-    return Row(Load(**load), Arm(**arm), **results)
+    return SimulationResult(Workload(**load), PolicyVariant(**arm), **results)
 
 
 def _rounded(value: Any) -> Any:

@@ -13,82 +13,97 @@ from itertools import accumulate
 from math import log2
 
 from router.config import SchedulerConfig
-from router.scheduler.api import Capacity, End, Scheduler
+from router.scheduler.api import DeviceCapacity, RowEnded, Scheduler
 from router.scheduler.estimation.estimator import Estimator
 from router.scheduler.planner import Planner
-from router.scheduler.policies.laps_paper import Paper
-from router.scheduler.policies.multilevel_queue import Levels
+from router.scheduler.policies.laps_paper import LapsPaper
+from router.scheduler.policies.multilevel_queue import MultilevelQueue
 from router.scheduler.row import Row
 
-EVERY = 2.0
+MIN_CHANGE_SECONDS = 2.0
 """Seconds between two changes, at least."""
-ENDED, ENOUGH = 200, 10
+REMEMBERED, MIN_SAMPLES = 200, 10
 """Service times that are remembered, and without which nothing is changed."""
-QUEUES = 4
+QUEUE_COUNT = 4
 
-Cut = Callable[[int, Sequence[float], tuple[float, ...]], tuple[float, ...]]
+ThresholdRule = Callable[[int, Sequence[float], tuple[float, ...]], tuple[float, ...]]
 """Live requests, service times of ended ones, and thresholds in seconds; new thresholds."""
 
 
-def fitted(live: int, ended: Sequence[float], now: tuple[float, ...]) -> tuple[float, ...]:
+def fitted_thresholds(
+    live: int, ended: Sequence[float], current: tuple[float, ...]
+) -> tuple[float, ...]:
     """K = 6 - 1.26 log2(live / 10), 2 to 8; the first threshold stays, and each doubles."""
     levels = round(min(8.0, max(2.0, 6 - 1.26 * log2(max(1, live) / 10))))
-    return tuple(now[0] * 2.0**level for level in range(levels - 1))
+    return tuple(current[0] * 2.0**level for level in range(levels - 1))
 
 
-def quantiles(live: int, ended: Sequence[float], now: tuple[float, ...]) -> tuple[float, ...]:
+def quantile_thresholds(
+    live: int, ended: Sequence[float], current: tuple[float, ...]
+) -> tuple[float, ...]:
     """Equal shares of work for each queue."""
-    if len(ended) < ENOUGH:
-        return now
+    if len(ended) < MIN_SAMPLES:
+        return current
     rising = sorted(ended)
     sums = list(accumulate(rising))
     found = (
         next(time for time, done in zip(rising, sums, strict=True) if done >= part * sums[-1])
-        for part in (queue / QUEUES for queue in range(1, QUEUES))
+        for part in (queue / QUEUE_COUNT for queue in range(1, QUEUE_COUNT))
     )
     return tuple(sorted(set(found)))
 
 
-CUTS: dict[str, Cut] = {"paper, K fitted": fitted, "paper, quantiles": quantiles}
+THRESHOLD_RULES: dict[str, ThresholdRule] = {
+    "paper, K fitted": fitted_thresholds,
+    "paper, quantiles": quantile_thresholds,
+}
 """Policies of this file by name."""
 
 
-class Following(Paper):
+class AdaptiveQueues(LapsPaper):
     """The published policy, with queues cut anew from time to time."""
 
     def __init__(
-        self, estimator: Estimator, levels: Levels, config: SchedulerConfig, cut: Cut
+        self,
+        estimator: Estimator,
+        levels: MultilevelQueue,
+        config: SchedulerConfig,
+        threshold_rule: ThresholdRule,
     ) -> None:
         super().__init__(estimator, levels, config.laps_window, config.laps_deviation)
-        self._cut, self._due = cut, EVERY
-        self._live, self._thresholds = 0, levels.thresholds
-        self._ended = deque[float](maxlen=ENDED)
+        self._threshold_rule, self._due = threshold_rule, MIN_CHANGE_SECONDS
+        self._live_count, self._thresholds = 0, levels.thresholds
+        self._ended = deque[float](maxlen=REMEMBERED)
 
-    def arrive(self, row: Row, now: float) -> None:
-        self._live += 1
-        super().arrive(row, now)
+    def add(self, row: Row, now: float) -> None:
+        self._live_count += 1
+        super().add(row, now)
 
-    def leave(self, row: Row, end: End | None) -> None:
-        self._live -= 1
-        self._ended.append(row.attained)
-        super().leave(row, end)
+    def remove(self, row: Row, end: RowEnded | None) -> None:
+        self._live_count -= 1
+        self._ended.append(row.device_seconds)
+        super().remove(row, end)
 
-    def order(self, now: float, used: float) -> Sequence[Row]:
-        thresholds = self._cut(self._live, self._ended, self._thresholds)
+    def order(self, now: float, page_usage: float) -> Sequence[Row]:
+        thresholds = self._threshold_rule(self._live_count, self._ended, self._thresholds)
         if now >= self._due and thresholds != self._thresholds:
-            self._due, self._thresholds = now + EVERY, thresholds
-            self.recut(thresholds)
-        return super().order(now, used)
+            self._due, self._thresholds = now + MIN_CHANGE_SECONDS, thresholds
+            self.set_thresholds(thresholds)
+        return super().order(now, page_usage)
 
 
-def following(config: SchedulerConfig, capacity: Capacity, cut: Cut) -> Scheduler:
+def adaptive_queues(
+    config: SchedulerConfig, capacity: DeviceCapacity, threshold_rule: ThresholdRule
+) -> Scheduler:
     """The ordinary planner under such a policy, which begins with `config`'s queues.
 
     Raises ValueError unless `config` says what Sup_1 is.
     """
     if config.laps_first_threshold is None:
         raise ValueError("queues that follow the load begin with a given Sup_1")
-    estimator = Estimator(capacity, prior=config.laps_prior)
-    levels = Levels.geometric(QUEUES, config.laps_ratio, config.laps_first_threshold, None)
-    policy = Following(estimator, levels, config, cut)
+    estimator = Estimator(capacity, prior_rounds=config.laps_prior)
+    levels = MultilevelQueue.geometric(
+        QUEUE_COUNT, config.laps_ratio, config.laps_first_threshold, None
+    )
+    policy = AdaptiveQueues(estimator, levels, config, threshold_rule)
     return Planner(capacity, policy, estimator, adapt=config.laps_drafts == "adaptive")

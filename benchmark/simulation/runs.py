@@ -20,116 +20,120 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from benchmark.simulation import laws, step_costs, traces, workloads
-from benchmark.simulation.oracles import informed, srpt
-from benchmark.simulation.plans import Arm, Load, Row
-from benchmark.simulation.probe import Probe
-from benchmark.simulation.queues import CUTS, following
-from benchmark.simulation.simulator import Request, Result, quantile, simulate
+from benchmark.simulation.oracles import all_but_length, srpt
+from benchmark.simulation.plans import PolicyVariant, SimulationResult, Workload
+from benchmark.simulation.probe import EstimateProbe
+from benchmark.simulation.queues import THRESHOLD_RULES, adaptive_queues
+from benchmark.simulation.simulator import SimulatedRequest, SimulatedRun, quantile, simulate
 from benchmark.simulation.step_costs import StepCosts
 from benchmark.simulation.traces import Trace
 from router.config import SchedulerConfig
 from router.scheduler import build
-from router.scheduler.api import Capacity, Job, Scheduler
+from router.scheduler.api import DeviceCapacity, Job, Scheduler
 
-PAGE = 16
+PAGE_SIZE = 16
 """Tokens."""
 ORACLES = ("srpt", "informed")
 """Policies that know more than a server can."""
 
 
-def run(load: Load, arm: Arm) -> Row:
+def run(load: Workload, arm: PolicyVariant) -> SimulationResult:
     """Simulate once."""
     scheduler, requests = scheduler_of(load, arm), requests_of(load, arm)
-    probe = Probe(scheduler, requests)
-    result = simulate(scheduler, requests, costs_of(load), load.depth, probe.watch)
-    return _row(load, arm, result, probe.errors(result))
+    probe = EstimateProbe(scheduler, requests)
+    result = simulate(scheduler, requests, costs_of(load), load.depth, probe.on_step)
+    return _summarize(load, arm, result, probe.errors(result))
 
 
-Tasks = Mapping[Load, Sequence[Arm]]
+Tasks = Mapping[Workload, Sequence[PolicyVariant]]
 
 
-def run_all(tasks: Tasks, processes: int | None = None) -> Iterator[Row]:
+def run_all(tasks: Tasks, processes: int | None = None) -> Iterator[SimulationResult]:
     """Simulate every load under its arms, the largest first, in as many processes as wanted.
 
     Loads of the same requests stay together, since what these take alone is found out once.
     """
-    alike: dict[Load, list[Load]] = {}
+    alike: dict[Workload, list[Workload]] = {}
     for load in tasks:
-        alike.setdefault(_steady(load), []).append(load)
+        alike.setdefault(_saturating_burst(load), []).append(load)
     jobs = [{load: tasks[load] for load in loads} for loads in alike.values()]
-    jobs.sort(key=lambda job: -sum(load.tokens * len(arms) for load, arms in job.items()))
+    jobs.sort(key=lambda job: -sum(load.estimated_tokens * len(arms) for load, arms in job.items()))
     with ProcessPoolExecutor(processes or cpu_count()) as pool:
-        for rows in pool.map(_job, jobs):
+        for rows in pool.map(_run_group, jobs):
             yield from rows
 
 
-def _job(job: Tasks) -> list[Row]:
+def _run_group(job: Tasks) -> list[SimulationResult]:
     return [run(load, arm) for load, arms in job.items() for arm in arms]
 
 
-def scheduler_of(load: Load, arm: Arm) -> Scheduler:
+def scheduler_of(load: Workload, arm: PolicyVariant) -> Scheduler:
     """The scheduler of `arm` on the server of `load`."""
     capacity = capacity_of(load)
     if arm.policy in ORACLES:
         return _oracle(load, arm, capacity)
     flags: dict[str, Any] = {"laps_drafts": load.drafts, **dict(arm.flags)}
-    if arm.first is not None:
-        flags["laps_first_threshold"] = arm.first * mean_service(load)
-    if arm.policy in CUTS:
-        return following(SchedulerConfig(**flags), capacity, CUTS[arm.policy])
+    if arm.first_threshold is not None:
+        flags["laps_first_threshold"] = arm.first_threshold * mean_service(load)
+    if arm.policy in THRESHOLD_RULES:
+        return adaptive_queues(SchedulerConfig(**flags), capacity, THRESHOLD_RULES[arm.policy])
     return build(SchedulerConfig(scheduler=arm.policy, **flags), capacity)
 
 
-def _oracle(load: Load, arm: Arm, capacity: Capacity) -> Scheduler:
+def _oracle(load: Workload, arm: PolicyVariant, capacity: DeviceCapacity) -> Scheduler:
     truth = {request.id: request.trace for request in requests_of(load, arm)}
     costs, adapt = costs_of(load), load.drafts == "adaptive"
     if arm.policy == "srpt":
         tail = dict(arm.flags).get("laps_tail", 0.0)
         usual = mean_service(load) if tail else 1.0
-        return srpt(capacity, truth, costs, adapt=adapt, tail=tail, usual=usual)
-    before, sigma = laws.prior(workloads.SHAPES[load.shape], load.shrink), arm.sigma
+        return srpt(capacity, truth, costs, adapt=adapt, tail=tail, mean_size=usual)
+    before, sigma = laws.prior_lengths(workloads.SHAPES[load.shape], load.shrink), arm.sigma
 
-    def law(job: Job) -> laws.Work:
+    def law(job: Job) -> laws.GittinsIndex:
         if job.expected is None or sigma is None:
-            return laws.Work(before)
-        return laws.Work(laws.posterior(before, job.expected, sigma))
+            return laws.GittinsIndex(before)
+        return laws.GittinsIndex(laws.posterior_lengths(before, job.expected, sigma))
 
-    return informed(capacity, truth, costs, law, adapt=adapt)
+    return all_but_length(capacity, truth, costs, law, adapt=adapt)
 
 
-def requests_of(load: Load, arm: Arm) -> list[Request]:
+def requests_of(load: Workload, arm: PolicyVariant) -> list[SimulatedRequest]:
     """The requests of `load` as they arrive, with what `arm` is told of them."""
     cycle = [0, 0, *range(load.tenants)]
-    return [replace(r, tenant=cycle[r.id % len(cycle)]) for r in _arriving(load, arm)]
+    return [replace(r, tenant=cycle[r.id % len(cycle)]) for r in _arrivals(load, arm)]
 
 
-def _arriving(load: Load, arm: Arm) -> list[Request]:
-    asked, expected = _traces(load), None
+def _arrivals(load: Workload, arm: PolicyVariant) -> list[SimulatedRequest]:
+    asked, expected = _workload_traces(load), None
     if arm.sigma is not None:
         expected = workloads.predictions(asked, arm.sigma, load.seed, arm.reverse)
     if load.waves:
-        each = 1 / saturated(_steady(load))
+        each = 1 / saturation_rate(_saturating_burst(load))
         return workloads.waves(asked, expected, load.waves, each)
     if load.rho is None:
         return workloads.burst(asked, expected)
-    rate = load.rho * saturated(_steady(load))
+    rate = load.rho * saturation_rate(_saturating_burst(load))
     return workloads.poisson(asked, expected, rate, load.seed, backlog(load))
 
 
-def backlog(load: Load) -> int:
+def backlog(load: Workload) -> int:
     """How many requests come at once before the others, and do not count."""
     if load.rho is None:
         return 0
-    services = [s.attained for s in _alone(_steady(load)).served]
+    services = [s.device_seconds for s in _saturated_run(_saturating_burst(load)).served]
     spread = (pstdev(services) / fmean(services)) ** 2
     work = load.rho * (1 + spread) / (2 * (1 - load.rho))
     return min(round(work), load.count // 2)
 
 
-def capacity_of(load: Load) -> Capacity:
+def capacity_of(load: Workload) -> DeviceCapacity:
     """The server of `load`."""
-    each = [ceil((trace.prompt + trace.length) / PAGE) for trace in _traces(load)]
-    most = max(ceil((trace.prompt + trace.max_new) / PAGE) for trace in _traces(load))
+    each = [
+        ceil((trace.prompt_tokens + trace.length) / PAGE_SIZE) for trace in _workload_traces(load)
+    ]
+    most = max(
+        ceil((trace.prompt_tokens + trace.max_new) / PAGE_SIZE) for trace in _workload_traces(load)
+    )
     pages, host = len(each) * (most + 1), 0
     if load.memory is not None:
         demand = load.batch * sum(each) / len(each)
@@ -138,52 +142,56 @@ def capacity_of(load: Load) -> Capacity:
 
 
 @lru_cache(8)
-def _recorded(name: str) -> StepCosts:
+def _costs_by_name(name: str) -> StepCosts:
     return step_costs.LLAMA_7B if name == "7b" else step_costs.load()
 
 
-def costs_of(load: Load) -> StepCosts:
+def costs_of(load: Workload) -> StepCosts:
     """What Steps cost on the server of `load`."""
-    return _recorded(load.costs)
+    return _costs_by_name(load.costs)
 
 
-def _traces(load: Load) -> list[Trace]:
-    return _drawn(load.shape, load.seed, load.count, load.course, load.shrink)
+def _workload_traces(load: Workload) -> list[Trace]:
+    return _draw_traces(load.shape, load.seed, load.count, load.acceptance_pattern, load.shrink)
 
 
 @lru_cache(8)
-def _drawn(shape: str, seed: int, count: int, course: str, shrink: float) -> list[Trace]:
+def _draw_traces(
+    shape: str, seed: int, count: int, acceptance_pattern: str, shrink: float
+) -> list[Trace]:
     made_up = workloads.SHAPES.get(shape)
     if made_up is not None:
-        return workloads.traces(made_up, count, seed, course, shrink)
-    recorded = traces.load(traces.RECORDED if shape == "demo" else Path(shape))
+        return workloads.traces(made_up, count, seed, acceptance_pattern, shrink)
+    recorded = traces.load(traces.RECORDED_TRACES if shape == "demo" else Path(shape))
     return Random(seed).choices(recorded, k=count)  # noqa: S311 - no secret is drawn
 
 
-def _steady(load: Load) -> Load:
+def _saturating_burst(load: Workload) -> Workload:
     """The burst that tells how fast a server is."""
     return replace(load, rho=None, waves=(), memory=None)
 
 
 @lru_cache(32)
-def _alone(load: Load) -> Result:
-    arm = Arm("fcfs", sigma=None)
+def _saturated_run(load: Workload) -> SimulatedRun:
+    arm = PolicyVariant("fcfs", sigma=None)
     return simulate(scheduler_of(load, arm), requests_of(load, arm), costs_of(load), load.depth)
 
 
-def saturated(load: Load) -> float:
+def saturation_rate(load: Workload) -> float:
     """Requests a second that leave while every row is taken; those under way count as half."""
-    finished = sorted(served.finished for served in _alone(load).served)
+    finished = sorted(served.finished for served in _saturated_run(load).served)
     left = min(load.batch, load.count) - 1
     return (load.count - left / 2) / finished[load.count - left - 1]
 
 
-def mean_service(load: Load) -> float:
+def mean_service(load: Workload) -> float:
     """Device seconds of a request, on average, when all come at once under FCFS."""
-    return fmean(s.attained for s in _alone(_steady(load)).served)
+    return fmean(s.device_seconds for s in _saturated_run(_saturating_burst(load)).served)
 
 
-def _row(load: Load, arm: Arm, result: Result, errors: tuple[float, ...]) -> Row:
+def _summarize(
+    load: Workload, arm: PolicyVariant, result: SimulatedRun, errors: tuple[float, ...]
+) -> SimulationResult:
     served = result.served[backlog(load) :]
     latencies = sorted(s.latency for s in served)
     slow = sorted(s.slowdown for s in served)
@@ -191,18 +199,18 @@ def _row(load: Load, arm: Arm, result: Result, errors: tuple[float, ...]) -> Row
         [s.slowdown for s in served if s.request.tenant == tenant] for tenant in range(load.tenants)
     ]
     later = [(s.finished - s.first_token) / (s.emitted - 1) for s in served if s.emitted > 1]
-    return Row(
-        load=load,
-        arm=arm,
+    return SimulationResult(
+        workload=load,
+        variant=arm,
         mean=fmean(latencies),
         p50=quantile(latencies, 0.5),
         p99=quantile(latencies, 0.99),
-        first_token=fmean(s.first_token - s.request.at for s in served),
+        first_token=fmean(s.first_token - s.request.arrival for s in served),
         per_token=fmean(later or [0.0]),
         throughput=sum(s.emitted for s in result.served) / result.busy,
         preemptions=sum(result.preemptions.values()) / len(result.served),
         moved=result.moved / len(result.served),
-        service=fmean(s.attained for s in served),
+        service=fmean(s.device_seconds for s in served),
         slowdowns=tuple(quantile(slow, share) for share in (0.5, 0.95, 0.99)),
         tenant_slowdowns=tuple(fmean(mine or [0.0]) for mine in tenants),
         errors=errors,

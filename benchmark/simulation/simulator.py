@@ -12,18 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 
-from benchmark.simulation.device import Broken, Device
+from benchmark.simulation.device import ContractViolation, SimulatedDevice
 from benchmark.simulation.step_costs import StepCosts
 from benchmark.simulation.traces import Trace
 from router.scheduler.api import Job, Outcome, Scheduler
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class SimulatedRequest:
     """A trace that arrives; ids rise with the time of arrival."""
 
     id: int
-    at: float
+    arrival: float
     """Seconds."""
     trace: Trace
     expected: float | None = None
@@ -33,17 +33,24 @@ class Request:
     def job(self) -> Job:
         """As the scheduler is told."""
         trace = self.trace
-        return Job(self.id, self.at, trace.prompt, trace.max_new, self.expected, tenant=self.tenant)
+        return Job(
+            self.id,
+            self.arrival,
+            trace.prompt_tokens,
+            trace.max_new,
+            self.expected,
+            tenant=self.tenant,
+        )
 
 
 @dataclass(slots=True)
-class Served:
+class ServedRequest:
     """What a request got; times in seconds."""
 
-    request: Request
+    request: SimulatedRequest
     first_token: float = 0.0
     finished: float = 0.0
-    attained: float = 0.0
+    device_seconds: float = 0.0
     """Its share of device time."""
     emitted: int = 0
     drafted: int = 0
@@ -52,19 +59,19 @@ class Served:
     @property
     def latency(self) -> float:
         """From arrival to the last token."""
-        return self.finished - self.request.at
+        return self.finished - self.request.arrival
 
     @property
     def slowdown(self) -> float:
         """Latency over its own share of device time."""
-        return self.latency / self.attained
+        return self.latency / self.device_seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class SimulatedRun:
     """A whole run."""
 
-    served: tuple[Served, ...]
+    served: tuple[ServedRequest, ...]
     """By arrival."""
     steps: int
     busy: float
@@ -89,21 +96,21 @@ def quantile(rising: Sequence[float], share: float) -> float:
     return rising[max(0, ceil(share * len(rising)) - 1)]
 
 
-Watch = Callable[[Sequence[Outcome], float], None]
+StepObserver = Callable[[Sequence[Outcome], float], None]
 
 
 def simulate(
     scheduler: Scheduler,
-    requests: Sequence[Request],
+    requests: Sequence[SimulatedRequest],
     costs: StepCosts,
     depth: int = 1,
-    watch: Watch | None = None,
-) -> Result:
+    on_step: StepObserver | None = None,
+) -> SimulatedRun:
     """Serve all `requests`. `watch` sees each Step's outcomes once the scheduler has.
 
-    Raises Broken where the scheduler breaks its contract.
+    Raises ContractViolation where the scheduler breaks its contract.
     """
-    device, ledger = Device(costs), _Ledger(requests)
+    device, ledger = SimulatedDevice(costs), _Ledger(requests)
     flights: deque[tuple[float, list[Outcome]]] = deque()
     now, at, free = 0.0, 0, 0.0
     while True:
@@ -114,33 +121,33 @@ def simulate(
             outcomes, seconds = device.execute(batch)
             free = max(free, now) + seconds
             flights.append((free, outcomes))
-        due = requests[at].at if at < len(requests) else inf
+        due = requests[at].arrival if at < len(requests) else inf
         if flights and flights[0][0] <= due:
             now, outcomes = flights.popleft()
-            ledger.write(outcomes, now)
+            ledger.record(outcomes, now)
             scheduler.complete(outcomes, now)
-            if watch is not None:
-                watch(outcomes, now)
+            if on_step is not None:
+                on_step(outcomes, now)
         elif at < len(requests):
             now = due
-            device.expect(requests[at].id, requests[at].trace)
+            device.add_request(requests[at].id, requests[at].trace)
             scheduler.submit(requests[at].job(), now)
             at += 1
         else:
-            return ledger.result(device, scheduler.view().preemptions)
+            return ledger.result(device, scheduler.status().preemptions)
 
 
 class _Ledger:
     """What every request got."""
 
-    def __init__(self, requests: Sequence[Request]) -> None:
-        self._served = {request.id: Served(request) for request in requests}
+    def __init__(self, requests: Sequence[SimulatedRequest]) -> None:
+        self._served = {request.id: ServedRequest(request) for request in requests}
 
-    def write(self, outcomes: Sequence[Outcome], now: float) -> None:
+    def record(self, outcomes: Sequence[Outcome], now: float) -> None:
         """A Step ended `now`."""
         for outcome in outcomes:
             served = self._served[outcome.id]
-            served.attained += outcome.seconds
+            served.device_seconds += outcome.seconds
             served.emitted += outcome.emitted
             served.drafted += outcome.drafted
             served.accepted += outcome.accepted
@@ -149,10 +156,10 @@ class _Ledger:
             if outcome.end is not None:
                 served.finished = now
 
-    def result(self, device: Device, preemptions: Mapping[str, int]) -> Result:
-        """Everything has ended. Raises Broken if something has not."""
+    def result(self, device: SimulatedDevice, preemptions: Mapping[str, int]) -> SimulatedRun:
+        """Everything has ended. Raises ContractViolation if something has not."""
         short = [id for id, s in self._served.items() if s.emitted != s.request.trace.length]
         if short:
-            raise Broken(f"the scheduler stopped with requests {short} unfinished")
+            raise ContractViolation(f"the scheduler stopped with requests {short} unfinished")
         served = tuple(self._served.values())
-        return Result(served, device.steps, device.busy, device.moved, dict(preemptions))
+        return SimulatedRun(served, device.steps, device.busy, device.moved, dict(preemptions))

@@ -19,26 +19,26 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from router.scheduler.api import Capacity
+from router.scheduler.api import DeviceCapacity
 
-RECORDED = Path(__file__).resolve().parent.parent / "results" / "costs.json"
+RECORDED_COSTS = Path(__file__).resolve().parent.parent / "results" / "costs.json"
 _ROWS = (1, 4, 16, 64)
 """Rows of which a server measures its Steps at warm-up."""
 
 
-class Work(NamedTuple):
+class StepWork(NamedTuple):
     """How much one Step does; `drafts` over all rows, `longest` of one row."""
 
     rows: int = 0
     """Rows that decode."""
     drafts: int = 0
-    longest: int = 0
+    longest_draft: int = 0
     context: int = 0
     """Tokens whose KV the decoding rows read."""
     prefill: int = 0
     prefilling: int = 0
     """Rows that prefill."""
-    missed: int = 0
+    missed_tokens: int = 0
     """Tokens that the draft model has to take in first."""
     moved: int = 0
     """Tokens whose KV goes to the host or comes back."""
@@ -58,7 +58,7 @@ class StepCosts:
     catch_up: float = 0.0
     swap: float = 0.0
 
-    def seconds(self, work: Work) -> float:
+    def seconds(self, work: StepWork) -> float:
         """Device seconds of a Step."""
         rows, drafts, longest, context, prefill, prefilling, missed, moved = work
         total = self.step + self.prefill * prefill + self.swap * moved
@@ -69,11 +69,11 @@ class StepCosts:
             total += self.prefill_step
         return total
 
-    def capacity(self, pages: int, rows: int, speculate: int = 5, **changes: Any) -> Capacity:
+    def capacity(self, pages: int, rows: int, speculate: int = 5, **changes: Any) -> DeviceCapacity:
         """What a scheduler is told by a server with these costs; `changes` replace fields."""
         sizes = sorted({n for n in _ROWS if n < rows} | {rows})
         lengths = sorted({0, min(1, speculate), speculate})
-        cells = tuple((n, g, self.seconds(Work(n, n * g, g))) for n in sizes for g in lengths)
+        cells = tuple((n, g, self.seconds(StepWork(n, n * g, g))) for n in sizes for g in lengths)
         verify, longest = cells[0][2], cells[len(lengths) - 1][2]
         told: dict[str, Any] = {
             "pages": pages,
@@ -89,7 +89,7 @@ class StepCosts:
             "swap_token_seconds": self.swap,
             "prefill_token_seconds": self.prefill,
         }
-        return Capacity(**{**told, **changes})
+        return DeviceCapacity(**{**told, **changes})
 
 
 LLAMA_7B = StepCosts(
@@ -107,7 +107,7 @@ LLAMA_7B = StepCosts(
 token, KV of 0.5 MiB a token over PCIe 4."""
 
 
-def fit(samples: Sequence[tuple[Work, float]], **known: float) -> StepCosts:
+def fit(samples: Sequence[tuple[StepWork, float]], **known: float) -> StepCosts:
     """Least squares of relative errors with no negative coefficient; `known` ones stay as given.
 
     `samples`: Steps and their seconds. Raises ValueError where there are fewer than coefficients.
@@ -130,7 +130,7 @@ def fit(samples: Sequence[tuple[Work, float]], **known: float) -> StepCosts:
     return StepCosts(**{**blank, **fitted, **known})
 
 
-def error(costs: StepCosts, samples: Sequence[tuple[Work, float]]) -> float:
+def error(costs: StepCosts, samples: Sequence[tuple[StepWork, float]]) -> float:
     """Mean absolute relative error over `samples`."""
     return sum(abs(costs.seconds(work) / real - 1) for work, real in samples) / len(samples)
 
@@ -140,7 +140,7 @@ def save(path: Path, costs: StepCosts, about: dict[str, object]) -> None:
     path.write_text(json.dumps({"about": about, "costs": asdict(costs)}, indent=2) + "\n")
 
 
-def load(path: Path = RECORDED) -> StepCosts:
+def load(path: Path = RECORDED_COSTS) -> StepCosts:
     """What `save` wrote. Raises OSError, and ValueError for anything else."""
     try:
         return StepCosts(**json.loads(path.read_text())["costs"])

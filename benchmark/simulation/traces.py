@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-LONGEST_RUN = 255
-RECORDED = Path(__file__).resolve().parent.parent / "results" / "traces.json"
+MAX_RUN = 255
+RECORDED_TRACES = Path(__file__).resolve().parent.parent / "results" / "traces.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Trace:
     """One request and its whole answer."""
 
     family: str
-    prompt: int
+    prompt_tokens: int
     """Prompt tokens, at least 1."""
     max_new: int
     """Most tokens that the answer might have had, as its client said."""
@@ -31,8 +31,10 @@ class Trace:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a request that no server would take."""
-        if self.prompt < 1 or not 1 <= len(self.agrees) <= self.max_new:
-            raise ValueError(f"no request: {self.prompt}, {len(self.agrees)}, {self.max_new}")
+        if self.prompt_tokens < 1 or not 1 <= len(self.agrees) <= self.max_new:
+            raise ValueError(
+                f"no request: {self.prompt_tokens}, {len(self.agrees)}, {self.max_new}"
+            )
 
     @property
     def length(self) -> int:
@@ -50,19 +52,19 @@ class Trace:
         return sum(self.agrees) / len(self.agrees)
 
 
-def runs(agrees: bytes) -> bytes:
-    """For each position, how many positions from it on agree; at most `LONGEST_RUN`."""
+def agreement_runs(agrees: bytes) -> bytes:
+    """For each position, how many positions from it on agree; at most `MAX_RUN`."""
     found, run = bytearray(len(agrees)), 0
     for position in range(len(agrees) - 1, -1, -1):
-        run = min(run + 1, LONGEST_RUN) if agrees[position] else 0
+        run = min(run + 1, MAX_RUN) if agrees[position] else 0
         found[position] = run
     return bytes(found)
 
 
-def rounds(trace: Trace, draft: int) -> list[int]:
+def remaining_rounds(trace: Trace, draft: int) -> list[int]:
     """For each position, rounds of `draft` drafts from there to the end; 0 at the end."""
     left = [0] * (trace.length + 1)
-    ahead = runs(trace.agrees)
+    ahead = agreement_runs(trace.agrees)
     for position in range(trace.length - 1, -1, -1):
         step = min(ahead[position], draft) + 1
         left[position] = 1 + left[min(position + step, trace.length)]
@@ -71,7 +73,10 @@ def rounds(trace: Trace, draft: int) -> list[int]:
 
 def save(path: Path, traces: Iterable[Trace], about: dict[str, object]) -> None:
     """Write `traces` with a note of what they are, one line per trace."""
-    lines = [json.dumps([t.family, t.prompt, t.max_new, t.length, _pack(t.agrees)]) for t in traces]
+    lines = [
+        json.dumps([t.family, t.prompt_tokens, t.max_new, t.length, _pack(t.agrees)])
+        for t in traces
+    ]
     body = ",\n".join(lines)
     path.write_text(f'{{"about": {json.dumps(about)}, "traces": [\n{body}\n]}}\n')
 

@@ -18,17 +18,17 @@ from math import exp, log
 import numpy
 from numpy.typing import NDArray
 
-from benchmark.simulation.simulator import Request
+from benchmark.simulation.simulator import SimulatedRequest
 from benchmark.simulation.traces import Trace
 
-Floats = NDArray[numpy.float64]
+FloatArray = NDArray[numpy.float64]
 
-COURSES = ("steady", "drift", "switch", "decay")
+ACCEPTANCE_PATTERNS = ("steady", "drift", "switch", "decay")
 """How the level of a request's acceptance goes on along its output."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class WorkloadShape:
     """What requests of one kind look like. Lengths are in tokens."""
 
     name: str
@@ -45,25 +45,31 @@ class Shape:
 SHAPES = {
     shape.name: shape
     for shape in (
-        Shape("chat", "chatbot_instruction_prompts", (90, 0.9), (40, 0.7), 512, (0.55, 0.13)),
-        Shape("code", "mbpp", (70, 0.55), (60, 0.4), 512, (0.72, 0.08)),
-        Shape("reasoning", "MiniThinky", (600, 0.7), (70, 0.6), 1792, (0.60, 0.12)),
+        WorkloadShape(
+            "chat", "chatbot_instruction_prompts", (90, 0.9), (40, 0.7), 512, (0.55, 0.13)
+        ),
+        WorkloadShape("code", "mbpp", (70, 0.55), (60, 0.4), 512, (0.72, 0.08)),
+        WorkloadShape("reasoning", "MiniThinky", (600, 0.7), (70, 0.6), 1792, (0.60, 0.12)),
     )
 }
 
-MEMORY = 0.9
+CORRELATION = 0.9
 """Correlation of the acceptance chance between neighbouring positions."""
-WANDER = 0.1
+LEVEL_NOISE = 0.1
 """Standard deviation of the chance around the request's level, late in the output."""
-EARLY, EARLY_TOKENS = 1.5, 20.0
+EARLY_NOISE, EARLY_NOISE_TOKENS = 1.5, 20.0
 """Additional noise at the first token, as a multiple; it fades with e^(-position/EARLY_TOKENS)."""
-LONGEST_PROMPT = 256
-FALL = 0.3
+MAX_PROMPT = 256
+MAX_DECLINE = 0.3
 """By how much drift, switch and decay lower the chance, at most."""
 
 
 def traces(
-    shape: Shape, count: int, seed: int, course: str = "steady", shrink: float = 1.0
+    shape: WorkloadShape,
+    count: int,
+    seed: int,
+    acceptance_pattern: str = "steady",
+    shrink: float = 1.0,
 ) -> list[Trace]:
     """`count` requests; `shrink` divides output lengths and their limit.
 
@@ -73,9 +79,9 @@ def traces(
     median, deviation = shape.output
     most = max(2, round(shape.max_new / shrink))
     lengths = _lognormal(random, median / shrink, deviation, count, most)
-    prompts = _lognormal(random, *shape.prompt, count, LONGEST_PROMPT)
+    prompts = _lognormal(random, *shape.prompt, count, MAX_PROMPT)
     levels = random.normal(*shape.level, count).clip(0.05, 0.95)
-    agrees = _agrees(random, levels, lengths, course)
+    agrees = _agrees(random, levels, lengths, acceptance_pattern)
     return [
         Trace(shape.name, int(prompt), most, bits[:length].tobytes())
         for prompt, length, bits in zip(prompts, lengths, agrees, strict=True)
@@ -90,24 +96,27 @@ def _lognormal(
 
 
 def _agrees(
-    random: numpy.random.Generator, levels: Floats, lengths: NDArray[numpy.int64], course: str
+    random: numpy.random.Generator,
+    levels: FloatArray,
+    lengths: NDArray[numpy.int64],
+    acceptance_pattern: str,
 ) -> NDArray[numpy.uint8]:
     """One row per request, one column per position."""
     longest = int(lengths.max())
     found = numpy.empty((len(levels), longest), numpy.uint8)
     around = random.standard_normal(len(levels))
-    fresh = (1 - MEMORY**2) ** 0.5
+    fresh = (1 - CORRELATION**2) ** 0.5
     for position in range(longest):
-        around = MEMORY * around + fresh * random.standard_normal(len(levels))
-        noise = WANDER * (1 + EARLY * exp(-position / EARLY_TOKENS)) * around
-        chance = levels - FALL * _fallen(course, position / lengths) + noise
+        around = CORRELATION * around + fresh * random.standard_normal(len(levels))
+        noise = LEVEL_NOISE * (1 + EARLY_NOISE * exp(-position / EARLY_NOISE_TOKENS)) * around
+        chance = levels - MAX_DECLINE * _decline(acceptance_pattern, position / lengths) + noise
         found[:, position] = random.random(len(levels)) < chance
     return found
 
 
-def _fallen(course: str, progress: Floats) -> Floats:
+def _decline(acceptance_pattern: str, progress: FloatArray) -> FloatArray:
     """How far the level has fallen at this share of the output, 0..1."""
-    match course:
+    match acceptance_pattern:
         case "steady":
             return numpy.zeros_like(progress)
         case "drift":  # level until half of the output, then down
@@ -116,7 +125,9 @@ def _fallen(course: str, progress: Floats) -> Floats:
             return (progress >= 0.4).astype(numpy.float64)
         case "decay":
             return numpy.clip(progress, 0, 1)
-    raise ValueError(f"course {course!r} is not one of {', '.join(COURSES)}")
+    raise ValueError(
+        f"course {acceptance_pattern!r} is not one of {', '.join(ACCEPTANCE_PATTERNS)}"
+    )
 
 
 def predictions(
@@ -136,21 +147,21 @@ def predictions(
     return [exp(log(n) + sigma * z) for n, z in zip(lengths, noise, strict=True)]
 
 
-def burst(requests: Sequence[Trace], expected: Sequence[float] | None) -> list[Request]:
+def burst(requests: Sequence[Trace], expected: Sequence[float] | None) -> list[SimulatedRequest]:
     """All at once."""
-    return _arriving([0.0] * len(requests), requests, expected)
+    return _requests([0.0] * len(requests), requests, expected)
 
 
 def waves(
     requests: Sequence[Trace],
     expected: Sequence[float] | None,
     sizes: Sequence[int],
-    each: float,
-) -> list[Request]:
+    seconds_per_request: float,
+) -> list[SimulatedRequest]:
     """So many at once, and the next when a server that takes `each` seconds for one is done."""
-    starts = [each * done for done in accumulate((0, *sizes[:-1]))]
+    starts = [seconds_per_request * done for done in accumulate((0, *sizes[:-1]))]
     times = [at for at, size in zip(starts, sizes, strict=True) for _ in range(size)]
-    return _arriving(times, requests, expected)
+    return _requests(times, requests, expected)
 
 
 def poisson(
@@ -159,18 +170,18 @@ def poisson(
     rate: float,
     seed: int,
     backlog: int = 0,
-) -> list[Request]:
+) -> list[SimulatedRequest]:
     """`rate` requests a second, independently of one another; the first `backlog` come at once."""
     gaps = numpy.random.default_rng((seed, 3)).exponential(1 / rate, len(requests))
     gaps[:backlog] = 0.0
-    return _arriving([float(time) for time in numpy.cumsum(gaps)], requests, expected)
+    return _requests([float(time) for time in numpy.cumsum(gaps)], requests, expected)
 
 
-def _arriving(
+def _requests(
     times: Sequence[float], requests: Sequence[Trace], expected: Sequence[float] | None
-) -> list[Request]:
+) -> list[SimulatedRequest]:
     guesses: Sequence[float | None] = expected or [None] * len(requests)
     return [
-        Request(id, at, trace, guess)
+        SimulatedRequest(id, at, trace, guess)
         for id, (at, trace, guess) in enumerate(zip(times, requests, guesses, strict=True), 1)
     ]

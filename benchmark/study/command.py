@@ -13,10 +13,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmark.simulation.plans import Arm, Load, Row, flat, unflat
+from benchmark.simulation.plans import PolicyVariant, SimulationResult, Workload, flatten, unflatten
 from benchmark.simulation.runs import run_all
 from benchmark.study import bounds, decision_costs, figures, live, page, parts, variants
-from benchmark.study.figures import Size, Table
+from benchmark.study.figures import ResultTable, StudySize
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 
@@ -31,53 +31,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Simulate, draw, fill in; the exit status."""
-    from benchmark.study.plots import Plots
-    from benchmark.study.tables import Tables
+    from benchmark.study.plots import StudyPlots
+    from benchmark.study.tables import StudyTables
 
     begun, size = time.perf_counter(), figures.QUICK if args.quick else figures.FULL
     decisions = {live: decision_costs.measure(live) for live in decision_costs.SIZES}
-    table = simulated(size, args.rows, args.processes)
+    table = simulate_missing(size, args.rows, args.processes)
     found = {
-        **figures.figures(table, size),
-        **{f"next_batch_ms_{n}": 1e3 * decisions[n] for n in decision_costs.TOLD},
+        **figures.compute_metrics(table, size),
+        **{f"next_batch_ms_{n}": 1e3 * decisions[n] for n in decision_costs.REPORTED_SIZES},
     }
-    Plots(table, size, decisions).draw(args.docs / "study")
+    StudyPlots(table, size, decisions).draw(args.docs / "study")
     tables = {
-        **Tables(table, size, found).all(),
+        **StudyTables(table, size, found).all(),
         **bounds.tables(table, size),
         **variants.tables(table, size),
         "live": live.table(),
     }
     text = (args.docs / "study.md").read_text()
-    (args.docs / "study.md").write_text(page.filled(text, tables, found))
+    (args.docs / "study.md").write_text(page.render(text, tables, found))
     print(f"{len(table)} simulations, {time.perf_counter() - begun:.0f} s")
     return 0
 
 
-def simulated(size: Size, kept: Path | None, processes: int | None) -> Table:
+def simulate_missing(size: StudySize, kept: Path | None, processes: int | None) -> ResultTable:
     """The figures' runs and the study's; those that `kept` has are not made again."""
     wanted = figures.tasks(size)
     for more in (parts, bounds, variants):
-        parts.merge(wanted, more.tasks(size).items())
-    table = _known(kept)
+        parts.add_simulations(wanted, more.tasks(size).items())
+    table = _load_rows(kept)
     missing = _missing(wanted, table)
     for count, row in enumerate(run_all(missing, processes), 1):
-        table[row.load, row.arm] = row
+        table[row.workload, row.variant] = row
         if count % 100 == 0:
             print(f"{count} of {sum(map(len, missing.values()))} simulations", flush=True)
     if kept:
-        kept.write_text("".join(json.dumps(flat(row)) + "\n" for row in table.values()))
+        kept.write_text("".join(json.dumps(flatten(row)) + "\n" for row in table.values()))
     return table
 
 
-def _known(kept: Path | None) -> dict[tuple[Load, Arm], Row]:
+def _load_rows(kept: Path | None) -> dict[tuple[Workload, PolicyVariant], SimulationResult]:
     if kept is None or not kept.exists():
         return {}
-    rows = (unflat(json.loads(line)) for line in kept.read_text().splitlines())
-    return {(row.load, row.arm): row for row in rows}
+    rows = (unflatten(json.loads(line)) for line in kept.read_text().splitlines())
+    return {(row.workload, row.variant): row for row in rows}
 
 
-def _missing(wanted: Mapping[Load, Sequence[Arm]], known: Table) -> dict[Load, list[Arm]]:
+def _missing(
+    wanted: Mapping[Workload, Sequence[PolicyVariant]], known: ResultTable
+) -> dict[Workload, list[PolicyVariant]]:
     left = {
         load: [arm for arm in arms if (load, arm) not in known] for load, arms in wanted.items()
     }

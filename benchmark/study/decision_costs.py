@@ -10,15 +10,15 @@ import statistics
 import time
 
 from benchmark.simulation import step_costs
-from benchmark.simulation.device import Device
-from benchmark.simulation.simulator import Request
+from benchmark.simulation.device import SimulatedDevice
+from benchmark.simulation.simulator import SimulatedRequest
 from benchmark.simulation.traces import Trace
 from router.config import SchedulerConfig
 from router.scheduler import build
 
 ROWS = 64
 SIZES = (16, 64, 256, 1024, 4096, 10_000)
-TOLD = (256, 10_000)
+REPORTED_SIZES = (256, 10_000)
 """Those that are figures."""
 STEPS = 100
 
@@ -27,10 +27,10 @@ def measure(live: int, policy: str = "laps-sd", speculate: int = 5) -> float:
     """Median seconds of one `next_batch` with `live` requests that each want a long answer."""
     costs = step_costs.load()
     capacity = costs.capacity(live * 20, ROWS, speculate, depth=1)
-    scheduler, device = build(SchedulerConfig(scheduler=policy), capacity), Device(costs)
+    scheduler, device = build(SchedulerConfig(scheduler=policy), capacity), SimulatedDevice(costs)
     for id in range(1, live + 1):
-        request = Request(id, 0.0, Trace("", 32, 256, bytes(255)), 30.0 + id * 37 % 200)
-        device.expect(id, request.trace)
+        request = SimulatedRequest(id, 0.0, Trace("", 32, 256, bytes(255)), 30.0 + id * 37 % 200)
+        device.add_request(id, request.trace)
         scheduler.submit(request.job(), 0.0)
     now, seconds = 0.0, []
     for _ in range(STEPS):

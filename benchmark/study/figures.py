@@ -14,24 +14,26 @@ from dataclasses import dataclass, field, replace
 from math import fsum
 from statistics import fmean
 
-from benchmark.simulation.plans import Arm, Load, Row
+from benchmark.simulation.plans import PolicyVariant, SimulationResult, Workload
 from benchmark.simulation.probe import PROGRESS
 
 SHAPES = ("chat", "code", "reasoning")
 RHOS = (0.8, 0.9)
 BURSTS = (10, 20, 30, 40, 50)
-FIRST = 0.15
+FIRST_THRESHOLD = 0.15
 """Sup_1 of LAS and of the paper's algorithm, as a share of the mean service."""
-FCFS, SJF, SRPT, LAPS = (Arm(name) for name in ("fcfs", "sjf", "srpt", "laps-sd"))
-LAS, PAPER = (Arm(name, first=FIRST) for name in ("las", "laps-sd-paper"))
+FCFS, SJF, SRPT, LAPS = (PolicyVariant(name) for name in ("fcfs", "sjf", "srpt", "laps-sd"))
+LAS, PAPER = (
+    PolicyVariant(name, first_threshold=FIRST_THRESHOLD) for name in ("las", "laps-sd-paper")
+)
 LAPS_0, LAPS_06, LAPS_10 = (replace(LAPS, sigma=sigma) for sigma in (0.0, 0.6, 1.0))
 REVERSED = replace(LAPS, reverse=True)
 TAIL = replace(LAPS, flags=(("laps_tail", 0.5),))
-Table = Mapping[tuple[Load, Arm], Row]
+ResultTable = Mapping[tuple[Workload, PolicyVariant], SimulationResult]
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class StudySize:
     """How much is simulated."""
 
     seeds: int
@@ -42,31 +44,33 @@ class Size:
     """About how many requests of one shape and burst length are simulated, over all seeds."""
     shrink: Mapping[str, float] = field(default_factory=dict)
 
-    def poisson(self, shape: str, rho: float) -> list[Load]:
+    def poisson(self, shape: str, rho: float) -> list[Workload]:
         """The arrivals of all seeds."""
         shrink = self.shrink.get(shape, 1.0)
         count = self.counts[shape]
-        return [Load(shape, seed, count, rho, shrink=shrink) for seed in range(self.seeds)]
+        return [Workload(shape, seed, count, rho, shrink=shrink) for seed in range(self.seeds)]
 
-    def burst(self, shape: str, count: int, batch: int = 1) -> list[Load]:
+    def burst(self, shape: str, count: int, batch: int = 1) -> list[Workload]:
         """Bursts of `count` requests for each row."""
         seeds, depth = -(-self.burst_requests // (count * batch)), 1 if batch == 1 else 2
         shrink = self.shrink.get(shape, 1.0)
         return [
-            Load(shape, seed, count * batch, None, batch, depth, shrink=shrink)
+            Workload(shape, seed, count * batch, None, batch, depth, shrink=shrink)
             for seed in range(seeds)
         ]
 
 
-FULL = Size(6, {"chat": 200, "code": 200, "reasoning": 100}, BURSTS, 240, {"reasoning": 2.0})
+FULL = StudySize(6, {"chat": 200, "code": 200, "reasoning": 100}, BURSTS, 240, {"reasoning": 2.0})
 """Answers of `reasoning` are half as long."""
-QUICK = Size(2, {"chat": 130, "code": 130, "reasoning": 80}, (10, 30, 50), 100, {"reasoning": 4.0})
+QUICK = StudySize(
+    2, {"chat": 130, "code": 130, "reasoning": 80}, (10, 30, 50), 100, {"reasoning": 4.0}
+)
 """Answers of `reasoning` are a quarter as long, and bursts come in three sizes."""
 
 
-def tasks(size: Size) -> dict[Load, list[Arm]]:
+def tasks(size: StudySize) -> dict[Workload, list[PolicyVariant]]:
     """Everything that the figures need."""
-    wanted: dict[Load, list[Arm]] = {}
+    wanted: dict[Workload, list[PolicyVariant]] = {}
     for shape in SHAPES:
         for load in size.poisson(shape, RHOS[0]):
             wanted[load] = [FCFS, LAS, SJF, SRPT, PAPER, LAPS, LAPS_10, REVERSED, TAIL, LAPS_0]
@@ -81,61 +85,74 @@ def tasks(size: Size) -> dict[Load, list[Arm]]:
     return wanted
 
 
-def figures(table: Table, size: Size) -> dict[str, float]:
+def compute_metrics(table: ResultTable, size: StudySize) -> dict[str, float]:
     """The flat map of names to numbers."""
     return {
-        **{f"paper_over_las.{s}": over(table, size, s, PAPER, LAS, RHOS[:1]) for s in SHAPES},
-        **{f"laps_over_fcfs.{s}": over(table, size, s, LAPS, FCFS) for s in SHAPES},
-        **{f"laps_over_las.{s}": over(table, size, s, LAPS, LAS) for s in SHAPES},
-        **{f"laps_over_sjf.{s}": over(table, size, s, LAPS, SJF) for s in SHAPES},
-        **{f"laps_over_srpt_sigma03.{s}": over(table, size, s, LAPS, SRPT) for s in SHAPES},
-        **{f"laps_over_srpt_sigma10.{s}": over(table, size, s, LAPS_10, SRPT) for s in SHAPES},
+        **{f"paper_over_las.{s}": mean_ratio(table, size, s, PAPER, LAS, RHOS[:1]) for s in SHAPES},
+        **{f"laps_over_fcfs.{s}": mean_ratio(table, size, s, LAPS, FCFS) for s in SHAPES},
+        **{f"laps_over_las.{s}": mean_ratio(table, size, s, LAPS, LAS) for s in SHAPES},
+        **{f"laps_over_sjf.{s}": mean_ratio(table, size, s, LAPS, SJF) for s in SHAPES},
+        **{f"laps_over_srpt_sigma03.{s}": mean_ratio(table, size, s, LAPS, SRPT) for s in SHAPES},
+        **{
+            f"laps_over_srpt_sigma10.{s}": mean_ratio(table, size, s, LAPS_10, SRPT) for s in SHAPES
+        },
         "burst_over_sjf_worst": max(
             ratio(table, size.burst(shape, count), LAPS, SJF)
             for shape in SHAPES
             for count in size.bursts
         ),
-        "tail_p99_over_fcfs": max(_tail(table, size, shape) for shape in SHAPES),
-        "tail_mean_cost": max(over(table, size, s, TAIL, LAPS) for s in SHAPES) - 1,
-        **_batched(table, size),
-        **_errors(table, size),
-        "sigma06_over_sigma0.chat": over(table, size, "chat", LAPS_06, LAPS_0, RHOS[:1]),
+        "tail_p99_over_fcfs": max(_tail_ratio(table, size, shape) for shape in SHAPES),
+        "tail_mean_cost": max(mean_ratio(table, size, s, TAIL, LAPS) for s in SHAPES) - 1,
+        **_batch_metrics(table, size),
+        **_estimate_errors(table, size),
+        "sigma06_over_sigma0.chat": mean_ratio(table, size, "chat", LAPS_06, LAPS_0, RHOS[:1]),
         "reversed_over_fcfs": max(
-            over(table, size, shape, REVERSED, FCFS, RHOS[:1]) for shape in SHAPES
+            mean_ratio(table, size, shape, REVERSED, FCFS, RHOS[:1]) for shape in SHAPES
         ),
     }
 
 
-def ratio(table: Table, loads: Sequence[Load], ours: Arm, theirs: Arm) -> float:
+def ratio(
+    table: ResultTable, loads: Sequence[Workload], variant: PolicyVariant, baseline: PolicyVariant
+) -> float:
     """Of mean latencies."""
-    return total(table, loads, ours, "mean") / total(table, loads, theirs, "mean")
+    return column_sum(table, loads, variant, "mean") / column_sum(table, loads, baseline, "mean")
 
 
-def total(table: Table, loads: Iterable[Load], arm: Arm, column: str) -> float:
+def column_sum(
+    table: ResultTable, loads: Iterable[Workload], arm: PolicyVariant, column: str
+) -> float:
     """The sum of one column."""
     return fsum(getattr(table[load, arm], column) for load in loads)
 
 
-def over(
-    table: Table, size: Size, shape: str, ours: Arm, theirs: Arm, rhos: Sequence[float] = RHOS
+def mean_ratio(
+    table: ResultTable,
+    size: StudySize,
+    shape: str,
+    variant: PolicyVariant,
+    baseline: PolicyVariant,
+    rhos: Sequence[float] = RHOS,
 ) -> float:
     """The mean over `rhos` of ratios of mean latencies."""
-    return fmean(ratio(table, size.poisson(shape, rho), ours, theirs) for rho in rhos)
+    return fmean(ratio(table, size.poisson(shape, rho), variant, baseline) for rho in rhos)
 
 
-def _tail(table: Table, size: Size, shape: str) -> float:
+def _tail_ratio(table: ResultTable, size: StudySize, shape: str) -> float:
     loads = [size.poisson(shape, rho) for rho in RHOS]
-    return fmean(total(table, ls, TAIL, "p99") / total(table, ls, FCFS, "p99") for ls in loads)
+    return fmean(
+        column_sum(table, ls, TAIL, "p99") / column_sum(table, ls, FCFS, "p99") for ls in loads
+    )
 
 
-def _batched(table: Table, size: Size) -> dict[str, float]:
+def _batch_metrics(table: ResultTable, size: StudySize) -> dict[str, float]:
     many, one = size.burst("chat", 30, 8), size.burst("chat", 30)
     gains = [1 - ratio(table, loads, LAPS, FCFS) for loads in (many, one)]
-    rates = [total(table, many, arm, "throughput") for arm in (LAPS, FCFS)]
+    rates = [column_sum(table, many, arm, "throughput") for arm in (LAPS, FCFS)]
     return {"batch8_gain_kept": gains[0] / gains[1], "batch8_throughput": rates[0] / rates[1]}
 
 
-def _errors(table: Table, size: Size) -> dict[str, float]:
+def _estimate_errors(table: ResultTable, size: StudySize) -> dict[str, float]:
     """Mean over shapes and seeds, lengths being known."""
     rows = [table[load, LAPS_0] for shape in SHAPES for load in size.poisson(shape, RHOS[0])]
     return {

@@ -12,17 +12,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-RECORDED = Path(__file__).resolve().parent.parent / "results" / "live.json"
-ABSENT = (
+RECORDED_RUN = Path(__file__).resolve().parent.parent / "results" / "live.json"
+NOT_RECORDED = (
     "Not recorded here. `python -m benchmark live --json benchmark/results/live.json` runs a real"
     " server and writes what this section needs; then `python -m benchmark study` again."
 )
 
 
-def table(path: Path = RECORDED) -> str:
+def table(path: Path = RECORDED_RUN) -> str:
     """Mean latencies by policy, or how to get them. Raises ValueError for a file of other kind."""
     if not path.exists():
-        return ABSENT
+        return NOT_RECORDED
     report: Mapping[str, Any] = json.loads(path.read_text())
     try:
         policies = sorted({row["policy"] for row in report["requests"]})

@@ -13,7 +13,7 @@ _TABLE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _NUMBER = re.compile(r"(<!--= ([\w.]+) -->).*?(<!--/-->)")
 
 
-def filled(page: str, tables: Mapping[str, str], figures: Mapping[str, float]) -> str:
+def render(page: str, tables: Mapping[str, str], figures: Mapping[str, float]) -> str:
     """`page` with every marker's content made anew. Raises KeyError for an unknown name."""
 
     def table(match: re.Match[str]) -> str:

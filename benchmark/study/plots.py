@@ -16,7 +16,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from benchmark.simulation import workloads
-from benchmark.simulation.plans import Arm
+from benchmark.simulation.plans import PolicyVariant
 from benchmark.simulation.probe import PROGRESS
 from benchmark.study import bounds, parts, stability
 from benchmark.study.figures import (
@@ -28,8 +28,8 @@ from benchmark.study.figures import (
     SHAPES,
     SJF,
     SRPT,
-    Size,
-    Table,
+    ResultTable,
+    StudySize,
     ratio,
 )
 
@@ -46,13 +46,13 @@ COLOURS = {
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
-class Plots:
+class StudyPlots:
     """Draws everything of one study into a folder."""
 
-    def __init__(self, table: Table, size: Size, decisions: Mapping[int, float]) -> None:
+    def __init__(self, table: ResultTable, size: StudySize, decisions: Mapping[int, float]) -> None:
         """`decisions`: seconds of one `next_batch` by live requests."""
         self._table, self._size, self._decisions = table, size, decisions
-        self._seeds = parts.few(size)
+        self._seeds = parts.reduced_seeds(size)
 
     def draw(self, folder: Path) -> None:
         """Every plot as a PNG named after it."""
@@ -66,8 +66,8 @@ class Plots:
             "errors": (3, self._errors),
             "batches": (2, self._batches),
             "detection": (3, self._detection),
-            "courses": (1, self._courses),
-            "decisions": (1, self._decided),
+            "courses": (1, self._patterns),
+            "decisions": (1, self._decision_costs),
         }
         for name, (columns, draw) in made.items():
             figure, axes = pyplot.subplots(
@@ -86,24 +86,26 @@ class Plots:
                     ratio(self._table, parts.poisson(self._size, shape, rho), arm, SRPT)
                     for rho in parts.RHOS
                 ]
-                _line(ax, arm, range(len(parts.RHOS)), ratios)
+                _plot_line(ax, arm, range(len(parts.RHOS)), ratios)
             ax.axhline(1, color=COLOURS["srpt"][1], linestyle="--")
             ax.set_yscale("log")
             ax.set_yticks([1, 1.25, 1.5, 2, 3, 4], ["1", "1.25", "1.5", "2", "3", "4"])
             ax.minorticks_off()
             ax.set_xticks(range(len(parts.RHOS)), [str(rho) for rho in parts.RHOS])
-            _name(ax, shape, "rho", "mean latency over SRPT", axes)
+            _label_axes(ax, shape, "rho", "mean latency over SRPT", axes)
 
     def _tails(self, axes: Sequence[Axes]) -> None:
         """p99 over FCFS against what it costs of LAPS-SD's mean, along the tail knob."""
         for shape in SHAPES:
-            points = bounds.tails(self._table, self._size, shape, bounds.tail)
+            points = bounds.tail_tradeoff(self._table, self._size, shape, bounds.tail_variant)
             [line] = axes[0].plot(*zip(*points, strict=True), "o-", markersize=4, label=shape)
-            best = bounds.tails(self._table, self._size, shape, bounds.clairvoyant_tail)
+            best = bounds.tail_tradeoff(
+                self._table, self._size, shape, bounds.clairvoyant_tail_variant
+            )
             axes[0].plot(*zip(*best, strict=True), "*:", color=line.get_color())
         axes[0].plot([10, 10, -25], [1, 1.3, 1.3], "--", color="black", linewidth=1)
         title = "rho 0.8; stars: the same with true sizes; dashed: target"
-        _name(axes[0], title, "mean over LAPS-SD's, %", "p99 over FCFS", axes)
+        _label_axes(axes[0], title, "mean over LAPS-SD's, %", "p99 over FCFS", axes)
 
     def _bursts(self, axes: Sequence[Axes]) -> None:
         """Mean latency by number of requests that come at once."""
@@ -113,18 +115,22 @@ class Plots:
                     fmean(self._table[load, arm].mean for load in self._size.burst(shape, count))
                     for count in self._size.bursts
                 ]
-                _line(ax, arm, self._size.bursts, means)
-            _name(ax, shape, "requests at once", "mean latency, s", axes)
+                _plot_line(ax, arm, self._size.bursts, means)
+            _label_axes(ax, shape, "requests at once", "mean latency, s", axes)
 
     def _levels(self, axes: Sequence[Axes]) -> None:
         """The paper's algorithm by number of queues."""
-        for name in parts.LEVEL_LOADS:
-            loads = parts.level_loads(name, self._seeds)
-            ratios = [ratio(self._table, loads, parts.queues(k), SRPT) for k in parts.LEVELS]
+        for name in parts.LEVEL_WORKLOADS:
+            loads = parts.level_workloads(name, self._seeds)
+            ratios = [
+                ratio(self._table, loads, parts.paper_with_queues(k), SRPT) for k in parts.LEVELS
+            ]
             [line] = axes[0].plot(parts.LEVELS, ratios, marker="o", label=f"the paper's, {name}")
             ours = ratio(self._table, loads, LAPS, SRPT)
             axes[0].axhline(ours, color=line.get_color(), linestyle=":", linewidth=1)
-        _name(axes[0], "chat; dotted: LAPS-SD without queues", "queues K", "mean over SRPT", axes)
+        _label_axes(
+            axes[0], "chat; dotted: LAPS-SD without queues", "queues K", "mean over SRPT", axes
+        )
 
     def _preemption(self, axes: Sequence[Axes]) -> None:
         """Measured on the engine, not simulated."""
@@ -134,7 +140,9 @@ class Plots:
             shares = [100 * figures[f"preemption.{rung}.{tokens}"] for tokens in held]
             axes[0].plot(held, shares, marker="o", label=rung)
         axes[0].plot([500], [14], "kx", markersize=9, label="the paper, kind unknown")
-        _name(axes[0], "one preemption, demo pair", "tokens held", "% of service until then", axes)
+        _label_axes(
+            axes[0], "one preemption, demo pair", "tokens held", "% of service until then", axes
+        )
 
     def _errors(self, axes: Sequence[Axes]) -> None:
         """Of the estimated execution time, by progress."""
@@ -149,7 +157,7 @@ class Plots:
                 ax.plot(PROGRESS, errors, style, marker="o", color="#d62728", label=label)
             ax.plot([0.25, 0.75], [15, 6.84], "k_", markersize=16, label="target")
             ax.set_ylim(0, 45)
-            _name(ax, shape, "share of the answer", "error of T, %", axes)
+            _label_axes(ax, shape, "share of the answer", "error of T, %", axes)
 
     def _batches(self, axes: Sequence[Axes]) -> None:
         """Mean latency over FCFS by rows."""
@@ -157,20 +165,20 @@ class Plots:
         for ax, (rho, title) in zip(axes, titles.items(), strict=True):
             for arm in (LAS, SJF, LAPS, SRPT):
                 ratios = [
-                    ratio(self._table, parts.batch_loads(batch, rho, self._seeds), arm, FCFS)
+                    ratio(self._table, parts.batch_workloads(batch, rho, self._seeds), arm, FCFS)
                     for batch in parts.BATCHES
                 ]
-                _line(ax, arm, range(len(parts.BATCHES)), ratios)
+                _plot_line(ax, arm, range(len(parts.BATCHES)), ratios)
             ax.axhline(1, color=COLOURS["fcfs"][1], linestyle="--")
             ax.set_xticks(range(len(parts.BATCHES)), [str(batch) for batch in parts.BATCHES])
-            _name(ax, title, "rows of a Step", "mean latency over FCFS", axes)
+            _label_axes(ax, title, "rows of a Step", "mean latency over FCFS", axes)
 
     def _detection(self, axes: Sequence[Axes]) -> None:
         """What a rule of stability misses against what it gets wrong; offline, chat."""
         asked = workloads.traces(workloads.SHAPES["chat"], 400, 0)
-        for ax, kind in zip(axes, stability.KINDS, strict=True):
+        for ax, kind in zip(axes, stability.MEAN_KINDS, strict=True):
             for deviation in stability.DEVIATIONS:
-                found = [stability.judge(asked, kind, w, deviation) for w in stability.WINDOWS]
+                found = [stability.evaluate(asked, kind, w, deviation) for w in stability.WINDOWS]
                 ax.plot(
                     [100 * one.never for one in found],
                     [100 * one.false for one in found],
@@ -179,23 +187,25 @@ class Plots:
                 )
             ax.set_xlim(0, 100)
             ax.set_ylim(0, 60)
-            _name(ax, f"{kind} mean", "never stable, %", "stable but wrong, %", axes)
+            _label_axes(ax, f"{kind} mean", "never stable, %", "stable but wrong, %", axes)
 
-    def _courses(self, axes: Sequence[Axes]) -> None:
+    def _patterns(self, axes: Sequence[Axes]) -> None:
         """Mean over SRPT where acceptance moves."""
-        arms = parts.course_arms()
+        arms = parts.pattern_variants()
         for place, (name, arm) in enumerate(arms.items()):
             ratios = [
-                ratio(self._table, parts.course_loads(course, self._seeds), arm, SRPT)
-                for course in workloads.COURSES
+                ratio(self._table, parts.pattern_workloads(course, self._seeds), arm, SRPT)
+                for course in workloads.ACCEPTANCE_PATTERNS
             ]
             at = [index + 0.09 * (place - len(arms) / 2) for index in range(len(ratios))]
             axes[0].bar(at, ratios, 0.085, label=name)
         axes[0].set_ylim(0.9, 1.5 * axes[0].get_ylim()[1])
-        axes[0].set_xticks(range(len(workloads.COURSES)), workloads.COURSES)
-        _name(axes[0], "chat, rho 0.8", "course of acceptance", "mean latency over SRPT", axes)
+        axes[0].set_xticks(range(len(workloads.ACCEPTANCE_PATTERNS)), workloads.ACCEPTANCE_PATTERNS)
+        _label_axes(
+            axes[0], "chat, rho 0.8", "course of acceptance", "mean latency over SRPT", axes
+        )
 
-    def _decided(self, axes: Sequence[Axes]) -> None:
+    def _decision_costs(self, axes: Sequence[Axes]) -> None:
         draw_decisions(axes[0], self._decisions)
 
 
@@ -204,16 +214,18 @@ def draw_decisions(ax: Axes, decisions: Mapping[int, float]) -> None:
     sizes = list(decisions)
     ax.loglog(sizes, [1e3 * decisions[n] for n in sizes], marker="o", label="one next_batch")
     ax.plot([256, 10_000], [0.5, 5], "k_", markersize=16, label="target")
-    _name(ax, "64 rows a Step", "live requests", "ms", [ax])
+    _label_axes(ax, "64 rows a Step", "live requests", "ms", [ax])
 
 
-def _line(ax: Axes, arm: Arm, xs: Sequence[Any] | range, ys: Sequence[float]) -> None:
+def _plot_line(
+    ax: Axes, arm: PolicyVariant, xs: Sequence[Any] | range, ys: Sequence[float]
+) -> None:
     label, colour = COLOURS[arm.policy]
     wide = 4 if arm.policy == "sjf" else 1.5  # it often lies under ours
     ax.plot(list(xs), ys, marker="o", markersize=4, color=colour, label=label, linewidth=wide)
 
 
-def _name(ax: Axes, title: str, x: str, y: str, axes: Sequence[Axes]) -> None:
+def _label_axes(ax: Axes, title: str, x: str, y: str, axes: Sequence[Axes]) -> None:
     """Titles for all, y label and legend only once."""
     ax.set_title(title)
     ax.set_xlabel(x)

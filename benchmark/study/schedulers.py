@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmark.simulation.plans import flat
+from benchmark.simulation.plans import flatten
 from benchmark.simulation.runs import run_all
 from benchmark.study import decision_costs, figures
 
@@ -34,8 +34,10 @@ def run(args: argparse.Namespace) -> int:
     decisions = {live: decision_costs.measure(live) for live in decision_costs.SIZES}
     rows = list(run_all(figures.tasks(size), args.processes))
     found = {
-        **figures.figures({(row.load, row.arm): row for row in rows}, size),
-        **{f"next_batch_ms_{live}": 1e3 * decisions[live] for live in decision_costs.TOLD},
+        **figures.compute_metrics({(row.workload, row.variant): row for row in rows}, size),
+        **{
+            f"next_batch_ms_{live}": 1e3 * decisions[live] for live in decision_costs.REPORTED_SIZES
+        },
     }
     for name, value in found.items():
         print(f"{name:32} {value:8.4f}")
@@ -45,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
             "quick": args.quick,
             "figures": found,
             "decision_seconds": decisions,
-            "rows": [flat(row) for row in rows],
+            "rows": [flatten(row) for row in rows],
         }
-        args.json.write_text(_text(report))
+        args.json.write_text(_dump(report))
     if args.plots:
         _plot(decisions, args.plots)
     return 0
@@ -67,7 +69,7 @@ def _plot(decisions: Mapping[int, float], folder: Path) -> None:
     pyplot.close(figure)
 
 
-def _text(report: dict[str, Any]) -> str:
+def _dump(report: dict[str, Any]) -> str:
     """JSON with one row a line."""
     rows = ",\n".join(json.dumps(row) for row in report.pop("rows"))
     head = json.dumps(report, indent=1).removesuffix("\n}")

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from math import fsum, sqrt
 from statistics import fmean, median
 
-from benchmark.simulation.traces import Trace, runs
+from benchmark.simulation.traces import Trace, agreement_runs
 
 DRAFT = 5
-OFF = 0.1
+MAX_ERROR = 0.1
 PRIOR_ROUNDS = 3.0
-LEAST = 8
+MIN_REMAINING_ROUNDS = 8
 """Rounds still to come without which nobody can say that an estimate was off."""
-KINDS = ("windowed", "cumulative", "weighted")
+MEAN_KINDS = ("windowed", "cumulative", "weighted")
 WINDOWS = (2, 3, 4, 6, 8, 12)
 DEVIATIONS = (0.02, 0.05, 0.08, 0.12)
 
@@ -44,7 +44,7 @@ class Detection:
 
 def fractions(trace: Trace, draft: int = DRAFT) -> list[float]:
     """Accepted fraction of every round."""
-    ahead, position, found = runs(trace.agrees), 0, list[float]()
+    ahead, position, found = agreement_runs(trace.agrees), 0, list[float]()
     while position < trace.length:
         accepted = min(ahead[position], draft)
         found.append(accepted / draft)
@@ -68,7 +68,7 @@ def detect(rounds: Sequence[float], kind: str, window: int, deviation: float) ->
     return None
 
 
-def judge(traces: Sequence[Trace], kind: str, window: int, deviation: float) -> Detection:
+def evaluate(traces: Sequence[Trace], kind: str, window: int, deviation: float) -> Detection:
     """One rule on many requests."""
     prior = fmean(fraction for trace in traces for fraction in fractions(trace))
     delays, errors, false = list[float](), list[float](), 0
@@ -77,8 +77,8 @@ def judge(traces: Sequence[Trace], kind: str, window: int, deviation: float) -> 
         seen = detect(rounds, kind, window, deviation)
         if seen is None or seen >= len(rounds):
             continue
-        estimate, rest = _shrunk(rounds[:seen], prior), fmean(rounds[seen:])
-        false += abs(estimate - rest) > OFF
+        estimate, rest = _shrunk_mean(rounds[:seen], prior), fmean(rounds[seen:])
+        false += abs(estimate - rest) > MAX_ERROR
         errors.append(abs((1 + DRAFT * rest) / (1 + DRAFT * estimate) - 1))
         delays.append(seen - true_point(rounds, prior))
     count = len(traces)
@@ -93,13 +93,13 @@ def true_point(rounds: Sequence[float], prior: float) -> int:
     last_off = 0
     for count, fraction in enumerate(rounds[:-1], 1):
         seen, rest, left = seen + fraction, rest - fraction, left - 1
-        enough = left >= LEAST  # fewer rounds prove nothing
-        if enough and abs(seen / (PRIOR_ROUNDS + count) - rest / left) > OFF:
+        enough = left >= MIN_REMAINING_ROUNDS  # fewer rounds prove nothing
+        if enough and abs(seen / (PRIOR_ROUNDS + count) - rest / left) > MAX_ERROR:
             last_off = count
     return last_off + 1
 
 
-def _shrunk(rounds: Sequence[float], prior: float) -> float:
+def _shrunk_mean(rounds: Sequence[float], prior: float) -> float:
     return (_shrunk_sum(prior) + fsum(rounds)) / (PRIOR_ROUNDS + len(rounds))
 
 

@@ -11,7 +11,7 @@ from math import exp, log
 from statistics import fmean, stdev
 
 from benchmark.simulation import workloads
-from benchmark.simulation.plans import Arm, Load
+from benchmark.simulation.plans import PolicyVariant, Workload
 from benchmark.simulation.probe import PROGRESS
 from benchmark.study import figures, parts, stability
 from benchmark.study.figures import (
@@ -22,16 +22,16 @@ from benchmark.study.figures import (
     SHAPES,
     SJF,
     SRPT,
-    Size,
-    Table,
+    ResultTable,
+    StudySize,
+    column_sum,
     ratio,
-    total,
 )
 from benchmark.study.targets import TARGETS
 
 T_95 = (4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 """Student's t for 2..9 degrees of freedom; 2 beyond."""
-NAMES = {
+POLICY_NAMES = {
     "fcfs": "FCFS",
     "las": "LAS",
     "sjf": "LP-SJF",
@@ -52,13 +52,13 @@ def interval(ratios: Sequence[float]) -> tuple[float, float] | None:
     return exp(fmean(logs) - wide), exp(fmean(logs) + wide)
 
 
-class Tables:
+class StudyTables:
     """All tables of one study, by name."""
 
-    def __init__(self, table: Table, size: Size, found: Mapping[str, float]) -> None:
+    def __init__(self, table: ResultTable, size: StudySize, found: Mapping[str, float]) -> None:
         """`found`: the figures."""
         self._table, self._size, self._found = table, size, found
-        self._seeds = parts.few(size)
+        self._seeds = parts.reduced_seeds(size)
 
     def all(self) -> dict[str, str]:
         """Every table."""
@@ -69,7 +69,7 @@ class Tables:
             "levels": self._levels,
             "batches": self._batches,
             "memory": self._memory,
-            "courses": self._courses,
+            "courses": self._patterns,
             "detection": self._detection,
             "knobs": self._knobs,
             "errors": self._errors,
@@ -84,7 +84,7 @@ class Tables:
             rows.append(
                 [f"`{name}`", f"{value:.3f}", f"{sign} {target:g}", "met" if met else "**missed**"]
             )
-        return grid(["figure", "measured", "target", ""], rows)
+        return markdown_table(["figure", "measured", "target", ""], rows)
 
     def _bound(self) -> str:
         """What clairvoyance itself gains over each baseline."""
@@ -98,16 +98,16 @@ class Tables:
                     f"{100 * g:.0f} % / {100 * o:.0f} %" for g, o in zip(gains, ours, strict=True)
                 ]
                 rows.append([shape, f"{rho}", *cells])
-        return grid(["workload", "rho", "over LP-SJF", "over LAS", "over FCFS"], rows)
+        return markdown_table(["workload", "rho", "over LP-SJF", "over LAS", "over FCFS"], rows)
 
     def _policies(self) -> str:
         rows = []
-        for workload in parts.WORKLOADS:
+        for workload in parts.SHAPES_WITH_DEMO:
             for rho in parts.RHOS:
                 loads = parts.poisson(self._size, workload, rho)
                 for arm in parts.POLICIES:
                     times = [
-                        total(self._table, loads, arm, c) / len(loads)
+                        column_sum(self._table, loads, arm, c) / len(loads)
                         for c in ("mean", "p50", "p99")
                     ]
                     cells = [f"{1e3 * t:.0f}" for t in times]
@@ -115,16 +115,18 @@ class Tables:
                         [
                             workload,
                             f"{rho}",
-                            NAMES[arm.policy],
+                            POLICY_NAMES[arm.policy],
                             *cells,
-                            self._against(loads, arm, SRPT),
+                            self._ratio_with_interval(loads, arm, SRPT),
                         ]
                     )
-        return grid(
+        return markdown_table(
             ["workload", "rho", "policy", "mean ms", "p50 ms", "p99 ms", "mean over SRPT"], rows
         )
 
-    def _against(self, loads: Sequence[Load], ours: Arm, theirs: Arm) -> str:
+    def _ratio_with_interval(
+        self, loads: Sequence[Workload], ours: PolicyVariant, theirs: PolicyVariant
+    ) -> str:
         """A ratio of means with its interval."""
         value = ratio(self._table, loads, ours, theirs)
         spread = interval([ratio(self._table, [load], ours, theirs) for load in loads])
@@ -134,24 +136,26 @@ class Tables:
 
     def _levels(self) -> str:
         rows = []
-        for name in parts.LEVEL_LOADS:
-            loads = parts.level_loads(name, self._seeds)
-            arms = [*map(parts.queues, parts.LEVELS), LAPS]
+        for name in parts.LEVEL_WORKLOADS:
+            loads = parts.level_workloads(name, self._seeds)
+            arms = [*map(parts.paper_with_queues, parts.LEVELS), LAPS]
             rows.append([name, *(f"{ratio(self._table, loads, arm, SRPT):.2f}" for arm in arms)])
-        return grid(["load", *(f"K = {k}" for k in parts.LEVELS), "LAPS-SD, no queues"], rows)
+        return markdown_table(
+            ["load", *(f"K = {k}" for k in parts.LEVELS), "LAPS-SD, no queues"], rows
+        )
 
     def _batches(self) -> str:
         rows = []
         for rho in (0.9, None):
             for batch in parts.BATCHES:
-                loads = parts.batch_loads(batch, rho, self._seeds)
+                loads = parts.batch_workloads(batch, rho, self._seeds)
                 means = [ratio(self._table, loads, arm, FCFS) for arm in (LAS, SJF, LAPS, SRPT)]
-                rate = total(self._table, loads, LAPS, "throughput") / total(
+                rate = column_sum(self._table, loads, LAPS, "throughput") / column_sum(
                     self._table, loads, FCFS, "throughput"
                 )
                 first = ratio_of(self._table, loads, LAPS, FCFS, "first_token")
                 each = ratio_of(self._table, loads, LAPS, FCFS, "per_token")
-                often = total(self._table, loads, LAPS, "preemptions") / len(loads)
+                often = column_sum(self._table, loads, LAPS, "preemptions") / len(loads)
                 name = f"Poisson {rho}" if rho else "burst of 30 a row"
                 rows.append(
                     [name, str(batch), *(f"{m:.2f}" for m in (*means, rate, first, each, often))]
@@ -168,26 +172,26 @@ class Tables:
             "TPOT",
             "preemptions",
         ]
-        return grid(heads, rows)
+        return markdown_table(heads, rows)
 
     def _memory(self) -> str:
         rows = []
-        for name, arm in parts.MEMORY_ARMS.items():
+        for name, arm in parts.MEMORY_VARIANTS.items():
             cells = []
             for memory in parts.MEMORIES:
-                loads = parts.memory_loads(memory, self._seeds)
-                moved = total(self._table, loads, arm, "moved") / len(loads)
+                loads = parts.memory_workloads(memory, self._seeds)
+                moved = column_sum(self._table, loads, arm, "moved") / len(loads)
                 cells.append(f"{ratio(self._table, loads, arm, FCFS):.2f}, {moved:.0f}")
             rows.append([name, *cells])
         heads = ["plenty" if m is None else f"{m:g} of demand" for m in parts.MEMORIES]
-        return grid(["mean over FCFS, tokens moved", *heads], rows)
+        return markdown_table(["mean over FCFS, tokens moved", *heads], rows)
 
-    def _courses(self) -> str:
+    def _patterns(self) -> str:
         rows = []
-        for name, arm in parts.course_arms().items():
+        for name, arm in parts.pattern_variants().items():
             cells = []
-            for course in workloads.COURSES:
-                loads = parts.course_loads(course, self._seeds)
+            for course in workloads.ACCEPTANCE_PATTERNS:
+                loads = parts.pattern_workloads(course, self._seeds)
                 errors = [
                     fmean(self._table[load, arm].errors[PROGRESS.index(p)] for load in loads)
                     for p in (0.25, 0.5, 0.75)
@@ -195,14 +199,16 @@ class Tables:
                 shares = ", ".join(f"{100 * e:.0f}" for e in errors)
                 cells.append(f"{ratio(self._table, loads, arm, SRPT):.2f}; {shares} %")
             rows.append([name, *cells])
-        return grid(["mean over SRPT; error of T at 25, 50, 75 %", *workloads.COURSES], rows)
+        return markdown_table(
+            ["mean over SRPT; error of T at 25, 50, 75 %", *workloads.ACCEPTANCE_PATTERNS], rows
+        )
 
     def _detection(self) -> str:
         rows = []
         asked = workloads.traces(workloads.SHAPES["chat"], 400, 0)
-        for kind in stability.KINDS:
+        for kind in stability.MEAN_KINDS:
             for window, deviation in ((3, 0.08), (4, 0.08), (8, 0.08), (8, 0.02), (12, 0.05)):
-                found = stability.judge(asked, kind, window, deviation)
+                found = stability.evaluate(asked, kind, window, deviation)
                 rows.append(
                     [
                         kind,
@@ -214,20 +220,20 @@ class Tables:
                         f"{100 * found.error:.0f} %",
                     ]
                 )
-        return grid(
+        return markdown_table(
             ["mean", "window", "delta", "never stable", "false", "delay, rounds", "error of T"],
             rows,
         )
 
     def _knobs(self) -> str:
         rows = []
-        for name, arm in parts.knob_arms().items():
+        for name, arm in parts.knob_variants().items():
             cells = [
-                f"{ratio(self._table, parts.knob_loads(s, self._seeds), arm, SRPT):.2f}"
+                f"{ratio(self._table, parts.knob_workloads(s, self._seeds), arm, SRPT):.2f}"
                 for s in ("chat", "code")
             ]
             rows.append([name, *cells])
-        return grid(["the paper's algorithm, mean over SRPT", "chat", "code"], rows)
+        return markdown_table(["the paper's algorithm, mean over SRPT", "chat", "code"], rows)
 
     def _errors(self) -> str:
         rows = []
@@ -239,15 +245,21 @@ class Tables:
                     for at in range(len(PROGRESS))
                 ]
                 rows.append([shape, name, *(f"{100 * c:.1f} %" for c in cells)])
-        return grid(["workload", "lengths", *(f"at {p:.0%}" for p in PROGRESS)], rows)
+        return markdown_table(["workload", "lengths", *(f"at {p:.0%}" for p in PROGRESS)], rows)
 
 
-def ratio_of(table: Table, loads: Sequence[Load], ours: Arm, theirs: Arm, column: str) -> float:
+def ratio_of(
+    table: ResultTable,
+    loads: Sequence[Workload],
+    ours: PolicyVariant,
+    theirs: PolicyVariant,
+    column: str,
+) -> float:
     """Of any column."""
-    return total(table, loads, ours, column) / total(table, loads, theirs, column)
+    return column_sum(table, loads, ours, column) / column_sum(table, loads, theirs, column)
 
 
-def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -13,11 +13,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-Raw = str | list[str]
+RawValue = str | list[str]
 """A value as the command line would give it; a list where the flag may be repeated."""
 
 
-def load(path: str) -> dict[str, Raw]:
+def load(path: str) -> dict[str, RawValue]:
     """The settings in a file, by field name. Raises ValueError of one line."""
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -25,7 +25,7 @@ def load(path: str) -> dict[str, Raw]:
         raise ValueError(f"`config`: {path} cannot be read: {fault.strerror}") from None
     except ValueError as fault:
         raise ValueError(f"`config`: {path} is not TOML: {fault}") from None
-    return {key.replace("-", "_"): _raw(key, value) for key, value in table.items()}
+    return {key.replace("-", "_"): _to_raw(key, value) for key, value in table.items()}
 
 
 def dump(*configs: Any) -> Iterator[str]:
@@ -42,7 +42,7 @@ def dump(*configs: Any) -> Iterator[str]:
                 yield f"{item.name} = {json.dumps(value, ensure_ascii=False)}"
 
 
-def _raw(key: str, value: object) -> Raw:
+def _to_raw(key: str, value: object) -> RawValue:
     match value:
         case bool():
             return str(value).lower()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 
-class Log:
+class ConsoleLog:
     """What the operator reads: plain lines, or one JSON object a line."""
 
     def __init__(self, *, as_json: bool) -> None:
@@ -17,7 +17,7 @@ class Log:
     def __call__(self, text: str, **facts: Any) -> None:
         """An event; in a plain line only its numbers follow the text."""
         if self._as_json:
-            return self._object("INFO", text, facts)
+            return self._print_json("INFO", text, facts)
         numbers = (
             f" {name}={facts[name]}" for name in ("rank", "percent") if facts.get(name) is not None
         )
@@ -30,25 +30,25 @@ class Log:
         elif line.startswith("{") and line.endswith("}"):
             print(line, flush=True)
         else:
-            self._object("INFO", line, {"source": child})
+            self._print_json("INFO", line, {"source": child})
 
     def warning(self, text: str) -> None:
         """Something to know, on stderr."""
         if self._as_json:
-            self._object("WARN", text, {}, sys.stderr)
+            self._print_json("WARN", text, {}, sys.stderr)
         else:
             print(f"Warning: {text}", file=sys.stderr, flush=True)
 
     def error(self, text: str) -> None:
         """The last word, on stderr."""
         if self._as_json:
-            self._object("ERROR", text, {}, sys.stderr)
+            self._print_json("ERROR", text, {}, sys.stderr)
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def _object(
-        self, level: str, text: str, facts: dict[str, Any], to: TextIO | None = None
+    def _print_json(
+        self, level: str, text: str, facts: dict[str, Any], stream: TextIO | None = None
     ) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = {"timestamp": now, "level": level, "message": text, **facts}
-        print(json.dumps(line), file=to, flush=True)
+        print(json.dumps(line), file=stream, flush=True)

@@ -18,59 +18,63 @@ from dataclasses import Field, dataclass, fields
 from types import NoneType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-from router.cli.config_file import Raw, load
+from router.cli.config_file import RawValue, load
 
 TRUE, FALSE = ("true", "1"), ("false", "0")
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class RawOptions:
     """Raw values by the names of fields, from the three places that a field can be set in."""
 
-    flags: Mapping[str, Raw | None]
+    flags: Mapping[str, RawValue | None]
     environment: Mapping[str, str]
-    file: Mapping[str, Raw]
+    file: Mapping[str, RawValue]
 
-    def raw(self, item: Field[Any], name: str) -> Raw | None:
+    def raw_value(self, item: Field[Any], name: str) -> RawValue | None:
         """The value for `item` under one of its names, from the place that wins."""
         return (
-            self.flags[name] or self.environment.get(_variable(item, name)) or self.file.get(name)
+            self.flags[name]
+            or self.environment.get(_environment_name(item, name))
+            or self.file.get(name)
         )
 
 
-class Parser(argparse.ArgumentParser):
+class FlagParser(argparse.ArgumentParser):
     """Every flag of `groups`, a config class per title; errors are raised, not printed."""
 
-    def __init__(self, groups: Mapping[str, type], name: str, about: str) -> None:
-        super().__init__(name, "%(prog)s [flags]", about, allow_abbrev=False)
+    def __init__(self, groups: Mapping[str, type], name: str, description: str) -> None:
+        super().__init__(name, "%(prog)s [flags]", description, allow_abbrev=False)
         self._groups = groups
         for title, config in groups.items():
             group = self.add_argument_group(title)
             for item in fields(config):
-                _add(group, config, item)
+                _add_flag(group, config, item)
 
-    def read(self, arguments: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+    def parse_configs(
+        self, arguments: Sequence[str], environment: Mapping[str, str]
+    ) -> dict[str, Any]:
         """One config object per title. Raises ValueError; exits after `--help`.
 
         The value of a flag `--config` is the path of a file of settings.
         """
         namespace, unknown = self.parse_known_args(arguments)
         if unknown:
-            raise ValueError(self._doubt("argument", unknown[0]))
+            raise ValueError(self._unknown_name_message("argument", unknown[0]))
         flags = vars(namespace)
         path = flags.get("config")
-        given = Given(flags, environment, load(path) if path else {})
+        given = RawOptions(flags, environment, load(path) if path else {})
         for key in given.file:
             if key not in flags or key == "config":
-                raise ValueError(self._doubt("setting", key))
-        return {title: _build(config, given) for title, config in self._groups.items()}
+                raise ValueError(self._unknown_name_message("setting", key))
+        return {title: _build_config(config, given) for title, config in self._groups.items()}
 
     def error(self, message: str) -> NoReturn:
         """What argparse finds wrong."""
         raise ValueError(message)
 
-    def _doubt(self, kind: str, given: str) -> str:
-        name = given.partition("=")[0]
+    def _unknown_name_message(self, kind: str, text: str) -> str:
+        name = text.partition("=")[0]
         known = list(self._option_string_actions)
         if kind == "setting":
             known = [flag.removeprefix("--").replace("-", "_") for flag in known]
@@ -78,79 +82,81 @@ class Parser(argparse.ArgumentParser):
         return f"unknown {kind} `{name}`" + (f"; did you mean `{close[0]}`?" if close else "")
 
 
-def _add(group: argparse._ArgumentGroup, config: type, item: Field[Any]) -> None:
+def _add_flag(group: argparse._ArgumentGroup, config: type, item: Field[Any]) -> None:
     shape: dict[str, Any] = {"metavar": "|".join(item.metadata.get("choices", ())) or "VALUE"}
-    if _kind(config, item) is bool:
+    if _value_type(config, item) is bool:
         shape = {"metavar": "true|false", "nargs": "?", "const": TRUE[0]}
-    elif _repeats(config, item):
+    elif _is_repeatable(config, item):
         shape["action"] = "append"
-    for name in _names(item):
+    for name in _flag_names(item):
         short = [item.metadata["short"]] if "short" in item.metadata else []
         long = "--" + name.replace("_", "-")
-        group.add_argument(long, *short, help=_help(item, name), **shape)
+        group.add_argument(long, *short, help=_help_text(item, name), **shape)
 
 
-def _names(item: Field[Any]) -> list[str]:
+def _flag_names(item: Field[Any]) -> list[str]:
     return [item.name, *(alias.replace("-", "_") for alias in item.metadata.get("aliases", ()))]
 
 
-def _help(item: Field[Any], name: str) -> str:
+def _help_text(item: Field[Any], name: str) -> str:
     text: str = item.metadata["help"]
     if text is argparse.SUPPRESS:
         return text
     text = text if name == item.name else f"the same as --{item.name.replace('_', '-')}"
     unset = item.default in (None, ()) or name != item.name
     text += "" if unset else f" [default: {item.default}]"
-    variable = _variable(item, name)
+    variable = _environment_name(item, name)
     return (text + (f" [env: {variable}]" if variable else "")).replace("%", "%%")
 
 
-def _variable(item: Field[Any], name: str) -> str:
+def _environment_name(item: Field[Any], name: str) -> str:
     """Empty for a field that the environment must not set."""
     return name.upper() if item.metadata.get("environment", name) else ""
 
 
-def _kind(config: type, item: Field[Any]) -> type:
+def _value_type(config: type, item: Field[Any]) -> type:
     """The type of a value that is given: `int | None` is `int`, as is `tuple[int, ...]`."""
     hint = get_type_hints(config)[item.name]
     kind: type = next(kind for kind in get_args(hint) or (hint,) if kind is not NoneType)
     return kind
 
 
-def _repeats(config: type, item: Field[Any]) -> bool:
+def _is_repeatable(config: type, item: Field[Any]) -> bool:
     return get_origin(get_type_hints(config)[item.name]) is tuple
 
 
-def _build(config: type, given: Given) -> Any:
+def _build_config(config: type, raw_options: RawOptions) -> Any:
     values = {}
     for item in fields(config):
-        found = {name: raw for name in _names(item) if (raw := given.raw(item, name))}
+        found = {
+            name: raw for name in _flag_names(item) if (raw := raw_options.raw_value(item, name))
+        }
         if len(found) > 1:
             raise ValueError(f"Both {' and '.join(found)} are set")
         for name, raw in found.items():
-            values[item.name] = _values(config, item, name, raw)
+            values[item.name] = _convert_option(config, item, name, raw)
     return config(**values)
 
 
-def _values(config: type, item: Field[Any], name: str, raw: Raw) -> Any:
-    kind = _kind(config, item)
-    if _repeats(config, item):
+def _convert_option(config: type, item: Field[Any], name: str, raw: RawValue) -> Any:
+    kind = _value_type(config, item)
+    if _is_repeatable(config, item):
         several = raw if isinstance(raw, list) else raw.split(",")
-        return tuple(_value(item, kind, name, one.strip()) for one in several)
+        return tuple(_convert_value(item, kind, name, one.strip()) for one in several)
     if isinstance(raw, list):
         raise ValueError(f"`{name}` takes one value")
-    return _value(item, kind, name, raw)
+    return _convert_value(item, kind, name, raw)
 
 
-def _value(item: Field[Any], kind: type, name: str, raw: str) -> Any:
-    choices = TRUE + FALSE if kind is bool else item.metadata.get("choices", ())
-    text = raw.lower() if kind is bool else raw
+def _convert_value(item: Field[Any], value_type: type, name: str, raw: str) -> Any:
+    choices = TRUE + FALSE if value_type is bool else item.metadata.get("choices", ())
+    text = raw.lower() if value_type is bool else raw
     if choices and text not in choices:
         raise ValueError(f"`{name}`: `{raw}` is none of {', '.join(choices)}")
     try:
-        value = text in TRUE if kind is bool else kind(text)
+        value = text in TRUE if value_type is bool else value_type(text)
     except ValueError:
-        raise ValueError(f"`{name}`: `{raw}` is not of type {kind.__name__}") from None
-    if kind is float and not math.isfinite(value):
+        raise ValueError(f"`{name}`: `{raw}` is not of type {value_type.__name__}") from None
+    if value_type is float and not math.isfinite(value):
         raise ValueError(f"`{name}`: `{raw}` is not finite")
     return value

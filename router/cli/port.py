@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-LISTEN = "0A"
+TCP_LISTEN_STATE = "0A"
 """State of a listening socket in /proc/net/tcp."""
 
 
@@ -28,13 +28,17 @@ def bind(hostname: str, port: int) -> socket.socket:
     """Raises PortInUse for a clash and OSError for an address that is not ours to bind."""
     found = socket.getaddrinfo(hostname, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, _, _, address = found[0]
-    listener = _bound(family, address, reuse=False) or _bound(family, address, reuse=True)
+    listener = _bind_if_free(family, address, reuse=False) or _bind_if_free(
+        family, address, reuse=True
+    )
     if listener is None:
-        raise PortInUse(f"port {port} is in use by {_holder(port)}{_hint(family, address)}")
+        raise PortInUse(
+            f"port {port} is in use by {_port_holder(port)}{_free_port_hint(family, address)}"
+        )
     return listener
 
 
-def release(listener: socket.socket) -> None:
+def allow_address_reuse(listener: socket.socket) -> None:
     """Let the next server bind the port while connections accepted from now on linger on it."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
@@ -46,7 +50,7 @@ def url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _bound(family: int, address: Any, *, reuse: bool) -> socket.socket | None:
+def _bind_if_free(family: int, address: Any, *, reuse: bool) -> socket.socket | None:
     """None if somebody else holds the address."""
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -60,18 +64,20 @@ def _bound(family: int, address: Any, *, reuse: bool) -> socket.socket | None:
     return listener
 
 
-def _hint(family: int, address: Any) -> str:
+def _free_port_hint(family: int, address: Any) -> str:
     for port in range(address[1] + 1, 1 << 16):
-        if listener := _bound(family, (address[0], port, *address[2:]), reuse=False):
+        if listener := _bind_if_free(family, (address[0], port, *address[2:]), reuse=False):
             listener.close()
             return f"; port {port} is free: `--port {port}`"
     return ""
 
 
-def _holder(port: int) -> str:
+def _port_holder(port: int) -> str:
     rows = [row.split() for table in ("tcp", "tcp6") for row in _lines(f"/proc/net/{table}")]
     sockets = {
-        f"socket:[{row[9]}]" for row in rows if row[3] == LISTEN and row[1].endswith(f":{port:04X}")
+        f"socket:[{row[9]}]"
+        for row in rows
+        if row[3] == TCP_LISTEN_STATE and row[1].endswith(f":{port:04X}")
     }
     for process in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError):  # it ended meanwhile, or belongs to another user

@@ -12,11 +12,11 @@ from dataclasses import dataclass, fields
 from router.config import option
 
 _NO_EFFECT = "accepted, without effect: "
-_REFUSED = "refused by name until it is supported"
+_UNSUPPORTED = "refused by name until it is supported"
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class IgnoredTgiFlags:
     """Flags without effect; those that are given differ from None and False."""
 
     master_addr: str | None = option(None, _NO_EFFECT + "one host needs no rendezvous by TCP")
@@ -38,30 +38,30 @@ class Accepted:
 
     def warning(self) -> str | None:
         """One line that names what was given."""
-        given = [f"`--{_flag(name)}`" for name in _given(self)]
+        given = [f"`--{_flag_name(name)}`" for name in _set_flags(self)]
         return f"Without effect here: {', '.join(given)}" if given else None
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class UnsupportedTgiFlags:
     """Flags whose value would have to change what is computed."""
 
-    quantize: str | None = option(None, _REFUSED)
-    kv_cache_dtype: str | None = option(None, _REFUSED)
-    lora_adapters: str | None = option(None, _REFUSED)
-    rope_scaling: str | None = option(None, _REFUSED)
-    rope_factor: str | None = option(None, _REFUSED)
+    quantize: str | None = option(None, _UNSUPPORTED)
+    kv_cache_dtype: str | None = option(None, _UNSUPPORTED)
+    lora_adapters: str | None = option(None, _UNSUPPORTED)
+    rope_scaling: str | None = option(None, _UNSUPPORTED)
+    rope_factor: str | None = option(None, _UNSUPPORTED)
 
     def check(self) -> None:
         """Raises ValueError for the first that is given."""
-        for name in _given(self):
-            raise ValueError(f"`--{_flag(name)}` is not supported yet")
+        for name in _set_flags(self):
+            raise ValueError(f"`--{_flag_name(name)}` is not supported yet")
 
 
-def _given(flags: Accepted | Refused) -> list[str]:
+def _set_flags(flags: IgnoredTgiFlags | UnsupportedTgiFlags) -> list[str]:
     names = [field.name for field in fields(flags)]
     return [name for name in names if getattr(flags, name) not in (None, False)]
 
 
-def _flag(name: str) -> str:
+def _flag_name(name: str) -> str:
     return name.replace("_", "-")

@@ -16,7 +16,7 @@ def describe() -> Iterator[str]:
     yield f"tgi-laps {_version('tgi-laps')}"
     yield f"Python {platform.python_version()} on {platform.platform()}"
     yield from (f"{name} {_version(name)}" for name in LIBRARIES)
-    yield from _devices() or ["no NVIDIA GPU"]
+    yield from _gpus() or ["no NVIDIA GPU"]
 
 
 def _version(name: str) -> str:
@@ -26,7 +26,7 @@ def _version(name: str) -> str:
         return "is not installed"
 
 
-def _devices() -> list[str]:
+def _gpus() -> list[str]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return []

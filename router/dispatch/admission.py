@@ -12,9 +12,9 @@ from router.errors import Overloaded, Unavailable
 class Admission:
     """`most` permits. A permit is tied to the life of a `with`, so it cannot leak."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, capacity: int) -> None:
         self.draining = False
-        self._most = most
+        self._capacity = capacity
         self._held = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -22,14 +22,14 @@ class Admission:
     @property
     def full(self) -> bool:
         """Whether no permit is free."""
-        return self._held >= self._most
+        return self._held >= self._capacity
 
     @contextmanager
     def hold(self, count: int) -> Iterator[None]:
         """`count` permits, or none: raises Overloaded, and Unavailable while draining."""
         if self.draining:
             raise Unavailable("Server is shutting down")
-        if self._held + count > self._most:
+        if self._held + count > self._capacity:
             raise Overloaded
         self._held += count
         self._idle.clear()

@@ -9,47 +9,49 @@ import asyncio
 from dataclasses import dataclass
 from itertools import count
 
-from router.dispatch.step_pipeline import Named
-from router.requests.record import Record
-from router.shards.group import Report
+from router.dispatch.step_pipeline import PromptPages
+from router.requests.record import LiveRequest
+from router.shards.group import GroupEvent
 
-PULSE_SECONDS = 1.0
+HEALTH_CHECK_SECONDS = 1.0
 """Longest time between two looks at the shards' health."""
 
 
 @dataclass(frozen=True, slots=True)
-class Submit:
+class Submitted:
     """A request has its Record, its pages have names, and it wants to run."""
 
-    record: Record
-    named: Named
+    record: LiveRequest
+    prompt_pages: PromptPages
 
 
 @dataclass(frozen=True, slots=True)
-class Cancel:
+class CancelRequested:
     """A request's caller has left, or someone has stopped it."""
 
-    record: Record
+    record: LiveRequest
 
 
-Event = Submit | Cancel | Report
+Event = Submitted | CancelRequested | GroupEvent
 
 
-class Inbox:
+class EventQueue:
     """Events of one loop; many put, one takes."""
 
     def __init__(self) -> None:
         self._events: asyncio.PriorityQueue[tuple[bool, int, Event]] = asyncio.PriorityQueue()
-        self._numbers = count()
+        self._sequence = count()
 
     def put(self, event: Event) -> None:
         """Never waits."""
-        self._events.put_nowait((not isinstance(event, Cancel), next(self._numbers), event))
+        self._events.put_nowait(
+            (not isinstance(event, CancelRequested), next(self._sequence), event)
+        )
 
-    async def take(self) -> Event | None:
-        """The next event; None where there was none for `PULSE_SECONDS`."""
+    async def get(self) -> Event | None:
+        """The next event; None where there was none for `HEALTH_CHECK_SECONDS`."""
         try:
-            async with asyncio.timeout(PULSE_SECONDS):
+            async with asyncio.timeout(HEALTH_CHECK_SECONDS):
                 return (await self._events.get())[2]
         except TimeoutError:
             return None

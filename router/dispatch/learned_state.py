@@ -20,28 +20,28 @@ from typing import Any
 
 import msgpack
 
-PERIOD_SECONDS = 60.0
+SAVE_INTERVAL_SECONDS = 60.0
 """Time between two looks at whether something was learned."""
-NOWHERE = "none"
+DISABLED = "none"
 """The name that keeps nothing."""
-OURS = b"laps-learned "
-MAGIC = OURS + b"1\n"
+MAGIC_PREFIX = b"laps-learned "
+MAGIC = MAGIC_PREFIX + b"1\n"
 """First bytes of a file of this version; a MessagePack array of model and state follows."""
 
-Learned = Mapping[str, Any]
+LearnedState = Mapping[str, Any]
 
 logger = logging.getLogger(__name__)
 
 
-def place(wish: str | None, model: str, environment: Mapping[str, str]) -> Path | None:
+def state_path(setting: str | None, model: str, environment: Mapping[str, str]) -> Path | None:
     """The file that `wish` names; None: `wish` is `none`.
 
     Without a wish it lies in the XDG state folder and is named by the model.
     """
-    if wish == NOWHERE:
+    if setting == DISABLED:
         return None
-    if wish is not None:
-        return Path(wish)
+    if setting is not None:
+        return Path(setting)
     base = environment.get("XDG_STATE_HOME", "")
     folder = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "state"
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip(".-")[:100]
@@ -49,18 +49,18 @@ def place(wish: str | None, model: str, environment: Mapping[str, str]) -> Path 
     return folder / "text-generation-laps" / f"{readable}-{unique}.learned"
 
 
-class Store:
+class SchedulerStateFile:
     """One file, or nowhere to keep anything."""
 
     def __init__(self, path: Path | None, model: str) -> None:
         """`model`: whose answers and drafts it is about."""
         self._path = path
         self._model = model
-        self._kept = b""
+        self._saved = b""
         """What the file holds as far as this process knows."""
-        self._writing = threading.Lock()
+        self._write_lock = threading.Lock()
 
-    def load(self) -> Learned | None:
+    def load(self) -> LearnedState | None:
         """What the file holds, if it is about this model."""
         if self._path is None:
             return None
@@ -69,47 +69,49 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as fault:
-            self.reject(fault.strerror)
+            self.warn_unusable(fault.strerror)
             return None
-        if content and not content.startswith(OURS):
-            self.reject("it is another program's file and stays as it is; nothing will be kept")
+        if content and not content.startswith(MAGIC_PREFIX):
+            self.warn_unusable(
+                "it is another program's file and stays as it is; nothing will be kept"
+            )
             self._path = None
             return None
-        return self._read(content)
+        return self._parse(content)
 
-    def reject(self, why: object) -> None:
+    def warn_unusable(self, reason: object) -> None:
         """Say that the file's content is of no use, and why."""
-        logger.warning("%s: the scheduler starts afresh: %s", self._path, why)
+        logger.warning("%s: the scheduler starts afresh: %s", self._path, reason)
 
-    def keep(self, content: bytes) -> None:
+    def save(self, content: bytes) -> None:
         """Write what `pack` made, unless it is what the file holds; to be called off the loop."""
-        with self._writing:
-            if self._path is None or content == self._kept:
+        with self._write_lock:
+            if self._path is None or content == self._saved:
                 return
-            self._kept = content  # also where it fails: one warning for one state
+            self._saved = content  # also where it fails: one warning for one state
             try:
                 self._write(content)
             except OSError as fault:
                 logger.warning("%s: what was learned is not kept: %s", self._path, fault.strerror)
 
-    def pack(self, learned: Learned) -> bytes:
+    def serialize(self, state: LearnedState) -> bytes:
         """The content of a file that holds `learned`."""
-        packed: bytes = msgpack.packb([self._model, learned])
+        packed: bytes = msgpack.packb([self._model, state])
         return MAGIC + packed
 
-    def _read(self, content: bytes) -> Learned | None:
+    def _parse(self, content: bytes) -> LearnedState | None:
         if not content.startswith(MAGIC):
-            self.reject("it is empty, or of another version")
+            self.warn_unusable("it is empty, or of another version")
             return None
         try:
             model, learned = msgpack.unpackb(content[len(MAGIC) :], strict_map_key=False)
         except (ValueError, TypeError, msgpack.UnpackException) as fault:
-            self.reject(f"damaged ({type(fault).__name__})")
+            self.warn_unusable(f"damaged ({type(fault).__name__})")
             return None
         if model != self._model or not isinstance(learned, dict):
-            self.reject("it is about another model")
+            self.warn_unusable("it is about another model")
             return None
-        self._kept = content
+        self._saved = content
         return learned
 
     def _write(self, content: bytes) -> None:
@@ -126,11 +128,13 @@ class Store:
                 raise
 
 
-async def keep(store: Store, learned: Callable[[], Learned]) -> None:
+async def save_periodically(
+    state_file: SchedulerStateFile, get_state: Callable[[], LearnedState]
+) -> None:
     """Keep what `learned` tells, now and then, and a last time when cancelled."""
     try:
         while True:
-            await asyncio.sleep(PERIOD_SECONDS)
-            await asyncio.to_thread(store.keep, store.pack(learned()))
+            await asyncio.sleep(SAVE_INTERVAL_SECONDS)
+            await asyncio.to_thread(state_file.save, state_file.serialize(get_state()))
     finally:
-        store.keep(store.pack(learned()))
+        state_file.save(state_file.serialize(get_state()))

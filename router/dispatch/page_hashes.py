@@ -12,27 +12,30 @@ from array import array
 from collections.abc import Iterable
 from hashlib import blake2b
 
-_BYTES = 16
+_DIGEST_BYTES = 16
 
 
-class PageNames:
+class PageHasher:
     """The chain of one request; tokens are added as they become known."""
 
     def __init__(self, page_size: int, salt: str = "") -> None:
-        self._size = page_size
-        self._name = blake2b(salt.encode(), digest_size=_BYTES, person=b"salt").digest()
-        self._tail: list[int] = []
+        self._page_size = page_size
+        self._digest = blake2b(salt.encode(), digest_size=_DIGEST_BYTES, person=b"salt").digest()
+        self._partial_page: list[int] = []
 
     def add(self, tokens: Iterable[int]) -> tuple[int, ...]:
         """Names of the pages that `tokens` fill."""
-        self._tail.extend(tokens)
-        whole = len(self._tail) // self._size * self._size
-        filled, self._tail = array("i", self._tail[:whole]), self._tail[whole:]
+        self._partial_page.extend(tokens)
+        whole = len(self._partial_page) // self._page_size * self._page_size
+        filled, self._partial_page = (
+            array("i", self._partial_page[:whole]),
+            self._partial_page[whole:],
+        )
         return tuple(
-            self._next(filled[start : start + self._size].tobytes())
-            for start in range(0, whole, self._size)
+            self._hash_page(filled[start : start + self._page_size].tobytes())
+            for start in range(0, whole, self._page_size)
         )
 
-    def _next(self, page: bytes) -> int:
-        self._name = blake2b(self._name + page, digest_size=_BYTES).digest()
-        return int.from_bytes(self._name, "little")
+    def _hash_page(self, page: bytes) -> int:
+        self._digest = blake2b(self._digest + page, digest_size=_DIGEST_BYTES).digest()
+        return int.from_bytes(self._digest, "little")

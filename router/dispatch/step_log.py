@@ -14,27 +14,29 @@ from typing import Any
 
 import orjson
 
-from router.dispatch.step_pipeline import Landed
-from router.requests.record import Record
-from router.scheduler.api import Capacity
+from router.dispatch.step_pipeline import CompletedStep
+from router.requests.record import LiveRequest
+from router.scheduler.api import DeviceCapacity
 
 
 class StepLog:
     """One file; a reader sees every Step that has landed."""
 
-    def __init__(self, path: str, capacity: Capacity) -> None:
+    def __init__(self, path: str, capacity: DeviceCapacity) -> None:
         """Raises OSError where the file cannot be made."""
         self._path = Path(path)
         self._path.write_bytes(_line({"capacity": asdict(capacity)}))
 
-    def write(self, landed: Landed, records: Mapping[int, Record], now: float) -> None:
+    def write(
+        self, completed: CompletedStep, records: Mapping[int, LiveRequest], now: float
+    ) -> None:
         """A Step landed `now`; `records` do not count it yet."""
         rows = [
-            [o.id, _known(records.get(o.id)), o.prefilled, o.drafted, o.accepted, o.emitted]
-            for o in landed.outcomes
+            [o.id, _known_tokens(records.get(o.id)), o.prefilled, o.drafted, o.accepted, o.emitted]
+            for o in completed.outcomes
         ]
         if rows:
-            seconds = {"sent": landed.sent, "landed": now, "seconds": landed.seconds}
+            seconds = {"sent": completed.sent_at, "landed": now, "seconds": completed.seconds}
             with self._path.open("ab") as file:
                 file.write(_line({**seconds, "rows": rows}))
 
@@ -43,6 +45,6 @@ def _line(value: dict[str, Any]) -> bytes:
     return orjson.dumps(value) + b"\n"
 
 
-def _known(record: Record | None) -> int:
+def _known_tokens(record: LiveRequest | None) -> int:
     """0 for a request that ended while the Step was in flight."""
     return 0 if record is None else len(record.prompt) + len(record.tokens)

@@ -11,63 +11,63 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from router.dispatch import step_messages
-from router.dispatch.page_hashes import PageNames
-from router.requests.record import Record
+from router.dispatch.page_hashes import PageHasher
+from router.requests.record import LiveRequest
 from router.requests.request import Request
-from router.scheduler.api import Batch, Job, Outcome
-from shard.wire.protocol import Item, Step, StepResult
+from router.scheduler.api import Job, Outcome, ScheduledBatch
+from shard.wire.protocol import RowResult, Step, StepResult
 
 
 @dataclass(frozen=True, slots=True)
-class Landed:
+class CompletedStep:
     """What one Step did."""
 
     method: str
     """Its label in TGI's metrics."""
-    joined: bool
+    mixed: bool
     """Whether it had prompts beside rows that decode."""
-    sent: float
+    sent_at: float
     """When, by the dispatcher's clock."""
     seconds: float
     """Of the device."""
-    items: tuple[Item, ...]
+    items: tuple[RowResult, ...]
     """Of the rows that had not ended before."""
     outcomes: Sequence[Outcome]
     """The same for the scheduler, in the same order."""
 
 
-Named = tuple[PageNames | None, tuple[int, ...]]
+PromptPages = tuple[PageHasher | None, tuple[int, ...]]
 """The names of a request's pages as they go on, and those of the prompt's."""
 
 
-class Pipeline:
+class StepPipeline:
     """Rows and Steps of one group of shards, whose pages hold `page_size` tokens."""
 
     def __init__(self, page_size: int) -> None:
         self._page_size = page_size
-        self._names: dict[int, PageNames] = {}
+        self._page_hashers: dict[int, PageHasher] = {}
         """Of the pages of the requests that the scheduler knows."""
-        self._held: set[int] = set()
+        self._held_rows: set[int] = set()
         """Rows that the shards hold."""
-        self._flights: deque[tuple[Step, float]] = deque()
-        self._number = 0
+        self._in_flight: deque[tuple[Step, float]] = deque()
+        self._last_number = 0
 
-    def name(self, request: Request, prompt: Sequence[int]) -> Named:
+    def hash_pages(self, request: Request, prompt: Sequence[int]) -> PromptPages:
         """Names of the prompt's pages; a prompt that is to be told has to be computed, too.
 
         Changes nothing here, and takes long for long prompts.
         """
-        if request.report.prompt:
+        if request.report.prompt_logprobs:
             return None, ()
-        names = PageNames(self._page_size, request.cache_salt or "")
+        names = PageHasher(self._page_size, request.cache_salt or "")
         return names, names.add(prompt)
 
-    def enter(self, record: Record, named: Named) -> Job:
+    def add(self, record: LiveRequest, prompt_pages: PromptPages) -> Job:
         """The job of a request that wants to run."""
         wish = record.request
-        names, hashes = named
+        names, hashes = prompt_pages
         if names is not None:
-            self._names[record.id] = names
+            self._page_hashers[record.id] = names
         return Job(
             id=record.id,
             arrived=record.queued,
@@ -81,38 +81,40 @@ class Pipeline:
             route=wish.route,
         )
 
-    def leave(self, id: int) -> None:
+    def remove(self, id: int) -> None:
         """The scheduler knows the request no longer."""
-        self._names.pop(id, None)
+        self._page_hashers.pop(id, None)
 
-    def send(self, batch: Batch, records: Mapping[int, Record], now: float) -> Step:
+    def build_step(
+        self, batch: ScheduledBatch, records: Mapping[int, LiveRequest], now: float
+    ) -> Step:
         """The next Step; `records` are the live requests."""
-        held = self._held.difference(step_messages.gone(batch))
-        fresh = [records[id] for id in step_messages.named(batch) if id not in held]
+        held = self._held_rows.difference(step_messages.removed_rows(batch))
+        fresh = [records[id] for id in step_messages.held_rows(batch) if id not in held]
         cached = {start.id: start.cached for start in batch.start}
         for record in fresh:
-            record.plan(now, cached.get(record.id, 0))
-        self._number += 1
-        step = step_messages.step(self._number, batch, self._held, fresh)
-        self._held = held.union(record.id for record in fresh)
-        self._flights.append((step, now))
+            record.mark_scheduled(now, cached.get(record.id, 0))
+        self._last_number += 1
+        step = step_messages.to_step(self._last_number, batch, self._held_rows, fresh)
+        self._held_rows = held.union(record.id for record in fresh)
+        self._in_flight.append((step, now))
         return step
 
-    def land(self, result: StepResult) -> Landed:
+    def complete(self, result: StepResult) -> CompletedStep:
         """The oldest Step on its way is done; live rows' names follow their new tokens."""
-        step, sent = self._flights.popleft()
-        rows = step_messages.done(step, result)
-        outcomes = step_messages.outcomes(rows, result.seconds, self._names)
+        step, sent = self._in_flight.popleft()
+        rows = step_messages.completed_rows(step, result)
+        outcomes = step_messages.to_outcomes(rows, result.seconds, self._page_hashers)
         items = tuple(item for _, item in rows)
-        return Landed(
-            step_messages.method(step),
-            step_messages.joined(step),
+        return CompletedStep(
+            step_messages.metrics_method(step),
+            step_messages.is_mixed(step),
             sent,
             result.seconds,
             items,
             outcomes,
         )
 
-    def lost(self) -> list[str]:
+    def abort(self) -> list[str]:
         """Labels of the Steps that will never land."""
-        return [step_messages.method(step) for step, _ in self._flights]
+        return [step_messages.metrics_method(step) for step, _ in self._in_flight]

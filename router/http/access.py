@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 
 from router.errors import Unauthorized
 
-PROBES = frozenset(("/", "/health", "/ping", "/health/live", "/health/ready"))
+HEALTH_PATHS = frozenset(("/", "/health", "/ping", "/health/live", "/health/ready"))
 """Open to GET and HEAD, whatever is asked elsewhere."""
-READING = ("GET", "HEAD")
-PREFLIGHT = {
+READ_METHODS = ("GET", "HEAD")
+PREFLIGHT_HEADERS = {
     "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": "content-type, authorization, x-request-id, traceparent",
 }
-EXPOSED = (
+EXPOSED_HEADERS = (
     "x-request-id, retry-after, x-compute-type, x-compute-time, x-compute-characters,"
     " x-total-time, x-validation-time, x-queue-time, x-inference-time, x-time-per-token,"
     " x-prompt-tokens, x-generated-tokens"
@@ -28,39 +28,41 @@ EXPOSED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class AccessPolicy:
     """The rules of one server."""
 
-    key: str | None = field(default=None, repr=False)
+    api_key: str | None = field(default=None, repr=False)
     protect_metrics: bool = False
-    origins: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
     """Empty, or with `*` among them: any."""
-    connections: int = 1024
+    max_connections: int = 1024
     """Most at once."""
 
-    def check(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+    def authorize(self, method: str, path: str, headers: Mapping[str, str]) -> None:
         """Raises Unauthorized for a request that needs the key and has another or none."""
-        if self.key is None or self._open(method, path):
+        if self.api_key is None or self._is_public(method, path):
             return
         scheme, _, given = headers.get("Authorization", "").partition(" ")
-        same = hmac.compare_digest(_bytes(given.strip()), _bytes(self.key))
+        same = hmac.compare_digest(_bytes(given.strip()), _bytes(self.api_key))
         if scheme.lower() != "bearer" or not same:
             raise Unauthorized
 
-    def cors(self, origin: str | None, *, preflight: bool) -> dict[str, str]:
+    def cors_headers(self, origin: str | None, *, preflight: bool) -> dict[str, str]:
         """The headers for a page of `origin`; without one, no page asks."""
         if origin is None:
             return {}
-        anyone = not self.origins or "*" in self.origins
-        if not anyone and origin not in self.origins:
+        anyone = not self.allowed_origins or "*" in self.allowed_origins
+        if not anyone and origin not in self.allowed_origins:
             return {"Vary": "Origin"}
         told = {"Access-Control-Allow-Origin": "*" if anyone else origin}
-        more = PREFLIGHT if preflight else {"Access-Control-Expose-Headers": EXPOSED}
+        more = (
+            PREFLIGHT_HEADERS if preflight else {"Access-Control-Expose-Headers": EXPOSED_HEADERS}
+        )
         return told | more | ({} if anyone else {"Vary": "Origin"})
 
-    def _open(self, method: str, path: str) -> bool:
+    def _is_public(self, method: str, path: str) -> bool:
         metrics = path == "/metrics" and not self.protect_metrics
-        return method in READING and (metrics or path in PROBES)
+        return method in READ_METHODS and (metrics or path in HEALTH_PATHS)
 
 
 def _bytes(text: str) -> bytes:

@@ -14,12 +14,12 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from router.errors import BadRequest, Unavailable, flat
+from router.errors import BadRequest, Unavailable, native_error
 
-SERVER = "tgi-laps"
+SERVER_NAME = "tgi-laps"
 """Value of the `Server` header; versions are nobody's business."""
 
-READ = 1 << 16
+READ_SIZE = 1 << 16
 """Most bytes that are read at once: there may be a great many tiny chunks in them."""
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """As aiohttp does, but for the size of a read, which asyncio has as an attribute."""
         super().connection_made(transport)
-        transport.max_size = READ  # type: ignore[attr-defined]
+        transport.max_size = READ_SIZE  # type: ignore[attr-defined]
 
     def handle_error(
         self,
@@ -46,41 +46,43 @@ class Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is already on its way")
         logger.debug("a connection broke HTTP's rules: %s", exc)
-        body = orjson.dumps(flat(BadRequest()))
-        response = web.Response(body=body, status=400, headers=_head())
+        body = orjson.dumps(native_error(BadRequest()))
+        response = web.Response(body=body, status=400, headers=_response_headers())
         response.force_close()
         return response
 
 
-class TurnedAway(asyncio.Protocol):
+class RejectedConnection(asyncio.Protocol):
     """A connection above the cap: told so, and closed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if isinstance(transport, asyncio.WriteTransport):
-            transport.write(_refusal(Unavailable("Too many connections")))
+            transport.write(_rejection_bytes(Unavailable("Too many connections")))
         transport.close()
 
 
-def accept(server: web.Server | None, most: int, **settings: Any) -> asyncio.Protocol:
+def accept_connection(
+    server: web.Server | None, max_connections: int, **settings: Any
+) -> asyncio.Protocol:
     """The protocol of a new connection to `server`, of which there are at most `most`.
 
     Without a server, one that is already torn down, nobody is let in.
     """
-    if server is None or len(server.connections) >= most:
-        return TurnedAway()
+    if server is None or len(server.connections) >= max_connections:
+        return RejectedConnection()
     return Connection(server, loop=asyncio.get_running_loop(), **settings)
 
 
-def _head() -> dict[str, str]:
+def _response_headers() -> dict[str, str]:
     return {
         "Content-Type": "application/json",
-        "Server": SERVER,
+        "Server": SERVER_NAME,
         "x-request-id": secrets.token_hex(16),
     }
 
 
-def _refusal(error: Unavailable) -> bytes:
-    body = orjson.dumps(flat(error))
-    head = {**_head(), **error.headers, "Content-Length": str(len(body))}
+def _rejection_bytes(error: Unavailable) -> bytes:
+    body = orjson.dumps(native_error(error))
+    head = {**_response_headers(), **error.headers, "Content-Length": str(len(body))}
     lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
     return f"HTTP/1.1 503 Service Unavailable\r\n{lines}\r\n".encode() + body

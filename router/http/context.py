@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from router.requests.record import Record
+from router.requests.record import LiveRequest
 
 REQUEST_ID = web.RequestKey("request_id", str)
-RECORDS = web.RequestKey("records", list[Record])
+RECORDS = web.RequestKey("records", list[LiveRequest])
 """What a request set going; whoever is around the routes may read it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """Seconds that the server waits for a client."""
 
     body: float = 30.0
     """For the whole body."""
-    comment: float = 15.0
+    comment_interval: float = 15.0
     """Between the events of a stream, before a comment."""
     stall: float = 30.0
     """For a stream's reader to read."""

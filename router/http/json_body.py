@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from router.errors import Malformed, Mistyped
+from router.errors import BodyTypeError, MalformedJson
 
 
 def _float32(value: float) -> float:
@@ -31,16 +31,16 @@ def _float32(value: float) -> float:
         raise ValueError("number out of range of float32") from fault
 
 
-Float = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_float32)]
+Float32 = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_float32)]
 U32 = Annotated[int, Field(ge=0, lt=1 << 32)]
 U64 = Annotated[int, Field(ge=0, lt=1 << 64)]
 I32 = Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)]
-Strings = Annotated[list[str], Field(fail_fast=True)]
+StringList = Annotated[list[str], Field(fail_fast=True)]
 Json = Any
 """Any value of a parsed body; pydantic's JsonValue would look at each part of it once more."""
 
-_PARTS = (b",", b"[", b"{")
-MOST_VALUES = 1 << 16
+_VALUE_SEPARATORS = (b",", b"[", b"{")
+MAX_BODY_VALUES = 1 << 16
 """Values of one body, beside those that may be token ids: numbers, texts, arrays, objects."""
 
 
@@ -62,45 +62,45 @@ class Body(BaseModel):
 AnyBody = TypeVar("AnyBody", bound=Body)
 
 
-def read(body: bytes, kind: type[AnyBody], most: int = MOST_VALUES) -> AnyBody:
+def parse_body(body: bytes, model: type[AnyBody], max_values: int = MAX_BODY_VALUES) -> AnyBody:
     """`body` as a `kind`.
 
-    Raises Malformed (not JSON) or Mistyped (names the first wrong field, or says that there are
-    more than `most` values).
+    Raises MalformedJson (not JSON) or BodyTypeError (names the first wrong field, or says that
+    there are more than `most` values).
     """
-    return typed(parse_json(body, most), kind)
+    return validate_body(parse_json(body, max_values), model)
 
 
-def typed(value: Any, kind: type[AnyBody]) -> AnyBody:
-    """A parsed `value` as a `kind`. Raises Mistyped, which names the first wrong field."""
+def validate_body(value: Any, model: type[AnyBody]) -> AnyBody:
+    """A parsed `value` as a `kind`. Raises BodyTypeError, which names the first wrong field."""
     try:
-        return kind.model_validate(value)
+        return model.model_validate(value)
     except ValidationError as fault:
-        raise Mistyped(_reason(fault)) from fault
+        raise BodyTypeError(_error_text(fault)) from fault
 
 
-def parse_json(body: bytes, most: int = MOST_VALUES) -> Any:
-    """What `body` says. Raises Malformed, or Mistyped for more than `most` values."""
-    if len(body) > most and _crowded(body, most):
-        raise Mistyped(f"body: it holds more than {most} values")
+def parse_json(body: bytes, max_values: int = MAX_BODY_VALUES) -> Any:
+    """What `body` says. Raises MalformedJson, or BodyTypeError for more than `most` values."""
+    if len(body) > max_values and _exceeds_values(body, max_values):
+        raise BodyTypeError(f"body: it holds more than {max_values} values")
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as fault:
-        raise Malformed(str(fault)) from fault
+        raise MalformedJson(str(fault)) from fault
 
 
-def _crowded(body: bytes, most: int) -> bool:
+def _exceeds_values(body: bytes, max_values: int) -> bool:
     """Whether there are more than `most` values: commas and openings outside of strings."""
-    if sum(map(body.count, _PARTS)) <= most:
+    if sum(map(body.count, _VALUE_SEPARATORS)) <= max_values:
         return False
     plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
-    if plain.count(b'"') > 4 * most:  # a value has at most a name and a text
+    if plain.count(b'"') > 4 * max_values:  # a value has at most a name and a text
         return True
     outside = b"".join(plain.split(b'"')[::2])
-    return sum(map(outside.count, _PARTS)) > most
+    return sum(map(outside.count, _VALUE_SEPARATORS)) > max_values
 
 
-def _reason(fault: ValidationError) -> str:
+def _error_text(fault: ValidationError) -> str:
     first = fault.errors(include_url=False, include_context=False, include_input=False)[0]
     field = ".".join(map(str, first["loc"])) or "body"
     text = "Input should be an object" if first["type"] == "model_type" else first["msg"]

@@ -9,8 +9,8 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel
 
-from router.offload import aside
-from router.requests.record import Record
+from router.offload import offload
+from router.requests.record import LiveRequest
 
 
 class ErrorResponse(BaseModel):
@@ -20,39 +20,43 @@ class ErrorResponse(BaseModel):
     error_type: str
 
 
-def dump(value: Any) -> bytes:
+def dump_json(value: Any) -> bytes:
     """JSON without spaces or newlines."""
     return orjson.dumps(value)
 
 
-_TOKEN_BYTES = 100
-_SENT_AT_ONCE = 1 << 20
+_BYTES_PER_TOKEN = 100
+_MAX_UNSTREAMED_BYTES = 1 << 20
 
 
-def reply(value: Any, headers: Mapping[str, str] | None = None, status: int = 200) -> web.Response:
+def json_response(
+    value: Any, headers: Mapping[str, str] | None = None, status: int = 200
+) -> web.Response:
     """A JSON response."""
-    body = dump(value)
+    body = dump_json(value)
     return web.Response(body=body, status=status, headers=headers, content_type="application/json")
 
 
-async def reply_aside(value: Any, headers: Mapping[str, str], size: int) -> web.Response:
+async def json_response_offloaded(
+    value: Any, headers: Mapping[str, str], size: int
+) -> web.Response:
     """The same of a `value` that may be large: about `size` bytes."""
-    body = await aside(size, dump, value)
+    body = await offload(size, dump_json, value)
     return web.Response(body=body, headers=headers, content_type="application/json")
 
 
-def weight(records: Sequence[Record]) -> int:
+def estimated_json_bytes(records: Sequence[LiveRequest]) -> int:
     """About how many bytes an answer has that tells all of `records`."""
     told = (
         len(each.tokens) + each.request.decoder_input_details * len(each.prompt) for each in records
     )
-    return _TOKEN_BYTES * sum(told)
+    return _BYTES_PER_TOKEN * sum(told)
 
 
-def reply_in_parts(parts: Sequence[bytes]) -> web.Response:
+def json_response_streamed(parts: Sequence[bytes]) -> web.Response:
     """The response whose JSON is `parts`; many bytes are sent part by part, as the client reads."""
     size = sum(map(len, parts))
-    if size <= _SENT_AT_ONCE:
+    if size <= _MAX_UNSTREAMED_BYTES:
         return web.Response(body=b"".join(parts), content_type="application/json")
 
     async def each() -> AsyncIterator[bytes]:

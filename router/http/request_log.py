@@ -12,9 +12,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from router.http.context import REQUEST_ID
-from router.log_levels import ROUTER, level
+from router.log_levels import ROUTER_TARGETS, effective_level
 
-LONGEST_PATH = 200
+MAX_PATH_LENGTH = 200
 """Characters of a path that a line shows, as they were sent: encoded, so no line is forged."""
 
 logger = logging.getLogger("router")
@@ -22,12 +22,12 @@ logger = logging.getLogger("router")
 
 def configure(directives: str) -> None:
     """Log to stderr from now on; `directives` is LOG_LEVEL's value."""
-    own = level(directives, ROUTER)
+    own = effective_level(directives, ROUTER_TARGETS)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=own)
 
 
 @web.middleware
-async def told(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def log_request(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Log how the request ended, streams included."""
     loop = asyncio.get_running_loop()
     started = loop.time()
@@ -36,7 +36,7 @@ async def told(request: web.Request, handler: Handler) -> web.StreamResponse:
     logger.log(
         logging.DEBUG if quiet else logging.INFO,
         "request %s: %s %s %d in %.3f s",
-        *(request[REQUEST_ID], request.method, request.rel_url.raw_path[:LONGEST_PATH]),
+        *(request[REQUEST_ID], request.method, request.rel_url.raw_path[:MAX_PATH_LENGTH]),
         *(response.status, loop.time() - started),
     )
     return response

@@ -22,12 +22,12 @@ HEADERS: Final = {
 }
 
 
-def frame(payload: bytes) -> bytes:
+def encode_event(payload: bytes) -> bytes:
     """One event. `payload` is JSON, so it holds no raw newline."""
     return b"data: " + payload + b"\n\n"
 
 
-class ClientGone(Exception):
+class ClientDisconnected(Exception):
     """The client left, or does not read; nothing more can be told to it."""
 
 
@@ -37,21 +37,21 @@ class EventStream:
     def __init__(self, http: web.Request, response: web.StreamResponse, stall: float) -> None:
         self.response = response
         self._http, self._stall = http, stall
-        self._wrote = asyncio.Event()
+        self._event_written = asyncio.Event()
 
     async def write(self, payload: bytes) -> None:
-        """Send one event. Raises ClientGone."""
-        self._wrote.set()
-        await self._send(frame(payload))
+        """Send one event. Raises ClientDisconnected."""
+        self._event_written.set()
+        await self._send(encode_event(payload))
 
-    async def comment_when_silent(self, interval: float) -> None:
+    async def send_keepalives(self, interval: float) -> None:
         """Send a comment whenever `interval` seconds pass without an event, while anyone reads."""
-        with suppress(ClientGone):  # the server cancels the handler of a lost connection
+        with suppress(ClientDisconnected):  # the server cancels the handler of a lost connection
             while True:
-                self._wrote.clear()
+                self._event_written.clear()
                 try:
                     async with asyncio.timeout(interval):
-                        await self._wrote.wait()
+                        await self._event_written.wait()
                 except TimeoutError:
                     await self._send(COMMENT)
 
@@ -62,11 +62,11 @@ class EventStream:
         except (ConnectionError, TimeoutError) as fault:
             if self._http.transport is not None:
                 self._http.transport.abort()
-            raise ClientGone from fault
+            raise ClientDisconnected from fault
 
 
 @asynccontextmanager
-async def events(
+async def open_event_stream(
     http: web.Request, headers: Mapping[str, str], *, interval: float, stall: float
 ) -> AsyncIterator[EventStream]:
     """Send the head, then keep the line alive until the `async with` is left."""
@@ -75,7 +75,7 @@ async def events(
     stream = EventStream(http, response, stall)
     try:
         async with asyncio.TaskGroup() as group:
-            comments = group.create_task(stream.comment_when_silent(interval))
+            comments = group.create_task(stream.send_keepalives(interval))
             yield stream
             comments.cancel()
     except BaseExceptionGroup as faults:

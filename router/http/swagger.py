@@ -8,9 +8,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-KINDS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
+CONTENT_TYPES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 """The files that the page needs."""
-PAGE = """<!doctype html>
+PAGE_HTML = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -27,35 +27,37 @@ PAGE = """<!doctype html>
 """
 
 
-class Docs:
+class DocsRoutes:
     """The page, its files and the OpenAPI `document`."""
 
     def __init__(self, document: bytes) -> None:
         self._document = document
-        self._folder = _folder()
+        self._asset_folder = _find_asset_folder()
 
-    def routes(self, *, pages: bool) -> list[web.RouteDef]:
+    def routes(self, *, docs_ui: bool) -> list[web.RouteDef]:
         """Path by path; without `pages` the document alone."""
-        shown = [web.get("/docs", self.page), web.get("/docs/{name}", self.file)]
-        return [*(shown if pages else ()), web.get("/api-doc/openapi.json", self.document)]
+        shown = [web.get("/docs", self.page), web.get("/docs/{name}", self.asset)]
+        return [*(shown if docs_ui else ()), web.get("/api-doc/openapi.json", self.document)]
 
     async def page(self, http: web.Request) -> web.StreamResponse:
         """GET `/docs`."""
-        return web.Response(text=PAGE, content_type="text/html")
+        return web.Response(text=PAGE_HTML, content_type="text/html")
 
-    async def file(self, http: web.Request) -> web.StreamResponse:
+    async def asset(self, http: web.Request) -> web.StreamResponse:
         """GET `/docs/{name}`; only what the page needs has a name."""
         name = http.match_info["name"]
-        if name not in KINDS:
+        if name not in CONTENT_TYPES:
             raise web.HTTPNotFound
-        return web.FileResponse(self._folder / name, headers={"Content-Type": KINDS[name]})
+        return web.FileResponse(
+            self._asset_folder / name, headers={"Content-Type": CONTENT_TYPES[name]}
+        )
 
     async def document(self, http: web.Request) -> web.StreamResponse:
         """GET `/api-doc/openapi.json`."""
         return web.Response(body=self._document, content_type="application/json")
 
 
-def _folder() -> Path:
+def _find_asset_folder() -> Path:
     """Where the package `swagger-ui-py` keeps its files; its code is not run."""
     found = find_spec("swagger_ui")
     if found is None or found.origin is None:

@@ -17,17 +17,17 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from router.http.context import RECORDS, REQUEST_ID
-from router.requests.record import Record
+from router.requests.record import LiveRequest
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Tracer
 
-SEND_SECONDS = 2.0
+EXPORT_TIMEOUT_SECONDS = 2.0
 """Longest time that one delivery may take; what a dead collector is owed is dropped."""
 
 
-def provider(endpoint: str, service: str) -> TracerProvider:
+def make_tracer_provider(endpoint: str, service: str) -> TracerProvider:
     """Where spans go; `shutdown` it at the end, off the loop, so that the last ones leave."""
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -35,18 +35,18 @@ def provider(endpoint: str, service: str) -> TracerProvider:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     traces = TracerProvider(resource=Resource.create({SERVICE_NAME: service}))
-    exporter = OTLPSpanExporter(endpoint=endpoint, timeout=SEND_SECONDS)
+    exporter = OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_TIMEOUT_SECONDS)
     traces.add_span_processor(BatchSpanProcessor(exporter))
     return traces
 
 
-def middleware(traces: TracerProvider) -> Middleware:
+def tracing_middleware(provider: TracerProvider) -> Middleware:
     """Put a span around every request, streams included to their end."""
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import SpanKind, Status, StatusCode
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    tracer, parent = traces.get_tracer("tgi-laps"), TraceContextTextMapPropagator()
+    tracer, parent = provider.get_tracer("tgi-laps"), TraceContextTextMapPropagator()
 
     @web.middleware
     async def traced(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -63,7 +63,7 @@ def middleware(traces: TracerProvider) -> Middleware:
                 response = await handler(request)
             finally:
                 if isinstance(span, ReadableSpan) and span.start_time:  # not where none is kept
-                    _tell(tracer, request, span.start_time - _nanoseconds(begun))
+                    _emit_phase_spans(tracer, request, span.start_time - _nanoseconds(begun))
             span.set_attribute("http.response.status_code", response.status)
             span.set_attribute("tgi.request_id", request[REQUEST_ID])
             if response.status >= 500:
@@ -80,42 +80,45 @@ class Phase:
     name: str
     begin: float
     end: float
-    facts: Mapping[str, int | float]
+    attributes: Mapping[str, int | float]
 
 
-def phases(record: Record, now: float) -> Iterator[Phase]:
+def phases(record: LiveRequest, now: float) -> Iterator[Phase]:
     """How far a sequence came; one that still lives, since its caller left, ends `now`."""
-    ended = now if record.live else record.ended
+    ended = now if record.is_live else record.ended
     started = record.started if record.steps else ended
     first = record.first_token if record.tokens else ended
     yield Phase("validation", record.arrived, record.queued, {})
     yield Phase("queue", record.queued, started, {})
     if record.steps:
-        prompt = {"tgi.prompt_tokens": len(record.prompt), "tgi.cached_tokens": record.cached}
+        prompt = {
+            "tgi.prompt_tokens": len(record.prompt),
+            "tgi.cached_tokens": record.cached_tokens,
+        }
         yield Phase("prefill", started, first, prompt)
     if record.tokens:
-        yield Phase("decode", first, ended, _output(record))
+        yield Phase("decode", first, ended, _decode_attributes(record))
 
 
-def _output(record: Record) -> dict[str, int | float]:
+def _decode_attributes(record: LiveRequest) -> dict[str, int | float]:
     """What the shards' Steps did for a sequence, prefill included."""
     return {
         "tgi.generated_tokens": len(record.tokens),
         "tgi.steps": record.steps,
-        "tgi.device_seconds": record.attained,
+        "tgi.device_seconds": record.device_seconds,
         "tgi.drafted_tokens": record.drafted,
         "tgi.accepted_tokens": record.accepted,
         "tgi.preemptions": sum(record.preemptions.values()),
     }
 
 
-def _tell(tracer: Tracer, request: web.Request, zero: int) -> None:
+def _emit_phase_spans(tracer: Tracer, request: web.Request, clock_zero_ns: int) -> None:
     """Spans for the phases of each sequence; `zero` is when the clock was 0, in ns since 1970."""
     now = monotonic()
     for record in request.get(RECORDS, ()):
         for phase in phases(record, now):
-            begin, end = (zero + _nanoseconds(each) for each in (phase.begin, phase.end))
-            tracer.start_span(phase.name, start_time=begin, attributes=phase.facts).end(end)
+            begin, end = (clock_zero_ns + _nanoseconds(each) for each in (phase.begin, phase.end))
+            tracer.start_span(phase.name, start_time=begin, attributes=phase.attributes).end(end)
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -8,52 +8,55 @@ from router.native import request_models, response_models
 EXAMPLE = {"inputs": "def main():", "parameters": {"max_new_tokens": 20}}
 ROOT = Operation(
     *("post", "/", "Generate; a stream if `stream` is true"),
-    takes=request_models.CompatGenerate,
+    request_model=request_models.CompatGenerateRequest,
     example=EXAMPLE,
-    gives=response_models.GenerateResponse,
-    several=True,
-    streams=response_models.StreamResponse,
+    response_model=response_models.GenerateResponse,
+    is_list=True,
+    event_model=response_models.StreamResponse,
 )
-NATIVE = (
+NATIVE_OPERATIONS = (
     ROOT,
     Operation(
         *("post", "/generate", "Generate and answer at the end"),
-        takes=request_models.Generate,
+        request_model=request_models.GenerateRequest,
         example=EXAMPLE,
-        gives=response_models.GenerateResponse,
+        response_model=response_models.GenerateResponse,
     ),
     Operation(
         *("post", "/generate_stream", "Generate and answer token by token"),
-        takes=request_models.Generate,
+        request_model=request_models.GenerateRequest,
         example=EXAMPLE,
-        streams=response_models.StreamResponse,
+        event_model=response_models.StreamResponse,
     ),
     Operation(
         *("post", "/tokenize", "The tokens of a text"),
-        takes=request_models.Generate,
+        request_model=request_models.GenerateRequest,
         example=EXAMPLE,
-        gives=response_models.SimpleToken,
-        several=True,
+        response_model=response_models.SimpleToken,
+        is_list=True,
     ),
     Operation(
-        "get", "/info", "What is served, and within which limits", gives=response_models.Info
+        "get",
+        "/info",
+        "What is served, and within which limits",
+        response_model=response_models.Info,
     ),
     *(
         Operation("get", path, "Whether requests can be served now")
         for path in ("/", "/health", "/ping", "/health/ready")
     ),
     Operation("get", "/health/live", "Whether the server runs at all"),
-    Operation("get", "/metrics", "Metrics for Prometheus", text=True),
+    Operation("get", "/metrics", "Metrics for Prometheus", is_text=True),
     Operation(
         *("get", "/requests/{request_id}", "How a live request stands, by its x-request-id"),
-        gives=response_models.Standing,
+        response_model=response_models.RequestStatusResponse,
     ),
     *(
         Operation(
             method,
             path,
             "Stop a live request, by its x-request-id",
-            gives=response_models.Cancelled,
+            response_model=response_models.CancelResponse,
         )
         for method, path in (("delete", "/requests/{request_id}"), ("post", "/cancel/{request_id}"))
     ),

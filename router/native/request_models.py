@@ -9,7 +9,7 @@ from pydantic import (
     Field,
 )
 
-from router.http.json_body import I32, U32, U64, Body, Float, Json, Strings
+from router.http.json_body import I32, U32, U64, Body, Float32, Json, StringList
 
 
 class Grammar(Body):
@@ -19,22 +19,22 @@ class Grammar(Body):
     value: Json
 
 
-class Parameters(Body):
+class GenerateParameters(Body):
     """TGI's generation parameters and ours."""
 
     best_of: U64 | None = None
     """Out of how many sequences the likeliest is the answer; needs sampling."""
-    temperature: Float | None = None
+    temperature: Float32 | None = None
     """Divides the scores; above 0."""
-    repetition_penalty: Float | None = None
+    repetition_penalty: Float32 | None = None
     """Of every token in prompt and output; above 0, 1 is neutral."""
-    frequency_penalty: Float | None = None
+    frequency_penalty: Float32 | None = None
     """Times a token's count in the output, taken from its score; -2 to 2."""
     top_k: I32 | None = None
     """Sample from so many of the likeliest tokens."""
-    top_p: Float | None = None
+    top_p: Float32 | None = None
     """Sample from the likeliest tokens that together have this probability; between 0 and 1."""
-    typical_p: Float | None = None
+    typical_p: Float32 | None = None
     """Sample from the most typical tokens that together have this probability."""
     do_sample: bool = False
     """Sample, although no parameter asks for it; true without any `parameters`."""
@@ -42,7 +42,7 @@ class Parameters(Body):
     """Most tokens to generate; null: as many as fit."""
     return_full_text: bool | None = None
     """Whether the prompt stands before the generated text; null: as the route has it."""
-    stop: Strings = Field(default_factory=list)
+    stop: StringList = Field(default_factory=list)
     """Texts after which generation ends; they stay in the output."""
     truncate: U64 | None = None
     """Keep so many of the prompt's last tokens."""
@@ -80,14 +80,14 @@ class Parameters(Body):
     """Share cached prompts only with those who give the same."""
 
 
-class Generate(Body):
+class GenerateRequest(Body):
     """Body of `/generate*`. As in TGI, no `parameters` at all means sampling, `{}` does not."""
 
     inputs: str
-    parameters: Parameters = Parameters(do_sample=True)
+    parameters: GenerateParameters = GenerateParameters(do_sample=True)
 
 
-class CompatGenerate(Generate):
+class CompatGenerateRequest(GenerateRequest):
     """Body of `/`."""
 
     stream: bool = False

@@ -12,80 +12,88 @@ from collections.abc import Sequence
 from typing import Any
 
 from router import VERSION
-from router.errors import Incomplete, Unserialisable
+from router.errors import IncompleteGeneration, StreamSerializationError
 from router.observability import scheduler_status
-from router.requests.record import PromptToken, Record, Token, timing
-from router.requests.request import Bounds
-from router.scheduler.api import View
-from router.server_info import About
+from router.requests.record import GeneratedToken, LiveRequest, PromptToken, timing
+from router.requests.request import ResolvedLimits
+from router.scheduler.api import SchedulerStatus
+from router.server_info import ServerInfo
 
 
-def info(about: About, bounds: Bounds, view: View) -> dict[str, Any]:
+def info(server_info: ServerInfo, bounds: ResolvedLimits, view: SchedulerStatus) -> dict[str, Any]:
     """Body of `/info`: TGI's keys, then ours."""
     return {
-        "model_id": about.model_id,
-        "model_sha": about.model_sha,
-        "model_pipeline_tag": about.pipeline_tag,
+        "model_id": server_info.model_id,
+        "model_sha": server_info.model_sha,
+        "model_pipeline_tag": server_info.pipeline_tag,
         "max_concurrent_requests": bounds.max_concurrent_requests,
         "max_best_of": bounds.max_best_of,
         "max_stop_sequences": bounds.max_stop_sequences,
         "max_input_tokens": bounds.max_input_tokens,
         "max_total_tokens": bounds.max_total_tokens,
-        "validation_workers": about.validation_workers,
+        "validation_workers": server_info.validation_workers,
         "max_client_batch_size": bounds.max_client_batch_size,
         "router": "text-generation-router",
         "version": VERSION,
         "sha": None,
         "docker_label": None,
-        "speculate": about.speculate,
-        "draft_model_id": about.draft_model_id,
-        "scheduler": scheduler_status.overview(about.scheduler, view),
+        "speculate": server_info.speculate,
+        "draft_model_id": server_info.draft_model_id,
+        "scheduler": scheduler_status.scheduler_info(server_info.scheduler, view),
     }
 
 
-def answer(
-    record: Record, about: About, *, full_text: bool, others: Sequence[Record] = ()
+def generate_response(
+    record: LiveRequest,
+    server_info: ServerInfo,
+    *,
+    full_text: bool,
+    others: Sequence[LiveRequest] = (),
 ) -> dict[str, Any]:
     """Body of a finished generation that won over `others`.
 
-    Raises Incomplete where one has not finished.
+    Raises IncompleteGeneration where one has not finished.
     """
-    body: dict[str, Any] = {"generated_text": _text(record, full_text)}
+    body: dict[str, Any] = {"generated_text": _generated_text(record, full_text)}
     if record.request.details:
         body["details"] = {
             **_summary(record),
             **_prefill_and_tokens(record),
-            **_others(others, full_text),
+            **_best_of_sequences(others, full_text),
             **_top_tokens(record),
-            **_speculation(record, about),
+            **_extension_details(record, server_info),
         }
     return body
 
 
-def event(index: int, record: Record, about: About, *, full_text: bool) -> dict[str, Any]:
+def stream_event(
+    index: int, record: LiveRequest, server_info: ServerInfo, *, full_text: bool
+) -> dict[str, Any]:
     """The event of a record's token number `index`, counted from 1; the last one sums up."""
     last = record.finish_reason is not None and index == len(record.tokens)
     return {
         "index": index,
         **_event_token(record, record.tokens[index - 1]),
-        "generated_text": _text(record, full_text) if last else None,
-        "details": _last_details(record, about) if last and record.request.details else None,
+        "generated_text": _generated_text(record, full_text) if last else None,
+        "details": _stream_details(record, server_info)
+        if last and record.request.details
+        else None,
     }
 
 
-def stream_headers(record: Record, about: About) -> dict[str, str]:
+def stream_headers(record: LiveRequest, server_info: ServerInfo) -> dict[str, str]:
     """What is known before the first token."""
     return {
-        "x-compute-type": about.compute_type,
+        "x-compute-type": server_info.compute_type,
         "x-compute-characters": str(len(record.request.inputs)),
     }
 
 
-def headers(record: Record, about: About) -> dict[str, str]:
+def response_headers(record: LiveRequest, server_info: ServerInfo) -> dict[str, str]:
     """TGI's headers of a finished generation, in TGI's order; times are whole milliseconds."""
     spent = timing(record)
     return {
-        "x-compute-type": about.compute_type,
+        "x-compute-type": server_info.compute_type,
         "x-compute-time": f"{spent.total:.6f}",
         "x-compute-characters": str(len(record.request.inputs)),
         "x-total-time": _milliseconds(spent.total),
@@ -98,13 +106,13 @@ def headers(record: Record, about: About) -> dict[str, str]:
     }
 
 
-def _text(record: Record, full_text: bool) -> str:
+def _generated_text(record: LiveRequest, full_text: bool) -> str:
     if record.finish_reason is None:
-        raise Incomplete
+        raise IncompleteGeneration
     return f"{record.request.inputs}{record.text}" if full_text else record.text
 
 
-def _summary(record: Record) -> dict[str, Any]:
+def _summary(record: LiveRequest) -> dict[str, Any]:
     return {
         "finish_reason": record.finish_reason,
         "generated_tokens": len(record.tokens),
@@ -112,17 +120,17 @@ def _summary(record: Record) -> dict[str, Any]:
     }
 
 
-def _prefill_and_tokens(record: Record) -> dict[str, Any]:
+def _prefill_and_tokens(record: LiveRequest) -> dict[str, Any]:
     return {
-        "prefill": [_prompt_token(token) for token in record.prefill],
+        "prefill": [_prompt_token(token) for token in record.prompt_tokens],
         "tokens": [_token(token) for token in record.tokens],
     }
 
 
-def _others(records: Sequence[Record], full_text: bool) -> dict[str, Any]:
+def _best_of_sequences(records: Sequence[LiveRequest], full_text: bool) -> dict[str, Any]:
     sequences = [
         {
-            "generated_text": _text(record, full_text),
+            "generated_text": _generated_text(record, full_text),
             **_summary(record),
             **_prefill_and_tokens(record),
             **_top_tokens(record),
@@ -132,49 +140,49 @@ def _others(records: Sequence[Record], full_text: bool) -> dict[str, Any]:
     return {"best_of_sequences": sequences} if sequences else {}
 
 
-def _top_tokens(record: Record) -> dict[str, Any]:
+def _top_tokens(record: LiveRequest) -> dict[str, Any]:
     if not record.request.top_n_tokens:
         return {}
     return {"top_tokens": [list(map(_token, token.top)) for token in record.tokens]}
 
 
-def _event_token(record: Record, token: Token) -> dict[str, Any]:
+def _event_token(record: LiveRequest, token: GeneratedToken) -> dict[str, Any]:
     told: dict[str, Any] = {"token": _token(token)}
     if record.request.top_n_tokens:
         told["top_tokens"] = list(map(_token, token.top))
     return told
 
 
-def _last_details(record: Record, about: About) -> dict[str, Any]:
+def _stream_details(record: LiveRequest, server_info: ServerInfo) -> dict[str, Any]:
     length = {"input_length": len(record.prompt)}
-    return {**_summary(record), **length, **_speculation(record, about)}
+    return {**_summary(record), **length, **_extension_details(record, server_info)}
 
 
-def _speculation(record: Record, about: About) -> dict[str, Any]:
+def _extension_details(record: LiveRequest, server_info: ServerInfo) -> dict[str, Any]:
     """Ours; a server that does not draft tells TGI's keys only."""
-    if not about.speculate:
+    if not server_info.speculate:
         return {}
     counts = {"drafted": record.drafted, "accepted": record.accepted}
-    return {**counts, **scheduler_status.spent(record)}
+    return {**counts, **scheduler_status.service_details(record)}
 
 
-def _token(token: Token) -> dict[str, Any]:
+def _token(token: GeneratedToken) -> dict[str, Any]:
     return {
         "id": token.id,
         "text": token.text,
-        "logprob": _shortest(token.logprob),
+        "logprob": _shortest_float32(token.logprob),
         "special": token.special,
     }
 
 
 def _prompt_token(token: PromptToken) -> dict[str, Any]:
-    logprob = None if token.logprob is None else _shortest(token.logprob)
+    logprob = None if token.logprob is None else _shortest_float32(token.logprob)
     return {"id": token.id, "text": token.text, "logprob": logprob}
 
 
-def _shortest(value: float) -> float:
+def _shortest_float32(value: float) -> float:
     if not math.isfinite(value):
-        raise Unserialisable
+        raise StreamSerializationError
     for digits in range(6, 9):
         short = float(f"{value:.{digits}g}")
         if struct.pack("<f", short) == struct.pack("<f", value):

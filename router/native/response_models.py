@@ -110,7 +110,7 @@ class StreamResponse(BaseModel):
     details: StreamDetails | None
 
 
-class Scheduler(BaseModel):
+class SchedulerInfo(BaseModel):
     """The order of service, and how the requests stand in it.
 
     `queue_depth` by level, the highest first; shares and the mean relative error of estimated
@@ -145,7 +145,7 @@ class Info(BaseModel):
     docker_label: str | None
     speculate: int
     draft_model_id: str | None
-    scheduler: Scheduler
+    scheduler: SchedulerInfo
 
 
 class VertexResponse(BaseModel):
@@ -154,7 +154,7 @@ class VertexResponse(BaseModel):
     predictions: list[str]
 
 
-class Sequence(BaseModel):
+class SequenceStatus(BaseModel):
     """A live sequence of a request. Times are seconds; what the scheduler knows may be missing.
 
     `estimated_wait` is until its next service, `estimated_service` what it still needs.
@@ -170,14 +170,14 @@ class Sequence(BaseModel):
     preemptions: Preemptions | None = None
 
 
-class Standing(BaseModel):
+class RequestStatusResponse(BaseModel):
     """How the live sequences of a request stand."""
 
     request_id: str
-    sequences: list[Sequence]
+    sequences: list[SequenceStatus]
 
 
-class Cancelled(BaseModel):
+class CancelResponse(BaseModel):
     """How many sequences of a request were stopped."""
 
     request_id: str

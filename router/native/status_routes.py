@@ -9,22 +9,26 @@ from aiohttp import web
 
 from router.dispatch.dispatcher import Dispatcher
 from router.errors import NotFound
-from router.http.json_response import reply
+from router.http.json_response import json_response
 from router.native import response_bodies
 from router.observability import scheduler_status
 from router.observability.metrics import Metrics
-from router.requests.request import Bounds
-from router.server_info import About
+from router.requests.request import ResolvedLimits
+from router.server_info import ServerInfo
 
 
-class Probes:
+class StatusRoutes:
     """The routes over one dispatcher."""
 
     def __init__(
-        self, dispatcher: Dispatcher, metrics: Metrics, bounds: Bounds, about: About
+        self,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        bounds: ResolvedLimits,
+        server_info: ServerInfo,
     ) -> None:
         self._dispatcher, self._metrics = dispatcher, metrics
-        self._bounds, self._about = bounds, about
+        self._bounds, self._server_info = bounds, server_info
 
     def routes(self) -> list[web.RouteDef]:
         """Path by path."""
@@ -34,18 +38,18 @@ class Probes:
             web.get("/health/ready", self.ready),
             web.get("/info", self.info),
             web.get("/metrics", self.metrics),
-            web.get("/requests/{request_id}", self.standing),
+            web.get("/requests/{request_id}", self.request_status),
             web.delete("/requests/{request_id}", self.cancel),
             web.post("/cancel/{request_id}", self.cancel),
         ]
 
     async def health(self, http: web.Request) -> web.StreamResponse:
         """GET `/`, `/health`, `/ping`."""
-        return web.Response() if self._dispatcher.healthy() is None else _unhealthy({})
+        return web.Response() if self._dispatcher.unhealthy_reason() is None else _unhealthy({})
 
     async def ready(self, http: web.Request) -> web.StreamResponse:
         """GET `/health/ready`: the same, with the reason."""
-        reason = self._dispatcher.healthy()
+        reason = self._dispatcher.unhealthy_reason()
         return web.Response() if reason is None else _unhealthy({"reason": reason})
 
     async def live(self, http: web.Request) -> web.StreamResponse:
@@ -54,15 +58,19 @@ class Probes:
 
     async def info(self, http: web.Request) -> web.StreamResponse:
         """GET `/info`."""
-        return reply(response_bodies.info(self._about, self._bounds, self._dispatcher.view()))
+        return json_response(
+            response_bodies.info(
+                self._server_info, self._bounds, self._dispatcher.scheduler_status()
+            )
+        )
 
-    async def standing(self, http: web.Request) -> web.StreamResponse:
+    async def request_status(self, http: web.Request) -> web.StreamResponse:
         """GET `/requests/{request_id}`: how long it will wait, and what it has had."""
         request_id = http.match_info["request_id"]
-        found = self._dispatcher.look(request_id)
+        found = self._dispatcher.request_statuses(request_id)
         if not found:
             raise NotFound
-        return reply(scheduler_status.standing(request_id, found))
+        return json_response(scheduler_status.request_status(request_id, found))
 
     async def cancel(self, http: web.Request) -> web.StreamResponse:
         """DELETE `/requests/{request_id}`, POST `/cancel/{request_id}`: end it."""
@@ -70,14 +78,14 @@ class Probes:
         cancelled = self._dispatcher.cancel(request_id)
         if not cancelled:
             raise NotFound
-        return reply({"request_id": request_id, "cancelled": cancelled})
+        return json_response({"request_id": request_id, "cancelled": cancelled})
 
     async def metrics(self, http: web.Request) -> web.StreamResponse:
         """GET `/metrics`."""
-        self._metrics.observe(self._dispatcher.view())
+        self._metrics.update_gauges(self._dispatcher.scheduler_status())
         body = self._metrics.render()
         return web.Response(body=body, content_type="text/plain", charset="utf-8")
 
 
-def _unhealthy(more: dict[str, str]) -> web.Response:
-    return reply({"error": "unhealthy", "error_type": "healthcheck", **more}, status=503)
+def _unhealthy(extra: dict[str, str]) -> web.Response:
+    return json_response({"error": "unhealthy", "error_type": "healthcheck", **extra}, status=503)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from router.http.json_response import reply_in_parts
-from router.native.request_models import Generate
-from router.native.routes import Front
+from router.http.json_response import json_response_streamed
+from router.native.request_models import GenerateRequest
+from router.native.routes import Gateway
 from router.text.encoder import Encoder
 
 
-class Tokens:
+class TokenizeRoutes:
     """`/tokenize`, over the vocabulary of the served model."""
 
-    def __init__(self, front: Front, encoder: Encoder) -> None:
-        self._front, self._encoder = front, encoder
+    def __init__(self, gateway: Gateway, encoder: Encoder) -> None:
+        self._gateway, self._encoder = gateway, encoder
 
     def routes(self) -> list[web.RouteDef]:
         """Path by path."""
@@ -22,5 +22,5 @@ class Tokens:
 
     async def tokenize(self, http: web.Request) -> web.StreamResponse:
         """POST `/tokenize`: the tokens of a body's `inputs`, whatever its parameters say."""
-        body = await self._front.body(http, Generate)
-        return reply_in_parts(await self._encoder.spans(body.inputs))
+        body = await self._gateway.read_body(http, GenerateRequest)
+        return json_response_streamed(await self._encoder.tokens_with_offsets(body.inputs))

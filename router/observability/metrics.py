@@ -16,11 +16,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
 from router.observability.scheduler_status import perceptible_share
-from router.requests.record import Record, timing
-from router.requests.request import Bounds
-from router.scheduler.api import Capacity, View
+from router.requests.record import LiveRequest, timing
+from router.requests.request import ResolvedLimits
+from router.scheduler.api import DeviceCapacity, SchedulerStatus
 
-SECONDS = tuple(0.0001 * 1.5**k for k in range(1, 36))
+DURATION_BUCKETS = tuple(0.0001 * 1.5**k for k in range(1, 36))
 METHODS = ("prefill", "decode")
 
 Labels = Mapping[str, Sequence[str]]
@@ -82,19 +82,23 @@ class Metrics:
     """One server's metrics. Every method is called from the event loop."""
 
     def __init__(
-        self, bounds: Bounds, capacity: Capacity, ranks: int, source: str = "model"
+        self, bounds: ResolvedLimits, capacity: DeviceCapacity, ranks: int, source: str = "model"
     ) -> None:
         """`source`: who drafts, `model` or `ngram`."""
         self._capacity = capacity
         self._source = source
         self._registry = registry = CollectorRegistry()
         self._counters = {name: _counter(registry, name, *row) for name, row in _COUNTERS.items()}
-        self._durations = {name: _seconds(registry, name, *row) for name, row in _DURATIONS.items()}
+        self._durations = {
+            name: _duration_histogram(registry, name, *row) for name, row in _DURATIONS.items()
+        }
         self._gauges = {
             name: Gauge(name, help, registry=registry) for name, help in _GAUGES.items()
         }
-        self._sizes = _sizes(registry, bounds)
-        self._levels = Gauge("tgi_queue_depth", "Waiting by level", ["level"], registry=registry)
+        self._sizes = _size_histograms(registry, bounds)
+        self._queue_depth = Gauge(
+            "tgi_queue_depth", "Waiting by level", ["level"], registry=registry
+        )
         self._skipped = Summary(
             "tgi_request_skipped_tokens",
             "Draft tokens kept, by request and Step",
@@ -110,21 +114,23 @@ class Metrics:
         """A request's body has its right types."""
         self._counters["tgi_request_count"].inc()
 
-    def request_ended(self, record: Record | None, err: str | None) -> None:
+    def request_ended(self, record: LiveRequest | None, err: str | None) -> None:
         """It ended, well if `err` is None; `record` is None where it never reached the queue."""
         if record is not None:
-            self._count(record)
+            self._observe_request(record)
         if err is not None:
             self._counters["tgi_request_failure"].labels(err).inc()
         elif record is not None:
-            self._count_success(record)
+            self._observe_success(record)
 
-    def step(self, method: str, rows: int, seconds: float, *, joined: bool = False) -> None:
+    def step_completed(
+        self, method: str, rows: int, seconds: float, *, mixed: bool = False
+    ) -> None:
         """A Step over `rows` requests took `seconds` of the device; a mixed one is a prefill.
 
         `joined`: it had prompts beside rows that decode, which TGI calls a concat.
         """
-        if joined:
+        if mixed:
             self._counters["tgi_batch_concat"].labels("chunking").inc()
         self._counters["tgi_batch_inference_count"].labels(method).inc()
         self._counters["tgi_batch_inference_success"].labels(method).inc()
@@ -133,21 +139,21 @@ class Metrics:
         if method == "prefill":
             self._sizes["tgi_batch_next_size"].observe(rows)
 
-    def told(self, method: str, seconds: float) -> None:
+    def step_detokenized(self, method: str, seconds: float) -> None:
         """The tokens of a Step were text after `seconds`."""
         self._durations["tgi_batch_decode_duration"].labels(method).observe(seconds)
 
-    def step_lost(self, method: str) -> None:
+    def step_aborted(self, method: str) -> None:
         """A Step's result will never come."""
         self._counters["tgi_batch_inference_count"].labels(method).inc()
         self._counters["tgi_batch_inference_failure"].labels(method).inc()
 
-    def emitted(self, tokens: int, seconds: float) -> None:
+    def tokens_emitted(self, tokens: int, seconds: float) -> None:
         """One request got `tokens` at once, `seconds` after those before."""
         for _ in range(tokens):
             self._durations["tgi_request_inter_token_duration"].observe(seconds / tokens)
 
-    def speculated(self, drafted: int, accepted: int) -> None:
+    def tokens_drafted(self, drafted: int, accepted: int) -> None:
         """One request's part of a Step."""
         self._counters["tgi_speculative_drafted_tokens"].labels(self._source).inc(drafted)
         self._counters["tgi_speculative_accepted_tokens"].labels(self._source).inc(accepted)
@@ -157,7 +163,7 @@ class Metrics:
         """A rank came back."""
         self._restarts.labels(str(rank)).inc()
 
-    def observe(self, view: View) -> None:
+    def update_gauges(self, view: SchedulerStatus) -> None:
         """The present state, asked for before it is shown and not at every Step."""
         used = self._capacity.pages - view.free_pages
         self._gauges["tgi_queue_size"].set(sum(view.waiting))
@@ -167,9 +173,9 @@ class Metrics:
         self._gauges["tgi_kv_cache_usage"].set(used / self._capacity.pages)
         self._gauges["tgi_perceptible_ratio"].set(perceptible_share(view))
         self._gauges["tgi_estimate_error_ratio"].set(view.estimate_error)
-        self._gauges["tgi_acceptance_ratio"].set(view.acceptance)
+        self._gauges["tgi_acceptance_ratio"].set(view.acceptance_rate)
         for level, waiting in enumerate(view.waiting):
-            self._levels.labels(str(level)).set(waiting)
+            self._queue_depth.labels(str(level)).set(waiting)
         for action, count in view.preemptions.items():
             new = count - self._preempted.get(action, 0)
             self._counters["tgi_preemptions"].labels(action).inc(new)
@@ -181,12 +187,12 @@ class Metrics:
         """Prometheus' text format, version 0.0.4, UTF-8."""
         return "".join(chain.from_iterable(map(_lines, self._registry.collect()))).encode()
 
-    def _count(self, record: Record) -> None:
+    def _observe_request(self, record: LiveRequest) -> None:
         self._durations["tgi_request_validation_duration"].observe(record.queued - record.arrived)
         self._sizes["tgi_request_input_length"].observe(len(record.prompt))
         self._sizes["tgi_request_max_new_tokens"].observe(record.max_new)
 
-    def _count_success(self, record: Record) -> None:
+    def _observe_success(self, record: LiveRequest) -> None:
         self._counters["tgi_request_success"].inc()
         self._sizes["tgi_request_generated_tokens"].observe(len(record.tokens))
         spent = timing(record)
@@ -208,19 +214,21 @@ def _counter(registry: CollectorRegistry, name: str, help: str, labels: Labels) 
     return counter
 
 
-def _seconds(registry: CollectorRegistry, name: str, help: str, labels: Labels) -> Histogram:
-    histogram = Histogram(name, help, tuple(labels), buckets=SECONDS, registry=registry)
+def _duration_histogram(
+    registry: CollectorRegistry, name: str, help: str, labels: Labels
+) -> Histogram:
+    histogram = Histogram(name, help, tuple(labels), buckets=DURATION_BUCKETS, registry=registry)
     for values in labels.values():
         for value in values:
             histogram.labels(value)
     return histogram
 
 
-def _sizes(registry: CollectorRegistry, bounds: Bounds) -> dict[str, Histogram]:
+def _size_histograms(registry: CollectorRegistry, bounds: ResolvedLimits) -> dict[str, Histogram]:
     buckets = {
-        "tgi_request_input_length": _linear(bounds.max_input_tokens),
-        "tgi_request_generated_tokens": _linear(bounds.max_total_tokens),
-        "tgi_request_max_new_tokens": _linear(bounds.max_total_tokens),
+        "tgi_request_input_length": _linear_buckets(bounds.max_input_tokens),
+        "tgi_request_generated_tokens": _linear_buckets(bounds.max_total_tokens),
+        "tgi_request_max_new_tokens": _linear_buckets(bounds.max_total_tokens),
         "tgi_batch_next_size": tuple(range(1, 1025)),
     }
     return {
@@ -229,8 +237,8 @@ def _sizes(registry: CollectorRegistry, bounds: Bounds) -> dict[str, Histogram]:
     }
 
 
-def _linear(most: int) -> tuple[float, ...]:
-    return tuple(most * i / 100 for i in range(1, 101))
+def _linear_buckets(largest: int) -> tuple[float, ...]:
+    return tuple(largest * i / 100 for i in range(1, 101))
 
 
 def _lines(metric: Metric) -> Iterator[str]:

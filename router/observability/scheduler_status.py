@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from router.requests.record import Record
-from router.scheduler.api import Look, View
+from router.requests.record import LiveRequest
+from router.scheduler.api import RequestStatus, SchedulerStatus
 
 
-def perceptible_share(view: View) -> float:
+def perceptible_share(view: SchedulerStatus) -> float:
     """Share of the live requests whose remaining time is known well enough to rank by it."""
     live = view.running + sum(view.waiting)
     return min(1.0, view.perceptible / live) if live else 0.0
 
 
-def overview(policy: str, view: View) -> dict[str, Any]:
+def scheduler_info(policy: str, view: SchedulerStatus) -> dict[str, Any]:
     """The `scheduler` of `/info`."""
     return {
         "policy": policy,
@@ -27,44 +27,46 @@ def overview(policy: str, view: View) -> dict[str, Any]:
         "running": view.running,
         "perceptible_share": _rounded(perceptible_share(view)),
         "estimate_error": _rounded(view.estimate_error),
-        "acceptance_rate": _rounded(view.acceptance),
+        "acceptance_rate": _rounded(view.acceptance_rate),
         "preemptions": dict(view.preemptions),
     }
 
 
-def spent(record: Record) -> dict[str, Any]:
+def service_details(record: LiveRequest) -> dict[str, Any]:
     """Ours in the details of an answer: the wait, the device's time, and interruptions by kind."""
     return {
         "queue_time": _rounded(record.started - record.queued),
-        "attained_service": _rounded(record.attained),
+        "attained_service": _rounded(record.device_seconds),
         "preemptions": dict(record.preemptions),
     }
 
 
-def standing(request_id: str, found: Iterable[tuple[Record, Look | None]]) -> dict[str, Any]:
+def request_status(
+    request_id: str, sequences: Iterable[tuple[LiveRequest, RequestStatus | None]]
+) -> dict[str, Any]:
     """Body of `/requests/{request_id}`; best_of and the like are several sequences of one id."""
     return {
         "request_id": request_id,
-        "sequences": [_sequence(record, look) for record, look in found],
+        "sequences": [_sequence_status(record, look) for record, look in sequences],
     }
 
 
-def _sequence(record: Record, look: Look | None) -> dict[str, Any]:
-    told = {"state": _state(record, look), "emitted_tokens": len(record.tokens)}
-    if look is None:  # the scheduler is still to hear of it
+def _sequence_status(record: LiveRequest, status: RequestStatus | None) -> dict[str, Any]:
+    told = {"state": _state(record, status), "emitted_tokens": len(record.tokens)}
+    if status is None:  # the scheduler is still to hear of it
         return told
     return told | {
-        "level": max(0, look.level - 1),
-        "perceptible": look.perceptible,
-        "estimated_wait": _rounded(look.wait),
-        "estimated_service": _rounded(look.remaining),
-        "attained_service": _rounded(look.attained),
-        "preemptions": dict(look.preemptions),
+        "level": max(0, status.level - 1),
+        "perceptible": status.perceptible,
+        "estimated_wait": _rounded(status.wait),
+        "estimated_service": _rounded(status.remaining_seconds),
+        "attained_service": _rounded(status.device_seconds),
+        "preemptions": dict(status.preemptions),
     }
 
 
-def _state(record: Record, look: Look | None) -> str:
-    if look is not None and look.wait <= 0:
+def _state(record: LiveRequest, status: RequestStatus | None) -> str:
+    if status is not None and status.wait <= 0:
         return "running"
     return "paused" if record.steps else "queued"
 

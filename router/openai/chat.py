@@ -6,120 +6,143 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from router.errors import Invalid, RouterError
+from router.errors import RouterError, ValidationError
 from router.openai import logprobs, validation
-from router.openai.chat_prompt import Prompt
-from router.openai.parsing.output import Delta
-from router.openai.parsing.tool_calls import CallDelta
+from router.openai.chat_prompt import ChatPrompt
+from router.openai.parsing.output import OutputDelta
+from router.openai.parsing.tool_calls import ToolCallDelta
 from router.openai.request_models import ChatBody
-from router.openai.shape import Envelope, failure_event, finish, speculation, usage
-from router.requests.record import Record
-from router.requests.request import Bounds, Request, sequences
-from router.server_info import About
+from router.openai.shape import (
+    ResponseHeader,
+    error_event_body,
+    finish_reason,
+    speculation_metrics,
+    usage,
+)
+from router.requests.record import LiveRequest
+from router.requests.request import Request, ResolvedLimits, expand_best_of
+from router.server_info import ServerInfo
 
-PREFIX = "chatcmpl"
-CHAT = 1
+ID_PREFIX = "chatcmpl"
+CHAT_ROUTE = 1
 """Of chats, as the scheduler tells kinds of text apart."""
 
 
-def requests(body: ChatBody, prompt: Prompt, bounds: Bounds, vocabulary: int) -> list[Request]:
-    """The `n` Requests of `body`, but for their grammar. Raises Invalid."""
-    count = validation.check_count(body, bounds)
+def build_requests(
+    body: ChatBody, prompt: ChatPrompt, bounds: ResolvedLimits, vocabulary_size: int
+) -> list[Request]:
+    """The `n` Requests of `body`, but for their grammar. Raises ValidationError."""
+    count = validation.validated_choice_count(body, bounds)
     top = body.top_logprobs or 0
     if top and not body.logprobs:
-        raise Invalid("`top_logprobs` needs `logprobs`")
-    plain = validation.validate(body, bounds, vocabulary, validation.Told(body.logprobs, top))
+        raise ValidationError("`top_logprobs` needs `logprobs`")
+    plain = validation.validate(
+        body, bounds, vocabulary_size, validation.LogprobOptions(body.logprobs, top)
+    )
     if not prompt.text:
-        raise Invalid("`inputs` cannot be empty")
-    request = replace(plain, inputs=prompt.text, add_special_tokens=False, shown=prompt.shown)
-    return list(sequences(replace(request, route=CHAT), count))
+        raise ValidationError("`inputs` cannot be empty")
+    request = replace(
+        plain,
+        inputs=prompt.text,
+        add_special_tokens=False,
+        visible_specials=prompt.visible_special_tokens,
+    )
+    return list(expand_best_of(replace(request, route=CHAT_ROUTE), count))
 
 
-class Chat:
+class ChatFormatter:
     """The Shape of a chat."""
 
-    done = True
+    ends_with_done = True
 
     def __init__(
         self,
         body: ChatBody,
-        prompt: Prompt,
-        records: Sequence[Record],
-        envelope: Envelope,
-        about: About,
+        prompt: ChatPrompt,
+        records: Sequence[LiveRequest],
+        response_header: ResponseHeader,
+        server_info: ServerInfo,
     ) -> None:
-        self._body, self._records, self._about = body, records, about
-        self._envelope = envelope
-        self._replies = [prompt.reply() for _ in records]
+        self._body, self._records, self._server_info = body, records, server_info
+        self._response_header = response_header
+        self._parsers = [prompt.new_parser() for _ in records]
 
-    def begin(self) -> Iterable[dict[str, Any]]:
+    def start_events(self) -> Iterable[dict[str, Any]]:
         """Nothing."""
         return ()
 
-    def token(self, index: int, number: int) -> Iterable[dict[str, Any]]:
+    def token_events(self, index: int, number: int) -> Iterable[dict[str, Any]]:
         """One chunk."""
-        reason, told = self._read(index, number)
+        reason, told = self._parse_token(index, number)
         first = {"role": "assistant"} if number == 1 else {}
         choice = {
             "index": index,
-            "delta": {**first, **_delta(told)},
+            "delta": {**first, **_delta_fields(told)},
             "logprobs": self._logprobs(index, number),
             "finish_reason": reason,
         }
         running = self._body.stream_options.continuous_usage_stats
         counts = usage([self._records[index]]) if running else None
-        yield {**self._head("chat.completion.chunk"), "choices": [choice], "usage": counts}
+        yield {**self._header_fields("chat.completion.chunk"), "choices": [choice], "usage": counts}
 
-    def end(self) -> Iterable[dict[str, Any]]:
+    def final_events(self) -> Iterable[dict[str, Any]]:
         """Usage, if asked for."""
         if self._body.stream_options.include_usage:
-            yield {**self._head("chat.completion.chunk"), "choices": [], **self._sums()}
+            yield {
+                **self._header_fields("chat.completion.chunk"),
+                "choices": [],
+                **self._usage_fields(),
+            }
 
-    def failed(self, error: RouterError) -> dict[str, Any]:
+    def error_event(self, error: RouterError) -> dict[str, Any]:
         """The event of an error."""
-        return failure_event(error)
+        return error_event_body(error)
 
-    def answer(self) -> dict[str, Any]:
+    def full_response(self) -> dict[str, Any]:
         """All choices."""
         choices = [self._choice(index) for index in range(len(self._records))]
-        return {**self._head("chat.completion"), "choices": choices, **self._sums()}
+        return {
+            **self._header_fields("chat.completion"),
+            "choices": choices,
+            **self._usage_fields(),
+        }
 
-    def _head(self, kind: str) -> dict[str, Any]:
-        return self._envelope.head(kind, PREFIX)
+    def _header_fields(self, kind: str) -> dict[str, Any]:
+        return self._response_header.common_fields(kind, ID_PREFIX)
 
-    def _sums(self) -> dict[str, Any]:
+    def _usage_fields(self) -> dict[str, Any]:
         counts = usage(self._records, len(self._records))
-        return {"usage": counts, **speculation(self._records, self._about)}
+        return {"usage": counts, **speculation_metrics(self._records, self._server_info)}
 
-    def _read(self, index: int, number: int) -> tuple[str | None, Delta]:
-        record, reply = self._records[index], self._replies[index]
-        reason = finish(record, number)
+    def _parse_token(self, index: int, number: int) -> tuple[str | None, OutputDelta]:
+        record, reply = self._records[index], self._parsers[index]
+        reason = finish_reason(record, number)
         told = reply.push(record.tokens[number - 1].text, last=reason is not None)
-        return "tool_calls" if reason == "stop" and reply.called else reason, told
+        return "tool_calls" if reason == "stop" and reply.has_calls else reason, told
 
     def _logprobs(self, index: int, number: int) -> dict[str, Any] | None:
         if not self._body.logprobs:
             return None
         record = self._records[index]
-        return logprobs.chat(record, record.tokens[number - 1])
+        return logprobs.chat_logprobs(record, record.tokens[number - 1])
 
     def _choice(self, index: int) -> dict[str, Any]:
         numbers = range(1, len(self._records[index].tokens) + 1)
-        read = [self._read(index, number) for number in numbers]
+        read = [self._parse_token(index, number) for number in numbers]
         told = [self._logprobs(index, number) for number in numbers]
         return {
             "index": index,
-            "message": message([delta for _, delta in read]),
-            "logprobs": logprobs.joined(told),
+            "message": assistant_message([delta for _, delta in read]),
+            "logprobs": logprobs.merge_chat_logprobs(told),
             "finish_reason": read[-1][0],
         }
 
 
-def message(deltas: Sequence[Delta]) -> dict[str, Any]:
+def assistant_message(deltas: Sequence[OutputDelta]) -> dict[str, Any]:
     """The assistant's whole message."""
     content = "".join(delta.content for delta in deltas)
     reasoning = "".join(delta.reasoning for delta in deltas)
-    calls = merged(call for delta in deltas for call in delta.calls)
+    calls = merge_call_deltas(call for delta in deltas for call in delta.calls)
     told: dict[str, Any] = {"role": "assistant"}
     told["content"] = None if calls and not content else content
     if reasoning:
@@ -136,9 +159,9 @@ def message(deltas: Sequence[Delta]) -> dict[str, Any]:
     return told
 
 
-def merged(parts: Iterable[CallDelta]) -> list[CallDelta]:
+def merge_call_deltas(parts: Iterable[ToolCallDelta]) -> list[ToolCallDelta]:
     """Whole calls from their parts."""
-    calls: dict[int, CallDelta] = {}
+    calls: dict[int, ToolCallDelta] = {}
     for part in parts:
         before = calls.get(part.index)
         whole = before and replace(before, arguments=before.arguments + part.arguments)
@@ -146,18 +169,18 @@ def merged(parts: Iterable[CallDelta]) -> list[CallDelta]:
     return list(calls.values())
 
 
-def _delta(told: Delta) -> dict[str, Any]:
+def _delta_fields(output_delta: OutputDelta) -> dict[str, Any]:
     delta: dict[str, Any] = {}
-    if told.content or not (told.calls or told.reasoning):
-        delta["content"] = told.content
-    if told.reasoning:
-        delta["reasoning_content"] = told.reasoning
-    if told.calls:
-        delta["tool_calls"] = list(map(_call, told.calls))
+    if output_delta.content or not (output_delta.calls or output_delta.reasoning):
+        delta["content"] = output_delta.content
+    if output_delta.reasoning:
+        delta["reasoning_content"] = output_delta.reasoning
+    if output_delta.calls:
+        delta["tool_calls"] = list(map(_call_fields, output_delta.calls))
     return delta
 
 
-def _call(part: CallDelta) -> dict[str, Any]:
+def _call_fields(part: ToolCallDelta) -> dict[str, Any]:
     if part.id is None:
         return {"index": part.index, "function": {"arguments": part.arguments}}
     function = {"name": part.name, "arguments": part.arguments}

@@ -6,28 +6,34 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from router.errors import Invalid, RouterError, SuffixGiven, TooManyPrompts
+from router.errors import RouterError, SuffixNotSupported, TooManyPrompts, ValidationError
 from router.openai import validation
-from router.openai.logprobs import Columns
+from router.openai.logprobs import LogprobColumns
 from router.openai.request_models import CompletionBody
-from router.openai.shape import Envelope, failure_event, finish, speculation, usage
-from router.requests.record import Record
-from router.requests.request import Bounds, Request, sequences
-from router.server_info import About
+from router.openai.shape import (
+    ResponseHeader,
+    error_event_body,
+    finish_reason,
+    speculation_metrics,
+    usage,
+)
+from router.requests.record import LiveRequest
+from router.requests.request import Request, ResolvedLimits, expand_best_of
+from router.server_info import ServerInfo
 
-PREFIX = "cmpl"
-Text = str | tuple[int, ...]
+ID_PREFIX = "cmpl"
+TextOrIds = str | tuple[int, ...]
 
 
-def prompts(body: CompletionBody, bounds: Bounds) -> Sequence[Text]:
-    """The prompts in `body`. Raises SuffixGiven, TooManyPrompts or Invalid."""
+def parse_prompts(body: CompletionBody, bounds: ResolvedLimits) -> Sequence[TextOrIds]:
+    """The prompts in `body`. Raises SuffixNotSupported, TooManyPrompts or ValidationError."""
     if body.suffix:
-        raise SuffixGiven
+        raise SuffixNotSupported
     given = body.prompt
     if isinstance(given, str):
         return [given]
     if not given or [] in given:
-        raise Invalid("Empty array detected. Do not use an empty array for the prompt.")
+        raise ValidationError("Empty array detected. Do not use an empty array for the prompt.")
     if isinstance(given[0], int):
         return [tuple(given)]
     if len(given) > bounds.max_client_batch_size:
@@ -35,104 +41,113 @@ def prompts(body: CompletionBody, bounds: Bounds) -> Sequence[Text]:
     return [entry if isinstance(entry, str) else tuple(entry) for entry in given]
 
 
-def requests(
+def build_requests(
     body: CompletionBody,
-    bounds: Bounds,
-    vocabulary: int,
+    bounds: ResolvedLimits,
+    vocabulary_size: int,
     decode: Callable[[Sequence[int]], str],
 ) -> list[Request]:
     """`n` Requests for each prompt, prompt by prompt. Raises RouterError."""
-    told = validation.Told(
+    told = validation.LogprobOptions(
         logprobs=body.logprobs is not None,
-        top=body.logprobs or 0,
-        prompt=body.echo and body.logprobs is not None,
+        top_n=body.logprobs or 0,
+        include_prompt=body.echo and body.logprobs is not None,
     )
-    texts, count = prompts(body, bounds), validation.check_count(body, bounds)
+    texts, count = parse_prompts(body, bounds), validation.validated_choice_count(body, bounds)
     if body.best_of not in (None, 1, count):
-        raise Invalid("`best_of` must be 1 or `n`")
-    silent = _silent(body)
+        raise ValidationError("`best_of` must be 1 or `n`")
+    silent = _is_prompt_only(body)
     asked = body.model_copy(update={"max_tokens": 1}) if silent else body
-    plain = validation.validate(asked, bounds, vocabulary, told)
-    single = [_with(plain, text, vocabulary, decode) for text in texts]
-    return [request for each in single for request in sequences(each, count)]
+    plain = validation.validate(asked, bounds, vocabulary_size, told)
+    single = [_with_prompt(plain, text, vocabulary_size, decode) for text in texts]
+    return [request for each in single for request in expand_best_of(each, count)]
 
 
-def _silent(body: CompletionBody) -> bool:
+def _is_prompt_only(body: CompletionBody) -> bool:
     """Whether only the prompt is wanted."""
     return body.max_tokens == 0 and body.echo
 
 
-def _with(
-    request: Request, text: Text, vocabulary: int, decode: Callable[[Sequence[int]], str]
+def _with_prompt(
+    request: Request, text: TextOrIds, vocabulary_size: int, decode: Callable[[Sequence[int]], str]
 ) -> Request:
     if not text:
-        raise Invalid("`inputs` cannot be empty")
+        raise ValidationError("`inputs` cannot be empty")
     if isinstance(text, str):
         return replace(request, inputs=text)
-    if max(text) >= vocabulary:
-        raise Invalid(f"token ids must be below {vocabulary}. Given: {max(text)}")
-    return replace(request, inputs=decode(text), tokens=text)
+    if max(text) >= vocabulary_size:
+        raise ValidationError(f"token ids must be below {vocabulary_size}. Given: {max(text)}")
+    return replace(request, inputs=decode(text), prompt_token_ids=text)
 
 
-class Completion:
+class CompletionFormatter:
     """The Shape of a completion."""
 
-    done = True
+    ends_with_done = True
 
     def __init__(
-        self, body: CompletionBody, records: Sequence[Record], envelope: Envelope, about: About
+        self,
+        body: CompletionBody,
+        records: Sequence[LiveRequest],
+        response_header: ResponseHeader,
+        server_info: ServerInfo,
     ) -> None:
-        self._body, self._records, self._about = body, records, about
-        self._head = envelope.head("text_completion", PREFIX)
-        self._columns = [Columns() for _ in records]
-        self._silent = _silent(body)
+        self._body, self._records, self._server_info = body, records, server_info
+        self._header_fields = response_header.common_fields("text_completion", ID_PREFIX)
+        self._columns = [LogprobColumns() for _ in records]
+        self._prompt_only = _is_prompt_only(body)
 
-    def begin(self) -> Iterable[dict[str, Any]]:
+    def start_events(self) -> Iterable[dict[str, Any]]:
         """Nothing."""
         return ()
 
-    def token(self, index: int, number: int) -> Iterable[dict[str, Any]]:
+    def token_events(self, index: int, number: int) -> Iterable[dict[str, Any]]:
         """One chunk."""
         record = self._records[index]
         choice = {
             "index": index,
-            "text": self._text(record, number),
+            "text": self._token_text(record, number),
             "logprobs": self._logprobs(index, number),
-            "finish_reason": self._finish(record, number),
+            "finish_reason": self._finish_reason(record, number),
         }
         running = self._body.stream_options.continuous_usage_stats
         counts = self._usage([record]) if running else None
-        yield {**self._head, "choices": [choice], "usage": counts}
+        yield {**self._header_fields, "choices": [choice], "usage": counts}
 
-    def end(self) -> Iterable[dict[str, Any]]:
+    def final_events(self) -> Iterable[dict[str, Any]]:
         """Usage, if asked for."""
         if self._body.stream_options.include_usage:
             counts = self._usage(self._records)
-            more = speculation(self._records, self._about)
-            yield {**self._head, "choices": [], "usage": counts, **more}
+            more = speculation_metrics(self._records, self._server_info)
+            yield {**self._header_fields, "choices": [], "usage": counts, **more}
 
-    def failed(self, error: RouterError) -> dict[str, Any]:
+    def error_event(self, error: RouterError) -> dict[str, Any]:
         """The event of an error."""
-        return failure_event(error)
+        return error_event_body(error)
 
-    def answer(self) -> dict[str, Any]:
+    def full_response(self) -> dict[str, Any]:
         """All choices, in order."""
         choices = [self._choice(index, record) for index, record in enumerate(self._records)]
-        more = speculation(self._records, self._about)
-        return {**self._head, "choices": choices, "usage": self._usage(self._records), **more}
+        more = speculation_metrics(self._records, self._server_info)
+        return {
+            **self._header_fields,
+            "choices": choices,
+            "usage": self._usage(self._records),
+            **more,
+        }
 
-    def _choice(self, index: int, record: Record) -> dict[str, Any]:
+    def _choice(self, index: int, record: LiveRequest) -> dict[str, Any]:
         told = [self._logprobs(index, number + 1) for number in range(len(record.tokens))]
-        own = "" if self._silent else record.text
+        own = "" if self._prompt_only else record.text
         return {
             "index": index,
             "text": f"{record.request.inputs}{own}" if self._body.echo else own,
-            "logprobs": _joined([part for part in told if part is not None]),
-            "finish_reason": self._finish(record, len(record.tokens)),
+            "logprobs": _merge_columns([part for part in told if part is not None]),
+            "finish_reason": self._finish_reason(record, len(record.tokens)),
         }
 
-    def _text(self, record: Record, number: int) -> str:
-        own = "" if self._silent else record.tokens[number - 1].text
+    def _token_text(self, record: LiveRequest, number: int) -> str:
+        own = "" if self._prompt_only else record.tokens[number - 1].text
         return f"{record.request.inputs}{own}" if self._body.echo and number == 1 else own
 
     def _logprobs(self, index: int, number: int) -> dict[str, Any] | None:
@@ -140,22 +155,22 @@ class Completion:
             return None
         record, columns = self._records[index], self._columns[index]
         if number == 1:
-            for told in record.prefill:
+            for told in record.prompt_tokens:
                 columns.add(told, told.text, len(told.text))
-        if not self._silent:
+        if not self._prompt_only:
             token = record.tokens[number - 1]
-            columns.add(token, record.alone(token.id), len(token.text))
-        return columns.take()
+            columns.add(token, record.token_text(token.id), len(token.text))
+        return columns.drain()
 
-    def _finish(self, record: Record, number: int) -> str | None:
-        reason = finish(record, number)
-        return "length" if self._silent and reason else reason
+    def _finish_reason(self, record: LiveRequest, number: int) -> str | None:
+        reason = finish_reason(record, number)
+        return "length" if self._prompt_only and reason else reason
 
-    def _usage(self, records: Sequence[Record]) -> dict[str, Any]:
-        return usage(records, self._body.n or 1, self._silent)
+    def _usage(self, records: Sequence[LiveRequest]) -> dict[str, Any]:
+        return usage(records, self._body.n or 1, self._prompt_only)
 
 
-def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def _merge_columns(parts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     if not parts:
         return None
     return {name: [entry for part in parts for entry in part[name]] for name in parts[0]}

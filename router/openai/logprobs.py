@@ -11,25 +11,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from router.errors import Unserialisable
-from router.requests.record import PromptToken, Record, Token
+from router.errors import StreamSerializationError
+from router.requests.record import GeneratedToken, LiveRequest, PromptToken
 
 
-def chat(record: Record, token: Token) -> dict[str, Any]:
+def chat_logprobs(record: LiveRequest, token: GeneratedToken) -> dict[str, Any]:
     """`logprobs` of one token of a chat."""
-    top = [_entry(other.text, other.logprob) for other in token.top]
+    top = [_token_entry(other.text, other.logprob) for other in token.top]
     top = top[: record.request.top_n_tokens]
-    return {"content": [{**_entry(record.alone(token.id), token.logprob), "top_logprobs": top}]}
+    return {
+        "content": [
+            {**_token_entry(record.token_text(token.id), token.logprob), "top_logprobs": top}
+        ]
+    }
 
 
-def joined(parts: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+def merge_chat_logprobs(parts: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
     """Those of several tokens."""
     told = [entry for part in parts if part is not None for entry in part["content"]]
     return {"content": told} if told else None
 
 
 @dataclass(slots=True)
-class Columns:
+class LogprobColumns:
     """`logprobs` of a completion; `offset` is where in the text the next token begins."""
 
     offset: int = 0
@@ -38,15 +42,15 @@ class Columns:
     top_logprobs: list[dict[str, float] | None] = field(default_factory=list)
     text_offset: list[int] = field(default_factory=list)
 
-    def add(self, token: Token | PromptToken, alone: str, length: int) -> None:
+    def add(self, token: GeneratedToken | PromptToken, token_text: str, length: int) -> None:
         """One token more, whose part of the text has `length` characters."""
-        self.tokens.append(alone)
-        self.token_logprobs.append(_sound(token.logprob))
-        self.top_logprobs.append(_map(token, alone))
+        self.tokens.append(token_text)
+        self.token_logprobs.append(_require_finite(token.logprob))
+        self.top_logprobs.append(_logprobs_by_text(token, token_text))
         self.text_offset.append(self.offset)
         self.offset += length
 
-    def take(self) -> dict[str, Any]:
+    def drain(self) -> dict[str, Any]:
         """What was added since the last time."""
         names = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
         told = {name: getattr(self, name) for name in names}
@@ -55,21 +59,26 @@ class Columns:
         return told
 
 
-def _map(token: Token | PromptToken, alone: str) -> dict[str, float] | None:
+def _logprobs_by_text(
+    token: GeneratedToken | PromptToken, token_text: str
+) -> dict[str, float] | None:
     """The likeliest and the chosen; of two with one text the likelier stays."""
     if token.logprob is None:
         return None
     likeliest: dict[str, float] = {}
-    for text, value in [(alone, token.logprob), *((top.text, top.logprob) for top in token.top)]:
+    for text, value in [
+        (token_text, token.logprob),
+        *((top.text, top.logprob) for top in token.top),
+    ]:
         likeliest[text] = max(value, likeliest.get(text, -math.inf))
     return likeliest
 
 
-def _entry(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": _sound(logprob), "bytes": list(text.encode())}
+def _token_entry(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": _require_finite(logprob), "bytes": list(text.encode())}
 
 
-def _sound(value: float | None) -> float | None:
+def _require_finite(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
-        raise Unserialisable
+        raise StreamSerializationError
     return value

@@ -16,15 +16,15 @@ from pydantic import (
     model_validator,
 )
 
-from router.http.json_body import I32, U32, Body, Float, Json, Strings
+from router.http.json_body import I32, U32, Body, Float32, Json, StringList
 
-MOST_MESSAGES = 4096
-MOST_TOOLS = 256
-MOST_BIASES = 1024
+MAX_MESSAGES = 4096
+MAX_TOOLS = 256
+MAX_LOGIT_BIASES = 1024
 
 Seed = Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
-Ids = Annotated[list[TokenId], Field(fail_fast=True)]
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
 
 
 def _prompt_kind(value: Any) -> str:
@@ -34,11 +34,11 @@ def _prompt_kind(value: Any) -> str:
     return "lists" if isinstance(first, list) else "texts" if isinstance(first, str) else "ids"
 
 
-Prompt = Annotated[
+PromptInput = Annotated[
     Annotated[str, Tag("text")]
-    | Annotated[Strings, Tag("texts")]
-    | Annotated[Ids, Tag("ids")]
-    | Annotated[Annotated[list[Ids], Field(fail_fast=True)], Tag("lists")],
+    | Annotated[StringList, Tag("texts")]
+    | Annotated[TokenIds, Tag("ids")]
+    | Annotated[Annotated[list[TokenIds], Field(fail_fast=True)], Tag("lists")],
     Discriminator(_prompt_kind),
 ]
 
@@ -50,23 +50,23 @@ class StreamOptions(Body):
     continuous_usage_stats: bool = False
 
 
-class Sampled(Body):
+class CommonParameters(Body):
     """What chats and completions have in common."""
 
     model: str | None = None
     max_tokens: U32 | None = Field(
         default=None, validation_alias=AliasChoices("max_tokens", "max_completion_tokens")
     )
-    temperature: Float | None = None
-    top_p: Float | None = None
+    temperature: Float32 | None = None
+    top_p: Float32 | None = None
     top_k: I32 | None = None
-    min_p: Float | None = None
-    frequency_penalty: Float | None = None
-    presence_penalty: Float | None = None
-    repetition_penalty: Float | None = None
-    logit_bias: Annotated[dict[str, Float], Field(fail_fast=True)] | list[Json] | None = None
+    min_p: Float32 | None = None
+    frequency_penalty: Float32 | None = None
+    presence_penalty: Float32 | None = None
+    repetition_penalty: Float32 | None = None
+    logit_bias: Annotated[dict[str, Float32], Field(fail_fast=True)] | list[Json] | None = None
     n: U32 | None = None
-    stop: str | Strings | None = None
+    stop: str | StringList | None = None
     seed: Seed | None = None
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
@@ -83,10 +83,10 @@ class Sampled(Body):
     )
 
 
-class CompletionBody(Sampled):
+class CompletionBody(CommonParameters):
     """Body of `/v1/completions`."""
 
-    prompt: Prompt
+    prompt: PromptInput
     suffix: str | None = None
     logprobs: U32 | None = None
     echo: bool = False
@@ -100,7 +100,7 @@ class Part(Body):
     text: str | None = None
 
 
-Parts = Annotated[list[Part], Field(fail_fast=True)]
+ContentParts = Annotated[list[Part], Field(fail_fast=True)]
 
 
 class CalledFunction(Body):
@@ -122,7 +122,7 @@ class Message(Body):
     """One turn."""
 
     role: str
-    content: str | Parts | None = None
+    content: str | ContentParts | None = None
     name: str | None = None
     tool_calls: Annotated[list[EarlierCall], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
@@ -161,7 +161,7 @@ class NamedTool(Body):
 
     @model_validator(mode="before")
     @classmethod
-    def _lift(cls, value: Any) -> Any:
+    def _nest_function_name(cls, value: Any) -> Any:
         if isinstance(value, dict) and "name" in value and "function" not in value:
             return {**value, "function": {"name": value["name"]}}
         return value
@@ -191,16 +191,14 @@ class TemplateVariables(Body):
     reasoning_effort: str | None = None
 
 
-class ChatBody(Sampled):
+class ChatBody(CommonParameters):
     """Body of `/v1/chat/completions` and `/chat_tokenize`."""
 
-    messages: Annotated[
-        list[Message], Field(fail_fast=True, min_length=1, max_length=MOST_MESSAGES)
-    ]
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
     logprobs: bool = False
     top_logprobs: U32 | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MOST_TOOLS)] | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: str | NamedTool | None = None
     tool_prompt: str | None = None
     parallel_tool_calls: bool = True

@@ -12,139 +12,157 @@ from functools import cached_property
 from typing import Any
 
 from router.errors import RouterError
-from router.openai.parsing.output import Reader
-from router.openai.parsing.tool_calls import CallDelta
+from router.openai.parsing.output import OutputParser
+from router.openai.parsing.tool_calls import ToolCallDelta
 from router.openai.request_models import NamedTool
 from router.openai.responses_request import ResponsesBody
-from router.openai.shape import Envelope, failure_event, finish, usage
-from router.requests.record import Record
+from router.openai.shape import ResponseHeader, error_event_body, finish_reason, usage
+from router.requests.record import LiveRequest
 
-PREFIX = "resp"
+ID_PREFIX = "resp"
 
 
-class Response:
+class ResponsesApiFormatter:
     """The Shape of a response."""
 
-    done = False
+    ends_with_done = False
 
     def __init__(
-        self, body: ResponsesBody, reply: Reader, record: Record, envelope: Envelope
+        self,
+        body: ResponsesBody,
+        parser: OutputParser,
+        record: LiveRequest,
+        response_header: ResponseHeader,
     ) -> None:
-        self._body, self._reply, self._record, self._envelope = body, reply, record, envelope
+        self._body, self._parser, self._record, self._response_header = (
+            body,
+            parser,
+            record,
+            response_header,
+        )
         self._output: list[dict[str, Any]] = []
         """Items; the last is open if `_kind` says so."""
-        self._kind: str | None = None
-        self._call = -1
+        self._open_kind: str | None = None
+        self._open_call_index = -1
         """Number of the open call."""
-        self._reasoned = 0
+        self._reasoning_tokens = 0
         """Tokens that were reasoning."""
-        self._sequence = 0
+        self._sequence_number = 0
 
-    def begin(self) -> Iterable[dict[str, Any]]:
+    def start_events(self) -> Iterable[dict[str, Any]]:
         """That it exists and is worked on."""
-        yield self._event("response.created", response=self._whole("in_progress"))
-        yield self._event("response.in_progress", response=self._whole("in_progress"))
+        yield self._event("response.created", response=self._response_object("in_progress"))
+        yield self._event("response.in_progress", response=self._response_object("in_progress"))
 
-    def token(self, index: int, number: int) -> Iterable[dict[str, Any]]:
+    def token_events(self, index: int, number: int) -> Iterable[dict[str, Any]]:
         """How the open item grows, and which items end and begin."""
-        last = finish(self._record, number) is not None
-        told = self._reply.push(self._record.tokens[number - 1].text, last)
+        last = finish_reason(self._record, number) is not None
+        told = self._parser.push(self._record.tokens[number - 1].text, last)
         if told.reasoning:
-            self._reasoned += 1
-            yield from self._grow("reasoning", told.reasoning)
+            self._reasoning_tokens += 1
+            yield from self._append_text("reasoning", told.reasoning)
         if told.content:
-            yield from self._grow("message", told.content)
+            yield from self._append_text("message", told.content)
         for call in told.calls:
-            yield from self._grow_call(call)
+            yield from self._append_call(call)
 
-    def end(self) -> Iterable[dict[str, Any]]:
+    def final_events(self) -> Iterable[dict[str, Any]]:
         """The end of the last item, and the whole."""
-        yield from self._close()
+        yield from self._close_item()
         status = self._status()
-        yield self._event(f"response.{status}", response=self._whole(status))
+        yield self._event(f"response.{status}", response=self._response_object(status))
 
-    def failed(self, error: RouterError) -> dict[str, Any]:
+    def error_event(self, error: RouterError) -> dict[str, Any]:
         """The event of an error."""
         told = self._event("error", code=error.error_type, message=str(error), param=None)
-        return {**told, **failure_event(error)}
+        return {**told, **error_event_body(error)}
 
-    def answer(self) -> dict[str, Any]:
+    def full_response(self) -> dict[str, Any]:
         """The whole alone."""
         for number in range(1, len(self._record.tokens) + 1):
-            for _ in self.token(0, number):
+            for _ in self.token_events(0, number):
                 pass
-        *_, last = self.end()
+        *_, last = self.final_events()
         whole: dict[str, Any] = last["response"]
         return whole
 
     def _status(self) -> str:
         return "incomplete" if self._record.finish_reason == "length" else "completed"
 
-    def _grow(self, kind: str, text: str) -> Iterator[dict[str, Any]]:
-        if self._kind != kind:
-            yield from self._close()
-            yield from self._open(kind, _ITEMS[kind]())
+    def _append_text(self, kind: str, text: str) -> Iterator[dict[str, Any]]:
+        if self._open_kind != kind:
+            yield from self._close_item()
+            yield from self._open_item(kind, _NEW_ITEM_BY_KIND[kind]())
         part = self._output[-1]["content"][0]
         part["text"] += text
-        yield self._item_event(_TEXTS[kind] + ".delta", content_index=0, delta=text, **_more(kind))
+        yield self._item_event(
+            _TEXT_EVENT_BY_KIND[kind] + ".delta",
+            content_index=0,
+            delta=text,
+            **_logprobs_field(kind),
+        )
 
-    def _grow_call(self, part: CallDelta) -> Iterator[dict[str, Any]]:
-        if self._kind != "function_call" or part.index != self._call:
-            yield from self._close()
-            self._call = part.index
-            yield from self._open("function_call", _call_item(part))
+    def _append_call(self, part: ToolCallDelta) -> Iterator[dict[str, Any]]:
+        if self._open_kind != "function_call" or part.index != self._open_call_index:
+            yield from self._close_item()
+            self._open_call_index = part.index
+            yield from self._open_item("function_call", _call_item(part))
         if part.arguments:
             self._output[-1]["arguments"] += part.arguments
             yield self._item_event("function_call_arguments.delta", delta=part.arguments)
 
-    def _open(self, kind: str, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        self._kind = kind
+    def _open_item(self, kind: str, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        self._open_kind = kind
         self._output.append(item)
-        yield self._place(
-            "output_item.added", item={**item, "content": []} if _parts(item) else item
+        yield self._indexed_event(
+            "output_item.added", item={**item, "content": []} if _has_parts(item) else item
         )
-        if _parts(item):
-            yield self._item_event("content_part.added", content_index=0, part=dict(_part(item)))
+        if _has_parts(item):
+            yield self._item_event(
+                "content_part.added", content_index=0, part=dict(_first_part(item))
+            )
 
-    def _close(self) -> Iterator[dict[str, Any]]:
-        if self._kind is None:
+    def _close_item(self) -> Iterator[dict[str, Any]]:
+        if self._open_kind is None:
             return
-        kind, item, self._kind = self._kind, self._output[-1], None
+        kind, item, self._open_kind = self._open_kind, self._output[-1], None
         item["status"] = self._status() if self._record.finish_reason else "completed"
         if kind == "function_call":
             yield self._item_event(
                 "function_call_arguments.done", name=item["name"], arguments=item["arguments"]
             )
         else:
-            part = dict(_part(item))
-            name = _TEXTS[kind] + ".done"
-            yield self._item_event(name, content_index=0, text=part["text"], **_more(kind))
+            part = dict(_first_part(item))
+            name = _TEXT_EVENT_BY_KIND[kind] + ".done"
+            yield self._item_event(
+                name, content_index=0, text=part["text"], **_logprobs_field(kind)
+            )
             yield self._item_event("content_part.done", content_index=0, part=part)
-        yield self._place("output_item.done", item=item)
+        yield self._indexed_event("output_item.done", item=item)
 
-    def _place(self, kind: str, **more: Any) -> dict[str, Any]:
+    def _indexed_event(self, kind: str, **more: Any) -> dict[str, Any]:
         return self._event(f"response.{kind}", output_index=len(self._output) - 1, **more)
 
     def _item_event(self, kind: str, **more: Any) -> dict[str, Any]:
-        return self._place(kind, item_id=self._output[-1]["id"], **more)
+        return self._indexed_event(kind, item_id=self._output[-1]["id"], **more)
 
     def _event(self, kind: str, **more: Any) -> dict[str, Any]:
-        self._sequence += 1
-        return {"type": kind, "sequence_number": self._sequence - 1, **more}
+        self._sequence_number += 1
+        return {"type": kind, "sequence_number": self._sequence_number - 1, **more}
 
-    def _whole(self, status: str) -> dict[str, Any]:
-        body, asked = self._body, self._asked
+    def _response_object(self, status: str) -> dict[str, Any]:
+        body, asked = self._body, self._echoed_fields
         cut = {"reason": "max_output_tokens"} if status == "incomplete" else None
         return {
-            "id": f"{PREFIX}_{self._envelope.request_id}",
+            "id": f"{ID_PREFIX}_{self._response_header.request_id}",
             "object": "response",
-            "created_at": self._envelope.created,
+            "created_at": self._response_header.created,
             "status": status,
             "error": None,
             "incomplete_details": cut,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
-            "model": self._envelope.model,
+            "model": self._response_header.model,
             "output": list(self._output) if status != "in_progress" else [],
             "parallel_tool_calls": body.parallel_tool_calls,
             "previous_response_id": None,
@@ -152,7 +170,7 @@ class Response:
             "store": False,
             "temperature": 1.0 if body.temperature is None else body.temperature,
             "text": asked["text"],
-            "tool_choice": _chosen(body.tool_choice),
+            "tool_choice": _tool_choice(body.tool_choice),
             "tools": asked["tools"] or [],
             "top_p": 1.0 if body.top_p is None else body.top_p,
             "truncation": "disabled",
@@ -162,7 +180,7 @@ class Response:
         }
 
     @cached_property
-    def _asked(self) -> dict[str, Any]:
+    def _echoed_fields(self) -> dict[str, Any]:
         """What is told as it was asked."""
         told = {"reasoning", "text", "tools"}
         return self._body.model_dump(mode="json", by_alias=True, include=told)
@@ -173,31 +191,31 @@ class Response:
             "input_tokens": counts["prompt_tokens"],
             "input_tokens_details": counts["prompt_tokens_details"],
             "output_tokens": counts["completion_tokens"],
-            "output_tokens_details": {"reasoning_tokens": self._reasoned},
+            "output_tokens_details": {"reasoning_tokens": self._reasoning_tokens},
             "total_tokens": counts["total_tokens"],
         }
 
 
-def _fresh(prefix: str) -> str:
+def _new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(12)}"
 
 
 def _message_item() -> dict[str, Any]:
     part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-    item = {"type": "message", "id": _fresh("msg"), "status": "in_progress", "role": "assistant"}
+    item = {"type": "message", "id": _new_id("msg"), "status": "in_progress", "role": "assistant"}
     return {**item, "content": [part]}
 
 
 def _reasoning_item() -> dict[str, Any]:
     part = {"type": "reasoning_text", "text": ""}
-    item = {"type": "reasoning", "id": _fresh("rs"), "status": "in_progress", "summary": []}
+    item = {"type": "reasoning", "id": _new_id("rs"), "status": "in_progress", "summary": []}
     return {**item, "content": [part]}
 
 
-def _call_item(part: CallDelta) -> dict[str, Any]:
+def _call_item(part: ToolCallDelta) -> dict[str, Any]:
     return {
         "type": "function_call",
-        "id": _fresh("fc"),
+        "id": _new_id("fc"),
         "status": "in_progress",
         "call_id": part.id,
         "name": part.name,
@@ -205,24 +223,24 @@ def _call_item(part: CallDelta) -> dict[str, Any]:
     }
 
 
-_ITEMS = {"message": _message_item, "reasoning": _reasoning_item}
-_TEXTS = {"message": "output_text", "reasoning": "reasoning_text"}
+_NEW_ITEM_BY_KIND = {"message": _message_item, "reasoning": _reasoning_item}
+_TEXT_EVENT_BY_KIND = {"message": "output_text", "reasoning": "reasoning_text"}
 
 
-def _more(kind: str) -> dict[str, Any]:
+def _logprobs_field(kind: str) -> dict[str, Any]:
     return {"logprobs": []} if kind == "message" else {}
 
 
-def _parts(item: dict[str, Any]) -> bool:
+def _has_parts(item: dict[str, Any]) -> bool:
     return "content" in item
 
 
-def _part(item: dict[str, Any]) -> dict[str, Any]:
+def _first_part(item: dict[str, Any]) -> dict[str, Any]:
     part: dict[str, Any] = item["content"][0]
     return part
 
 
-def _chosen(choice: str | NamedTool | None) -> Any:
+def _tool_choice(choice: str | NamedTool | None) -> Any:
     if isinstance(choice, NamedTool):
         return {"type": "function", "name": choice.function.name}
     return choice or "auto"

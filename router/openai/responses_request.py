@@ -10,9 +10,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from router.errors import Invalid
-from router.http.json_body import U32, Body, Float, Json, typed
-from router.openai.request_models import MOST_MESSAGES, MOST_TOOLS, ChatBody, NamedTool, Part, Parts
+from router.errors import ValidationError
+from router.http.json_body import U32, Body, Float32, Json, validate_body
+from router.openai.request_models import (
+    MAX_MESSAGES,
+    MAX_TOOLS,
+    ChatBody,
+    ContentParts,
+    NamedTool,
+    Part,
+)
 
 
 class InputItem(Body):
@@ -20,11 +27,11 @@ class InputItem(Body):
 
     type: str = "message"
     role: str | None = None
-    content: str | Parts | None = None
+    content: str | ContentParts | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
-    output: str | Parts | None = None
+    output: str | ContentParts | None = None
 
 
 class FlatTool(Body):
@@ -58,10 +65,10 @@ class ReasoningOptions(Body):
     effort: str | None = None
 
 
-MOST_METADATA = 16
+MAX_METADATA_ENTRIES = 16
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-    Field(max_length=MOST_METADATA, fail_fast=True),
+    Field(max_length=MAX_METADATA_ENTRIES, fail_fast=True),
 ]
 """As much as OpenAI takes; it is told again with every state of the response."""
 
@@ -69,15 +76,15 @@ Metadata = Annotated[
 class ResponsesBody(Body):
     """Body of `/v1/responses`."""
 
-    input: str | Annotated[list[InputItem], Field(fail_fast=True, max_length=MOST_MESSAGES)]
+    input: str | Annotated[list[InputItem], Field(fail_fast=True, max_length=MAX_MESSAGES)]
     model: str | None = None
     instructions: str | None = None
     max_output_tokens: U32 | None = None
-    temperature: Float | None = None
-    top_p: Float | None = None
+    temperature: Float32 | None = None
+    top_p: Float32 | None = None
     stream: bool = False
     text: TextOptions = TextOptions()
-    tools: Annotated[list[FlatTool], Field(fail_fast=True, max_length=MOST_TOOLS)] | None = None
+    tools: Annotated[list[FlatTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: str | NamedTool | None = None
     parallel_tool_calls: bool = True
     reasoning: ReasoningOptions = ReasoningOptions()
@@ -87,34 +94,34 @@ class ResponsesBody(Body):
     background: bool = False
 
 
-def as_chat(body: ResponsesBody) -> ChatBody:
+def to_chat_body(body: ResponsesBody) -> ChatBody:
     """The chat that asks the same.
 
-    Raises Invalid for what needs a memory, or is no function, and Mistyped.
+    Raises ValidationError for what needs a memory, or is no function, and Mistyped.
     """
     if body.previous_response_id is not None:
-        raise Invalid("`previous_response_id` is not supported: responses are not stored")
+        raise ValidationError("`previous_response_id` is not supported: responses are not stored")
     if body.background:
-        raise Invalid("`background` is not supported: responses are not stored")
+        raise ValidationError("`background` is not supported: responses are not stored")
     messages = list(_messages(body))
     if not messages:
-        raise Invalid("`inputs` cannot be empty")
+        raise ValidationError("`inputs` cannot be empty")
     given = {
         "model": body.model,
         "messages": messages,
         "max_tokens": body.max_output_tokens,
         "temperature": body.temperature,
         "top_p": body.top_p,
-        "tools": [_tool(tool) for tool in body.tools or ()] or None,
+        "tools": [_nested_tool(tool) for tool in body.tools or ()] or None,
         "parallel_tool_calls": body.parallel_tool_calls,
-        "response_format": _format(body.text.format),
+        "response_format": _response_format(body.text.format),
         "reasoning_effort": body.reasoning.effort,
         "user": body.user,
         "stream": body.stream,
     }
     choice = body.tool_choice
     plain = choice.model_dump() if isinstance(choice, NamedTool) else choice
-    return typed({**given, "tool_choice": plain}, ChatBody)
+    return validate_body({**given, "tool_choice": plain}, ChatBody)
 
 
 def _messages(body: ResponsesBody) -> Iterator[dict[str, Any]]:
@@ -126,7 +133,7 @@ def _messages(body: ResponsesBody) -> Iterator[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
     for item in body.input:
         if item.type == "function_call":
-            calls.append(_earlier(item))
+            calls.append(_assistant_call(item))
             continue
         if calls:
             yield {"role": "assistant", "tool_calls": calls}
@@ -139,29 +146,33 @@ def _messages(body: ResponsesBody) -> Iterator[dict[str, Any]]:
 
 def _message(item: InputItem) -> dict[str, Any]:
     if item.type == "function_call_output":
-        return {"role": "tool", "tool_call_id": item.call_id, "content": _plain(item.output)}
+        return {
+            "role": "tool",
+            "tool_call_id": item.call_id,
+            "content": _content_fields(item.output),
+        }
     if item.type != "message" or item.role is None:
-        raise Invalid(f"`{item.type[:40]}` is not supported as an item of `input`")
-    return {"role": item.role, "content": _plain(item.content)}
+        raise ValidationError(f"`{item.type[:40]}` is not supported as an item of `input`")
+    return {"role": item.role, "content": _content_fields(item.content)}
 
 
-def _plain(content: str | list[Part] | None) -> Any:
+def _content_fields(content: str | list[Part] | None) -> Any:
     return [part.model_dump() for part in content] if isinstance(content, list) else content
 
 
-def _earlier(item: InputItem) -> dict[str, Any]:
+def _assistant_call(item: InputItem) -> dict[str, Any]:
     function = {"name": item.name or "", "arguments": item.arguments}
     return {"id": item.call_id, "type": "function", "function": function}
 
 
-def _tool(tool: FlatTool) -> dict[str, Any]:
+def _nested_tool(tool: FlatTool) -> dict[str, Any]:
     if tool.type != "function":
-        raise Invalid(f"`{tool.type[:40]}` is not supported as a tool")
+        raise ValidationError(f"`{tool.type[:40]}` is not supported as a tool")
     return {"type": "function", "function": tool.model_dump(exclude={"type"})}
 
 
-def _format(asked: TextFormat) -> dict[str, Any]:
-    if asked.type != "json_schema":
-        return {"type": asked.type}
-    schema = {"name": asked.name, "schema": asked.schema_, "strict": asked.strict}
+def _response_format(text_format: TextFormat) -> dict[str, Any]:
+    if text_format.type != "json_schema":
+        return {"type": text_format.type}
+    schema = {"name": text_format.name, "schema": text_format.schema_, "strict": text_format.strict}
     return {"type": "json_schema", "json_schema": schema}

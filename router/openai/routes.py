@@ -18,22 +18,27 @@ from typing import Any
 
 from aiohttp import web
 
-from router.errors import Incomplete, RouterError
-from router.http import json_response
+from router.errors import IncompleteGeneration, RouterError
 from router.http.context import REQUEST_ID
-from router.http.json_response import reply, reply_aside, reply_in_parts, weight
-from router.http.sse import ClientGone, EventStream
-from router.native.routes import Front, Wanted
-from router.offload import aside
+from router.http.json_response import (
+    dump_json,
+    estimated_json_bytes,
+    json_response,
+    json_response_offloaded,
+    json_response_streamed,
+)
+from router.http.sse import ClientDisconnected, EventStream
+from router.native.routes import Gateway, PreparedRequests
+from router.offload import offload
 from router.openai import chat, completions, responses
 from router.openai import shape as shapes
-from router.openai.chat_prompt import Prompts
-from router.openai.request_models import ChatBody, CompletionBody, Sampled
-from router.openai.responses_request import ResponsesBody, as_chat
-from router.openai.shape import Envelope, Shape
-from router.requests.record import Record
+from router.openai.chat_prompt import ChatPromptBuilder
+from router.openai.request_models import ChatBody, CommonParameters, CompletionBody
+from router.openai.responses_request import ResponsesBody, to_chat_body
+from router.openai.shape import ResponseFormatter, ResponseHeader
+from router.requests.record import LiveRequest
 from router.requests.request import Request
-from router.server_info import About
+from router.server_info import ServerInfo
 from router.text import grammar
 from router.text.encoder import Encoder
 
@@ -41,30 +46,39 @@ DONE = b"[DONE]"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class GenerationPlan:
     """What a valid body asks for, and how it will be told."""
 
     requests: Sequence[Request]
-    shape: Callable[[Sequence[Record]], Shape]
-    choices: int = 1
+    new_formatter: Callable[[Sequence[LiveRequest]], ResponseFormatter]
+    choices_per_prompt: int = 1
     """How many Requests in a row share a prompt."""
-    grammar: grammar.Source | None = None
-    timed: bool = False
+    grammar: grammar.GrammarSource | None = None
+    send_compute_time: bool = False
     """Whether the headers tell `x-compute-time`, as TGI's do for chats."""
 
 
-Planning = Callable[[], Awaitable[Plan]]
+PlanFactory = Callable[[], Awaitable[GenerationPlan]]
 
 
-class OpenAi:
+class OpenAIRoutes:
     """The routes over one `front`."""
 
     def __init__(
-        self, front: Front, about: About, encoder: Encoder, size: int, prompts: Prompts
+        self,
+        gateway: Gateway,
+        server_info: ServerInfo,
+        encoder: Encoder,
+        vocabulary_size: int,
+        prompt_builder: ChatPromptBuilder,
     ) -> None:
         """`size`: of the model's logits; token ids are below it."""
-        self._front, self._about, self._prompts = front, about, prompts
-        self._encoder, self._size = encoder, size
+        self._gateway, self._server_info, self._prompt_builder = (
+            gateway,
+            server_info,
+            prompt_builder,
+        )
+        self._encoder, self._vocabulary_size = encoder, vocabulary_size
 
     def routes(self) -> list[web.RouteDef]:
         """Path by path."""
@@ -78,190 +92,216 @@ class OpenAi:
 
     async def models(self, http: web.Request) -> web.StreamResponse:
         """GET `/v1/models`: the one that is served."""
-        name = self._about.model_id
+        name = self._server_info.model_id
         model = {"id": name, "object": "model", "created": 0, "owned_by": name}
-        return reply({"object": "list", "data": [model]})
+        return json_response({"object": "list", "data": [model]})
 
     async def chat(self, http: web.Request) -> web.StreamResponse:
         """POST `/v1/chat/completions`."""
-        body = await self._front.body(http, ChatBody)
-        return await self._serve(http, lambda: self._chat(http, body), stream=body.stream)
+        body = await self._gateway.read_body(http, ChatBody)
+        return await self._serve(http, lambda: self._plan_chat(http, body), stream=body.stream)
 
     async def completions(self, http: web.Request) -> web.StreamResponse:
         """POST `/v1/completions`."""
-        body = await self._front.body(http, CompletionBody)
-        return await self._serve(http, lambda: self._completion(http, body), stream=body.stream)
+        body = await self._gateway.read_body(http, CompletionBody)
+        return await self._serve(
+            http, lambda: self._plan_completion(http, body), stream=body.stream
+        )
 
     async def responses(self, http: web.Request) -> web.StreamResponse:
         """POST `/v1/responses`."""
-        body = await self._front.body(http, ResponsesBody)
-        return await self._serve(http, lambda: self._response(http, body), stream=body.stream)
+        body = await self._gateway.read_body(http, ResponsesBody)
+        return await self._serve(http, lambda: self._plan_response(http, body), stream=body.stream)
 
     async def chat_tokenize(self, http: web.Request) -> web.StreamResponse:
         """POST `/chat_tokenize`: a chat's text, and its tokens."""
-        body = await self._front.body(http, ChatBody)
-        text = (await self._prompts.make(body, _size(http))).text
-        spans = await self._encoder.spans(text, special=False)
+        body = await self._gateway.read_body(http, ChatBody)
+        text = (await self._prompt_builder.build(body, _body_bytes(http))).text
+        spans = await self._encoder.tokens_with_offsets(text, add_special_tokens=False)
         head, tail = (
             b'{"tokenize_response":',
-            b',"templated_text":' + json_response.dump(text) + b"}",
+            b',"templated_text":' + dump_json(text) + b"}",
         )
-        return reply_in_parts([head, *spans, tail])
+        return json_response_streamed([head, *spans, tail])
 
     @asynccontextmanager
-    async def running(
+    async def running_chat(
         self, http: web.Request, body: ChatBody
     ) -> AsyncIterator[Callable[[], Awaitable[str]]]:
         """A chat that runs, and a function that waits for the text of its first answer."""
-        async with self._live(http, lambda: self._chat(http, body)) as (plan, records):
+        async with self._live_requests(http, lambda: self._plan_chat(http, body)) as (
+            plan,
+            records,
+        ):
 
             async def text() -> str:
-                answer = await _answer(plan, records)
+                answer = await _full_response(plan, records)
                 return str(answer["choices"][0]["message"]["content"] or "")
 
             yield text
 
-    async def _chat(self, http: web.Request, body: ChatBody) -> Plan:
-        prompt = await self._prompts.make(body, _size(http))
-        self._front.require_permit()
-        requests = chat.requests(body, prompt, self._front.bounds, self._size)
-        envelope = self._envelope(http, body)
-        return Plan(
+    async def _plan_chat(self, http: web.Request, body: ChatBody) -> GenerationPlan:
+        prompt = await self._prompt_builder.build(body, _body_bytes(http))
+        self._gateway.require_permit()
+        requests = chat.build_requests(body, prompt, self._gateway.bounds, self._vocabulary_size)
+        envelope = self._response_header(http, body)
+        return GenerationPlan(
             requests=requests,
-            shape=lambda records: chat.Chat(body, prompt, records, envelope, self._about),
-            choices=len(requests),
+            new_formatter=lambda records: chat.ChatFormatter(
+                body, prompt, records, envelope, self._server_info
+            ),
+            choices_per_prompt=len(requests),
             grammar=prompt.grammar,
-            timed=True,
+            send_compute_time=True,
         )
 
-    async def _completion(self, http: web.Request, body: CompletionBody) -> Plan:
-        completions.prompts(body, self._front.bounds)
-        self._front.require_permit()
-        decode = self._encoder.vocabulary.decode_long
-        values = body, self._front.bounds, self._size, decode
-        requests = await aside(_size(http), completions.requests, *values)
-        envelope = replace(self._envelope(http, body), model=self._about.model_id)
-        return Plan(
+    async def _plan_completion(self, http: web.Request, body: CompletionBody) -> GenerationPlan:
+        completions.parse_prompts(body, self._gateway.bounds)
+        self._gateway.require_permit()
+        decode = self._encoder.tokenizer.decode_without_gil
+        values = body, self._gateway.bounds, self._vocabulary_size, decode
+        requests = await offload(_body_bytes(http), completions.build_requests, *values)
+        envelope = replace(self._response_header(http, body), model=self._server_info.model_id)
+        return GenerationPlan(
             requests=requests,
-            shape=lambda records: completions.Completion(body, records, envelope, self._about),
-            choices=body.n or 1,
+            new_formatter=lambda records: completions.CompletionFormatter(
+                body, records, envelope, self._server_info
+            ),
+            choices_per_prompt=body.n or 1,
         )
 
-    async def _response(self, http: web.Request, body: ResponsesBody) -> Plan:
-        asked = await aside(_size(http), as_chat, body)
-        prompt = await self._prompts.make(asked, _size(http))
-        self._front.require_permit()
-        envelope = self._envelope(http, asked)
-        return Plan(
-            requests=chat.requests(asked, prompt, self._front.bounds, self._size),
-            shape=lambda records: responses.Response(body, prompt.reply(), records[0], envelope),
+    async def _plan_response(self, http: web.Request, body: ResponsesBody) -> GenerationPlan:
+        asked = await offload(_body_bytes(http), to_chat_body, body)
+        prompt = await self._prompt_builder.build(asked, _body_bytes(http))
+        self._gateway.require_permit()
+        envelope = self._response_header(http, asked)
+        return GenerationPlan(
+            requests=chat.build_requests(
+                asked, prompt, self._gateway.bounds, self._vocabulary_size
+            ),
+            new_formatter=lambda records: responses.ResponsesApiFormatter(
+                body, prompt.new_parser(), records[0], envelope
+            ),
             grammar=prompt.grammar,
         )
 
-    def _envelope(self, http: web.Request, body: Sampled) -> Envelope:
+    def _response_header(self, http: web.Request, body: CommonParameters) -> ResponseHeader:
         own = body.model in (None, "", "tgi")
-        model = self._about.model_id if own else str(body.model)
-        return Envelope(http[REQUEST_ID], int(datetime.now(UTC).timestamp()), model)
+        model = self._server_info.model_id if own else str(body.model)
+        return ResponseHeader(http[REQUEST_ID], int(datetime.now(UTC).timestamp()), model)
 
     async def _serve(
-        self, http: web.Request, planning: Planning, *, stream: bool
+        self, http: web.Request, make_plan: PlanFactory, *, stream: bool
     ) -> web.StreamResponse:
         if stream:
-            return await self._stream(http, planning)
-        async with self._live(http, planning) as (plan, records):
-            answer = await _answer(plan, records)
-        told = shapes.headers(records, self._about, plan.choices, timed=plan.timed)
-        return await reply_aside(answer, told, weight(records))
+            return await self._stream(http, make_plan)
+        async with self._live_requests(http, make_plan) as (plan, records):
+            answer = await _full_response(plan, records)
+        told = shapes.tgi_headers(
+            records,
+            self._server_info,
+            plan.choices_per_prompt,
+            send_compute_time=plan.send_compute_time,
+        )
+        return await json_response_offloaded(answer, told, estimated_json_bytes(records))
 
-    async def _stream(self, http: web.Request, planning: Planning) -> web.StreamResponse:
+    async def _stream(self, http: web.Request, make_plan: PlanFactory) -> web.StreamResponse:
         stream: EventStream | None = None
         try:
-            async with self._live(http, planning) as (plan, records):
-                headers = shapes.stream_headers(records, self._about, plan.choices)
-                async with self._front.events(http, headers) as stream:
-                    await _tell(stream, plan.shape(records), records)
-        except (RouterError, ClientGone):
+            async with self._live_requests(http, make_plan) as (plan, records):
+                headers = shapes.stream_headers(records, self._server_info, plan.choices_per_prompt)
+                async with self._gateway.event_stream(http, headers) as stream:
+                    await _stream_events(stream, plan.new_formatter(records), records)
+        except (RouterError, ClientDisconnected):
             if stream is None:
                 raise
         return stream.response
 
     @asynccontextmanager
-    async def _live(
-        self, http: web.Request, planning: Planning
-    ) -> AsyncIterator[tuple[Plan, Sequence[Record]]]:
-        plans: list[Plan] = []
+    async def _live_requests(
+        self, http: web.Request, make_plan: PlanFactory
+    ) -> AsyncIterator[tuple[GenerationPlan, Sequence[LiveRequest]]]:
+        plans: list[GenerationPlan] = []
 
-        async def wanted() -> Wanted:
-            plan = await planning()
+        async def wanted() -> PreparedRequests:
+            plan = await make_plan()
             plans.append(plan)
-            return plan.requests, partial(self._complete, plan)
+            return plan.requests, partial(self._with_compiled_grammar, plan)
 
-        async with self._front.life(http, wanted) as records:
+        async with self._gateway.run_requests(http, wanted) as records:
             yield plans[0], records
 
-    async def _complete(self, plan: Plan, request: Request) -> Request:
-        return replace(request, grammar=await self._front.compiled(plan.grammar))
+    async def _with_compiled_grammar(self, plan: GenerationPlan, request: Request) -> Request:
+        return replace(request, grammar=await self._gateway.compile_grammar(plan.grammar))
 
 
-def _size(http: web.Request) -> float:
+def _body_bytes(http: web.Request) -> float:
     """Bytes of a body whose values are still to be looked at."""
     return math.inf if http.content_length is None else http.content_length
 
 
-async def _answer(plan: Plan, records: Sequence[Record]) -> dict[str, Any]:
+async def _full_response(plan: GenerationPlan, records: Sequence[LiveRequest]) -> dict[str, Any]:
     """The whole, once all have ended."""
     for record in records:
         async for _ in record.stream():
             pass
-        _require_end(record)
-    return await aside(weight(records), plan.shape(records).answer)
+        _require_finished(record)
+    return await offload(estimated_json_bytes(records), plan.new_formatter(records).full_response)
 
 
-async def _tell(stream: EventStream, shape: Shape, records: Sequence[Record]) -> None:
+async def _stream_events(
+    stream: EventStream, formatter: ResponseFormatter, records: Sequence[LiveRequest]
+) -> None:
     try:
-        await _write(stream, shape.begin())
-        await _follow_all(stream, shape, records)
-        await _write(stream, shape.end())
+        await _write_events(stream, formatter.start_events())
+        await _stream_choices(stream, formatter, records)
+        await _write_events(stream, formatter.final_events())
     except RouterError as error:
-        await _write(stream, [shape.failed(error.in_stream())])
-        await _finish(stream, shape)
+        await _write_events(stream, [formatter.error_event(error.in_stream())])
+        await _write_done(stream, formatter)
         raise
-    await _finish(stream, shape)
+    await _write_done(stream, formatter)
 
 
-async def _finish(stream: EventStream, shape: Shape) -> None:
-    if shape.done:
+async def _write_done(stream: EventStream, formatter: ResponseFormatter) -> None:
+    if formatter.ends_with_done:
         await stream.write(DONE)
 
 
-async def _follow_all(stream: EventStream, shape: Shape, records: Sequence[Record]) -> None:
+async def _stream_choices(
+    stream: EventStream, formatter: ResponseFormatter, records: Sequence[LiveRequest]
+) -> None:
     """Tell all choices as their tokens come; the first that fails ends the others."""
     try:
         async with asyncio.TaskGroup() as group:
             for index, record in enumerate(records):
-                group.create_task(_follow(stream, shape, index, record))
+                group.create_task(_stream_choice(stream, formatter, index, record))
     except BaseExceptionGroup as faults:
         raise faults.exceptions[0] from None
 
 
-async def _follow(stream: EventStream, shape: Shape, index: int, record: Record) -> None:
+async def _stream_choice(
+    stream: EventStream, formatter: ResponseFormatter, index: int, record: LiveRequest
+) -> None:
     number = 0
     async for _ in record.stream():
         number += 1
-        size = weight([record]) if number == 1 else 0  # the first may tell the prompt too
-        await _write(stream, await aside(size, _listed, shape, index, number))
-    _require_end(record)
+        size = (
+            estimated_json_bytes([record]) if number == 1 else 0
+        )  # the first may tell the prompt too
+        await _write_events(stream, await offload(size, _token_events, formatter, index, number))
+    _require_finished(record)
 
 
-def _listed(shape: Shape, index: int, number: int) -> list[dict[str, Any]]:
-    return list(shape.token(index, number))
+def _token_events(formatter: ResponseFormatter, index: int, number: int) -> list[dict[str, Any]]:
+    return list(formatter.token_events(index, number))
 
 
-async def _write(stream: EventStream, events: Iterable[dict[str, Any]]) -> None:
+async def _write_events(stream: EventStream, events: Iterable[dict[str, Any]]) -> None:
     for event in events:
-        await stream.write(json_response.dump(event))
+        await stream.write(dump_json(event))
 
 
-def _require_end(record: Record) -> None:
+def _require_finished(record: LiveRequest) -> None:
     if record.finish_reason is None or not record.tokens:
-        raise Incomplete
+        raise IncompleteGeneration

@@ -7,37 +7,37 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from router import VERSION
-from router.errors import RouterError, nested
-from router.requests.record import Record, timing
-from router.server_info import About
+from router.errors import RouterError, openai_error
+from router.requests.record import LiveRequest, timing
+from router.server_info import ServerInfo
 
-_FINISH = {"eos_token": "stop", "stop_sequence": "stop", "length": "length"}
+_FINISH_REASONS = {"eos_token": "stop", "stop_sequence": "stop", "length": "length"}
 
 
-class Shape(Protocol):
+class ResponseFormatter(Protocol):
     """How one request's Records are told; it may remember what it told."""
 
-    def begin(self) -> Iterable[dict[str, Any]]:
+    def start_events(self) -> Iterable[dict[str, Any]]:
         """Events before the first token."""
 
-    def token(self, index: int, number: int) -> Iterable[dict[str, Any]]:
+    def token_events(self, index: int, number: int) -> Iterable[dict[str, Any]]:
         """Events of token `number`, from 1, of choice `index`."""
 
-    def end(self) -> Iterable[dict[str, Any]]:
+    def final_events(self) -> Iterable[dict[str, Any]]:
         """Events after the last token of all choices."""
 
-    def failed(self, error: RouterError) -> dict[str, Any]:
+    def error_event(self, error: RouterError) -> dict[str, Any]:
         """The event of an error after the headers."""
 
-    def answer(self) -> dict[str, Any]:
+    def full_response(self) -> dict[str, Any]:
         """The whole, once all choices are finished."""
 
-    done: bool
+    ends_with_done: bool
     """Whether the stream ends with `[DONE]`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
+class ResponseHeader:
     """What every object of one request repeats."""
 
     request_id: str
@@ -45,7 +45,7 @@ class Envelope:
     """Seconds since 1970."""
     model: str
 
-    def head(self, kind: str, prefix: str) -> dict[str, Any]:
+    def common_fields(self, kind: str, prefix: str) -> dict[str, Any]:
         """The first fields of an object."""
         return {
             "object": kind,
@@ -56,24 +56,26 @@ class Envelope:
         }
 
 
-def failure_event(error: RouterError) -> dict[str, Any]:
+def error_event_body(error: RouterError) -> dict[str, Any]:
     """An error after the headers, with the status that it would have had."""
-    body = nested(error)
+    body = openai_error(error)
     return {**body, "error": {**body["error"], "http_status_code": error.status}}
 
 
-def finish(record: Record, number: int) -> str | None:
+def finish_reason(record: LiveRequest, number: int) -> str | None:
     """OpenAI's finish reason at token `number`; None where more follows."""
     if record.finish_reason is None or number < len(record.tokens):
         return None
-    return _FINISH[record.finish_reason]
+    return _FINISH_REASONS[record.finish_reason]
 
 
-def usage(records: Sequence[Record], choices: int = 1, silent: bool = False) -> dict[str, Any]:
+def usage(
+    records: Sequence[LiveRequest], choices_per_prompt: int = 1, prompt_only: bool = False
+) -> dict[str, Any]:
     """Tokens of `records`, of which each `choices` in a row share a prompt."""
-    prompt = sum(len(record.prompt) for record in records[::choices])
-    cached = sum(record.cached for record in records[::choices])
-    completion = 0 if silent else sum(len(record.tokens) for record in records)
+    prompt = sum(len(record.prompt) for record in records[::choices_per_prompt])
+    cached = sum(record.cached_tokens for record in records[::choices_per_prompt])
+    completion = 0 if prompt_only else sum(len(record.tokens) for record in records)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -82,9 +84,9 @@ def usage(records: Sequence[Record], choices: int = 1, silent: bool = False) -> 
     }
 
 
-def speculation(records: Sequence[Record], about: About) -> dict[str, Any]:
+def speculation_metrics(records: Sequence[LiveRequest], server_info: ServerInfo) -> dict[str, Any]:
     """`metrics` in the shape of vLLM's, summed over choices; nothing without a drafter."""
-    if not about.speculate:
+    if not server_info.speculate:
         return {}
     rounds = [accepted for record in records for accepted in record.accepted_by_round]
     drafted = sum(record.drafted for record in records)
@@ -102,14 +104,20 @@ def speculation(records: Sequence[Record], about: About) -> dict[str, Any]:
     return {"metrics": {"speculative_decoding": told}}
 
 
-def stream_headers(records: Sequence[Record], about: About, choices: int) -> dict[str, str]:
+def stream_headers(
+    records: Sequence[LiveRequest], server_info: ServerInfo, choices_per_prompt: int
+) -> dict[str, str]:
     """What is known before the first token."""
-    characters = sum(len(record.request.inputs) for record in records[::choices])
-    return {"x-compute-type": about.compute_type, "x-compute-characters": str(characters)}
+    characters = sum(len(record.request.inputs) for record in records[::choices_per_prompt])
+    return {"x-compute-type": server_info.compute_type, "x-compute-characters": str(characters)}
 
 
-def headers(
-    records: Sequence[Record], about: About, choices: int = 1, *, timed: bool = False
+def tgi_headers(
+    records: Sequence[LiveRequest],
+    server_info: ServerInfo,
+    choices_per_prompt: int = 1,
+    *,
+    send_compute_time: bool = False,
 ) -> dict[str, str]:
     """TGI's headers, summed over prompts and choices; times are whole milliseconds.
 
@@ -117,7 +125,7 @@ def headers(
     """
     spent = [timing(record) for record in records]
     longest = max(times.total for times in spent)
-    counts = usage(records, choices)
+    counts = usage(records, choices_per_prompt)
     sums = {
         "x-total-time": sum(times.total for times in spent),
         "x-validation-time": sum(times.validation for times in spent),
@@ -126,8 +134,8 @@ def headers(
         "x-time-per-token": sum(times.per_token for times in spent),
     }
     return {
-        **stream_headers(records, about, choices),
-        **({"x-compute-time": f"{longest:.6f}"} if timed else {}),
+        **stream_headers(records, server_info, choices_per_prompt),
+        **({"x-compute-time": f"{longest:.6f}"} if send_compute_time else {}),
         **{name: str(int(seconds * 1000)) for name, seconds in sums.items()},
         "x-prompt-tokens": str(counts["prompt_tokens"]),
         "x-generated-tokens": str(counts["completion_tokens"]),

@@ -12,14 +12,19 @@ from typing import Any
 
 import orjson
 
-from router.errors import ToolsInvalid
+from router.errors import ToolError
 from router.openai.parsing import tool_call_formats
-from router.openai.parsing.tool_call_formats import Format
-from router.openai.parsing.tool_calls import Caller, Forced, NoCalls, caller
+from router.openai.parsing.tool_call_formats import ToolCallFormat
+from router.openai.parsing.tool_calls import (
+    ForcedCall,
+    NoToolCalls,
+    ToolCallParser,
+    tool_call_parser_factory,
+)
 from router.openai.request_models import ChatBody, Tool
 from router.text import grammar
 
-PROMPT = (
+DEFAULT_TOOL_PROMPT = (
     "Given the functions available, please respond with a JSON for a function call with its"
     " proper arguments that best answers the given prompt. Respond in the format"
     " {name: function name, parameters: dictionary of argument name and its value}."
@@ -27,8 +32,8 @@ PROMPT = (
 )
 """TGI's `tool_prompt`, for templates that do not know tools."""
 
-_ANY = {"type": "object"}
-_BLANKS = {"whitespace_pattern": "[ ]?"}
+_ANY_OBJECT = {"type": "object"}
+_WHITESPACE_OPTIONS = {"whitespace_pattern": "[ ]?"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +42,31 @@ class ToolUse:
 
     tools: tuple[Tool, ...] = ()
     """Those that the model is told of."""
-    demanded: tuple[Tool, ...] = ()
+    required: tuple[Tool, ...] = ()
     """One of these must be called; none: the model is free."""
     parallel: bool = True
 
     @property
-    def grammar(self) -> grammar.Source | None:
+    def grammar(self) -> grammar.GrammarSource | None:
         """What a demanded call must match."""
-        if not self.demanded:
+        if not self.required:
             return None
-        rules = [f"call_{place}: {_call(tool)}" for place, tool in enumerate(self.demanded)]
-        start = " | ".join(f"call_{place}" for place in range(len(self.demanded)))
-        return grammar.Source(grammar.Kind.LARK, "\n".join((f"start: {start}", *rules)))
+        rules = [f"call_{place}: {_call_rule(tool)}" for place, tool in enumerate(self.required)]
+        start = " | ".join(f"call_{place}" for place in range(len(self.required)))
+        return grammar.GrammarSource(
+            grammar.GrammarKind.LARK, "\n".join((f"start: {start}", *rules))
+        )
 
-    def caller(self, format: Format) -> Callable[[], Caller]:
+    def call_parser_factory(self, format: ToolCallFormat) -> Callable[[], ToolCallParser]:
         """Makes what finds the calls in one choice."""
-        if self.demanded:
-            heads = {_head(tool): tool.function.name for tool in self.demanded}
-            return lambda: Forced(heads)
-        return caller(format, self.names, self.most) if self.tools else NoCalls
+        if self.required:
+            heads = {_call_prefix(tool): tool.function.name for tool in self.required}
+            return lambda: ForcedCall(heads)
+        return (
+            tool_call_parser_factory(format, self.names, self.max_calls)
+            if self.tools
+            else NoToolCalls
+        )
 
     @property
     def names(self) -> frozenset[str]:
@@ -63,7 +74,7 @@ class ToolUse:
         return frozenset(tool.function.name for tool in self.tools)
 
     @property
-    def most(self) -> int | None:
+    def max_calls(self) -> int | None:
         """Calls of one answer beyond so many are dropped."""
         return None if self.parallel else 1
 
@@ -72,52 +83,56 @@ class ToolUse:
         return [tool.model_dump(exclude_none=True) for tool in self.tools] or None
 
 
-def tool_use(body: ChatBody) -> ToolUse:
-    """What `body` asks for. Raises ToolsInvalid."""
+def resolve_tool_use(body: ChatBody) -> ToolUse:
+    """What `body` asks for. Raises ToolError."""
     tools = tuple(body.tools or ())
     choice = body.tool_choice
     if choice == "none":
         return ToolUse()
     if choice not in (None, "auto") and not tools:
-        raise ToolsInvalid("`tool_choice` needs `tools`")
+        raise ToolError("`tool_choice` needs `tools`")
     kind = body.response_format.type if body.response_format else "text"
     if tools and kind != "text":
-        raise ToolsInvalid("Grammar and tools are mutually exclusive")
+        raise ToolError("Grammar and tools are mutually exclusive")
     if choice in (None, "auto"):
         return ToolUse(tools, (), body.parallel_tool_calls)
-    demanded = tools if choice == "required" else (_named(tools, choice),)
+    demanded = tools if choice == "required" else (_find_chosen_tool(tools, choice),)
     return ToolUse(tools, demanded)
 
 
-def described(tools: Sequence[dict[str, Any]], prompt: str | None) -> str:
+def tools_as_text(tools: Sequence[dict[str, Any]], prompt: str | None) -> str:
     """What is added to the last message where the template does not know tools."""
     text = orjson.dumps(tools).decode()
-    return f"\n---\n{text}\n{PROMPT if prompt is None else prompt}"
+    return f"\n---\n{text}\n{DEFAULT_TOOL_PROMPT if prompt is None else prompt}"
 
 
-def format_of(template: str, name: str = "auto") -> Format:
+def select_format(template: str, name: str = "auto") -> ToolCallFormat:
     """The format named `name`; `auto`: that of the template."""
-    return tool_call_formats.of(template) if name == "auto" else tool_call_formats.NAMES[name]
+    return (
+        tool_call_formats.detect_format(template)
+        if name == "auto"
+        else tool_call_formats.FORMATS[name]
+    )
 
 
-def _named(tools: Sequence[Tool], choice: Any) -> Tool:
+def _find_chosen_tool(tools: Sequence[Tool], choice: Any) -> Tool:
     name = choice if isinstance(choice, str) else choice.function.name
     found = next((tool for tool in tools if tool.function.name == name), None)
     if found is None:
-        raise ToolsInvalid(f"Tool with name {name} not found")
+        raise ToolError(f"Tool with name {name} not found")
     return found
 
 
-def _head(tool: Tool) -> str:
-    return f'{{"name": {_quoted(tool.function.name)}, "arguments": '
+def _call_prefix(tool: Tool) -> str:
+    return f'{{"name": {_json_string(tool.function.name)}, "arguments": '
 
 
-def _call(tool: Tool) -> str:
-    schema = {**(tool.function.parameters or _ANY), "x-guidance": _BLANKS}
+def _call_rule(tool: Tool) -> str:
+    schema = {**(tool.function.parameters or _ANY_OBJECT), "x-guidance": _WHITESPACE_OPTIONS}
     if "type" not in schema:
         schema["type"] = "object"
-    return f'{_quoted(_head(tool))} %json {orjson.dumps(schema).decode()} "}}"'
+    return f'{_json_string(_call_prefix(tool))} %json {orjson.dumps(schema).decode()} "}}"'
 
 
-def _quoted(text: str) -> str:
+def _json_string(text: str) -> str:
     return orjson.dumps(text).decode()

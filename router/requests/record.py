@@ -13,12 +13,12 @@ import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from router.errors import Incomplete, RouterError
+from router.errors import IncompleteGeneration, RouterError
 from router.requests.request import Request
-from router.text.detokenizer import TextStream
-from router.text.stop_strings import Hidden, Kept
-from router.text.tokenizer import Vocabulary
-from shard.wire.protocol import End, Item, New, Report, Top
+from router.text.detokenizer import Detokenizer
+from router.text.stop_strings import ExclusiveStops, InclusiveStops
+from router.text.tokenizer import Tokenizer
+from shard.wire.protocol import End, NewRow, ReportOptions, RowResult, TopTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Timing:
     per_token: float
 
 
-def timing(record: Record) -> Timing:
+def timing(record: LiveRequest) -> Timing:
     """The times of a finished `record`."""
     inference = record.ended - record.started
     return Timing(
@@ -44,18 +44,18 @@ def timing(record: Record) -> Timing:
     )
 
 
-_NO_TOP = Top((), ())
+_NO_TOP_TOKENS = TopTokens((), ())
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class GeneratedToken:
     """One generated token. `text` may be empty; `logprob` is a natural logarithm."""
 
     id: int
     text: str
     logprob: float
     special: bool
-    top: tuple[Token, ...] = ()
+    top: tuple[GeneratedToken, ...] = ()
     """The likeliest tokens at its place, if asked for, each with its text alone."""
 
 
@@ -66,11 +66,11 @@ class PromptToken:
     id: int
     text: str
     logprob: float | None
-    top: tuple[Token, ...] = ()
+    top: tuple[GeneratedToken, ...] = ()
     """The likeliest tokens at its place, if asked for."""
 
 
-class Record:
+class LiveRequest:
     """One live or ended request; times are readings of the dispatcher's clock, in seconds."""
 
     def __init__(
@@ -80,7 +80,7 @@ class Record:
         request: Request,
         prompt: Sequence[int],
         max_new: int,
-        vocabulary: Vocabulary,
+        tokenizer: Tokenizer,
         arrived: float,
     ) -> None:
         self.id = id
@@ -89,7 +89,7 @@ class Record:
         self.prompt = tuple(prompt)
         self.max_new = max_new
         """Most tokens to emit, at least 1."""
-        self.tokens: list[Token] = []
+        self.tokens: list[GeneratedToken] = []
         self.drafted = 0
         self.accepted = 0
         self.accepted_by_round: list[int] = []
@@ -97,9 +97,9 @@ class Record:
         self.longest_draft = 0
         self.steps = 0
         """Steps that worked on this request, prefill included."""
-        self.cached = 0
+        self.cached_tokens = 0
         """Tokens of the prompt that came from the prefix cache."""
-        self.attained = 0.0
+        self.device_seconds = 0.0
         """Device seconds of those Steps, each shared equally among its rows."""
         self.preemptions: Mapping[str, int] = {}
         """By kind; told at the end."""
@@ -110,10 +110,10 @@ class Record:
         self.queued = self.started = self.ended = arrived
         """Given to the scheduler, first planned, ended."""
         self.first_token = self.last_token = arrived
-        self._vocabulary = vocabulary
+        self._tokenizer = tokenizer
         self._prompt_logprobs: list[float | None] = [None] * len(self.prompt)
-        self._prompt_tops: list[Top] = [_NO_TOP] * len(self.prompt)
-        self._text = TextStream(vocabulary, self.prompt, _stops(request))
+        self._prompt_tops: list[TopTokens] = [_NO_TOP_TOKENS] * len(self.prompt)
+        self._detokenizer = Detokenizer(tokenizer, self.prompt, _make_stops(request))
         self._changed = asyncio.Event()
 
     @property
@@ -122,28 +122,29 @@ class Record:
         return self.request.seed
 
     @property
-    def emitted(self) -> list[int]:
+    def output_ids(self) -> list[int]:
         """Ids of the generated tokens."""
         return [token.id for token in self.tokens]
 
     @property
     def text(self) -> str:
         """The generated text, without special tokens; stop strings as the request has it."""
-        return self._text.text
+        return self._detokenizer.text
 
     @property
-    def prefill(self) -> list[PromptToken]:
+    def prompt_tokens(self) -> list[PromptToken]:
         """The prompt as the model sees it, if the request asks for it; complete at the end."""
         if not self.request.decoder_input_details:
             return []
         told = zip(self.prompt, self._prompt_logprobs, self._prompt_tops, strict=True)
         return [
-            PromptToken(id, self.alone(id), value, self._likeliest(top)) for id, value, top in told
+            PromptToken(id, self.token_text(id), value, self._top_tokens(top))
+            for id, value, top in told
         ]
 
-    def alone(self, id: int) -> str:
+    def token_text(self, id: int) -> str:
         """The text of one token by itself, special ones by name."""
-        return self._vocabulary.decode([id])
+        return self._tokenizer.decode([id])
 
     @property
     def mean_logprob(self) -> float:
@@ -153,32 +154,32 @@ class Record:
         return sum(token.logprob for token in self.tokens) / len(self.tokens)
 
     @property
-    def live(self) -> bool:
+    def is_live(self) -> bool:
         """Whether the end is still to come."""
         return self.finish_reason is None and self.error is None
 
-    def plan(self, now: float, cached: int) -> None:
+    def mark_scheduled(self, now: float, cached: int) -> None:
         """Note that the shards are about to get the row, which holds the KV of `cached` tokens.
 
         The first time counts.
         """
         if not self.steps:
-            self.started, self.cached = now, cached
+            self.started, self.cached_tokens = now, cached
 
-    def new(self) -> New:
+    def to_row(self) -> NewRow:
         """The row that goes on from here, for shards that do not hold it."""
-        return New(
+        return NewRow(
             id=self.id,
-            tokens=(*self.prompt, *self.emitted),
+            tokens=(*self.prompt, *self.output_ids),
             prompt=len(self.prompt),
             max_new=self.max_new,
             ignore_eos=self.request.ignore_eos,
             sampling=self.request.sampling,
-            report=self._report(),
+            report=self._remaining_report(),
             grammar=self.request.grammar,
         )
 
-    def take(self, item: Item, now: float) -> int:
+    def apply(self, item: RowResult, now: float) -> int:
         """Add what a Step did; the number of tokens kept: those behind a stop string are not.
 
         An end without a token is a bad one, since the last token is what carries it.
@@ -192,65 +193,75 @@ class Record:
             self.longest_draft = max(self.longest_draft, item.drafted)
         told = slice(item.prompt_start, item.prompt_start + len(item.prompt_logprobs))
         self._prompt_logprobs[told] = item.prompt_logprobs
-        self._prompt_tops[told] = item.prompt_top or [_NO_TOP] * len(item.prompt_logprobs)
+        self._prompt_tops[told] = item.prompt_top or [_NO_TOP_TOKENS] * len(item.prompt_logprobs)
         left = len(item.tokens)
-        tops = item.top or (_NO_TOP,) * left
+        tops = item.top or (_NO_TOP_TOKENS,) * left
         for id, logprob, top in zip(item.tokens, item.logprobs, tops, strict=True):
             left -= 1
-            if self.live:
-                self._add(id, logprob, top, None if left else item.end)
-        self._mark(had, now)
+            if self.is_live:
+                self._append_token(id, logprob, top, None if left else item.end)
+        self._update_times(had, now)
         if item.end is not None:
-            self.fail(Incomplete(), now)
+            self.fail(IncompleteGeneration(), now)
         return len(self.tokens) - had
 
     def fail(self, error: RouterError, now: float) -> None:
         """End badly, unless it has ended: `stream` raises `error` after the tokens so far."""
-        if self.live:
+        if self.is_live:
             self.error, self.ended = error, now
             self._changed.set()
 
-    async def stream(self) -> AsyncIterator[Token]:
+    async def stream(self) -> AsyncIterator[GeneratedToken]:
         """Each token once, as it comes; one reader. Raises the RouterError of a bad end."""
         read = 0
         while True:
             while read < len(self.tokens):
                 yield self.tokens[read]
                 read += 1
-            if not self.live:
+            if not self.is_live:
                 break
             self._changed.clear()
             await self._changed.wait()
         if self.error:
             raise self.error
 
-    def _report(self) -> Report:
+    def _remaining_report(self) -> ReportOptions:
         """What is still to be told: a whole prompt is not told twice."""
         report = self.request.report
-        return replace(report, prompt=report.prompt and None in self._prompt_logprobs[1:])
+        return replace(
+            report, prompt_logprobs=report.prompt_logprobs and None in self._prompt_logprobs[1:]
+        )
 
-    def _mark(self, had: int, now: float) -> None:
-        if len(self.tokens) > had:
+    def _update_times(self, tokens_before: int, now: float) -> None:
+        if len(self.tokens) > tokens_before:
             self.last_token = now
-            self.first_token = self.first_token if had else now
-        if not self.live:
+            self.first_token = self.first_token if tokens_before else now
+        if not self.is_live:
             self.ended = now
         self._changed.set()
 
-    def _add(self, id: int, logprob: float, top: Top, end: End | None) -> None:
-        piece = self._text.push(id, last=end is not None)
-        self.tokens.append(Token(id, piece.text, logprob, piece.special, self._likeliest(top)))
+    def _append_token(self, id: int, logprob: float, top: TopTokens, end: End | None) -> None:
+        piece = self._detokenizer.push(id, last=end is not None)
+        self.tokens.append(
+            GeneratedToken(id, piece.text, logprob, piece.special, self._top_tokens(top))
+        )
         if end is not None:
             self.finish_reason = end.value
         elif piece.stopped:
             self.finish_reason = "stop_sequence"
 
-    def _likeliest(self, top: Top) -> tuple[Token, ...]:
-        return tuple(map(self._candidate, top.ids, top.logprobs))
+    def _top_tokens(self, top: TopTokens) -> tuple[GeneratedToken, ...]:
+        return tuple(map(self._top_token, top.ids, top.logprobs))
 
-    def _candidate(self, id: int, logprob: float) -> Token:
-        return Token(id, self.alone(id), logprob, self._vocabulary.special(id) is not None)
+    def _top_token(self, id: int, logprob: float) -> GeneratedToken:
+        return GeneratedToken(
+            id, self.token_text(id), logprob, self._tokenizer.special_name(id) is not None
+        )
 
 
-def _stops(request: Request) -> Kept | Hidden:
-    return Hidden(request.stop, request.shown) if request.hidden else Kept(request.stop)
+def _make_stops(request: Request) -> InclusiveStops | ExclusiveStops:
+    return (
+        ExclusiveStops(request.stop, request.visible_specials)
+        if request.hide_stops_and_specials
+        else InclusiveStops(request.stop)
+    )

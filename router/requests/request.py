@@ -11,37 +11,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from router.config import Limits
-from router.errors import Invalid
-from shard.wire.protocol import Report, Sampling
+from router.errors import ValidationError
+from shard.wire.protocol import ReportOptions, Sampling
 
-CAP = 1024
+COUNTED_NEW_TOKENS = 1024
 """Most new tokens that the length check counts, whatever was asked; TGI's generation chunk."""
-MOST_TOLD = 8192
+MAX_PROMPT_LOGPROBS = 8192
 """Most tokens of a prompt whose log-probabilities are told."""
-SEEDS = 1 << 53
+SEED_LIMIT = 1 << 53
 """Seeds are picked below this, so that a client reading numbers as doubles sees them exactly."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds(Limits):
+class ResolvedLimits(Limits):
     """Limits whose two lengths are settled."""
 
     max_input_tokens: int = 0
     max_total_tokens: int = 0
 
 
-def settle(limits: Limits, longest: int) -> Bounds:
+def resolve_limits(limits: Limits, max_length: int) -> ResolvedLimits:
     """`limits` for shards whose rows hold `longest` tokens. Raises ValueError if they clash."""
-    total = longest if limits.max_total_tokens is None else limits.max_total_tokens
+    total = max_length if limits.max_total_tokens is None else limits.max_total_tokens
     longest_input = total - 1 if limits.max_input_tokens is None else limits.max_input_tokens
-    if total > longest:
-        raise ValueError(f"`max_total_tokens`({total}) must be <= {longest}, all that fits")
+    if total > max_length:
+        raise ValueError(f"`max_total_tokens`({total}) must be <= {max_length}, all that fits")
     if longest_input >= total:
         raise ValueError(
             f"`max_input_tokens`({longest_input}) must be < `max_total_tokens`({total})"
         )
     values = {field.name: getattr(limits, field.name) for field in fields(Limits)}
-    return Bounds(**{**values, "max_input_tokens": longest_input, "max_total_tokens": total})
+    return ResolvedLimits(
+        **{**values, "max_input_tokens": longest_input, "max_total_tokens": total}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +71,15 @@ class Request:
     """Whether to tell the prompt's log-probabilities; implies `details`."""
     best_of: int = 1
     """Out of how many sequences the likeliest is the answer."""
-    tokens: tuple[int, ...] | None = None
+    prompt_token_ids: tuple[int, ...] | None = None
     """The prompt where it was given as token ids; `inputs` is its text."""
     add_special_tokens: bool = True
     """Whether the tokenizer adds its own to `inputs`."""
-    raw: bool = False
+    raw_logprobs: bool = False
     """Log-probabilities of the model itself, not of what the parameters left of it."""
-    hidden: bool = False
+    hide_stops_and_specials: bool = False
     """Whether stop strings and special tokens stay out of the text, as OpenAI has it."""
-    shown: frozenset[str] = frozenset()
+    visible_specials: frozenset[str] = frozenset()
     """Special tokens that stay in the text nevertheless."""
     grammar: str | None = None
     """What the output must match, in llguidance's form."""
@@ -98,9 +100,9 @@ class Request:
         return digest(self.user) if self.user else 0
 
     @property
-    def report(self) -> Report:
+    def report(self) -> ReportOptions:
         """What the shards are to tell beside the tokens."""
-        return Report(self.top_n_tokens, self.raw, self.decoder_input_details)
+        return ReportOptions(self.top_n_tokens, self.raw_logprobs, self.decoder_input_details)
 
     @property
     def seed(self) -> int | None:
@@ -108,20 +110,20 @@ class Request:
         return self.sampling.seed if self.sampling.temperature else None
 
 
-def pick_seed() -> int:
+def random_seed() -> int:
     """A fresh seed for a request that samples and names none."""
-    return secrets.randbelow(SEEDS)
+    return secrets.randbelow(SEED_LIMIT)
 
 
-def sequences(request: Request, count: int) -> tuple[Request, ...]:
+def expand_best_of(request: Request, count: int) -> tuple[Request, ...]:
     """`request`, and `count` - 1 more that differ in their seeds, which follow from its seed."""
     sampling = request.sampling
-    seeds = [sampling.seed, *(_seed(sampling.seed, index) for index in range(1, count))]
+    seeds = [sampling.seed, *(_derived_seed(sampling.seed, index) for index in range(1, count))]
     return tuple(replace(request, sampling=replace(sampling, seed=seed)) for seed in seeds)
 
 
-def _seed(seed: int, index: int) -> int:
-    return digest(f"{seed} {index}") % SEEDS
+def _derived_seed(seed: int, index: int) -> int:
+    return digest(f"{seed} {index}") % SEED_LIMIT
 
 
 def digest(text: str) -> int:
@@ -129,8 +131,11 @@ def digest(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def fit(request: Request, tokens: Sequence[int], bounds: Bounds) -> tuple[tuple[int, ...], int]:
-    """The prompt's tokens that are kept and the most new ones, at least 1 each. Raises Invalid.
+def fit_to_context(
+    request: Request, tokens: Sequence[int], bounds: ResolvedLimits
+) -> tuple[tuple[int, ...], int]:
+    """The prompt's tokens that are kept and the most new ones, at least 1 each. Raises
+    ValidationError.
 
     The rule counts no more than CAP new tokens, as TGI's does, so 10000 passes where CAP fits;
     the budget is what was asked, cut to what is left.
@@ -139,28 +144,29 @@ def fit(request: Request, tokens: Sequence[int], bounds: Bounds) -> tuple[tuple[
     used, most = len(kept), bounds.max_total_tokens
     room = max(most - used, 0)
     asked = room if request.max_new_tokens is None else request.max_new_tokens
-    counted = min(asked, CAP)
-    _refuse(
+    counted = min(asked, COUNTED_NEW_TOKENS)
+    _reject_if(
         used + counted > most,
         f"`inputs` tokens + `max_new_tokens` must be <= {most}. "
         f"Given: {used} `inputs` tokens and {counted} `max_new_tokens`",
     )
-    _refuse(
+    _reject_if(
         used > bounds.max_input_tokens,
         f"`inputs` must have less than {bounds.max_input_tokens} tokens. Given: {used}",
     )
-    _refuse(
-        request.decoder_input_details and used > MOST_TOLD,
-        f"log-probabilities of a prompt are told of at most {MOST_TOLD} tokens. Given: {used}",
+    _reject_if(
+        request.decoder_input_details and used > MAX_PROMPT_LOGPROBS,
+        f"log-probabilities are returned for prompts of at most {MAX_PROMPT_LOGPROBS} tokens."
+        f" Given: {used}",
     )
-    _refuse(not used, "`inputs` cannot be empty")  # a tokenizer may add nothing to odd text
+    _reject_if(not used, "`inputs` cannot be empty")  # a tokenizer may add nothing to odd text
     return tuple(kept), min(asked, room)
 
 
-def _refuse(broken: bool, text: str) -> None:
-    if broken:
-        raise Invalid(text)
+def _reject_if(violated: bool, text: str) -> None:
+    if violated:
+        raise ValidationError(text)
 
 
-def _within(value: float | None, low: float, high: float) -> bool:
+def _strictly_between(value: float | None, low: float, high: float) -> bool:
     return value is None or low < value < high

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from router.errors import Invalid
+from router.errors import ValidationError
 
 MAX_SPECULATE = 64
 MAX_STOP_LENGTH = 1000
@@ -13,7 +13,7 @@ MAX_NAME_LENGTH = 256
 """Most characters of `user` and of `cache_salt`."""
 
 
-class Ours(Protocol):
+class Extensions(Protocol):
     """A body with the parameters that TGI does not have."""
 
     @property
@@ -29,29 +29,31 @@ class Ours(Protocol):
     def cache_salt(self) -> str | None: ...
 
 
-def check_ours(given: Ours, stops: Sequence[str]) -> None:
-    """The rules that come after all of TGI's, on every route. Raises Invalid."""
-    draft = given.speculate or 0
-    _refuse(
+def check_extensions(parameters: Extensions, stops: Sequence[str]) -> None:
+    """The rules that come after all of TGI's, on every route. Raises ValidationError."""
+    draft = parameters.speculate or 0
+    _reject_if(
         not 0 <= draft <= MAX_SPECULATE,
         f"`speculate` must be >= 0 and <= {MAX_SPECULATE}. Given: {draft}",
     )
-    _refuse(
+    _reject_if(
         not all(0 < len(text) <= MAX_STOP_LENGTH for text in stops),
         f"`stop` sequences must be 1 to {MAX_STOP_LENGTH} characters long",
     )
-    _refuse(given.expected_new_tokens == 0, "`expected_new_tokens` must be strictly positive")
-    _refuse(
-        len(given.user or "") > MAX_NAME_LENGTH,
+    _reject_if(
+        parameters.expected_new_tokens == 0, "`expected_new_tokens` must be strictly positive"
+    )
+    _reject_if(
+        len(parameters.user or "") > MAX_NAME_LENGTH,
         f"`user` must be at most {MAX_NAME_LENGTH} characters long",
     )
-    salt = given.cache_salt
-    _refuse(
+    salt = parameters.cache_salt
+    _reject_if(
         salt is not None and not 0 < len(salt) <= MAX_NAME_LENGTH,
         f"`cache_salt` must be 1 to {MAX_NAME_LENGTH} characters long",
     )
 
 
-def _refuse(broken: bool, text: str) -> None:
-    if broken:
-        raise Invalid(text)
+def _reject_if(violated: bool, text: str) -> None:
+    if violated:
+        raise ValidationError(text)

@@ -6,23 +6,23 @@ from collections.abc import Mapping
 from math import inf
 from typing import Any, Protocol
 
-from router.scheduler.api import Capacity, Scheduler
+from router.scheduler.api import DeviceCapacity, Scheduler
 from router.scheduler.estimation.estimator import Estimator
-from router.scheduler.estimation.length import Served
+from router.scheduler.estimation.length import LearnedLengths
 from router.scheduler.planner import Planner
-from router.scheduler.policies.baselines import Fcfs, Las, LengthSjf, Ranked
-from router.scheduler.policies.laps import Laps, Parts
-from router.scheduler.policies.laps_paper import Paper
-from router.scheduler.policies.multilevel_queue import Levels
+from router.scheduler.policies.baselines import Fcfs, Las, LengthSjf, SizeRanked
+from router.scheduler.policies.laps import Laps, LapsOptions
+from router.scheduler.policies.laps_paper import LapsPaper
+from router.scheduler.policies.multilevel_queue import MultilevelQueue
 from router.scheduler.policies.policy import Policy
 
-NAMES = ("laps-sd", "laps-sd-paper", "fcfs", "las", "sjf", "sjf-preemptive", "e-srpt")
+POLICY_NAMES = ("laps-sd", "laps-sd-paper", "fcfs", "las", "sjf", "sjf-preemptive", "e-srpt")
 """What `Config.scheduler` may be."""
-PATIENCE = 8192
+PATIENCE_ROUNDS = 8192
 """Rounds that `laps-sd` lets a request go without service, unless it is told seconds (ours)."""
 
 
-class Config(Protocol):
+class SchedulerOptions(Protocol):
     """What a scheduler is built from; the router's configuration has these fields."""
 
     @property
@@ -115,52 +115,54 @@ class Config(Protocol):
 
 
 def build(
-    config: Config, capacity: Capacity, learned: Mapping[str, Any] | None = None
+    config: SchedulerOptions,
+    capacity: DeviceCapacity,
+    learned_state: Mapping[str, Any] | None = None,
 ) -> Scheduler:
     """The scheduler that `config` names, with nothing to do yet.
 
     `learned`: what an earlier one had learned. Raises ValueError for what makes no sense.
     """
-    if config.scheduler not in NAMES:
+    if config.scheduler not in POLICY_NAMES:
         raise ValueError(f"unknown scheduler {config.scheduler!r}")
     estimator = _estimator(config, capacity)
-    if learned is not None:
-        estimator.restore(learned)
+    if learned_state is not None:
+        estimator.restore(learned_state)
     peak = config.scheduler == "laps-sd" and config.laps_peak
     adapt = config.laps_drafts == "adaptive"
     policy = _policy(config, capacity, estimator)
     return Planner(capacity, policy, estimator, peak=peak, adapt=adapt)
 
 
-def round_seconds(capacity: Capacity) -> float:
+def round_seconds(capacity: DeviceCapacity) -> float:
     """Of one row alone with the longest draft, by the two figures that the shards measured."""
     return capacity.speculate * capacity.draft_token_seconds + capacity.verify_seconds
 
 
-def _estimator(config: Config, capacity: Capacity) -> Estimator:
+def _estimator(config: SchedulerOptions, capacity: DeviceCapacity) -> Estimator:
     """Published policies take lengths and the cost of a round as they are told."""
     if config.scheduler != "laps-sd":
-        return Estimator(capacity, prior=config.laps_prior)
+        return Estimator(capacity, prior_rounds=config.laps_prior)
     plain = config.laps_lengths == "plain"
     return Estimator(
         capacity,
-        Served(plain=plain),
-        follow=not plain,
-        memory=config.laps_memory or inf,
-        alarm=config.laps_alarm,
-        prior=config.laps_prior,
+        LearnedLengths(raw_hints=plain),
+        track_cost=not plain,
+        memory_rounds=config.laps_memory or inf,
+        drift_threshold=config.laps_alarm,
+        prior_rounds=config.laps_prior,
     )
 
 
-def _policy(config: Config, capacity: Capacity, estimator: Estimator) -> Policy:
+def _policy(config: SchedulerOptions, capacity: DeviceCapacity, estimator: Estimator) -> Policy:
     pace = round_seconds(capacity)
     first = config.laps_first_threshold or config.laps_window * pace
     patience = config.laps_patience
-    levels = Levels.geometric(config.laps_levels, config.laps_ratio, first, patience)
-    one = Levels((), patience, first)
+    levels = MultilevelQueue.geometric(config.laps_levels, config.laps_ratio, first, patience)
+    one = MultilevelQueue((), patience, first)
     match config.scheduler:
         case "laps-sd-paper":
-            return Paper(estimator, levels, config.laps_window, config.laps_deviation)
+            return LapsPaper(estimator, levels, config.laps_window, config.laps_deviation)
         case "las":
             return Las(levels)
         case "sjf":
@@ -168,15 +170,15 @@ def _policy(config: Config, capacity: Capacity, estimator: Estimator) -> Policy:
         case "sjf-preemptive":
             return LengthSjf(one, estimator, preemptive=True)
         case "e-srpt":
-            return Ranked(one, estimator.remaining)
+            return SizeRanked(one, estimator.remaining_seconds)
         case "fcfs":
             return Fcfs()
-    waits = Levels((), patience or PATIENCE * pace, first)
-    return Laps(estimator, levels, waits, _parts(config))
+    waits = MultilevelQueue((), patience or PATIENCE_ROUNDS * pace, first)
+    return Laps(estimator, levels, waits, _laps_options(config))
 
 
-def _parts(config: Config) -> Parts:
-    return Parts(
+def _laps_options(config: SchedulerOptions) -> LapsOptions:
+    return LapsOptions(
         rank=config.laps_rank,
         join=config.laps_join == "prior",
         perception=config.laps_perception,

@@ -1,15 +1,17 @@
 """What is known of a request's drafts: how many survive, and whether that has settled.
 
-`Survival` keeps S_k, the chance that the first k drafts of a round are all accepted, per position,
-because then the yield of any draft length n is 1 + S_1 + ... + S_n, also of lengths not in use.
-The mean of S_1..S_n is the accepted fraction A of arXiv 2505.17074, so n*A + 1 is that yield.
-S_k is the product of the chances to pass each position once it is reached. So a position that was
-not drafted lately builds on those before it, and a round speaks only of positions that it reached.
+`AcceptanceCurve` keeps S_k, the chance that the first k drafts of a round are all accepted, per
+position, because then the yield of any draft length n is 1 + S_1 + ... + S_n, also of lengths not
+in use. The mean of S_1..S_n is the accepted fraction A of arXiv 2505.17074, so n*A + 1 is that
+yield. S_k is the product of the chances to pass each position once it is reached. So a position
+that was not drafted lately builds on those before it, and a round speaks only of positions that it
+reached.
 
-`Stability` is the paper's switch from non-perceptible to perceptible. The paper leaves its two
-thresholds open; here gamma is a window in rounds and delta the largest standard deviation of the
-windowed mean. A mean over all rounds would not do: its deviation falls like 1/r whatever happens.
-`Survival.width` is the extension's answer to the same question, and `Drift` the way back.
+`AcceptanceStability` is the paper's switch from non-perceptible to perceptible. The paper leaves
+its two thresholds open; here gamma is a window in rounds and delta the largest standard deviation
+of the windowed mean. A mean over all rounds would not do: its deviation falls like 1/r whatever
+happens. `AcceptanceCurve.width` is the extension's answer to the same question, and
+`PageHinkleyTest` the way back.
 """
 
 from __future__ import annotations
@@ -21,21 +23,31 @@ from typing import Any
 
 PRIOR_ROUNDS = 3.0
 """What the prior counts for, in rounds."""
-MEMORY, SERVED = 64.0, 1024.0
+REQUEST_MEMORY_ROUNDS, GLOBAL_MEMORY_ROUNDS = 64.0, 1024.0
 """Rounds after which older ones fade: of one request, and of all together."""
-TOLERANCE = 0.1
+DRIFT_TOLERANCE = 0.1
 """Of the accepted share, which a drift must exceed to be noticed."""
-UNKNOWN = 0.6
+DEFAULT_ACCEPTANCE = 0.6
 """Chance that a draft is accepted after its predecessors, before anything was served (ours)."""
 
 
-class Survival:
+class AcceptanceCurve:
     """Posterior means of S_1..S_n, shrunk towards a prior worth some rounds."""
 
-    __slots__ = ("_memory", "_passed", "_prior", "_reached", "_weight", "_whole")
+    __slots__ = (
+        "_cached_curve",
+        "_memory_rounds",
+        "_passed",
+        "_prior",
+        "_prior_rounds",
+        "_reached",
+    )
 
     def __init__(
-        self, prior: Sequence[float], memory: float = MEMORY, weight: float = PRIOR_ROUNDS
+        self,
+        prior: Sequence[float],
+        memory_rounds: float = REQUEST_MEMORY_ROUNDS,
+        prior_rounds: float = PRIOR_ROUNDS,
     ) -> None:
         """`prior`: S_1..S_n before the first round; its length is the longest draft.
 
@@ -43,37 +55,39 @@ class Survival:
         """
         before = (1.0, *prior)
         chances = [s / b if b else 0.0 for b, s in zip(before, prior, strict=False)]
-        self._memory, self._weight = memory, weight
+        self._memory_rounds, self._prior_rounds = memory_rounds, prior_rounds
         self._prior = chances
         self._passed = [0.0] * len(chances)
         self._reached = [0.0] * len(chances)
-        self._whole: tuple[float, ...] | None = None
+        self._cached_curve: tuple[float, ...] | None = None
         """S_1..S_n; None after news."""
 
     @classmethod
-    def unknown(cls, longest: int, memory: float = MEMORY) -> Survival:
+    def uninformed(
+        cls, max_draft: int, memory_rounds: float = REQUEST_MEMORY_ROUNDS
+    ) -> AcceptanceCurve:
         """Nothing observed: each of `longest` positions passes with chance `UNKNOWN`."""
-        return cls([UNKNOWN**k for k in range(1, longest + 1)], memory)
+        return cls([DEFAULT_ACCEPTANCE**k for k in range(1, max_draft + 1)], memory_rounds)
 
     def observe(self, drafted: int, accepted: int) -> None:
         """Learn from one round; `accepted` of `drafted` tokens were kept."""
         seen, kept = self._reached, self._passed
         for k in range(min(drafted, accepted + 1)):
-            if seen[k] >= self._memory:
-                seen[k] *= 1 - 1 / self._memory
-                kept[k] *= 1 - 1 / self._memory
+            if seen[k] >= self._memory_rounds:
+                seen[k] *= 1 - 1 / self._memory_rounds
+                kept[k] *= 1 - 1 / self._memory_rounds
             seen[k] += 1
             kept[k] += k < accepted
-        self._whole = None
+        self._cached_curve = None
 
     @property
-    def whole(self) -> tuple[float, ...]:
+    def curve(self) -> tuple[float, ...]:
         """S_1..S_n."""
-        if self._whole is None:
-            self._whole = self._curve()
-        return self._whole
+        if self._cached_curve is None:
+            self._cached_curve = self._compute_curve()
+        return self._cached_curve
 
-    def learned(self) -> dict[str, Any]:
+    def learned_state(self) -> dict[str, Any]:
         """What was observed, to go on from in `restore`."""
         return {"passed": self._passed[:], "reached": self._reached[:]}
 
@@ -85,15 +99,15 @@ class Survival:
                 raise ValueError(f"{passed!r} of {reached!r} drafts passed")
             if k < len(self._prior):
                 self._passed[k], self._reached[k] = float(passed), float(reached)
-        self._whole = None
+        self._cached_curve = None
 
-    def curve(self, longest: int) -> tuple[float, ...]:
+    def truncated(self, max_draft: int) -> tuple[float, ...]:
         """S_1..S_longest, never rising: a draft survives only if those before it do."""
-        return self.whole[:longest]
+        return self.curve[:max_draft]
 
-    def _curve(self) -> tuple[float, ...]:
+    def _compute_curve(self) -> tuple[float, ...]:
         """What a row does better or worse than its prior, it is expected to do at the next too."""
-        survival, better, weight, curve = 1.0, 0.0, self._weight, []
+        survival, better, weight, curve = 1.0, 0.0, self._prior_rounds, []
         for prior, passed, reached in zip(self._prior, self._passed, self._reached, strict=True):
             guess = prior + better
             guess = 0.0 if guess < 0 else min(guess, 1.0)
@@ -103,34 +117,34 @@ class Survival:
             curve.append(survival)
         return tuple(curve)
 
-    def tokens(self, draft: int) -> float:
+    def expected_tokens(self, draft: int) -> float:
         """Expected tokens of a round with `draft` drafts: the accepted ones and one more."""
-        return 1.0 + sum(self.whole[:draft])
+        return 1.0 + sum(self.curve[:draft])
 
-    def width(self, draft: int) -> float:
+    def relative_std(self, draft: int) -> float:
         """Relative standard deviation of `tokens(draft)`, as a mean over the rounds remembered."""
         if not draft:
             return 0.0
         first = second = 0.0
-        for k, chance in enumerate(self.whole[:draft]):
+        for k, chance in enumerate(self.curve[:draft]):
             first += chance
             second += (2 * k + 1) * chance
         variance = max(0.0, second - first * first)
-        return sqrt(variance / (self._weight + self._reached[0])) / (1.0 + first)
+        return sqrt(variance / (self._prior_rounds + self._reached[0])) / (1.0 + first)
 
-    def fade(self, rounds: float) -> None:
+    def discount(self, rounds: float) -> None:
         """Let all that was observed weigh no more than `rounds` rounds."""
         share = min(1.0, rounds / max(rounds, self._reached[0]))
         self._reached = [share * seen for seen in self._reached]
         self._passed = [share * kept for kept in self._passed]
-        self._whole = None
+        self._cached_curve = None
 
-    def fraction(self, draft: int) -> float:
+    def accepted_fraction(self, draft: int) -> float:
         """A: expected share of `draft` > 0 drafts that are accepted."""
-        return fsum(self.curve(draft)) / draft
+        return fsum(self.truncated(draft)) / draft
 
 
-class Stability:
+class AcceptanceStability:
     """Whether the mean acceptance of the last rounds has stopped moving."""
 
     __slots__ = ("_deviation", "_fractions", "_means")
@@ -150,7 +164,7 @@ class Stability:
             self._means.append(fsum(self._fractions) / len(self._fractions))
 
     @property
-    def stable(self) -> bool:
+    def is_stable(self) -> bool:
         """True once `window` successive means lie within `deviation` of each other (s.d.)."""
         if len(self._means) < (self._means.maxlen or 0):
             return False
@@ -159,7 +173,7 @@ class Stability:
         return variance <= self._deviation**2
 
 
-class Drift:
+class PageHinkleyTest:
     """Page's and Hinkley's test, both ways: whether the acceptance of drafts has moved for good.
 
     The sum of what rounds lie above their mean, less a tolerance each, is compared with its own
@@ -180,8 +194,8 @@ class Drift:
         share = accepted / drafted
         self._rounds += 1
         self._mean += (share - self._mean) / self._rounds
-        self._rise = max(0.0, self._rise + share - self._mean - TOLERANCE)
-        self._fall = max(0.0, self._fall - share + self._mean - TOLERANCE)
+        self._rise = max(0.0, self._rise + share - self._mean - DRIFT_TOLERANCE)
+        self._fall = max(0.0, self._fall - share + self._mean - DRIFT_TOLERANCE)
         if max(self._rise, self._fall) <= self._threshold:
             return False
         self._mean = self._rise = self._fall = 0.0

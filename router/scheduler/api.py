@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 
-class End(Enum):
+class RowEnded(Enum):
     """Why a row of a Step will not run again as it is."""
 
     EOS = "eos"
@@ -28,7 +28,7 @@ class End(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Capacity:
+class DeviceCapacity:
     """What the shards can hold and do; fixed while a group lives."""
 
     pages: int
@@ -83,7 +83,7 @@ class Job:
     """What kind of request it is, for the prediction of its length."""
 
 
-class Run(NamedTuple):
+class ScheduledRow(NamedTuple):
     """One row of a Batch: `prefill` known tokens to feed, or 0 and a `draft` length."""
 
     id: int
@@ -91,14 +91,14 @@ class Run(NamedTuple):
     draft: int
 
 
-class Grow(NamedTuple):
+class PageGrowth(NamedTuple):
     """Pages appended to a row's block table."""
 
     id: int
     pages: tuple[int, ...]
 
 
-class Start(NamedTuple):
+class RowStart(NamedTuple):
     """A row that enters with KV: its first `cached` tokens for the target, and for the draft."""
 
     id: int
@@ -122,7 +122,7 @@ class Swap(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ScheduledBatch:
     """One Step's plan. Applied in this order: release, evict, swap_out, start, grow, copy, swap_in,
     run.
 
@@ -136,11 +136,11 @@ class Batch:
     only release, or only bring back.
     """
 
-    run: tuple[Run, ...]
-    grow: tuple[Grow, ...] = ()
+    run: tuple[ScheduledRow, ...]
+    grow: tuple[PageGrowth, ...] = ()
     release: tuple[int, ...] = ()
     evict: tuple[int, ...] = ()
-    start: tuple[Start, ...] = ()
+    start: tuple[RowStart, ...] = ()
     copy: tuple[Copy, ...] = ()
     swap_out: tuple[Swap, ...] = ()
     swap_in: tuple[Swap, ...] = ()
@@ -157,7 +157,7 @@ class Outcome:
     emitted: int
     seconds: float
     """This request's share of the Step's device time."""
-    end: End | None = None
+    end: RowEnded | None = None
     draft_cached: int = 0
     """Leading tokens whose KV the draft holds, after the Step."""
     hashes: tuple[int, ...] = ()
@@ -166,7 +166,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class SchedulerStatus:
     """What the operator sees of a scheduler at one moment."""
 
     waiting: tuple[int, ...]
@@ -181,7 +181,7 @@ class View:
     """Since the start, by kind: keep, swap, recompute."""
     prefetched: int = 0
     """Since the start: rows whose KV came back from the host before a Step ran them."""
-    acceptance: float = 0.0
+    acceptance_rate: float = 0.0
     """Accepted share of what recent rounds drafted, of all requests; 0 where nothing was."""
     estimate_error: float = 0.0
     """Mean |estimated - true| / true execution time over the last requests that came to their own
@@ -189,16 +189,16 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class RequestStatus:
     """What is known of one live request."""
 
     level: int
     """1 is the highest, 0 the level of those that have waited too long."""
     perceptible: bool
     """Its acceptance rate is stable."""
-    attained: float
+    device_seconds: float
     """Device seconds received."""
-    remaining: float
+    remaining_seconds: float
     """Estimated device seconds that it still needs."""
     wait: float
     """Estimated seconds until it is served next; 0 if the last Batch served it."""
@@ -219,23 +219,23 @@ class Scheduler(Protocol):
     def submit(self, job: Job, now: float) -> None:
         """Take `job`. Raises ValueError if it can never fit, or if its id is live."""
 
-    def cancel(self, id: int, now: float, end: End | None = None) -> None:
+    def cancel(self, id: int, now: float, end: RowEnded | None = None) -> None:
         """Drop a live job; unknown ids are ignored. Its pages come free with the next Batch.
 
         `end`: STOP if the answer is complete, so that its length is worth learning from.
         """
 
-    def next_batch(self, now: float) -> Batch | None:
+    def next_batch(self, now: float) -> ScheduledBatch | None:
         """Plan one Step; None: nothing to run and nothing to release."""
 
     def complete(self, outcomes: Sequence[Outcome], now: float) -> None:
         """Learn what the oldest Step in flight did."""
 
-    def view(self) -> View:
+    def status(self) -> SchedulerStatus:
         """The state that metrics and `/info` show."""
 
-    def look(self, id: int, now: float) -> Look | None:
+    def request_status(self, id: int, now: float) -> RequestStatus | None:
         """One request; None for unknown ids. To be asked before what ends the request."""
 
-    def learned(self) -> dict[str, Any]:
+    def learned_state(self) -> dict[str, Any]:
         """What is worth keeping over a restart: numbers, strings, lists and dicts of them."""

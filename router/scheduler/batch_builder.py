@@ -19,114 +19,120 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from router.scheduler.api import Capacity, Run
-from router.scheduler.memory.kv_placement import Memory
+from router.scheduler.api import DeviceCapacity, ScheduledRow
+from router.scheduler.memory.kv_placement import KvPlacement
 from router.scheduler.row import Row
 
-Flight = dict[int, tuple[Row, int]]
+InFlightStep = dict[int, tuple[Row, int]]
 """Rows of a Step, each with the most tokens that the Step may emit for it."""
 
 
-class Plan:
+class BatchBuilder:
     """Takes rows and pages while `fill` runs; its lists are the Batch afterwards."""
 
     def __init__(
         self,
-        capacity: Capacity,
-        memory: Memory,
+        capacity: DeviceCapacity,
+        placement: KvPlacement,
         order: Sequence[Row],
         drafts: Mapping[int, int],
-        flying: Iterable[Row],
-        expect: Callable[[Row, float], float] | None = None,
+        in_flight: Iterable[Row],
+        expected_remaining: Callable[[Row, float], float] | None = None,
     ) -> None:
         """`drafts`: draft length by id; 0 for rows that it does not name. `flying`: in flight.
 
         `expect`: tokens that a row with so many emits yet; None: nobody looks ahead.
         """
         self._capacity = capacity
-        self._memory = memory
+        self._placement = placement
         self._order = order
         self._drafts = drafts
-        self._expect = expect
-        self._budget = capacity.prefill_tokens
-        self._room = capacity.pages * capacity.page_size
-        self._slack = capacity.page_size / 2 + capacity.depth * (capacity.speculate + 1)
+        self._expected_remaining = expected_remaining
+        self._prefill_budget = capacity.prefill_tokens
+        self._capacity_tokens = capacity.pages * capacity.page_size
+        self._reserved_ahead = capacity.page_size / 2 + capacity.depth * (capacity.speculate + 1)
         """Tokens that a row reserves on average beyond those that it holds."""
         self._demand = 0
         """Tokens that the rows of this Batch may hold one day, and those that asked to enter."""
-        self._starved = False
+        self._waiting_for_pages = False
         """A row above waits for pages."""
-        self._coming = {hash for row in flying for hash in self._prefix_of(row)}
+        self._pages_in_progress = {hash for row in in_flight for hash in self._pending_prefix(row)}
         """Names of pages that a prefill in flight, or in this Batch, fills."""
-        self.moves = memory.plan()
-        self.run: list[Run] = []
-        self.flight: Flight = {}
-        self.passed: set[int] = set()
+        self.moves = placement.begin_batch()
+        self.run: list[ScheduledRow] = []
+        self.step: InFlightStep = {}
+        self.excluded: set[int] = set()
         """Rows that this Batch must not name: displaced, or to be once they have landed."""
 
     @property
     def running(self) -> dict[int, Row]:
         """The rows of `run` by id; those that only get back their KV are not among them."""
-        return {run.id: self.flight[run.id][0] for run in self.run}
+        return {run.id: self.step[run.id][0] for run in self.run}
 
     def fill(self) -> None:
         """Serve as many rows as possible, and bring back the KV of those that come next."""
-        holders, closed = self._memory.holders, False
+        holders, closed = self._placement.rows_with_kv, False
         for place, row in enumerate(self._order):
             if closed and holders and not row.started:
                 continue  # there may be thousands of them between two that hold KV
             full = len(self.run) == self._capacity.max_rows
-            closed = full or self._starved or not self._budget  # to those that hold nothing
-            if (closed and not holders) or (full and not self._memory.hosted):
+            closed = (
+                full or self._waiting_for_pages or not self._prefill_budget
+            )  # to those that hold nothing
+            if (closed and not holders) or (full and not self._placement.rows_on_host):
                 return
-            holds = row.unfed < row.known
+            holds = row.unprefilled < row.known_tokens
             holders -= holds
-            if row.remaining <= 0 or row.job.id in self.passed or row.returning:
+            if row.remaining_tokens <= 0 or row.job.id in self.excluded or row.swapping_in:
                 continue
-            if row.slots:
-                self._recall(row, len(self._order) if full else place)
+            if row.host_slots:
+                self._swap_in(row, len(self._order) if full else place)
             elif (holds and not full) or not closed:
-                self._serve(row, place)
+                self._schedule(row, place)
 
-    def _recall(self, row: Row, place: int) -> None:
+    def _swap_in(self, row: Row, position: int) -> None:
         """Bring back the KV of a row, if that displaces none but rows below `place`."""
-        if not self._starved and self._enter(row, place):
-            row.recall()
-            self.flight[row.job.id] = row, 0
+        if not self._waiting_for_pages and self._admit(row, position):
+            row.swap_in()
+            self.step[row.job.id] = row, 0
 
-    def _serve(self, row: Row, place: int) -> None:
-        if row.unfed and not self._budget:
+    def _schedule(self, row: Row, position: int) -> None:
+        if row.unprefilled and not self._prefill_budget:
             return
-        if self._memory.pages.held(row.job.id):
+        if self._placement.pages.page_count(row.job.id):
             self._demand += row.job.prompt + row.job.max_new
-            ready = self._reserve(row, place)
+            ready = self._reserve(row, position)
         else:
-            ready = not self._starved and not self._waits(row) and self._enter(row, place)
+            ready = (
+                not self._waiting_for_pages
+                and not self._awaits_prefix(row)
+                and self._admit(row, position)
+            )
         if ready:
-            self._fly(row)
+            self._schedule_row(row)
 
-    def _waits(self, row: Row) -> bool:
+    def _awaits_prefix(self, row: Row) -> bool:
         """Whether a page that `row` could share is on its way."""
-        wanted = row.shareable(self._capacity.page_size)
-        matched = self._memory.pages.match(wanted) if self._coming else 0
-        return not self._coming.isdisjoint(wanted[matched : matched + 1])
+        wanted = row.shareable_prefix(self._capacity.page_size)
+        matched = self._placement.pages.match_length(wanted) if self._pages_in_progress else 0
+        return not self._pages_in_progress.isdisjoint(wanted[matched : matched + 1])
 
-    def _enter(self, row: Row, place: int) -> bool:
+    def _admit(self, row: Row, position: int) -> bool:
         """Bring in a row without pages, if there is room."""
-        if not self._lasts(row):
-            self._starved = True
+        if not self._fits_to_completion(row):
+            self._waiting_for_pages = True
             return False
-        source = self._memory.enter(row)
-        short = self._short(row)
+        source = self._placement.begin_admission(row)
+        short = self._missing_pages(row)
         # A row that starts leaves a page for each row above it, lest they displace it at once.
-        if not self._free(short + len(self.run), place):
-            self._memory.abandon(row)
+        if not self._make_room(short + len(self.run), position):
+            self._placement.cancel_admission(row)
             return False
-        self._memory.pages.take(row.job.id, short)
-        self._memory.admit(row, source)
+        self._placement.pages.allocate(row.job.id, short)
+        self._placement.finish_admission(row, source)
         return True
 
-    def _lasts(self, row: Row) -> bool:
+    def _fits_to_completion(self, row: Row) -> bool:
         """Whether pages are expected to last for `row` beside the rows of this Batch.
 
         All grow alike and each leaves with its pages when it ends, so pages are shortest when one
@@ -134,90 +140,98 @@ class Plan:
         what they hold now and as much more as the i-th grew (Past-Future, arXiv 2507.10150).
         """
         self._demand += row.job.prompt + row.job.max_new
-        if self._expect is None or not self.flight or self._demand <= self._room:
+        if (
+            self._expected_remaining is None
+            or not self.step
+            or self._demand <= self._capacity_tokens
+        ):
             return True
-        rows = [row, *(other for other, _ in self.flight.values())]
-        ends = sorted(((self._expect(r, r.emitted), r.known) for r in rows), reverse=True)
+        rows = [row, *(other for other, _ in self.step.values())]
+        ends = sorted(
+            ((self._expected_remaining(r, r.emitted), r.known_tokens) for r in rows), reverse=True
+        )
         now, most = 0, 0.0
         for index, (left, known) in enumerate(ends, 1):
             now += known
             most = max(most, now + index * left)
-        return most + len(ends) * self._slack <= self._room
+        return most + len(ends) * self._reserved_ahead <= self._capacity_tokens
 
-    def _reserve(self, row: Row, place: int) -> bool:
+    def _reserve(self, row: Row, position: int) -> bool:
         """Own pages for the worst case of the next Step of a row that has some."""
-        short = self._short(row)
+        short = self._missing_pages(row)
         if short <= 0:
             return True
-        if not self._free(short, place):
+        if not self._make_room(short, position):
             return False
-        self._memory.grow(row, short)
+        self._placement.grow(row, short)
         return True
 
-    def _fly(self, row: Row) -> None:
-        prefill, draft, possible = self._next(row)
-        self._budget -= prefill
-        row.fly(prefill, possible)
+    def _schedule_row(self, row: Row) -> None:
+        prefill, draft, possible = self._next_work(row)
+        self._prefill_budget -= prefill
+        row.schedule(prefill, possible)
         if not prefill:
-            row.draft = draft
-        self.run.append(Run(row.job.id, prefill, draft))
-        self.flight[row.job.id] = row, possible
+            row.draft_length = draft
+        self.run.append(ScheduledRow(row.job.id, prefill, draft))
+        self.step[row.job.id] = row, possible
         if row.hashes:
-            self._coming.update(self._prefix_of(row))
+            self._pages_in_progress.update(self._pending_prefix(row))
 
-    def _next(self, row: Row) -> tuple[int, int, int]:
+    def _next_work(self, row: Row) -> tuple[int, int, int]:
         """What the next Step does for `row`: tokens fed, drafted, and emitted at most."""
-        prefill = min(row.unfed, self._budget)
+        prefill = min(row.unprefilled, self._prefill_budget)
         if prefill:
             # The chunk that reaches the last known token emits one token, an earlier one none.
-            return prefill, 0, int(prefill == row.unfed)
+            return prefill, 0, int(prefill == row.unprefilled)
         draft = self._drafts.get(row.job.id, 0)
         return 0, draft, draft + 1
 
-    def _short(self, row: Row) -> int:
+    def _missing_pages(self, row: Row) -> int:
         """Pages that `row` lacks for everything in flight and its next Step, fully accepted."""
-        prefill, _, possible = self._next(row)
-        reach = row.known + (1 if prefill else row.possible + possible)
+        prefill, _, possible = self._next_work(row)
+        reach = row.known_tokens + (1 if prefill else row.max_pending + possible)
         tokens = min(reach, row.job.prompt + row.job.max_new)
-        return self._memory.pages_for(tokens) - self._memory.pages.held(row.job.id)
+        return self._placement.pages_for(tokens) - self._placement.pages.page_count(row.job.id)
 
-    def _prefix_of(self, row: Row) -> list[int]:
-        return row.coming(self._capacity.page_size)
+    def _pending_prefix(self, row: Row) -> list[int]:
+        return row.pending_prefix(self._capacity.page_size)
 
-    def _free(self, want: int, place: int) -> bool:
+    def _make_room(self, needed: int, position: int) -> bool:
         """Have `want` free pages, by displacing rows below `place` if need be and of use."""
-        if not self._starved:
-            chosen = self._victims(want, place)
+        if not self._waiting_for_pages:
+            chosen = self._choose_victims(needed, position)
             if chosen is not None:
-                self.passed.update(row.job.id for row in chosen)
-                if not any(row.in_flight for row in chosen):
+                self.excluded.update(row.job.id for row in chosen)
+                if not any(row.steps_in_flight for row in chosen):
                     for row in chosen:
-                        self._memory.displace(row)
+                        self._placement.preempt(row)
                     return True
-        self._starved = True
+        self._waiting_for_pages = True
         return False
 
-    def _victims(self, want: int, place: int) -> list[Row] | None:
+    def _choose_victims(self, needed: int, position: int) -> list[Row] | None:
         """Rows below `place` without whom `want` pages are free; None where that is too little."""
-        free, chosen, dropped = self._memory.pages.free, list[Row](), Counter[int]()
-        holders = self._holders(place)
-        while free < want:
+        free, chosen, dropped = self._placement.pages.free, list[Row](), Counter[int]()
+        holders = self._preemption_candidates(position)
+        while free < needed:
             row = next(holders, None)
             if row is None:
                 return None
             chosen.append(row)
-            free += self._memory.pages.gain(row.job.id, dropped)
+            free += self._placement.pages.pages_freed_by(row.job.id, dropped)
         return chosen
 
-    def _holders(self, place: int) -> Iterator[Row]:
+    def _preemption_candidates(self, position: int) -> Iterator[Row]:
         """Rows below `place` that hold pages, lowest rank first: those that can go now.
 
         Those still in flight come after all others. Whoever was passed over once has landed by
         the next Batch, so the wait ends however the order changes meanwhile.
         """
         for flying in (False, True):
-            for index in range(len(self._order) - 1, place, -1):
+            for index in range(len(self._order) - 1, position, -1):
                 row = self._order[index]
-                holds = self._memory.pages.held(row.job.id) and row.job.id not in self.passed
-                if holds and (row.in_flight > 0) is flying:
+                holds = (
+                    self._placement.pages.page_count(row.job.id) and row.job.id not in self.excluded
+                )
+                if holds and (row.steps_in_flight > 0) is flying:
                     yield row

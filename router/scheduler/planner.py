@@ -13,13 +13,21 @@ from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from typing import Any
 
-from router.scheduler.api import Batch, Capacity, End, Job, Look, Outcome, View
-from router.scheduler.batch_builder import Flight, Plan
-from router.scheduler.drafting.length_chooser import Drafting
+from router.scheduler.api import (
+    DeviceCapacity,
+    Job,
+    Outcome,
+    RequestStatus,
+    RowEnded,
+    ScheduledBatch,
+    SchedulerStatus,
+)
+from router.scheduler.batch_builder import BatchBuilder, InFlightStep
+from router.scheduler.drafting.length_chooser import DraftLengthChooser
 from router.scheduler.estimation.estimator import Estimator
-from router.scheduler.memory.kv_placement import Memory
+from router.scheduler.memory.kv_placement import KvPlacement
 from router.scheduler.policies.policy import Policy
-from router.scheduler.row import PREEMPTIONS, Row
+from router.scheduler.row import PREEMPTION_KINDS, Row
 
 
 class Planner:
@@ -27,7 +35,7 @@ class Planner:
 
     def __init__(
         self,
-        capacity: Capacity,
+        capacity: DeviceCapacity,
         policy: Policy,
         estimator: Estimator | None = None,
         *,
@@ -42,16 +50,16 @@ class Planner:
         self._capacity = capacity
         self._policy = policy
         self._estimator = estimator or Estimator(capacity)
-        self._expect = self._estimator.left if peak else None
-        self._drafting = Drafting(capacity, adapt=adapt)
-        self._memory = Memory(capacity)
+        self._expected_remaining = self._estimator.expected_remaining_tokens if peak else None
+        self._draft_chooser = DraftLengthChooser(capacity, adapt=adapt)
+        self._placement = KvPlacement(capacity)
         self._rows: dict[int, Row] = {}
-        self._flights: deque[Flight] = deque()
-        self._release: dict[int, None] = {}
+        self._in_flight: deque[InFlightStep] = deque()
+        self._to_release: dict[int, None] = {}
         """Ids whose pages come free with the next Batch, oldest first."""
-        self._last: dict[int, Row] = {}
+        self._last_rows: dict[int, Row] = {}
         """Rows of the last Batch."""
-        self._preemptions = dict.fromkeys(PREEMPTIONS, 0)
+        self._preemptions = dict.fromkeys(PREEMPTION_KINDS, 0)
         self._prefetched = 0
 
     def submit(self, job: Job, now: float) -> None:
@@ -62,38 +70,38 @@ class Planner:
             raise ValueError(f"prompt, answer and draft are too short in {job}")
         if len(job.hashes) not in (0, job.prompt // self._capacity.page_size):
             raise ValueError(f"not one hash per full page of the prompt in {job}")
-        need = self._memory.pages_for(job.prompt + job.max_new)
+        need = self._placement.pages_for(job.prompt + job.max_new)
         if need > self._capacity.pages:
             raise ValueError(f"request {job.id} needs {need} of {self._capacity.pages} pages")
-        row = self._rows[job.id] = self._estimator.row(job)
-        self._policy.arrive(row, now)
+        row = self._rows[job.id] = self._estimator.new_row(job)
+        self._policy.add(row, now)
 
-    def cancel(self, id: int, now: float, end: End | None = None) -> None:
+    def cancel(self, id: int, now: float, end: RowEnded | None = None) -> None:
         """Drop a live job; unknown ids are ignored. Its pages come free with the next Batch.
 
         `end`: STOP if the answer is complete, so that its length is worth learning from.
         """
         row = self._rows.get(id)
         if row is not None:
-            self._end(row, end)
+            self._end_row(row, end)
 
-    def next_batch(self, now: float) -> Batch | None:
+    def next_batch(self, now: float) -> ScheduledBatch | None:
         """Plan one Step; None: nothing to run and nothing to release, or the depth is reached."""
-        if len(self._flights) >= self._capacity.depth:
+        if len(self._in_flight) >= self._capacity.depth:
             return None
-        release = tuple(self._release)
-        self._release.clear()
-        self._memory.release(release)
-        order, memory = self._order(now), self._memory
-        drafts = self._drafting.lengths(order, memory.holders)
-        flying = [row for flight in self._flights for row, _ in flight.values() if row.hashes]
-        plan = Plan(self._capacity, memory, order, drafts, flying, self._expect)
+        release = tuple(self._to_release)
+        self._to_release.clear()
+        self._placement.release(release)
+        order, memory = self._order(now), self._placement
+        drafts = self._draft_chooser.choose(order, memory.rows_with_kv)
+        flying = [row for flight in self._in_flight for row, _ in flight.values() if row.hashes]
+        plan = BatchBuilder(self._capacity, memory, order, drafts, flying, self._expected_remaining)
         plan.fill()
-        if not plan.flight and not release:
+        if not plan.step and not release:
             return None
-        self._flights.append(plan.flight)
-        self._count(plan)
-        return plan.moves.batch(plan.run, release)
+        self._in_flight.append(plan.step)
+        self._count_preemptions(plan)
+        return plan.moves.to_batch(plan.run, release)
 
     def complete(self, outcomes: Sequence[Outcome], now: float) -> None:
         """Learn what the oldest Step in flight did.
@@ -102,105 +110,113 @@ class Planner:
         void and no row holds KV, also those that no Step named. So with no Step in flight a
         `complete` changes nothing.
         """
-        flight = self._flights.popleft() if self._flights else {}
+        flight = self._in_flight.popleft() if self._in_flight else {}
         for flown, possible in flight.values():
-            flown.land(possible)
-        self._drafting.learn([(flight[o.id][0], o) for o in outcomes if o.id in flight])
+            flown.complete(possible)
+        self._draft_chooser.learn([(flight[o.id][0], o) for o in outcomes if o.id in flight])
         for outcome in outcomes:
             row, _ = flight.get(outcome.id, (None, 0))
             # The row may have been cancelled since, and its id even given to a new job.
             if row is not None and self._rows.get(outcome.id) is row:
-                self._learn(row, outcome, now)
-        if any(outcome.end is End.LOST for outcome in outcomes):
-            self._lose()
+                self._apply_outcome(row, outcome, now)
+        if any(outcome.end is RowEnded.LOST for outcome in outcomes):
+            self._reset_after_loss()
 
-    def view(self) -> View:
+    def status(self) -> SchedulerStatus:
         """The state that metrics and `/info` show; the aged are counted in the first level."""
         waiting = Counter(
-            max(1, self._policy.level(row)) for row in self._rows.values() if not self._ran(row)
+            max(1, self._policy.level(row))
+            for row in self._rows.values()
+            if not self._ran_last(row)
         )
-        return View(
-            waiting=tuple(waiting[level] for level in range(1, self._policy.levels + 1)),
-            running=len(self._last),
-            perceptible=self._policy.perceptible,
-            free_pages=self._memory.pages.free,
+        return SchedulerStatus(
+            waiting=tuple(waiting[level] for level in range(1, self._policy.level_count + 1)),
+            running=len(self._last_rows),
+            perceptible=self._policy.perceptible_count,
+            free_pages=self._placement.pages.free,
             preemptions=dict(self._preemptions),
             prefetched=self._prefetched,
-            acceptance=self._estimator.acceptance,
-            estimate_error=self._estimator.error,
+            acceptance_rate=self._estimator.acceptance_rate,
+            estimate_error=self._estimator.mean_error,
         )
 
-    def look(self, id: int, now: float) -> Look | None:
+    def request_status(self, id: int, now: float) -> RequestStatus | None:
         """One request; None for unknown ids. To be asked before what ends the request."""
         row = self._rows.get(id)
         if row is None:
             return None
-        return Look(
+        return RequestStatus(
             level=self._policy.level(row),
-            perceptible=self._policy.perceives(row),
-            attained=row.attained,
-            remaining=self._estimator.remaining(row),
-            wait=0.0 if self._ran(row) else self._wait(row, now),
+            perceptible=self._policy.is_perceptible(row),
+            device_seconds=row.device_seconds,
+            remaining_seconds=self._estimator.remaining_seconds(row),
+            wait=0.0 if self._ran_last(row) else self._estimated_wait(row, now),
             preemptions=dict(row.preemptions),
         )
 
-    def learned(self) -> dict[str, Any]:
+    def learned_state(self) -> dict[str, Any]:
         """What is worth keeping over a restart."""
-        return self._estimator.learned()
+        return self._estimator.learned_state()
 
     def _order(self, now: float) -> Sequence[Row]:
-        return self._policy.order(now, 1 - self._memory.pages.free / self._capacity.pages)
+        return self._policy.order(now, 1 - self._placement.pages.free / self._capacity.pages)
 
-    def _ran(self, row: Row) -> bool:
+    def _ran_last(self, row: Row) -> bool:
         """Whether the last Batch served `row`."""
-        return self._last.get(row.job.id) is row
+        return self._last_rows.get(row.job.id) is row
 
-    def _wait(self, row: Row, now: float) -> float:
+    def _estimated_wait(self, row: Row, now: float) -> float:
         """Until enough of those before `row` have ended, if they end evenly; 0 with a row free."""
         order = self._order(now)
-        ahead = [self._estimator.remaining(r) for r in takewhile(lambda r: r is not row, order)]
+        ahead = [
+            self._estimator.remaining_seconds(r) for r in takewhile(lambda r: r is not row, order)
+        ]
         more = len(ahead) - self._capacity.max_rows + 1
         return sum(ahead) * more / len(ahead) if more > 0 else 0.0
 
-    def _learn(self, row: Row, outcome: Outcome, now: float) -> None:
-        if outcome.end is End.LOST:
+    def _apply_outcome(self, row: Row, outcome: Outcome, now: float) -> None:
+        if outcome.end is RowEnded.LOST:
             return
-        row.learn(outcome)
+        row.apply_outcome(outcome)
         self._estimator.observe(row, outcome)
-        if outcome.end is End.ERROR:
-            self._memory.pages.retract(row.job.id)
+        if outcome.end is RowEnded.ERROR:
+            self._placement.pages.unpublish(row.job.id)
         else:
-            self._memory.publish(row)
+            self._placement.publish(row)
         if outcome.end is None:
             self._policy.observe(row, outcome, now)
         else:
-            self._end(row, outcome.end)
+            self._end_row(row, outcome.end)
 
-    def _end(self, row: Row, end: End | None) -> None:
+    def _end_row(self, row: Row, end: RowEnded | None) -> None:
         del self._rows[row.job.id]
-        self._estimator.end(row, end)
-        self._policy.leave(row, end)
-        if self._memory.drop(row):
-            self._release[row.job.id] = None
+        self._estimator.remove(row, end)
+        self._policy.remove(row, end)
+        if self._placement.remove(row):
+            self._to_release[row.job.id] = None
 
-    def _lose(self) -> None:
-        self._flights.clear()
-        self._release.clear()
-        self._memory = Memory(self._capacity)
-        self._last = {}
+    def _reset_after_loss(self) -> None:
+        self._in_flight.clear()
+        self._to_release.clear()
+        self._placement = KvPlacement(self._capacity)
+        self._last_rows = {}
         for row in self._rows.values():
-            row.forget()
+            row.reset()
 
-    def _count(self, plan: Plan) -> None:
-        rows, passed, run = self._rows, plan.passed, plan.running
-        kept = (row for id, row in self._last.items() if run.get(id) is not row is rows.get(id))
-        self._preempt("keep", (r for r in kept if r.remaining > 0 and r.job.id not in passed))
-        self._preempt("recompute", map(rows.__getitem__, plan.moves.evict))
-        self._preempt("swap", (rows[swap.id] for swap in plan.moves.swap_out))
-        self._prefetched += len(plan.moves.swap_in)
-        self._last = run
+    def _count_preemptions(self, builder: BatchBuilder) -> None:
+        rows, passed, run = self._rows, builder.excluded, builder.running
+        kept = (
+            row for id, row in self._last_rows.items() if run.get(id) is not row is rows.get(id)
+        )
+        self._record_preemptions(
+            "keep", (r for r in kept if r.remaining_tokens > 0 and r.job.id not in passed)
+        )
+        self._record_preemptions("recompute", map(rows.__getitem__, builder.moves.evict))
+        self._record_preemptions("swap", (rows[swap.id] for swap in builder.moves.swap_out))
+        self._prefetched += len(builder.moves.swap_in)
+        self._last_rows = run
 
-    def _preempt(self, kind: str, rows: Iterable[Row]) -> None:
+    def _record_preemptions(self, kind: str, rows: Iterable[Row]) -> None:
         for row in rows:
             row.preemptions[kind] += 1
             self._preemptions[kind] += 1

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from router.scheduler.acceptance import Survival
+from router.scheduler.acceptance import AcceptanceCurve
 from router.scheduler.api import Job, Outcome
 
-PREEMPTIONS = ("keep", "swap", "recompute")
+PREEMPTION_KINDS = ("keep", "swap", "recompute")
 """Kinds of preemption: its pages stay, go to the host, or are lost."""
 
 
@@ -21,24 +21,24 @@ class Row:
     """A live request. The planner alone writes to it."""
 
     job: Job
-    survival: Survival
-    draft_cap: int
+    acceptance: AcceptanceCurve
+    max_draft: int
     """Longest draft that job and capacity allow."""
     emitted: int = 0
     """Tokens known to be emitted."""
-    attained: float = 0.0
+    device_seconds: float = 0.0
     """Device seconds received."""
-    unfed: int = field(init=False)
+    unprefilled: int = field(init=False)
     """Known tokens not yet in a Step; prompt and emitted ones after KV was lost."""
-    in_flight: int = 0
+    steps_in_flight: int = 0
     """Steps in flight that name this row."""
-    certain: int = 0
+    min_pending: int = 0
     """Fewest tokens that those Steps emit, unless the row ends."""
-    possible: int = 0
+    max_pending: int = 0
     """Most tokens that those Steps emit."""
-    draft: int = field(init=False)
+    draft_length: int = field(init=False)
     """Length of the draft in its last round, or the cap before the first."""
-    lag: int = 0
+    draft_lag: int = 0
     """Tokens emitted since it last drafted, which a draft model has not seen."""
     started: bool = False
     """Was in a Batch since it arrived."""
@@ -48,83 +48,87 @@ class Row:
     """Leading tokens whose KV the target is known to hold, in pages or on the host."""
     draft_cached: int = 0
     """The same of the draft."""
-    published: int = 0
+    published_pages: int = 0
     """Leading pages that others may share."""
-    completed: int = 0
+    draft_complete_pages: int = 0
     """Those of them that hold the draft's part too."""
-    slots: tuple[int, ...] = ()
+    host_slots: tuple[int, ...] = ()
     """Where on the host its KV is, while it is swapped out."""
-    returning: bool = False
+    swapping_in: bool = False
     """The Step in flight that names it brings back its KV."""
-    preemptions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PREEMPTIONS, 0))
+    preemptions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PREEMPTION_KINDS, 0))
     """How often it was displaced, by kind."""
 
     def __post_init__(self) -> None:
-        self.unfed = self.job.prompt
-        self.draft = self.draft_cap
+        self.unprefilled = self.job.prompt
+        self.draft_length = self.max_draft
         self.hashes = list(self.job.hashes)
 
     @property
-    def known(self) -> int:
+    def known_tokens(self) -> int:
         """Tokens of the row that the router has seen."""
         return self.job.prompt + self.emitted
 
     @property
-    def remaining(self) -> int:
+    def remaining_tokens(self) -> int:
         """Most tokens left to emit for certain; 0 where the Steps in flight exhaust the row."""
-        return self.job.max_new - self.emitted - self.certain
+        return self.job.max_new - self.emitted - self.min_pending
 
-    def fly(self, prefill: int, possible: int) -> None:
+    def schedule(self, prefill: int, max_emitted: int) -> None:
         """A Step that feeds `prefill` known tokens and emits up to `possible` was planned."""
         self.started = True
-        self.unfed -= prefill
-        self.in_flight += 1
-        self.certain += possible > 0
-        self.possible += possible
+        self.unprefilled -= prefill
+        self.steps_in_flight += 1
+        self.min_pending += max_emitted > 0
+        self.max_pending += max_emitted
 
-    def recall(self) -> None:
+    def swap_in(self) -> None:
         """A Step that brings back its KV was planned."""
-        self.in_flight += 1
-        self.returning = True
+        self.steps_in_flight += 1
+        self.swapping_in = True
 
-    def land(self, possible: int) -> None:
+    def complete(self, max_emitted: int) -> None:
         """The oldest Step in flight, planned with `possible`, is done."""
-        self.in_flight -= 1
-        self.returning = False
-        self.certain -= possible > 0
-        self.possible -= possible
+        self.steps_in_flight -= 1
+        self.swapping_in = False
+        self.min_pending -= max_emitted > 0
+        self.max_pending -= max_emitted
 
-    def learn(self, outcome: Outcome) -> None:
+    def apply_outcome(self, outcome: Outcome) -> None:
         """A Step did this for the row."""
         self.emitted += outcome.emitted
-        self.attained += outcome.seconds
+        self.device_seconds += outcome.seconds
         if not outcome.prefilled:
-            self.lag = 0 if outcome.drafted else self.lag + outcome.emitted
+            self.draft_lag = 0 if outcome.drafted else self.draft_lag + outcome.emitted
         self.hashes.extend(outcome.hashes)
-        self.cached = self.known - 1 if outcome.emitted else self.cached + outcome.prefilled
+        self.cached = self.known_tokens - 1 if outcome.emitted else self.cached + outcome.prefilled
         self.draft_cached = outcome.draft_cached
         if outcome.prefilled:
-            self.lag = self.cached - self.draft_cached
+            self.draft_lag = self.cached - self.draft_cached
 
-    def shareable(self, size: int) -> list[int]:
+    def shareable_prefix(self, page_size: int) -> list[int]:
         """Names of the pages of `size` tokens that lie wholly before its last known token."""
-        return self.hashes[: (self.known - 1) // size]
+        return self.hashes[: (self.known_tokens - 1) // page_size]
 
-    def coming(self, size: int) -> list[int]:
+    def pending_prefix(self, page_size: int) -> list[int]:
         """Names of the pages that its prefill in flight is about to fill."""
-        fed = self.known - self.unfed
-        return self.hashes[self.cached // size : fed // size] if self.cached < fed - 1 else []
+        fed = self.known_tokens - self.unprefilled
+        return (
+            self.hashes[self.cached // page_size : fed // page_size]
+            if self.cached < fed - 1
+            else []
+        )
 
-    def skip(self, tokens: int, drafted: int) -> None:
+    def start_from_cache(self, cached: int, draft_cached: int) -> None:
         """Start with KV for the first `tokens` known tokens, `drafted` of them in the draft too."""
-        self.cached, self.draft_cached = tokens, drafted
-        self.lag = tokens - drafted
-        self.unfed = self.known - tokens
+        self.cached, self.draft_cached = cached, draft_cached
+        self.draft_lag = cached - draft_cached
+        self.unprefilled = self.known_tokens - cached
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """All KV and every Step in flight are void: start again from the first token."""
-        self.skip(0, 0)
-        self.in_flight = self.certain = self.possible = 0
-        self.published = self.completed = 0
-        self.slots = ()
-        self.returning = False
+        self.start_from_cache(0, 0)
+        self.steps_in_flight = self.min_pending = self.max_pending = 0
+        self.published_pages = self.draft_complete_pages = 0
+        self.host_slots = ()
+        self.swapping_in = False

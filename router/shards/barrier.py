@@ -14,42 +14,42 @@ from shard.wire.protocol import ProtocolError
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _PendingPrepare:
     done: asyncio.Future[None]
-    unheard: set[int]
+    pending_ranks: set[int]
     """Ranks that are not ready."""
 
-    def end(self) -> None:
+    def release(self) -> None:
         """Whoever waits goes on, unless it has left."""
         if not self.done.done():
             self.done.set_result(None)
 
 
-class Wishes:
+class RankBarrier:
     """Those of one group of `ranks`."""
 
     def __init__(self, ranks: int) -> None:
         self._ranks = ranks
-        self._open: dict[int, _Wish] = {}
-        self._last = 0
+        self._pending: dict[int, _PendingPrepare] = {}
+        self._last_number = 0
 
-    def make(self) -> tuple[int, Awaitable[None]]:
+    def open(self) -> tuple[int, Awaitable[None]]:
         """A new wish's number, and what waits until it is fulfilled or dropped."""
-        self._last += 1
-        wish = _Wish(asyncio.get_running_loop().create_future(), set(range(self._ranks)))
-        self._open[self._last] = wish
-        return self._last, wish.done
+        self._last_number += 1
+        wish = _PendingPrepare(asyncio.get_running_loop().create_future(), set(range(self._ranks)))
+        self._pending[self._last_number] = wish
+        return self._last_number, wish.done
 
-    def fulfil(self, rank: int, number: int) -> None:
+    def acknowledge(self, rank: int, number: int) -> None:
         """Rank `rank` is ready. Raises ProtocolError if it was not asked."""
-        wish = self._open.get(number)
-        if wish is None or rank not in wish.unheard:
+        wish = self._pending.get(number)
+        if wish is None or rank not in wish.pending_ranks:
             raise ProtocolError(f"Prepared {number} answers nothing")
-        wish.unheard.discard(rank)
-        if not wish.unheard:
-            self._open.pop(number).end()
+        wish.pending_ranks.discard(rank)
+        if not wish.pending_ranks:
+            self._pending.pop(number).release()
 
-    def drop(self) -> None:
+    def cancel_all(self) -> None:
         """Nobody will fulfil them any more."""
-        while self._open:
-            self._open.popitem()[1].end()
+        while self._pending:
+            self._pending.popitem()[1].release()

@@ -24,16 +24,16 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-_END = "\u2063end of the last message\u2063"
+_CONTINUATION_MARK = "\u2063end of the last message\u2063"
 """Marks where the text of a message that is to be continued ends."""
 
 
-class Refused(Exception):
+class JobRejected(Exception):
     """The template cannot render this; `variable` is what it lacks, if that is the cause."""
 
-    def __init__(self, text: str, variable: str | None = None) -> None:
+    def __init__(self, text: str, missing_variable: str | None = None) -> None:
         super().__init__(text)
-        self.variable = variable
+        self.missing_variable = missing_variable
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ChatTemplate:
     """A template's source and the special tokens that it may name."""
 
     source: str
-    tokens: Mapping[str, str]
+    special_tokens: Mapping[str, str]
     """Such as `bos_token` and its text."""
 
     @classmethod
@@ -51,18 +51,20 @@ class ChatTemplate:
         `config` is read in place of the folder's `tokenizer_config.json`, and a template in it is
         preferred. Raises OSError, or ValueError for a template that does not parse, with its line.
         """
-        values = _json(Path(config) if config else Path(folder, "tokenizer_config.json"))
-        source = _source(Path(folder), values, own=config is None)
+        values = _load_json(Path(config) if config else Path(folder, "tokenizer_config.json"))
+        source = _template_source(Path(folder), values, own_config=config is None)
         if source is None:
             return None
-        template = cls(source, {name: _name(values[name]) for name in values if _token(name)})
+        template = cls(
+            source, {name: _token_text(values[name]) for name in values if _is_special_token(name)}
+        )
         try:
             _ENVIRONMENT.parse(source)
         except TemplateSyntaxError as fault:
             raise ValueError(f"chat template, line {fault.lineno}: {fault.message}") from fault
         return template
 
-    def names(self, variable: str) -> bool:
+    def uses_variable(self, variable: str) -> bool:
         """Whether the template reads `variable`."""
         return re.search(rf"\b{variable}\b", self.source) is not None
 
@@ -79,31 +81,31 @@ class ChatTemplate:
         last = messages[-1]
         open_end = last["role"] == "assistant" and bool(last.get("content"))
         if open_end:
-            messages = [*messages[:-1], {**last, "content": last["content"] + _END}]
-        values = {**self.tokens, "documents": None, **variables}
+            messages = [*messages[:-1], {**last, "content": last["content"] + _CONTINUATION_MARK}]
+        values = {**self.special_tokens, "documents": None, **variables}
         values |= {"messages": messages, "tools": tools, "add_generation_prompt": not open_end}
-        text = self._text(values)
+        text = self._render_text(values)
         if not open_end:
             return text
-        head, mark, _ = text.rpartition(_END)
+        head, mark, _ = text.rpartition(_CONTINUATION_MARK)
         if not mark:
-            raise Refused("the template drops the message that is to be continued")
+            raise JobRejected("the template drops the message that is to be continued")
         return head.rstrip()
 
     @cached_property
     def _compiled(self) -> jinja2.Template:
         return _ENVIRONMENT.from_string(self.source)
 
-    def _text(self, values: Mapping[str, Any]) -> str:
+    def _render_text(self, values: Mapping[str, Any]) -> str:
         try:
             return self._compiled.render(values)
         except UndefinedError as fault:
             missing = re.fullmatch(r"'(\w+)' is undefined", str(fault))
-            raise Refused(str(fault), missing[1] if missing else None) from fault
+            raise JobRejected(str(fault), missing[1] if missing else None) from fault
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as fault:
-            raise Refused(str(fault) or type(fault).__name__) from fault
+            raise JobRejected(str(fault) or type(fault).__name__) from fault
         except (AttributeError, RecursionError, MemoryError) as fault:
-            raise Refused(type(fault).__name__) from fault
+            raise JobRejected(type(fault).__name__) from fault
 
 
 class _Namespace(Namespace):
@@ -113,20 +115,20 @@ class _Namespace(Namespace):
         self, *rest = args
         values = dict(*rest, **more)
         for name in values:
-            _check(name)
+            _reject_private_name(name)
         Namespace.__init__(self, values)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        _check(name)
+        _reject_private_name(name)
         Namespace.__setitem__(self, name, value)
 
 
-def _check(name: object) -> None:
+def _reject_private_name(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
         raise SecurityError(f"{name!r} is no name for a namespace")
 
 
-class _Generation(Extension):
+class _GenerationTag(Extension):
     """`{% generation %}` marks the assistant's own words for training; here it changes nothing."""
 
     tags = {"generation"}  # noqa: RUF012
@@ -137,7 +139,7 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-class _Dict:
+class _SafeDict:
     """`dict(...)`, without the type behind it."""
 
     def __call__(self, *args: Any, **more: Any) -> dict[Any, Any]:
@@ -173,13 +175,13 @@ def _environment() -> ImmutableSandboxedEnvironment:
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,  # a prompt is no HTML
-        extensions=[_Generation, loopcontrols],
+        extensions=[_GenerationTag, loopcontrols],
     )
     made.filters["tojson"] = _to_json
     made.globals |= {
         "raise_exception": _raise_exception,
         "strftime_now": _strftime_now,
-        "dict": _Dict(),
+        "dict": _SafeDict(),
         "namespace": _Namespace,
     }
     return made
@@ -188,7 +190,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 _ENVIRONMENT = _environment()
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _load_json(path: Path) -> dict[str, Any]:
     """The object in the file at `path`; empty if there is no file."""
     if not path.exists():
         return {}
@@ -198,24 +200,24 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _source(folder: Path, config: Mapping[str, Any], own: bool) -> str | None:
+def _template_source(folder: Path, config: Mapping[str, Any], own_config: bool) -> str | None:
     """The template's text; a file of its own goes before the tokenizer's configuration."""
     told = config.get("chat_template")
-    given = told if not own else None
+    given = told if not own_config else None
     if given is None and (file := folder / "chat_template.jinja").exists():
         return file.read_text(encoding="utf-8")
     if given is None:
-        given = _json(folder / "chat_template.json").get("chat_template", told)
+        given = _load_json(folder / "chat_template.json").get("chat_template", told)
     if isinstance(given, list):
         given = {entry["name"]: entry["template"] for entry in given}.get("default")
     return given if isinstance(given, str) else None
 
 
-def _token(name: str) -> bool:
+def _is_special_token(name: str) -> bool:
     return name.endswith("_token") and not name.startswith("add_")
 
 
-def _name(token: Any) -> str:
+def _token_text(token: Any) -> str:
     """The text of a special token, which may be given with its properties."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else ""

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from router.text.stop_strings import Kept, Stops
-from router.text.tokenizer import Vocabulary
+from router.text.stop_strings import InclusiveStops, Stops
+from router.text.tokenizer import Tokenizer
 
-INCOMPLETE = "\ufffd"
-PATIENCE = 8
+REPLACEMENT_CHARACTER = "\ufffd"
+MAX_INCOMPLETE_TOKENS = 8
 """Tokens without any text after which U+FFFD is shown: no character takes so many."""
-CONTEXT = 8
+MAX_CONTEXT_TOKENS = 8
 """Most prompt tokens before the first generated one that decide whether it opens with a space."""
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TextDelta:
     """What one more token adds; `stopped`: a stop string is now complete."""
 
     text: str
@@ -24,7 +24,7 @@ class Piece:
     stopped: bool
 
 
-class TextStream:
+class Detokenizer:
     """Ids in, pieces of text out, of one request.
 
     The window holds the tokens of the last piece and those after it. The first are there since
@@ -32,45 +32,49 @@ class TextStream:
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, prompt: Sequence[int], stops: Stops | None = None
+        self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Stops | None = None
     ) -> None:
-        self._vocabulary = vocabulary
-        self._stops = stops or Kept()
-        self._reset(_context(vocabulary, prompt))
+        self._tokenizer = tokenizer
+        self._stops = stops or InclusiveStops()
+        self._reset(_context_tokens(tokenizer, prompt))
 
     def _reset(self, window: list[int]) -> None:
         self._window = window
-        self._kept = len(window)
-        self._shown = self._vocabulary.decode(window)
-        self._silent = 0
+        self._context_size = len(window)
+        self._emitted_text = self._tokenizer.decode(window)
+        self._held_tokens = 0
 
     @property
     def text(self) -> str:
         """What is shown so far; the rule for special tokens is that of the stops."""
         return self._stops.text
 
-    def push(self, id: int, *, last: bool = False) -> Piece:
+    def push(self, id: int, *, last: bool = False) -> TextDelta:
         """Take one more token; nothing is withheld behind the `last`."""
-        name = self._vocabulary.special(id)
+        name = self._tokenizer.special_name(id)
         text = self._advance(id) if name is None else name
         shown, stopped = self._stops.push(text, special=name is not None, last=last)
-        return Piece(shown, special=name is not None, stopped=stopped)
+        return TextDelta(shown, special=name is not None, stopped=stopped)
 
     def _advance(self, id: int) -> str:
         self._window.append(id)
-        whole = self._vocabulary.decode(self._window)
-        self._silent += 1
-        settled = whole if self._silent > PATIENCE else whole.rstrip(INCOMPLETE)
-        piece = settled[len(self._shown) :]
+        whole = self._tokenizer.decode(self._window)
+        self._held_tokens += 1
+        settled = (
+            whole
+            if self._held_tokens > MAX_INCOMPLETE_TOKENS
+            else whole.rstrip(REPLACEMENT_CHARACTER)
+        )
+        piece = settled[len(self._emitted_text) :]
         if piece:
-            self._silent, self._shown = 0, settled
-        if settled == whole and (piece or self._silent > PATIENCE):
-            self._reset(self._window[self._kept :])
+            self._held_tokens, self._emitted_text = 0, settled
+        if settled == whole and (piece or self._held_tokens > MAX_INCOMPLETE_TOKENS):
+            self._reset(self._window[self._context_size :])
         return piece
 
 
-def _context(vocabulary: Vocabulary, prompt: Sequence[int]) -> list[int]:
+def _context_tokens(tokenizer: Tokenizer, prompt: Sequence[int]) -> list[int]:
     """The fewest last tokens of `prompt` that are whole characters; none if that takes many."""
-    plain = [id for id in prompt[-CONTEXT:] if vocabulary.special(id) is None]
+    plain = [id for id in prompt[-MAX_CONTEXT_TOKENS:] if tokenizer.special_name(id) is None]
     windows = (plain[-size:] for size in range(1, len(plain) + 1))
-    return next((ids for ids in windows if INCOMPLETE not in vocabulary.decode(ids)), [])
+    return next((ids for ids in windows if REPLACEMENT_CHARACTER not in tokenizer.decode(ids)), [])

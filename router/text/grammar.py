@@ -13,17 +13,17 @@ from typing import Any
 
 import orjson
 
-from router.errors import Invalid
-from router.text.chat_template import Refused
-from router.text.worker_pool import Exhausted, Workers
+from router.errors import ValidationError
+from router.text.chat_template import JobRejected
+from router.text.worker_pool import WorkerLimitExceeded, WorkerPool
 
-LONGEST = 1 << 18
+MAX_GRAMMAR_CHARACTERS = 1 << 18
 """Most characters of a grammar."""
-REMEMBERED = 1 << 24
+MAX_CACHED_CHARACTERS = 1 << 24
 """Characters of compiled grammars that are kept."""
 
 
-class Kind(StrEnum):
+class GrammarKind(StrEnum):
     """What a grammar is written in."""
 
     JSON = "json"
@@ -31,96 +31,96 @@ class Kind(StrEnum):
     LARK = "lark"
 
 
-_FAULTS = {Kind.JSON: "cannot compile regex from schema: "}
+_ERROR_PREFIXES = {GrammarKind.JSON: "cannot compile regex from schema: "}
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class GrammarSource:
     """A grammar as its author wrote it; a JSON schema as JSON text."""
 
-    kind: Kind
+    kind: GrammarKind
     text: str
 
 
-def read(kind: str, value: Any) -> Source:
-    """The native `grammar` parameter. Raises Invalid.
+def parse_grammar(kind: str, value: Any) -> GrammarSource:
+    """The native `grammar` parameter. Raises ValidationError.
 
     `json` and `json_object` take a schema or its text, with TGI's rule that it has `properties`;
     `json_schema` takes `{"schema": …}`; `regex` and `lark` take text.
     """
     if kind in ("regex", "lark"):
-        return Source(Kind(kind), _text(value))
-    schema = _loaded(value) if kind != "json_schema" else _wrapped(value)
+        return GrammarSource(GrammarKind(kind), _require_text(value))
+    schema = _load_if_text(value) if kind != "json_schema" else _unwrap_schema(value)
     if not isinstance(schema, dict) or "properties" not in schema:
-        raise Invalid("grammar is not valid: Grammar must have a 'properties' field")
+        raise ValidationError("grammar is not valid: Grammar must have a 'properties' field")
     return from_schema(schema)
 
 
-def from_schema(schema: Any) -> Source:
-    """Of any JSON schema; it cannot change how it is compiled. Raises Invalid."""
+def from_schema(schema: Any) -> GrammarSource:
+    """Of any JSON schema; it cannot change how it is compiled. Raises ValidationError."""
     if schema is True:
         schema = {}
     if not isinstance(schema, dict):
-        raise Invalid("grammar is not valid: a JSON schema is an object")
+        raise ValidationError("grammar is not valid: a JSON schema is an object")
     plain = {key: value for key, value in schema.items() if key != "x-guidance"}
-    return Source(Kind.JSON, orjson.dumps(plain).decode())
+    return GrammarSource(GrammarKind.JSON, orjson.dumps(plain).decode())
 
 
-class Grammars:
+class GrammarCompiler:
     """Compiles grammars and remembers what compiled."""
 
-    def __init__(self, workers: Workers, enabled: bool = True) -> None:
+    def __init__(self, workers: WorkerPool, enabled: bool = True) -> None:
         self._workers, self._enabled = workers, enabled
-        self._known: OrderedDict[Source, str] = OrderedDict()
-        self._size = 0
+        self._cache: OrderedDict[GrammarSource, str] = OrderedDict()
+        self._cached_characters = 0
 
-    async def compile(self, source: Source | None) -> str | None:
-        """llguidance's form of `source`; None for none. Raises Invalid."""
+    async def compile(self, source: GrammarSource | None) -> str | None:
+        """llguidance's form of `source`; None for none. Raises ValidationError."""
         if source is None:
             return None
         if not self._enabled:
-            raise Invalid("grammar is not supported")
-        if source not in self._known:
-            self._remember(source, await self._compiled(source))
-        self._known.move_to_end(source)
-        return self._known[source]
+            raise ValidationError("grammar is not supported")
+        if source not in self._cache:
+            self._add_to_cache(source, await self._compile(source))
+        self._cache.move_to_end(source)
+        return self._cache[source]
 
-    async def _compiled(self, source: Source) -> str:
-        prefix = _FAULTS.get(source.kind, "grammar is not valid: ")
-        if len(source.text) > LONGEST:
-            raise Invalid(f"{prefix}it has more than {LONGEST} characters")
+    async def _compile(self, source: GrammarSource) -> str:
+        prefix = _ERROR_PREFIXES.get(source.kind, "grammar is not valid: ")
+        if len(source.text) > MAX_GRAMMAR_CHARACTERS:
+            raise ValidationError(f"{prefix}it has more than {MAX_GRAMMAR_CHARACTERS} characters")
         try:
-            return await self._workers.run("compile", kind=source.kind, text=source.text)
-        except Refused as fault:
-            raise Invalid(f"{prefix}{fault}") from fault
-        except Exhausted as fault:
-            raise Invalid(f"{prefix}it takes too much time or memory") from fault
+            return await self._workers.run_job("compile", kind=source.kind, text=source.text)
+        except JobRejected as fault:
+            raise ValidationError(f"{prefix}{fault}") from fault
+        except WorkerLimitExceeded as fault:
+            raise ValidationError(f"{prefix}it takes too much time or memory") from fault
 
-    def _remember(self, source: Source, text: str) -> None:
-        self._known[source] = text
-        self._size += _weight(source, text)
-        while self._size > REMEMBERED:
-            self._size -= _weight(*self._known.popitem(last=False))
+    def _add_to_cache(self, source: GrammarSource, text: str) -> None:
+        self._cache[source] = text
+        self._cached_characters += _characters(source, text)
+        while self._cached_characters > MAX_CACHED_CHARACTERS:
+            self._cached_characters -= _characters(*self._cache.popitem(last=False))
 
 
-def _weight(source: Source, text: str) -> int:
+def _characters(source: GrammarSource, text: str) -> int:
     return len(source.text) + len(text)
 
 
-def _text(value: Any) -> str:
+def _require_text(value: Any) -> str:
     if not isinstance(value, str):
-        raise Invalid("grammar is not valid: its value is not a string")
+        raise ValidationError("grammar is not valid: its value is not a string")
     return value
 
 
-def _loaded(value: Any) -> Any:
+def _load_if_text(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
         return orjson.loads(value)
     except orjson.JSONDecodeError as fault:
-        raise Invalid(f"grammar is not valid: {fault}") from fault
+        raise ValidationError(f"grammar is not valid: {fault}") from fault
 
 
-def _wrapped(value: Any) -> Any:
+def _unwrap_schema(value: Any) -> Any:
     return value.get("schema") if isinstance(value, dict) else None

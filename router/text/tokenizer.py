@@ -19,19 +19,19 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as HfTokenizer
 
 
-class Unreadable(ValueError):
+class TokenizationError(ValueError):
     """The tokenizer cannot take a text."""
 
 
-class Vocabulary:
+class Tokenizer:
     """A tokenizer and its special tokens; safe to share, since nothing in it changes."""
 
     def __init__(self, tokenizer: HfTokenizer) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        self._tokenizer = tokenizer
+        self._backend = tokenizer
         added = tokenizer.get_added_tokens_decoder()
-        self._special = {id: token.content for id, token in added.items() if token.special}
+        self._special_names = {id: token.content for id, token in added.items() if token.special}
 
     @classmethod
     def load(cls, folder: str) -> Self:
@@ -45,19 +45,19 @@ class Vocabulary:
     @property
     def size(self) -> int:
         """Number of tokens, added ones included."""
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
 
-    def encode(self, text: str, special: bool = True) -> array[int]:
+    def encode(self, text: str, add_special_tokens: bool = True) -> array[int]:
         """Token ids of `text`, int32, the tokenizer's own included if `special`.
 
         Raises Unreadable.
         """
-        return array("i", self._encoding(text, special, places=False).ids)
+        return array("i", self._encode(text, add_special_tokens, with_offsets=False).ids)
 
-    def spans(self, text: str, special: bool = True) -> bytes:
+    def tokens_with_offsets(self, text: str, add_special_tokens: bool = True) -> bytes:
         """JSON: each token with its place in the UTF-8 bytes of `text`. Raises Unreadable."""
-        encoding = self._encoding(text, special, places=True)
-        offsets = _offsets(text, encoding.offsets)
+        encoding = self._encode(text, add_special_tokens, with_offsets=True)
+        offsets = _byte_offsets(text, encoding.offsets)
         return orjson.dumps(
             [
                 {"id": id, "text": text[a:b], "start": offsets[a], "stop": offsets[b]}
@@ -67,34 +67,34 @@ class Vocabulary:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens included by name."""
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
+        text: str = self._backend.decode(ids, skip_special_tokens=False)
         return text
 
-    def decode_long(self, ids: Sequence[int]) -> str:
+    def decode_without_gil(self, ids: Sequence[int]) -> str:
         """The same without the interpreter's lock, for a thread."""
-        [text] = self._tokenizer.decode_batch([ids], skip_special_tokens=False)
+        [text] = self._backend.decode_batch([ids], skip_special_tokens=False)
         return str(text)
 
-    def special(self, id: int) -> str | None:
+    def special_name(self, id: int) -> str | None:
         """The name of a special token; None for any other id."""
-        return self._special.get(id)
+        return self._special_names.get(id)
 
-    def _encoding(self, text: str, special: bool, places: bool) -> Encoding:
+    def _encode(self, text: str, add_special_tokens: bool, with_offsets: bool) -> Encoding:
         """With `places` also where each token stands.
 
         As a batch of one: `encode` would hold the interpreter's lock, and with it every stream.
         """
-        batch = self._tokenizer.encode_batch if places else self._tokenizer.encode_batch_fast
+        batch = self._backend.encode_batch if with_offsets else self._backend.encode_batch_fast
         try:
-            return batch([text], add_special_tokens=special)[0]
+            return batch([text], add_special_tokens=add_special_tokens)[0]
         except Exception as fault:  # tokenizers raises nothing narrower
-            raise Unreadable(str(fault)) from fault
+            raise TokenizationError(str(fault)) from fault
 
 
-def _offsets(text: str, places: Sequence[tuple[int, int]]) -> dict[int, int]:
+def _byte_offsets(text: str, character_spans: Sequence[tuple[int, int]]) -> dict[int, int]:
     """Of each place among the characters of `text`, the one among its bytes."""
     offsets, last, size = {}, 0, 0
-    for place in sorted({place for pair in places for place in pair}):
+    for place in sorted({place for pair in character_spans for place in pair}):
         size += len(text[last:place].encode())
         offsets[place], last = size, place
     return offsets

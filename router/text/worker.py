@@ -20,55 +20,55 @@ from typing import Any
 import orjson
 from llguidance import LLMatcher, LLTokenizer
 
-from router.text.chat_template import ChatTemplate, Refused
-from router.text.tokenizer import Unreadable, Vocabulary
+from router.text.chat_template import ChatTemplate, JobRejected
+from router.text.tokenizer import TokenizationError, Tokenizer
 
-MEMORY = 8 << 30
+MEMORY_LIMIT = 8 << 30
 """Bytes of address space."""
-MODESTY = 10
+NICE = 10
 """How much the kernel prefers others to this process."""
-SPACE = "[ ]?"
+JSON_WHITESPACE = "[ ]?"
 """Between the parts of JSON, as in TGI: no row may spend all its tokens on white space."""
 
 
 class Worker:
     """Does jobs for the model in `folder`, whose logits are `size` wide."""
 
-    def __init__(self, folder: str, size: int, config: str | None) -> None:
-        self._folder, self._size, self._config = folder, size, config
+    def __init__(self, folder: str, vocab_size: int, config: str | None) -> None:
+        self._folder, self._vocab_size, self._config = folder, vocab_size, config
 
-    def do(self, job: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    def run_job(self, job: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """The head of the answer, `size` or `error` too, and its bytes."""
         try:
             made: bytes = getattr(self, f"_{job.pop('job')}")(**job)
-        except Refused as fault:
-            return {"size": 0, "error": str(fault), "variable": fault.variable}, b""
-        except Unreadable as fault:
+        except JobRejected as fault:
+            return {"size": 0, "error": str(fault), "variable": fault.missing_variable}, b""
+        except TokenizationError as fault:
             return {"size": 0, "error": str(fault), "variable": None}, b""
         return {"size": len(made)}, made
 
     def _render(self, variables: dict[str, Any]) -> bytes:
         if self._template is None:
-            raise Refused("template not found")
+            raise JobRejected("template not found")
         return self._template.render(**variables).encode()
 
     def _encode(self, text: str, special: bool) -> bytes:
         """Token ids, int32."""
-        return self._vocabulary.encode(text, special).tobytes()
+        return self._text_tokenizer.encode(text, special).tobytes()
 
     def _spans(self, text: str, special: bool) -> bytes:
-        return self._vocabulary.spans(text, special)
+        return self._text_tokenizer.tokens_with_offsets(text, special)
 
     def _compile(self, kind: str, text: str) -> bytes:
         """llguidance's form of a grammar that it can follow for at least one token."""
-        grammar = _source(kind, text)
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+        grammar = _grammar_source(kind, text)
+        matcher = LLMatcher(self._grammar_tokenizer, grammar, log_level=0)
         if not matcher.is_error():
             matcher.compute_bitmask()
         if matcher.is_error():
-            raise Refused(_reason(matcher.get_error()))
+            raise JobRejected(_error_line(matcher.get_error()))
         if matcher.is_stopped() and not matcher.is_accepting():
-            raise Refused("no text satisfies it")
+            raise JobRejected("no text satisfies it")
         return grammar.encode()
 
     @cached_property
@@ -76,33 +76,33 @@ class Worker:
         return ChatTemplate.load(self._folder, self._config)
 
     @cached_property
-    def _vocabulary(self) -> Vocabulary:
-        return Vocabulary.load(self._folder)
+    def _text_tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self._folder)
 
     @cached_property
-    def _tokenizer(self) -> LLTokenizer:
+    def _grammar_tokenizer(self) -> LLTokenizer:
         text = Path(self._folder, "tokenizer.json").read_text(encoding="utf-8")
         try:
-            return LLTokenizer(text, n_vocab=self._size)
+            return LLTokenizer(text, n_vocab=self._vocab_size)
         except ValueError as fault:  # tokenizers has kinds that llguidance does not read
-            raise Refused(f"grammars are not supported with this tokenizer: {fault}") from fault
+            raise JobRejected(f"grammars are not supported with this tokenizer: {fault}") from fault
 
 
-def _source(kind: str, text: str) -> str:
+def _grammar_source(kind: str, text: str) -> str:
     if kind == "lark":
         return text
     if kind == "regex":
         if (len(text) - len(text.rstrip("\\"))) % 2:  # it would escape what llguidance puts behind
-            raise Refused("incomplete escape sequence")
+            raise JobRejected("incomplete escape sequence")
         return str(LLMatcher.grammar_from_regex(text))
     try:
-        options: Any = {"whitespace_pattern": SPACE}
+        options: Any = {"whitespace_pattern": JSON_WHITESPACE}
         return str(LLMatcher.grammar_from_json_schema(text, overrides=options))
     except ValueError as fault:
-        raise Refused(_reason(str(fault))) from fault
+        raise JobRejected(_error_line(str(fault))) from fault
 
 
-def _reason(text: str) -> str:
+def _error_line(text: str) -> str:
     """The line of llguidance's report that names the fault, without the state of its parser."""
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["unknown"]
     named = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
@@ -113,13 +113,13 @@ def main() -> int:
     """Serve until stdin ends."""
     folder, size, config = json.loads(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(MODESTY)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    os.nice(NICE)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     worker = Worker(folder, size, config)
     for line in sys.stdin.buffer:
         job = orjson.loads(line)
         signal.setitimer(signal.ITIMER_REAL, job.pop("seconds"))
-        head, made = worker.do(job)
+        head, made = worker.run_job(job)
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.stdout.buffer.write(orjson.dumps(head) + b"\n")
         sys.stdout.buffer.write(made)

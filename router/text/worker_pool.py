@@ -17,18 +17,18 @@ from typing import Any
 
 import orjson
 
-from router.text.chat_template import Refused
+from router.text.chat_template import JobRejected
 
-PART = 1 << 18
+CHUNK_BYTES = 1 << 18
 """Most bytes of an answer that are read at once."""
 
 
-class Exhausted(Exception):
+class WorkerLimitExceeded(Exception):
     """A job took more time or memory than it may."""
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class WorkerFiles:
     """What the workers work for."""
 
     folder: str
@@ -38,51 +38,54 @@ class Files:
     """Read in place of the folder's `tokenizer_config.json`."""
 
 
-class Workers:
+class WorkerPool:
     """At most `count` processes, started as they are needed; `close` ends them."""
 
-    def __init__(self, files: Files, count: int = 2, seconds: float = 2.0) -> None:
+    def __init__(self, files: WorkerFiles, count: int = 2, seconds: float = 2.0) -> None:
         """`seconds`: for one job."""
         self._arguments = json.dumps([files.folder, files.vocab_size, files.tokenizer_config])
-        self._seconds = seconds
-        self._free = asyncio.Semaphore(count)
+        self._job_seconds = seconds
+        self._slots = asyncio.Semaphore(count)
         self._idle: list[Process] = []
 
-    async def run(self, job: str, **values: Any) -> str:
-        """The text that `job` makes of `values`. Raises Refused or Exhausted."""
-        return b"".join(await self.parts(job, **values)).decode()
+    async def run_job(self, job: str, **values: Any) -> str:
+        """The text that `job` makes of `values`. Raises Refused or WorkerLimitExceeded."""
+        return b"".join(await self.run_chunked(job, **values)).decode()
 
-    async def parts(self, job: str, seconds: float | None = None, **values: Any) -> list[bytes]:
-        """The bytes that `job` makes of `values`, part by part. Raises Refused or Exhausted.
+    async def run_chunked(
+        self, job: str, seconds: float | None = None, **values: Any
+    ) -> list[bytes]:
+        """The bytes that `job` makes of `values`, part by part. Raises Refused or
+        WorkerLimitExceeded.
 
         `seconds`: for this job alone.
         """
-        time = self._seconds if seconds is None else seconds
+        time = self._job_seconds if seconds is None else seconds
         line = orjson.dumps({"job": job, "seconds": time, **values}) + b"\n"
-        async with self._free:
-            return await self._ask(line)
+        async with self._slots:
+            return await self._run_line(line)
 
-    async def warm(self) -> None:
+    async def prestart(self) -> None:
         """Start one worker, so that the first job need not wait for it."""
-        async with self._free:
+        async with self._slots:
             if not self._idle:
                 self._idle.append(await self._start())
 
     async def close(self) -> None:
         """End all that wait for work."""
         while self._idle:
-            await _end(self._idle.pop())
+            await _kill(self._idle.pop())
 
-    async def _ask(self, line: bytes) -> list[bytes]:
+    async def _run_line(self, line: bytes) -> list[bytes]:
         worker = self._idle.pop() if self._idle else await self._start()
         try:
             head, parts = await _exchange(worker, line)
         except BaseException:
-            await _end(worker)
+            await _kill(worker)
             raise
         self._idle.append(worker)
         if "error" in head:
-            raise Refused(head["error"], head["variable"])
+            raise JobRejected(head["error"], head["variable"])
         return parts
 
     async def _start(self) -> Process:
@@ -90,7 +93,7 @@ class Workers:
             *(sys.executable, "-m", "router.text.worker", self._arguments),
             stdin=PIPE,
             stdout=PIPE,
-            limit=PART,
+            limit=CHUNK_BYTES,
         )
 
 
@@ -103,17 +106,17 @@ async def _exchange(worker: Process, line: bytes) -> tuple[Mapping[str, Any], li
         await worker.stdin.drain()
         head: Mapping[str, Any] = orjson.loads(await worker.stdout.readline() or b"null")
         if not head:
-            raise Exhausted
+            raise WorkerLimitExceeded
         left, parts = head["size"], []
         while left:
-            parts.append(await worker.stdout.readexactly(min(left, PART)))
+            parts.append(await worker.stdout.readexactly(min(left, CHUNK_BYTES)))
             left -= len(parts[-1])
     except (ConnectionError, asyncio.IncompleteReadError) as fault:
-        raise Exhausted from fault
+        raise WorkerLimitExceeded from fault
     return head, parts
 
 
-async def _end(worker: Process) -> None:
+async def _kill(worker: Process) -> None:
     if worker.returncode is None:
         worker.kill()
     await worker.wait()

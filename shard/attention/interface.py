@@ -3,7 +3,7 @@
 The model runs packed: all tokens of all rows of a Step in one sequence `[1, T]`, without a mask
 and without transformers' cache. transformers calls `attend` once per layer; it stores the new
 keys and values and lets every row attend to its own slots. The layout of the Step travels in
-`_current`, since not every model passes unknown arguments on. `attend` knows rows only as
+`_layouts`, since not every model passes unknown arguments on. `attend` knows rows only as
 segments: no request, no sampling, no draft.
 """
 
@@ -19,21 +19,23 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from shard.attention.kv_cache import KvCache, LayerShape
-from shard.attention.sdpa_padded import Crowd, joins
+from shard.attention.sdpa_padded import PaddedRows, fits_padded_batch
 from shard.attention.sdpa_padded import Segment as Segment
-from shard.attention.sdpa_row import Rule as Rule
+from shard.attention.sdpa_row import AttentionParams as AttentionParams
 from shard.attention.sdpa_row import attend_row, attend_spans, causal_mask
 
 IMPLEMENTATION = "paged_rows"
 """The name under which transformers finds `attend`."""
-_APART = 512
+_SEPARATE_SPAN_TOKENS = 512
 """Tokens of a span, on average, from which spans are attended to apart: copying costs more."""
 
 
 class Layout(Protocol):
     """What `attend` does with one layer's tensors."""
 
-    def layer(self, index: int, fresh: Tensor, query: Tensor, rule: Rule) -> Tensor:
+    def attend_layer(
+        self, index: int, new_kv: Tensor, query: Tensor, params: AttentionParams
+    ) -> Tensor:
         """Store `fresh` [T, 2 * KV heads, D], keys before values; attend `query` [T, heads, D].
 
         Returns [T, heads, D].
@@ -41,10 +43,10 @@ class Layout(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class SegmentView:
     """What the tokens `start:stop` of a packed Step see: the slots in `spans`, under `mask`.
 
-    `mask` is additive, a row per folded query row (see `row_attention`), or None where a single
+    `mask` is additive, a row per folded query row (see `sdpa_row`), or None where a single
     token sees everything.
     """
 
@@ -52,11 +54,11 @@ class View:
     stop: int
     spans: tuple[slice, ...]
     mask: Tensor | None
-    apart: bool
+    separate: bool
     """Whether the spans are attended to one by one, and not copied together."""
 
 
-class Paged:
+class PagedLayout:
     """The layout of a real Step: write to `cache` at `slots` [T], attend segment by segment.
 
     Segments that are better off so attend as one crowd. What a segment sees is the same in all
@@ -67,78 +69,86 @@ class Paged:
         self.cache = cache
         self.slots = slots
         self.segments = segments
-        self._plans: dict[tuple[int | None, int, bool], tuple[list[View], Crowd | None]] = {}
+        self._plans: dict[
+            tuple[int | None, int, bool], tuple[list[SegmentView], PaddedRows | None]
+        ] = {}
 
-    def layer(self, index: int, fresh: Tensor, query: Tensor, rule: Rule) -> Tensor:
+    def attend_layer(
+        self, index: int, new_kv: Tensor, query: Tensor, params: AttentionParams
+    ) -> Tensor:
         """See `Layout`."""
-        self.cache.write(index, self.slots, fresh)
-        return self.attend(index, query, rule, 2 * query.shape[1] // fresh.shape[1])
+        self.cache.write(index, self.slots, new_kv)
+        return self.attend(index, query, params, 2 * query.shape[1] // new_kv.shape[1])
 
-    def attend(self, index: int, query: Tensor, rule: Rule, group: int) -> Tensor:
+    def attend(self, index: int, query: Tensor, params: AttentionParams, group: int) -> Tensor:
         """Attend `query` [T, heads, D], `group` heads to a key head, to what is stored."""
-        kind = rule.window, group, rule.plain
+        kind = params.window, group, params.is_plain
         if kind not in self._plans:
             self._plans[kind] = self._plan(index, query, *kind)
         views, crowd = self._plans[kind]
         if crowd is None and len(views) == 1:
-            return self._attend(index, query, views[0], rule)
+            return self._attend_view(index, query, views[0], params)
         out = torch.empty_like(query)
         for view in views:
             own = slice(view.start, view.stop)
-            out[own] = self._attend(index, query[own], view, rule)
+            out[own] = self._attend_view(index, query[own], view, params)
         if crowd is not None:
-            crowd.attend(query, self.cache.pool(index), rule.scale, out)
+            crowd.attend(query, self.cache.pool(index), params.scale, out)
         return out
 
     def _plan(
         self, index: int, query: Tensor, window: int | None, group: int, plain: bool
-    ) -> tuple[list[View], Crowd | None]:
+    ) -> tuple[list[SegmentView], PaddedRows | None]:
         """Who attends alone, and the crowd, if there is one: on the CPU, of more than one row."""
         pool = self.cache.pool(index)
         slot_bytes = pool[0].numel() * pool.itemsize
-        crowd = [part for part in self.segments if joins(part, slot_bytes)]
+        crowd = [part for part in self.segments if fits_padded_batch(part, slot_bytes)]
         if not plain or query.device.type != "cpu" or len(crowd) < 2:
-            return [_view(part, window, group, query) for part in self.segments], None
-        alone = [part for part in self.segments if not joins(part, slot_bytes)]
-        views = [_view(part, window, group, query) for part in alone]
-        return views, Crowd.of(crowd, window, group, query)
+            return [_segment_view(part, window, group, query) for part in self.segments], None
+        alone = [part for part in self.segments if not fits_padded_batch(part, slot_bytes)]
+        views = [_segment_view(part, window, group, query) for part in alone]
+        return views, PaddedRows.from_segments(crowd, window, group, query)
 
-    def _attend(self, index: int, own: Tensor, view: View, rule: Rule) -> Tensor:
-        if view.apart and rule.plain:
+    def _attend_view(
+        self, index: int, query: Tensor, view: SegmentView, params: AttentionParams
+    ) -> Tensor:
+        if view.separate and params.is_plain:
             pieces = [self.cache.read(index, (span,)) for span in view.spans]
-            return attend_spans(own, pieces, view.mask, rule)
+            return attend_spans(query, pieces, view.mask, params)
         keys, values = self.cache.read(index, view.spans)
-        return attend_row(own, keys, values, view.mask, rule)
+        return attend_row(query, keys, values, view.mask, params)
 
 
-class Probe:
+class AttentionProbe:
     """The layout of the first forward at load: learns every layer's shape, caches nothing."""
 
     def __init__(self) -> None:
         self.shapes: dict[int, LayerShape] = {}
-        self.rules: dict[int, Rule] = {}
-        self.groups: dict[int, int] = {}
+        self.params: dict[int, AttentionParams] = {}
+        self.group_sizes: dict[int, int] = {}
         """Query heads to a key head."""
 
-    def layer(self, index: int, fresh: Tensor, query: Tensor, rule: Rule) -> Tensor:
+    def attend_layer(
+        self, index: int, new_kv: Tensor, query: Tensor, params: AttentionParams
+    ) -> Tensor:
         """Record the shape and the rule of layer `index`."""
-        self.shapes[index] = LayerShape(fresh.shape[1] // 2, fresh.shape[2])
-        self.groups[index] = 2 * query.shape[1] // fresh.shape[1]
-        self.rules[index] = rule
+        self.shapes[index] = LayerShape(new_kv.shape[1] // 2, new_kv.shape[2])
+        self.group_sizes[index] = 2 * query.shape[1] // new_kv.shape[1]
+        self.params[index] = params
         return query
 
 
-_current: list[Layout] = []
+_layouts: list[Layout] = []
 
 
 @contextmanager
-def attending(layout: Layout) -> Iterator[None]:
+def use_layout(layout: Layout) -> Iterator[None]:
     """Inside, forwards of models built with `IMPLEMENTATION` attend by `layout`."""
-    _current.append(layout)
+    _layouts.append(layout)
     try:
         yield
     finally:
-        _current.pop()
+        _layouts.pop()
 
 
 def attend(
@@ -160,29 +170,38 @@ def attend(
     if key.shape != value.shape:
         raise ValueError(f"keys {tuple(key.shape)} and values {tuple(value.shape)} differ")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    rule = Rule(scale, sliding_window, softcap, s_aux)
+    rule = AttentionParams(scale, sliding_window, softcap, s_aux)
     index = int(module.layer_idx)  # type: ignore[arg-type]
     fresh = torch.cat((key[0], value[0])).transpose(0, 1)
-    return _current[-1].layer(index, fresh, query[0].transpose(0, 1), rule)[None], None
+    return _layouts[-1].attend_layer(index, fresh, query[0].transpose(0, 1), rule)[None], None
 
 
-def _view(part: Segment, window: int | None, group: int, like: Tensor) -> View:
+def _segment_view(segment: Segment, window: int | None, group: int, like: Tensor) -> SegmentView:
     """What `part` sees; slots that lie before every token's window are left out."""
-    count = part.stop - part.start
-    length = part.length if window is None else min(part.length, window + count - 1)
+    count = segment.stop - segment.start
+    length = segment.length if window is None else min(segment.length, window + count - 1)
     mask = None if count == 1 else causal_mask(count, length, window, group, like)
-    spans = _last(part.spans, length)
-    return View(part.start, part.stop, spans, mask, _apart(spans, count, window, like))
+    spans = _last_slots(segment.spans, length)
+    return SegmentView(
+        segment.start, segment.stop, spans, mask, _worth_separating(spans, count, window, like)
+    )
 
 
-def _apart(spans: tuple[slice, ...], count: int, window: int | None, like: Tensor) -> bool:
+def _worth_separating(
+    spans: tuple[slice, ...], count: int, window: int | None, like: Tensor
+) -> bool:
     """Whether the spans are long, and each of the `count` tokens sees something in all of them."""
     last, length = spans[-1], sum(span.stop - span.start for span in spans)
     seen = window is None and last.stop - last.start >= count
-    return like.device.type == "cpu" and seen and len(spans) > 1 and length >= _APART * len(spans)
+    return (
+        like.device.type == "cpu"
+        and seen
+        and len(spans) > 1
+        and length >= _SEPARATE_SPAN_TOKENS * len(spans)
+    )
 
 
-def _last(spans: tuple[slice, ...], length: int) -> tuple[slice, ...]:
+def _last_slots(spans: tuple[slice, ...], length: int) -> tuple[slice, ...]:
     """The last `length` slots of `spans`."""
     kept: list[slice] = []
     for span in reversed(spans):

@@ -46,9 +46,9 @@ class KvCache:
             pool.view(len(pool), 2, -1, pool.shape[2]).permute(1, 2, 0, 3) for pool in self._layers
         ]
 
-    def write(self, layer: int, slots: Tensor, fresh: Tensor) -> None:
+    def write(self, layer: int, slots: Tensor, new_kv: Tensor) -> None:
         """Store `fresh` [T, 2 * heads, head_dim], keys first, at `slots` [T] (int64)."""
-        self._layers[layer].index_copy_(0, slots, fresh)
+        self._layers[layer].index_copy_(0, slots, new_kv)
 
     def pool(self, layer: int) -> Tensor:
         """The whole `[slots, 2 * heads, head_dim]` of one layer; its address never changes."""
@@ -68,7 +68,7 @@ class KvCache:
         return keys, values
 
     @property
-    def pools(self) -> list[Tensor]:
+    def pools_by_page(self) -> list[Tensor]:
         """Every layer's pool by page: [pages, PAGE_SIZE, 2 * heads, head_dim], a view."""
         return [pool.view(-1, PAGE_SIZE, *pool.shape[1:]) for pool in self._layers]
 
@@ -79,12 +79,12 @@ def bytes_per_page(shapes: Sequence[LayerShape], dtype: torch.dtype) -> int:
     return elements * dtype.itemsize * PAGE_SIZE
 
 
-def slot(pages: Sequence[int], position: int) -> int:
+def slot_index(pages: Sequence[int], position: int) -> int:
     """The slot of token `position` in a row that owns `pages`. Raises IndexError beyond them."""
     return pages[position // PAGE_SIZE] * PAGE_SIZE + position % PAGE_SIZE
 
 
-def spans(pages: Sequence[int], length: int) -> tuple[slice, ...]:
+def slot_spans(pages: Sequence[int], length: int) -> tuple[slice, ...]:
     """The slots of a row's first `length` tokens as the fewest adjacent spans."""
     found: list[slice] = []
     for index in range(-(-length // PAGE_SIZE)):

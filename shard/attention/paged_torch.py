@@ -2,7 +2,7 @@
 
 Every row's pages are gathered and attended to under a mask, so nothing is read back by the host
 and a round can run ahead of it. It costs a copy of the keys per layer: where the host knows the
-lengths, `attention.Paged` is faster.
+lengths, `attention.PagedLayout` is faster.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ def paged_attention(
     softcap: float | None = None,
     sinks: Tensor | None = None,
 ) -> None:
-    """As `kernels.paged_attention`; `out` must hold zeros. `splits` has no meaning here."""
+    """As `paged_triton.paged_attention`; `out` must hold zeros. `splits` has no meaning here."""
     lane = torch.arange(width, device=query.device)
     places = (starts[:, None] + lane).long()  # [R, W]
     asked = lane < counts[:, None]
     places = torch.where(asked, places, 0)
-    keys, values = _gathered(pool, table, lengths, page)
+    keys, values = _gather_kv(pool, table, lengths, page)
     own = (lengths - counts)[:, None] + lane
     position = torch.arange(keys.shape[1], device=query.device)
     seen = (position <= own[..., None]) & (position < lengths[:, None, None])
     if window is not None:
         seen &= position > own[..., None] - window
-    weights = _weights(query[places], keys, scale, softcap, seen, sinks)
+    weights = _attention_weights(query[places], keys, scale, softcap, seen, sinks)
     told = torch.einsum("rkgwl,rlkd->rwkgd", weights, values.float()).flatten(2, 3)
     told = told.masked_fill(~asked[..., None, None], 0.0).to(out.dtype)
     out.index_add_(0, places.flatten(), told.flatten(0, 1))
 
 
-def _gathered(pool: Tensor, table: Tensor, lengths: Tensor, page: int) -> tuple[Tensor, Tensor]:
+def _gather_kv(pool: Tensor, table: Tensor, lengths: Tensor, page: int) -> tuple[Tensor, Tensor]:
     """Keys and values [R, L, key heads, D] of all pages in `table`; zeros beyond the lengths."""
     offsets = torch.arange(page, device=pool.device)
     slots = (table.long()[..., None] * page + offsets).flatten(1)
@@ -54,7 +54,7 @@ def _gathered(pool: Tensor, table: Tensor, lengths: Tensor, page: int) -> tuple[
     return keys, values
 
 
-def _weights(
+def _attention_weights(
     query: Tensor,
     keys: Tensor,
     scale: float,

@@ -23,7 +23,9 @@ _TILE = 64
 
 
 @triton.jit
-def _share(length, count, part, WINDOW: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+def _key_blocks(
+    length, count, part, WINDOW: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr
+):
     """The blocks of keys that fall to `part`: an even share of those in reach of any query."""
     first = 0
     if WINDOW > 0:
@@ -56,7 +58,7 @@ def _scores(
 
 
 @triton.jit
-def _fold(scores, v, peak, weight, total):
+def _accumulate(scores, v, peak, weight, total):
     """Add one block to the running softmax: maximum, sum of weights, weighted values."""
     higher = tl.maximum(peak, tl.max(scores, 1))
     safe = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen nothing yet
@@ -67,7 +69,7 @@ def _fold(scores, v, peak, weight, total):
 
 
 @triton.jit
-def _attend(
+def _attend_split(
     query,
     pool,
     table,
@@ -109,7 +111,7 @@ def _attend(
     real = dims < DIM
     at = (tl.load(starts + row) + token).to(tl.int64) * query_token + head_of * query_head
     q = _load(query + at, real, asked, dims, CAST)
-    begin, stop = _share(length, count, part, WINDOW, SPLITS, BLOCK)
+    begin, stop = _key_blocks(length, count, part, WINDOW, SPLITS, BLOCK)
     peak = tl.full([TILE], float("-inf"), tl.float32)
     weight = tl.zeros([TILE], tl.float32)
     total = tl.zeros([TILE, PADDED], tl.float32)
@@ -121,7 +123,7 @@ def _attend(
         k = _load(pool + slot, real, held, dims, CAST)
         v = _load(pool + slot + heads * pool_head, real, held, dims, CAST)
         scores = _scores(q, k, position, own, asked, scale, softcap, WINDOW, SOFTCAP)
-        peak, weight, total = _fold(scores, v, peak, weight, total)
+        peak, weight, total = _accumulate(scores, v, peak, weight, total)
     # partial is [row, token, query head, part, DIM]
     line = ((row * width + token).to(tl.int64) * heads * GROUP + head_of) * SPLITS + part
     tl.store(peaks + line, peak, mask=asked)
@@ -131,7 +133,7 @@ def _attend(
 
 
 @triton.jit
-def _merge(
+def _merge_splits(
     partial,
     peaks,
     sums,
@@ -198,11 +200,11 @@ def paged_attention(
     _, heads, dim = query.shape
     rows, kv_heads = counts.shape[0], pool.shape[1] // 2
     group = heads // kv_heads
-    padded, tile, block = sizes(dim, width * group, pool.element_size())
+    padded, tile, block = tile_sizes(dim, width * group, pool.element_size())
     tiles = triton.cdiv(width * group, tile)
     partial = query.new_empty((rows * width, heads, splits, dim), dtype=torch.float32)
     peaks, sums = partial.new_empty((2, rows * width, heads, splits))
-    _attend[(rows, kv_heads, splits * tiles)](
+    _attend_split[(rows, kv_heads, splits * tiles)](
         *(query, pool, table, starts, counts, lengths, partial, peaks, sums),
         *(query.stride(1), query.stride(0), pool.stride(0), pool.stride(1), table.stride(0)),
         *(scale, softcap or 0.0, width),
@@ -218,7 +220,7 @@ def paged_attention(
         CAST=_INTERPRETED,
         num_stages=2,
     )
-    _merge[(rows * width, heads)](
+    _merge_splits[(rows * width, heads)](
         *(partial, peaks, sums, starts, counts, sums if sinks is None else sinks, out, width),
         DIM=dim,
         PADDED=padded,
@@ -228,7 +230,7 @@ def paged_attention(
     )
 
 
-def sizes(dim: int, queries: int, itemsize: int) -> tuple[int, int, int]:
+def tile_sizes(dim: int, queries: int, itemsize: int) -> tuple[int, int, int]:
     """Padded head size, query rows and keys of one program, as shared memory allows."""
     padded = max(16, triton.next_power_of_2(dim))
     tile = min(_TILE, max(16, triton.next_power_of_2(queries)))

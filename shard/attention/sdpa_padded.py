@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-FEW = 16
+MAX_BATCHED_TOKENS = 16
 """Most tokens that a row of a crowd feeds."""
-_COPIED = 1 << 17
+_MAX_COPIED_BYTES = 1 << 17
 """Most bytes of keys and values that are copied per row: more is dearer than a call of its own."""
 
 
@@ -41,7 +41,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Crowd:
+class PaddedRows:
     """Rows of a packed Step that are attended to together."""
 
     rows: int
@@ -56,12 +56,12 @@ class Crowd:
     """
 
     @classmethod
-    def of(
+    def from_segments(
         cls, segments: Sequence[Segment], window: int | None, group: int, query: Tensor
-    ) -> Crowd:
+    ) -> PaddedRows:
         """The crowd of `segments`; `query` [T, H, D] has `group` heads to a key head."""
         width = max(part.count for part in segments)
-        lanes = torch.tensor([_repeated(range(part.start, part.stop), width) for part in segments])
+        lanes = torch.tensor([_padded(range(part.start, part.stop), width) for part in segments])
         ends = torch.tensor([part.length - part.stop for part in segments])
         own = lanes + ends[:, None]  # positions in the row
         seen = torch.arange(max(part.length for part in segments))
@@ -94,9 +94,9 @@ class Crowd:
             out.index_copy_(0, self.lanes, told.reshape(own.shape))
 
 
-def joins(part: Segment, slot_bytes: int) -> bool:
+def fits_padded_batch(segment: Segment, slot_bytes: int) -> bool:
     """Whether `part` is better off in a crowd, where a slot holds `slot_bytes`."""
-    return part.count <= FEW and part.length * slot_bytes <= _COPIED
+    return segment.count <= MAX_BATCHED_TOKENS and segment.length * slot_bytes <= _MAX_COPIED_BYTES
 
 
 def _slots(segments: Sequence[Segment]) -> Tensor:
@@ -112,5 +112,5 @@ def _slots(segments: Sequence[Segment]) -> Tensor:
     return torch.from_numpy(slots).flatten()
 
 
-def _repeated(tokens: range, width: int) -> list[int]:
+def _padded(tokens: range, width: int) -> list[int]:
     return [*tokens, *[tokens[-1]] * (width - len(tokens))]

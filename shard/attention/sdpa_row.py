@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, softmax
 
-_KEPT = 16
+_MAX_CACHED_MASK_TOKENS = 16
 """Masks of at most so many tokens are kept: verifications, which come again and again."""
-_REACH = 256
+_MIN_CACHED_MASK_LENGTH = 256
 """Least length of a kept mask."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class AttentionParams:
     """How one layer attends."""
 
     scale: float
@@ -30,13 +30,13 @@ class Rule:
     sinks: Tensor | None
 
     @property
-    def plain(self) -> bool:
+    def is_plain(self) -> bool:
         """Whether it is softmax of scaled scores and nothing else."""
         return self.softcap is None and self.sinks is None
 
 
 def attend_row(
-    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: Rule
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, params: AttentionParams
 ) -> Tensor:
     """One row: its n newest tokens attend to L tokens, as far as the additive `mask` lets them.
 
@@ -44,18 +44,21 @@ def attend_row(
     of one key head are folded into its query rows, so keys are never repeated, and `mask` is
     [n * H / Hkv, L].
     """
-    folded = _fold(query, keys.shape[0])
-    if rule.plain:
+    folded = _fold_heads(query, keys.shape[0])
+    if params.is_plain:
         out = scaled_dot_product_attention(
-            folded[None], keys[None], values[None], attn_mask=mask, scale=rule.scale
+            folded[None], keys[None], values[None], attn_mask=mask, scale=params.scale
         )[0]
     else:
-        out = _explicit(folded, keys, values, mask, rule)
-    return _unfold(out, query)
+        out = _attend_explicitly(folded, keys, values, mask, params)
+    return _unfold_heads(out, query)
 
 
 def attend_spans(
-    query: Tensor, pieces: Sequence[tuple[Tensor, Tensor]], mask: Tensor | None, rule: Rule
+    query: Tensor,
+    pieces: Sequence[tuple[Tensor, Tensor]],
+    mask: Tensor | None,
+    params: AttentionParams,
 ) -> Tensor:
     """The same over keys and values in several `pieces`, without a copy that joins them; CPU only.
 
@@ -63,22 +66,22 @@ def attend_spans(
     their sums of exponentials give (flash decoding: Dao et al. 2023). Every token sees at least one
     key of each piece, and `rule` is plain.
     """
-    folded = _fold(query, pieces[0][0].shape[0])[None]
+    folded = _fold_heads(query, pieces[0][0].shape[0])[None]
     outs, sums, at = [], [], 0
     for keys, values in pieces:
         stop = at + keys.shape[1]
         part = None if mask is None else mask[None, None, :, at:stop]
         out, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            folded, keys[None], values[None], 0.0, False, attn_mask=part, scale=rule.scale
+            folded, keys[None], values[None], 0.0, False, attn_mask=part, scale=params.scale
         )
         outs.append(out[0])
         sums.append(total[0])
         at = stop
     shares = softmax(torch.stack(sums), 0)[..., None]
-    return _unfold((torch.stack(outs) * shares).sum(0).to(query.dtype), query)
+    return _unfold_heads((torch.stack(outs) * shares).sum(0).to(query.dtype), query)
 
 
-def _unfold(out: Tensor, query: Tensor) -> Tensor:
+def _unfold_heads(out: Tensor, query: Tensor) -> Tensor:
     """The opposite of `_fold`: the shape of `query`."""
     count, heads, dim = query.shape
     if count == 1:
@@ -86,7 +89,7 @@ def _unfold(out: Tensor, query: Tensor) -> Tensor:
     return out.view(len(out), count, -1, dim).transpose(0, 1).reshape(count, heads, dim)
 
 
-def _fold(query: Tensor, kv_heads: int) -> Tensor:
+def _fold_heads(query: Tensor, kv_heads: int) -> Tensor:
     """From [n, H, D] to [Hkv, n * H / Hkv, D]; a single token's heads lie right already."""
     count, heads, dim = query.shape
     if count == 1:
@@ -100,13 +103,13 @@ def causal_mask(count: int, length: int, window: int | None, group: int, like: T
 
     Masks of a few tokens are cut from the right of a longer one that is kept.
     """
-    if count > _KEPT:
-        return _aligned(count, length, window, group, like.dtype, like.device)
-    reach = max(_REACH, 1 << (length - 1).bit_length())
-    return _kept(count, reach, window, group, like.dtype, like.device)[:, -length:]
+    if count > _MAX_CACHED_MASK_TOKENS:
+        return _build_mask(count, length, window, group, like.dtype, like.device)
+    reach = max(_MIN_CACHED_MASK_LENGTH, 1 << (length - 1).bit_length())
+    return _cached_mask(count, reach, window, group, like.dtype, like.device)[:, -length:]
 
 
-def _aligned(
+def _build_mask(
     count: int,
     length: int,
     window: int | None,
@@ -121,20 +124,20 @@ def _aligned(
     return torch.where(allowed, zero, float("-inf")).repeat_interleave(group, 0)
 
 
-_kept = lru_cache(maxsize=64)(_aligned)
+_cached_mask = lru_cache(maxsize=64)(_build_mask)
 
 
-def _explicit(
-    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: Rule
+def _attend_explicitly(
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, params: AttentionParams
 ) -> Tensor:
     """Attention with soft-capped scores (Gemma 2) or learned sinks (gpt-oss), in float32."""
-    scores = (query @ keys.transpose(1, 2)).float() * rule.scale  # [Hkv, n * group, L]
-    if rule.softcap is not None:
-        scores = torch.tanh(scores / rule.softcap) * rule.softcap
+    scores = (query @ keys.transpose(1, 2)).float() * params.scale  # [Hkv, n * group, L]
+    if params.softcap is not None:
+        scores = torch.tanh(scores / params.softcap) * params.softcap
     if mask is not None:
         scores = scores + mask
-    if rule.sinks is not None:
-        scores = torch.cat((scores, _sink_column(rule.sinks, scores)), dim=-1)
+    if params.sinks is not None:
+        scores = torch.cat((scores, _sink_column(params.sinks, scores)), dim=-1)
     weights = softmax(scores, dim=-1)[..., : keys.shape[1]]
     return weights.to(values.dtype) @ values
 

@@ -8,34 +8,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shard.attention.interface import Paged, Segment
-from shard.attention.kv_cache import KvCache, slot, spans
-from shard.batch.rows import Row
+from shard.attention.interface import PagedLayout, Segment
+from shard.attention.kv_cache import KvCache, slot_index, slot_spans
+from shard.batch.rows import CachedRow
 from shard.wire.protocol import ProtocolError
 
 
 @dataclass(frozen=True, slots=True)
-class Feed:
+class TokenSpan:
     """Tokens of one row that a forward takes in, the first of them at position `start`."""
 
-    row: Row
+    row: CachedRow
     start: int
     tokens: Sequence[int]
-    logits: int
+    logit_count: int
     """For how many of the last tokens logits are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class PackedBatch:
     """One forward's input: [1, T] ids and positions, the layout, and the positions of logits."""
 
     ids: Tensor
     positions: Tensor
-    layout: Paged
-    wanted: Tensor
+    layout: PagedLayout
+    logit_indices: Tensor
 
 
-def pack(feeds: Sequence[Feed], cache: KvCache, device: torch.device) -> Packed:
+def pack_spans(feeds: Sequence[TokenSpan], cache: KvCache, device: torch.device) -> PackedBatch:
     """Lay `feeds` side by side. Raises ProtocolError if a row lacks pages for its tokens."""
     ids: list[int] = []
     positions: list[int] = []
@@ -48,16 +48,18 @@ def pack(feeds: Sequence[Feed], cache: KvCache, device: torch.device) -> Packed:
         ids.extend(feed.tokens)
         positions.extend(reach)
         slots.extend(_slots(feed.row, reach))
-        segments.append(Segment(start, stop, reach.stop, spans(feed.row.pages, reach.stop)))
-        wanted.extend(range(stop - feed.logits, stop))
+        segments.append(Segment(start, stop, reach.stop, slot_spans(feed.row.pages, reach.stop)))
+        wanted.extend(range(stop - feed.logit_count, stop))
     numbers = torch.tensor([*ids, *positions, *slots, *wanted], device=device)  # one upload
     count = len(ids)
     token_ids, places, targets, rest = torch.split(numbers, [count, count, count, len(wanted)])
-    return Packed(token_ids[None], places[None], Paged(cache, targets, segments), rest)
+    return PackedBatch(token_ids[None], places[None], PagedLayout(cache, targets, segments), rest)
 
 
-def _slots(row: Row, reach: range) -> list[int]:
+def _slots(row: CachedRow, positions: range) -> list[int]:
     try:
-        return [slot(row.pages, position) for position in reach]
+        return [slot_index(row.pages, position) for position in positions]
     except IndexError as fault:
-        raise ProtocolError(f"row {row.id} has no page for position {reach.stop - 1}") from fault
+        raise ProtocolError(
+            f"row {row.id} has no page for position {positions.stop - 1}"
+        ) from fault

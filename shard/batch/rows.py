@@ -13,37 +13,47 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from shard.sampling.grammar import Matcher
-from shard.sampling.position import Spot
-from shard.wire.protocol import End, Grow, New, ProtocolError, Report, Sampling, Step
+from shard.sampling.position import Position
+from shard.wire.protocol import (
+    AppendPages,
+    End,
+    NewRow,
+    ProtocolError,
+    ReportOptions,
+    Sampling,
+    Step,
+)
 
 
 @dataclass(slots=True)
-class Row:
+class CachedRow:
     """One live request. Mutable, owned by the engine's one thread."""
 
     id: int
     tokens: list[int]
-    prompt: int
-    max_new: int
+    prompt_length: int
+    max_new_tokens: int
     ignore_eos: bool
     sampling: Sampling
-    report: Report = field(default_factory=Report)
+    report: ReportOptions = field(default_factory=ReportOptions)
     matcher: Matcher | None = None
     pages: list[int] = field(default_factory=list)
     cached: int = 0
     draft_cached: int = 0
     done: bool = False
-    packed: bytearray = field(default_factory=bytearray)
+    token_bytes: bytearray = field(default_factory=bytearray)
     """The leading tokens as int32, as far as prompt lookup has needed them."""
 
     @property
     def remaining(self) -> int:
         """How many tokens the row may still emit."""
-        return self.prompt + self.max_new - len(self.tokens)
+        return self.prompt_length + self.max_new_tokens - len(self.tokens)
 
-    def spot(self, drafts: Sequence[int]) -> Spot:
+    def position_after(self, drafts: Sequence[int]) -> Position:
         """The position after the row's tokens and `drafts`."""
-        return Spot(self.sampling, self.tokens, drafts, self.prompt, self.matcher, self.report)
+        return Position(
+            self.sampling, self.tokens, drafts, self.prompt_length, self.matcher, self.report
+        )
 
     def append(self, tokens: Sequence[int], eos: frozenset[int]) -> tuple[list[int], End | None]:
         """Add `tokens` up to the first that ends the row; return those added and the reason.
@@ -55,12 +65,12 @@ class Row:
             kept.append(token)
             self.tokens.append(token)
             if self.remaining <= 0:
-                return self._ended(kept, End.LENGTH)
+                return self._end(kept, End.LENGTH)
             if token in eos and not self.ignore_eos:
-                return self._ended(kept, End.EOS)
+                return self._end(kept, End.EOS)
         return kept, None
 
-    def _ended(self, kept: list[int], end: End) -> tuple[list[int], End]:
+    def _end(self, kept: list[int], end: End) -> tuple[list[int], End]:
         self.done = True
         return kept, end
 
@@ -70,7 +80,7 @@ class RowTable:
 
     def __init__(self, matcher: Callable[[str], Matcher]) -> None:
         self._matcher = matcher
-        self._rows: dict[int, Row] = {}
+        self._rows: dict[int, CachedRow] = {}
 
     def apply(self, step: Step) -> None:
         """Make `step`'s changes. Raises ProtocolError for rows that do not fit the table."""
@@ -79,9 +89,9 @@ class RowTable:
         for new in step.new:
             self._add(new)
         for grow in step.grow:
-            self._grow(grow)
+            self._append_pages(grow)
 
-    def row(self, id: int) -> Row:
+    def get(self, id: int) -> CachedRow:
         """The row `id`. Raises ProtocolError if it is not here."""
         if id not in self._rows:
             raise ProtocolError(f"row {id} is not in the table")
@@ -91,14 +101,14 @@ class RowTable:
         """Forget every row."""
         self._rows.clear()
 
-    def _add(self, new: New) -> None:
+    def _add(self, new: NewRow) -> None:
         if new.id in self._rows:
             raise ProtocolError(f"row {new.id} is in the table already")
-        self._rows[new.id] = Row(
+        self._rows[new.id] = CachedRow(
             id=new.id,
             tokens=list(new.tokens),
-            prompt=new.prompt,
-            max_new=new.max_new,
+            prompt_length=new.prompt,
+            max_new_tokens=new.max_new,
             ignore_eos=new.ignore_eos,
             sampling=new.sampling,
             report=new.report,
@@ -107,11 +117,11 @@ class RowTable:
             draft_cached=new.draft_cached,
         )
 
-    def _grow(self, grow: Grow) -> None:
-        self.row(grow.id).pages.extend(grow.pages)
+    def _append_pages(self, growth: AppendPages) -> None:
+        self.get(growth.id).pages.extend(growth.pages)
 
 
-def digest(rows: Iterable[Row]) -> int:
+def digest(rows: Iterable[CachedRow]) -> int:
     """A checksum of `rows` that ranks share where they hold them alike."""
     value = 0
     for row in rows:

@@ -14,17 +14,17 @@ from collections import Counter
 from collections.abc import Sequence
 from zlib import crc32
 
-from shard.wire.protocol import Move, ProtocolError, Step
+from shard.wire.protocol import PageCopy, ProtocolError, Step
 
 PAGE_SIZE = 16
 """Tokens per page."""
 _GARBAGE = -1
 
-Content = list[int]
+SlotContents = list[int]
 """What a page's slots hold."""
 
 
-def prefixes(tokens: Sequence[int], known: Sequence[int] = ()) -> list[int]:
+def prefix_checksums(tokens: Sequence[int], known: Sequence[int] = ()) -> list[int]:
     """For each token a checksum of it and all before; those of the first tokens may be `known`."""
     sums = list(known)
     for token in tokens[len(sums) :]:
@@ -36,10 +36,10 @@ class EchoCache:
     """Pages 1..`pages` and host slots 0..`slots` - 1, for a target and its draft."""
 
     def __init__(self, pages: int, slots: int) -> None:
-        self._count, self._slots = pages, slots
+        self._page_count, self._slot_count = pages, slots
         self._owners: Counter[int] = Counter()
-        self._pages: dict[int, tuple[Content, Content]] = {}
-        self._host: dict[int, tuple[Content, Content]] = {}
+        self._pages: dict[int, tuple[SlotContents, SlotContents]] = {}
+        self._host: dict[int, tuple[SlotContents, SlotContents]] = {}
 
     def clear(self) -> None:
         """Forget everything."""
@@ -47,42 +47,45 @@ class EchoCache:
         self._pages.clear()
         self._host.clear()
 
-    def own(self, page: int, shared: bool) -> None:
+    def acquire(self, page: int, shared: bool) -> None:
         """One more row has `page`; only a `shared` one may have owners already."""
-        require(0 < page <= self._count, f"there is no page {page}")
+        require(0 < page <= self._page_count, f"there is no page {page}")
         require(shared or not self._owners[page], f"page {page} has an owner")
         self._owners[page] += 1
         if not shared:  # what it held is void; moves of the same Step may fill it
-            self._pages.setdefault(page, _empty())
+            self._pages.setdefault(page, _empty_page())
 
-    def disown(self, pages: Sequence[int]) -> None:
+    def release(self, pages: Sequence[int]) -> None:
         """A row lost `pages`, which keep what they hold."""
         self._owners.subtract(pages)
 
-    def move(self, step: Step) -> None:
+    def copy_pages(self, step: Step) -> None:
         """Make the moves of `step`, in its order."""
         require(
             all(
-                0 <= slot < self._slots for slot in (*step.swap_out.targets, *step.swap_in.sources)
+                0 <= slot < self._slot_count
+                for slot in (*step.swap_out.targets, *step.swap_in.sources)
             ),
             "there is no such host slot",
         )
-        _copy(step.swap_out, self._pages, self._host)
-        _copy(step.copy, self._pages, self._pages)
-        _copy(step.swap_in, self._host, self._pages)
+        _copy_page_contents(step.swap_out, self._pages, self._host)
+        _copy_page_contents(step.copy, self._pages, self._pages)
+        _copy_page_contents(step.swap_in, self._host, self._pages)
 
-    def write(self, pages: Sequence[int], draft: bool, reach: range, sums: Sequence[int]) -> None:
+    def write(
+        self, pages: Sequence[int], draft: bool, positions: range, checksums: Sequence[int]
+    ) -> None:
         """Fill a row's positions in `reach`; beyond `sums` lie rejected drafts."""
-        for position in reach:
+        for position in positions:
             page, at = pages[position // PAGE_SIZE], position % PAGE_SIZE
-            value = sums[position] if position < len(sums) else _GARBAGE
+            value = checksums[position] if position < len(checksums) else _GARBAGE
             same = draft and value == self._pages[page][False][at]
             require(self._owners[page] == 1 or same, f"page {page} is written and shared")
             self._pages[page][draft][at] = value
 
-    def check(self, pages: Sequence[int], draft: bool, sums: Sequence[int]) -> None:
+    def verify(self, pages: Sequence[int], draft: bool, checksums: Sequence[int]) -> None:
         """A row's `pages` must hold `sums` from its first position on."""
-        for position, value in enumerate(sums):
+        for position, value in enumerate(checksums):
             page = pages[position // PAGE_SIZE]
             held = self._pages[page][draft][position % PAGE_SIZE]
             require(held == value, f"page {page} does not hold what position {position} claims")
@@ -94,14 +97,14 @@ def require(holds: bool, text: str) -> None:
         raise ProtocolError(text)
 
 
-def _empty() -> tuple[Content, Content]:
+def _empty_page() -> tuple[SlotContents, SlotContents]:
     return [_GARBAGE] * PAGE_SIZE, [_GARBAGE] * PAGE_SIZE
 
 
-def _copy(
-    move: Move,
-    sources: dict[int, tuple[Content, Content]],
-    targets: dict[int, tuple[Content, Content]],
+def _copy_page_contents(
+    move: PageCopy,
+    sources: dict[int, tuple[SlotContents, SlotContents]],
+    targets: dict[int, tuple[SlotContents, SlotContents]],
 ) -> None:
     require(len(move.sources) == len(move.targets), "a move has as many targets as sources")
     require(all(source in sources for source in move.sources), "a move of what was never filled")

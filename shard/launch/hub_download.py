@@ -1,8 +1,8 @@
 """A child that brings a model from the Hub to the local cache and says where it lies.
 
-`python -m shard.launch.hub_download` reads a wish from the first line of its stdin, see `fetch`, and writes
-events to stdout: progress, then found or fault. It is a process of its own so that the launcher
-loads no HTTP client, and so that a download is ended like any other child.
+`python -m shard.launch.hub_download` reads a wish from the first line of its stdin, see `fetch`,
+and writes events to stdout: progress, then found or fault. It is a process of its own so that the
+launcher loads no HTTP client, and so that a download is ended like any other child.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from huggingface_hub.errors import (
 )
 from tqdm.auto import tqdm
 
-from shard.errors import Fault
+from shard.errors import StartupError
 
-WEIGHTS = "*.safetensors"
-TEXTS = ["*.json", "*.model", "*.txt", "*.jinja"]
+WEIGHT_PATTERN = "*.safetensors"
+TEXT_PATTERNS = ["*.json", "*.model", "*.txt", "*.jinja"]
 """Nothing that could run, and no pickle."""
 
 
-class Progress(tqdm):  # type: ignore[misc]
+class ProgressReporter(tqdm):  # type: ignore[misc]
     """A bar that tells the launcher instead of drawing."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         """Called at most every `mininterval`; True says that it was shown."""
         percent = int(100 * self.n / self.total) if self.total else None
-        _say(event="progress", text=self.desc or "downloading", percent=percent)
+        _emit(event="progress", text=self.desc or "downloading", percent=percent)
         return True
 
 
 def main() -> int:
     wish = json.loads(sys.stdin.readline())
     try:
-        _say(event="found", path=fetch(**wish))
-    except Fault as fault:
-        _say(event="fault", code=fault.code, text=fault.text)
+        _emit(event="found", path=download_model(**wish))
+    except StartupError as fault:
+        _emit(event="fault", code=fault.code, text=fault.text)
         return fault.code
     return 0
 
 
-def fetch(
+def download_model(
     model_id: str, revision: str | None, cache: str | None = None, weights: bool = True
 ) -> str:
     """The folder of a model's snapshot in `cache`. Raises Fault(3), or Fault(7) for a full disk.
@@ -67,58 +67,64 @@ def fetch(
             model_id,
             revision=revision,
             cache_dir=cache,
-            allow_patterns=[WEIGHTS, *TEXTS] if weights else TEXTS,
-            tqdm_class=Progress,
+            allow_patterns=[WEIGHT_PATTERN, *TEXT_PATTERNS] if weights else TEXT_PATTERNS,
+            tqdm_class=ProgressReporter,
             token=token,
         )
-        if not weights and not any(Path(path).glob(WEIGHTS)):
+        if not weights and not any(Path(path).glob(WEIGHT_PATTERN)):
             _require_weights(
                 model_id, HfApi(token=token).list_repo_files(model_id, revision=revision)
             )
     except (HFValidationError, OSError) as error:
-        raise _explain(model_id, revision, error, cache) from error
+        raise _as_startup_error(model_id, revision, error, cache) from error
     return path
 
 
 def _require_weights(model: str, files: Iterable[str]) -> None:
     if not any(file.endswith(".safetensors") for file in files):
-        raise Fault(4, f"`{model}` holds no {WEIGHTS} file; pickled weights are refused")
+        raise StartupError(
+            4, f"`{model}` holds no {WEIGHT_PATTERN} file; pickled weights are refused"
+        )
 
 
-def _explain(model: str, revision: str | None, error: Exception, cache: str | None) -> Fault:
+def _as_startup_error(
+    model: str, revision: str | None, error: Exception, cache: str | None
+) -> StartupError:
     match error:
         case GatedRepoError():
             page = f"{constants.ENDPOINT}/{model}"
-            return Fault(3, f"`{model}` is gated: accept the licence at {page}, set HF_TOKEN")
+            return StartupError(
+                3, f"`{model}` is gated: accept the licence at {page}, set HF_TOKEN"
+            )
         case RepositoryNotFoundError() | HFValidationError():
-            near = _nearest(model, cache)
-            return Fault(3, f"`{model}` was not found on the Hub or as a folder{near}")
+            near = _nearest_cached(model, cache)
+            return StartupError(3, f"`{model}` was not found on the Hub or as a folder{near}")
         case RevisionNotFoundError():
-            return Fault(3, f"`{model}` has no revision `{revision}`")
+            return StartupError(3, f"`{model}` has no revision `{revision}`")
         case LocalEntryNotFoundError():
-            names = ", ".join(_cached(cache)) or "none"
-            return Fault(
+            names = ", ".join(_cached_models(cache)) or "none"
+            return StartupError(
                 3, f"`{model}` is not cached, and there is no network; cached models: {names}"
             )
         case HfHubHTTPError():
-            return Fault(3, f"the Hub refused `{model}`: {str(error).splitlines()[0]}")
+            return StartupError(3, f"the Hub refused `{model}`: {str(error).splitlines()[0]}")
         case OSError(errno=errno.ENOSPC):
-            return Fault(7, f"the disk is full: {cache or constants.HF_HUB_CACHE}")
+            return StartupError(7, f"the disk is full: {cache or constants.HF_HUB_CACHE}")
         case _:
-            return Fault(3, f"`{model}` could not be fetched: {error}".splitlines()[0])
+            return StartupError(3, f"`{model}` could not be fetched: {error}".splitlines()[0])
 
 
-def _nearest(model: str, cache: str | None) -> str:
-    close = difflib.get_close_matches(model, _cached(cache), n=1)
+def _nearest_cached(model: str, cache: str | None) -> str:
+    close = difflib.get_close_matches(model, _cached_models(cache), n=1)
     return f"; the nearest cached model is `{close[0]}`" if close else ""
 
 
-def _cached(cache: str | None) -> list[str]:
+def _cached_models(cache: str | None) -> list[str]:
     folders = Path(cache or constants.HF_HUB_CACHE).glob("models--*")
     return sorted(folder.name.removeprefix("models--").replace("--", "/") for folder in folders)
 
 
-def _say(**event: Any) -> None:
+def _emit(**event: Any) -> None:
     print(json.dumps(event), flush=True)
 
 

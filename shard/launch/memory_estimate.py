@@ -13,70 +13,70 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shard.errors import Fault
-from shard.loading.checkpoint import header, read_config
+from shard.errors import StartupError
+from shard.loading.checkpoint import read_config, read_header
 
-WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Bytes of the floating types of safetensors that a precision may replace."""
-PRECISIONS = {"float32": 4, "float16": 2, "bfloat16": 2}
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 GIB, KIB = 1 << 30, 1 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class MemoryEstimate:
     """Bytes that one rank needs, and what there is."""
 
-    weights: int
-    token: int
+    weight_bytes: int
+    kv_bytes_per_token: int
     """Of the KV cache, for each token it holds."""
-    free: int
+    free_bytes: int
 
     def __str__(self) -> str:
         return (
-            f"weights take {self.weights / GIB:.2f} GiB of {self.free / GIB:.1f} GiB free for each"
-            f" rank, the KV cache {self.token / KIB:.1f} KiB for each token"
+            f"weights take {self.weight_bytes / GIB:.2f} GiB of {self.free_bytes / GIB:.1f} GiB"
+            f" free for each rank, the KV cache {self.kv_bytes_per_token / KIB:.1f} KiB for each token"
         )
 
     def check(self, tokens: int | None) -> None:
         """Raises Fault(6) where the weights, or a cache of `tokens` beside them, do not fit."""
-        left = self.free - self.weights
+        left = self.free_bytes - self.weight_bytes
         if left <= 0:
-            raise Fault(6, f"{self}; raise `--num-shard` or lower `--dtype`")
-        if tokens is not None and tokens * self.token > left:
-            most = left // self.token
-            raise Fault(6, f"{self}; lower `--max-batch-total-tokens` to {most} at most")
+            raise StartupError(6, f"{self}; raise `--num-shard` or lower `--dtype`")
+        if tokens is not None and tokens * self.kv_bytes_per_token > left:
+            most = left // self.kv_bytes_per_token
+            raise StartupError(6, f"{self}; lower `--max-batch-total-tokens` to {most} at most")
 
 
-def estimate(folders: list[Path], dtype: str | None, world: int) -> Need:
+def estimate_memory(folders: list[Path], dtype: str | None, world: int) -> MemoryEstimate:
     """The need of every rank that serves the models in `folders`; the first is cut, others not."""
-    free = _device_bytes()
-    width = PRECISIONS.get(dtype or ("" if free else "float32"))
+    free = _free_device_bytes()
+    width = DTYPE_BYTES.get(dtype or ("" if free else "float32"))
     free = free or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // world
     ranks = [world, *[1] * (len(folders) - 1)]
-    weights = sum(_weights(path, width) // n for path, n in zip(folders, ranks, strict=True))
-    token = sum(_token(path, width, n) for path, n in zip(folders, ranks, strict=True))
-    return Need(weights, token, free)
+    weights = sum(_weight_bytes(path, width) // n for path, n in zip(folders, ranks, strict=True))
+    token = sum(_kv_bytes_per_token(path, width, n) for path, n in zip(folders, ranks, strict=True))
+    return MemoryEstimate(weights, token, free)
 
 
-def _weights(folder: Path, width: int | None) -> int:
+def _weight_bytes(folder: Path, width: int | None) -> int:
     """Bytes of the files' tensors once their floats are `width` bytes wide."""
     quantised = "quantization_config" in read_config(folder)
     return sum(
-        _tensor(tensor, None if quantised else width)
+        _tensor_bytes(tensor, None if quantised else width)
         for file in folder.glob("*.safetensors")
-        for name, tensor in header(file)[1].items()
+        for name, tensor in read_header(file)[1].items()
         if name != "__metadata__"
     )
 
 
-def _tensor(tensor: dict[str, Any], width: int | None) -> int:
+def _tensor_bytes(tensor: dict[str, Any], width: int | None) -> int:
     start, stop = tensor["data_offsets"]
-    own = WIDTHS.get(tensor["dtype"])
+    own = FLOAT_BYTES.get(tensor["dtype"])
     size: int = stop - start
     return size if own is None or width is None else size // own * width
 
 
-def _token(folder: Path, width: int | None, world: int) -> int:
+def _kv_bytes_per_token(folder: Path, width: int | None, world: int) -> int:
     """Bytes of keys and values of one token on one of `world` ranks."""
     config = read_config(folder)
     config = config.get("text_config", config)
@@ -87,7 +87,7 @@ def _token(folder: Path, width: int | None, world: int) -> int:
     return int(2 * layers * own * size * (width or 2))
 
 
-def _device_bytes() -> int | None:
+def _free_device_bytes() -> int | None:
     """Free bytes of the device that has the least; None without an NVIDIA GPU."""
     program = shutil.which("nvidia-smi")
     if program is None:

@@ -10,18 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shard.config import DRAFTED, ModelConfig
-from shard.errors import Fault
-from shard.launch.supervisor import HOME, Children, Command
+from shard.config import DEFAULT_DRAFT_LENGTH, ModelConfig
+from shard.errors import StartupError
+from shard.launch.supervisor import INSTALL_ROOT, ChildCommand, Supervisor
 
-DEMO = {f"tgi-laps/demo-{part}": HOME / "shard" / "demo" / part for part in ("target", "draft")}
+DEMO_MODELS = {
+    f"tgi-laps/demo-{part}": INSTALL_ROOT / "shard" / "demo" / part for part in ("target", "draft")
+}
 """The bundled pair, by the names under which clients know it."""
-PYTHON = (sys.executable, "-P", "-m")
+PYTHON_COMMAND = (sys.executable, "-P", "-m")
 """-P: the folder in which the operator stands is not a place to import from."""
 
 
 @dataclass(frozen=True, slots=True)
-class Models:
+class ModelFolders:
     """The folders to serve, and the names under which clients know them."""
 
     target: Path
@@ -35,60 +37,66 @@ class Models:
         return [self.target, *([self.draft] if self.draft else [])]
 
 
-async def find(
-    model: ModelConfig, children: Children, run_folder: Path, *, weights: bool = True
-) -> Models:
+async def resolve_models(
+    config: ModelConfig, supervisor: Supervisor, run_folder: Path, *, weights: bool = True
+) -> ModelFolders:
     """The folders of target and draft. Raises Fault.
 
     Without `weights` those that the Hub has are not fetched.
     """
-    target, draft = model.model_id, model.draft_model_id
+    target, draft = config.model_id, config.draft_model_id
     if target is None:
         target, draft = "tgi-laps/demo-target", draft or "tgi-laps/demo-draft"
-    if model.longest_draft(DRAFTED) == 0:
+    if config.max_draft_length(DEFAULT_DRAFT_LENGTH) == 0:
         draft = None
-    more = {"cache": model.huggingface_hub_cache, "weights": weights}
-    folder = await _folder(target, model.revision, children, more)
-    if model.weights_cache_override:
-        folder = overlay(folder, Path(model.weights_cache_override), run_folder / "target")
-    return Models(
+    more = {"cache": config.huggingface_hub_cache, "weights": weights}
+    folder = await _model_folder(target, config.revision, supervisor, more)
+    if config.weights_cache_override:
+        folder = link_weights(folder, Path(config.weights_cache_override), run_folder / "target")
+    return ModelFolders(
         target=folder,
-        draft=await _folder(draft, model.draft_revision, children, more) if draft else None,
+        draft=await _model_folder(draft, config.draft_revision, supervisor, more)
+        if draft
+        else None,
         target_id=target,
         draft_id=draft,
     )
 
 
-async def _folder(
-    model: str, revision: str | None, children: Children, more: dict[str, Any]
+async def _model_folder(
+    model: str, revision: str | None, supervisor: Supervisor, options: dict[str, Any]
 ) -> Path:
-    if folder := _local(model):
+    if folder := _local_folder(model):
         return folder
-    wish = {"model_id": model, "revision": revision, **more}
-    fetch = children.start(Command("fetch", (*PYTHON, "shard.launch.hub_download"), wish))
-    found = await children.until("found", fetch)
-    fetch.leaving = True
-    await children.until("ended", fetch)
-    return Path(found.facts["path"])
+    wish = {"model_id": model, "revision": revision, **options}
+    fetch = supervisor.start(
+        ChildCommand("fetch", (*PYTHON_COMMAND, "shard.launch.hub_download"), wish)
+    )
+    found = await supervisor.wait_for("found", fetch)
+    fetch.exit_expected = True
+    await supervisor.wait_for("ended", fetch)
+    return Path(found.data["path"])
 
 
-def _local(model: str) -> Path | None:
-    folder = DEMO.get(model, Path(model))
-    if model in DEMO and not folder.is_dir():
-        raise Fault(3, f"the bundled model {folder} is missing; name another with `model_id`")
+def _local_folder(model: str) -> Path | None:
+    folder = DEMO_MODELS.get(model, Path(model))
+    if model in DEMO_MODELS and not folder.is_dir():
+        raise StartupError(
+            3, f"the bundled model {folder} is missing; name another with `model_id`"
+        )
     return folder.resolve() if folder.is_dir() else None
 
 
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 
 
-def overlay(model: Path, weights: Path, into: Path) -> Path:
-    """Fill the new folder `into` with links. Raises Fault(4) if `weights` holds none."""
-    found = [file for pattern in WEIGHTS for file in weights.glob(pattern)]
+def link_weights(model: Path, weights: Path, destination: Path) -> Path:
+    """Fill the new folder `destination` with links. Raises Fault(4) if `weights` holds none."""
+    found = [file for pattern in WEIGHT_PATTERNS for file in weights.glob(pattern)]
     if not found:
-        raise Fault(4, f"`weights_cache_override`: {weights} holds no *.safetensors file")
-    own = [file for file in model.iterdir() if not any(map(file.match, WEIGHTS))]
-    into.mkdir()
+        raise StartupError(4, f"`weights_cache_override`: {weights} holds no *.safetensors file")
+    own = [file for file in model.iterdir() if not any(map(file.match, WEIGHT_PATTERNS))]
+    destination.mkdir()
     for file in (*own, *found):
-        (into / file.name).symlink_to(file.resolve())
-    return into
+        (destination / file.name).symlink_to(file.resolve())
+    return destination

@@ -17,14 +17,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from shard.loading.partition import GATHERED, ROWWISE, SPLIT_INPUT, Ranks, plan
+from shard.loading.partition import (
+    GATHERED_OUTPUT,
+    ROWWISE,
+    SPLIT_INPUT,
+    TensorParallelRank,
+    tensor_parallel_plan,
+)
 
 _COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 """A dead peer is seen at once; a hung one is the router's watchdog's to find."""
-_SUMMED = (*ROWWISE, "all_reduce", "moe_tp_experts")
+_ALL_REDUCED = (*ROWWISE, "all_reduce", "moe_tp_experts")
 
 
-def connect(ranks: Ranks, rendezvous: str, device: torch.device) -> None:
+def join_process_group(ranks: TensorParallelRank, rendezvous: str, device: torch.device) -> None:
     """Join the group of all ranks through the file `rendezvous`; loopback only."""
     if ranks.world == 1:
         return
@@ -38,7 +44,7 @@ def connect(ranks: Ranks, rendezvous: str, device: torch.device) -> None:
     )
 
 
-def slowest(seconds: float, ranks: Ranks, device: torch.device) -> float:
+def max_over_ranks(seconds: float, ranks: TensorParallelRank, device: torch.device) -> float:
     """The largest of all ranks' `seconds`, the same on every rank."""
     if ranks.world == 1:
         return seconds
@@ -47,28 +53,28 @@ def slowest(seconds: float, ranks: Ranks, device: torch.device) -> float:
     return figure.item()
 
 
-def unanimous(yes: bool, device: torch.device) -> bool:
-    """Whether every rank of the group says `yes`: one small collective, one answer."""
-    vote = torch.tensor(int(yes), device=device)
+def all_agree(agrees: bool, device: torch.device) -> bool:
+    """Whether every rank of the group says `agrees`: one small collective, one answer."""
+    vote = torch.tensor(int(agrees), device=device)
     dist.all_reduce(vote, dist.ReduceOp.MIN)
     return bool(vote.item())
 
 
-def hook(module: nn.Module, name: str, ranks: Ranks) -> None:
+def install_collectives(module: nn.Module, name: str, ranks: TensorParallelRank) -> None:
     """Let the cut parts of `module` add up to what the whole would compute. Raises like `plan`."""
-    for path, style in plan(module, name, ranks).items():
+    for path, style in tensor_parallel_plan(module, name, ranks).items():
         part = next((part for own, part in module.named_modules() if own == path), None)
         if part is None:
             continue  # a parameter; its module has an entry of its own
         if style in SPLIT_INPUT:
-            part.register_forward_pre_hook(_splitter(ranks))
-        if style in _SUMMED:
+            part.register_forward_pre_hook(_split_input_hook(ranks))
+        if style in _ALL_REDUCED:
             part.register_forward_hook(_all_reduce)
-        elif style == GATHERED and part.out_features % ranks.world == 0:
-            part.register_forward_hook(_gatherer(ranks.world))
+        elif style == GATHERED_OUTPUT and part.out_features % ranks.world == 0:
+            part.register_forward_hook(_gather_output_hook(ranks.world))
 
 
-def _splitter(ranks: Ranks) -> Callable[[nn.Module, Any], tuple[Tensor]]:
+def _split_input_hook(ranks: TensorParallelRank) -> Callable[[nn.Module, Any], tuple[Tensor]]:
     """For a row-wise module whose input is whole on every rank."""
 
     def split(_module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
@@ -82,7 +88,7 @@ def _all_reduce(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
     return output
 
 
-def _gatherer(world: int) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+def _gather_output_hook(world: int) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     def gather(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         parts = [torch.empty_like(output) for _ in range(world)]
         dist.all_gather(parts, output.contiguous())

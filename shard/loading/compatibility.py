@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from shard.attention.interface import IMPLEMENTATION, Probe, attending
-from shard.batch.packing import Feed
-from shard.batch.rows import Row
-from shard.errors import Fault
-from shard.model.packed_model import Loaded, PackedModel
+from shard.attention.interface import IMPLEMENTATION, AttentionProbe, use_layout
+from shard.batch.packing import TokenSpan
+from shard.batch.rows import CachedRow
+from shard.errors import StartupError
+from shard.model.packed_model import LoadedModel, PackedModel
 from shard.wire.protocol import Sampling
 
 _log = logging.getLogger(__name__)
 _RECURRENT_LAYERS = ("mamba", "linear_attention", "conv", "recurrent", "rwkv", "hybrid")
 _ATTENTION_LAYERS = frozenset(("full_attention", "sliding_attention", "attention"))
-_PROBE = (5, 3, 8, 1, 2, 7, 4, 6, 9, 3, 1, 5)
+_PROBE_TOKENS = (5, 3, 8, 1, 2, 7, 4, 6, 9, 3, 1, 5)
 """Tokens of the comparison; two chunks of them, so that the second attends to cached keys."""
-_CHUNK = 3
+_PROBE_CHUNK = 3
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 """Largest accepted difference of logits, as a share of their spread."""
 
@@ -37,15 +37,17 @@ def refuse_unsupported(config: Any) -> str:
     """The architecture's name. Raises Fault 4 if its rows could not be rolled back or paged."""
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if kind is None:
-        raise Fault(4, f"{config.model_type} is not supported: it is no causal language model")
+        raise StartupError(
+            4, f"{config.model_type} is not supported: it is no causal language model"
+        )
     kind = kind[0] if isinstance(kind, (tuple, list)) else kind
     name: str = kind.__name__
-    if reason := _reason(kind, config):
-        raise Fault(4, f"{name} is not supported: {reason}")
+    if reason := _unsupported_reason(kind, config):
+        raise StartupError(4, f"{name} is not supported: {reason}")
     return name
 
 
-def _reason(kind: Any, config: Any) -> str | None:
+def _unsupported_reason(kind: Any, config: Any) -> str | None:
     if getattr(config, "is_encoder_decoder", False):
         return "it is an encoder-decoder"
     text = config.get_text_config()
@@ -61,7 +63,7 @@ def _reason(kind: Any, config: Any) -> str | None:
     return None
 
 
-def reach(config: Any, name: str) -> int:
+def max_positions(config: Any, name: str) -> int:
     """Most tokens of a row: all that the model knows positions of, unless those depend on others.
 
     A rotary embedding of type longrope has two sets of frequencies. transformers chooses one for
@@ -83,34 +85,34 @@ def reach(config: Any, name: str) -> int:
     return longest
 
 
-def verify(model: Loaded) -> None:
+def verify_logits(model: LoadedModel) -> None:
     """Compare packed, paged logits with transformers' own.
 
     Raises Fault 4 where they differ: an attention that looks ahead, positions of the model's own
     making, a bias in the mask. All ranks compare alike.
     """
     _refuse_hidden_window(model)
-    ours = _packed(model).float()
+    ours = _packed_logits(model).float()
     try:
-        with _groups_as_cut(model):
-            theirs = _eager(model).float()
+        with _local_key_value_groups(model):
+            theirs = _reference_logits(model).float()
     except torch.OutOfMemoryError:
         raise
     except Exception as fault:
         line = str(fault).strip().split("\n")[0]
-        raise Fault(
+        raise StartupError(
             4, f"{model.name} is not supported: it does not run as it is ({line})"
         ) from fault
-    error = _difference(ours, theirs)
+    error = _relative_error(ours, theirs)
     if not error <= _TOLERANCE[model.dtype]:
-        raise Fault(
+        raise StartupError(
             4,
             f"{model.name} is not supported: its paged logits differ from transformers' own"
             f" by {error:.2g} of their spread",
         )
 
 
-def _difference(ours: Tensor, theirs: Tensor) -> float:
+def _relative_error(ours: Tensor, theirs: Tensor) -> float:
     """Of the median token: root mean square of the difference over the spread of its logits.
 
     Not the largest, since in half precision a rounding may choose another expert for a token.
@@ -119,56 +121,64 @@ def _difference(ours: Tensor, theirs: Tensor) -> float:
     return error.median().item()
 
 
-def _refuse_hidden_window(model: Loaded) -> None:
+def _refuse_hidden_window(model: LoadedModel) -> None:
     """A window that only a mask would tell is lost, since no mask is built."""
     text: Any = model.module.config.get_text_config()  # type: ignore[union-attr, operator]
     window = getattr(text, "sliding_window", None)
     layers = getattr(text, "layer_types", None)
     if not window or (layers and "sliding_attention" not in layers):
         return
-    if all(rule.window != window for rule in _heard(model).rules.values()):
-        raise Fault(4, f"{model.name} is not supported: its attention is not told its window")
+    if all(rule.window != window for rule in _record_attention(model).params.values()):
+        raise StartupError(
+            4, f"{model.name} is not supported: its attention is not told its window"
+        )
 
 
-def _packed(model: Loaded) -> Tensor:
-    row = Row(0, list(_PROBE), len(_PROBE), 1, True, Sampling(), pages=[1])
+def _packed_logits(model: LoadedModel) -> Tensor:
+    row = CachedRow(0, list(_PROBE_TOKENS), len(_PROBE_TOKENS), 1, True, Sampling(), pages=[1])
     packed = PackedModel(model, 1, fuse=False)
-    first = packed.logits([Feed(row, 0, _PROBE[:_CHUNK], _CHUNK)])
-    rest = packed.logits([Feed(row, _CHUNK, _PROBE[_CHUNK:], len(_PROBE) - _CHUNK)])
+    first = packed.logits([TokenSpan(row, 0, _PROBE_TOKENS[:_PROBE_CHUNK], _PROBE_CHUNK)])
+    rest = packed.logits(
+        [
+            TokenSpan(
+                row, _PROBE_CHUNK, _PROBE_TOKENS[_PROBE_CHUNK:], len(_PROBE_TOKENS) - _PROBE_CHUNK
+            )
+        ]
+    )
     return torch.cat((first, rest))
 
 
 @contextmanager
-def _groups_as_cut(model: Loaded) -> Iterator[None]:
+def _local_key_value_groups(model: LoadedModel) -> Iterator[None]:
     """Inside, transformers' attention repeats keys as often as this rank's cut asks for.
 
     It divides the heads of the whole model, which is wrong where ranks share key/value heads.
     """
-    heard = _heard(model)
+    heard = _record_attention(model)
     own = model.module.modules()
     parts: list[Any] = [part for part in own if hasattr(part, "num_key_value_groups")]
     before = [part.num_key_value_groups for part in parts]
     try:
         for part in parts:
-            part.num_key_value_groups = heard.groups[part.layer_idx]
+            part.num_key_value_groups = heard.group_sizes[part.layer_idx]
         yield
     finally:
         for part, groups in zip(parts, before, strict=True):
             part.num_key_value_groups = groups
 
 
-def _heard(model: Loaded) -> Probe:
+def _record_attention(model: LoadedModel) -> AttentionProbe:
     """What the layers ask of attention for one token."""
     zero = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-    heard = Probe()
-    with torch.inference_mode(), attending(heard):
+    heard = AttentionProbe()
+    with torch.inference_mode(), use_layout(heard):
         model.module(input_ids=zero, position_ids=zero, use_cache=False)
     return heard
 
 
-def _eager(model: Loaded) -> Tensor:
+def _reference_logits(model: LoadedModel) -> Tensor:
     module: Any = model.module
-    ids = torch.tensor([_PROBE], device=model.device)
+    ids = torch.tensor([_PROBE_TOKENS], device=model.device)
     module.set_attn_implementation("eager")
     try:
         with torch.inference_mode():

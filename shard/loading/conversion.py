@@ -25,12 +25,12 @@ from transformers.core_model_loading import (
 )
 
 
-class Unreadable(Exception):
+class NotSliceable(Exception):
     """A checkpoint that cannot be read by slices, and why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TensorSource:
     """The tensors that make up one parameter.
 
     Those of each part are stacked in a new first dimension, and the parts joined in the second. A
@@ -44,10 +44,10 @@ class Source:
         """The whole as `slices`, which is `get_slice` of safetensors, gives each tensor."""
         if not self.stacked:
             return slices(self.parts[0][0])
-        return Stack([[slices(name) for name in part] for part in self.parts])
+        return StackedSlices([[slices(name) for name in part] for part in self.parts])
 
 
-class Stack:
+class StackedSlices:
     """Slices of [rows, ...] that act as one of [count, all parts' rows, ...].
 
     Raises ValueError where they do not fit together.
@@ -83,7 +83,7 @@ class Stack:
         return torch.cat(found, 1)
 
 
-def sources(module: Any, names: Iterable[str]) -> dict[str, Source]:
+def converted_sources(module: Any, names: Iterable[str]) -> dict[str, TensorSource]:
     """The parameters of `module` that files with tensors called `names` hold in another way.
 
     Raises Unreadable.
@@ -92,39 +92,41 @@ def sources(module: Any, names: Iterable[str]) -> dict[str, Source]:
     converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     own = module.state_dict()
-    found: dict[str, Source] = {}
+    found: dict[str, TensorSource] = {}
     merged: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for name in sorted(names, key=_by_number):
+    for name in sorted(names, key=_natural_key):
         target, pattern = rename_source_key(
             name, renamings, converters, module.base_model_prefix, own
         )
         if pattern is not None:
             merged[target][pattern].append(name)
         elif target != name and target in own:
-            found[target] = Source(((name,),), False)
+            found[target] = TensorSource(((name,),), False)
     for target, parts in merged.items():
-        found[target] = _merged(target, parts, converters)
+        found[target] = _converted_source(target, parts, converters)
     return found
 
 
-def _merged(
+def _converted_source(
     target: str, parts: dict[str, list[str]], converters: Sequence[WeightConverter]
-) -> Source:
+) -> TensorSource:
     """The source of `target`, whose `parts` go by the pattern of the converter that takes them."""
     takers = [rule for rule in converters if not parts.keys() - set(rule.source_patterns)]
-    if len(takers) != 1 or not _stacks(takers[0]):
-        raise Unreadable(f"`{next(iter(parts.values()))[0]}` becomes `{target}`")
+    if len(takers) != 1 or not _only_stacks(takers[0]):
+        raise NotSliceable(f"`{next(iter(parts.values()))[0]}` becomes `{target}`")
     [rule] = takers
-    return Source(tuple(tuple(parts[each]) for each in rule.source_patterns if each in parts), True)
+    return TensorSource(
+        tuple(tuple(parts[each]) for each in rule.source_patterns if each in parts), True
+    )
 
 
-def _stacks(rule: WeightConverter) -> bool:
+def _only_stacks(rule: WeightConverter) -> bool:
     """Whether all that `rule` does is to stack, and to join what was stacked."""
     dims = [(type(step), getattr(step, "dim", None)) for step in rule.operations]
     joined = (MergeModulelist, 0), (Concatenate, 1)
     return dims == [*joined[: len(dims)]] and (len(dims) == 2 or len(rule.source_patterns) == 1)
 
 
-def _by_number(name: str) -> list[str | int]:
+def _natural_key(name: str) -> list[str | int]:
     """So that expert 10 comes after expert 9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -1,4 +1,5 @@
-"""From a model folder to a `Loaded` model on this rank: find the class, refuse, read, cut, probe.
+"""From a model folder to a `LoadedModel` model on this rank: find the class, refuse, read, cut,
+probe.
 
 Everything that can stop a start is a `Fault` with one line. The usual way builds the module
 without memory and reads this rank's slices. The other way, transformers' own loading of the
@@ -19,84 +20,90 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
 from shard.attention.interface import IMPLEMENTATION
-from shard.errors import Fault, first_line
-from shard.loading.collectives import hook
-from shard.loading.compatibility import reach, refuse_unsupported, verify
-from shard.loading.conversion import Unreadable, sources
-from shard.loading.partition import Cut, Ranks, cuts
-from shard.loading.quantized import loading
-from shard.loading.weights import Report, Weights, fill, put
-from shard.model.packed_model import Loaded, probe
+from shard.errors import StartupError, first_line
+from shard.loading.collectives import install_collectives
+from shard.loading.compatibility import max_positions, refuse_unsupported, verify_logits
+from shard.loading.conversion import NotSliceable, converted_sources
+from shard.loading.partition import Partition, TensorParallelRank, partitions
+from shard.loading.quantized import quantization_options
+from shard.loading.weights import ProgressCallback, Weights, load_parameters, set_parameter
+from shard.model.packed_model import LoadedModel, probe_layer_shapes
 
 _log = logging.getLogger(__name__)
 
 
 def load(
-    path: str, dtype: str | None, device: torch.device, ranks: Ranks, report: Report
-) -> Loaded:
+    path: str,
+    dtype: str | None,
+    device: torch.device,
+    ranks: TensorParallelRank,
+    report: ProgressCallback,
+) -> LoadedModel:
     """The model in folder `path`, cut for `ranks`. Raises Fault 4 for what cannot be served."""
     disable_progress_bar()  # type: ignore[no-untyped-call]  # the launcher shows progress
-    config = _config(path)
+    config = _read_config(path)
     name = refuse_unsupported(config)
-    precision = _precision(dtype, config, device)
-    unpacking = loading(config, name, ranks)
+    precision = _resolve_dtype(dtype, config, device)
+    unpacking = quantization_options(config, name, ranks)
     if unpacking is not None:
-        module = _by_transformers(path, name, precision, report, **unpacking)
+        module = _load_by_transformers(path, name, precision, report, **unpacking)
     else:
-        module = _by_slices(path, config, name, precision, device, ranks, report)
-    hook(module.to(device), name, ranks)
-    loaded = _loaded(path, config, name, module.eval().requires_grad_(False), device)
-    verify(loaded)
+        module = _load_by_slices(path, config, name, precision, device, ranks, report)
+    install_collectives(module.to(device), name, ranks)
+    loaded = _describe_loaded(path, config, name, module.eval().requires_grad_(False), device)
+    verify_logits(loaded)
     return loaded
 
 
-def _by_slices(
+def _load_by_slices(
     path: str,
     config: Any,
     name: str,
     dtype: torch.dtype,
     device: torch.device,
-    ranks: Ranks,
-    report: Report,
+    ranks: TensorParallelRank,
+    report: ProgressCallback,
 ) -> nn.Module:
     """The module with this rank's part of every parameter."""
-    module = _empty(config, name, dtype)
-    kept = cuts(module, name, ranks)
+    module = _build_without_memory(config, name, dtype)
+    kept = partitions(module, name, ranks)
     try:
-        _refuse_mixture(module, dtype)
+        _refuse_mixed_precision(module, dtype)
         with Weights(Path(path)) as weights:
-            weights.adopt(sources(module, weights.names))
-            fill(module, weights, kept, device, report)
+            weights.add_converted(converted_sources(module, weights.names))
+            load_parameters(module, weights, kept, device, report)
             return module
-    except Unreadable as reason:
+    except NotSliceable as reason:
         _log.info("%s is loaded by transformers: %s", path, reason)
-    module = _by_transformers(path, name, dtype, report)
-    _cut_in_place(module, kept)
+    module = _load_by_transformers(path, name, dtype, report)
+    _partition_in_place(module, kept)
     return module
 
 
-def _loaded(path: str, config: Any, name: str, module: nn.Module, device: torch.device) -> Loaded:
+def _describe_loaded(
+    path: str, config: Any, name: str, module: nn.Module, device: torch.device
+) -> LoadedModel:
     text = config.get_text_config()
-    return Loaded(
+    return LoadedModel(
         name=name,
         module=module,
-        shapes=probe(module, name, device),
+        shapes=probe_layer_shapes(module, name, device),
         dtype=module.get_input_embeddings().weight.dtype,  # type: ignore[operator]
         device=device,
         vocab_size=text.vocab_size,
-        max_length=reach(text, name),
-        eos=_eos(path, config),
+        max_length=max_positions(text, name),
+        eos=_eos_ids(path, config),
     )
 
 
-def _config(path: str) -> Any:
+def _read_config(path: str) -> Any:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as fault:
-        raise Fault(4, f"config.json cannot be read: {first_line(fault)}") from fault
+        raise StartupError(4, f"config.json cannot be read: {first_line(fault)}") from fault
 
 
-def _empty(config: Any, name: str, dtype: torch.dtype) -> nn.Module:
+def _build_without_memory(config: Any, name: str, dtype: torch.dtype) -> nn.Module:
     """The module with shapes and without memory."""
     try:
         with torch.device("meta"):
@@ -104,41 +111,43 @@ def _empty(config: Any, name: str, dtype: torch.dtype) -> nn.Module:
                 config, dtype=dtype, attn_implementation=IMPLEMENTATION
             )
     except Exception as fault:
-        raise Fault(4, f"{name} cannot be built: {first_line(fault)}") from fault
+        raise StartupError(4, f"{name} cannot be built: {first_line(fault)}") from fault
     return module
 
 
-def _refuse_mixture(module: Any, dtype: torch.dtype) -> None:
+def _refuse_mixed_precision(module: Any, dtype: torch.dtype) -> None:
     """Raises Unreadable where transformers keeps some parameters in float32: it knows which."""
     if module._get_dtype_plan(dtype):
-        raise Unreadable(f"some parameters stay in float32 although the model is {dtype}")
+        raise NotSliceable(f"some parameters stay in float32 although the model is {dtype}")
 
 
-def _by_transformers(
-    path: str, name: str, dtype: torch.dtype, report: Report, **more: Any
+def _load_by_transformers(
+    path: str, name: str, dtype: torch.dtype, report: ProgressCallback, **options: Any
 ) -> nn.Module:
     """The whole module; its bytes are told at the start and at the end only."""
     size = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
     report(0, size)
     try:
         module: nn.Module = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation=IMPLEMENTATION, use_safetensors=True, **more
+            path, dtype=dtype, attn_implementation=IMPLEMENTATION, use_safetensors=True, **options
         )
     except Exception as fault:
-        raise Fault(4, f"the weights of {name} cannot be read: {first_line(fault)}") from fault
+        raise StartupError(
+            4, f"the weights of {name} cannot be read: {first_line(fault)}"
+        ) from fault
     report(size, size)
     return module
 
 
-def _cut_in_place(module: nn.Module, kept: Mapping[str, Cut]) -> None:
+def _partition_in_place(module: nn.Module, kept: Mapping[str, Partition]) -> None:
     for name, cut in kept.items():
         whole = module.get_parameter(name).data
         part = torch.empty(cut.shape(tuple(whole.shape)), dtype=whole.dtype)
-        cut.copy(whole, part)
-        put(module, name, nn.Parameter(part, requires_grad=False))
+        cut.copy_to(whole, part)
+        set_parameter(module, name, nn.Parameter(part, requires_grad=False))
 
 
-def _precision(dtype: str | None, config: Any, device: torch.device) -> torch.dtype:
+def _resolve_dtype(dtype: str | None, config: Any, device: torch.device) -> torch.dtype:
     """float32 on CPU, where exactness is worth most; the checkpoint's own on CUDA."""
     if dtype is not None:
         return {
@@ -152,7 +161,7 @@ def _precision(dtype: str | None, config: Any, device: torch.device) -> torch.dt
     return own
 
 
-def _eos(path: str, config: Any) -> frozenset[int]:
+def _eos_ids(path: str, config: Any) -> frozenset[int]:
     """Every end-of-sequence id: the generation config's, else the model config's."""
     ids = config.get_text_config().eos_token_id
     with contextlib.suppress(OSError):

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shard.attention.backends import DeviceLayout, Tables, TritonPaged
+from shard.attention.backends import DeviceLayout, PageTables, TritonPagedAttention
 from shard.attention.interface import Segment
 from shard.attention.kv_cache import KvCache
-from shard.batch.packing import Packed
+from shard.batch.packing import PackedBatch
 from shard.model.forward import Forward
-from shard.model.graph_recorder import Graph, Recorder
+from shard.model.graph_recorder import Graph, GraphRecorder
 
-ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16)
+ROW_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+WIDTH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -39,111 +39,114 @@ class Bucket:
         return self.rows * self.width
 
 
-def bucket(rows: int, width: int, most: Bucket) -> Bucket | None:
+def find_bucket(rows: int, width: int, limit: Bucket) -> Bucket | None:
     """The smallest bucket that holds `rows` of `width` tokens; None if it exceeds `most`."""
-    return _around(rows, width) if rows <= most.rows and width <= most.width else None
+    return _enclosing_bucket(rows, width) if rows <= limit.rows and width <= limit.width else None
 
 
-def largest(rows: int, width: int) -> Bucket:
+def largest_bucket(rows: int, width: int) -> Bucket:
     """The bucket for a server's bounds, or the largest that there is."""
-    return _around(min(rows, ROWS[-1]), min(width, WIDTHS[-1]))
+    return _enclosing_bucket(min(rows, ROW_BUCKETS[-1]), min(width, WIDTH_BUCKETS[-1]))
 
 
-def _around(rows: int, width: int) -> Bucket:
-    return Bucket(ROWS[bisect_left(ROWS, rows)], WIDTHS[bisect_left(WIDTHS, width)])
+def _enclosing_bucket(rows: int, width: int) -> Bucket:
+    return Bucket(
+        ROW_BUCKETS[bisect_left(ROW_BUCKETS, rows)],
+        WIDTH_BUCKETS[bisect_left(WIDTH_BUCKETS, width)],
+    )
 
 
-class Inputs:
+class GraphInputs:
     """The buffers that recorded forwards read, as large as the largest bucket needs."""
 
-    def __init__(self, most: Bucket, pages: int, device: torch.device) -> None:
+    def __init__(self, largest: Bucket, pages: int, device: torch.device) -> None:
         """`pages` is the most that one row owns."""
-        self._tokens = torch.zeros(4, most.tokens, dtype=torch.int64, device=device)
-        self._rows = torch.zeros(3, most.rows, dtype=torch.int32, device=device)
-        self._pages = torch.zeros(most.rows, pages, dtype=torch.int32, device=device)
+        self._tokens = torch.zeros(4, largest.tokens, dtype=torch.int64, device=device)
+        self._rows = torch.zeros(3, largest.rows, dtype=torch.int32, device=device)
+        self._pages = torch.zeros(largest.rows, pages, dtype=torch.int32, device=device)
 
-    def blank(self, bucket: Bucket) -> None:
+    def clear(self, bucket: Bucket) -> None:
         """Make every token and row of `bucket` padding."""
         self._tokens[:, : bucket.tokens] = 0
         self._rows[:, : bucket.rows] = 0
         self._pages[: bucket.rows] = 0
 
-    def fill(self, packed: Packed, bucket: Bucket) -> None:
+    def fill(self, packed: PackedBatch, bucket: Bucket) -> None:
         """Copy `packed`, which lies on the host; the rest of `bucket` becomes padding."""
         tokens = torch.zeros(4, bucket.tokens, dtype=torch.int64)
-        sources = packed.ids[0], packed.positions[0], packed.layout.slots, packed.wanted
+        sources = packed.ids[0], packed.positions[0], packed.layout.slots, packed.logit_indices
         for line, source in zip(tokens, sources, strict=True):
             line[: len(source)] = source
-        tables = Tables.of(packed.layout.segments)
+        tables = PageTables.from_segments(packed.layout.segments)
         rows = torch.zeros(3, bucket.rows, dtype=torch.int32)
         count, pages = tables.pages.shape
-        rows[:, :count] = tables.rows
+        rows[:, :count] = tables.row_offsets
         self._tokens[:, : bucket.tokens].copy_(tokens)
         self._rows[:, : bucket.rows].copy_(rows)
         self._pages[:count, :pages].copy_(tables.pages)
 
-    def view(
-        self, bucket: Bucket, cache: KvCache, backend: TritonPaged
+    def forward_arguments(
+        self, bucket: Bucket, cache: KvCache, backend: TritonPagedAttention
     ) -> tuple[Tensor, Tensor, DeviceLayout, Tensor]:
         """The part of the buffers that `bucket` uses, as a `Forward` takes it."""
         tokens, rows = self._tokens[:, : bucket.tokens], self._rows[:, : bucket.rows]
-        tables = Tables(self._pages[: bucket.rows], rows, bucket.width)
+        tables = PageTables(self._pages[: bucket.rows], rows, bucket.width)
         layout = DeviceLayout(cache, tokens[2], tables, (), backend)
         return tokens[0:1], tokens[1:2], layout, tokens[3]
 
 
-class Graphs:
+class ForwardGraphs:
     """Runs packed forwards: replayed where their bucket is recorded, else eagerly."""
 
     def __init__(
         self,
         forward: Forward,
-        eager: Callable[[Packed], Tensor],
+        eager: Callable[[PackedBatch], Tensor],
         cache: KvCache,
-        backend: TritonPaged,
-        most: Bucket,
-        pages: int,
-        new: Callable[[], Graph] | None = None,
+        backend: TritonPagedAttention,
+        largest: Bucket,
+        max_pages: int,
+        new_graph: Callable[[], Graph] | None = None,
     ) -> None:
         """`eager` runs what is not recorded; `new` makes graphs, by default CUDA's of one pool."""
         self._forward, self._eager = forward, eager
-        self._cache, self._backend, self._most = cache, backend, most
-        self._inputs = Inputs(most, pages, backend.device)
-        self._room = torch.empty(0)
+        self._cache, self._backend, self._largest = cache, backend, largest
+        self._inputs = GraphInputs(largest, max_pages, backend.device)
+        self._output_buffer = torch.empty(0)
         """Where all buckets leave their logits, so that what a recording allocates is free again
         at its end, for the next one to use."""
-        self._recorder = Recorder(most, self._work, new)
+        self._recorder = GraphRecorder(largest, self._make_work, new_graph)
 
-    def __call__(self, packed: Packed) -> Tensor:
+    def __call__(self, packed: PackedBatch) -> Tensor:
         """Logits of `packed`, which lies on the host; valid until the next call."""
-        found = self._bucket(packed.layout.segments)
+        found = self._bucket_for(packed.layout.segments)
         if found is None:
             return self._eager(packed)
-        graph = self._recorder.find(found)
+        graph = self._recorder.get(found)
         if graph is None:
             logits = self._eager(packed)
-            if not len(self._room):
-                self._room = logits.new_empty(self._most.tokens, logits.shape[1])
-            self._recorder.meet(found)
+            if not len(self._output_buffer):
+                self._output_buffer = logits.new_empty(self._largest.tokens, logits.shape[1])
+            self._recorder.observe(found)
             return logits
         self._inputs.fill(packed, found)
         graph.replay()
-        return self._room[: len(packed.wanted)]
+        return self._output_buffer[: len(packed.logit_indices)]
 
     @property
     def recorded(self) -> tuple[Bucket, ...]:
         """The buckets that are replayed, in the order of their recording."""
         return self._recorder.recorded
 
-    def _bucket(self, segments: Sequence[Segment]) -> Bucket | None:
+    def _bucket_for(self, segments: Sequence[Segment]) -> Bucket | None:
         width = max(part.stop - part.start for part in segments)
-        return bucket(len(segments), width, self._most)
+        return find_bucket(len(segments), width, self._largest)
 
-    def _work(self, wanted: Bucket) -> Callable[[], None]:
+    def _make_work(self, wanted: Bucket) -> Callable[[], None]:
         """The forward of `wanted`, whose inputs are left blank."""
-        self._inputs.blank(wanted)
-        inputs = self._inputs.view(wanted, self._cache, self._backend)
-        room = self._room[: wanted.tokens]
+        self._inputs.clear(wanted)
+        inputs = self._inputs.forward_arguments(wanted, self._cache, self._backend)
+        room = self._output_buffer[: wanted.tokens]
 
         def work() -> None:
             room.copy_(self._forward(*inputs))

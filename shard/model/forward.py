@@ -13,13 +13,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from shard.attention.interface import Layout, Paged, Segment, attending
+from shard.attention.interface import Layout, PagedLayout, Segment, use_layout
 from shard.attention.kv_cache import PAGE_SIZE, KvCache, LayerShape
-from shard.model.fused_llama import Fused, Unfusable, release
+from shard.model.fused_llama import CannotFuse, FusedLlama, free_module_weights
 
-AGREEMENT = 1e-4
+MAX_RELATIVE_DIFFERENCE = 1e-4
 """Largest difference between two forwards' logits, as a share of the largest logit."""
-_PROMPT, _NEXT = 11, 5
+_PROBE_PROMPT_TOKENS, _PROBE_NEXT_TOKENS = 11, 5
 """Tokens of the row that is compared: a prompt, then what follows it in the cache."""
 _log = logging.getLogger(__name__)
 
@@ -27,39 +27,39 @@ Forward = Callable[[Tensor, Tensor, Layout, Tensor], Tensor]
 """From ids and positions [1, T], a layout and the wanted indices [N] to logits [N, V]."""
 
 
-def choose(
+def choose_forward(
     module: nn.Module, name: str, shapes: tuple[LayerShape, ...], fuse: bool = True
 ) -> Forward:
     """The forward of `module`, an architecture called `name` with caches of `shapes`.
 
     Where the fused forward is chosen, the module's layers are given up.
     """
-    whole = plain(module)
+    whole = transformers_forward(module)
     if not fuse:
         return whole
     try:
         with torch.inference_mode():
-            fused = Fused(module, name)
-    except Unfusable as reason:
+            fused = FusedLlama(module, name)
+    except CannotFuse as reason:
         _log.info("%s runs on transformers' forward: %s", name, reason)
         return whole
-    found = difference(whole, fused, module, shapes)
-    if not found <= AGREEMENT:  # NaN does not agree
+    found = relative_difference(whole, fused, module, shapes)
+    if not found <= MAX_RELATIVE_DIFFERENCE:  # NaN does not agree
         _log.warning(
             "%s runs on transformers' forward: the fused one differs from it by %.1e, of which "
             "%.0e is allowed",
-            *(name, found, AGREEMENT),
+            *(name, found, MAX_RELATIVE_DIFFERENCE),
         )
         return whole
-    release(module)
+    free_module_weights(module)
     return fused
 
 
-def plain(module: nn.Module) -> Forward:
+def transformers_forward(module: nn.Module) -> Forward:
     """transformers' own forward."""
 
     def forward(ids: Tensor, positions: Tensor, layout: Layout, wanted: Tensor) -> Tensor:
-        with attending(layout):
+        with use_layout(layout):
             output = module(
                 input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=wanted
             )
@@ -69,24 +69,27 @@ def plain(module: nn.Module) -> Forward:
     return forward
 
 
-def difference(
+def relative_difference(
     one: Forward, other: Forward, module: nn.Module, shapes: tuple[LayerShape, ...]
 ) -> float:
     """The largest difference of two forwards on a short row, as a share of the largest logit."""
-    first, second = (_probed(forward, module, shapes) for forward in (one, other))
+    first, second = (_probe_logits(forward, module, shapes) for forward in (one, other))
     return float((first - second).abs().max() / first.abs().max())
 
 
-def _probed(forward: Forward, module: nn.Module, shapes: tuple[LayerShape, ...]) -> Tensor:
+def _probe_logits(forward: Forward, module: nn.Module, shapes: tuple[LayerShape, ...]) -> Tensor:
     """Logits of every token of a row, the last ones from the cache."""
     weight = next(module.parameters())
     cache = KvCache(shapes, 1, weight.dtype, weight.device)
     ids = 7 * torch.arange(PAGE_SIZE, device=weight.device) % len(weight)
     logits = []
     with torch.inference_mode():
-        for start, stop in ((0, _PROMPT), (_PROMPT, _PROMPT + _NEXT)):
+        for start, stop in (
+            (0, _PROBE_PROMPT_TOKENS),
+            (_PROBE_PROMPT_TOKENS, _PROBE_PROMPT_TOKENS + _PROBE_NEXT_TOKENS),
+        ):
             own = torch.arange(start, stop, device=weight.device)
             segment = Segment(0, stop - start, stop, (slice(PAGE_SIZE, PAGE_SIZE + stop),))
-            layout = Paged(cache, PAGE_SIZE + own, [segment])
+            layout = PagedLayout(cache, PAGE_SIZE + own, [segment])
             logits.append(forward(ids[None, start:stop], own[None], layout, own - start))
     return torch.cat(logits)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shard.attention.interface import Layout, Probe, Rule, attending
+from shard.attention.interface import AttentionParams, AttentionProbe, Layout, use_layout
 
 GEMMA = "GemmaForCausalLM"
 ARCHITECTURES = frozenset(
@@ -33,125 +33,131 @@ ARCHITECTURES = frozenset(
     )
 )
 """Pre-norm decoders of separate q, k, v, gate and up projections, tested token for token."""
-_ROPES = frozenset(("default", "linear", "llama3", "yarn"))
+_POSITION_ONLY_ROPES = frozenset(("default", "linear", "llama3", "yarn"))
 """Rotary embeddings whose angle depends on the position alone."""
 
-Product = Callable[[Tensor], Tensor]
+TensorFunction = Callable[[Tensor], Tensor]
 
 
-class Unfusable(Exception):
+class CannotFuse(Exception):
     """Why a model keeps transformers' forward, in words for the log."""
 
 
-class Fused:
+class FusedLlama:
     """The forward of `module`, an architecture called `name`.
 
-    Copies the weights; `release` frees the module's own. Raises Unfusable for a model that is not
+    Copies the weights; `release` frees the module's own. Raises CannotFuse for a model that is not
     built like Llama.
     """
 
     def __init__(self, module: nn.Module, name: str) -> None:
-        refuse(module, name)
-        rules = _rules(module)
+        check_fusable(module, name)
+        rules = _attention_params(module)
         core: Any = module.get_submodule("model")
         gain = 1.0 if name == GEMMA else 0.0
-        self._embed = _called(core.embed_tokens)
+        self._embed = _bypass_hooks(core.embed_tokens)
         self._layers = [
-            _Layer(index, layer, rules[index], gain) for index, layer in enumerate(core.layers)
+            _FusedLayer(index, layer, rules[index], gain) for index, layer in enumerate(core.layers)
         ]
-        self._norm = _Norm.of(core.norm, gain)
-        self._head = _product(module.get_submodule("lm_head"))
-        self._turns = _turns(core)
-        if 2 * self._turns.shape[-1] != core.layers[0].self_attn.head_dim:
-            raise Unfusable("only a part of each head is rotated")
+        self._norm = _RmsNorm.from_module(core.norm, gain)
+        self._head = _linear(module.get_submodule("lm_head"))
+        self._rotations = _rotation_table(core)
+        if 2 * self._rotations.shape[-1] != core.layers[0].self_attn.head_dim:
+            raise CannotFuse("only a part of each head is rotated")
 
     def __call__(self, ids: Tensor, positions: Tensor, layout: Layout, wanted: Tensor) -> Tensor:
         """Logits [N, V] at the indices `wanted` [N] of the packed tokens `ids` [1, T]."""
-        turns = self._turns[positions[0]]
+        turns = self._rotations[positions[0]]
         hidden = self._embed(ids[0])
         for layer in self._layers:
             hidden = layer(hidden, turns, layout)
         return self._head(self._norm(hidden[wanted]))
 
 
-def release(module: nn.Module) -> None:
-    """Free the weights that a `Fused` has copied; `module` cannot run any more."""
+def free_module_weights(module: nn.Module) -> None:
+    """Free the weights that a `FusedLlama` has copied; `module` cannot run any more."""
     module.get_submodule("model").layers = nn.ModuleList()
     module.lm_head = nn.Identity()
 
 
-def refuse(module: nn.Module, name: str) -> None:
+def check_fusable(module: nn.Module, name: str) -> None:
     """Raise Unfusable for what the runner was not built for."""
     if name not in ARCHITECTURES:
-        raise Unfusable(f"{name} is not among the architectures with a fused forward")
+        raise CannotFuse(f"{name} is not among the architectures with a fused forward")
     if (dtype := next(module.parameters()).dtype) != torch.float32:
-        raise Unfusable(f"the fused forward computes in float32, not {dtype}")
+        raise CannotFuse(f"the fused forward computes in float32, not {dtype}")
     if any(type(parameter) is not nn.Parameter for parameter in module.parameters()):
-        raise Unfusable("packed weights are multiplied by kernels of their own")
+        raise CannotFuse("packed weights are multiplied by kernels of their own")
     config: Any = module.config
-    if (rope := config.rope_parameters["rope_type"]) not in _ROPES:
-        raise Unfusable(f"rotary embedding of type {rope} depends on more than the position")
+    if (rope := config.rope_parameters["rope_type"]) not in _POSITION_ONLY_ROPES:
+        raise CannotFuse(f"rotary embedding of type {rope} depends on more than the position")
 
 
-class _Layer:
+class _FusedLayer:
     """One decoder layer: attention and MLP, each behind a norm and added to its input."""
 
-    def __init__(self, index: int, layer: Any, rule: Rule, gain: float) -> None:
+    def __init__(
+        self, index: int, layer: Any, params: AttentionParams, weight_offset: float
+    ) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self._index = index
-        self._rule = rule
-        self._dim: int = attention.head_dim
-        self._turned = sum(
-            part.weight.shape[0] // self._dim for part in (attention.q_proj, attention.k_proj)
+        self._params = params
+        self._head_dim: int = attention.head_dim
+        self._rotated_heads = sum(
+            part.weight.shape[0] // self._head_dim for part in (attention.q_proj, attention.k_proj)
         )
-        self._queries = attention.q_proj.weight.shape[0] // self._dim
-        self._before = _Norm.of(layer.input_layernorm, gain)
-        self._qkv = _qkv(attention)
-        self._heads = _head_norm(attention, self._queries, self._turned)
-        self._out = _product(attention.o_proj)
-        self._between = _Norm.of(layer.post_attention_layernorm, gain)
-        self._gate_up = _joined([_plain(mlp.gate_proj), _plain(mlp.up_proj)])
-        self._activation = _called(mlp.act_fn)
-        self._down = _product(mlp.down_proj)
+        self._query_heads = attention.q_proj.weight.shape[0] // self._head_dim
+        self._input_norm = _RmsNorm.from_module(layer.input_layernorm, weight_offset)
+        self._qkv_proj = _fuse_qkv(attention)
+        self._qk_norm = _fuse_head_norms(attention, self._query_heads, self._rotated_heads)
+        self._o_proj = _linear(attention.o_proj)
+        self._post_attention_norm = _RmsNorm.from_module(
+            layer.post_attention_layernorm, weight_offset
+        )
+        self._gate_up_proj = _fuse_linears(
+            [_linear_weights(mlp.gate_proj), _linear_weights(mlp.up_proj)]
+        )
+        self._activation = _bypass_hooks(mlp.act_fn)
+        self._down_proj = _linear(mlp.down_proj)
 
-    def __call__(self, hidden: Tensor, turns: Tensor, layout: Layout) -> Tensor:
-        hidden = hidden + self._attend(self._before(hidden), turns, layout)
-        gate, up = self._gate_up(self._between(hidden)).chunk(2, -1)
-        return self._down(self._activation(gate) * up).add_(hidden)
+    def __call__(self, hidden: Tensor, rotations: Tensor, layout: Layout) -> Tensor:
+        hidden = hidden + self._attend(self._input_norm(hidden), rotations, layout)
+        gate, up = self._gate_up_proj(self._post_attention_norm(hidden)).chunk(2, -1)
+        return self._down_proj(self._activation(gate) * up).add_(hidden)
 
-    def _attend(self, hidden: Tensor, turns: Tensor, layout: Layout) -> Tensor:
+    def _attend(self, hidden: Tensor, rotations: Tensor, layout: Layout) -> Tensor:
         """Attention of `hidden` [T, hidden size], already normed."""
-        qkv = self._qkv(hidden).view(hidden.shape[0], -1, self._dim)
-        turned = qkv[:, : self._turned]
-        if self._heads is not None:
-            turned.copy_(self._heads(turned))
-        torch.view_as_complex(turned.view(*turned.shape[:2], -1, 2)).mul_(turns)
-        query, fresh = qkv[:, : self._queries], qkv[:, self._queries :]
-        out = layout.layer(self._index, fresh, query, self._rule)
-        return self._out(out.reshape(hidden.shape[0], -1))
+        qkv = self._qkv_proj(hidden).view(hidden.shape[0], -1, self._head_dim)
+        turned = qkv[:, : self._rotated_heads]
+        if self._qk_norm is not None:
+            turned.copy_(self._qk_norm(turned))
+        torch.view_as_complex(turned.view(*turned.shape[:2], -1, 2)).mul_(rotations)
+        query, fresh = qkv[:, : self._query_heads], qkv[:, self._query_heads :]
+        out = layout.attend_layer(self._index, fresh, query, self._params)
+        return self._o_proj(out.reshape(hidden.shape[0], -1))
 
 
 @dataclass(frozen=True, slots=True)
-class _Norm:
+class _RmsNorm:
     """RMS norm in four kernels: x / hypot(|x|, sqrt(n * eps)) * (weight * sqrt(n))."""
 
     weight: Tensor
-    floor: Tensor
+    scaled_epsilon: Tensor
 
     @classmethod
-    def of(cls, norm: Any, gain: float) -> _Norm:
+    def from_module(cls, norm: Any, weight_offset: float) -> _RmsNorm:
         """The norm of module `norm`, whose weight counts from `gain` on."""
-        return cls.built(norm.weight + gain, _epsilon(norm))
+        return cls.from_weight(norm.weight + weight_offset, _epsilon(norm))
 
     @classmethod
-    def built(cls, weight: Tensor, epsilon: float) -> _Norm:
+    def from_weight(cls, weight: Tensor, epsilon: float) -> _RmsNorm:
         size = weight.shape[-1]
         floor = torch.tensor((size * epsilon) ** 0.5, device=weight.device)
         return cls(weight * size**0.5, floor)
 
     def __call__(self, x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x.div(torch.hypot(length, self.floor)).mul_(self.weight)
+        return x.div(torch.hypot(length, self.scaled_epsilon)).mul_(self.weight)
 
 
 def _epsilon(norm: Any) -> float:
@@ -159,16 +165,16 @@ def _epsilon(norm: Any) -> float:
     return value
 
 
-def _rules(module: nn.Module) -> dict[int, Rule]:
+def _attention_params(module: nn.Module) -> dict[int, AttentionParams]:
     """How each layer attends, from one forward of one token."""
-    probe = Probe()
+    probe = AttentionProbe()
     zero = torch.zeros(1, 1, dtype=torch.int64, device=next(module.parameters()).device)
-    with attending(probe):
+    with use_layout(probe):
         module(input_ids=zero, position_ids=zero, use_cache=False)
-    return probe.rules
+    return probe.params
 
 
-def _turns(core: Any) -> Tensor:
+def _rotation_table(core: Any) -> Tensor:
     """Rotations of every position as complex numbers [positions, 1, D / 2]."""
     weight = core.norm.weight
     positions = torch.arange(core.config.max_position_embeddings, device=weight.device)[None]
@@ -177,45 +183,45 @@ def _turns(core: Any) -> Tensor:
     return torch.complex(cos[0, :, :half], sin[0, :, :half])[:, None]
 
 
-Weights = tuple[Tensor, Tensor | None]
+LinearWeights = tuple[Tensor, Tensor | None]
 """Rows of output features, and their bias."""
 
 
-def _plain(part: nn.Linear) -> Weights:
+def _linear_weights(part: nn.Linear) -> LinearWeights:
     return part.weight, part.bias
 
 
-def _qkv(attention: Any) -> Product:
+def _fuse_qkv(attention: Any) -> TensorFunction:
     """Queries, keys and values in one product, the first two interleaved."""
     turned = [
-        _interleaved(part, attention.head_dim) for part in (attention.q_proj, attention.k_proj)
+        _interleave(part, attention.head_dim) for part in (attention.q_proj, attention.k_proj)
     ]
-    return _joined([*turned, _plain(attention.v_proj)])
+    return _fuse_linears([*turned, _linear_weights(attention.v_proj)])
 
 
-def _interleaved(part: nn.Linear, dim: int) -> Weights:
+def _interleave(part: nn.Linear, dim: int) -> LinearWeights:
     def mixed(rows: Tensor) -> Tensor:
-        return rows.view(-1, dim, *rows.shape[1:])[:, _order(dim)].reshape(rows.shape)
+        return rows.view(-1, dim, *rows.shape[1:])[:, _interleaved_order(dim)].reshape(rows.shape)
 
     return mixed(part.weight), None if part.bias is None else mixed(part.bias)
 
 
-def _order(dim: int) -> Tensor:
+def _interleaved_order(dim: int) -> Tensor:
     """Where each element of an interleaved head lies in a head of two halves."""
     return torch.arange(dim).view(2, -1).t().flatten()
 
 
-def _head_norm(attention: Any, queries: int, turned: int) -> _Norm | None:
+def _fuse_head_norms(attention: Any, query_heads: int, rotated_heads: int) -> _RmsNorm | None:
     """Qwen3's norms of each query and key head as one, [heads, D]; None where there are none."""
     if not hasattr(attention, "q_norm"):
         return None
-    order = _order(attention.head_dim)
+    order = _interleaved_order(attention.head_dim)
     query, key = attention.q_norm.weight[order], attention.k_norm.weight[order]
-    weight = torch.cat((query.expand(queries, -1), key.expand(turned - queries, -1)))
-    return _Norm.built(weight, _epsilon(attention.q_norm))
+    weight = torch.cat((query.expand(query_heads, -1), key.expand(rotated_heads - query_heads, -1)))
+    return _RmsNorm.from_weight(weight, _epsilon(attention.q_norm))
 
 
-def _joined(parts: list[Weights]) -> Product:
+def _fuse_linears(parts: list[LinearWeights]) -> TensorFunction:
     """One product for `parts`, by the transpose, which is up to three times as fast."""
     weight = torch.cat([rows for rows, _ in parts]).t().contiguous()
     if all(bias is None for _, bias in parts):
@@ -225,17 +231,17 @@ def _joined(parts: list[Weights]) -> Product:
     return lambda x: torch.addmm(bias, x, weight)
 
 
-def _product(part: Any) -> Product:
+def _linear(part: Any) -> TensorFunction:
     """A linear layer; one with hooks as it is, since they hold its collectives."""
-    product: Product = part if _hooked(part) else _joined([_plain(part)])
+    product: TensorFunction = part if _has_hooks(part) else _fuse_linears([_linear_weights(part)])
     return product
 
 
-def _called(part: Any) -> Product:
+def _bypass_hooks(part: Any) -> TensorFunction:
     """What `part` computes, without the detour that modules take to look for hooks."""
-    forward: Product = part if _hooked(part) else part.forward
+    forward: TensorFunction = part if _has_hooks(part) else part.forward
     return forward
 
 
-def _hooked(part: nn.Module) -> bool:
+def _has_hooks(part: nn.Module) -> bool:
     return bool(part._forward_hooks or part._forward_pre_hooks)

@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
-PATIENCE = 2
+RECORD_AFTER = 2
 """How often a shape is met before it is recorded."""
 _log = logging.getLogger(__name__)
 
@@ -52,50 +52,50 @@ class CudaGraph:
         self._graph.replay()
 
 
-def cuda_graphs() -> Callable[[], Graph]:
+def cuda_graph_factory() -> Callable[[], Graph]:
     """Makes CUDA graphs that share one pool of memory."""
     pool = torch.cuda.graph_pool_handle()
     return lambda: CudaGraph(pool)
 
 
-Shape = TypeVar("Shape", bound=Hashable)
+ShapeT = TypeVar("ShapeT", bound=Hashable)
 
 
-class Recorder(Generic[Shape]):
+class GraphRecorder(Generic[ShapeT]):
     """Graphs by shape. `work(shape)` is what a graph of that shape does, on blank inputs."""
 
     def __init__(
         self,
-        most: Shape,
-        work: Callable[[Shape], Callable[[], None]],
-        new: Callable[[], Graph] | None = None,
+        largest: ShapeT,
+        make_work: Callable[[ShapeT], Callable[[], None]],
+        new_graph: Callable[[], Graph] | None = None,
     ) -> None:
         """`most` is the largest shape; `new` makes graphs, by default CUDA's of one pool."""
-        self._most, self._work = most, work
-        self._new = new or cuda_graphs()
-        self._graphs: dict[Shape, Graph] = {}
-        self._met: Counter[Shape] = Counter()
+        self._largest, self._make_work = largest, make_work
+        self._new_graph = new_graph or cuda_graph_factory()
+        self._graphs: dict[ShapeT, Graph] = {}
+        self._observed: Counter[ShapeT] = Counter()
         self._failed = False
 
     @property
-    def recorded(self) -> tuple[Shape, ...]:
+    def recorded(self) -> tuple[ShapeT, ...]:
         """The shapes that are replayed, in the order of their recording."""
         return tuple(self._graphs)
 
-    def find(self, shape: Shape) -> Graph | None:
+    def get(self, shape: ShapeT) -> Graph | None:
         """The graph of `shape`, if it is recorded."""
         return self._graphs.get(shape)
 
-    def meet(self, shape: Shape) -> None:
+    def observe(self, shape: ShapeT) -> None:
         """Count `shape`, which has run eagerly, and record it in time."""
-        self._met[shape] += 1
-        if self._failed or self._met[shape] < PATIENCE:
+        self._observed[shape] += 1
+        if self._failed or self._observed[shape] < RECORD_AFTER:
             return
         try:
-            for wanted in (self._most, shape):
+            for wanted in (self._largest, shape):
                 if wanted not in self._graphs:
-                    graph = self._new()
-                    graph.record(self._work(wanted))
+                    graph = self._new_graph()
+                    graph.record(self._make_work(wanted))
                     self._graphs[wanted] = graph
         except RuntimeError as fault:
             self._failed = True

@@ -12,25 +12,25 @@ from typing import Any
 
 import torch
 
-from shard.attention.interface import Probe, attending
+from shard.attention.interface import AttentionProbe, use_layout
 from shard.attention.kv_cache import PAGE_SIZE
 from shard.config import ShardConfig
-from shard.errors import Fault
-from shard.model.packed_model import Loaded
+from shard.errors import StartupError
+from shard.model.packed_model import LoadedModel
 
-_HOST_SHARE = 0.25
+_HOST_MEMORY_FRACTION = 0.25
 """Share of the host's free memory that the pools of all ranks may take on CPU."""
-_DEVICE_SHARE = 0.85
+_KV_POOL_FRACTION = 0.85
 """Share that a GPU's pools take of what weights and a prefill leave; the rest is for graphs."""
 
 
-def cores() -> int:
+def available_cores() -> int:
     """Processor cores this process may use; the operator's OMP_NUM_THREADS can only lower it."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     return min(len(os.sched_getaffinity(0)), int(given) if given.isdecimal() else 1 << 16) or 1
 
 
-def pages(config: ShardConfig, target: Loaded, draft: Loaded | None) -> int:
+def pool_pages(config: ShardConfig, target: LoadedModel, draft: LoadedModel | None) -> int:
     """Pages of the pool: the flag's tokens, or what memory holds, but never more than is of use.
 
     Raises Fault 6 if not even one full row fits.
@@ -44,7 +44,7 @@ def pages(config: ShardConfig, target: Loaded, draft: Loaded | None) -> int:
         count = min(useful, _free_bytes(config, target) // page)
     wanted = min(longest, config.max_total_tokens or PAGE_SIZE)
     if count < -(-wanted // PAGE_SIZE):
-        raise Fault(
+        raise StartupError(
             6,
             f"Not enough memory to handle max_total_tokens={wanted}: the KV cache holds"
             f" {count * PAGE_SIZE} tokens; lower --max-total-tokens or raise"
@@ -53,19 +53,19 @@ def pages(config: ShardConfig, target: Loaded, draft: Loaded | None) -> int:
     return count
 
 
-def _free_bytes(config: ShardConfig, target: Loaded) -> int:
+def _free_bytes(config: ShardConfig, target: LoadedModel) -> int:
     if target.device.type == "cuda":
         text = f"handle {config.prefill_tokens} prefill tokens. You need to decrease"
-        with enough(f"{text} `--max-batch-prefill-tokens`"):
+        with oom_as_startup_error(f"{text} `--max-batch-prefill-tokens`"):
             warm_up(target, config.prefill_tokens, config.max_rows)
         free, total = torch.cuda.mem_get_info(target.device)
-        return int(allowed(free, total, config.cuda_memory_fraction) * _DEVICE_SHARE)
+        return int(usable_bytes(free, total, config.cuda_memory_fraction) * _KV_POOL_FRACTION)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(free * _HOST_SHARE / config.world)
+    return int(free * _HOST_MEMORY_FRACTION / config.world)
 
 
 @dataclass(frozen=True, slots=True)
-class Workspace:
+class ForwardWorkspace:
     """Bytes that a forward takes beside weights and cache, rather too many, by what it is fed."""
 
     per_token: int
@@ -74,7 +74,7 @@ class Workspace:
     """For a token and one that it attends to, where attention takes a mask."""
 
     @classmethod
-    def of(cls, loaded: Loaded) -> Workspace:
+    def from_model(cls, loaded: LoadedModel) -> ForwardWorkspace:
         """From the sizes of the model's parameters on this rank, before its layers are fused.
 
         Each matrix of a layer turns a token into as many values as it has rows or columns, which
@@ -99,33 +99,33 @@ class Workspace:
             per_pair=heads // (getattr(text, "num_key_value_heads", None) or heads) * size,
         )
 
-    def bytes(self, tokens: int, logits: int, pairs: int) -> int:
+    def estimate_bytes(self, tokens: int, logits: int, pairs: int) -> int:
         """For a forward of `tokens` tokens that attend to others in `pairs` and want `logits`."""
         return tokens * self.per_token + logits * self.per_logit + pairs * self.per_pair
 
 
 @contextmanager
-def enough(text: str) -> Iterator[None]:
+def oom_as_startup_error(purpose: str) -> Iterator[None]:
     """Raises Fault 6 with TGI's words before `text` where a device has no memory for the block."""
     try:
         yield
     except torch.OutOfMemoryError as fault:
-        raise Fault(6, f"Not enough memory to {text}") from fault
+        raise StartupError(6, f"Not enough memory to {purpose}") from fault
 
 
-def allowed(free: int, total: int, fraction: float) -> int:
+def usable_bytes(free: int, total: int, fraction: float) -> int:
     """Bytes left of `fraction` of a device that has `free` of `total` bytes."""
     return max(0, free - int(total * (1 - fraction)))
 
 
-def warm_up(loaded: Loaded, tokens: int, logits: int) -> None:
+def warm_up(loaded: LoadedModel, tokens: int, logits: int) -> None:
     """One forward of the largest Step: torch's allocator keeps what it took, so it is not free.
 
     `Probe` attends to nothing; attention itself needs little beside the layers' activations.
     """
     ids = torch.zeros(1, tokens, dtype=torch.int64, device=loaded.device)
     positions = torch.arange(tokens, device=loaded.device)[None] % loaded.max_length
-    with torch.inference_mode(), attending(Probe()):
+    with torch.inference_mode(), use_layout(AttentionProbe()):
         loaded.module(
             input_ids=ids,
             position_ids=positions,

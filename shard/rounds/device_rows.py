@@ -17,56 +17,56 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from shard.batch.rows import Row
-from shard.sampling.sampler import mix64, signed
+from shard.batch.rows import CachedRow
+from shard.sampling.sampler import as_int64, mix64
 from shard.wire.protocol import ProtocolError, Sampling
 
 
-class Kind(IntEnum):
+class SamplingKind(IntEnum):
     """How much a row's sampling asks of a round; a round does what its most demanding row asks."""
 
     GREEDY = 0
     SAMPLED = 1
     """Temperature and noise."""
-    BENT = 2
+    FILTERED = 2
     """Whatever else can be said in tensors."""
 
 
 @lru_cache(maxsize=4096)
-def kind(given: Sampling) -> Kind:
+def sampling_kind(sampling: Sampling) -> SamplingKind:
     """What `given` asks of a round."""
-    cut = given.top_k or given.top_p != 1 or given.typical_p != 1 or given.min_p
-    if given.min_new_tokens or (given.temperature and cut):
-        return Kind.BENT
-    return Kind.SAMPLED if given.temperature else Kind.GREEDY
+    cut = sampling.top_k or sampling.top_p != 1 or sampling.typical_p != 1 or sampling.min_p
+    if sampling.min_new_tokens or (sampling.temperature and cut):
+        return SamplingKind.FILTERED
+    return SamplingKind.SAMPLED if sampling.temperature else SamplingKind.GREEDY
 
 
-class State(NamedTuple):
+class DeviceRowState(NamedTuple):
     """What a round changes, int64 [B] each; its order is that of the table's first columns."""
 
-    before: Tensor
-    last: Tensor
+    previous_token: Tensor
+    last_token: Tensor
     """The newest two tokens."""
-    known: Tensor
+    token_count: Tensor
     """How many tokens the row has."""
     alive: Tensor
     """0 once it has ended, and for padding."""
 
 
-class Law(NamedTuple):
+class DeviceRowParams(NamedTuple):
     """What a round only reads, [B] each, int64 and then float32."""
 
-    limit: Tensor
+    max_tokens: Tensor
     """The row ends with so many tokens."""
-    heeds: Tensor
+    stops_at_eos: Tensor
     """Whether it ends with an end-of-sequence token."""
-    open: Tensor
+    first_eos_position: Tensor
     """The first position that such a token may have."""
-    key: Tensor
+    noise_key: Tensor
     """The seed, mixed once."""
     sampled: Tensor
     """0 for a greedy row."""
-    raw: Tensor
+    raw_logprobs: Tensor
     """Whether log-probabilities are the model's own."""
     top_k: Tensor
     temperature: Tensor
@@ -74,41 +74,41 @@ class Law(NamedTuple):
     typical_p: Tensor
     min_p: Tensor
 
-    def repeated(self, times: int) -> Law:
+    def repeated(self, times: int) -> DeviceRowParams:
         """The law of `times` positions of every row, [B * times] each."""
-        return Law(*(column.repeat_interleave(times) for column in self))
+        return DeviceRowParams(*(column.repeat_interleave(times) for column in self))
 
-    def part(self, rows: slice) -> Law:
+    def select(self, rows: slice) -> DeviceRowParams:
         """The law of some of the rows."""
-        return Law(*(column[rows] for column in self))
+        return DeviceRowParams(*(column[rows] for column in self))
 
 
-_STATE, _INTS = len(State._fields), 11
-"""Columns of integers: those of `State`, and with them those of `Law` up to `top_k`."""
+_STATE_COLUMNS, _INT_COLUMNS = len(DeviceRowState._fields), 11
+"""Columns of integers: those of `DeviceRowState`, and with them those of `Law` up to `top_k`."""
 
 
 @dataclass(slots=True)
-class Entry:
+class TableEntry:
     """A row in the table."""
 
     slot: int
-    row: Row
-    pages: int = 0
+    row: CachedRow
+    page_count: int = 0
     """How many of the row's pages the table has."""
-    outdated: bool = True
+    stale: bool = True
     """Whether the host has moved the row on since."""
-    gap: int = 0
+    draft_lag: int = 0
     """At most so many tokens does the draft's cache lack beyond what a round feeds anyway."""
 
 
-class DeviceRows:
+class DeviceRowTable:
     """At most `slots` rows of up to `pages` pages each."""
 
     def __init__(self, slots: int, pages: int, vocabulary: int, device: torch.device) -> None:
         self._vocabulary, self._device = vocabulary, device
-        self._entries: dict[int, Entry] = {}
+        self._entries: dict[int, TableEntry] = {}
         self._free = list(range(slots, 0, -1))
-        self._ints = torch.zeros(slots + 1, _INTS, dtype=torch.int64, device=device)
+        self._ints = torch.zeros(slots + 1, _INT_COLUMNS, dtype=torch.int64, device=device)
         self._ints[:, -1] = 1  # padding is sampled too, so it needs a top-k that there can be
         self._floats = torch.ones(slots + 1, 4, dtype=torch.float32, device=device)
         self.pages = torch.zeros(slots + 1, pages + 1, dtype=torch.int32, device=device)
@@ -117,98 +117,104 @@ class DeviceRows:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def holds(self, rows: Sequence[Row]) -> bool:
+    def can_hold(self, rows: Sequence[CachedRow]) -> bool:
         """Whether all of `rows` are here or find a slot."""
         return sum(row.id not in self._entries for row in rows) <= len(self._free)
 
-    def find(self, row: Row) -> Entry | None:
+    def find(self, row: CachedRow) -> TableEntry | None:
         """The entry of `row`, if it is here and up to date."""
         entry = self._entries.get(row.id)
-        return None if entry is None or entry.outdated else entry
+        return None if entry is None or entry.stale else entry
 
-    def enter(self, rows: Sequence[Row]) -> list[Entry]:
+    def ensure_rows(self, rows: Sequence[CachedRow]) -> list[TableEntry]:
         """The entries of `rows`, written where they are new or outdated, with all their pages.
 
         Raises ProtocolError for a row that cannot decode.
         """
         entries = [self._entries.get(row.id) or self._add(row) for row in rows]
-        stale = [entry for entry in entries if entry.outdated]
+        stale = [entry for entry in entries if entry.stale]
         if stale:
             self._write(stale)
-        self._extend(entries)
+        self._write_new_pages(entries)
         return entries
 
-    def outdate(self, rows: Iterable[Row]) -> None:
+    def mark_stale(self, rows: Iterable[CachedRow]) -> None:
         """The host has moved `rows` on."""
         for row in rows:
             if row.id in self._entries:
-                self._entries[row.id].outdated = True
+                self._entries[row.id].stale = True
 
-    def drop(self, ids: Iterable[int]) -> None:
+    def remove(self, ids: Iterable[int]) -> None:
         """Give up the slots of rows that are here."""
         for id in ids:
             entry = self._entries.pop(id, None)
             if entry is not None:
                 self._free.append(entry.slot)
 
-    def keep(self, ids: Iterable[int]) -> None:
+    def keep_only(self, ids: Iterable[int]) -> None:
         """Give up all slots but those of `ids`."""
-        self.drop(self._entries.keys() - set(ids))
+        self.remove(self._entries.keys() - set(ids))
 
-    def read(self, slots: Tensor) -> tuple[State, Law]:
+    def read(self, slots: Tensor) -> tuple[DeviceRowState, DeviceRowParams]:
         """The rows at `slots` [B]."""
         ints, floats = self._ints[slots].unbind(1), self._floats[slots].unbind(1)
-        return State(*ints[:_STATE]), Law(*ints[_STATE:], *floats)
+        return DeviceRowState(*ints[:_STATE_COLUMNS]), DeviceRowParams(
+            *ints[_STATE_COLUMNS:], *floats
+        )
 
-    def write(self, slots: Tensor, state: State) -> None:
+    def write(self, slots: Tensor, state: DeviceRowState) -> None:
         """Move the rows at `slots` [B] on."""
-        self._ints[:, :_STATE].index_copy_(0, slots, torch.stack(state, 1))
+        self._ints[:, :_STATE_COLUMNS].index_copy_(0, slots, torch.stack(state, 1))
 
-    def _add(self, row: Row) -> Entry:
+    def _add(self, row: CachedRow) -> TableEntry:
         slot = self._free.pop()
-        entry = self._entries[row.id] = Entry(slot, row)
+        entry = self._entries[row.id] = TableEntry(slot, row)
         return entry
 
-    def _write(self, entries: Sequence[Entry]) -> None:
+    def _write(self, entries: Sequence[TableEntry]) -> None:
         for entry in entries:
             row = entry.row
             if not row.done and row.cached != len(row.tokens) - 1:
                 raise ProtocolError(f"row {row.id} cannot decode: its prefill is not finished")
-            entry.outdated, entry.pages = False, 0
+            entry.stale, entry.page_count = False, 0
         slots = upload([entry.slot for entry in entries], torch.int64, self._device)
         self.pages.index_fill_(0, slots, 0)  # those of whoever had the slot before
-        ints = [self._described(entry.row) for entry in entries]
+        ints = [self._encode_ints(entry.row) for entry in entries]
         self._ints.index_copy_(0, slots, upload(ints, torch.int64, self._device))
-        floats = [_warps(entry.row.sampling) for entry in entries]
+        floats = [_encode_floats(entry.row.sampling) for entry in entries]
         self._floats.index_copy_(0, slots, upload(floats, torch.float32, self._device))
 
-    def _described(self, row: Row) -> list[int]:
+    def _encode_ints(self, row: CachedRow) -> list[int]:
         given, known = row.sampling, len(row.tokens)
         state = [*row.tokens[-2:], known, not row.done]
         most = min(given.top_k or self._vocabulary, self._vocabulary)
         return [
             *state,
-            *(row.prompt + row.max_new, not row.ignore_eos, row.prompt + given.min_new_tokens),
-            *(signed(mix64(given.seed)), given.temperature > 0, row.report.raw, most),
+            *(
+                row.prompt_length + row.max_new_tokens,
+                not row.ignore_eos,
+                row.prompt_length + given.min_new_tokens,
+            ),
+            *(as_int64(mix64(given.seed)), given.temperature > 0, row.report.raw_logprobs, most),
         ]
 
-    def _extend(self, entries: Sequence[Entry]) -> None:
+    def _write_new_pages(self, entries: Sequence[TableEntry]) -> None:
         """Write what pages the rows of `entries` have got."""
         fresh: list[tuple[int, int, int]] = []
         for entry in entries:
             own = entry.row.pages
-            fresh += ((entry.slot, at, own[at]) for at in range(entry.pages, len(own)))
-            entry.pages = len(own)
+            fresh += ((entry.slot, at, own[at]) for at in range(entry.page_count, len(own)))
+            entry.page_count = len(own)
         if fresh:
             slots, places, pages = upload(fresh, torch.int64, self._device).unbind(1)
             self.pages[slots, places] = pages.int()
 
 
-def _warps(given: Sampling) -> list[float]:
+def _encode_floats(sampling: Sampling) -> list[float]:
     """Temperature, top-p, typical-p and min-p; neutral ones for a greedy row."""
-    if not given.temperature:
+    if not sampling.temperature:
         return [1.0, 1.0, 1.0, 0.0]
-    return [given.temperature, given.top_p, given.typical_p, given.min_p]
+    return [sampling.temperature, sampling.top_p, sampling.typical_p, sampling.min_p]
 
 
 def upload(values: Sequence[object], dtype: torch.dtype, device: torch.device) -> Tensor:

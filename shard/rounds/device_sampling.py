@@ -13,55 +13,61 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from shard.rounds.device_rows import Kind, Law
-from shard.sampling.sampler import argmax, mixed, noise
-from shard.sampling.warpers import cutoff, nearness
+from shard.rounds.device_rows import DeviceRowParams, SamplingKind
+from shard.sampling.sampler import argmax, gumbel_from_keys, mix64_tensor
+from shard.sampling.warpers import mass_cutoff, typicality
 
 
 class DeviceSampler:
     """Scores and chooses for a vocabulary of `size` tokens, of which `eos` end a text."""
 
     def __init__(self, size: int, eos: Collection[int], device: torch.device) -> None:
-        self.ends = torch.zeros(size, dtype=torch.bool, device=device)
+        self.is_eos = torch.zeros(size, dtype=torch.bool, device=device)
         """Which tokens end a text."""
-        self.ends[[id for id in eos if id < size]] = True
+        self.is_eos[[id for id in eos if id < size]] = True
 
-    def process(self, logits: Tensor, law: Law, positions: Tensor, kind: Kind) -> Tensor:
+    def process(
+        self, logits: Tensor, params: DeviceRowParams, positions: Tensor, kind: SamplingKind
+    ) -> Tensor:
         """Scores [N, V] float32 of `logits` [N, V] for tokens at `positions` [N]."""
         scores = logits.float()
-        if kind is Kind.BENT:
-            early = positions < law.open
-            scores = scores.masked_fill(early[:, None] & self.ends, -math.inf)
-        if kind is not Kind.GREEDY:
-            scores = scores / law.temperature[:, None]
-        return _cut(scores, law) if kind is Kind.BENT else scores
+        if kind is SamplingKind.FILTERED:
+            early = positions < params.first_eos_position
+            scores = scores.masked_fill(early[:, None] & self.is_eos, -math.inf)
+        if kind is not SamplingKind.GREEDY:
+            scores = scores / params.temperature[:, None]
+        return _filter(scores, params) if kind is SamplingKind.FILTERED else scores
 
-    def pick(self, scores: Tensor, law: Law, positions: Tensor, kind: Kind) -> Tensor:
+    def pick(
+        self, scores: Tensor, params: DeviceRowParams, positions: Tensor, kind: SamplingKind
+    ) -> Tensor:
         """The chosen tokens, int64 [N]."""
-        if kind is Kind.GREEDY:
+        if kind is SamplingKind.GREEDY:
             return argmax(scores)
-        noisy = scores + noise(mixed(law.key + positions), scores.shape[1])
-        return argmax(torch.where(law.sampled[:, None] > 0, noisy, scores))
+        noisy = scores + gumbel_from_keys(
+            mix64_tensor(params.noise_key + positions), scores.shape[1]
+        )
+        return argmax(torch.where(params.sampled[:, None] > 0, noisy, scores))
 
 
-def _cut(scores: Tensor, law: Law) -> Tensor:
+def _filter(scores: Tensor, params: DeviceRowParams) -> Tensor:
     """Top-k, top-p, typical-p, min-p. All tokens are sorted: a second look would need the host."""
     size = scores.shape[1]
     best = scores.sort(-1, descending=True).values
-    scores = _from(scores, scores, best.gather(1, law.top_k[:, None] - 1))
+    scores = _mask_below(scores, scores, best.gather(1, params.top_k[:, None] - 1))
     logs = scores.log_softmax(-1)
-    scores = _from(scores, logs, _mass(logs, logs, law.top_p, size))
+    scores = _mask_below(scores, logs, _mass_cutoff(logs, logs, params.top_p, size))
     logs = scores.log_softmax(-1)
-    near = nearness(logs)
-    scores = _from(scores, near, _mass(near, logs, law.typical_p, size))
-    return _from(scores, scores, scores.amax(-1, keepdim=True) + law.min_p[:, None].log())
+    near = typicality(logs)
+    scores = _mask_below(scores, near, _mass_cutoff(near, logs, params.typical_p, size))
+    return _mask_below(scores, scores, scores.amax(-1, keepdim=True) + params.min_p[:, None].log())
 
 
-def _mass(key: Tensor, logs: Tensor, mass: Tensor, size: int) -> Tensor:
+def _mass_cutoff(key: Tensor, logs: Tensor, mass: Tensor, size: int) -> Tensor:
     """Where to cut [N, 1] so that `mass` [N] is left; nowhere for a whole mass."""
-    found, _ = cutoff(key, logs, mass[:, None], size)
+    found, _ = mass_cutoff(key, logs, mass[:, None], size)
     return found.masked_fill(mass[:, None] >= 1.0, -math.inf)
 
 
-def _from(scores: Tensor, key: Tensor, least: Tensor) -> Tensor:
-    return scores.masked_fill(key < least, -math.inf)
+def _mask_below(scores: Tensor, key: Tensor, cutoff: Tensor) -> Tensor:
+    return scores.masked_fill(key < cutoff, -math.inf)

@@ -12,38 +12,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shard.batch.packing import Feed
-from shard.batch.rows import Row
+from shard.batch.packing import TokenSpan
+from shard.batch.rows import CachedRow
 from shard.model.packed_model import PackedModel
-from shard.rounds.drafters import Ask, Drafter
-from shard.rounds.verify import Verdict, judge, reported
-from shard.wire.protocol import End, Item, ProtocolError
+from shard.rounds.drafters import Drafter, DraftRequest
+from shard.rounds.verify import Verification, prompt_logprobs_wanted, verify
+from shard.wire.protocol import End, ProtocolError, RowResult
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class RowTask:
     """What a Step asks of one live row: `prefill` known tokens, or 0 and at most `draft`."""
 
-    row: Row
+    row: CachedRow
     prefill: int
     draft: int
 
 
-def run(target: PackedModel, drafter: Drafter | None, works: Sequence[Work]) -> tuple[Item, ...]:
+def run_round(
+    target: PackedModel, drafter: Drafter | None, tasks: Sequence[RowTask]
+) -> tuple[RowResult, ...]:
     """Do every work in one round and return its items in order.
 
     Raises ProtocolError for work that does not fit its row.
     """
-    chunks = [_chunk(work) for work in works if work.prefill]
-    asks = {} if drafter is None else _asks(drafter, works)
+    chunks = [_prefill_span(work) for work in tasks if work.prefill]
+    asks = {} if drafter is None else _draft_requests(drafter, tasks)
     if drafter is not None:
         drafter.propose(list(asks.values()), chunks)
-    feeds = [*chunks, *(_verify_feed(work.row, asks) for work in works if not work.prefill)]
+    feeds = [*chunks, *(_verify_span(work.row, asks) for work in tasks if not work.prefill)]
     if not feeds:
         return ()
     eos = target.facts.eos
     drafts = [asks[feed.row.id].drafts if feed.row.id in asks else () for feed in feeds]
-    verdicts = judge(target.logits(feeds), feeds, drafts, eos)
+    verdicts = verify(target.logits(feeds), feeds, drafts, eos)
     items = [
         _accept(feed, verdict, asks.get(feed.row.id), drafter, eos)
         for feed, verdict in zip(feeds, verdicts, strict=True)
@@ -51,52 +53,52 @@ def run(target: PackedModel, drafter: Drafter | None, works: Sequence[Work]) -> 
     return tuple(items)
 
 
-def _chunk(work: Work) -> Feed:
-    row, stop = work.row, work.row.cached + work.prefill
+def _prefill_span(task: RowTask) -> TokenSpan:
+    row, stop = task.row, task.row.cached + task.prefill
     if stop > len(row.tokens):
         raise ProtocolError(f"row {row.id} has no {stop} tokens to prefill")
-    whole = reported(row, row.cached, stop)
-    wanted = work.prefill if whole else int(stop == len(row.tokens))
-    return Feed(row, row.cached, row.tokens[row.cached : stop], wanted)
+    whole = prompt_logprobs_wanted(row, row.cached, stop)
+    wanted = task.prefill if whole else int(stop == len(row.tokens))
+    return TokenSpan(row, row.cached, row.tokens[row.cached : stop], wanted)
 
 
-def _asks(drafter: Drafter, works: Sequence[Work]) -> dict[int, Ask]:
+def _draft_requests(drafter: Drafter, tasks: Sequence[RowTask]) -> dict[int, DraftRequest]:
     """Drafts wanted by row, never more than the row may still emit beside the bonus token."""
     asks = {}
-    for work in works:
-        count = min(work.draft, work.row.remaining - 1, drafter.room(work.row))
+    for work in tasks:
+        count = min(work.draft, work.row.remaining - 1, drafter.max_drafts(work.row))
         if count > 0 and not work.prefill:
-            asks[work.row.id] = Ask(work.row, count)
+            asks[work.row.id] = DraftRequest(work.row, count)
     return asks
 
 
-def _verify_feed(row: Row, asks: dict[int, Ask]) -> Feed:
+def _verify_span(row: CachedRow, requests: dict[int, DraftRequest]) -> TokenSpan:
     if row.cached != len(row.tokens) - 1:
         raise ProtocolError(f"row {row.id} cannot decode: its prefill is not finished")
-    drafts = asks[row.id].drafts if row.id in asks else []
-    return Feed(row, row.cached, [row.tokens[-1], *drafts], 1 + len(drafts))
+    drafts = requests[row.id].drafts if row.id in requests else []
+    return TokenSpan(row, row.cached, [row.tokens[-1], *drafts], 1 + len(drafts))
 
 
 def _accept(
-    feed: Feed,
-    verdict: Verdict,
-    ask: Ask | None,
+    feed: TokenSpan,
+    verification: Verification,
+    request: DraftRequest | None,
     drafter: Drafter | None,
     eos: frozenset[int],
-) -> Item:
+) -> RowResult:
     """Move the row on by what `verdict` confirms."""
     row, known = feed.row, len(feed.row.tokens)
-    drafts = [] if ask is None else ask.drafts
-    if not verdict.sound:
+    drafts = [] if request is None else request.drafts
+    if not verification.valid:
         row.done = True
-        return Item(row.id, (), (), len(drafts), 0, End.ERROR)
-    accepted = _agreement(drafts, verdict.tokens)
+        return RowResult(row.id, (), (), len(drafts), 0, End.ERROR)
+    accepted = _agreeing_count(drafts, verification.tokens)
     row.cached = min(feed.start + len(feed.tokens), known + accepted)
-    if ask is not None and drafter is not None:
-        drafter.settle(ask, known, accepted)
-    kept, end = row.append(verdict.tokens[: accepted + 1], eos)
-    told = verdict.choices[: len(kept)]
-    return Item(
+    if request is not None and drafter is not None:
+        drafter.rollback(request, known, accepted)
+    kept, end = row.append(verification.tokens[: accepted + 1], eos)
+    told = verification.sampled[: len(kept)]
+    return RowResult(
         id=row.id,
         tokens=tuple(kept),
         logprobs=tuple(choice.logprob for choice in told),
@@ -104,16 +106,16 @@ def _accept(
         accepted=min(accepted, len(kept)),
         end=end,
         top=tuple(choice.top for choice in told) if row.report.top_n else (),
-        prompt_start=feed.start + 1 if verdict.prompt else 0,
-        prompt_logprobs=verdict.prompt,
-        prompt_top=verdict.prompt_top,
+        prompt_start=feed.start + 1 if verification.prompt_logprobs else 0,
+        prompt_logprobs=verification.prompt_logprobs,
+        prompt_top=verification.prompt_top,
         draft_cached=row.draft_cached if drafter is not None and drafter.caches else row.cached,
     )
 
 
-def _agreement(drafts: Sequence[int], choices: Sequence[int]) -> int:
+def _agreeing_count(drafts: Sequence[int], chosen: Sequence[int]) -> int:
     """How many leading drafts equal the target's choices."""
     for index, draft in enumerate(drafts):
-        if draft != choices[index]:
+        if draft != chosen[index]:
             return index
     return len(drafts)

@@ -11,33 +11,33 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from shard.batch.packing import Feed
-from shard.batch.rows import Row
-from shard.rounds.drafters import Ask
+from shard.batch.packing import TokenSpan
+from shard.batch.rows import CachedRow
+from shard.rounds.drafters import DraftRequest
 
-SHORTEST = 2
+MIN_MATCH_TOKENS = 2
 """Tokens that must agree; the last one alone says next to nothing."""
-LONGEST = 16
+MAX_MATCH_TOKENS = 16
 """Tokens that are compared at most."""
-_WIDTH = array("i").itemsize
+_BYTES_PER_TOKEN = array("i").itemsize
 
 
 class NgramDrafter:
     """Drafts by copying from the row itself."""
 
-    source = "ngram"
+    name = "ngram"
     caches = ()
 
-    def room(self, row: Row) -> int:
+    def max_drafts(self, row: CachedRow) -> int:
         """As many as there are tokens to copy, and that is without end."""
         return row.remaining
 
-    def propose(self, asks: Sequence[Ask], chunks: Sequence[Feed]) -> None:
+    def propose(self, requests: Sequence[DraftRequest], prefills: Sequence[TokenSpan]) -> None:
         """Fill the asks whose rows repeat themselves."""
-        for ask in asks:
-            ask.drafts = continuation(ask.row.tokens, _packed(ask.row), ask.count)
+        for ask in requests:
+            ask.drafts = continuation(ask.row.tokens, _token_bytes(ask.row), ask.count)
 
-    def settle(self, ask: Ask, known: int, accepted: int) -> None:
+    def rollback(self, request: DraftRequest, token_count: int, accepted: int) -> None:
         """There is no cache to roll back."""
 
 
@@ -51,30 +51,31 @@ def continuation(tokens: Sequence[int], packed: bytearray, count: int) -> list[i
 
 
 def _match_end(packed: bytearray) -> int | None:
-    """Index after the latest earlier occurrence of the longest suffix, None below `SHORTEST`.
+    """Index after the latest earlier occurrence of the longest suffix, None below
+    `MIN_MATCH_TOKENS`.
 
     An occurrence of a longer suffix ends where one of every shorter suffix ends, so the search
     only ever moves to the left.
     """
-    found, end = None, len(packed) - _WIDTH
-    for length in range(1, LONGEST + 1):
-        at = _find(packed, packed[-length * _WIDTH :], end)
+    found, end = None, len(packed) - _BYTES_PER_TOKEN
+    for length in range(1, MAX_MATCH_TOKENS + 1):
+        at = _find(packed, packed[-length * _BYTES_PER_TOKEN :], end)
         if at < 0:
             break
-        end = at + length * _WIDTH
-        found = end // _WIDTH if length >= SHORTEST else None
+        end = at + length * _BYTES_PER_TOKEN
+        found = end // _BYTES_PER_TOKEN if length >= MIN_MATCH_TOKENS else None
     return found
 
 
 def _find(packed: bytearray, wanted: bytearray, end: int) -> int:
     """Last offset of `wanted` that ends by `end` and begins at a token; -1 without one."""
     at = packed.rfind(wanted, 0, max(0, end))
-    while at > 0 and at % _WIDTH:
+    while at > 0 and at % _BYTES_PER_TOKEN:
         at = packed.rfind(wanted, 0, at + len(wanted) - 1)
     return at
 
 
-def _packed(row: Row) -> bytearray:
+def _token_bytes(row: CachedRow) -> bytearray:
     """The row's tokens as bytes, which can be searched at the speed of memory."""
-    row.packed += array("i", row.tokens[len(row.packed) // _WIDTH :]).tobytes()
-    return row.packed
+    row.token_bytes += array("i", row.tokens[len(row.token_bytes) // _BYTES_PER_TOKEN :]).tobytes()
+    return row.token_bytes

@@ -17,108 +17,114 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from shard.model.memory import Workspace
+from shard.model.memory import ForwardWorkspace
 from shard.model.packed_model import PackedModel
 from shard.rounds.drafters import Drafter
-from shard.rounds.host_round import Work, run
-from shard.wire.protocol import End, Item
+from shard.rounds.host_round import RowTask, run_round
+from shard.wire.protocol import End, RowResult
 
 _log = logging.getLogger(__name__)
-_CPU_WORDS = "can't allocate memory"
+_CPU_OOM_TEXT = "can't allocate memory"
 """What torch's CPU allocator says; it has no exception of its own."""
 
-Attempt = Callable[[PackedModel, Drafter | None, Sequence[Work]], tuple[Item, ...]]
-"""`speculative.run`, or NoRoom on every rank."""
+RoundAttempt = Callable[[PackedModel, Drafter | None, Sequence[RowTask]], tuple[RowResult, ...]]
+"""`host_round.run`, or OutOfRoom on every rank."""
 
 
-class NoRoom(Exception):
+class OutOfRoom(Exception):
     """The round takes more memory than there is; nothing of it was kept."""
 
 
-def alone(target: PackedModel, drafter: Drafter | None, works: Sequence[Work]) -> tuple[Item, ...]:
-    """The Attempt of a rank without others."""
+def run_alone(
+    target: PackedModel, drafter: Drafter | None, tasks: Sequence[RowTask]
+) -> tuple[RowResult, ...]:
+    """The RoundAttempt of a rank without others."""
     try:
-        return run(target, drafter, works)
+        return run_round(target, drafter, tasks)
     except RuntimeError as fault:
-        if out_of_memory(fault):
-            raise NoRoom from fault
+        if is_out_of_memory(fault):
+            raise OutOfRoom from fault
         raise
 
 
 @dataclass(frozen=True, slots=True)
-class Together:
-    """The Attempt of one rank among several. `unanimous` is whether all ranks say yes."""
+class RunWithAgreement:
+    """The RoundAttempt of one rank among several. `all_agree` is whether all ranks say yes."""
 
-    workspace: Workspace
+    workspace: ForwardWorkspace
     device: torch.device
-    unanimous: Callable[[bool], bool]
+    all_agree: Callable[[bool], bool]
 
     def __call__(
-        self, target: PackedModel, drafter: Drafter | None, works: Sequence[Work]
-    ) -> tuple[Item, ...]:
-        """See `Attempt`."""
-        if any(work.prefill for work in works) and not self.unanimous(self._has_room(works)):
-            raise NoRoom
-        return run(target, drafter, works)
+        self, target: PackedModel, drafter: Drafter | None, tasks: Sequence[RowTask]
+    ) -> tuple[RowResult, ...]:
+        """See `RoundAttempt`."""
+        if any(work.prefill for work in tasks) and not self.all_agree(self._fits_in_memory(tasks)):
+            raise OutOfRoom
+        return run_round(target, drafter, tasks)
 
-    def _has_room(self, works: Sequence[Work]) -> bool:
-        tokens = sum(work.prefill or 1 + work.draft for work in works)
-        logits = sum(work.prefill if work.row.report.prompt else 1 + work.draft for work in works)
-        pairs = sum(work.prefill * (work.row.cached + work.prefill) for work in works)
-        size = self.workspace.bytes(tokens, logits, pairs)
+    def _fits_in_memory(self, tasks: Sequence[RowTask]) -> bool:
+        tokens = sum(work.prefill or 1 + work.draft for work in tasks)
+        logits = sum(
+            work.prefill if work.row.report.prompt_logprobs else 1 + work.draft for work in tasks
+        )
+        pairs = sum(work.prefill * (work.row.cached + work.prefill) for work in tasks)
+        size = self.workspace.estimate_bytes(tokens, logits, pairs)
         try:
             torch.empty(size, dtype=torch.uint8, device=self.device)
         except RuntimeError as fault:
-            if out_of_memory(fault):
+            if is_out_of_memory(fault):
                 return False
             raise
         return True
 
 
-def run_in_halves(
-    attempt: Attempt, target: PackedModel, drafter: Drafter | None, works: Sequence[Work]
-) -> tuple[Item, ...]:
+def run_splitting_on_oom(
+    attempt: RoundAttempt, target: PackedModel, drafter: Drafter | None, tasks: Sequence[RowTask]
+) -> tuple[RowResult, ...]:
     """`works` by `attempt`, in as many parts as memory asks for."""
-    caches = [work.row.draft_cached for work in works]
+    caches = [work.row.draft_cached for work in tasks]
     try:
-        return attempt(target, drafter, works)
-    except NoRoom:
-        _log.warning("out of memory with %d rows; trying less at once", len(works))
-    for work, cached in zip(works, caches, strict=True):
+        return attempt(target, drafter, tasks)
+    except OutOfRoom:
+        _log.warning("out of memory with %d rows; trying less at once", len(tasks))
+    for work, cached in zip(tasks, caches, strict=True):
         work.row.draft_cached = cached
-    return _halves(attempt, target, drafter, works)
+    return _run_halves(attempt, target, drafter, tasks)
 
 
-def out_of_memory(fault: Exception) -> bool:
+def is_out_of_memory(fault: Exception) -> bool:
     """Whether torch could not allocate a tensor."""
-    return isinstance(fault, torch.OutOfMemoryError) or _CPU_WORDS in str(fault)
+    return isinstance(fault, torch.OutOfMemoryError) or _CPU_OOM_TEXT in str(fault)
 
 
-def _halves(
-    attempt: Attempt, target: PackedModel, drafter: Drafter | None, works: Sequence[Work]
-) -> tuple[Item, ...]:
-    def again(*part: Work) -> tuple[Item, ...]:
-        return run_in_halves(attempt, target, drafter, part)
+def _run_halves(
+    attempt: RoundAttempt, target: PackedModel, drafter: Drafter | None, tasks: Sequence[RowTask]
+) -> tuple[RowResult, ...]:
+    def again(*part: RowTask) -> tuple[RowResult, ...]:
+        return run_splitting_on_oom(attempt, target, drafter, part)
 
-    if len(works) > 1:
-        middle = len(works) // 2
-        return again(*works[:middle]) + again(*works[middle:])
-    [work] = works
+    if len(tasks) > 1:
+        middle = len(tasks) // 2
+        return again(*tasks[:middle]) + again(*tasks[middle:])
+    [work] = tasks
     if work.prefill > 1:
-        return _half_chunks(again, work)
+        return _run_half_chunks(again, work)
     if work.draft:
         return again(replace(work, draft=work.draft // 2))
     work.row.done = True
-    return (Item(work.row.id, (), (), 0, 0, End.ERROR),)
+    return (RowResult(work.row.id, (), (), 0, 0, End.ERROR),)
 
 
-def _half_chunks(again: Callable[[Work], tuple[Item, ...]], work: Work) -> tuple[Item, ...]:
+def _run_half_chunks(
+    rerun: Callable[[RowTask], tuple[RowResult, ...]], task: RowTask
+) -> tuple[RowResult, ...]:
     """Two chunks as one: an end of the first is the end, else the second's item tells both."""
-    part = work.prefill // 2
-    [first] = again(replace(work, prefill=part))
+    part = task.prefill // 2
+    [first] = rerun(replace(task, prefill=part))
     if first.end is not None:
         return (first,)
-    [second] = again(replace(work, prefill=work.prefill - part))
+    [second] = rerun(replace(task, prefill=task.prefill - part))
     if not first.prompt_logprobs:
         return (second,)
     told = replace(

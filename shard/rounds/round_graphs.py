@@ -15,19 +15,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shard.model.cuda_graphs import ROWS
-from shard.model.graph_recorder import Graph, Recorder
-from shard.rounds.device_round import Resident, columns
-from shard.rounds.device_rows import Kind
+from shard.model.cuda_graphs import ROW_BUCKETS
+from shard.model.graph_recorder import Graph, GraphRecorder
+from shard.rounds.device_round import DeviceRound, result_width
+from shard.rounds.device_rows import SamplingKind
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class RoundShape:
     """Rounds of at most `rows` rows with `drafts` drafts."""
 
     rows: int
     drafts: int
-    kind: Kind
+    kind: SamplingKind
 
 
 class RoundGraphs:
@@ -35,51 +35,57 @@ class RoundGraphs:
 
     def __init__(
         self,
-        resident: Resident,
+        device_round: DeviceRound,
         rows: int,
         drafts: int,
         device: torch.device,
-        new: Callable[[], Graph] | None = None,
+        new_graph: Callable[[], Graph] | None = None,
     ) -> None:
         """For up to `rows` rows and `drafts` drafts; `new` makes graphs, by default CUDA's."""
-        most = ROWS[bisect_left(ROWS, min(rows, ROWS[-1]))]
-        self._resident = resident
-        self._numbers = torch.zeros(2, most, dtype=torch.int64, device=device)
-        self._room = torch.zeros(most * columns(drafts), dtype=torch.int32, device=device)
+        most = ROW_BUCKETS[bisect_left(ROW_BUCKETS, min(rows, ROW_BUCKETS[-1]))]
+        self._device_round = device_round
+        self._slots_and_drafts = torch.zeros(2, most, dtype=torch.int64, device=device)
+        self._output_buffer = torch.zeros(
+            most * result_width(drafts), dtype=torch.int32, device=device
+        )
         """Where every shape leaves its result."""
-        self._recorder = Recorder(Shape(most, drafts, Kind.BENT), self._work, new)
+        self._recorder = GraphRecorder(
+            RoundShape(most, drafts, SamplingKind.FILTERED), self._make_work, new_graph
+        )
 
-    def __call__(self, numbers: Tensor, drafts: int, kind: Kind, reach: int) -> Tensor:
-        """`Resident.round` for `numbers` [2, B]; valid until the next call."""
-        rows = numbers.shape[1]
-        if rows > self._numbers.shape[1]:
-            return self._resident.round(numbers, drafts, kind, reach)
-        shape = Shape(ROWS[bisect_left(ROWS, rows)], drafts, kind)
-        graph = self._recorder.find(shape)
+    def __call__(
+        self, slots_and_drafts: Tensor, drafts: int, kind: SamplingKind, max_pages: int
+    ) -> Tensor:
+        """`DeviceRound.round` for `numbers` [2, B]; valid until the next call."""
+        rows = slots_and_drafts.shape[1]
+        if rows > self._slots_and_drafts.shape[1]:
+            return self._device_round.run(slots_and_drafts, drafts, kind, max_pages)
+        shape = RoundShape(ROW_BUCKETS[bisect_left(ROW_BUCKETS, rows)], drafts, kind)
+        graph = self._recorder.get(shape)
         if graph is None:
-            result = self._resident.round(numbers, drafts, kind, reach)
-            self._recorder.meet(shape)
+            result = self._device_round.run(slots_and_drafts, drafts, kind, max_pages)
+            self._recorder.observe(shape)
             return result
-        self._numbers[:, rows : shape.rows] = 0
-        self._numbers[:, :rows].copy_(numbers)
+        self._slots_and_drafts[:, rows : shape.rows] = 0
+        self._slots_and_drafts[:, :rows].copy_(slots_and_drafts)
         graph.replay()
-        return self._result(shape)[:rows]
+        return self._output_view(shape)[:rows]
 
     @property
-    def recorded(self) -> tuple[Shape, ...]:
+    def recorded(self) -> tuple[RoundShape, ...]:
         """The shapes that are replayed, in the order of their recording."""
         return self._recorder.recorded
 
-    def _result(self, shape: Shape) -> Tensor:
-        width = columns(shape.drafts)
-        return self._room[: shape.rows * width].view(shape.rows, width)
+    def _output_view(self, shape: RoundShape) -> Tensor:
+        width = result_width(shape.drafts)
+        return self._output_buffer[: shape.rows * width].view(shape.rows, width)
 
-    def _work(self, shape: Shape) -> Callable[[], None]:
+    def _make_work(self, shape: RoundShape) -> Callable[[], None]:
         """The round of `shape`, whose rows are left as padding."""
-        self._numbers.zero_()
-        numbers, room = self._numbers[:, : shape.rows], self._result(shape)
+        self._slots_and_drafts.zero_()
+        numbers, room = self._slots_and_drafts[:, : shape.rows], self._output_view(shape)
 
         def work() -> None:
-            room.copy_(self._resident.round(numbers, shape.drafts, shape.kind))
+            room.copy_(self._device_round.run(numbers, shape.drafts, shape.kind))
 
         return work

@@ -14,108 +14,112 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from shard.batch.packing import Feed
-from shard.batch.rows import Row
-from shard.sampling.position import Spot
-from shard.sampling.sampler import best, logprobs, pick, process
-from shard.wire.protocol import Top
+from shard.batch.packing import TokenSpan
+from shard.batch.rows import CachedRow
+from shard.sampling.position import Position
+from shard.sampling.sampler import logprobs, process, sample, top_tokens
+from shard.wire.protocol import TopTokens
 
-_BLOCK = 256
+_PROMPT_BLOCK = 256
 """Most positions of a prompt whose logits are held in float32 at once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SampledToken:
     """One position: the token, its log-probability, and the likeliest ones if asked for."""
 
     token: int
     logprob: float
-    top: Top
+    top: TopTokens
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Verification:
     """What the target says at the positions of one feed."""
 
-    choices: list[Choice]
-    prompt: tuple[float, ...]
+    sampled: list[SampledToken]
+    prompt_logprobs: tuple[float, ...]
     """Log-probabilities of the prompt's tokens behind the feed's first, if reported."""
-    prompt_top: tuple[Top, ...]
+    prompt_top: tuple[TopTokens, ...]
     """The likeliest tokens at their places, if asked for."""
-    sound: bool
+    valid: bool
     """False where a logit was NaN or infinite, or the row's grammar broke."""
 
     @property
     def tokens(self) -> list[int]:
         """The chosen tokens."""
-        return [choice.token for choice in self.choices]
+        return [choice.token for choice in self.sampled]
 
 
-def reported(row: Row, start: int, stop: int) -> int:
+def prompt_logprobs_wanted(row: CachedRow, start: int, stop: int) -> int:
     """How many of the prompt's tokens the positions from `start` to `stop` score."""
-    return max(0, min(stop, row.prompt - 1) - start) if row.report.prompt else 0
+    return max(0, min(stop, row.prompt_length - 1) - start) if row.report.prompt_logprobs else 0
 
 
-def judge(
-    logits: Tensor, feeds: Sequence[Feed], drafts: Sequence[Sequence[int]], eos: frozenset[int]
-) -> list[Verdict]:
+def verify(
+    logits: Tensor, feeds: Sequence[TokenSpan], drafts: Sequence[Sequence[int]], eos: frozenset[int]
+) -> list[Verification]:
     """The verdict on every feed; `logits` are those that `feeds` want, side by side."""
-    stops = list(accumulate(feed.logits for feed in feeds))
-    counts = [_choices(feed) for feed in feeds]
+    stops = list(accumulate(feed.logit_count for feed in feeds))
+    counts = [_sampled_count(feed) for feed in feeds]
     rows = [row for stop, n in zip(stops, counts, strict=True) for row in range(stop - n, stop)]
     spots = [
-        feed.row.spot(guess[:index])
+        feed.row.position_after(guess[:index])
         for feed, guess, count in zip(feeds, drafts, counts, strict=True)
         for index in range(count)
     ]
     with torch.inference_mode():
         sound = (logits.amax(-1) < float("inf")).tolist()  # False for NaN too
-        chosen = iter(_choose(logits if len(rows) == len(logits) else logits[rows], spots, eos))
+        chosen = iter(_sample(logits if len(rows) == len(logits) else logits[rows], spots, eos))
         return [
-            Verdict(
+            Verification(
                 [next(chosen) for _ in range(count)],
-                *_prompt(feed, logits[stop - feed.logits : stop]),
-                sound=all(sound[stop - feed.logits : stop]) and not _broken(feed.row),
+                *_score_prompt(feed, logits[stop - feed.logit_count : stop]),
+                valid=all(sound[stop - feed.logit_count : stop]) and not _grammar_failed(feed.row),
             )
             for feed, stop, count in zip(feeds, stops, counts, strict=True)
         ]
 
 
-def _choices(feed: Feed) -> int:
+def _sampled_count(feed: TokenSpan) -> int:
     return max(0, feed.start + len(feed.tokens) - len(feed.row.tokens) + 1)
 
 
-def _broken(row: Row) -> bool:
+def _grammar_failed(row: CachedRow) -> bool:
     return row.matcher is not None and row.matcher.broken
 
 
-def _choose(logits: Tensor, spots: Sequence[Spot], eos: frozenset[int]) -> list[Choice]:
-    if not spots:
+def _sample(
+    logits: Tensor, positions: Sequence[Position], eos: frozenset[int]
+) -> list[SampledToken]:
+    if not positions:
         return []
-    scores = process(logits, spots, eos)
-    tokens = pick(scores, spots)
-    raw = [row for row, spot in enumerate(spots) if spot.report.raw]
+    scores = process(logits, positions, eos)
+    tokens = sample(scores, positions)
+    raw = [row for row, spot in enumerate(positions) if spot.report.raw_logprobs]
     if raw:
         scores[raw] = logits[raw].float()
     logs = logprobs(scores)
     values = logs.gather(1, tokens[:, None])[:, 0]
-    tops = best(logs, [spot.report.top_n for spot in spots])
-    return list(map(Choice, tokens.tolist(), values.tolist(), tops))
+    tops = top_tokens(logs, [spot.report.top_n for spot in positions])
+    return list(map(SampledToken, tokens.tolist(), values.tolist(), tops))
 
 
-def _prompt(feed: Feed, logits: Tensor) -> tuple[tuple[float, ...], tuple[Top, ...]]:
+def _score_prompt(
+    feed: TokenSpan, logits: Tensor
+) -> tuple[tuple[float, ...], tuple[TopTokens, ...]]:
     """What `logits`, the feed's own, say of the prompt's tokens that they predict."""
-    count = reported(feed.row, feed.start, feed.start + len(feed.tokens))
+    count = prompt_logprobs_wanted(feed.row, feed.start, feed.start + len(feed.tokens))
     if not count:
         return (), ()
     first = feed.start + 1
     ids = torch.tensor(feed.row.tokens[first : first + count], device=logits.device)
     values: list[float] = []
-    tops: list[Top] = []
+    tops: list[TopTokens] = []
     for block, told in zip(
-        torch.split(logits[:count], _BLOCK), torch.split(ids, _BLOCK), strict=True
+        torch.split(logits[:count], _PROMPT_BLOCK), torch.split(ids, _PROMPT_BLOCK), strict=True
     ):
         logs = logprobs(block.float())
         values += logs.gather(1, told[:, None])[:, 0].tolist()
-        tops += best(logs, [feed.row.report.top_n] * len(told))
+        tops += top_tokens(logs, [feed.row.report.top_n] * len(told))
     return tuple(values), tuple(tops) if feed.row.report.top_n else ()

@@ -21,9 +21,9 @@ from llguidance import LLMatcher, LLTokenizer
 from torch import Tensor
 
 _log = logging.getLogger(__name__)
-_REMEMBERED = 65
+_MAX_CACHED_MASKS = 65
 """Masks of so many last positions are kept: the longest draft and the token after it."""
-_KEPT = 512
+_MAX_CACHED_GRAMMARS = 512
 """Compiled grammars that are kept, beside those of live rows."""
 
 
@@ -49,7 +49,7 @@ class Matcher:
         """
         place = self._seek(output)
         if place not in self._masks:
-            self._masks.pop(place - _REMEMBERED, None)
+            self._masks.pop(place - _MAX_CACHED_MASKS, None)
             self._masks[place] = self._matcher.compute_bitmask()
         packed = torch.frombuffer(bytearray(self._masks[place]), dtype=torch.uint8)
         bits = packed[:, None] >> torch.arange(8, dtype=torch.uint8) & 1
@@ -57,7 +57,7 @@ class Matcher:
 
     def _seek(self, output: Sequence[int]) -> int:
         """Move the cursor behind `output`, or to where it leaves the grammar."""
-        shared = _shared(self._output, output)
+        shared = _common_prefix_length(self._output, output)
         if shared == len(output) and shared in self._masks:
             return shared
         self._matcher.rollback(len(self._output) - shared)
@@ -68,7 +68,7 @@ class Matcher:
         return len(self._output)
 
 
-class Grammars:
+class GrammarMatchers:
     """Makes matchers for a model of `vocabulary` tokens that ends its texts with `eos`."""
 
     def __init__(self, folder: str, vocabulary: int, eos: frozenset[int]) -> None:
@@ -95,7 +95,7 @@ class Grammars:
             made.compute_bitmask()
         with self._lock:
             self._compiled[grammar] = made
-            if len(self._compiled) > _KEPT:
+            if len(self._compiled) > _MAX_CACHED_GRAMMARS:
                 self._compiled.popitem(last=False)
 
     def matcher(self, grammar: str) -> Matcher:
@@ -110,7 +110,7 @@ class Grammars:
         return LLTokenizer(text, n_vocab=self._vocabulary, eos_token=sorted(self._eos) or None)
 
 
-def _shared(left: Sequence[int], right: Sequence[int]) -> int:
+def _common_prefix_length(left: Sequence[int], right: Sequence[int]) -> int:
     """Length of the common start."""
     most = min(len(left), len(right))
     if list(left[:most]) == list(right[:most]):

@@ -6,33 +6,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shard.sampling.grammar import Matcher
-from shard.wire.protocol import Report, Sampling
+from shard.wire.protocol import ReportOptions, Sampling
 
-_NO_MORE = Report()
+_TOKENS_ONLY = ReportOptions()
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
+class Position:
     """The position after `tokens` and then `drafts`; the first `prompt` tokens are the prompt."""
 
     sampling: Sampling
     tokens: Sequence[int]
     drafts: Sequence[int] = ()
-    prompt: int = 0
+    prompt_length: int = 0
     matcher: Matcher | None = None
-    report: Report = _NO_MORE
+    report: ReportOptions = _TOKENS_ONLY
 
     @property
-    def position(self) -> int:
+    def index(self) -> int:
         """Absolute position of the token to choose."""
         return len(self.tokens) + len(self.drafts)
 
     @property
-    def last(self) -> int:
+    def previous_token(self) -> int:
         """The token before this position."""
         return self.drafts[-1] if self.drafts else self.tokens[-1]
 
     @property
     def output(self) -> list[int]:
         """What was emitted or drafted before this position."""
-        return [*self.tokens[self.prompt :], *self.drafts]
+        return [*self.tokens[self.prompt_length :], *self.drafts]

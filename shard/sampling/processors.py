@@ -15,17 +15,17 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from shard.sampling.position import Spot
+from shard.sampling.position import Position
 
 HASH_KEY = 15485863
 """Times the previous token: the seed of the green list."""
 
 
-def watermark(scores: Tensor, spots: Sequence[Spot]) -> None:
+def watermark(scores: Tensor, positions: Sequence[Position]) -> None:
     """Favour the green list (Kirchenbauer et al. 2023), which the previous token alone fixes."""
-    for row, spot in enumerate(spots):
+    for row, spot in enumerate(positions):
         if spot.sampling.watermark:
-            green = green_list(spot.last, scores.shape[1], spot.sampling.watermark_gamma)
+            green = green_list(spot.previous_token, scores.shape[1], spot.sampling.watermark_gamma)
             scores[row, green.to(scores.device)] += spot.sampling.watermark_delta
 
 
@@ -36,11 +36,11 @@ def green_list(previous: int, vocabulary: int, gamma: float) -> Tensor:
     return torch.randperm(vocabulary, generator=generator)[: int(vocabulary * gamma)]
 
 
-def repetition(scores: Tensor, spots: Sequence[Spot]) -> None:
+def repetition(scores: Tensor, positions: Sequence[Position]) -> None:
     """Divide positive and multiply negative scores of every token seen, once per token."""
     seen = {
         row: dict.fromkeys((*spot.tokens, *spot.drafts), spot.sampling.repetition_penalty)
-        for row, spot in enumerate(spots)
+        for row, spot in enumerate(positions)
         if spot.sampling.repetition_penalty != 1.0
     }
     if seen:
@@ -49,10 +49,10 @@ def repetition(scores: Tensor, spots: Sequence[Spot]) -> None:
         scores[cells] = torch.where(old < 0, old * penalty, old / penalty)
 
 
-def frequency_and_presence(scores: Tensor, spots: Sequence[Spot]) -> None:
+def frequency_and_presence(scores: Tensor, positions: Sequence[Position]) -> None:
     """Subtract, for every token of the output, count x frequency penalty + presence penalty."""
     amounts = {}
-    for row, spot in enumerate(spots):
+    for row, spot in enumerate(positions):
         each, once = spot.sampling.frequency_penalty, spot.sampling.presence_penalty
         if each or once:
             counts = Counter(spot.output)
@@ -60,42 +60,42 @@ def frequency_and_presence(scores: Tensor, spots: Sequence[Spot]) -> None:
     _add(scores, amounts)
 
 
-def bias(scores: Tensor, spots: Sequence[Spot]) -> None:
+def bias(scores: Tensor, positions: Sequence[Position]) -> None:
     """Add the request's bias to the tokens that it names."""
     amounts = {
         row: {entry.token: entry.value for entry in spot.sampling.bias}
-        for row, spot in enumerate(spots)
+        for row, spot in enumerate(positions)
         if spot.sampling.bias
     }
     _add(scores, amounts)
 
 
-def bar(scores: Tensor, spots: Sequence[Spot], eos: Collection[int]) -> None:
+def mask_forbidden(scores: Tensor, positions: Sequence[Position], eos: Collection[int]) -> None:
     """Bar the end before `min_new_tokens`, then what the grammar does not admit.
 
     A grammar that admits nothing but the end gets it: one token must remain.
     """
     ends = [id for id in eos if id < scores.shape[1]]
-    for row, spot in enumerate(spots):
-        early = position_in_output(spot) < spot.sampling.min_new_tokens
+    for row, spot in enumerate(positions):
+        early = output_length(spot) < spot.sampling.min_new_tokens
         barred = ends if early else []
         if spot.matcher is not None:
             admitted = spot.matcher.mask(spot.output, scores.shape[1])
-            scores[row].masked_fill_(~_without(admitted, barred).to(scores.device), -math.inf)
+            scores[row].masked_fill_(~_excluding(admitted, barred).to(scores.device), -math.inf)
         elif barred:
             scores[row, barred] = -math.inf
 
 
-def position_in_output(spot: Spot) -> int:
+def output_length(position: Position) -> int:
     """How many tokens were emitted or drafted before `spot`."""
-    return spot.position - spot.prompt
+    return position.index - position.prompt_length
 
 
-def _without(admitted: Tensor, barred: Sequence[int]) -> Tensor:
+def _excluding(allowed: Tensor, forbidden: Sequence[int]) -> Tensor:
     """`admitted` [V] less `barred`, or itself if nothing else is left."""
-    rest = admitted.clone()
-    rest[barred] = False
-    return rest if rest.any() else admitted
+    rest = allowed.clone()
+    rest[forbidden] = False
+    return rest if rest.any() else allowed
 
 
 def _add(scores: Tensor, amounts: Mapping[int, Mapping[int, float]]) -> None:

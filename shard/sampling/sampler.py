@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from shard.sampling import processors, warpers
-from shard.sampling.position import Spot
-from shard.wire.protocol import Sampling, Top
+from shard.sampling.position import Position
+from shard.wire.protocol import Sampling, TopTokens
 
-__all__ = ["Spot", "best", "gumbel", "logprobs", "pick", "process", "stream_key"]
+__all__ = ["Position", "gumbel_noise", "logprobs", "process", "sample", "stream_key", "top_tokens"]
 
 _PROCESSORS = (
     processors.watermark,
@@ -40,35 +40,37 @@ _WARPERS = (
 _MASK64 = (1 << 64) - 1
 
 
-def process(logits: Tensor, spots: Sequence[Spot], eos: Collection[int] = ()) -> Tensor:
+def process(logits: Tensor, positions: Sequence[Position], eos: Collection[int] = ()) -> Tensor:
     """Scores [N, V] float32 of `logits` [N, V]; `eos` ends a text and may be barred.
 
     In order: watermark, repetition, frequency and presence, bias, minimum length, grammar,
     temperature, top-k, top-p, typical-p, min-p. The logits themselves where
     nobody asks for any.
     """
-    if all(spot.matcher is None and _neutral(spot.sampling) for spot in spots):
+    if all(spot.matcher is None and _is_neutral(spot.sampling) for spot in positions):
         return logits.float()
     scores = logits.to(torch.float32, copy=True)
     for step in _PROCESSORS:
-        step(scores, spots)
-    processors.bar(scores, spots, eos)
+        step(scores, positions)
+    processors.mask_forbidden(scores, positions, eos)
     for step in _WARPERS:
-        step(scores, spots)
+        step(scores, positions)
     return scores
 
 
 @lru_cache(maxsize=4096)
-def _neutral(sampling: Sampling) -> bool:
+def _is_neutral(sampling: Sampling) -> bool:
     """Whether scores under `sampling` are the logits; the seed only matters to the choice."""
     return replace(sampling, seed=0) == Sampling()
 
 
-def pick(scores: Tensor, spots: Sequence[Spot]) -> Tensor:
+def sample(scores: Tensor, positions: Sequence[Position]) -> Tensor:
     """The chosen token of every spot, int64 [N], from processed `scores` [N, V]."""
-    sampled = [index for index, spot in enumerate(spots) if spot.sampling.temperature > 0]
+    sampled = [index for index, spot in enumerate(positions) if spot.sampling.temperature > 0]
     if sampled:
-        noise = gumbel([spots[index] for index in sampled], scores.shape[1], scores.device)
+        noise = gumbel_noise(
+            [positions[index] for index in sampled], scores.shape[1], scores.device
+        )
         rows = torch.tensor(sampled, device=scores.device)
         scores = scores.index_add(0, rows, noise)
     return argmax(scores)
@@ -86,12 +88,12 @@ def logprobs(scores: Tensor) -> Tensor:
     return scores.log_softmax(-1)
 
 
-def best(logs: Tensor, counts: Sequence[int]) -> list[Top]:
+def top_tokens(logs: Tensor, counts: Sequence[int]) -> list[TopTokens]:
     """The `counts[i]` likeliest tokens of row i of `logs` [N, V], the likeliest first.
 
     Ties with the last are kept, so there may be more; a barred token is never among them.
     """
-    tops = [Top((), ())] * len(counts)
+    tops = [TopTokens((), ())] * len(counts)
     rows = [row for row, count in enumerate(counts) if count]
     if not rows:
         return tops
@@ -103,17 +105,17 @@ def best(logs: Tensor, counts: Sequence[int]) -> list[Top]:
     for row, values, mask in zip(rows, asked, kept, strict=True):
         ids = mask.nonzero()[:, 0]
         order = values[ids].sort(descending=True, stable=True)
-        tops[row] = Top(tuple(ids[order.indices].tolist()), tuple(order.values.tolist()))
+        tops[row] = TopTokens(tuple(ids[order.indices].tolist()), tuple(order.values.tolist()))
     return tops
 
 
-def gumbel(spots: Sequence[Spot], vocabulary: int, device: torch.device) -> Tensor:
+def gumbel_noise(positions: Sequence[Position], vocabulary: int, device: torch.device) -> Tensor:
     """Standard Gumbel noise [N, V] float32, a pure function of seed, position and token id."""
-    keys = [stream_key(spot.sampling.seed, spot.position) for spot in spots]
-    return noise(torch.tensor([signed(key) for key in keys]).to(device), vocabulary)
+    keys = [stream_key(spot.sampling.seed, spot.index) for spot in positions]
+    return gumbel_from_keys(torch.tensor([as_int64(key) for key in keys]).to(device), vocabulary)
 
 
-def noise(keys: Tensor, vocabulary: int) -> Tensor:
+def gumbel_from_keys(keys: Tensor, vocabulary: int) -> Tensor:
     """Standard Gumbel noise [N, V] float32 for the stream keys `keys` [N], bits as int64.
 
     `-log(-log1p(-u))` with u from 31 hash bits: u is exact where it is small, and small u is
@@ -129,10 +131,10 @@ def _hash(keys: Tensor, vocabulary: int) -> Tensor:
     """int32 [N, V]: two rounds of a 32-bit finaliser keyed by the halves of `keys`."""
     low, high = keys.view(torch.int32).view(-1, 2, 1).unbind(1)  # little-endian
     ids = torch.arange(vocabulary, dtype=torch.int32, device=keys.device)
-    return _finalise(_finalise(ids[None] + low) ^ high)
+    return _murmur_finalise(_murmur_finalise(ids[None] + low) ^ high)
 
 
-def _finalise(value: Tensor) -> Tensor:
+def _murmur_finalise(value: Tensor) -> Tensor:
     """The 32-bit finaliser of MurmurHash3, on wrapping int32; shifts are logical."""
     value = (value ^ ((value >> 16) & 0xFFFF)) * -0x7A143595
     value = (value ^ ((value >> 13) & 0x7FFFF)) * -0x3D4D51CB
@@ -152,14 +154,14 @@ def mix64(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def mixed(values: Tensor) -> Tensor:
+def mix64_tensor(values: Tensor) -> Tensor:
     """`mix64` of the bits in `values`, int64, whose arithmetic wraps; shifts are logical."""
-    values = values + signed(0x9E3779B97F4A7C15)
-    values = (values ^ ((values >> 30) & (_MASK64 >> 30))) * signed(0xBF58476D1CE4E5B9)
-    values = (values ^ ((values >> 27) & (_MASK64 >> 27))) * signed(0x94D049BB133111EB)
+    values = values + as_int64(0x9E3779B97F4A7C15)
+    values = (values ^ ((values >> 30) & (_MASK64 >> 30))) * as_int64(0xBF58476D1CE4E5B9)
+    values = (values ^ ((values >> 27) & (_MASK64 >> 27))) * as_int64(0x94D049BB133111EB)
     return values ^ ((values >> 31) & (_MASK64 >> 31))
 
 
-def signed(value: int) -> int:
+def as_int64(value: int) -> int:
     """The int64 of the same 64 bits."""
     return value - (1 << 64) if value >> 63 else value

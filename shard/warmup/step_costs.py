@@ -11,32 +11,41 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shard.attention.kv_cache import PAGE_SIZE
-from shard.batch.packing import Feed
-from shard.batch.rows import Row
-from shard.rounds.drafters import Ask
-from shard.wire.protocol import Cost, Grow, Ids, New, Run, Sampling, Step, StepResult
+from shard.batch.packing import TokenSpan
+from shard.batch.rows import CachedRow
+from shard.rounds.drafters import DraftRequest
+from shard.wire.protocol import (
+    AppendPages,
+    Ids,
+    MeasuredStep,
+    NewRow,
+    RowWork,
+    Sampling,
+    Step,
+    StepResult,
+)
 
-BUDGET = 1.0
+WARMUP_BUDGET_SECONDS = 1.0
 """Seconds of measured Steps after which no more rows are tried."""
 _ROUNDS = 3
-_GAP = 8
+_CATCH_UP_STEPS = 8
 
-Agree = Callable[[float], float]
+AcrossRanks = Callable[[float], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
+class MeasuredStepCosts:
     """Seconds: of one draft and one verify forward for one row, and of whole Steps."""
 
     draft_token_seconds: float
     verify_seconds: float
     catch_up_seconds: float
     """For each token that the drafter has missed."""
-    table: tuple[Cost, ...]
+    table: tuple[MeasuredStep, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class WarmupLimits:
     """What warm-up may use: rows of a Step, tokens of a row, pages of the pool."""
 
     rows: int
@@ -44,26 +53,26 @@ class Limits:
     pages: int
 
 
-class Zeros:
+class ZeroDrafter:
     """Drafts zeros, so that verification is timed where prompt lookup would find nothing."""
 
-    source = "zeros"
+    name = "zeros"
     caches = ()
 
-    def room(self, row: Row) -> int:
+    def max_drafts(self, row: CachedRow) -> int:
         """No limit of its own."""
         return row.remaining
 
-    def propose(self, asks: Sequence[Ask], chunks: Sequence[Feed]) -> None:
+    def propose(self, requests: Sequence[DraftRequest], prefills: Sequence[TokenSpan]) -> None:
         """Fill every ask."""
-        for ask in asks:
+        for ask in requests:
             ask.drafts = [0] * ask.count
 
-    def settle(self, ask: Ask, known: int, accepted: int) -> None:
+    def rollback(self, request: DraftRequest, token_count: int, accepted: int) -> None:
         """It keeps nothing."""
 
 
-class Executor(Protocol):
+class StepExecutor(Protocol):
     """The part of the engine that warm-up drives."""
 
     def execute(self, step: Step) -> StepResult:
@@ -73,63 +82,74 @@ class Executor(Protocol):
         """Forget every row."""
 
 
-def measure(engine: Executor, limits: Limits, speculate: int, lags: bool, agree: Agree) -> Costs:
-    """Time a few Steps of every size worth knowing, the smallest first, until `BUDGET` is spent.
+def measure_step_costs(
+    engine: StepExecutor,
+    limits: WarmupLimits,
+    speculate: int,
+    keeps_cache: bool,
+    across_ranks: AcrossRanks,
+) -> MeasuredStepCosts:
+    """Time a few Steps of every size worth knowing, the smallest first, until
+    `WARMUP_BUDGET_SECONDS` is spent.
 
     `lags`: the drafter has a cache, which falls behind in Steps without drafts. `agree` makes one
     figure of the ranks' figures, so that all of them stop after the same Step.
     """
-    table: list[Cost] = []
-    for rows in _sizes(limits):
-        if sum(cell.seconds for cell in table) * (_ROUNDS + 1) > BUDGET:
+    table: list[MeasuredStep] = []
+    for rows in _row_counts(limits):
+        if sum(cell.seconds for cell in table) * (_ROUNDS + 1) > WARMUP_BUDGET_SECONDS:
             break
-        for draft in _lengths(limits, rows, speculate):
-            table.append(Cost(rows, draft, agree(_least(engine, rows, draft))))
-    catch_up = agree(_catch_up(engine, limits)) if lags else 0.0
+        for draft in _draft_lengths(limits, rows, speculate):
+            table.append(
+                MeasuredStep(rows, draft, across_ranks(_fastest_step(engine, rows, draft)))
+            )
+    catch_up = across_ranks(_measure_catch_up(engine, limits)) if keeps_cache else 0.0
     engine.reset()
     alone = [cell for cell in table if cell.rows == 1]
     verify, longest = alone[0].seconds, alone[-1]
     drafts = max(0.0, longest.seconds - verify) / max(1, longest.draft)
-    return Costs(drafts, verify, catch_up, tuple(table))
+    return MeasuredStepCosts(drafts, verify, catch_up, tuple(table))
 
 
-def decode_seconds(engine: Executor) -> float:
+def decode_seconds(engine: StepExecutor) -> float:
     """Seconds of one plain decode step of one row."""
-    seconds = _least(engine, 1, 0)
+    seconds = _fastest_step(engine, 1, 0)
     engine.reset()
     return seconds
 
 
-def _sizes(limits: Limits) -> list[int]:
+def _row_counts(limits: WarmupLimits) -> list[int]:
     """Numbers of rows: powers of four, and the most that there can be."""
     most = min(limits.rows, limits.pages)
     return sorted({*(4**power for power in range(8) if 4**power < most), most})
 
 
-def _lengths(limits: Limits, rows: int, speculate: int) -> list[int]:
+def _draft_lengths(limits: WarmupLimits, rows: int, speculate: int) -> list[int]:
     """Draft lengths of which `rows` rows can do all rounds; the cost between them is linear."""
     tokens = min(limits.length, limits.pages // rows * PAGE_SIZE)
     most = min(speculate, max(1, (tokens - 2) // (_ROUNDS + 1) - 1))
     return sorted({0, min(1, most), most})
 
 
-def _least(engine: Executor, rows: int, draft: int) -> float:
+def _fastest_step(engine: StepExecutor, rows: int, draft: int) -> float:
     """Of all rounds the quickest: what else the machine does can only make one slower."""
     rounds = _ROUNDS + 1  # the first run of a shape allocates
-    ids = _enter(engine, rows, 1 + rounds * (draft + 1))
-    step = Step(0, (), (), (), tuple(Run(id, 0, draft) for id in ids))
+    ids = _start_rows(engine, rows, 1 + rounds * (draft + 1))
+    step = Step(0, (), (), (), tuple(RowWork(id, 0, draft) for id in ids))
     seconds = [engine.execute(step).seconds for _ in range(rounds)]
     engine.execute(Step(0, ids, (), (), ()))
     return min(seconds[1:])
 
 
-def _catch_up(engine: Executor, limits: Limits) -> float:
-    """Seconds for one token of a gap: a first draft after `_GAP` Steps without, less the next."""
-    gap = min(_GAP, min(limits.length, limits.pages * PAGE_SIZE) // 2 - 5)
+def _measure_catch_up(engine: StepExecutor, limits: WarmupLimits) -> float:
+    """Seconds for one token of a gap: a first draft after `_CATCH_UP_STEPS` Steps without, less
+    the next.
+    """
+    gap = min(_CATCH_UP_STEPS, min(limits.length, limits.pages * PAGE_SIZE) // 2 - 5)
     if gap < 1:
         return 0.0  # so short a context has no gap worth a charge
-    [id] = _enter(engine, 1, 1 + 2 * (gap + 4))
-    plain, drafted = (Step(0, (), (), (), (Run(id, 0, draft),)) for draft in (0, 1))
+    [id] = _start_rows(engine, 1, 1 + 2 * (gap + 4))
+    plain, drafted = (Step(0, (), (), (), (RowWork(id, 0, draft),)) for draft in (0, 1))
     for _ in range(2):  # the first time of a shape allocates
         for _ in range(gap):
             engine.execute(plain)
@@ -138,11 +158,11 @@ def _catch_up(engine: Executor, limits: Limits) -> float:
     return max(0.0, late - usual) / gap
 
 
-def _enter(engine: Executor, rows: int, tokens: int) -> Ids:
+def _start_rows(engine: StepExecutor, rows: int, tokens: int) -> Ids:
     """Start `rows` rows that may each emit `tokens`, and emit the first."""
     each, ids = 1 + tokens // PAGE_SIZE, tuple(range(rows))
     pages = [tuple(range(1 + id * each, 1 + (id + 1) * each)) for id in ids]
-    new = tuple(New(id, (0,), 1, tokens, True, Sampling()) for id in ids)
-    grow = tuple(map(Grow, ids, pages))
-    engine.execute(Step(0, (), new, grow, tuple(Run(id, 1, 0) for id in ids)))
+    new = tuple(NewRow(id, (0,), 1, tokens, True, Sampling()) for id in ids)
+    grow = tuple(map(AppendPages, ids, pages))
+    engine.execute(Step(0, (), new, grow, tuple(RowWork(id, 1, 0) for id in ids)))
     return ids

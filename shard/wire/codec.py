@@ -21,12 +21,12 @@ class ProtocolError(Exception):
     """The peer broke the wire's rules; the connection is of no further use."""
 
 
-Encode = Callable[[Any], Any]
-Decode = Callable[[Any], Any]
+EncodeFunction = Callable[[Any], Any]
+DecodeFunction = Callable[[Any], Any]
 
 
 @cache
-def encoder(hint: Any) -> Encode:
+def encoder(hint: Any) -> EncodeFunction:
     """What turns a value of type `hint` into msgpack's own types."""
     if get_origin(hint) is Annotated:
         code = get_args(hint)[1]
@@ -39,38 +39,38 @@ def encoder(hint: Any) -> Encode:
         encode_item = encoder(get_args(hint)[0])
         return lambda value: [encode_item(item) for item in value]
     if get_origin(hint) in (Union, UnionType):
-        inner = encoder(_option(hint))
+        inner = encoder(_optional_type(hint))
         return lambda value: None if value is None else inner(value)
-    return _plain
+    return _encode_scalar
 
 
-def _plain(value: Any) -> Any:
+def _encode_scalar(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
 @cache
-def decoder(hint: Any) -> Decode:
+def decoder(hint: Any) -> DecodeFunction:
     """What turns msgpack's types back, and raises ProtocolError for all but a value of `hint`."""
     if get_origin(hint) is Annotated:
-        return _binary(get_args(hint)[1])
+        return _array_decoder(get_args(hint)[1])
     if is_dataclass(hint) and isinstance(hint, type):
-        return _record(hint)
+        return _dataclass_decoder(hint)
     if get_origin(hint) is tuple:
-        return _array(decoder(get_args(hint)[0]))
+        return _tuple_decoder(decoder(get_args(hint)[0]))
     if get_origin(hint) in (Union, UnionType):
-        inner = decoder(_option(hint))
+        inner = decoder(_optional_type(hint))
         return lambda value: None if value is None else inner(value)
     if isinstance(hint, type) and issubclass(hint, Enum):
-        return _member(hint)
-    return _scalar(hint)
+        return _enum_decoder(hint)
+    return _scalar_decoder(hint)
 
 
-def _option(hint: Any) -> Any:
+def _optional_type(hint: Any) -> Any:
     """What an optional value is where it is not None."""
     return next(option for option in get_args(hint) if option is not NoneType)
 
 
-def _binary(code: str) -> Decode:
+def _array_decoder(code: str) -> DecodeFunction:
     def decode(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, bytes) or len(value) % array(code).itemsize:
             raise ProtocolError("expected a binary array")
@@ -79,7 +79,7 @@ def _binary(code: str) -> Decode:
     return decode
 
 
-def _record(kind: type) -> Decode:
+def _dataclass_decoder(kind: type) -> DecodeFunction:
     types = get_type_hints(kind, include_extras=True)
     decoders = [decoder(types[field.name]) for field in fields(kind)]
 
@@ -91,7 +91,7 @@ def _record(kind: type) -> Decode:
     return decode
 
 
-def _array(item: Decode) -> Decode:
+def _tuple_decoder(item: DecodeFunction) -> DecodeFunction:
     def decode(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list):
             raise ProtocolError("expected an array")
@@ -100,7 +100,7 @@ def _array(item: Decode) -> Decode:
     return decode
 
 
-def _member(kind: type[Enum]) -> Decode:
+def _enum_decoder(kind: type[Enum]) -> DecodeFunction:
     def decode(value: Any) -> Enum:
         try:
             return kind(value)
@@ -110,7 +110,7 @@ def _member(kind: type[Enum]) -> Decode:
     return decode
 
 
-def _scalar(kind: type) -> Decode:
+def _scalar_decoder(kind: type) -> DecodeFunction:
     def decode(value: Any) -> Any:
         if type(value) is not kind:
             raise ProtocolError(f"expected {kind.__name__}, found {type(value).__name__}")

@@ -26,7 +26,7 @@ class End(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Bias:
+class LogitBias:
     """What is added to the score of `token`, an id inside the vocabulary."""
 
     token: int
@@ -53,7 +53,7 @@ class Sampling:
     """Times the token's count in the output."""
     presence_penalty: float = 0.0
     """Once for a token in the output."""
-    bias: tuple[Bias, ...] = ()
+    bias: tuple[LogitBias, ...] = ()
     """No token twice."""
     watermark: bool = False
     min_new_tokens: int = 0
@@ -65,19 +65,19 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ReportOptions:
     """What a row's Items tell beside its tokens."""
 
     top_n: int = 0
     """How many of the likeliest tokens at every position, the prompt's included if it is told."""
-    raw: bool = False
+    raw_logprobs: bool = False
     """Log-probabilities of the model itself, not of what processors and warpers left."""
-    prompt: bool = False
+    prompt_logprobs: bool = False
     """Log-probabilities of the prompt; the prefill must then start at its first token."""
 
 
 @dataclass(frozen=True, slots=True)
-class New:
+class NewRow:
     """A row the shards do not hold yet, or no longer hold.
 
     `tokens` is the prompt followed by what was already emitted; the first `prompt` of them are
@@ -92,7 +92,7 @@ class New:
     max_new: int
     ignore_eos: bool
     sampling: Sampling
-    report: Report = Report()
+    report: ReportOptions = ReportOptions()
     grammar: str | None = None
     """What the whole output must match, in llguidance's own form; the router has compiled it."""
     cached: int = 0
@@ -100,7 +100,7 @@ class New:
 
 
 @dataclass(frozen=True, slots=True)
-class Grow:
+class AppendPages:
     """Page ids appended to a row's block table."""
 
     id: int
@@ -108,7 +108,7 @@ class Grow:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class PageCopy:
     """Whole pages, target and draft, copied from each of `sources` to the same place in `targets`.
 
     All are read before any is written.
@@ -118,12 +118,12 @@ class Move:
     targets: Ids = ()
 
 
-STAY = Move()
+NO_COPY = PageCopy()
 """No page moves."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RowWork:
     """What one row does in a Step.
 
     `prefill` > 0: feed that many known tokens; the last known one also samples. `prefill` 0:
@@ -136,7 +136,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class MeasuredStep:
     """Seconds of a Step in which `rows` rows decode with `draft` drafts each."""
 
     rows: int
@@ -145,7 +145,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Top:
+class TopTokens:
     """The likeliest tokens at one position, the likeliest first, ties with the last included."""
 
     ids: Ids
@@ -153,7 +153,7 @@ class Top:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class RowResult:
     """What a Step did for one row; a row that had ended before has no item."""
 
     id: int
@@ -164,7 +164,7 @@ class Item:
     drafted: int
     accepted: int
     end: End | None
-    top: tuple[Top, ...] = ()
+    top: tuple[TopTokens, ...] = ()
     """One per token where the report asks for them, else none."""
     prompt_start: int = 0
     prompt_logprobs: Floats = ()
@@ -172,5 +172,5 @@ class Item:
     draft_cached: int = 0
     """Leading tokens of the row whose keys and values the draft holds; the target's own count
     where no draft keeps any."""
-    prompt_top: tuple[Top, ...] = ()
+    prompt_top: tuple[TopTokens, ...] = ()
     """The model's likeliest tokens at the same places, where the report asks for some."""

@@ -16,25 +16,25 @@ import msgpack
 
 from shard.wire.codec import ProtocolError as ProtocolError
 from shard.wire.codec import decoder, encoder
-from shard.wire.messages import STAY
-from shard.wire.messages import Bias as Bias
-from shard.wire.messages import Cost as Cost
+from shard.wire.messages import NO_COPY
+from shard.wire.messages import AppendPages as AppendPages
 from shard.wire.messages import End as End
 from shard.wire.messages import Floats as Floats
-from shard.wire.messages import Grow as Grow
 from shard.wire.messages import Ids as Ids
-from shard.wire.messages import Item as Item
-from shard.wire.messages import Move as Move
-from shard.wire.messages import New as New
-from shard.wire.messages import Report as Report
-from shard.wire.messages import Run as Run
+from shard.wire.messages import LogitBias as LogitBias
+from shard.wire.messages import MeasuredStep as MeasuredStep
+from shard.wire.messages import NewRow as NewRow
+from shard.wire.messages import PageCopy as PageCopy
+from shard.wire.messages import ReportOptions as ReportOptions
+from shard.wire.messages import RowResult as RowResult
+from shard.wire.messages import RowWork as RowWork
 from shard.wire.messages import Sampling as Sampling
-from shard.wire.messages import Top as Top
+from shard.wire.messages import TopTokens as TopTokens
 
 VERSION = 1
-MAX_FRAME = 64 << 20
+MAX_FRAME_BYTES = 64 << 20
 """Largest frame in bytes; refused before it is read."""
-HEADER = 4
+HEADER_BYTES = 4
 """Bytes of the length prefix."""
 
 
@@ -71,7 +71,7 @@ class Ready:
     """Seconds of one verify forward for one row, measured at warm-up (the paper's T_LLM)."""
     drafter: str = ""
     """Who drafts: `model`, `ngram`, or nobody."""
-    costs: tuple[Cost, ...] = ()
+    costs: tuple[MeasuredStep, ...] = ()
     """Measured at warm-up. For every number of rows in it there is a draft length of 0."""
     catch_up_seconds: float = 0.0
     """Seconds that the drafter needs for one token that it has missed, measured at warm-up."""
@@ -94,12 +94,12 @@ class Step:
 
     number: int
     release: Ids
-    new: tuple[New, ...]
-    grow: tuple[Grow, ...]
-    run: tuple[Run, ...]
-    swap_out: Move = STAY
-    copy: Move = STAY
-    swap_in: Move = STAY
+    new: tuple[NewRow, ...]
+    grow: tuple[AppendPages, ...]
+    run: tuple[RowWork, ...]
+    swap_out: PageCopy = NO_COPY
+    copy: PageCopy = NO_COPY
+    swap_in: PageCopy = NO_COPY
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class StepResult:
 
     number: int
     seconds: float
-    items: tuple[Item, ...]
+    items: tuple[RowResult, ...]
     digest: int
 
 
@@ -156,7 +156,7 @@ class Prepare:
 
     number: int
     grammar: str
-    """llguidance's own form, as in `New`."""
+    """llguidance's own form, as in `NewRow`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +166,9 @@ class Prepared:
     number: int
 
 
-_ORDER = (Hello, Ready, Step, StepResult, Ack, Ping, Pong, Fatal, Prepare, Prepared)
-_codes: dict[type, int] = {message: code for code, message in enumerate(_ORDER)}
-_types = {code: message for message, code in _codes.items()}
+_MESSAGE_TYPES = (Hello, Ready, Step, StepResult, Ack, Ping, Pong, Fatal, Prepare, Prepared)
+_code_of_type: dict[type, int] = {message: code for code, message in enumerate(_MESSAGE_TYPES)}
+_type_of_code = {code: message for message, code in _code_of_type.items()}
 
 Message = Hello | Ready | Step | StepResult | Ack | Ping | Pong | Fatal | Prepare | Prepared
 
@@ -176,18 +176,18 @@ Message = Hello | Ready | Step | StepResult | Ack | Ping | Pong | Fatal | Prepar
 def pack(message: Message) -> bytes:
     """The frame of `message`, header included. Raises ProtocolError if it exceeds MAX_FRAME."""
     kind: Any = type(message)
-    value = [_codes[kind], *encoder(kind)(message)]
+    value = [_code_of_type[kind], *encoder(kind)(message)]
     body: bytes = msgpack.packb(value)
-    if len(body) > MAX_FRAME:
-        raise ProtocolError(f"a frame of {len(body)} bytes exceeds {MAX_FRAME}")
-    return len(body).to_bytes(HEADER, "little") + body
+    if len(body) > MAX_FRAME_BYTES:
+        raise ProtocolError(f"a frame of {len(body)} bytes exceeds {MAX_FRAME_BYTES}")
+    return len(body).to_bytes(HEADER_BYTES, "little") + body
 
 
-def length(header: bytes) -> int:
+def body_length(header: bytes) -> int:
     """Body length announced by a 4-byte `header`. Raises ProtocolError above MAX_FRAME."""
     size = int.from_bytes(header, "little")
-    if size > MAX_FRAME:
-        raise ProtocolError(f"a frame of {size} bytes exceeds {MAX_FRAME}")
+    if size > MAX_FRAME_BYTES:
+        raise ProtocolError(f"a frame of {size} bytes exceeds {MAX_FRAME_BYTES}")
     return size
 
 
@@ -199,7 +199,7 @@ def unpack(body: bytes) -> Message:
         raise ProtocolError(f"not msgpack: {fault}") from fault
     if not isinstance(value, list) or not value or type(value[0]) is not int:
         raise ProtocolError("a message is an array that starts with its code")
-    if value[0] not in _types:
+    if value[0] not in _type_of_code:
         raise ProtocolError(f"unknown message code {value[0]}")
-    message: Message = decoder(_types[value[0]])(value[1:])
+    message: Message = decoder(_type_of_code[value[0]])(value[1:])
     return message

@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from shard.errors import Fault
+from shard.errors import StartupError
 
-LONGEST = 107
+MAX_PATH_BYTES = 107
 """Bytes of a Unix socket's path on Linux."""
 
 
@@ -23,19 +23,21 @@ def run_folder() -> Iterator[Path]:
     try:
         folder = tempfile.TemporaryDirectory(prefix="tgi-laps-")
     except OSError as error:
-        raise Fault(7, f"no folder for sockets: {error}; set TMPDIR") from None
+        raise StartupError(7, f"no folder for sockets: {error}; set TMPDIR") from None
     with folder as path:
         yield Path(path)
 
 
-def paths(prefix: str | None, folder: Path, world: int) -> tuple[str, ...]:
+def socket_paths(prefix: str | None, folder: Path, world: int) -> tuple[str, ...]:
     """A Unix socket per rank. Raises Fault(7) for a path that the system cannot hold."""
     start = Path(prefix).absolute() if prefix else folder / "rank"
     found = tuple(f"{start}-{rank}" for rank in range(world))
     if not os.access(start.parent, os.W_OK | os.X_OK):
-        raise Fault(7, f"`shard_uds_path`: the folder {start.parent} is not writable")
-    if any(len(os.fsencode(path)) > LONGEST for path in found):
-        raise Fault(7, f"the path of a socket is longer than {LONGEST} bytes: {found[-1]}")
+        raise StartupError(7, f"`shard_uds_path`: the folder {start.parent} is not writable")
+    if any(len(os.fsencode(path)) > MAX_PATH_BYTES for path in found):
+        raise StartupError(
+            7, f"the path of a socket is longer than {MAX_PATH_BYTES} bytes: {found[-1]}"
+        )
     return found
 
 
@@ -46,8 +48,10 @@ def listening(path: str) -> Iterator[socket.socket]:
     A socket that a dead process left is replaced. Raises Fault(7) if `path` is too long, in use or
     not writable.
     """
-    if len(os.fsencode(path)) > LONGEST:
-        raise Fault(7, f"socket path {path} has more than {LONGEST} bytes; use a shorter one")
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise StartupError(
+            7, f"socket path {path} has more than {MAX_PATH_BYTES} bytes; use a shorter one"
+        )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         try:
             _remove_stale(path)
@@ -55,7 +59,7 @@ def listening(path: str) -> Iterator[socket.socket]:
             os.chmod(path, 0o600)  # nobody can connect before `listen`
             listener.listen(1)
         except OSError as fault:
-            raise Fault(7, f"cannot listen on socket {path}: {fault.strerror}") from fault
+            raise StartupError(7, f"cannot listen on socket {path}: {fault.strerror}") from fault
         try:
             yield listener
         finally:
@@ -71,10 +75,10 @@ def _remove_stale(path: str) -> None:
         except ConnectionRefusedError:
             os.unlink(path)
             return
-    raise Fault(7, f"socket {path} belongs to a live process; end it or use another path")
+    raise StartupError(7, f"socket {path} belongs to a live process; end it or use another path")
 
 
-def uid(connection: socket.socket) -> int:
+def peer_uid(connection: socket.socket) -> int:
     """User id of the process at the other end."""
     credentials = connection.getsockopt(
         socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")

@@ -7,19 +7,25 @@ import pytest
 from huggingface_hub import AsyncInferenceClient, InferenceClient
 from huggingface_hub.errors import GenerationError, OverloadedError, ValidationError
 
-from router.errors import Generation
-from tests.support.serving import DRAFTING, ScriptedDispatcher, Served, Token, serving
+from router.errors import GenerationFailed
+from tests.support.serving import (
+    DRAFTING_SERVER_INFO,
+    RunningServer,
+    ScriptedDispatcher,
+    Token,
+    serving,
+)
 
 TEXT = " Hello «世»"
 
 
-def whole(server: Served, **parameters: Any) -> Any:
-    client = InferenceClient(server.base)
+def whole(server: RunningServer, **parameters: Any) -> Any:
+    client = InferenceClient(server.base_url)
     return client.text_generation("Say", **parameters)
 
 
-def streamed(server: Served, **parameters: Any) -> list[Any]:
-    client = InferenceClient(server.base)
+def streamed(server: RunningServer, **parameters: Any) -> list[Any]:
+    client = InferenceClient(server.base_url)
     return list(client.text_generation("Say", stream=True, **parameters))
 
 
@@ -39,7 +45,7 @@ async def test_the_client_gets_the_details() -> None:
 
 
 async def test_the_client_reads_the_details_of_a_server_that_drafts() -> None:
-    async with serving(about=DRAFTING) as server:
+    async with serving(server_info=DRAFTING_SERVER_INFO) as server:
         answer = await asyncio.to_thread(whole, server, details=True)
         assert answer.details.generated_tokens == 3
         assert (answer.details.queue_time, answer.details.attained_service) == (0.25, 0.625)
@@ -63,7 +69,7 @@ async def test_the_client_streams_details() -> None:
 
 
 async def test_the_async_client_gets_text_and_streams() -> None:
-    async with serving() as server, AsyncInferenceClient(server.base) as client:
+    async with serving() as server, AsyncInferenceClient(server.base_url) as client:
         assert await client.text_generation("Say", return_full_text=False) == TEXT
         events = await client.text_generation("Say", stream=True, details=True)
         assert [event.token.text async for event in events] == [" Hello", " «世»", "</s>"]
@@ -85,7 +91,7 @@ async def test_a_full_server_is_an_overloaded_error(call: Any) -> None:
 
 @pytest.mark.parametrize("call", [whole, streamed])
 async def test_a_failure_is_a_generation_error_also_in_a_stream(call: Any) -> None:
-    script = ScriptedDispatcher(Token(1, "a", -1.0), Generation("no usable result"))
+    script = ScriptedDispatcher(Token(1, "a", -1.0), GenerationFailed("no usable result"))
     async with serving(script) as server:
         with pytest.raises(GenerationError, match="no usable result"):
             await asyncio.to_thread(call, server, details=True)

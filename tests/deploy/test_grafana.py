@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from router.observability.metrics import Metrics
-from router.scheduler.api import View
+from router.scheduler.api import SchedulerStatus
 from tests.conftest import ROOT
 from tests.support.serving import BOUNDS, CAPACITY
 
@@ -33,7 +33,9 @@ def expressions(panels: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
 def series() -> dict[str, set[str]]:
     """The labels of every series that the server shows, by its name."""
     metrics = Metrics(BOUNDS, CAPACITY, 1)
-    metrics.observe(View((0,), running=0, perceptible=0, free_pages=0, preemptions={}))
+    metrics.update_gauges(
+        SchedulerStatus((0,), running=0, perceptible=0, free_pages=0, preemptions={})
+    )
     found: dict[str, set[str]] = {}
     for name, labels in SERIES.findall(metrics.render().decode()):
         found.setdefault(name, set()).update(re.findall(r"(\w+)=", labels))

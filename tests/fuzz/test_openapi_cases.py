@@ -25,11 +25,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from router.cloud import HOSTED, VertexRequest
-from router.http.openapi_document import Operation, document
-from router.native.openapi import NATIVE
-from router.native.request_models import Generate
-from router.openai.openapi import OPENAI
+from router.cloud import CLOUD_OPERATIONS, VertexRequest
+from router.http.openapi_document import Operation, openapi_document
+from router.native.openapi import NATIVE_OPERATIONS
+from router.native.request_models import GenerateRequest
+from router.openai.openapi import OPENAI_OPERATIONS
 from router.openai.request_models import ChatBody
 from tests.conftest import ROOT, Processes
 
@@ -62,17 +62,22 @@ SECONDS = 60
 """After which an answer no longer counts as one."""
 FEW = 200
 """Up to so many the cases are always the same, so that nobody's change fails by chance."""
-ALL = (*NATIVE, *OPENAI, *HOSTED)
-SCHEMA = schemathesis.openapi.from_dict(json.loads(document(ALL)))
-OWNERS = {each.takes: each for each in reversed(ALL) if each.takes}
+ALL = (*NATIVE_OPERATIONS, *OPENAI_OPERATIONS, *CLOUD_OPERATIONS)
+SCHEMA = schemathesis.openapi.from_dict(json.loads(openapi_document(ALL)))
+OWNERS = {each.request_model: each for each in reversed(ALL) if each.request_model}
 """The first operation that takes a body of that model; others that take one get the same cases."""
 VERTEX = OWNERS[VertexRequest]
 
 
 def guests(owner: Operation) -> list[Operation]:
     """The operations that get the cases of `owner` too."""
-    alike = [each for each in ALL for one in each.like or (each,) if OWNERS.get(one.takes) == owner]
-    instances = [VERTEX] if owner.takes in (Generate, ChatBody) else []
+    alike = [
+        each
+        for each in ALL
+        for one in each.aliases_of or (each,)
+        if OWNERS.get(one.request_model) == owner
+    ]
+    instances = [VERTEX] if owner.request_model in (GenerateRequest, ChatBody) else []
     return [each for each in alike if each != owner] + instances
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 import triton
 
-from shard.attention.backends import splits
+from shard.attention.backends import split_count
 from shard.model.graph_recorder import CudaGraph
 from tests.gpu.conftest import Record, milliseconds
-from tests.support.paged import Case, Pool
+from tests.support.paged import AttentionCase, PagedPool
 
 pytestmark = pytest.mark.gpu
 BYTES = 1 << 28
@@ -37,8 +37,8 @@ def test_pinned_copies(direction: str, record: Record) -> None:
 @pytest.mark.parametrize("rows", [1, 8, 32])
 def test_verification_of_five_tokens(rows: int, length: int, record: Record) -> None:
     processors = torch.cuda.get_device_properties(0).multi_processor_count
-    case = Case(32, 8, 128, torch.bfloat16, (5,) * rows, (length,) * rows)
-    pool = Pool(replace(case, splits=splits(processors, 8 * rows)))
+    case = AttentionCase(32, 8, 128, torch.bfloat16, (5,) * rows, (length,) * rows)
+    pool = PagedPool(replace(case, splits=split_count(processors, 8 * rows)))
     name = f"{rows} rows of 5 tokens at {length}"
     record(f"ms kernel, {name}", milliseconds(pool.kernel))
     graph = CudaGraph(torch.cuda.graph_pool_handle())

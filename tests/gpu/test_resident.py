@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.engine.in_process import Loop, capacity
+from benchmark.engine.in_process import InProcessLoop, device_capacity
 from router.scheduler.planner import Planner
 from router.scheduler.policies.baselines import Fcfs
 from shard.engine import Engine
 from shard.rounds.round_graphs import RoundGraphs
-from shard.step_handle import Flight
-from shard.wire.protocol import Grow, Move, New, Run, Step
+from shard.step_handle import StepHandle
+from shard.wire.protocol import AppendPages, NewRow, PageCopy, RowWork, Step
 from tests.gpu.conftest import Record
 from tests.gpu.test_engine import DRAFT, TARGET, engine
-from tests.shard.rounds.test_device_round import ENDS, PLANS, SAID, asks
+from tests.shard.rounds.test_device_round import DEVICE_SAMPLINGS, ENDS, PLANS, asks
 from tests.shard.sampling.test_parameters import disturbed
 from tests.shard.test_in_flight import calls
-from tests.support.device_rounds import Late, both, ending
-from tests.support.tiny import GREEDY, PAGED, Ask, Plan, drive
+from tests.support.device_rounds import LateEngine, run_both, with_eos
+from tests.support.tiny import GREEDY, PAGED, DrivePlan, RowSpec, drive
 
 pytestmark = pytest.mark.gpu
 Model = Callable[..., str]
@@ -33,20 +33,23 @@ STEPS = 200
 
 def recorded(engine: Engine) -> tuple[Any, ...]:
     """The shapes of whole rounds that are replayed."""
-    assert engine._resident is not None
-    run = engine._resident._run
+    assert engine._device_rounds is not None
+    run = engine._device_rounds._run
     assert isinstance(run, RoundGraphs)
     return run.recorded
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
-@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize("name", DEVICE_SAMPLINGS)
 def test_tokens_in_float32_are_those_of_the_hosts_rounds(
-    model: Model, name: str, plan: Plan
+    model: Model, name: str, plan: DrivePlan
 ) -> None:
-    target, draft = ending(model("llama"), *ENDS), disturbed(model("llama"))
-    hosted, found = both(
-        engine(target, draft), engine(target, draft, resident=True), asks([SAID[name]] * 8), plan
+    target, draft = with_eos(model("llama"), *ENDS), disturbed(model("llama"))
+    hosted, found = run_both(
+        engine(target, draft),
+        engine(target, draft, resident=True),
+        asks([DEVICE_SAMPLINGS[name]] * 8),
+        plan,
     )
     assert [item.tokens for item in found] == [item.tokens for item in hosted]
     assert [item.accepted for item in found] == [item.accepted for item in hosted]
@@ -57,8 +60,8 @@ def test_tokens_in_float32_are_those_of_the_hosts_rounds(
 def test_every_kind_of_attention_gives_the_tokens_of_the_hosts_rounds(
     model: Model, name: str
 ) -> None:
-    wanted = asks([SAID["top-p"], GREEDY] * 4)
-    plain = drive(engine(model(name), None), wanted, Plan(batch=1))
+    wanted = asks([DEVICE_SAMPLINGS["top-p"], GREEDY] * 4)
+    plain = drive(engine(model(name), None), wanted, DrivePlan(batch=1))
     served = engine(model(name), model("llama", 1), resident=True)
     for plan in PLANS:
         assert drive(served, wanted, plan) == plain
@@ -66,17 +69,17 @@ def test_every_kind_of_attention_gives_the_tokens_of_the_hosts_rounds(
 
 
 def test_results_read_one_step_late_change_no_token(model: Model) -> None:
-    target = ending(model("llama"), *ENDS)
+    target = with_eos(model("llama"), *ENDS)
     served = engine(target, model("llama"), resident=True)
     wanted = calls()
     plain = drive(
         engine(target, None),
-        [Ask(call.prompt, call.max_new, call.sampling) for call in wanted],
-        Plan(batch=1),
+        [RowSpec(call.prompt, call.max_new, call.sampling) for call in wanted],
+        DrivePlan(batch=1),
     )
-    for late in (served, Late(served)):
+    for late in (served, LateEngine(served)):
         served.reset()
-        loop, again = Loop(late, Planner(capacity(served.ready()), Fcfs())), calls()
+        loop, again = InProcessLoop(late, Planner(device_capacity(served.ready()), Fcfs())), calls()
         for call in again:
             loop.submit(call)
         loop.run()
@@ -104,11 +107,13 @@ def _decode(served: Engine, depth: int, rows: int) -> list[tuple[Any, Any]]:
     """Run Steps with `depth` of them in flight; the events before and after each."""
     served.reset()
     each = 1 + (2 + 4 * STEPS) // 16
-    new = tuple(New(id, (5, 6), 2, 4 * STEPS, True, GREEDY) for id in range(rows))
-    grow = tuple(Grow(id, tuple(range(1 + id * each, 1 + (id + 1) * each))) for id in range(rows))
-    served.execute(Step(1, (), new, grow, tuple(Run(id, 2, 0) for id in range(rows))))
-    step = Step(2, (), (), (), tuple(Run(id, 0, 3) for id in range(rows)))
-    flights: deque[Flight] = deque()
+    new = tuple(NewRow(id, (5, 6), 2, 4 * STEPS, True, GREEDY) for id in range(rows))
+    grow = tuple(
+        AppendPages(id, tuple(range(1 + id * each, 1 + (id + 1) * each))) for id in range(rows)
+    )
+    served.execute(Step(1, (), new, grow, tuple(RowWork(id, 2, 0) for id in range(rows))))
+    step = Step(2, (), (), (), tuple(RowWork(id, 0, 3) for id in range(rows)))
+    flights: deque[StepHandle] = deque()
     edges = []
     for _ in range(STEPS // 2):
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -127,17 +132,17 @@ def test_pages_come_back_bit_for_bit_though_their_place_is_taken_at_once(model: 
     """The host pool is pinned and copies on a stream of its own, beside the next Step's work."""
     served = engine(model("llama"), model("llama", 1), resident=True, max_swap_tokens=1024)
     served.reset()
-    host = served._host
+    host = served._host_pool
     assert host._stream is not None
-    assert all(pool.is_pinned() for pool in host._host)
-    new = New(1, (5,) * 40, 40, 4, True, GREEDY)
-    served.execute(Step(1, (), (new,), (Grow(1, (4, 2, 3)),), (Run(1, 40, 0),)))
+    assert all(pool.is_pinned() for pool in host._host_pools)
+    new = NewRow(1, (5,) * 40, 40, 4, True, GREEDY)
+    served.execute(Step(1, (), (new,), (AppendPages(1, (4, 2, 3)),), (RowWork(1, 40, 0),)))
     before = [pool[[4, 2, 3]].clone().view(torch.int32) for pool in host._pools]
-    taking = New(2, (7,) * 40, 40, 4, True, GREEDY)
+    taking = NewRow(2, (7,) * 40, 40, 4, True, GREEDY)
     flights = [
-        served.start(Step(2, (1,), (), (), (), swap_out=Move((4, 2, 3), (9, 1, 2)))),
-        served.start(Step(3, (), (taking,), (Grow(2, (4, 2, 3)),), (Run(2, 40, 0),))),
-        served.start(Step(4, (2,), (), (), (), swap_in=Move((9, 1, 2), (5, 1, 6)))),
+        served.start(Step(2, (1,), (), (), (), swap_out=PageCopy((4, 2, 3), (9, 1, 2)))),
+        served.start(Step(3, (), (taking,), (AppendPages(2, (4, 2, 3)),), (RowWork(2, 40, 0),))),
+        served.start(Step(4, (2,), (), (), (), swap_in=PageCopy((9, 1, 2), (5, 1, 6)))),
     ]
     for flight in flights:
         flight.result()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.errors import Generation, Overloaded
+from router.errors import GenerationFailed, Overloaded
 from tests.support.serving import ScriptedDispatcher, Token, serving
 
 TEXT = " Hello «世»"
@@ -82,7 +82,7 @@ async def test_a_call_without_instances_is_refused() -> None:
 
 async def test_a_failed_instance_fails_the_call() -> None:
     body = {"instances": [{"inputs": "a"}]}
-    async with serving(ScriptedDispatcher(Token(1, "a", -1.0), Generation("x"))) as server:
+    async with serving(ScriptedDispatcher(Token(1, "a", -1.0), GenerationFailed("x"))) as server:
         response = await server.post("/vertex", body)
         assert response.status == 500
         assert response.body == (

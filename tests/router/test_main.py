@@ -15,14 +15,14 @@ from typing import Any
 import aiohttp
 import pytest
 
-from router.app import agree, measure
-from router.child import Fault
+from router.app import check_ranks_agree, combined_capacity
+from router.child import RouterStartupError
 from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
-from router.dispatch.learned_state import Store
-from router.requests.request import settle
+from router.dispatch.learned_state import SchedulerStateFile
+from router.requests.request import resolve_limits
 from tests.support.families import byte_level
-from tests.support.ranks import ECHO, ROOT, Rank
-from tests.support.scripted_ranks import ready
+from tests.support.ranks import ECHO, ROOT, RankProcess
+from tests.support.scripted_ranks import ready_message
 
 LONG = {"inputs": "some words", "parameters": {"max_new_tokens": 200, "ignore_eos": True}}
 
@@ -90,10 +90,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def serving(folder: Path, seconds: float = 0.0) -> AsyncIterator[tuple[Router, Rank]]:
+async def serving(folder: Path, seconds: float = 0.0) -> AsyncIterator[tuple[Router, RankProcess]]:
     sock = folder / "rank-0"
-    with Rank(replace(ECHO, socket=str(sock), echo_seconds=seconds)) as rank:
-        assert rank.event() == {"event": "ready"}
+    with RankProcess(replace(ECHO, socket=str(sock), echo_seconds=seconds)) as rank:
+        assert rank.next_event() == {"event": "ready"}
         async with router(folder, sock) as running:
             assert await running.event() == {"event": "ready"}
             yield running, rank
@@ -165,8 +165,8 @@ async def test_the_loss_of_a_shard_is_told_to_clients_and_to_the_launcher(folder
 
 async def test_what_the_scheduler_learned_survives_a_restart(folder: Path) -> None:
     sock, state = folder / "rank-0", folder / "state"
-    with Rank(replace(ECHO, socket=str(sock))) as rank:
-        assert rank.event() == {"event": "ready"}
+    with RankProcess(replace(ECHO, socket=str(sock))) as rank:
+        assert rank.next_event() == {"event": "ready"}
         for number in range(3):
             async with router(folder, sock, str(state)) as running:
                 assert await running.event() == {"event": "ready"}
@@ -175,7 +175,7 @@ async def test_what_the_scheduler_learned_survives_a_restart(folder: Path) -> No
                     assert response.status == 200
                 running.process.send_signal(signal.SIGTERM)
                 assert await running.process.wait() == 0
-            kept = Store(state, "echo").load()
+            kept = SchedulerStateFile(state, "echo").load()
             assert kept
             kinds = {
                 tuple(kind): (answers, mean) for kind, answers, mean in kept["lengths"]["kinds"]
@@ -185,10 +185,10 @@ async def test_what_the_scheduler_learned_survives_a_restart(folder: Path) -> No
 
 async def test_a_state_that_makes_no_sense_is_a_fresh_start(folder: Path) -> None:
     sock, state = folder / "rank-0", folder / "state"
-    store = Store(state, "echo")
-    store.keep(store.pack({"version": -1}))
-    with Rank(replace(ECHO, socket=str(sock))) as rank:
-        assert rank.event() == {"event": "ready"}
+    store = SchedulerStateFile(state, "echo")
+    store.save(store.serialize({"version": -1}))
+    with RankProcess(replace(ECHO, socket=str(sock))) as rank:
+        assert rank.next_event() == {"event": "ready"}
         async with router(folder, sock, str(state)) as running:
             assert await running.event() == {"event": "ready"}
             running.process.send_signal(signal.SIGTERM)
@@ -219,8 +219,8 @@ async def test_what_cannot_be_served_is_a_fault(
     if text is not None:
         (folder / "tokenizer.json").write_text(text)
     sock = folder / "rank-0"
-    with Rank(replace(ECHO, socket=str(sock))) as rank:
-        assert rank.event() == {"event": "ready"}
+    with RankProcess(replace(ECHO, socket=str(sock))) as rank:
+        assert rank.next_event() == {"event": "ready"}
         async with router(folder, sock, **limits) as running:
             fault = await running.event()
             assert (fault["event"], fault["code"]) == ("fault", code)
@@ -240,18 +240,20 @@ async def test_what_cannot_be_served_is_a_fault(
     ],
 )
 def test_ranks_of_another_model_are_refused_in_one_line(name: str, value: Any) -> None:
-    ranks = (ready(0), ready(1), replace(ready(2), **{name: value}))
-    agree(ranks[:2])
-    with pytest.raises(Fault, match=f"^the shards disagree on {name}: .* on rank 2;.*$") as caught:
-        agree(ranks)
+    ranks = (ready_message(0), ready_message(1), replace(ready_message(2), **{name: value}))
+    check_ranks_agree(ranks[:2])
+    with pytest.raises(
+        RouterStartupError, match=f"^the shards disagree on {name}: .* on rank 2;.*$"
+    ) as caught:
+        check_ranks_agree(ranks)
     assert caught.value.code == 4
 
 
 def test_ranks_hold_together_what_the_least_of_them_holds() -> None:
     ranks = (
-        replace(ready(0), pages=9, max_rows=3, host_pages=7),
-        replace(ready(1), pages=8, max_rows=4, host_pages=6),
+        replace(ready_message(0), pages=9, max_rows=3, host_pages=7),
+        replace(ready_message(1), pages=8, max_rows=4, host_pages=6),
     )
-    agree(ranks)
-    capacity = measure(ranks, settle(Limits(), 100))
+    check_ranks_agree(ranks)
+    capacity = combined_capacity(ranks, resolve_limits(Limits(), 100))
     assert (capacity.pages, capacity.max_rows, capacity.host_pages) == (8, 3, 6)

@@ -6,19 +6,21 @@ import threading
 
 import pytest
 
-from router.offload import AT_ONCE, aside
+from router.offload import INLINE_LIMIT, offload
 
 
-@pytest.mark.parametrize(("size", "here"), [(0, True), (AT_ONCE, True), (AT_ONCE + 1, False)])
+@pytest.mark.parametrize(
+    ("size", "here"), [(0, True), (INLINE_LIMIT, True), (INLINE_LIMIT + 1, False)]
+)
 async def test_what_is_large_leaves_the_loop(size: int, here: bool) -> None:
-    thread = await aside(size, threading.current_thread)
+    thread = await offload(size, threading.current_thread)
     assert (thread is threading.current_thread()) == here
 
 
-@pytest.mark.parametrize("size", [0, AT_ONCE + 1])
+@pytest.mark.parametrize("size", [0, INLINE_LIMIT + 1])
 async def test_errors_come_through(size: int) -> None:
     with pytest.raises(ValueError, match="no number"):
-        await aside(size, _fail, "no number")
+        await offload(size, _fail, "no number")
 
 
 def _fail(text: str) -> None:

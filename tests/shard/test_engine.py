@@ -10,29 +10,29 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from shard.wire.protocol import End, Grow, New, ProtocolError, Run, Sampling, Step
+from shard.wire.protocol import AppendPages, End, NewRow, ProtocolError, RowWork, Sampling, Step
 from tests.support import tiny
-from tests.support.tiny import PAGED, SAMPLED, VOCABULARY, Ask, Plan, drive, engine
+from tests.support.tiny import PAGED, SAMPLED, VOCABULARY, DrivePlan, RowSpec, drive, engine
 
 Model = Callable[..., str]
 PLANS = {
-    "drafts of 1": Plan(draft=1),
-    "drafts of 3, alone": Plan(draft=3, batch=1),
-    "drafts of 5": Plan(draft=5),
-    "prefill in chunks of 4": Plan(draft=3, chunk=4),
-    "scattered pages": Plan(draft=3, scattered=True),
+    "drafts of 1": DrivePlan(draft=1),
+    "drafts of 3, alone": DrivePlan(draft=3, batch=1),
+    "drafts of 5": DrivePlan(draft=5),
+    "prefill in chunks of 4": DrivePlan(draft=3, chunk=4),
+    "scattered pages": DrivePlan(draft=3, scattered=True),
 }
 
 
-def asks(sampling: Sampling) -> list[Ask]:
+def asks(sampling: Sampling) -> list[RowSpec]:
     """Six prompts of 1 to 30 tokens, each with a seed of its own."""
     rng = random.Random(1)
     sizes = (1, 2, 9, 16, 17, 30)
     prompts = [tuple(rng.randrange(VOCABULARY) for _ in range(size)) for size in sizes]
-    return [Ask(p, 40, replace(sampling, seed=index)) for index, p in enumerate(prompts)]
+    return [RowSpec(p, 40, replace(sampling, seed=index)) for index, p in enumerate(prompts)]
 
 
-def generated(path: str, ask: Ask) -> list[int]:
+def generated(path: str, ask: RowSpec) -> list[int]:
     """What transformers itself generates, greedily."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     ids = torch.tensor([ask.prompt])
@@ -51,7 +51,7 @@ def generated(path: str, ask: Ask) -> list[int]:
 def test_greedy_tokens_are_those_of_transformers(model: Model, name: str, penalty: float) -> None:
     path = model(name)
     wanted = asks(Sampling(repetition_penalty=penalty))
-    assert drive(engine(path), wanted, Plan()) == [generated(path, ask) for ask in wanted]
+    assert drive(engine(path), wanted, DrivePlan()) == [generated(path, ask) for ask in wanted]
 
 
 def test_longrope_is_served_as_far_as_rows_do_not_change_each_other(model: Model) -> None:
@@ -60,7 +60,7 @@ def test_longrope_is_served_as_far_as_rows_do_not_change_each_other(model: Model
     assert served.max_length == served.ready().max_length == 48
     wanted = [replace(ask, max_new=48 - len(ask.prompt)) for ask in asks(Sampling())]
     expected = [generated(path, ask) for ask in wanted]
-    for plan in (Plan(batch=1), *PLANS.values()):
+    for plan in (DrivePlan(batch=1), *PLANS.values()):
         assert drive(served, wanted, plan) == expected
 
 
@@ -68,10 +68,10 @@ def test_longrope_is_served_as_far_as_rows_do_not_change_each_other(model: Model
 @pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_tokens_do_not_depend_on_draft_batch_chunks_or_pages(
-    model: Model, name: str, sampling: Sampling, plan: Plan
+    model: Model, name: str, sampling: Sampling, plan: DrivePlan
 ) -> None:
     drafted = engine(model(name), model("llama", 1))
-    plain = drive(drafted, asks(sampling), Plan(batch=1))
+    plain = drive(drafted, asks(sampling), DrivePlan(batch=1))
     assert drive(drafted, asks(sampling), plan) == plain
 
 
@@ -79,35 +79,37 @@ def test_tokens_do_not_depend_on_draft_batch_chunks_or_pages(
 def test_a_draft_that_equals_the_target_is_accepted_whole(model: Model, sampling: Sampling) -> None:
     twin = engine(model("llama"), model("llama"))
     twin.reset()
-    items = tiny.steps(asks(sampling), Plan(draft=3), lambda step: twin.execute(step).items)
+    items = tiny.run_steps(
+        asks(sampling), DrivePlan(draft=3), lambda step: twin.execute(step).items
+    )
     assert sum(item.drafted for item in items) > 0
     assert all(item.accepted == item.drafted for item in items)
 
 
 def test_a_row_is_resumed_token_exactly_after_it_lost_its_pages(model: Model) -> None:
     served = engine(model("llama"), model("llama", 1))
-    ask = Ask((5, 6, 7), 40, SAMPLED)
-    [whole] = drive(served, [ask], Plan(draft=3))
+    ask = RowSpec((5, 6, 7), 40, SAMPLED)
+    [whole] = drive(served, [ask], DrivePlan(draft=3))
     known = (*ask.prompt, *whole[:17])
     served.reset()
-    resumed = New(1, known, len(ask.prompt), ask.max_new, False, SAMPLED)
-    grow = Grow(1, (9, 10, 11, 12))
-    first = served.execute(Step(1, (), (resumed,), (grow,), (Run(1, len(known), 0),)))
+    resumed = NewRow(1, known, len(ask.prompt), ask.max_new, False, SAMPLED)
+    grow = AppendPages(1, (9, 10, 11, 12))
+    first = served.execute(Step(1, (), (resumed,), (grow,), (RowWork(1, len(known), 0),)))
     rest = list(first.items[0].tokens)
     while len(rest) < len(whole) - 17:
-        rest += served.execute(Step(2, (), (), (), (Run(1, 0, 3),))).items[0].tokens
+        rest += served.execute(Step(2, (), (), (), (RowWork(1, 0, 3),))).items[0].tokens
     assert rest == whole[17:]
 
 
 def test_eos_inside_an_accepted_run_ends_the_row_there(model: Model) -> None:
     twin = engine(model("llama"), model("llama"))
-    [whole] = drive(twin, [Ask((5, 6, 7))], Plan())
+    [whole] = drive(twin, [RowSpec((5, 6, 7))], DrivePlan())
     eos = whole[6]
     stopped = frozenset({eos})
     kept = twin._target.facts
     twin._target.facts = replace(kept, eos=stopped)
     try:
-        [ended] = drive(twin, [Ask((5, 6, 7))], Plan(draft=5))
+        [ended] = drive(twin, [RowSpec((5, 6, 7))], DrivePlan(draft=5))
     finally:
         twin._target.facts = kept
     assert ended == whole[: whole.index(eos) + 1]
@@ -116,10 +118,10 @@ def test_eos_inside_an_accepted_run_ends_the_row_there(model: Model) -> None:
 def test_a_row_that_ended_is_skipped_when_a_planned_step_still_names_it(model: Model) -> None:
     served = engine(model("llama"))
     served.reset()
-    new = New(1, (5, 6), 2, 1, False, Sampling())
-    first = served.execute(Step(1, (), (new,), (Grow(1, (1,)),), (Run(1, 2, 0),)))
+    new = NewRow(1, (5, 6), 2, 1, False, Sampling())
+    first = served.execute(Step(1, (), (new,), (AppendPages(1, (1,)),), (RowWork(1, 2, 0),)))
     assert first.items[0].end is End.LENGTH
-    assert served.execute(Step(2, (), (), (), (Run(1, 0, 0),))).items == ()
+    assert served.execute(Step(2, (), (), (), (RowWork(1, 0, 0),))).items == ()
 
 
 def test_a_row_whose_logits_are_not_numbers_ends_alone(model: Model) -> None:
@@ -130,10 +132,10 @@ def test_a_row_whose_logits_are_not_numbers_ends_alone(model: Model) -> None:
     poison[3] = float("nan")
     try:
         served.reset()
-        bad = New(1, (3,), 1, 4, False, Sampling())
-        good = New(2, (5,), 1, 4, False, Sampling())
-        grow = (Grow(1, (1,)), Grow(2, (2,)))
-        step = Step(1, (), (bad, good), grow, (Run(1, 1, 0), Run(2, 1, 0)))
+        bad = NewRow(1, (3,), 1, 4, False, Sampling())
+        good = NewRow(2, (5,), 1, 4, False, Sampling())
+        grow = (AppendPages(1, (1,)), AppendPages(2, (2,)))
+        step = Step(1, (), (bad, good), grow, (RowWork(1, 1, 0), RowWork(2, 1, 0)))
         ends = [item.end for item in served.execute(step).items]
     finally:
         poison[3] = saved
@@ -143,18 +145,20 @@ def test_a_row_whose_logits_are_not_numbers_ends_alone(model: Model) -> None:
 @pytest.mark.parametrize(
     ("step", "reason"),
     [
-        (Step(1, (), (), (), (Run(9, 1, 0),)), "row 9 is not in the table"),
+        (Step(1, (), (), (), (RowWork(9, 1, 0),)), "row 9 is not in the table"),
         (
-            Step(1, (), (New(1, (5,) * 20, 20, 4, False, Sampling()),), (), (Run(1, 20, 0),)),
+            Step(
+                1, (), (NewRow(1, (5,) * 20, 20, 4, False, Sampling()),), (), (RowWork(1, 20, 0),)
+            ),
             "row 1 has no page for position 19",
         ),
         (
             Step(
                 1,
                 (),
-                (New(1, (5, 6), 2, 4, False, Sampling()),),
-                (Grow(1, (1,)),),
-                (Run(1, 0, 0),),
+                (NewRow(1, (5, 6), 2, 4, False, Sampling()),),
+                (AppendPages(1, (1,)),),
+                (RowWork(1, 0, 0),),
             ),
             "its prefill is not finished",
         ),

@@ -11,19 +11,36 @@ from typing import Any
 
 import pytest
 
-from benchmark.engine.in_process import Call, Loop, capacity
+from benchmark.engine.in_process import InProcessLoop, InProcessRequest, device_capacity
 from router.scheduler.planner import Planner
 from shard.engine import Engine
 from shard.server import serve
-from shard.wire.protocol import End, Fatal, Grow, New, Ready, Run, Sampling, Step, StepResult
-from tests.shard.rounds.test_device_round import SAID
-from tests.shard.rounds.test_matrix import Ending
+from shard.wire.protocol import (
+    AppendPages,
+    End,
+    Fatal,
+    NewRow,
+    Ready,
+    RowWork,
+    Sampling,
+    Step,
+    StepResult,
+)
+from tests.shard.rounds.test_device_round import DEVICE_SAMPLINGS
+from tests.shard.rounds.test_matrix import EndingCall
 from tests.shard.sampling.test_parameters import EOS, disturbed
-from tests.shard.test_preemption import Whim
+from tests.shard.test_preemption import RandomPolicy
 from tests.support import tiny
-from tests.support.device_rounds import Late, Watch, ending, resident
-from tests.support.ranks import ECHO, Rank, Wire, connected, folder, model_group
-from tests.support.tiny import GREEDY, VOCABULARY, Ask, Plan, drive
+from tests.support.device_rounds import LateEngine, RoundWatch, device_engine, with_eos
+from tests.support.ranks import (
+    ECHO,
+    RankConnection,
+    RankProcess,
+    connect_group,
+    model_group,
+    socket_folder,
+)
+from tests.support.tiny import GREEDY, VOCABULARY, DrivePlan, RowSpec, drive
 
 Model = Callable[..., str]
 DRAFTS = ("no draft", "none accepted", "some accepted", "all accepted")
@@ -43,18 +60,18 @@ def pair(request: pytest.FixtureRequest) -> Callable[[str], tuple[str, str | Non
             "some accepted": disturbed(target),
             "all accepted": target,
         }
-        return ending(target, EOS), drafts.get(kind)
+        return with_eos(target, EOS), drafts.get(kind)
 
     return paths
 
 
-def calls() -> list[Call]:
+def calls() -> list[InProcessRequest]:
     """Three for each parameter, and two that need the host and so take their Steps there."""
     random, made = Random(4), []
     needy = [Sampling(watermark=True), Sampling(temperature=0.9, watermark=True)]
-    for id, given in enumerate([*SAID.values()] * 3 + needy):
+    for id, given in enumerate([*DEVICE_SAMPLINGS.values()] * 3 + needy):
         prompt = tuple(random.randrange(VOCABULARY) for _ in range(random.randint(1, 20)))
-        made.append(Ending(id, prompt, random.randint(1, 48), replace(given, seed=id)))
+        made.append(EndingCall(id, prompt, random.randint(1, 48), replace(given, seed=id)))
     return made
 
 
@@ -64,18 +81,20 @@ def run(engine: Any, batch: int, rung: str, drafts: bool) -> list[list[int]]:
     if not drafts:
         room["speculate"] = 0
     change = 0.0 if rung == "never" else 0.4
-    scheduler = Planner(capacity(engine.ready(), **room), Whim(Random(batch), change))
-    loop, wanted = Loop(engine, scheduler), calls()
+    scheduler = Planner(
+        device_capacity(engine.ready(), **room), RandomPolicy(Random(batch), change)
+    )
+    loop, wanted = InProcessLoop(engine, scheduler), calls()
     for call in wanted:
         loop.submit(call)
     loop.run()
-    assert rung == "never" or scheduler.view().preemptions[rung] > 0
+    assert rung == "never" or scheduler.status().preemptions[rung] > 0
     return [call.emitted for call in wanted]
 
 
 def plain(target: str) -> list[list[int]]:
-    asks = [Ask(call.prompt, call.max_new, call.sampling) for call in calls()]
-    return drive(tiny.engine(target), asks, Plan(batch=1))
+    asks = [RowSpec(call.prompt, call.max_new, call.sampling) for call in calls()]
+    return drive(tiny.engine(target), asks, DrivePlan(batch=1))
 
 
 @pytest.mark.parametrize("kind", DRAFTS)
@@ -88,10 +107,10 @@ def test_results_read_late_change_no_token(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     target, draft = pair(kind)
-    served = resident(target, draft, **ROOM)
+    served = device_engine(target, draft, **ROOM)
     served.reset()
-    watch = Watch(served, monkeypatch)
-    assert run(Late(served), batch, rung, kind != "no draft") == plain(target)
+    watch = RoundWatch(served, monkeypatch)
+    assert run(LateEngine(served), batch, rung, kind != "no draft") == plain(target)
     assert "resident" in watch.kinds
     assert "a watermark" in watch.kinds
 
@@ -99,7 +118,7 @@ def test_results_read_late_change_no_token(
 @pytest.fixture(scope="module", params=["some accepted", "all accepted"])
 def two_ranks(
     request: pytest.FixtureRequest, pair: Callable[[str], tuple[str, str | None]]
-) -> Iterator[tuple[list[Rank], str]]:
+) -> Iterator[tuple[list[RankProcess], str]]:
     target, draft = pair(request.param)
     with model_group(tiny.config(target, draft, resident=True, **ROOM), 2) as ranks:
         yield ranks, target
@@ -107,25 +126,25 @@ def two_ranks(
 
 @pytest.mark.parametrize(("batch", "rung"), [(1, "keep"), (3, "swap"), (8, "never")])
 def test_two_ranks_that_run_ahead_agree(
-    two_ranks: tuple[list[Rank], str], batch: int, rung: str
+    two_ranks: tuple[list[RankProcess], str], batch: int, rung: str
 ) -> None:
     ranks, target = two_ranks
-    with connected(ranks) as group:
+    with connect_group(ranks) as group:
         assert run(group, batch, rung, True) == plain(target)
 
 
-def start(served: Engine, *rows: New) -> list[int]:
+def start(served: Engine, *rows: NewRow) -> list[int]:
     """Prefill `rows` on two pages each; the tokens that they emit."""
     served.reset()
-    grow = tuple(Grow(new.id, (2 * new.id, 2 * new.id + 1)) for new in rows)
-    runs = tuple(Run(new.id, len(new.tokens), 0) for new in rows)
+    grow = tuple(AppendPages(new.id, (2 * new.id, 2 * new.id + 1)) for new in rows)
+    runs = tuple(RowWork(new.id, len(new.tokens), 0) for new in rows)
     return [item.tokens[0] for item in served.execute(Step(1, (), rows, grow, runs)).items]
 
 
 def test_a_row_that_ends_in_one_step_is_absent_from_the_next(model: Model) -> None:
-    served = resident(model("llama"), model("llama"))
-    start(served, New(1, (5, 6), 2, 4, True, GREEDY), New(2, (7, 8), 2, 20, True, GREEDY))
-    runs = (Run(1, 0, 5), Run(2, 0, 5))
+    served = device_engine(model("llama"), model("llama"))
+    start(served, NewRow(1, (5, 6), 2, 4, True, GREEDY), NewRow(2, (7, 8), 2, 20, True, GREEDY))
+    runs = (RowWork(1, 0, 5), RowWork(2, 0, 5))
     flights = [served.start(Step(number, (), (), (), runs)) for number in (2, 3)]
     first, second = (flight.result().items for flight in flights)
     assert [(item.id, item.end, len(item.tokens)) for item in first] == [
@@ -138,14 +157,14 @@ def test_a_row_that_ends_in_one_step_is_absent_from_the_next(model: Model) -> No
 def test_a_row_that_the_host_ended_within_its_drafts_is_skipped_on_the_device(
     model: Model,
 ) -> None:
-    [whole] = drive(tiny.engine(model("llama")), [Ask((5, 6, 7))], Plan())
+    [whole] = drive(tiny.engine(model("llama")), [RowSpec((5, 6, 7))], DrivePlan())
     eos = next(token for at, token in enumerate(whole) if at > 1 and token not in whole[:at])
     place = whole.index(eos)
-    served = resident(ending(model("llama"), eos), model("llama"))
-    marked = New(2, (9, 8), 2, 30, True, Sampling(watermark=True))
-    start(served, New(1, (5, 6, 7), 3, 40, False, GREEDY), marked)
-    ended = served.start(Step(2, (), (), (), (Run(1, 0, place + 2), Run(2, 0, 0))))
-    after = served.start(Step(3, (), (), (), (Run(1, 0, 2),)))
+    served = device_engine(with_eos(model("llama"), eos), model("llama"))
+    marked = NewRow(2, (9, 8), 2, 30, True, Sampling(watermark=True))
+    start(served, NewRow(1, (5, 6, 7), 3, 40, False, GREEDY), marked)
+    ended = served.start(Step(2, (), (), (), (RowWork(1, 0, place + 2), RowWork(2, 0, 0))))
+    after = served.start(Step(3, (), (), (), (RowWork(1, 0, 2),)))
     first = ended.result().items[0]
     assert (list(first.tokens), first.end) == (whole[1 : place + 1], End.EOS)
     assert after.result().items == ()
@@ -154,28 +173,31 @@ def test_a_row_that_the_host_ended_within_its_drafts_is_skipped_on_the_device(
 def test_a_row_is_released_and_its_pages_and_id_go_to_another_before_its_result_is_read(
     model: Model,
 ) -> None:
-    served = resident(model("llama"), model("llama", 1))
-    old, new = Ask((5, 6, 7), 30), Ask((9, 8), 30)
-    expected = drive(tiny.engine(model("llama")), [old, new], Plan(batch=1))
-    emitted = start(served, New(1, old.prompt, 3, 30, True, GREEDY))
-    ahead = served.start(Step(2, (), (), (), (Run(1, 0, 3),)))
-    entering = New(1, new.prompt, 2, 30, True, GREEDY)
-    prefill = served.start(Step(3, (1,), (entering,), (Grow(1, (3, 2)),), (Run(1, 2, 0),)))
+    served = device_engine(model("llama"), model("llama", 1))
+    old, new = RowSpec((5, 6, 7), 30), RowSpec((9, 8), 30)
+    expected = drive(tiny.engine(model("llama")), [old, new], DrivePlan(batch=1))
+    emitted = start(served, NewRow(1, old.prompt, 3, 30, True, GREEDY))
+    ahead = served.start(Step(2, (), (), (), (RowWork(1, 0, 3),)))
+    entering = NewRow(1, new.prompt, 2, 30, True, GREEDY)
+    prefill = served.start(
+        Step(3, (1,), (entering,), (AppendPages(1, (3, 2)),), (RowWork(1, 2, 0),))
+    )
     emitted += ahead.result().items[0].tokens
     assert emitted == expected[0][: len(emitted)]
     fresh = list(prefill.result().items[0].tokens)
-    flights = [served.start(Step(number, (), (), (), (Run(1, 0, 3),))) for number in (4, 5, 6)]
+    flights = [served.start(Step(number, (), (), (), (RowWork(1, 0, 3),))) for number in (4, 5, 6)]
     fresh += [token for flight in flights for token in flight.result().items[0].tokens]
     assert fresh == expected[1][: len(fresh)]
 
 
 def test_pages_that_come_while_a_step_is_in_flight_are_written(model: Model) -> None:
-    served = resident(model("llama"), model("llama"))
-    [whole] = drive(tiny.engine(model("llama")), [Ask((5,) * 25, 40)], Plan())
-    emitted = start(served, New(1, (5,) * 25, 25, 40, True, GREEDY))
-    steps = [(), (Grow(1, (9,)),), (Grow(1, (7,)),)]
+    served = device_engine(model("llama"), model("llama"))
+    [whole] = drive(tiny.engine(model("llama")), [RowSpec((5,) * 25, 40)], DrivePlan())
+    emitted = start(served, NewRow(1, (5,) * 25, 25, 40, True, GREEDY))
+    steps = [(), (AppendPages(1, (9,)),), (AppendPages(1, (7,)),)]
     flights = [
-        served.start(Step(2 + at, (), (), grow, (Run(1, 0, 5),))) for at, grow in enumerate(steps)
+        served.start(Step(2 + at, (), (), grow, (RowWork(1, 0, 5),)))
+        for at, grow in enumerate(steps)
     ]
     for flight in flights:
         emitted += flight.result().items[0].tokens
@@ -183,18 +205,21 @@ def test_pages_that_come_while_a_step_is_in_flight_are_written(model: Model) -> 
 
 
 def test_more_rows_than_the_devices_table_holds_take_turns(model: Model) -> None:
-    served = resident(model("llama"), model("llama", 1), max_rows=2)
-    asks = [Ask((5, 6, id), 14) for id in range(7)]
-    expected = drive(tiny.engine(model("llama")), asks, Plan(batch=1))
+    served = device_engine(model("llama"), model("llama", 1), max_rows=2)
+    asks = [RowSpec((5, 6, id), 14) for id in range(7)]
+    expected = drive(tiny.engine(model("llama")), asks, DrivePlan(batch=1))
     served.reset()
     tokens: list[list[int]] = []
     for id, ask in enumerate(asks):
-        new, grow = New(id, ask.prompt, 3, 14, True, GREEDY), Grow(id, (1 + 2 * id, 2 + 2 * id))
-        first = served.execute(Step(1, (), (new,), (grow,), (Run(id, 3, 0),)))
+        new, grow = (
+            NewRow(id, ask.prompt, 3, 14, True, GREEDY),
+            AppendPages(id, (1 + 2 * id, 2 + 2 * id)),
+        )
+        first = served.execute(Step(1, (), (new,), (grow,), (RowWork(id, 3, 0),)))
         tokens.append(list(first.items[0].tokens))
     for _ in range(5):
         flights = [
-            served.start(Step(2, (), (), (), (Run(id, 0, 2), Run((id + 1) % 7, 0, 2))))
+            served.start(Step(2, (), (), (), (RowWork(id, 0, 2), RowWork((id + 1) % 7, 0, 2))))
             for id in range(7)
         ]
         for item in (item for flight in flights for item in flight.result().items):
@@ -204,7 +229,7 @@ def test_more_rows_than_the_devices_table_holds_take_turns(model: Model) -> None
 
 
 @dataclass
-class Slow:
+class SlowEngine:
     """An engine whose Steps land when a later one has started, or when nobody else comes."""
 
     started: list[int]
@@ -213,37 +238,37 @@ class Slow:
     def ready(self) -> Ready:
         return Ready(0, "", "cpu", "", 16, 1, 1, 1, 1, 0, 0.0, 0.0)
 
-    def start(self, step: Step) -> SlowFlight:
+    def start(self, step: Step) -> SlowHandle:
         self.started.append(step.number)
-        return SlowFlight(self, step.number)
+        return SlowHandle(self, step.number)
 
     def prepare(self, grammar: str) -> None:
         raise NotImplementedError
 
     def reset(self) -> None:
-        raise Ended
+        raise RouterGone
 
 
 @dataclass
-class Ended(Exception):
+class RouterGone(Exception):
     """The router is gone."""
 
 
 @dataclass
-class SlowFlight:
-    engine: Slow
+class SlowHandle:
+    engine: SlowEngine
     number: int
 
-    def landed(self) -> bool:
+    def is_complete(self) -> bool:
         return len(self.engine.started) >= min(self.number + 1, self.engine.wanted)
 
     def result(self) -> StepResult:
-        assert self.landed()
+        assert self.is_complete()
         return StepResult(self.number, 0.0, (), len(self.engine.started))
 
 
 @contextmanager
-def serving(engine: Slow) -> Iterator[tuple[Wire, list[Exception]]]:
+def serving(engine: SlowEngine) -> Iterator[tuple[RankConnection, list[Exception]]]:
     """A connection to a shard that serves `engine`, and in the end what it raised."""
     raised: list[Exception] = []
     listens = Event()
@@ -251,15 +276,15 @@ def serving(engine: Slow) -> Iterator[tuple[Wire, list[Exception]]]:
     def work() -> None:
         try:
             serve(engine, config, listens.set)
-        except (Ended, RuntimeError) as fault:
+        except (RouterGone, RuntimeError) as fault:
             raised.append(fault)
 
-    with folder() as place:
+    with socket_folder() as place:
         config = replace(ECHO, socket=str(place / "s.sock"))
         thread = Thread(target=work)
         thread.start()
         assert listens.wait(10)
-        with Wire(config.socket) as wire:
+        with RankConnection(config.socket) as wire:
             wire.greet(config)
             yield wire, raised
         thread.join(10)
@@ -267,28 +292,28 @@ def serving(engine: Slow) -> Iterator[tuple[Wire, list[Exception]]]:
 
 def test_a_shard_starts_the_next_step_while_one_is_in_flight_and_answers_in_order() -> None:
     steps = [Step(number, (), (), (), ()) for number in (1, 2, 3)]
-    with serving(Slow([], 3)) as (wire, raised):
+    with serving(SlowEngine([], 3)) as (wire, raised):
         wire.send(*steps[:2])
         first = wire.receive()
         wire.send(steps[2])
         answers = [first, wire.receive(), wire.receive()]
     assert answers == [StepResult(n, 0.0, (), d) for n, d in ((1, 2), (2, 3), (3, 3))]
-    assert raised == [Ended()]
+    assert raised == [RouterGone()]
 
 
 def test_a_flight_that_fails_ends_the_process_with_a_word_to_the_router() -> None:
-    class Failing(Slow):
+    class FailingEngine(SlowEngine):
         def start(self, step: Step) -> Any:
-            return FailedFlight()
+            return FailedHandle()
 
-    class FailedFlight:
-        def landed(self) -> bool:
+    class FailedHandle:
+        def is_complete(self) -> bool:
             return True
 
         def result(self) -> StepResult:
             raise RuntimeError("the device is lost")
 
-    with serving(Failing([], 1)) as (wire, raised):
+    with serving(FailingEngine([], 1)) as (wire, raised):
         wire.send(Step(1, (), (), (), ()))
         assert wire.receive() == Fatal(1, "RuntimeError: the device is lost")
     assert [str(fault) for fault in raised] == ["the device is lost"]

@@ -13,55 +13,55 @@ from random import Random
 import pytest
 import torch
 
-from benchmark.engine.in_process import Call, Loop, capacity
-from router.scheduler.api import End as SchedulerEnd
+from benchmark.engine.in_process import InProcessLoop, InProcessRequest, device_capacity
 from router.scheduler.api import Outcome, Scheduler
+from router.scheduler.api import RowEnded as SchedulerEnd
 from router.scheduler.planner import Planner
 from router.scheduler.row import Row
-from shard.echo.echo_engine import EchoEngine, reply
+from shard.echo.echo_engine import EchoEngine, full_reply
 from shard.engine import Engine
-from shard.step_handle import Landed
-from shard.wire.protocol import Grow, Item, Move, New, Run, Sampling, Step
+from shard.step_handle import FinishedStep
+from shard.wire.protocol import AppendPages, NewRow, PageCopy, RowResult, RowWork, Sampling, Step
 from tests.support import tiny
 from tests.support.ranks import ECHO
-from tests.support.tiny import SAMPLED, VOCABULARY, Ask, Plan, drive, swapping
+from tests.support.tiny import SAMPLED, VOCABULARY, DrivePlan, RowSpec, drive, swapping_engine
 
 Model = Callable[..., str]
 GREEDY = Sampling()
 
 
-class Whim:
+class RandomPolicy:
     """An order of service that changes at random."""
 
-    levels = 1
-    perceptible = 0
+    level_count = 1
+    perceptible_count = 0
 
     def __init__(self, random: Random, change: float) -> None:
         self._random, self._change = random, change
         self._rows: list[Row] = []
 
-    def perceives(self, row: Row) -> bool:
+    def is_perceptible(self, row: Row) -> bool:
         return False
 
     def level(self, row: Row) -> int:
         return 1
 
-    def arrive(self, row: Row, now: float) -> None:
+    def add(self, row: Row, now: float) -> None:
         self._rows.append(row)
 
     def observe(self, row: Row, outcome: Outcome, now: float) -> None:
         pass
 
-    def leave(self, row: Row, end: SchedulerEnd | None) -> None:
+    def remove(self, row: Row, end: SchedulerEnd | None) -> None:
         self._rows.remove(row)
 
-    def order(self, now: float, used: float) -> Sequence[Row]:
+    def order(self, now: float, page_usage: float) -> Sequence[Row]:
         if self._random.random() < self._change:
             self._random.shuffle(self._rows)
         return list(self._rows)
 
 
-def calls(sampling: Sampling, count: int = 8, common: int = 0) -> list[Call]:
+def calls(sampling: Sampling, count: int = 8, common: int = 0) -> list[InProcessRequest]:
     """Prompts of 1 to 40 tokens after `common` equal ones, each with a seed of its own."""
     random = Random(3)
     head = tuple(random.randrange(VOCABULARY) for _ in range(common))
@@ -70,38 +70,40 @@ def calls(sampling: Sampling, count: int = 8, common: int = 0) -> list[Call]:
         size = random.randint(1, 40 if not common else 8)
         prompt = head + tuple(random.randrange(VOCABULARY) for _ in range(size))
         seeded = Sampling(id, sampling.temperature, sampling.top_k, sampling.top_p)
-        made.append(Call(id, prompt, random.randint(20, 40), seeded))
+        made.append(InProcessRequest(id, prompt, random.randint(20, 40), seeded))
     return made
 
 
-class Heard:
+class RecordingEngine:
     """An engine, and all that it answers."""
 
     def __init__(self, engine: Engine) -> None:
         self.ready = engine.ready
-        self.items: list[Item] = []
+        self.items: list[RowResult] = []
         self._engine = engine
 
-    def start(self, step: Step) -> Landed:
+    def start(self, step: Step) -> FinishedStep:
         result = self._engine.execute(step)
         self.items.extend(result.items)
-        return Landed(result)
+        return FinishedStep(result)
 
 
-def plain(engine: Engine, wanted: Sequence[Call]) -> list[list[int]]:
-    asks = [Ask(call.prompt, call.max_new, call.sampling) for call in wanted]
-    return drive(engine, asks, Plan(batch=1))
+def plain(engine: Engine, wanted: Sequence[InProcessRequest]) -> list[list[int]]:
+    asks = [RowSpec(call.prompt, call.max_new, call.sampling) for call in wanted]
+    return drive(engine, asks, DrivePlan(batch=1))
 
 
 def planner(
-    engine: Engine | EchoEngine | Heard, seed: int, change: float, **changes: object
+    engine: Engine | EchoEngine | RecordingEngine, seed: int, change: float, **changes: object
 ) -> Planner:
-    return Planner(capacity(engine.ready(), **changes), Whim(Random(seed), change))
+    return Planner(device_capacity(engine.ready(), **changes), RandomPolicy(Random(seed), change))
 
 
-def finish(engine: Engine | EchoEngine, scheduler: Scheduler, wanted: Sequence[Call]) -> None:
+def finish(
+    engine: Engine | EchoEngine, scheduler: Scheduler, wanted: Sequence[InProcessRequest]
+) -> None:
     engine.reset()
-    loop = Loop(engine, scheduler)
+    loop = InProcessLoop(engine, scheduler)
     for call in wanted:
         loop.submit(call)
     loop.run()
@@ -113,20 +115,20 @@ def finish(engine: Engine | EchoEngine, scheduler: Scheduler, wanted: Sequence[C
 def test_tokens_do_not_depend_on_preemption(
     model: Model, rung: str, sampling: Sampling, drafted: bool
 ) -> None:
-    engine = swapping(model("llama"), model("llama", 1) if drafted else None)
+    engine = swapping_engine(model("llama"), model("llama", 1) if drafted else None)
     wanted = calls(sampling)
     room = {"max_rows": 2} if rung == "keep" else {"pages": 12, "preemption": rung}
     scheduler = planner(engine, 5, 0.3, prefill_tokens=24, **room)
     expected = plain(engine, wanted)
     finish(engine, scheduler, wanted)
     assert [call.emitted for call in wanted] == expected
-    assert scheduler.view().preemptions[rung] > 3
+    assert scheduler.status().preemptions[rung] > 3
 
 
 @pytest.mark.parametrize("name", ["gemma3", "gpt2"])
 @pytest.mark.parametrize("drafted", [True, False], ids=["drafted", "not drafted"])
 def test_tokens_do_not_depend_on_shared_prefixes(model: Model, name: str, drafted: bool) -> None:
-    engine = swapping(model(name), model("llama", 1) if drafted else None)
+    engine = swapping_engine(model(name), model("llama", 1) if drafted else None)
     wanted = calls(SAMPLED, common=48)
     expected = plain(engine, wanted)
     scheduler = planner(engine, 5, 0.1)
@@ -137,24 +139,24 @@ def test_tokens_do_not_depend_on_shared_prefixes(model: Model, name: str, drafte
 
 @pytest.mark.parametrize("rung", ["swap", "recompute"])
 def test_shared_rows_are_preempted_exactly(model: Model, rung: str) -> None:
-    engine = swapping(model("llama"), model("llama", 1))
+    engine = swapping_engine(model("llama"), model("llama", 1))
     wanted = calls(SAMPLED, common=40)
     expected = plain(engine, wanted)
     scheduler = planner(engine, 9, 0.3, pages=14, prefill_tokens=32, preemption=rung)
     finish(engine, scheduler, wanted)
     assert [call.emitted for call in wanted] == expected
-    assert scheduler.view().preemptions[rung] > 0
+    assert scheduler.status().preemptions[rung] > 0
 
 
 def test_a_second_turn_starts_on_the_pages_of_the_first_answer(model: Model) -> None:
-    engine = swapping(model("llama"), model("llama", 1))
+    engine = swapping_engine(model("llama"), model("llama", 1))
     [first] = calls(GREEDY, 1, common=30)
-    loop = Loop(engine, planner(engine, 1, 0.0))
+    loop = InProcessLoop(engine, planner(engine, 1, 0.0))
     engine.reset()
     loop.submit(first)
     loop.run()
     known = (*first.prompt, *first.emitted)
-    second = Call(1, (*known, 7, 8), 20)
+    second = InProcessRequest(1, (*known, 7, 8), 20)
     [expected] = plain(engine, [second])
     loop.submit(second)
     loop.run()
@@ -166,18 +168,18 @@ def test_a_second_turn_starts_on_the_pages_of_the_first_answer(model: Model) -> 
 def test_answers_of_rows_that_never_draft_are_shared_with_those_that_do(
     model: Model, speculate: tuple[int, int]
 ) -> None:
-    served, alone = swapping(model("llama"), model("llama")), tiny.engine(model("llama"))
-    engine = Heard(served)
+    served, alone = swapping_engine(model("llama"), model("llama")), tiny.engine(model("llama"))
+    engine = RecordingEngine(served)
     before, after = speculate
     [first] = calls(SAMPLED, 1, common=30)
     first = replace(first, speculate=before, max_new=40)
-    loop = Loop(engine, planner(engine, 1, 0.0))
+    loop = InProcessLoop(engine, planner(engine, 1, 0.0))
     served.reset()
     loop.submit(first)
     loop.run()
     known = (*first.prompt, *first.emitted)
     engine.items.clear()
-    later = [Call(id, (*known, id), 24, first.sampling, after) for id in (1, 2, 3)]
+    later = [InProcessRequest(id, (*known, id), 24, first.sampling, after) for id in (1, 2, 3)]
     for call in later:
         loop.submit(call)
     loop.run()
@@ -189,12 +191,12 @@ def test_answers_of_rows_that_never_draft_are_shared_with_those_that_do(
 
 
 def test_a_prompt_that_ends_with_a_shared_page_feeds_its_last_token_alone(model: Model) -> None:
-    engine = swapping(model("llama"), model("llama", 1))
+    engine = swapping_engine(model("llama"), model("llama", 1))
     prompt = tuple(Random(2).randrange(VOCABULARY) for _ in range(48))
-    wanted = [Call(0, prompt, 20), Call(1, prompt, 20)]
+    wanted = [InProcessRequest(0, prompt, 20), InProcessRequest(1, prompt, 20)]
     expected = plain(engine, wanted)
     engine.reset()
-    loop = Loop(engine, planner(engine, 1, 0.0))
+    loop = InProcessLoop(engine, planner(engine, 1, 0.0))
     for call in wanted:
         loop.submit(call)
         loop.run()
@@ -206,19 +208,19 @@ def test_a_prompt_that_ends_with_a_shared_page_feeds_its_last_token_alone(model:
 def test_a_pool_of_half_the_demand_serves_64_requests_exactly(
     model: Model, preemption: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    engine = swapping(model("llama"), model("llama", 1))
+    engine = swapping_engine(model("llama"), model("llama", 1))
     wanted = calls(SAMPLED, 64)
     expected = plain(engine, wanted)
     demand = sum(-(-(len(call.prompt) + call.max_new) // 16) for call in wanted)
     room = {"pages": demand // 2, "preemption": preemption, "prefill_tokens": 256}
     scheduler = planner(engine, 5, 0.2, max_rows=64, **room)
     finish(engine, scheduler, wanted)
-    counts = scheduler.view().preemptions
+    counts = scheduler.status().preemptions
     with capsys.disabled():
         print(f"\n64 requests, {demand // 2} of {demand} pages, {preemption}: {counts}")
-    assert scheduler.view().prefetched == counts["swap"]
+    assert scheduler.status().prefetched == counts["swap"]
     assert [call.emitted for call in wanted] == expected
-    assert scheduler.view().free_pages == demand // 2
+    assert scheduler.status().free_pages == demand // 2
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -228,20 +230,20 @@ def test_the_strict_echo_accepts_every_move(seed: int) -> None:
     changes = {"pages": 16, "prefill_tokens": 32, "preemption": ("swap", "auto")[seed // 2 % 2]}
     finish(engine, planner(engine, seed, 0.3, **changes), wanted)
     for call in wanted:
-        tokens, end = reply(call.prompt, call.sampling.seed, call.max_new, ignore_eos=True)
+        tokens, end = full_reply(call.prompt, call.sampling.seed, call.max_new, ignore_eos=True)
         assert (tuple(call.emitted), call.end) == (tokens, end)
 
 
 def test_swapped_pages_come_back_bit_for_bit(model: Model) -> None:
-    engine = swapping(model("llama"), model("llama", 1))
+    engine = swapping_engine(model("llama"), model("llama", 1))
     engine.reset()
-    new = New(1, (5,) * 40, 40, 4, True, Sampling())
-    engine.execute(Step(1, (), (new,), (Grow(1, (4, 2, 3)),), (Run(1, 40, 0),)))
-    pools = [pool for pool in engine._host._pools]
+    new = NewRow(1, (5,) * 40, 40, 4, True, Sampling())
+    engine.execute(Step(1, (), (new,), (AppendPages(1, (4, 2, 3)),), (RowWork(1, 40, 0),)))
+    pools = [pool for pool in engine._host_pool._pools]
     before = [pool[[4, 2, 3]].clone().view(torch.int32) for pool in pools]
-    engine.execute(Step(2, (1,), (), (), (), swap_out=Move((4, 2, 3), (9, 1, 2))))
+    engine.execute(Step(2, (1,), (), (), (), swap_out=PageCopy((4, 2, 3), (9, 1, 2))))
     for pool in pools:
         pool[[1, 2, 3, 4, 5]] = 0
-    engine.execute(Step(3, (), (), (), (), swap_in=Move((9, 1, 2), (5, 1, 4))))
+    engine.execute(Step(3, (), (), (), (), swap_in=PageCopy((9, 1, 2), (5, 1, 4))))
     after = [pool[[5, 1, 4]].view(torch.int32) for pool in pools]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

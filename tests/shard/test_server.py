@@ -17,61 +17,64 @@ from typing import Any
 
 import pytest
 
-from shard.echo.echo_engine import EchoEngine, reply
-from shard.errors import Fault
-from shard.server import BACKLOG, serve
+from shard.echo.echo_engine import EchoEngine, full_reply
+from shard.errors import StartupError
+from shard.server import MAX_QUEUED_STEPS, serve
 from shard.wire.protocol import (
     VERSION,
     Ack,
+    AppendPages,
     Fatal,
-    Grow,
     Hello,
     Message,
-    New,
+    NewRow,
     Ping,
     Pong,
     Prepare,
     Prepared,
-    Run,
+    RowWork,
     Sampling,
     Step,
     StepResult,
     pack,
 )
-from shard.wire.sockets import LONGEST, listening
-from tests.support.ranks import ECHO, ROOT, Rank, Wire, folder
+from shard.wire.sockets import MAX_PATH_BYTES, listening
+from tests.support.ranks import ECHO, ROOT, RankConnection, RankProcess, socket_folder
 
 PROMPT = (5, 6, 7)
 FIRST = Step(
     1,
     (),
-    (New(1, PROMPT, len(PROMPT), 9, True, Sampling()),),
-    (Grow(1, (1,)),),
-    (Run(1, len(PROMPT), 0),),
+    (NewRow(1, PROMPT, len(PROMPT), 9, True, Sampling()),),
+    (AppendPages(1, (1,)),),
+    (RowWork(1, len(PROMPT), 0),),
 )
 
 
 @contextmanager
-def shard(**changes: Any) -> Iterator[Rank]:
-    with folder() as path, Rank(replace(ECHO, socket=str(path / "s.sock"), **changes)) as rank:
-        assert rank.event() == {"event": "ready"}
+def shard(**changes: Any) -> Iterator[RankProcess]:
+    with (
+        socket_folder() as path,
+        RankProcess(replace(ECHO, socket=str(path / "s.sock"), **changes)) as rank,
+    ):
+        assert rank.next_event() == {"event": "ready"}
         yield rank
 
 
 @contextmanager
-def greeted(**changes: Any) -> Iterator[tuple[Rank, Wire]]:
-    with shard(**changes) as rank, Wire(rank.config.socket) as wire:
+def greeted(**changes: Any) -> Iterator[tuple[RankProcess, RankConnection]]:
+    with shard(**changes) as rank, RankConnection(rank.config.socket) as wire:
         wire.greet(rank.config)
         yield rank, wire
 
 
 def test_rank_0_answers_steps_with_results_in_order() -> None:
     with greeted() as (_, wire):
-        wire.send(FIRST, Step(2, (), (), (), (Run(1, 0, 3),)), Step(3, (1,), (), (), ()))
+        wire.send(FIRST, Step(2, (), (), (), (RowWork(1, 0, 3),)), Step(3, (1,), (), (), ()))
         results = [wire.receive() for _ in range(3)]
     assert [type(result) for result in results] == [StepResult] * 3
     tokens = [token for result in results for item in result.items for token in item.tokens]
-    assert tuple(tokens) == reply(PROMPT, 0, 9, ignore_eos=True)[0][: len(tokens)]
+    assert tuple(tokens) == full_reply(PROMPT, 0, 9, ignore_eos=True)[0][: len(tokens)]
 
 
 def test_other_ranks_acknowledge_with_the_digest_that_rank_0_has() -> None:
@@ -101,13 +104,13 @@ class Unprepared(EchoEngine):
 
 
 def test_what_cannot_be_prepared_ends_the_process() -> None:
-    with folder() as path:
+    with socket_folder() as path:
         config = replace(ECHO, socket=str(path / "s.sock"))
         with ThreadPoolExecutor(1) as pool:
             listens = Event()
             served = pool.submit(serve, Unprepared(config), config, listens.set)
             assert listens.wait(30)
-            with Wire(config.socket) as wire:
+            with RankConnection(config.socket) as wire:
                 wire.greet(config)
                 wire.send(Prepare(1, "a"))
                 assert wire.receive() == Fatal(1, "MemoryError: a")
@@ -132,7 +135,7 @@ def test_a_gap_in_the_numbers_ends_the_process(number: int) -> None:
 
 def test_what_the_engine_raises_ends_the_process_with_a_traceback() -> None:
     with greeted() as (rank, wire):
-        wire.send(Step(1, (), (), (), (Run(7, 0, 0),)))
+        wire.send(Step(1, (), (), (), (RowWork(7, 0, 0),)))
         assert wire.receive() == Fatal(1, "ProtocolError: there is no row 7")
         assert wire.receive() is None
         assert rank.process.wait() == 1
@@ -145,7 +148,7 @@ def test_a_new_router_starts_from_nothing() -> None:
         wire.send(FIRST)
         first = wire.receive()
         wire.__exit__()
-        with Wire(rank.config.socket) as again:
+        with RankConnection(rank.config.socket) as again:
             again.greet(rank.config)
             again.send(FIRST)
             assert again.receive() == first
@@ -163,10 +166,10 @@ def test_a_new_router_starts_from_nothing() -> None:
 )
 def test_a_wrong_greeting_is_refused_and_the_next_router_served(message: Message) -> None:
     with shard() as rank:
-        with Wire(rank.config.socket) as stranger:
+        with RankConnection(rank.config.socket) as stranger:
             stranger.send(message)
             assert stranger.receive() is None
-        with Wire(rank.config.socket) as wire:
+        with RankConnection(rank.config.socket) as wire:
             assert wire.greet(rank.config).rank == 0
 
 
@@ -180,13 +183,15 @@ def test_a_broken_frame_ends_the_connection_and_the_next_router_is_served(data: 
         wire.send_bytes(data)
         wire._socket.shutdown(socket.SHUT_WR)
         assert wire.receive() is None
-        with Wire(rank.config.socket) as again:
+        with RankConnection(rank.config.socket) as again:
             assert again.greet(rank.config).rank == 0
 
 
 def test_more_steps_than_a_rank_queues_end_the_connection() -> None:
     with greeted(echo_seconds=600.0) as (rank, wire):
-        wire.send(FIRST, *(Step(number, (), (), (), ()) for number in range(2, BACKLOG + 4)))
+        wire.send(
+            FIRST, *(Step(number, (), (), (), ()) for number in range(2, MAX_QUEUED_STEPS + 4))
+        )
         assert wire.receive() is None
         rank.close_stdin()
         assert rank.process.wait() == 0
@@ -205,7 +210,7 @@ def test_the_socket_is_private_and_gone_at_the_end() -> None:
 @pytest.mark.parametrize("moment", ["idle", "greeted", "in a Step"])
 @pytest.mark.parametrize("how", ["end of stdin", "SIGTERM"])
 def test_a_shard_ends_cleanly_when_told(moment: str, how: str) -> None:
-    with shard(echo_seconds=600.0) as rank, Wire(rank.config.socket) as wire:
+    with shard(echo_seconds=600.0) as rank, RankConnection(rank.config.socket) as wire:
         if moment != "idle":
             wire.greet(rank.config)
         if moment == "in a Step":
@@ -231,47 +236,47 @@ def test_without_a_launcher_nothing_starts() -> None:
 
 
 def test_the_socket_of_a_dead_process_is_replaced() -> None:
-    with folder() as path:
+    with socket_folder() as path:
         config = replace(ECHO, socket=str(path / "s.sock"))
-        with Rank(config) as first:
-            first.event()
+        with RankProcess(config) as first:
+            first.next_event()
             first.process.kill()
             first.process.wait()
         assert Path(config.socket).exists()
-        with Rank(config) as second:
-            assert second.event() == {"event": "ready"}
+        with RankProcess(config) as second:
+            assert second.next_event() == {"event": "ready"}
 
 
 def test_the_socket_of_a_live_process_is_left_alone() -> None:
     with shard() as rank:
-        with Rank(rank.config) as second:
-            event = second.event()
+        with RankProcess(rank.config) as second:
+            event = second.next_event()
             assert event["code"] == second.process.wait() == 7
             assert "live process" in event["text"]
-        with Wire(rank.config.socket) as wire:
+        with RankConnection(rank.config.socket) as wire:
             assert wire.greet(rank.config).rank == 0
 
 
 def test_a_file_that_is_no_socket_is_never_removed() -> None:
-    with folder() as path:
+    with socket_folder() as path:
         (path / "s.sock").write_text("precious")
-        with pytest.raises(Fault, match="cannot listen"), listening(str(path / "s.sock")):
+        with pytest.raises(StartupError, match="cannot listen"), listening(str(path / "s.sock")):
             pass
         assert (path / "s.sock").read_text() == "precious"
 
 
 def test_a_path_over_the_limit_is_a_fault_and_one_at_the_limit_is_not() -> None:
-    with folder() as path:
-        longest = str(path / "s").ljust(LONGEST, "s")
+    with socket_folder() as path:
+        longest = str(path / "s").ljust(MAX_PATH_BYTES, "s")
         with listening(longest):
             pass
-        with pytest.raises(Fault, match="bytes") as fault, listening(longest + "s"):
+        with pytest.raises(StartupError, match="bytes") as fault, listening(longest + "s"):
             pass
     assert fault.value.code == 7
 
 
 def test_a_folder_that_is_not_there_is_a_fault() -> None:
-    with pytest.raises(Fault, match="No such file") as fault, listening("/nowhere/s.sock"):
+    with pytest.raises(StartupError, match="No such file") as fault, listening("/nowhere/s.sock"):
         pass
     assert fault.value.code == 7
 
@@ -292,7 +297,7 @@ sys.exit(entry.main())
 
 
 def test_a_shard_stuck_in_native_code_ends_all_the_same() -> None:
-    with Rank(ECHO, ("-c", STUCK)) as rank:
+    with RankProcess(ECHO, ("-c", STUCK)) as rank:
         assert rank.process.stderr
         assert rank.process.stderr.readline() == b"noise of a library\n"
         assert rank.process.stderr.read(5) == b"stuck"

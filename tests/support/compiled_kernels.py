@@ -17,7 +17,7 @@ POINTERS = ("table", "starts", "counts", "lengths")
 ITEMSIZE = {"*fp32": 4, "*bf16": 2}
 
 
-def compiled(kernel: Any, capability: int, types: dict[str, str], **constants: Any) -> Any:
+def compile_kernel(kernel: Any, capability: int, types: dict[str, str], **constants: Any) -> Any:
     """The binary of `kernel` for a device of compute `capability`; the rest are integers."""
     kinds = {name: types.get(name, "i32") for name in kernel.arg_names}
     kinds |= dict.fromkeys(POINTERS & kinds.keys(), "*i32")
@@ -27,21 +27,21 @@ def compiled(kernel: Any, capability: int, types: dict[str, str], **constants: A
     return triton.compile(source, target=target, options={"num_stages": 2})
 
 
-def cases() -> Iterator[tuple[str, int]]:
+def compiled_variants() -> Iterator[tuple[str, int]]:
     """Name and bytes of shared memory of every variant."""
     sums = dict.fromkeys(("partial", "peaks", "sums"), "*fp32")
     for capability, dim, dtype in ((80, 256, "*bf16"), (80, 128, "*fp32"), (90, 256, "*bf16")):
-        padded, tile, block = paged_triton.sizes(dim, 64, ITEMSIZE[dtype])
-        found = compiled(
-            *(paged_triton._attend, capability),
+        padded, tile, block = paged_triton.tile_sizes(dim, 64, ITEMSIZE[dtype])
+        found = compile_kernel(
+            *(paged_triton._attend_split, capability),
             {"query": dtype, "pool": dtype, "scale": "fp32", "softcap": "fp32", **sums},
             **{"GROUP": 4, "DIM": dim, "PADDED": padded, "PAGE": 16, "WINDOW": 100},
             **{"SOFTCAP": True, "SPLITS": 4, "TILE": tile, "BLOCK": block, "CAST": False},
         )
         assert found.asm["cubin"]
         yield f"{capability} {dim} {dtype}", found.metadata.shared
-    merge = compiled(
-        *(paged_triton._merge, 90),
+    merge = compile_kernel(
+        *(paged_triton._merge_splits, 90),
         {"out": "*bf16", "sinks": "*bf16", **sums},
         **{"DIM": 128, "PADDED": 128, "SINKS": True, "SPLITS": 4, "PARTS": 4},
     )
@@ -50,4 +50,4 @@ def cases() -> Iterator[tuple[str, int]]:
 
 
 if __name__ == "__main__":
-    json.dump(dict(cases()), sys.stdout)
+    json.dump(dict(compiled_variants()), sys.stdout)

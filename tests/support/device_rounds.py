@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from shard.engine import Engine
-from shard.rounds.host_round import Work
-from shard.step_handle import Flight
-from shard.wire.protocol import Item, Step, StepResult
+from shard.rounds.host_round import RowTask
+from shard.step_handle import StepHandle
+from shard.wire.protocol import RowResult, Step, StepResult
 from tests.support import tiny
 
 
 @cache
-def resident(target: str, draft: str | None, **changes: Any) -> Engine:
+def device_engine(target: str, draft: str | None, **changes: Any) -> Engine:
     """An engine that keeps its rounds on the device where it can."""
     config = tiny.config(target, draft, resident=True, **changes)
     loaded = Engine(config, lambda text, percent: None)
@@ -30,26 +30,26 @@ def resident(target: str, draft: str | None, **changes: Any) -> Engine:
 
 
 @cache
-def ending(path: str, *ends: int) -> str:
+def with_eos(path: str, *eos_ids: int) -> str:
     """A copy of a model that ends texts with any of `ends`."""
-    copy = Path(f"{path}-ends-{'-'.join(map(str, ends))}")
+    copy = Path(f"{path}-ends-{'-'.join(map(str, eos_ids))}")
     shutil.copytree(path, copy)
     for name in ("config.json", "generation_config.json"):
         facts = json.loads((copy / name).read_text())
-        (copy / name).write_text(json.dumps(facts | {"eos_token_id": list(ends)}))
+        (copy / name).write_text(json.dumps(facts | {"eos_token_id": list(eos_ids)}))
     return str(copy)
 
 
-class Watch:
+class RoundWatch:
     """Which rounds of `engine` stayed on the device, in order of the Steps with rows."""
 
     def __init__(self, engine: Engine, patch: pytest.MonkeyPatch) -> None:
         self.kinds: list[str] = []
-        rounds = engine._resident
+        rounds = engine._device_rounds
         assert rounds is not None
-        refusal, launch = rounds.refusal, rounds.launch
+        refusal, launch = rounds.why_not_on_device, rounds.launch
 
-        def refused(works: Sequence[Work]) -> str | None:
+        def refused(works: Sequence[RowTask]) -> str | None:
             found = refusal(works)
             self.kinds.append(found or "resident")
             return found
@@ -64,7 +64,7 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Late:
+class LateEngine:
     """An engine whose Steps land as late as they can: when their results are asked for."""
 
     engine: Engine
@@ -72,27 +72,29 @@ class Late:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def start(self, step: Step) -> Flight:
-        return Unlanded(self.engine.start(step))
+    def start(self, step: Step) -> StepHandle:
+        return NeverReadyHandle(self.engine.start(step))
 
 
 @dataclass(frozen=True)
-class Unlanded:
+class NeverReadyHandle:
     """A flight that has not landed, whenever one asks."""
 
-    flight: Flight
+    handle: StepHandle
 
-    def landed(self) -> bool:
+    def is_complete(self) -> bool:
         return False
 
     def result(self) -> StepResult:
-        return self.flight.result()
+        return self.handle.result()
 
 
-def both(one: Engine, other: Engine, asks: Sequence[tiny.Ask], plan: tiny.Plan) -> list[list[Item]]:
+def run_both(
+    one: Engine, other: Engine, asks: Sequence[tiny.RowSpec], plan: tiny.DrivePlan
+) -> list[list[RowResult]]:
     """What two engines say to the same Steps."""
     made = []
     for engine in (one, other):
         engine.reset()
-        made.append(tiny.steps(asks, plan, lambda step, own=engine: own.execute(step).items))
+        made.append(tiny.run_steps(asks, plan, lambda step, own=engine: own.execute(step).items))
     return made

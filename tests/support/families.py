@@ -12,7 +12,10 @@ BOS, EOS = "<s>", "</s>"
 def byte_level() -> Tokenizer:
     """GPT-2's family: one token a byte, and merges that join and even cut characters."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pairs = [_stand_in(pair) for pair in (b"th", b"\x80\xf0", b"\x9f\x98", b" a", b"\xe4\xb8")]
+    pairs = [
+        _byte_level_characters(pair)
+        for pair in (b"th", b"\x80\xf0", b"\x9f\x98", b" a", b"\xe4\xb8")
+    ]
     merges = [(pair[:-1], pair[-1]) for pair in pairs]
     words = [*alphabet, *(left + right for left, right in merges)]
     tokenizer = Tokenizer(models.BPE({word: id for id, word in enumerate(words)}, merges))
@@ -48,7 +51,7 @@ def _with_specials(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
-def _stand_in(text: bytes) -> str:
+def _byte_level_characters(text: bytes) -> str:
     """The characters by which the byte-level alphabet writes `text`."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]

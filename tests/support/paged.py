@@ -14,7 +14,7 @@ PAGE = 16
 
 
 @dataclass(frozen=True)
-class Case:
+class AttentionCase:
     """What the kernel is asked: shapes, dtype and the layer's rule."""
 
     heads: int = 4
@@ -29,10 +29,10 @@ class Case:
     splits: int = 3
 
 
-class Pool:
+class PagedPool:
     """Random rows of a case; the trash page and what no row owns hold NaN."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: AttentionCase) -> None:
         self.case = case
         rows = torch.tensor(case.counts, dtype=torch.int32)
         width = -(-max(case.lengths) // PAGE)
@@ -56,13 +56,13 @@ class Pool:
         """What the kernel under test makes of it: [T, H, D]."""
         from shard.attention.paged_triton import paged_attention
 
-        return self._by(paged_attention, self.query, self.pool)
+        return self._attend_with(paged_attention, self.query, self.pool)
 
     def reference(self) -> Tensor:
         """The same by the definition, in float32."""
-        return self._by(plain, self.query.float(), self.pool.float())
+        return self._attend_with(reference_attention, self.query.float(), self.pool.float())
 
-    def _by(self, attention: Callable[..., None], query: Tensor, pool: Tensor) -> Tensor:
+    def _attend_with(self, attention: Callable[..., None], query: Tensor, pool: Tensor) -> Tensor:
         case = self.case
         out = torch.zeros(query.shape).to(query)
         attention(
@@ -78,7 +78,7 @@ class Pool:
         return out
 
 
-def plain(
+def reference_attention(
     query: Tensor,
     pool: Tensor,
     table: Tensor,
@@ -122,7 +122,7 @@ def _weights(
     return scores.softmax(-1)[..., :length]
 
 
-def worst(case: Case) -> float:
+def max_difference(case: AttentionCase) -> float:
     """The largest difference between kernel and definition."""
-    pool = Pool(case)
+    pool = PagedPool(case)
     return float((pool.kernel().float() - pool.reference()).abs().max())

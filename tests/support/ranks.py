@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from shard.config import ShardConfig
 from shard.wire.protocol import (
-    HEADER,
+    HEADER_BYTES,
     VERSION,
     Ack,
     Hello,
@@ -23,7 +23,7 @@ from shard.wire.protocol import (
     Ready,
     Step,
     StepResult,
-    length,
+    body_length,
     pack,
     unpack,
 )
@@ -47,7 +47,7 @@ ECHO = ShardConfig(
 )
 
 
-class Rank:
+class RankProcess:
     """A shard process; `with` ends it."""
 
     def __init__(self, config: ShardConfig, program: tuple[str, ...] = ("-m", "shard")) -> None:
@@ -69,7 +69,7 @@ class Rank:
             self.process.kill()
         self.process.communicate()
 
-    def event(self) -> dict[str, Any]:
+    def next_event(self) -> dict[str, Any]:
         """The next thing that the process tells its launcher."""
         assert self.process.stdout
         return json.loads(self.process.stdout.readline())
@@ -91,7 +91,7 @@ class Rank:
         self.process.stdin.flush()
 
 
-class Wire:
+class RankConnection:
     """A router's end of a connection to one rank, blocking."""
 
     def __init__(self, path: str) -> None:
@@ -114,8 +114,8 @@ class Wire:
 
     def receive(self) -> Message | None:
         """The next message; None at the connection's end."""
-        header = self._stream.read(HEADER)
-        return unpack(self._stream.read(length(header))) if header else None
+        header = self._stream.read(HEADER_BYTES)
+        return unpack(self._stream.read(body_length(header))) if header else None
 
     def greet(self, config: ShardConfig) -> Ready:
         self.send(Hello(VERSION, config.rank, config.world))
@@ -125,23 +125,23 @@ class Wire:
 
 
 @contextmanager
-def folder() -> Iterator[Path]:
+def socket_folder() -> Iterator[Path]:
     """A private folder with a path short enough for sockets."""
     with tempfile.TemporaryDirectory(prefix="laps-") as path:
         yield Path(path)
 
 
 @contextmanager
-def echo_group(world: int, **changes: Any) -> Iterator[list[Rank]]:
+def echo_group(world: int, **changes: Any) -> Iterator[list[RankProcess]]:
     """`world` echo ranks that listen."""
-    with folder() as path:
-        ranks: list[Rank] = []
+    with socket_folder() as path:
+        ranks: list[RankProcess] = []
         try:
             for number in range(world):
                 place = {"rank": number, "world": world, "socket": str(path / f"{number}.sock")}
-                ranks.append(Rank(replace(ECHO, **place, **changes)))
+                ranks.append(RankProcess(replace(ECHO, **place, **changes)))
             for rank in ranks:
-                assert rank.event() == {"event": "ready"}
+                assert rank.next_event() == {"event": "ready"}
             yield ranks
         finally:
             for rank in ranks:
@@ -149,33 +149,36 @@ def echo_group(world: int, **changes: Any) -> Iterator[list[Rank]]:
 
 
 @contextmanager
-def model_group(config: ShardConfig, world: int) -> Iterator[list[Rank]]:
+def model_group(config: ShardConfig, world: int) -> Iterator[list[RankProcess]]:
     """`world` ranks that serve the models of `config` together, and listen."""
-    with folder() as path, ExitStack() as stack:
-        ranks = [stack.enter_context(Rank(placed(config, n, world, path))) for n in range(world)]
-        started(ranks)
+    with socket_folder() as path, ExitStack() as stack:
+        ranks = [
+            stack.enter_context(RankProcess(config_for_rank(config, n, world, path)))
+            for n in range(world)
+        ]
+        wait_until_ready(ranks)
         yield ranks
 
 
-def started(ranks: Sequence[Rank]) -> None:
+def wait_until_ready(ranks: Sequence[RankProcess]) -> None:
     """Wait until all `ranks` listen."""
     for rank in ranks:
-        while (event := rank.event())["event"] == "progress":
+        while (event := rank.next_event())["event"] == "progress":
             pass
         assert event == {"event": "ready"}, event
 
 
-def placed(config: ShardConfig, rank: int, world: int, path: Path) -> ShardConfig:
+def config_for_rank(config: ShardConfig, rank: int, world: int, path: Path) -> ShardConfig:
     """`config` for one of `world` ranks that meet in the folder `path`."""
     place = {"socket": str(path / f"{rank}.sock"), "rendezvous": str(path / "rendezvous")}
     return replace(config, rank=rank, world=world, **place)
 
 
-class Together:
+class RankGroup:
     """Connections to all ranks, as one engine; checks that the ranks agree."""
 
-    def __init__(self, wires: Sequence[Wire], ready: Ready) -> None:
-        self._wires, self._ready = wires, ready
+    def __init__(self, connections: Sequence[RankConnection], ready: Ready) -> None:
+        self._connections, self._ready = connections, ready
 
     def ready(self) -> Ready:
         return self._ready
@@ -183,34 +186,34 @@ class Together:
     def execute(self, step: Step) -> StepResult:
         return self.start(step).result()
 
-    def start(self, step: Step) -> Sent:
+    def start(self, step: Step) -> SentStep:
         """Nothing is known to have landed, so the next Step is sent before this one's result."""
-        for wire in self._wires:
+        for wire in self._connections:
             wire.send(step)
-        return Sent(self._wires, step.number)
+        return SentStep(self._connections, step.number)
 
 
 @dataclass(frozen=True)
-class Sent:
+class SentStep:
     """A Step on its way to all ranks."""
 
-    wires: Sequence[Wire]
+    connections: Sequence[RankConnection]
     number: int
 
-    def landed(self) -> bool:
+    def is_complete(self) -> bool:
         return False
 
     def result(self) -> StepResult:
-        result, *others = (wire.receive() for wire in self.wires)
+        result, *others = (wire.receive() for wire in self.connections)
         assert isinstance(result, StepResult), result
         assert others == [Ack(self.number, result.digest)] * len(others)
         return result
 
 
 @contextmanager
-def connected(ranks: Sequence[Rank]) -> Iterator[Together]:
+def connect_group(ranks: Sequence[RankProcess]) -> Iterator[RankGroup]:
     """A fresh connection to every rank, which forgets what it held."""
     with ExitStack() as stack:
-        wires = [stack.enter_context(Wire(rank.config.socket)) for rank in ranks]
+        wires = [stack.enter_context(RankConnection(rank.config.socket)) for rank in ranks]
         readies = [wire.greet(rank.config) for wire, rank in zip(wires, ranks, strict=True)]
-        yield Together(wires, readies[0])
+        yield RankGroup(wires, readies[0])

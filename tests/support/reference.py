@@ -20,7 +20,7 @@ from transformers import (
     WatermarkLogitsProcessor,
 )
 
-from shard.sampling.sampler import Spot
+from shard.sampling.sampler import Position
 from shard.wire.protocol import Sampling
 
 
@@ -38,25 +38,25 @@ class Penalties(LogitsProcessor):  # type: ignore[misc]
         return scores
 
 
-def reference(logits: Tensor, spot: Spot, eos: list[int]) -> Tensor:
+def reference(logits: Tensor, position: Position, eos: list[int]) -> Tensor:
     """Scores [V] of `logits` [V]."""
-    ids = torch.tensor([[*spot.tokens, *spot.drafts]])
+    ids = torch.tensor([[*position.tokens, *position.drafts]])
     scores = logits[None].clone()
-    for processor in _chain(spot, eos, len(logits)):
+    for processor in _processors(position, eos, len(logits)):
         scores = processor(ids, scores)
     return scores[0]
 
 
-def _chain(spot: Spot, eos: list[int], vocabulary: int) -> Iterator[LogitsProcessor]:
-    given = spot.sampling
+def _processors(position: Position, eos: list[int], vocabulary: int) -> Iterator[LogitsProcessor]:
+    given = position.sampling
     if given.watermark:
         yield WatermarkLogitsProcessor(vocabulary, "cpu", greenlist_ratio=0.5, bias=2.0)
     if given.repetition_penalty != 1:
         yield RepetitionPenaltyLogitsProcessor(given.repetition_penalty)
-    yield Penalties(given, spot.output)
+    yield Penalties(given, position.output)
     if given.bias:
         yield SequenceBiasLogitsProcessor({(each.token,): each.value for each in given.bias})
-    yield MinNewTokensLengthLogitsProcessor(spot.prompt, given.min_new_tokens, eos)
+    yield MinNewTokensLengthLogitsProcessor(position.prompt_length, given.min_new_tokens, eos)
     if given.temperature:
         yield from _warpers(given)
 

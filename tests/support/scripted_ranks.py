@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from router.shards.group import Report, ShardGroup
-from shard.wire.protocol import HEADER, Hello, Message, Ready, length, pack, unpack
+from router.shards.group import GroupEvent, ShardGroup
+from shard.wire.protocol import HEADER_BYTES, Hello, Message, Ready, body_length, pack, unpack
 
 
 class ScriptedRank:
@@ -17,58 +17,58 @@ class ScriptedRank:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.sent = bytearray()
+        self.received = bytearray()
         """Every byte that came after Hello."""
-        self._heard: asyncio.Queue[Message | None] = asyncio.Queue()
+        self._messages: asyncio.Queue[Message | None] = asyncio.Queue()
         self._writer: asyncio.StreamWriter | None = None
-        self._ended = asyncio.Event()
+        self._closed = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
         try:
             while True:
-                header = await reader.readexactly(HEADER)
-                body = await reader.readexactly(length(header))
-                self._hear(header + body)
+                header = await reader.readexactly(HEADER_BYTES)
+                body = await reader.readexactly(body_length(header))
+                self._on_frame(header + body)
         except (asyncio.IncompleteReadError, ConnectionError):
-            self._heard.put_nowait(None)
+            self._messages.put_nowait(None)
         finally:
             writer.close()
-            self._ended.set()
+            self._closed.set()
 
-    def say(self, *messages: Message) -> None:
-        self.say_bytes(b"".join(map(pack, messages)))
+    def send(self, *messages: Message) -> None:
+        self.send_bytes(b"".join(map(pack, messages)))
 
-    def say_bytes(self, data: bytes) -> None:
+    def send_bytes(self, data: bytes) -> None:
         assert self._writer
         self._writer.write(data)
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         assert self._writer
         self._writer.close()
 
-    async def heard(self) -> Message | None:
+    async def next_message(self) -> Message | None:
         """The next message after Hello; None at the connection's end."""
-        return await self._heard.get()
+        return await self._messages.get()
 
-    async def ended(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait for the connection's end, if there was one."""
         if self._writer:
-            await self._ended.wait()
+            await self._closed.wait()
 
     def greet(self, hello: Hello) -> None:
-        self.say(ready(self.number))
+        self.send(ready_message(self.number))
 
-    def _hear(self, frame: bytes) -> None:
-        message = unpack(frame[HEADER:])
+    def _on_frame(self, frame: bytes) -> None:
+        message = unpack(frame[HEADER_BYTES:])
         if isinstance(message, Hello):
             self.greet(message)
         else:
-            self.sent += frame
-            self._heard.put_nowait(message)
+            self.received += frame
+            self._messages.put_nowait(message)
 
 
-def ready(number: int) -> Ready:
+def ready_message(number: int) -> Ready:
     return Ready(number, "m", "cpu", "float32", 16, 64, 8, 128, 300, 3, 0.001, 0.01)
 
 
@@ -83,15 +83,15 @@ async def listening(*ranks: ScriptedRank) -> AsyncIterator[list[str]]:
                 await stack.enter_async_context(server)
             yield paths
         for rank in ranks:
-            await rank.ended()
+            await rank.wait_closed()
 
 
 @asynccontextmanager
-async def group_of(
+async def connected_group(
     *ranks: ScriptedRank,
-) -> AsyncIterator[tuple[ShardGroup, asyncio.Queue[Report]]]:
+) -> AsyncIterator[tuple[ShardGroup, asyncio.Queue[GroupEvent]]]:
     """A group over `ranks`, and what it reports."""
-    reports: asyncio.Queue[Report] = asyncio.Queue()
+    reports: asyncio.Queue[GroupEvent] = asyncio.Queue()
     async with listening(*ranks) as paths, ShardGroup.connect(paths) as group:
-        group.subscribe(reports.put_nowait)
+        group.set_listener(reports.put_nowait)
         yield group, reports

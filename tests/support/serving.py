@@ -16,31 +16,31 @@ import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from router.app import Model, routes
+from router.app import ServedModel, build_routes
 from router.config import Limits
 from router.errors import Overloaded, RouterError
-from router.http.access import Access
-from router.http.context import Patience
-from router.http.server import run
-from router.native.routes import Front
+from router.http.access import AccessPolicy
+from router.http.context import Timeouts
+from router.http.server import run_server
+from router.native.routes import Gateway
 from router.observability.metrics import Metrics
-from router.requests.request import Request, settle
-from router.scheduler.api import Capacity, Look, View
-from router.server_info import About
+from router.requests.request import Request, resolve_limits
+from router.scheduler.api import DeviceCapacity, RequestStatus, SchedulerStatus
+from router.server_info import ServerInfo
 from router.text.chat_template import ChatTemplate
-from router.text.grammar import Grammars
-from router.text.tokenizer import Vocabulary
-from router.text.worker_pool import Files, Workers
+from router.text.grammar import GrammarCompiler
+from router.text.tokenizer import Tokenizer
+from router.text.worker_pool import WorkerFiles, WorkerPool
 from tests.conftest import ROOT
 from tests.support.families import byte_level
 
 DEMO = ROOT / "shard" / "demo" / "target"
-SIZE = 4096
+VOCAB_SIZE = 4096
 """Of the demo's vocabulary."""
-MODEL = Model(Vocabulary(byte_level()), ChatTemplate.load(str(DEMO)))
-BOUNDS = settle(Limits(max_concurrent_requests=3, payload_limit=2000), 2000)
-PATIENCE = Patience(linger=0.05)
-CAPACITY = Capacity(
+MODEL = ServedModel(Tokenizer(byte_level()), ChatTemplate.load(str(DEMO)))
+BOUNDS = resolve_limits(Limits(max_concurrent_requests=3, payload_limit=2000), 2000)
+TIMEOUTS = Timeouts(linger=0.05)
+CAPACITY = DeviceCapacity(
     pages=10,
     page_size=16,
     max_rows=4,
@@ -49,7 +49,7 @@ CAPACITY = Capacity(
     draft_token_seconds=0.0,
     verify_seconds=0.1,
 )
-ABOUT = About(
+SERVER_INFO = ServerInfo(
     model_id="bigscience/bloom-560m",
     model_sha="abc",
     pipeline_tag=None,
@@ -59,7 +59,7 @@ ABOUT = About(
     draft_model_id=None,
     scheduler="fcfs",
 )
-DRAFTING = About(
+DRAFTING_SERVER_INFO = ServerInfo(
     model_id="big",
     model_sha=None,
     pipeline_tag="text2text-generation",
@@ -89,13 +89,13 @@ class PromptToken:
 
 
 PREEMPTIONS = {"keep": 1, "swap": 2, "recompute": 0}
-VIEW = View(
+VIEW = SchedulerStatus(
     waiting=(2, 1),
     running=3,
     perceptible=4,
     free_pages=8,
     preemptions=PREEMPTIONS,
-    acceptance=0.75,
+    acceptance_rate=0.75,
     estimate_error=0.0625,
 )
 
@@ -126,13 +126,13 @@ class ScriptedRecord:
     started: float = 10.5
     first_token: float = 10.75
     ended: float = 12.0
-    attained: float = 0.625
-    cached: int = 2
+    device_seconds: float = 0.625
+    cached_tokens: int = 2
     steps: int = 3
     preemptions: Mapping[str, int] = field(default_factory=lambda: dict(PREEMPTIONS))
 
     @property
-    def live(self) -> bool:
+    def is_live(self) -> bool:
         return self.finish_reason is None
 
     @property
@@ -143,11 +143,11 @@ class ScriptedRecord:
     def mean_logprob(self) -> float:
         return sum(token.logprob for token in self.tokens) / max(1, len(self.tokens))
 
-    def alone(self, id: int) -> str:
+    def token_text(self, id: int) -> str:
         return next(token.text for token in HELLO if token.id == id)
 
     @property
-    def prefill(self) -> list[PromptToken]:
+    def prompt_tokens(self) -> list[PromptToken]:
         asked = self.request.decoder_input_details
         return [PromptToken(1, "a", None), PromptToken(2, "b", -0.5)] if asked else []
 
@@ -158,7 +158,11 @@ class ScriptedRecord:
             if isinstance(part, asyncio.Event):
                 await part.wait()
                 continue
-            hides = self.request.hidden and part.special and part.text not in self.request.shown
+            hides = (
+                self.request.hide_stops_and_specials
+                and part.special
+                and part.text not in self.request.visible_specials
+            )
             self.tokens.append(replace(part, text="") if hides else part)
             if number == len(self.script):
                 self.finish_reason = self.ending
@@ -182,17 +186,19 @@ class ScriptedDispatcher:
         self.script = script or HELLO
         self.ending, self.reason, self.full, self.refusal = ending, reason, full, refusal
         self.opened: list[tuple[Request, str]] = []
-        self.known: dict[str, list[tuple[ScriptedRecord, Look | None]]] = {}
+        self.known: dict[str, list[tuple[ScriptedRecord, RequestStatus | None]]] = {}
         """What is live, by request id."""
         self.entered, self.left = asyncio.Event(), asyncio.Event()
 
-    def healthy(self) -> str | None:
+    def unhealthy_reason(self) -> str | None:
         return self.reason
 
-    def view(self) -> View:
+    def scheduler_status(self) -> SchedulerStatus:
         return VIEW
 
-    def look(self, request_id: str) -> list[tuple[ScriptedRecord, Look | None]]:
+    def request_statuses(
+        self, request_id: str
+    ) -> list[tuple[ScriptedRecord, RequestStatus | None]]:
         return self.known.get(request_id, [])
 
     def cancel(self, request_id: str) -> int:
@@ -203,13 +209,13 @@ class ScriptedDispatcher:
         self,
         requests: Sequence[Request],
         request_id: str,
-        complete: Callable[[Request], Awaitable[Request]],
+        prepare: Callable[[Request], Awaitable[Request]],
     ) -> AsyncIterator[tuple[ScriptedRecord, ...]]:
         if self.full:
             raise Overloaded
         if self.refusal:
             raise self.refusal
-        requests = [await complete(request) for request in requests]
+        requests = [await prepare(request) for request in requests]
         self.opened += [(request, request_id) for request in requests]
         self.entered.set()
         try:
@@ -222,7 +228,7 @@ class ScriptedDispatcher:
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpResponse:
     status: int
     headers: Mapping[str, str]
     body: bytes
@@ -232,27 +238,27 @@ class Answer:
 
 
 @dataclass
-class Served:
+class RunningServer:
     """A running server and a client session on it."""
 
-    base: str
+    base_url: str
     port: int
     dispatcher: ScriptedDispatcher
     session: aiohttp.ClientSession
     paths: Sequence[tuple[str, str]]
     """Method and path of every route."""
 
-    async def post(self, path: str, body: Any = None, **more: Any) -> Answer:
+    async def post(self, path: str, body: Any = None, **more: Any) -> HttpResponse:
         """POST `body` as JSON, or `data` as it is."""
         if body is not None:
             more["json"] = body
         return await self.request("POST", path, **more)
 
-    async def request(self, method: str, path: str, **more: Any) -> Answer:
-        async with self.session.request(method, self.base + path, **more) as response:
-            return Answer(response.status, response.headers, await response.read())
+    async def request(self, method: str, path: str, **more: Any) -> HttpResponse:
+        async with self.session.request(method, self.base_url + path, **more) as response:
+            return HttpResponse(response.status, response.headers, await response.read())
 
-    async def raw(self, head: str, body: bytes = b"") -> bytes:
+    async def send_raw(self, head: str, body: bytes = b"") -> bytes:
         """What the server answers to these bytes, until it closes."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
@@ -265,23 +271,25 @@ class Served:
 @asynccontextmanager
 async def serving(
     dispatcher: ScriptedDispatcher | None = None,
-    about: About = ABOUT,
-    patience: Patience = PATIENCE,
-    access: Access = Access(),  # noqa: B008
-    around: Sequence[Middleware] = (),
+    server_info: ServerInfo = SERVER_INFO,
+    timeouts: Timeouts = TIMEOUTS,
+    access: AccessPolicy = AccessPolicy(),  # noqa: B008
+    middlewares: Sequence[Middleware] = (),
     *,
-    pages: bool = True,
+    docs_ui: bool = True,
     template: str | None = None,
-) -> AsyncIterator[Served]:
+) -> AsyncIterator[RunningServer]:
     """`template` stands for the demo's; none at all if it is empty."""
     dispatcher = dispatcher or ScriptedDispatcher()
     with TemporaryDirectory() as made:
-        folder = DEMO if template is None else _folder(Path(made), template)
-        async with _serving(dispatcher, about, patience, access, around, pages, folder) as served:
+        folder = DEMO if template is None else _model_folder(Path(made), template)
+        async with _serving(
+            dispatcher, server_info, timeouts, access, middlewares, docs_ui, folder
+        ) as served:
             yield served
 
 
-def _folder(folder: Path, template: str) -> Path:
+def _model_folder(folder: Path, template: str) -> Path:
     """A model's, with a chat template of its own."""
     (folder / "tokenizer.json").symlink_to(DEMO / "tokenizer.json")
     if template:
@@ -292,44 +300,52 @@ def _folder(folder: Path, template: str) -> Path:
 @asynccontextmanager
 async def _serving(
     dispatcher: ScriptedDispatcher,
-    about: About,
-    patience: Patience,
-    access: Access,
-    around: Sequence[Middleware],
-    pages: bool,
+    server_info: ServerInfo,
+    timeouts: Timeouts,
+    access: AccessPolicy,
+    middlewares: Sequence[Middleware],
+    docs_ui: bool,
     folder: Path,
-) -> AsyncIterator[Served]:
-    workers = Workers(Files(str(folder), SIZE), 1)
+) -> AsyncIterator[RunningServer]:
+    workers = WorkerPool(WorkerFiles(str(folder), VOCAB_SIZE), 1)
     model = replace(MODEL, template=ChatTemplate.load(str(folder)))
-    parts = (Metrics(BOUNDS, CAPACITY, 1), BOUNDS, about, patience, Grammars(workers))
-    front = Front(dispatcher, *parts)  # type: ignore[arg-type]
-    more = routes(front, about, model, SIZE, workers, pages=pages)
+    parts = (Metrics(BOUNDS, CAPACITY, 1), BOUNDS, server_info, timeouts, GrammarCompiler(workers))
+    front = Gateway(dispatcher, *parts)  # type: ignore[arg-type]
+    more = build_routes(front, server_info, model, VOCAB_SIZE, workers, docs_ui=docs_ui)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     ready, stop = asyncio.Event(), asyncio.Event()
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-        group.create_task(_run(front, listener, access, more, around, ready, stop))
+        group.create_task(_run(front, listener, access, more, middlewares, ready, stop))
         await ready.wait()
         try:
             async with aiohttp.ClientSession() as session:
                 paths = [(route.method, route.path) for route in (*front.routes(), *more)]
-                yield Served(f"http://127.0.0.1:{port}", port, dispatcher, session, paths)
+                yield RunningServer(f"http://127.0.0.1:{port}", port, dispatcher, session, paths)
         finally:
             await workers.close()
         stop.set()
 
 
 async def _run(
-    front: Front,
+    gateway: Gateway,
     listener: socket.socket,
-    access: Access,
-    more: Sequence[web.RouteDef],
-    around: Sequence[Middleware],
+    access: AccessPolicy,
+    extra_routes: Sequence[web.RouteDef],
+    middlewares: Sequence[Middleware],
     ready: asyncio.Event,
     stop: asyncio.Event,
 ) -> None:
     async def drained() -> None:
         await stop.wait()
 
-    await run(front, listener, access, more, around, ready=ready.set, drained=drained)
+    await run_server(
+        gateway,
+        listener,
+        access,
+        extra_routes,
+        middlewares,
+        on_ready=ready.set,
+        wait_drained=drained,
+    )

@@ -1,9 +1,9 @@
 """A child that keeps the launcher's contract and does what its config says, without a model.
 
-`say`: events to report; `stderr`: lines for people; `stdout`: text that is no event;
+`send`: events to report; `stderr`: lines for people; `stdout`: text that is no event;
 `flood`: bytes without an end of line; `exit`: end
 with that status; `stubborn`: ignore EOF on stdin; `drains`: end when SIGTERM comes; `heir`: start
-a process that holds the pipes open; `witness`: an event to report on SIGUSR1.
+a process that holds the pipes open; `reporter`: an event to report on SIGUSR1.
 """
 
 import json
@@ -19,18 +19,18 @@ if config.get("heir"):
     print(json.dumps({"event": "progress", "text": f"heir {heir}."}), flush=True)
 
 
-def told_to_end(*_: object) -> None:
+def on_sigterm(*_: object) -> None:
     print(f"{config['name']} was told to end", file=sys.stderr, flush=True)
     if config.get("drains"):
         sys.exit(0)
 
 
-def testify(*_: object) -> None:
+def on_sigusr1(*_: object) -> None:
     print(json.dumps(config["witness"]), flush=True)
 
 
-signal.signal(signal.SIGTERM, told_to_end)
-signal.signal(signal.SIGUSR1, testify)
+signal.signal(signal.SIGTERM, on_sigterm)
+signal.signal(signal.SIGUSR1, on_sigusr1)
 print(config.get("stdout", ""), end="", flush=True)
 for line in config.get("stderr", ()):
     print(line, file=sys.stderr, flush=True)

@@ -12,14 +12,16 @@ plan = json.loads(sys.argv.pop(1))
 
 def shard(_chosen, _models, _sockets, rank, _folder):
     config = plan["shards"][rank] | {"name": f"rank {rank}"}
-    return launcher.Command(f"rank {rank}", STAND_IN, config)
+    return launcher.ChildCommand(f"rank {rank}", STAND_IN, config)
 
 
 def router(_chosen, _models, _sockets, descriptor):
-    return launcher.Command("router", STAND_IN, plan["router"] | {"name": "router"}, (descriptor,))
+    return launcher.ChildCommand(
+        "router", STAND_IN, plan["router"] | {"name": "router"}, (descriptor,)
+    )
 
 
 launcher.shard_command = shard
 launcher.router_command = router
-launcher.REMIND = plan.get("remind", launcher.REMIND)
+launcher.REMINDER_SECONDS = plan.get("remind", launcher.REMINDER_SECONDS)
 sys.exit(launcher.main())

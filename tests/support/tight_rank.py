@@ -12,16 +12,20 @@ from typing import Any
 
 import torch
 
-_room = Path(sys.argv[1])
+_limit_file = Path(sys.argv[1])
 _empty = torch.empty
 
 
-def _tight(*size: Any, **rest: Any) -> torch.Tensor:
-    if rest.get("dtype") is torch.uint8 and _room.exists() and size[0] > int(_room.read_text()):
+def _limited_empty(*size: Any, **rest: Any) -> torch.Tensor:
+    if (
+        rest.get("dtype") is torch.uint8
+        and _limit_file.exists()
+        and size[0] > int(_limit_file.read_text())
+    ):
         raise torch.OutOfMemoryError("CUDA out of memory")
     return _empty(*size, **rest)
 
 
 if __name__ == "__main__":
-    torch.empty = _tight
+    torch.empty = _limited_empty
     runpy.run_module("shard", run_name="__main__", alter_sys=True)

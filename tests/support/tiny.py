@@ -32,7 +32,15 @@ from transformers.models.qwen3_moe import Qwen3MoeConfig
 from shard.attention.kv_cache import PAGE_SIZE
 from shard.config import ShardConfig
 from shard.engine import Engine
-from shard.wire.protocol import Grow, Item, New, Report, Run, Sampling, Step
+from shard.wire.protocol import (
+    AppendPages,
+    NewRow,
+    ReportOptions,
+    RowResult,
+    RowWork,
+    Sampling,
+    Step,
+)
 
 VOCABULARY = 101
 NO_SPECIAL = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
@@ -94,12 +102,12 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "llama-wide": lambda: LlamaConfig(**{**SHAPE, "vocab_size": VOCABULARY + 6}),
 }
 PAGED = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "phi3", "gpt2")
-COVERED = ("cohere", "mixtral", "qwen3-moe", "gpt-oss")
+ALSO_SERVED = ("cohere", "mixtral", "qwen3-moe", "gpt-oss")
 """Served too: biases, a tied head, scaled logits, experts, sinks."""
-LOADED = (*PAGED, *COVERED)
+LOADED = (*PAGED, *ALSO_SERVED)
 SHARDED = ("qwen3", "gemma3", "phi3", "mixtral", "qwen3-moe", "gpt-oss")
 GREEDY = Sampling()
-SILENT = Report()
+TOKENS_ONLY = ReportOptions()
 SAMPLED = Sampling(seed=7, temperature=0.8, top_k=40, top_p=0.9, repetition_penalty=1.1)
 
 
@@ -147,7 +155,7 @@ def engine(model: str, draft: str | None = None) -> Engine:
 
 
 @cache
-def swapping(model: str, draft: str | None) -> Engine:
+def swapping_engine(model: str, draft: str | None) -> Engine:
     """The same with a host pool; without a draft it drafts by prompt lookup."""
     loaded = Engine(config(model, draft, max_swap_tokens=1024), lambda text, percent: None)
     torch.set_num_threads(1)
@@ -155,22 +163,22 @@ def swapping(model: str, draft: str | None) -> Engine:
 
 
 @dataclass(frozen=True)
-class Ask:
+class RowSpec:
     """What one row of a drive wants."""
 
     prompt: tuple[int, ...]
     max_new: int = 40
     sampling: Sampling = GREEDY
-    report: Report = SILENT
+    report: ReportOptions = TOKENS_ONLY
     grammar: str | None = None
 
 
 @dataclass(frozen=True)
-class Plan:
+class DrivePlan:
     """How a drive runs its rows; the tokens must not depend on it."""
 
     draft: int = 0
-    mixed: tuple[int, ...] = ()
+    draft_lengths: tuple[int, ...] = ()
     """Draft lengths that the rows take in turn, in place of `draft`."""
     batch: int = 16
     chunk: int = 1000
@@ -178,32 +186,34 @@ class Plan:
     """Give neighbouring pages to different rows, so that no row is one span."""
 
 
-def steps(asks: Sequence[Ask], plan: Plan, execute: Callable[[Step], Sequence[Item]]) -> list[Item]:
+def run_steps(
+    specs: Sequence[RowSpec], plan: DrivePlan, execute: Callable[[Step], Sequence[RowResult]]
+) -> list[RowResult]:
     """Run `asks` to their ends through `execute`, `plan.batch` at a time; all items in order."""
-    items: list[Item] = []
-    for start in range(0, len(asks), plan.batch):
-        ids = range(start, min(start + plan.batch, len(asks)))
-        items += _group({id: asks[id] for id in ids}, plan, execute)
+    items: list[RowResult] = []
+    for start in range(0, len(specs), plan.batch):
+        ids = range(start, min(start + plan.batch, len(specs)))
+        items += _group({id: specs[id] for id in ids}, plan, execute)
     return items
 
 
-def tokens(items: Sequence[Item], count: int) -> list[list[int]]:
+def tokens(items: Sequence[RowResult], count: int) -> list[list[int]]:
     """What `count` rows emitted."""
     return [[t for item in items if item.id == id for t in item.tokens] for id in range(count)]
 
 
-def drive(engine: Engine, asks: Sequence[Ask], plan: Plan) -> list[list[int]]:
+def drive(engine: Engine, specs: Sequence[RowSpec], plan: DrivePlan) -> list[list[int]]:
     """The tokens of every ask."""
     engine.reset()
-    return tokens(steps(asks, plan, lambda step: engine.execute(step).items), len(asks))
+    return tokens(run_steps(specs, plan, lambda step: engine.execute(step).items), len(specs))
 
 
 def _group(
-    asks: dict[int, Ask], plan: Plan, execute: Callable[[Step], Sequence[Item]]
-) -> list[Item]:
+    asks: dict[int, RowSpec], plan: DrivePlan, execute: Callable[[Step], Sequence[RowResult]]
+) -> list[RowResult]:
     pending = {id: len(ask.prompt) for id, ask in asks.items()}
     step = Step(_number(), (), _new(asks), _grow(asks, plan.scattered), ())
-    items: list[Item] = []
+    items: list[RowResult] = []
     while pending:
         step = replace(step, run=tuple(_run(id, left, plan) for id, left in pending.items()))
         done = execute(step)
@@ -225,14 +235,14 @@ def _number() -> int:
     return _numbers[0]
 
 
-def _run(id: int, left: int, plan: Plan) -> Run:
-    draft = plan.mixed[id % len(plan.mixed)] if plan.mixed else plan.draft
-    return Run(id, min(left, plan.chunk), draft if left == 0 else 0)
+def _run(id: int, left: int, plan: DrivePlan) -> RowWork:
+    draft = plan.draft_lengths[id % len(plan.draft_lengths)] if plan.draft_lengths else plan.draft
+    return RowWork(id, min(left, plan.chunk), draft if left == 0 else 0)
 
 
-def _new(asks: dict[int, Ask]) -> tuple[New, ...]:
+def _new(asks: dict[int, RowSpec]) -> tuple[NewRow, ...]:
     return tuple(
-        New(
+        NewRow(
             id,
             ask.prompt,
             len(ask.prompt),
@@ -246,16 +256,16 @@ def _new(asks: dict[int, Ask]) -> tuple[New, ...]:
     )
 
 
-def _grow(asks: dict[int, Ask], scattered: bool) -> tuple[Grow, ...]:
+def _grow(asks: dict[int, RowSpec], scattered: bool) -> tuple[AppendPages, ...]:
     """Pages for every row's last token and its drafts."""
     longest = max(len(ask.prompt) + ask.max_new for ask in asks.values()) + 8
     each = -(-longest // PAGE_SIZE)
     if scattered:
         return tuple(
-            Grow(id, tuple(1 + place + len(asks) * page for page in reversed(range(each))))
+            AppendPages(id, tuple(1 + place + len(asks) * page for page in reversed(range(each))))
             for place, id in enumerate(asks)
         )
     return tuple(
-        Grow(id, tuple(range(1 + place * each, 1 + (place + 1) * each)))
+        AppendPages(id, tuple(range(1 + place * each, 1 + (place + 1) * each)))
         for place, id in enumerate(asks)
     )

@@ -13,10 +13,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from router.scheduler.api import Batch, Capacity, End, Job, Outcome, Run, Scheduler, Swap
+from router.scheduler.api import (
+    DeviceCapacity,
+    Job,
+    Outcome,
+    RowEnded,
+    ScheduledBatch,
+    ScheduledRow,
+    Scheduler,
+    Swap,
+)
 
 
-def capacity(**changes: float | str) -> Capacity:
+def capacity(**changes: float | str) -> DeviceCapacity:
     """A small device; `changes` replace fields."""
     fields = {
         "pages": 40,
@@ -27,7 +36,7 @@ def capacity(**changes: float | str) -> Capacity:
         "draft_token_seconds": 0.01,
         "verify_seconds": 0.1,
     }
-    return Capacity(**{**fields, **changes})  # type: ignore[arg-type]
+    return DeviceCapacity(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 @dataclass
@@ -39,13 +48,13 @@ class Client:
     """Tokens after which the answer ends by itself."""
     acceptance: float
     emitted: int = 0
-    ends: int = 0
+    end_count: int = 0
     cancelled: bool = False
     seconds: list[float] = field(default_factory=list)
     """When it was served, or ended."""
     chain: list[int] = field(default_factory=list)
     """For each known token, a value that stands for it and all before it."""
-    shares: bool = False
+    shares_pages: bool = False
     """Its pages are named."""
 
     def __post_init__(self) -> None:
@@ -54,7 +63,7 @@ class Client:
 
     @property
     def live(self) -> bool:
-        return not self.ends and not self.cancelled
+        return not self.end_count and not self.cancelled
 
 
 def chain(count: int, before: Sequence[int], salt: int) -> list[int]:
@@ -65,12 +74,12 @@ def chain(count: int, before: Sequence[int], salt: int) -> list[int]:
     return values
 
 
-def names(values: Sequence[int], size: int, first: int = 0) -> tuple[int, ...]:
+def page_hashes(values: Sequence[int], size: int, first: int = 0) -> tuple[int, ...]:
     """What names the full pages of `values` from page `first` on."""
     return tuple(values[size * page + size - 1] for page in range(first, len(values) // size))
 
 
-def pairs(swap: Swap) -> Iterator[tuple[int, int]]:
+def page_slot_pairs(swap: Swap) -> Iterator[tuple[int, int]]:
     """Each page with its host slot."""
     return zip(swap.pages, swap.slots, strict=True)
 
@@ -80,48 +89,48 @@ Kv = dict[tuple[int, int], int]
 
 
 @dataclass
-class Slot:
+class ShardRow:
     """A row on the shards: what it was sent as, and what has truly happened."""
 
-    known: int
+    known_tokens: int
     chain: list[int]
-    draft: int = 0
+    draft_cached: int = 0
     """Tokens whose KV the draft holds."""
-    fed: int = 0
-    planned: int = 0
+    fed_tokens: int = 0
+    planned_tokens: int = 0
     pages: list[int] = field(default_factory=list)
-    flying: int = 0
+    steps_in_flight: int = 0
     ended: bool = False
-    returning: bool = False
+    swapping_in: bool = False
     """Its KV comes back with a Step in flight."""
 
     @property
     def cached(self) -> int:
         """Tokens whose KV the target holds."""
-        return self.fed if self.fed < self.known else len(self.chain) - 1
+        return self.fed_tokens if self.fed_tokens < self.known_tokens else len(self.chain) - 1
 
 
 class Device:
     """Steps are planned by `send`, executed and reported in order by `finish`."""
 
-    def __init__(self, capacity: Capacity, random: Random) -> None:
+    def __init__(self, capacity: DeviceCapacity, random: Random) -> None:
         self.capacity = capacity
         self.clients: dict[int, Client] = {}
-        self.slots: dict[int, Slot] = {}
-        self.steps: deque[tuple[Batch, dict[int, tuple[Client, Slot]]]] = deque()
+        self.slots: dict[int, ShardRow] = {}
+        self.steps: deque[tuple[ScheduledBatch, dict[int, tuple[Client, ShardRow]]]] = deque()
         self.host: dict[int, int] = {}
         """Who owns a host slot."""
-        self.cached = 0
+        self.cached_tokens = 0
         """Tokens that rows entered with."""
         self._random = random
         self._kv: tuple[Kv, Kv] = {}, {}
         """Of the target and of the draft; host slots are pages below 0."""
 
-    def owned(self) -> set[int]:
+    def owned_pages(self) -> set[int]:
         """Pages of all rows."""
         return {page for slot in self.slots.values() for page in slot.pages}
 
-    def send(self, batch: Batch) -> None:
+    def send(self, batch: ScheduledBatch) -> None:
         """Check `batch` and put it in flight."""
         assert len(self.steps) < self.capacity.depth, "deeper than the pipeline"
         assert batch.run or batch.release or batch.swap_in, "a Batch without a purpose"
@@ -130,7 +139,7 @@ class Device:
             del self.slots[id]
         for id in batch.evict:
             assert self.clients[id].live, "a dead row was evicted"
-            assert self.slots.pop(id).flying == 0, "evicted with Steps in flight"
+            assert self.slots.pop(id).steps_in_flight == 0, "evicted with Steps in flight"
         self._swap_out(batch)
         self._admit(batch)
         self._grow(batch)
@@ -140,16 +149,16 @@ class Device:
         rows = {run.id: (self.clients[run.id], self.slots[run.id]) for run in batch.run}
         for run in batch.run:
             slot = self.slots[run.id]
-            slot.flying += 1
-            slot.planned += run.prefill
+            slot.steps_in_flight += 1
+            slot.planned_tokens += run.prefill
         self.steps.append((batch, rows))
         self._check_writers()
 
-    def _swap_out(self, batch: Batch) -> None:
+    def _swap_out(self, batch: ScheduledBatch) -> None:
         for id, pages, slots in batch.swap_out:
             assert self.clients[id].live, "a dead row was swapped out"
             row = self.slots.pop(id)
-            assert row.flying == 0, "swapped out with Steps in flight"
+            assert row.steps_in_flight == 0, "swapped out with Steps in flight"
             assert list(pages) == row.pages[: len(pages)], "not the row's pages"
             assert len(pages) * self.capacity.page_size >= row.cached, "KV was left behind"
             live = {slot for slot, owner in self.host.items() if self.clients[owner].live}
@@ -157,15 +166,15 @@ class Device:
             assert set(slots) <= set(range(self.capacity.host_pages)), "no such host slot"
             self.host.update(dict.fromkeys(slots, id))
 
-    def _swap_in(self, batch: Batch) -> None:
+    def _swap_in(self, batch: ScheduledBatch) -> None:
         entered = {start.id for start in batch.start}
         for id, pages, slots in batch.swap_in:
             assert id in entered, "swapped in without a start"
             assert all(self.host.pop(slot) == id for slot in slots), "a stranger's host slots"
             assert list(pages) == self.slots[id].pages[: len(slots)], "not the row's pages"
             assert id not in {run.id for run in batch.run}, "it runs before its KV is there"
-            self.slots[id].returning = True
-            self.slots[id].flying += 1
+            self.slots[id].swapping_in = True
+            self.slots[id].steps_in_flight += 1
         taken = {slot for swap in batch.swap_out for slot in swap.slots}
         assert not taken & {slot for swap in batch.swap_in for slot in swap.slots}, "reused at once"
 
@@ -173,11 +182,11 @@ class Device:
         """No page that a Step in flight may write to has two owners."""
         owners = Counter(page for slot in self.slots.values() for page in slot.pages)
         for slot in self.slots.values():
-            if slot.flying:
+            if slot.steps_in_flight:
                 first = slot.cached // self.capacity.page_size
                 assert all(owners[page] == 1 for page in slot.pages[first:]), "shared and written"
 
-    def _admit(self, batch: Batch) -> None:
+    def _admit(self, batch: ScheduledBatch) -> None:
         assert len(batch.run) <= self.capacity.max_rows, "too many rows"
         assert len({run.id for run in batch.run}) == len(batch.run), "a row is named twice"
         assert sum(run.prefill for run in batch.run) <= self.capacity.prefill_tokens, "budget"
@@ -187,17 +196,19 @@ class Device:
         for id in {*(run.id for run in batch.run), *(swap.id for swap in batch.swap_in)}:
             client = self.clients[id]
             known = client.job.prompt + client.emitted
-            self.slots.setdefault(id, Slot(known, client.chain[:known]))
+            self.slots.setdefault(id, ShardRow(known, client.chain[:known]))
         for id, cached, draft_cached in batch.start:
             row = self.slots[id]
-            assert row.flying == row.planned == len(row.pages) == 0, "it entered before"
+            assert row.steps_in_flight == row.planned_tokens == len(row.pages) == 0, (
+                "it entered before"
+            )
             assert 0 <= draft_cached <= cached, "the draft is ahead"
-            assert 0 < cached < row.known, "its last token is not fed"
-            row.fed = row.planned = cached
-            row.draft = draft_cached
-            self.cached += cached
+            assert 0 < cached < row.known_tokens, "its last token is not fed"
+            row.fed_tokens = row.planned_tokens = cached
+            row.draft_cached = draft_cached
+            self.cached_tokens += cached
 
-    def _grow(self, batch: Batch) -> None:
+    def _grow(self, batch: ScheduledBatch) -> None:
         for id, pages in batch.grow:
             assert id in {*(run.id for run in batch.run), *(swap.id for swap in batch.swap_in)}, (
                 "a row grows that neither runs nor returns"
@@ -208,15 +219,21 @@ class Device:
             most = -(-(client.job.prompt + client.job.max_new) // size)
             assert len(self.slots[id].pages) <= most, "more pages than reserved"
 
-    def _check(self, run: Run) -> None:
+    def _check(self, run: ScheduledRow) -> None:
         client, slot = self.clients[run.id], self.slots[run.id]
-        assert not slot.returning, "it runs before its KV is known to be there"
-        if not run.prefill and not slot.flying and slot.planned == slot.known - 1:
-            slot.fed = slot.planned = slot.known  # it entered with all that decoding needs
+        assert not slot.swapping_in, "it runs before its KV is known to be there"
+        if (
+            not run.prefill
+            and not slot.steps_in_flight
+            and slot.planned_tokens == slot.known_tokens - 1
+        ):
+            slot.fed_tokens = slot.planned_tokens = (
+                slot.known_tokens
+            )  # it entered with all that decoding needs
         flights = [r for batch, _ in self.steps for r in batch.run if r.id == run.id]
         done = sum(flight.prefill for flight in flights)
         known = client.job.prompt + client.emitted
-        unfed = slot.known - slot.planned
+        unfed = slot.known_tokens - slot.planned_tokens
         assert (run.prefill > 0) == (unfed > 0), "prefill first, then decode"
         assert run.prefill <= unfed, "more prefill than tokens"
         emitting = [f.draft + 1 for f in flights if not f.prefill]
@@ -235,46 +252,50 @@ class Device:
     def finish(self, now: float) -> list[Outcome]:
         """Execute the oldest Step and record its outcomes."""
         batch, rows = self.steps.popleft()
-        self._copy([(page, -1 - slot) for swap in batch.swap_out for page, slot in pairs(swap)])
+        self._copy(
+            [(page, -1 - slot) for swap in batch.swap_out for page, slot in page_slot_pairs(swap)]
+        )
         self._copy([(copy.source, copy.target) for copy in batch.copy])
-        self._copy([(-1 - slot, page) for swap in batch.swap_in for page, slot in pairs(swap)])
+        self._copy(
+            [(-1 - slot, page) for swap in batch.swap_in for page, slot in page_slot_pairs(swap)]
+        )
         for swap in batch.swap_in:
-            if swap.id in self.slots and self.slots[swap.id].returning:
-                self.slots[swap.id].returning = False
-                self.slots[swap.id].flying -= 1
+            if swap.id in self.slots and self.slots[swap.id].swapping_in:
+                self.slots[swap.id].swapping_in = False
+                self.slots[swap.id].steps_in_flight -= 1
         outcomes = []
         for run in batch.run:
             client, slot = rows[run.id]
-            slot.flying -= 1
+            slot.steps_in_flight -= 1
             outcomes.append(self._execute(run, client, slot, len(batch.run)))
             if client.live:
                 self._deliver(client, outcomes[-1], now)
         return outcomes
 
-    def seconds(self, batch: Batch) -> float:
+    def seconds(self, batch: ScheduledBatch) -> float:
         """Device time of a Step: the longest draft, one verification."""
         draft = max((run.draft for run in batch.run), default=0)
         if not batch.run:
             return 0.001
         return draft * self.capacity.draft_token_seconds + self.capacity.verify_seconds
 
-    def _execute(self, run: Run, client: Client, slot: Slot, rows: int) -> Outcome:
+    def _execute(self, run: ScheduledRow, client: Client, slot: ShardRow, rows: int) -> Outcome:
         if slot.ended:
             return Outcome(run.id, 0, 0, 0, 0, 0.0)
-        self._holds(slot)
+        self._check_kv(slot)
         if not run.prefill:  # the shards draft no further than the row may go
             most = client.job.prompt + client.job.max_new - len(slot.chain) - 1
             run = run._replace(draft=min(run.draft, most))
-        slot.fed += run.prefill
+        slot.fed_tokens += run.prefill
         accepted = 0
         while accepted < run.draft and self._random.random() < client.acceptance:
             accepted += 1
-        emitted = accepted + 1 if slot.fed >= slot.known or not run.prefill else 0
+        emitted = accepted + 1 if slot.fed_tokens >= slot.known_tokens or not run.prefill else 0
         # The truth runs ahead of what was delivered only by Steps that are executed in order.
-        emitted = min(emitted, self._left(client, slot))
+        emitted = min(emitted, self._remaining_answer(client, slot))
         end = None
-        if emitted and emitted == self._left(client, slot):
-            end = End.EOS if client.answer < client.job.max_new else End.LENGTH
+        if emitted and emitted == self._remaining_answer(client, slot):
+            end = RowEnded.EOS if client.answer < client.job.max_new else RowEnded.LENGTH
         slot.ended = end is not None
         drafted = run.draft
         hashes = self._write(run, client, slot, accepted, emitted)
@@ -287,42 +308,44 @@ class Device:
             emitted,
             step / rows,
             end,
-            slot.draft,
+            slot.draft_cached,
             hashes,
         )
 
-    def _holds(self, slot: Slot) -> None:
+    def _check_kv(self, slot: ShardRow) -> None:
         """What the row counts as cached is its own tokens."""
-        for kv, count in zip(self._kv, (slot.cached, slot.draft), strict=True):
+        for kv, count in zip(self._kv, (slot.cached, slot.draft_cached), strict=True):
             for position in range(count):
-                assert kv[self._place(slot, position)] == slot.chain[position], "another's KV"
+                assert kv[self._kv_slot(slot, position)] == slot.chain[position], "another's KV"
 
     def _write(
-        self, run: Run, client: Client, slot: Slot, accepted: int, emitted: int
+        self, run: ScheduledRow, client: Client, slot: ShardRow, accepted: int, emitted: int
     ) -> tuple[int, ...]:
         """Fill the pages as target and draft do, rejected drafts too; the pages now complete."""
         known, size = len(slot.chain), self.capacity.page_size
-        first = slot.fed - run.prefill if run.prefill else known - 1
-        reach = slot.fed if run.prefill else known + run.draft
+        first = slot.fed_tokens - run.prefill if run.prefill else known - 1
+        reach = slot.fed_tokens if run.prefill else known + run.draft
         slot.chain = chain(known + emitted, slot.chain, client.job.id)
-        follows = slot.draft == first if run.prefill else not self.capacity.speculate
-        held = reach if follows else known + run.draft - 1 if run.draft else slot.draft
+        follows = slot.draft_cached == first if run.prefill else not self.capacity.speculate
+        held = reach if follows else known + run.draft - 1 if run.draft else slot.draft_cached
         owners = Counter(page for row in self.slots.values() for page in row.pages)
-        for kv, start, stop in zip(self._kv, (first, slot.draft), (reach, held), strict=True):
+        for kv, start, stop in zip(
+            self._kv, (first, slot.draft_cached), (reach, held), strict=True
+        ):
             for position in range(start, stop):
                 right = position < known + accepted and position < len(slot.chain)
                 page = slot.pages[position // size]
                 assert right or owners[page] <= 1, "a rejected draft in a shared page"
-                kv[self._place(slot, position)] = slot.chain[position] if right else -1
+                kv[self._kv_slot(slot, position)] = slot.chain[position] if right else -1
         if follows:
-            slot.draft = slot.cached
+            slot.draft_cached = slot.cached
         elif run.draft:
-            slot.draft = min(known + min(accepted, run.draft - 1), len(slot.chain) - 1)
+            slot.draft_cached = min(known + min(accepted, run.draft - 1), len(slot.chain) - 1)
         if client.live:
             client.chain = slot.chain[:]
-        return names(slot.chain, size, known // size) if client.shares else ()
+        return page_hashes(slot.chain, size, known // size) if client.shares_pages else ()
 
-    def _place(self, slot: Slot, position: int) -> tuple[int, int]:
+    def _kv_slot(self, slot: ShardRow, position: int) -> tuple[int, int]:
         size = self.capacity.page_size
         return slot.pages[position // size], position % size
 
@@ -336,18 +359,18 @@ class Device:
                     if value is not None:
                         kv[target, at] = value
 
-    def _left(self, client: Client, slot: Slot) -> int:
+    def _remaining_answer(self, client: Client, slot: ShardRow) -> int:
         return min(client.answer, client.job.max_new) + client.job.prompt - len(slot.chain)
 
     def _deliver(self, client: Client, outcome: Outcome, now: float) -> None:
         client.emitted += outcome.emitted
         client.seconds.append(now)
-        client.ends += outcome.end is not None
+        client.end_count += outcome.end is not None
 
-    def lose(self) -> list[list[Outcome]]:
+    def fail_group(self) -> list[list[Outcome]]:
         """The group dies: every Step in flight is reported lost, and no row is left."""
         lost = [
-            [Outcome(id, 0, 0, 0, 0, 0.0, End.LOST) for id in ids(batch) or (0,)]
+            [Outcome(id, 0, 0, 0, 0, 0.0, RowEnded.LOST) for id in running_ids(batch) or (0,)]
             for batch, _ in self.steps
         ]
         self.steps.clear()
@@ -358,14 +381,14 @@ class Device:
         return lost
 
 
-def ids(batch: Batch) -> list[int]:
+def running_ids(batch: ScheduledBatch) -> list[int]:
     """Rows that a Step runs; one that only releases runs none."""
     return [run.id for run in batch.run]
 
 
 def serve(
     scheduler: Scheduler, device: Device, clients: Sequence[Client]
-) -> Iterator[tuple[float, Batch]]:
+) -> Iterator[tuple[float, ScheduledBatch]]:
     """Drive `scheduler` in virtual time until all have ended; yield each Batch when it is sent."""
     arrivals = deque(sorted(clients, key=lambda client: client.job.arrived))
     flying: deque[float] = deque()
@@ -387,6 +410,6 @@ def serve(
             return
 
 
-def run(scheduler: Scheduler, device: Device, clients: Sequence[Client]) -> list[Batch]:
+def run(scheduler: Scheduler, device: Device, clients: Sequence[Client]) -> list[ScheduledBatch]:
     """All Batches of `serve`."""
     return [batch for _, batch in serve(scheduler, device, clients)]

@@ -9,29 +9,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from router.openai.parsing.tool_calls import CallDelta, Caller, waiting
+from router.openai.parsing.tool_calls import ToolCallDelta, ToolCallParser, held_suffix_length
 
-MARKS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
+REASONING_TAGS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
+class OutputDelta:
     """What one piece of text adds."""
 
     content: str = ""
     reasoning: str = ""
-    calls: tuple[CallDelta, ...] = ()
+    calls: tuple[ToolCallDelta, ...] = ()
 
 
-class Thinking:
+class ReasoningSplitter:
     """Parts reasoning from content at a pair of `marks`."""
 
-    def __init__(self, marks: tuple[str, str], begun: bool) -> None:
+    def __init__(self, tags: tuple[str, str], in_reasoning: bool) -> None:
         """`begun`: the prompt holds the opening mark already."""
-        self._opening, self._closing = marks
-        self._state = "reasoning" if begun else "start"
+        self._opening, self._closing = tags
+        self._state = "reasoning" if in_reasoning else "start"
         self._held = ""
-        self._begun = False
+        self._has_reasoning = False
         """Whether any reasoning was told."""
 
     def push(self, text: str, last: bool) -> tuple[str, str]:
@@ -39,9 +39,9 @@ class Thinking:
         self._held += text
         reasoning = ""
         if self._state == "start":
-            self._begin(last)
+            self._match_opening(last)
         if self._state == "reasoning":
-            reasoning = self._reason(last)
+            reasoning = self._take_reasoning(last)
         if self._state == "gap":
             self._held = self._held.lstrip()
             self._state = "content" if self._held else "gap"
@@ -50,52 +50,54 @@ class Thinking:
         content, self._held = self._held, ""
         return reasoning, content
 
-    def _begin(self, last: bool) -> None:
+    def _match_opening(self, last: bool) -> None:
         text = self._held.lstrip()
         if text.startswith(self._opening):
             self._held, self._state = text[len(self._opening) :], "reasoning"
         elif last or not self._opening.startswith(text):
             self._state = "content"
 
-    def _reason(self, last: bool) -> str:
-        held = self._held if self._begun else self._held.lstrip()
+    def _take_reasoning(self, last: bool) -> str:
+        held = self._held if self._has_reasoning else self._held.lstrip()
         told, mark, rest = held.partition(self._closing)
         if mark:
             self._held, self._state = rest, "gap"
             return told.rstrip()
-        cut = len(told) - (0 if last else waiting(told, self._closing))
-        self._held, self._begun = told[cut:], self._begun or cut > 0
+        cut = len(told) - (0 if last else held_suffix_length(told, self._closing))
+        self._held, self._has_reasoning = told[cut:], self._has_reasoning or cut > 0
         return told[:cut]
 
 
-class Reader(Protocol):
+class OutputParser(Protocol):
     """Takes the shown text of a choice, piece by piece."""
 
-    called: bool
+    has_calls: bool
     """Whether there is a call."""
 
-    def push(self, text: str, last: bool) -> Delta:
+    def push(self, text: str, last: bool) -> OutputDelta:
         """What `text` adds; nothing is withheld behind the `last`."""
 
 
-class Reply:
+class DelegatingOutputParser:
     """Takes the shown text of a choice, piece by piece."""
 
-    def __init__(self, thinking: Thinking | None, caller: Caller) -> None:
-        self._thinking, self._caller = thinking, caller
-        self.called = False
+    def __init__(
+        self, reasoning_splitter: ReasoningSplitter | None, tool_call_parser: ToolCallParser
+    ) -> None:
+        self._reasoning_splitter, self._tool_call_parser = reasoning_splitter, tool_call_parser
+        self.has_calls = False
         """Whether there is a call."""
 
-    def push(self, text: str, last: bool) -> Delta:
+    def push(self, text: str, last: bool) -> OutputDelta:
         """What `text` adds; nothing is withheld behind the `last`."""
         reasoning = ""
-        if self._thinking is not None:
-            reasoning, text = self._thinking.push(text, last)
-        content, calls = self._caller.push(text, last)
-        self.called = self.called or bool(calls)
-        return Delta(content, reasoning, calls)
+        if self._reasoning_splitter is not None:
+            reasoning, text = self._reasoning_splitter.push(text, last)
+        content, calls = self._tool_call_parser.push(text, last)
+        self.has_calls = self.has_calls or bool(calls)
+        return OutputDelta(content, reasoning, calls)
 
 
-def marks_of(template: str) -> tuple[str, str] | None:
+def find_reasoning_tags(template: str) -> tuple[str, str] | None:
     """The marks of reasoning that a chat template knows."""
-    return next((marks for marks in MARKS if marks[1] in template), None)
+    return next((marks for marks in REASONING_TAGS if marks[1] in template), None)

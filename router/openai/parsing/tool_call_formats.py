@@ -16,176 +16,178 @@ import orjson
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ParsedCall:
     """One call; `arguments` is the JSON text of an object."""
 
     name: str
     arguments: str
 
 
-Calls = list[Call] | None
+ParsedCalls = list[ParsedCall] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class ToolCallFormat:
     """One family's way. `opening` "" is a whole output that is JSON, `closing` "" its end."""
 
     opening: str
     closing: str
-    read: Callable[[str], Calls]
-    marks: tuple[str, ...] = ()
+    parse: Callable[[str], ParsedCalls]
+    extra_marks: tuple[str, ...] = ()
     """More marks that may be special tokens and must reach `read`."""
 
     @property
-    def specials(self) -> frozenset[str]:
+    def special_tokens(self) -> frozenset[str]:
         """All marks."""
-        return frozenset(filter(None, (self.opening, self.closing, *self.marks)))
+        return frozenset(filter(None, (self.opening, self.closing, *self.extra_marks)))
 
 
-def _one(text: str) -> Calls:
+def _single_object(text: str) -> ParsedCalls:
     """`{"name": …, "arguments": …}`; Llama says `parameters`."""
-    return _calls([_loaded(text)])
+    return _to_calls([_load_json(text)])
 
 
-def _many(text: str) -> Calls:
+def _objects(text: str) -> ParsedCalls:
     """Several objects, split by semicolons, or an array of them."""
-    value = _loaded(text)
-    if value is _NOTHING:
-        return _calls([_loaded(part) for part in text.split(";") if part.strip()])
-    return _calls(value if isinstance(value, list) else [value])
+    value = _load_json(text)
+    if value is _INVALID_JSON:
+        return _to_calls([_load_json(part) for part in text.split(";") if part.strip()])
+    return _to_calls(value if isinstance(value, list) else [value])
 
 
-def _mistral(text: str) -> Calls:
+def _parse_mistral(text: str) -> ParsedCalls:
     """An array of objects, or names that each stand before their arguments."""
     if text.lstrip().startswith("["):
-        return _many(text)
-    found = [_MISTRAL.fullmatch(part) for part in text.split("[TOOL_CALLS]")]
-    return _named([(part[1], part[2]) for part in found if part]) if all(found) else None
+        return _objects(text)
+    found = [_MISTRAL_CALL.fullmatch(part) for part in text.split("[TOOL_CALLS]")]
+    return _calls_from_pairs([(part[1], part[2]) for part in found if part]) if all(found) else None
 
 
-def _deepseek(text: str) -> Calls:
-    found = _DEEPSEEK.findall(text)
-    return _named([(name or short, body or plain) for name, body, short, plain in found])
+def _parse_deepseek(text: str) -> ParsedCalls:
+    found = _DEEPSEEK_CALL.findall(text)
+    return _calls_from_pairs([(name or short, body or plain) for name, body, short, plain in found])
 
 
-def _glm(text: str) -> Calls:
+def _parse_glm(text: str) -> ParsedCalls:
     """GLM's: a name, then keys and values in elements of their own."""
-    found = _GLM.fullmatch(text)
+    found = _GLM_CALL.fullmatch(text)
     if not found:
         return None
-    values = {name.strip(): _value(value) for name, value in _GLM_PAIR.findall(found[2])}
-    return [Call(found[1], orjson.dumps(values).decode())]
+    values = {name.strip(): _json_or_text(value) for name, value in _GLM_ARGUMENT.findall(found[2])}
+    return [ParsedCall(found[1], orjson.dumps(values).decode())]
 
 
-def _harmony(text: str) -> Calls:
+def _parse_harmony(text: str) -> ParsedCalls:
     """A header that names a function, and a message that holds its arguments."""
-    header, _, message = text.partition(MESSAGE)
-    found = _RECIPIENT.search(header)
-    return _named([(found[1], message)]) if found else None
+    header, _, message = text.partition(MESSAGE_MARK)
+    found = _HARMONY_RECIPIENT.search(header)
+    return _calls_from_pairs([(found[1], message)]) if found else None
 
 
-def _coder(text: str) -> Calls:
+def _parse_qwen_coder(text: str) -> ParsedCalls:
     """Qwen coder's elements; a value that is JSON is taken as such, any other as text."""
-    found = _CODER.fullmatch(text)
+    found = _QWEN_CODER_CALL.fullmatch(text)
     if not found:
         return None
-    values = {name: _value(value) for name, value in _PARAMETER.findall(found[2])}
-    return [Call(found[1], orjson.dumps(values).decode())]
+    values = {name: _json_or_text(value) for name, value in _QWEN_CODER_PARAMETER.findall(found[2])}
+    return [ParsedCall(found[1], orjson.dumps(values).decode())]
 
 
-MESSAGE = "<|message|>"
+MESSAGE_MARK = "<|message|>"
 """What stands between a header and a message of gpt-oss's."""
-_NOTHING: Any = object()
-_MISTRAL = re.compile(r"\s*([\w.-]+)(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(\{.*\})\s*", re.DOTALL)
-_DEEPSEEK = re.compile(
+_INVALID_JSON: Any = object()
+_MISTRAL_CALL = re.compile(r"\s*([\w.-]+)(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(\{.*\})\s*", re.DOTALL)
+_DEEPSEEK_CALL = re.compile(
     r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>([^\n]+)\n```json\n(.*?)\n```"
     r"|([^<\n]+)<｜tool▁sep｜>(.*?))\s*<｜tool▁call▁end｜>",
     re.DOTALL,
 )
-_CODER = re.compile(r"\s*<function=([^>\n]+)>(.*?)</function>\s*", re.DOTALL)
-_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
-_GLM = re.compile(r"\s*([\w.-]+)\s*((?:<arg_key>.*</arg_value>)?)\s*", re.DOTALL)
-_GLM_PAIR = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>\n?(.*?)\n?</arg_value>", re.DOTALL)
-_RECIPIENT = re.compile(r"\bto=functions\.([\w.-]+)")
+_QWEN_CODER_CALL = re.compile(r"\s*<function=([^>\n]+)>(.*?)</function>\s*", re.DOTALL)
+_QWEN_CODER_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
+_GLM_CALL = re.compile(r"\s*([\w.-]+)\s*((?:<arg_key>.*</arg_value>)?)\s*", re.DOTALL)
+_GLM_ARGUMENT = re.compile(
+    r"<arg_key>(.*?)</arg_key>\s*<arg_value>\n?(.*?)\n?</arg_value>", re.DOTALL
+)
+_HARMONY_RECIPIENT = re.compile(r"\bto=functions\.([\w.-]+)")
 
-PLAIN = Format("", "", _many)
-_HERMES = Format("<tool_call>", "</tool_call>", _one)
-_QWEN_CODER = Format("<tool_call>", "</tool_call>", _coder)
-_MISTRALS = Format("[TOOL_CALLS]", "", _mistral, ("[ARGS]", "[CALL_ID]"))
-_LLAMA = Format("", "", _many, ("<|python_tag|>",))
-_GRANITE = Format("<|tool_call|>", "<|/tool_call|>", _many)
-_GLMS = Format("<tool_call>", "</tool_call>", _glm)
-HARMONY = Format(
+JSON_FORMAT = ToolCallFormat("", "", _objects)
+_HERMES_FORMAT = ToolCallFormat("<tool_call>", "</tool_call>", _single_object)
+_QWEN_CODER_FORMAT = ToolCallFormat("<tool_call>", "</tool_call>", _parse_qwen_coder)
+_MISTRAL_FORMAT = ToolCallFormat("[TOOL_CALLS]", "", _parse_mistral, ("[ARGS]", "[CALL_ID]"))
+_LLAMA_FORMAT = ToolCallFormat("", "", _objects, ("<|python_tag|>",))
+_GRANITE_FORMAT = ToolCallFormat("<|tool_call|>", "<|/tool_call|>", _objects)
+_GLM_FORMAT = ToolCallFormat("<tool_call>", "</tool_call>", _parse_glm)
+HARMONY_FORMAT = ToolCallFormat(
     "<|channel|>",
     "<|call|>",
-    _harmony,
-    ("<|start|>", "<|constrain|>", MESSAGE, "<|end|>", "<|return|>"),
+    _parse_harmony,
+    ("<|start|>", "<|constrain|>", MESSAGE_MARK, "<|end|>", "<|return|>"),
 )
 """gpt-oss's, which is about whole answers: `harmony` reads it."""
-_DEEPSEEKS = Format(
+_DEEPSEEK_FORMAT = ToolCallFormat(
     "<｜tool▁calls▁begin｜>",
     "<｜tool▁calls▁end｜>",
-    _deepseek,
+    _parse_deepseek,
     ("<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),
 )
-_BY_MARK = (
-    ("<|channel|>", HARMONY),
-    ("<arg_key>", _GLMS),
-    ("<function=", _QWEN_CODER),
-    ("<tool_call>", _HERMES),
-    ("[TOOL_CALLS]", _MISTRALS),
-    ("<｜tool▁calls▁begin｜>", _DEEPSEEKS),
-    ("<|tool_call|>", _GRANITE),
-    ("<|python_tag|>", _LLAMA),
+_FORMAT_BY_MARK = (
+    ("<|channel|>", HARMONY_FORMAT),
+    ("<arg_key>", _GLM_FORMAT),
+    ("<function=", _QWEN_CODER_FORMAT),
+    ("<tool_call>", _HERMES_FORMAT),
+    ("[TOOL_CALLS]", _MISTRAL_FORMAT),
+    ("<｜tool▁calls▁begin｜>", _DEEPSEEK_FORMAT),
+    ("<|tool_call|>", _GRANITE_FORMAT),
+    ("<|python_tag|>", _LLAMA_FORMAT),
 )
 """The first mark that a template holds decides."""
 
-NAMES = {
-    "hermes": _HERMES,
-    "qwen3_coder": _QWEN_CODER,
-    "mistral": _MISTRALS,
-    "deepseek": _DEEPSEEKS,
-    "llama3_json": _LLAMA,
-    "glm": _GLMS,
-    "granite": _GRANITE,
-    "harmony": HARMONY,
-    "json": PLAIN,
+FORMATS = {
+    "hermes": _HERMES_FORMAT,
+    "qwen3_coder": _QWEN_CODER_FORMAT,
+    "mistral": _MISTRAL_FORMAT,
+    "deepseek": _DEEPSEEK_FORMAT,
+    "llama3_json": _LLAMA_FORMAT,
+    "glm": _GLM_FORMAT,
+    "granite": _GRANITE_FORMAT,
+    "harmony": HARMONY_FORMAT,
+    "json": JSON_FORMAT,
 }
 """Those that `--tool-call-parser` may name."""
 
 
-def of(template: str) -> Format:
+def detect_format(template: str) -> ToolCallFormat:
     """The format of a chat template; plain JSON where it marks none."""
-    return next((format for mark, format in _BY_MARK if mark in template), PLAIN)
+    return next((format for mark, format in _FORMAT_BY_MARK if mark in template), JSON_FORMAT)
 
 
-def _calls(values: Sequence[Any]) -> Calls:
-    pairs = [_pair(value) for value in values]
+def _to_calls(values: Sequence[Any]) -> ParsedCalls:
+    pairs = [_to_call(value) for value in values]
     return [pair for pair in pairs if pair] if pairs and all(pairs) else None
 
 
-def _pair(value: Any) -> Call | None:
+def _to_call(value: Any) -> ParsedCall | None:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return None
     arguments = value.get("arguments", value.get("parameters", {}))
     if isinstance(arguments, str):
-        arguments = _loaded(arguments)
+        arguments = _load_json(arguments)
     if not isinstance(arguments, dict):
         return None
-    return Call(value["name"], orjson.dumps(arguments).decode())
+    return ParsedCall(value["name"], orjson.dumps(arguments).decode())
 
 
-def _named(pairs: Sequence[tuple[str, str]]) -> Calls:
-    return _calls([{"name": name.strip(), "arguments": text} for name, text in pairs])
+def _calls_from_pairs(pairs: Sequence[tuple[str, str]]) -> ParsedCalls:
+    return _to_calls([{"name": name.strip(), "arguments": text} for name, text in pairs])
 
 
-def _loaded(text: str) -> Any:
+def _load_json(text: str) -> Any:
     try:
         return orjson.loads(text.strip().removeprefix("<|python_tag|>"))
     except orjson.JSONDecodeError:
-        return _NOTHING
+        return _INVALID_JSON
 
 
-def _value(text: str) -> Any:
-    value = _loaded(text)
-    return text if value is _NOTHING else value
+def _json_or_text(text: str) -> Any:
+    value = _load_json(text)
+    return text if value is _INVALID_JSON else value

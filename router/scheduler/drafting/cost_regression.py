@@ -15,62 +15,63 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-MEMORY, OTHERS = 32.0, 1024.0
+KIND_MEMORY_STEPS, GLOBAL_MEMORY_STEPS = 32.0, 1024.0
 """Steps of the same kind, and of any, after which older ones fade."""
-ENOUGH = 3.0
+MAX_KIND_WEIGHT = 3.0
 """Steps of a kind beyond which it weighs no more."""
 RIDGE = 0.03
 """What the factors before weigh against what was seen."""
-LEAST = 0.05
+MIN_FACTOR = 0.05
 """Least factor, as a share of the one before: work never comes for nothing."""
 
 
-class Factors:
+class CostRegression:
     """Of some parts. Owns what was seen of them."""
 
-    __slots__ = ("_before", "_kinds", "_values")
+    __slots__ = ("_initial", "_kinds", "_values")
 
-    def __init__(self, before: Sequence[float]) -> None:
+    def __init__(self, initial: Sequence[float]) -> None:
         """`before`: the factors until something is seen."""
-        self._before = tuple(before)
-        self._kinds: dict[int, _Kind] = {}
-        self._values: tuple[float, ...] | None = self._before
+        self._initial = tuple(initial)
+        self._kinds: dict[int, _KindStatistics] = {}
+        self._values: tuple[float, ...] | None = self._initial
 
     @property
-    def values(self) -> tuple[float, ...]:
+    def factors(self) -> tuple[float, ...]:
         """The factors."""
         if self._values is None:
-            self._values = self._solved()
+            self._values = self._solve()
         return self._values
 
-    def learn(self, kind: int, parts: Sequence[float], seen: float, weight: float) -> None:
+    def learn(self, kind: int, parts: Sequence[float], measured: float, weight: float) -> None:
         """A Step of `kind`: what was to take the sum of `parts`, by factors of 1, took `seen`.
 
         It counts as `weight` Steps.
         """
-        total = sum(part * factor for part, factor in zip(parts, self._before, strict=True))
+        total = sum(part * factor for part, factor in zip(parts, self._initial, strict=True))
         for other in self._kinds.values():
-            other.weight *= 1 - weight / OTHERS
-        own = self._kinds.setdefault(kind, _Kind(len(parts)))
-        own.learn([part / total for part in parts], seen / total, weight)
+            other.weight *= 1 - weight / GLOBAL_MEMORY_STEPS
+        own = self._kinds.setdefault(kind, _KindStatistics(len(parts)))
+        own.learn([part / total for part in parts], measured / total, weight)
         self._values = None
 
-    def _solved(self) -> tuple[float, ...]:
-        size, kinds = range(len(self._before)), self._kinds.values()
+    def _solve(self) -> tuple[float, ...]:
+        size, kinds = range(len(self._initial)), self._kinds.values()
         lines = [
             [
-                *(sum(kind.says * kind.products[i][j] for kind in kinds) for j in size),
-                sum(kind.says * kind.shares[i] for kind in kinds) + RIDGE * self._before[i],
+                *(sum(kind.effective_weight * kind.products[i][j] for kind in kinds) for j in size),
+                sum(kind.effective_weight * kind.shares[i] for kind in kinds)
+                + RIDGE * self._initial[i],
             ]
             for i in size
         ]
         for place, line in enumerate(lines):
             line[place] += RIDGE
-        pairs = zip(_solution(lines), self._before, strict=True)
-        return tuple(max(value, LEAST * before) for value, before in pairs)
+        pairs = zip(_solve_linear_system(lines), self._initial, strict=True)
+        return tuple(max(value, MIN_FACTOR * before) for value, before in pairs)
 
 
-class _Kind:
+class _KindStatistics:
     """Weighted means of x * x and of x * y, and their weight."""
 
     __slots__ = ("products", "shares", "weight")
@@ -81,13 +82,13 @@ class _Kind:
         self.weight = 0.0
 
     @property
-    def says(self) -> float:
+    def effective_weight(self) -> float:
         """What its means weigh beside those of other kinds."""
-        return min(self.weight, ENOUGH)
+        return min(self.weight, MAX_KIND_WEIGHT)
 
     def learn(self, x: Sequence[float], y: float, weight: float) -> None:
         """One Step more."""
-        self.weight = self.weight * (1 - weight / MEMORY) + weight
+        self.weight = self.weight * (1 - weight / KIND_MEMORY_STEPS) + weight
         part = weight / self.weight
         for line, own in zip(self.products, x, strict=True):
             line[:] = [old + part * (own * other - old) for old, other in zip(line, x, strict=True)]
@@ -96,7 +97,7 @@ class _Kind:
         ]
 
 
-def _solution(lines: Sequence[list[float]]) -> list[float]:
+def _solve_linear_system(lines: Sequence[list[float]]) -> list[float]:
     """Of a positive definite system, a line of coefficients and right side each (Gauss, Jordan)."""
     for place, pivot in enumerate(lines):
         pivot[:] = [value / pivot[place] for value in pivot]

@@ -17,13 +17,13 @@ from router.scheduler.drafting.step_costs import Price
 
 Curve = tuple[float, ...]
 """S_1..S_n of a row; 0 beyond what it may draft."""
-NEAR = 0.02
+RATE_TOLERANCE = 0.02
 """A rate this near to the worth of a second that it came from is taken for the best."""
-ROUNDS = 4
+MAX_ITERATIONS = 4
 """Most steps towards the best rate; it is nearly always there after one or two."""
 
 
-class Offer(NamedTuple):
+class DraftLengths(NamedTuple):
     """Draft lengths, and their rate in tokens a second."""
 
     lengths: tuple[int, ...]
@@ -35,37 +35,42 @@ class Offer(NamedTuple):
         return max(self.lengths)
 
 
-def best(
-    curves: Sequence[Curve], price: Price, toll: float, rate: float, before: int, slack: float
-) -> Offer:
+def maximise_throughput(
+    curves: Sequence[Curve],
+    price: Price,
+    catch_up_cost: float,
+    rate: float,
+    current_longest: int,
+    min_gain: float,
+) -> DraftLengths:
     """The best lengths. `toll`: seconds that any drafting costs once; `rate`: a first guess.
 
-    The longest draft stays at `before` unless another gains more than the share `slack`.
+    The longest draft stays at `before` unless another gains more than the share `min_gain`.
     """
-    for _ in range(ROUNDS):
-        choices = _choices(curves, price, toll, rate)
+    for _ in range(MAX_ITERATIONS):
+        choices = _candidates(curves, price, catch_up_cost, rate)
         _, lengths = max(choices, key=lambda choice: choice[0])
-        found = _offer(lengths, curves, price, toll)
-        if abs(found.rate - rate) <= NEAR * rate:
+        found = _with_rate(lengths, curves, price, catch_up_cost)
+        if abs(found.rate - rate) <= RATE_TOLERANCE * rate:
             break
         rate = found.rate
-    kept = choices[min(before, len(choices) - 1)][1]
+    kept = choices[min(current_longest, len(choices) - 1)][1]
     if kept == lengths:
         return found
-    same = _offer(kept, curves, price, toll)
-    return found if found.rate > same.rate * (1 + slack) else same
+    same = _with_rate(kept, curves, price, catch_up_cost)
+    return found if found.rate > same.rate * (1 + min_gain) else same
 
 
-def _choices(
-    curves: Sequence[Curve], price: Price, toll: float, rate: float
+def _candidates(
+    curves: Sequence[Curve], price: Price, catch_up_cost: float, rate: float
 ) -> list[tuple[float, tuple[int, ...]]]:
     """For each longest draft from 0 on: the largest surplus, and the lengths that have it."""
     sums, tops, lengths = [0.0] * len(curves), [0.0] * len(curves), [0] * len(curves)
-    worth = -rate * toll
+    worth = -rate * catch_up_cost
     found = [(0.0, tuple(lengths))]
     columns = zip(*curves, strict=True)
     for longest, (column, fixed, each) in enumerate(
-        zip(columns, price.fixed, price.each, strict=True), 1
+        zip(columns, price.per_position, price.per_row, strict=True), 1
     ):
         due = rate * each
         sums = [total + chance - due for total, chance in zip(sums, column, strict=True)]
@@ -77,7 +82,9 @@ def _choices(
     return found
 
 
-def _offer(lengths: tuple[int, ...], curves: Sequence[Curve], price: Price, toll: float) -> Offer:
+def _with_rate(
+    lengths: tuple[int, ...], curves: Sequence[Curve], price: Price, catch_up_cost: float
+) -> DraftLengths:
     tokens = len(curves) + fsum(sum(curve[:n]) for curve, n in zip(curves, lengths, strict=True))
-    seconds = price.seconds(lengths) + (toll if any(lengths) else 0.0)
-    return Offer(lengths, tokens / seconds)
+    seconds = price.seconds(lengths) + (catch_up_cost if any(lengths) else 0.0)
+    return DraftLengths(lengths, tokens / seconds)

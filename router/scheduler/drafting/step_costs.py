@@ -21,70 +21,75 @@ from itertools import accumulate, pairwise
 from math import inf
 from typing import NamedTuple
 
-from router.scheduler.drafting.cost_regression import Factors
+from router.scheduler.drafting.cost_regression import CostRegression
 
-Cell = tuple[int, int, float]
+Measurement = tuple[int, int, float]
 """Rows, draft length, seconds."""
-OUTLIER = 2.0
+OUTLIER_RATIO = 2.0
 """A Step that took more than so many times what was expected counts as this many times: what else
 a machine does makes Steps slower, never faster."""
-AFRESH = (1.0, 1.0, 1.0, 0.0)
+INITIAL_FACTORS = (1.0, 1.0, 1.0, 0.0)
 """Factors of base, fixed, each and context before anything was seen."""
-_CONTEXT = 1e-3
+_CONTEXT_TOKEN_SHARE = 1e-3
 """Share of one row's plain Step that is the unit of the cost of one token attended to."""
-_LEAST = 1e-9
+_MIN_SECONDS = 1e-9
 
 
 class Price(NamedTuple):
     """Seconds of a Step with some rows: plain, per position of a draft, per token of context."""
 
     base: float
-    fixed: tuple[float, ...]
-    each: tuple[float, ...]
-    token: float = 0.0
+    per_position: tuple[float, ...]
+    per_row: tuple[float, ...]
+    per_context_token: float = 0.0
 
     def seconds(self, lengths: Sequence[int], context: int = 0) -> float:
         """Of a Step in which the rows draft `lengths` and attend to `context` tokens in all."""
-        return sum(self.parts(lengths, context))
+        return sum(self.components(lengths, context))
 
-    def parts(self, lengths: Sequence[int], context: int) -> tuple[float, ...]:
+    def components(self, lengths: Sequence[int], context: int) -> tuple[float, ...]:
         """The same as what comes of `base`, of `fixed`, of `each` and of `token`."""
         fixed = each = 0.0
         for position in range(max(lengths, default=0)):
-            fixed += self.fixed[position]
-            each += self.each[position] * sum(length > position for length in lengths)
-        return self.base, fixed, each, self.token * context
+            fixed += self.per_position[position]
+            each += self.per_row[position] * sum(length > position for length in lengths)
+        return self.base, fixed, each, self.per_context_token * context
 
-    def times(self, factors: Sequence[float]) -> Price:
+    def scaled(self, factors: Sequence[float]) -> Price:
         """With its four parts multiplied by `factors`."""
         base, fixed, each, token = factors
         return Price(
             self.base * base,
-            tuple(fixed * seconds for seconds in self.fixed),
-            tuple(each * seconds for seconds in self.each),
-            self.token * token,
+            tuple(fixed * seconds for seconds in self.per_position),
+            tuple(each * seconds for seconds in self.per_row),
+            self.per_context_token * token,
         )
 
-    def at(self, context: int) -> Price:
+    def with_context(self, context: int) -> Price:
         """With the cost of `context` tokens as part of the base."""
-        return self._replace(base=self.base + self.token * context, token=0.0)
+        return self._replace(
+            base=self.base + self.per_context_token * context, per_context_token=0.0
+        )
 
 
-class StepCosts:
+class StepCostModel:
     """A line of seconds by draft length for some numbers of rows; between them it is linear."""
 
-    def __init__(self, cells: Sequence[Cell], longest: int, most_rows: int) -> None:
+    def __init__(self, measurements: Sequence[Measurement], max_draft: int, max_rows: int) -> None:
         """`cells`: what was measured. Raises ValueError if that says nothing of plain Steps."""
-        measured = _lines(cells, longest)
-        self._rows = sorted({*(2**n for n in range(16) if 2**n < most_rows), most_rows})
+        measured = _measured_lines(measurements, max_draft)
+        self._rows = sorted({*(2**n for n in range(16) if 2**n < max_rows), max_rows})
         columns = [
-            [max(_LEAST, _at([(n, line[k]) for n, line in measured], rows)) for rows in self._rows]
-            for k in range(longest + 1)
+            [
+                max(_MIN_SECONDS, _interpolate([(n, line[k]) for n, line in measured], rows))
+                for rows in self._rows
+            ]
+            for k in range(max_draft + 1)
         ]
         rising = [list(accumulate(column, max)) for column in columns]
         self._lines = [list(accumulate(line, max)) for line in zip(*rising, strict=True)]
-        self._factors = [Factors(AFRESH) for _ in self._rows]
-        self._measured: dict[int, Price] = {}
+        self._factors = [CostRegression(INITIAL_FACTORS) for _ in self._rows]
+        self._warmup_prices: dict[int, Price] = {}
         self._prices: dict[int, Price] = {}
         """By rows, while the factors stay as they are."""
 
@@ -92,48 +97,56 @@ class StepCosts:
         """Of a Step with `rows` > 0 rows."""
         price = self._prices.get(rows)
         if price is None:
-            near = [(self._factors[index].values, part) for index, part in self._near(rows)]
+            near = [(self._factors[index].factors, part) for index, part in self._neighbours(rows)]
             factors = [
-                sum(part * values[place] for values, part in near) for place in range(len(AFRESH))
+                sum(part * values[place] for values, part in near)
+                for place in range(len(INITIAL_FACTORS))
             ]
-            price = self._prices[rows] = self._before(rows).times(factors)
+            price = self._prices[rows] = self._warmup_price(rows).scaled(factors)
         return price
 
     def learn(self, lengths: Sequence[int], context: int, seconds: float) -> None:
         """A Step in which rows drafted `lengths` and attended to `context` took `seconds`."""
         rows = len(lengths)
         expected = self.price(rows).seconds(lengths, context)
-        likely = min(OUTLIER * expected, seconds)
-        parts = self._before(rows).parts(lengths, context)
-        for index, weight in self._near(rows):
+        likely = min(OUTLIER_RATIO * expected, seconds)
+        parts = self._warmup_price(rows).components(lengths, context)
+        for index, weight in self._neighbours(rows):
             self._factors[index].learn(max(lengths), parts, likely, weight)
         self._prices.clear()
 
-    def _before(self, rows: int) -> Price:
+    def _warmup_price(self, rows: int) -> Price:
         """What was measured at warm-up says of a Step with `rows` rows."""
-        price = self._measured.get(rows)
+        price = self._warmup_prices.get(rows)
         if price is None:
-            price = self._measured[rows] = self._price(rows)
+            price = self._warmup_prices[rows] = self._compute_warmup_price(rows)
         return price
 
-    def _price(self, rows: int) -> Price:
-        all_rows = self._line(rows)
+    def _compute_warmup_price(self, rows: int) -> Price:
+        all_rows = self._seconds_by_draft(rows)
         fixed, each = [], []
-        for alone, together in zip(_steps(self._line(1)), _steps(all_rows), strict=True):
+        for alone, together in zip(
+            _increments(self._seconds_by_draft(1)), _increments(all_rows), strict=True
+        ):
             more = max(0.0, (together - alone) / (rows - 1)) if rows > 1 else 0.0
             each.append(min(more, together / rows))
             fixed.append(together - rows * each[-1])
-        return Price(all_rows[0], tuple(fixed), tuple(each), _CONTEXT * self._line(1)[0])
+        return Price(
+            all_rows[0],
+            tuple(fixed),
+            tuple(each),
+            _CONTEXT_TOKEN_SHARE * self._seconds_by_draft(1)[0],
+        )
 
-    def _line(self, rows: int) -> list[float]:
-        near = self._near(rows)
+    def _seconds_by_draft(self, rows: int) -> list[float]:
+        near = self._neighbours(rows)
         if len(near) == 1:
             return self._lines[near[0][0]]
         (low, part), (high, rest) = near
         pairs = zip(self._lines[low], self._lines[high], strict=True)
         return [part * a + rest * b for a, b in pairs]
 
-    def _near(self, rows: int) -> list[tuple[int, float]]:
+    def _neighbours(self, rows: int) -> list[tuple[int, float]]:
         """The lines next to `rows`, by index, and their weights."""
         high = min(bisect_left(self._rows, rows), len(self._rows) - 1)
         if self._rows[high] <= rows or high == 0:
@@ -143,24 +156,26 @@ class StepCosts:
         return [(high - 1, 1.0 - part), (high, part)]
 
 
-def _steps(line: Sequence[float]) -> list[float]:
+def _increments(line: Sequence[float]) -> list[float]:
     return [b - a for a, b in pairwise(line)]
 
 
-def _lines(cells: Sequence[Cell], longest: int) -> list[tuple[int, list[float]]]:
+def _measured_lines(
+    measurements: Sequence[Measurement], max_draft: int
+) -> list[tuple[int, list[float]]]:
     """For each measured number of rows, seconds of every draft length up to `longest`."""
     lines = []
-    for rows in sorted({rows for rows, _, _ in cells}):
-        points = sorted((draft, seconds) for n, draft, seconds in cells if n == rows)
-        if points[0][0] != 0 or (longest and len(points) < 2):
+    for rows in sorted({rows for rows, _, _ in measurements}):
+        points = sorted((draft, seconds) for n, draft, seconds in measurements if n == rows)
+        if points[0][0] != 0 or (max_draft and len(points) < 2):
             raise ValueError(f"the costs of {rows} rows lack a draft length of 0, or any other")
-        lines.append((rows, [_at(points, draft) for draft in range(longest + 1)]))
+        lines.append((rows, [_interpolate(points, draft) for draft in range(max_draft + 1)]))
     if not lines:
         raise ValueError("nothing is known of what a Step costs")
     return lines
 
 
-def _at(points: Sequence[tuple[int, float]], x: int) -> float:
+def _interpolate(points: Sequence[tuple[int, float]], x: int) -> float:
     """Linear between `points`, and beyond the last along the last piece, which never falls."""
     if len(points) == 1 or x <= points[0][0]:
         return points[0][1]

@@ -14,27 +14,34 @@ from collections.abc import Mapping
 from math import ceil, exp, inf
 from typing import Any
 
-from router.scheduler.acceptance import PRIOR_ROUNDS, SERVED, Drift, Survival
-from router.scheduler.api import Capacity, End, Job, Outcome
-from router.scheduler.estimation.length import Lengths, Served
-from router.scheduler.estimation.lognormal import SURPRISE, Law
+from router.scheduler.acceptance import (
+    GLOBAL_MEMORY_ROUNDS,
+    PRIOR_ROUNDS,
+    AcceptanceCurve,
+    PageHinkleyTest,
+)
+from router.scheduler.api import DeviceCapacity, Job, Outcome, RowEnded
+from router.scheduler.estimation.length import LearnedLengths, LengthPredictor
+from router.scheduler.estimation.lognormal import MAX_DEVIATIONS, LogNormal
 from router.scheduler.row import Row
 
-VERSION = 1
+STATE_VERSION = 1
 """Of `learned`."""
-ENDED = 256
+ERROR_WINDOW = 256
 """Requests over which the error is averaged."""
-PACE = 0.02
+COST_RATIO_WEIGHT = 0.02
 """Weight of one row's round in the moving average of what a round takes."""
-AFTERMATH = 4.0
+ROUNDS_AFTER_DRIFT = 4.0
 """Rounds that a request remembers after its acceptance has drifted."""
-OWN_END = (End.EOS, End.LENGTH, End.STOP)
+NATURAL_ENDS = (RowEnded.EOS, RowEnded.LENGTH, RowEnded.STOP)
 
 
-def execution_time(tokens: float, per_round: float, draft: int, capacity: Capacity) -> float:
+def execution_time(
+    tokens: float, tokens_per_round: float, draft: int, capacity: DeviceCapacity
+) -> float:
     """Seconds to emit `tokens` in rounds of `draft` drafts that yield `per_round` tokens each."""
     cost = draft * capacity.draft_token_seconds + capacity.verify_seconds
-    return tokens / per_round * cost
+    return tokens / tokens_per_round * cost
 
 
 class Estimator:
@@ -42,138 +49,149 @@ class Estimator:
 
     def __init__(
         self,
-        capacity: Capacity,
-        lengths: Lengths | None = None,
+        capacity: DeviceCapacity,
+        lengths: LengthPredictor | None = None,
         *,
-        follow: bool = False,
-        memory: float = inf,
-        alarm: float = 0.0,
-        prior: float = PRIOR_ROUNDS,
+        track_cost: bool = False,
+        memory_rounds: float = inf,
+        drift_threshold: float = 0.0,
+        prior_rounds: float = PRIOR_ROUNDS,
     ) -> None:
-        """`memory`: rounds that a request remembers. `alarm`: threshold of `Drift`; 0 for none.
+        """`memory`: rounds that a request remembers. `drift_threshold`: threshold of
+        `PageHinkleyTest`; 0 for none.
 
         `prior`: rounds that a request's prior weighs.
         """
-        self.lengths: Lengths = lengths or Served(plain=True)
+        self.lengths: LengthPredictor = lengths or LearnedLengths(raw_hints=True)
         self._capacity = capacity
-        self._follow = follow
-        self._memory, self._alarm, self._prior = memory, alarm, prior
-        self._drifts: dict[int, Drift] = {}
-        self._served = Survival.unknown(capacity.speculate, SERVED)
+        self._track_cost = track_cost
+        self._memory_rounds, self._drift_threshold, self._prior_rounds = (
+            memory_rounds,
+            drift_threshold,
+            prior_rounds,
+        )
+        self._drift_tests: dict[int, PageHinkleyTest] = {}
+        self._global_acceptance = AcceptanceCurve.uninformed(
+            capacity.speculate, GLOBAL_MEMORY_ROUNDS
+        )
         self._drafted = self._accepted = 0.0
-        self._pace = 1.0
-        self._laws: dict[int, tuple[int, Law]] = {}
+        self._cost_ratio = 1.0
+        self._distributions: dict[int, tuple[int, LogNormal]] = {}
         """By id, with the version of `lengths`."""
-        self._first: dict[int, tuple[float, bool]] = {}
+        self._first_estimates: dict[int, tuple[float, bool]] = {}
         """Estimated execution time by id, and whether it is settled: half of it was served."""
-        self._errors: deque[float] = deque(maxlen=ENDED)
+        self._errors: deque[float] = deque(maxlen=ERROR_WINDOW)
 
     @property
-    def acceptance(self) -> float:
+    def acceptance_rate(self) -> float:
         """Accepted share of recent drafts; 0 where there were none."""
         return self._accepted / self._drafted if self._drafted else 0.0
 
     @property
-    def error(self) -> float:
+    def mean_error(self) -> float:
         """Mean relative error of the estimates of recent requests; 0 before the first."""
         return sum(self._errors) / len(self._errors) if self._errors else 0.0
 
-    def row(self, job: Job) -> Row:
+    def new_row(self, job: Job) -> Row:
         """A row for a job that has just arrived."""
         longest = self._capacity.speculate
         cap = longest if job.speculate is None else min(longest, job.speculate)
-        prior = self._served.curve(longest)
-        return Row(job, Survival(prior, self._memory, self._prior), cap)
+        prior = self._global_acceptance.truncated(longest)
+        return Row(job, AcceptanceCurve(prior, self._memory_rounds, self._prior_rounds), cap)
 
-    def remaining(self, row: Row) -> float:
+    def remaining_seconds(self, row: Row) -> float:
         """Estimated seconds of service that `row` still needs, Steps in flight counted as done."""
-        per_round = row.survival.tokens(row.draft)
-        flown = row.certain * per_round
-        return self.seconds(row, self.left(row, row.emitted + flown), per_round)
+        per_round = row.acceptance.expected_tokens(row.draft_length)
+        flown = row.min_pending * per_round
+        return self.service_seconds(
+            row, self.expected_remaining_tokens(row, row.emitted + flown), per_round
+        )
 
-    def law(self, row: Row) -> Law:
+    def length_distribution(self, row: Row) -> LogNormal:
         """Of the length of its answer."""
-        version, law = self._laws.get(row.job.id, (-1, None))
+        version, law = self._distributions.get(row.job.id, (-1, None))
         if law is None or version != self.lengths.version:
-            law = self.lengths.law(row.job)
-            self._laws[row.job.id] = self.lengths.version, law
+            law = self.lengths.distribution(row.job)
+            self._distributions[row.job.id] = self.lengths.version, law
         return law
 
-    def left(self, row: Row, emitted: float) -> float:
+    def expected_remaining_tokens(self, row: Row, emitted: float) -> float:
         """Expected tokens left of an answer that goes on after `emitted`, at least 1."""
-        law = self.law(row)
+        law = self.length_distribution(row)
         if not law.sigma and emitted >= law.median:
-            law = self.lengths.usual(row.job)
-        return max(1.0, law.left(emitted, row.job.max_new))
+            law = self.lengths.without_hint(row.job)
+        return max(1.0, law.expected_remaining(emitted, row.job.max_new))
 
-    def seconds(self, row: Row, tokens: float, per_round: float) -> float:
+    def service_seconds(self, row: Row, tokens: float, per_round: float) -> float:
         """Of service that `row` needs for what is unfed and then for `tokens`."""
-        decode = execution_time(tokens, per_round, row.draft, self._capacity)
-        return self._pace * (decode + self._prefill(row.unfed))
+        decode = execution_time(tokens, per_round, row.draft_length, self._capacity)
+        return self._cost_ratio * (decode + self._prefill_seconds(row.unprefilled))
 
-    def outrun(self, row: Row) -> bool:
+    def exceeded_prediction(self, row: Row) -> bool:
         """Whether its answer is longer than could be expected."""
-        law = self.law(row)
-        return row.emitted > law.median * exp(SURPRISE * law.sigma)
+        law = self.length_distribution(row)
+        return row.emitted > law.median * exp(MAX_DEVIATIONS * law.sigma)
 
     def observe(self, row: Row, outcome: Outcome) -> None:
         """A Step served `row`, which already counts `outcome`."""
         drafted, accepted = outcome.drafted, outcome.accepted
-        row.survival.observe(drafted, accepted)
-        if self._alarm and self._drift(row).observe(drafted, accepted):
-            row.survival.fade(AFTERMATH)
+        row.acceptance.observe(drafted, accepted)
+        if self._drift_threshold and self._drift_test(row).observe(drafted, accepted):
+            row.acceptance.discount(ROUNDS_AFTER_DRIFT)
         if drafted:
-            self._served.observe(drafted, accepted)
-            keep = 1 - 1 / SERVED
+            self._global_acceptance.observe(drafted, accepted)
+            keep = 1 - 1 / GLOBAL_MEMORY_ROUNDS
             self._drafted = keep * self._drafted + drafted
             self._accepted = keep * self._accepted + accepted
-        if self._follow and outcome.emitted and not outcome.prefilled and outcome.seconds > 0:
+        if self._track_cost and outcome.emitted and not outcome.prefilled and outcome.seconds > 0:
             usual = execution_time(1.0, 1.0, drafted, self._capacity)
-            self._pace += PACE * (min(4.0, outcome.seconds / usual) - self._pace)
-        total, settled = self._first.get(row.job.id, (0.0, False))
+            self._cost_ratio += COST_RATIO_WEIGHT * (
+                min(4.0, outcome.seconds / usual) - self._cost_ratio
+            )
+        total, settled = self._first_estimates.get(row.job.id, (0.0, False))
         if not settled:
-            remaining = self.remaining(row)
-            total, settled = row.attained + remaining, row.attained >= remaining
-            self._first[row.job.id] = total, settled
+            remaining = self.remaining_seconds(row)
+            total, settled = row.device_seconds + remaining, row.device_seconds >= remaining
+            self._first_estimates[row.job.id] = total, settled
 
-    def end(self, row: Row, end: End | None) -> None:
+    def remove(self, row: Row, end: RowEnded | None) -> None:
         """Forget `row`; learn from it if its answer came to its own end."""
-        estimate = self._first.pop(row.job.id, None)
-        self._drifts.pop(row.job.id, None)
-        self._laws.pop(row.job.id, None)
-        if end not in OWN_END or not row.emitted:
+        estimate = self._first_estimates.pop(row.job.id, None)
+        self._drift_tests.pop(row.job.id, None)
+        self._distributions.pop(row.job.id, None)
+        if end not in NATURAL_ENDS or not row.emitted:
             return
         self.lengths.observe(row.job, row.emitted)
-        if estimate is not None and row.attained > 0:
-            self._errors.append(abs(estimate[0] - row.attained) / row.attained)
+        if estimate is not None and row.device_seconds > 0:
+            self._errors.append(abs(estimate[0] - row.device_seconds) / row.device_seconds)
 
-    def learned(self) -> dict[str, Any]:
+    def learned_state(self) -> dict[str, Any]:
         """State, to go on from in `restore`."""
         return {
-            "version": VERSION,
-            "lengths": self.lengths.learned(),
-            "survival": self._served.learned(),
+            "version": STATE_VERSION,
+            "lengths": self.lengths.learned_state(),
+            "survival": self._global_acceptance.learned_state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `learned`. Raises ValueError for anything else."""
         try:
-            if state["version"] != VERSION:
-                raise ValueError(f"version {state['version']!r}, not {VERSION}")
+            if state["version"] != STATE_VERSION:
+                raise ValueError(f"version {state['version']!r}, not {STATE_VERSION}")
             self.lengths.restore(state["lengths"])
-            self._served.restore(state["survival"])
+            self._global_acceptance.restore(state["survival"])
         except (KeyError, TypeError, ValueError, AttributeError) as fault:
             raise ValueError(f"not what a scheduler has learned: {fault!r}") from fault
 
-    def _drift(self, row: Row) -> Drift:
-        drift = self._drifts.get(row.job.id)
+    def _drift_test(self, row: Row) -> PageHinkleyTest:
+        drift = self._drift_tests.get(row.job.id)
         if drift is None:
-            drift = self._drifts[row.job.id] = Drift(self._alarm)
+            drift = self._drift_tests[row.job.id] = PageHinkleyTest(self._drift_threshold)
         return drift
 
-    def _prefill(self, unfed: int) -> float:
+    def _prefill_seconds(self, unprefilled: int) -> float:
         """Seconds to feed `unfed` tokens."""
-        if not unfed:
+        if not unprefilled:
             return 0.0
-        chunks = ceil(unfed / self._capacity.prefill_tokens) * self._capacity.verify_seconds
-        return max(chunks, unfed * self._capacity.prefill_token_seconds)
+        chunks = ceil(unprefilled / self._capacity.prefill_tokens) * self._capacity.verify_seconds
+        return max(chunks, unprefilled * self._capacity.prefill_token_seconds)

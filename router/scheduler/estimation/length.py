@@ -19,150 +19,159 @@ from math import exp, log, sqrt
 from typing import Any, Protocol
 
 from router.scheduler.api import Job
-from router.scheduler.estimation.lognormal import Law
+from router.scheduler.estimation.lognormal import LogNormal
 
-UNKNOWN = log(128.0)
+DEFAULT_LOG_LENGTH = log(128.0)
 """Mean logarithm of a length before anything was served (ours)."""
-SPREAD, HINT_SPREAD = 1.0, 0.4
+DEFAULT_STD, DEFAULT_HINT_STD = 1.0, 0.4
 """Deviations of the logarithm from the learned mean and from a hint, before any answer (ours)."""
-TRUST = 4.0
+PRIOR_WEIGHT = 4.0
 """Answers that the mean of a kind weighs in its parts, and the first deviations weigh."""
-FIT = ((10.0, 0.0, 4.0), (0.0, 4.0))
+FIT_PRIOR = ((10.0, 0.0, 4.0), (0.0, 4.0))
 """What stands for the hints before the first: answers, their sum and squares; b is then 1."""
-MEMORY = 256.0
+MEMORY_ANSWERS = 256.0
 """Answers after which older ones fade."""
-BEYOND = 4.0
+MAX_HINT_RATIO = 4.0
 """Limits that a hint may be, at most."""
-KINDS = 1024
+MAX_KINDS = 1024
 """Most kinds that are remembered."""
 
 
-class Lengths(Protocol):
+class LengthPredictor(Protocol):
     """A predictor of answers' lengths."""
 
     version: int
     """Rises when what it says has changed noticeably."""
 
-    def law(self, job: Job) -> Law:
+    def distribution(self, job: Job) -> LogNormal:
         """What is expected of the answer to `job`; of no width where a hint is taken as it is."""
 
-    def usual(self, job: Job) -> Law:
+    def without_hint(self, job: Job) -> LogNormal:
         """The same without the hint."""
 
     def observe(self, job: Job, tokens: int) -> None:
         """An answer came to its own end, or to its limit."""
 
-    def learned(self) -> dict[str, Any]:
+    def learned_state(self) -> dict[str, Any]:
         """State, to go on from in `restore`."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `learned`. Raises ValueError, KeyError or TypeError for anything else."""
 
 
-class Served:
+class LearnedLengths:
     """The predictor of the file's head."""
 
-    def __init__(self, *, plain: bool = False) -> None:
+    def __init__(self, *, raw_hints: bool = False) -> None:
         self.version = 0
-        self._plain = plain
+        self._raw_hints = raw_hints
         self._kinds: dict[tuple[int, ...], list[float]] = {}
         """Weight and mean logarithm by kind."""
-        self._spread = [TRUST, SPREAD**2]
-        self._hint_spread = [TRUST, HINT_SPREAD**2]
-        self._fit = [0.0] * 5
+        self._variance = [PRIOR_WEIGHT, DEFAULT_STD**2]
+        self._hint_variance = [PRIOR_WEIGHT, DEFAULT_HINT_STD**2]
+        self._fit_sums = [0.0] * 5
         """Weight, sums of u, uu, v and uv, where u is a hint's logarithm less m, and v is y - m."""
-        self._line = (0.0, 1.0)
+        self._calibration = (0.0, 1.0)
 
-    def law(self, job: Job) -> Law:
+    def distribution(self, job: Job) -> LogNormal:
         if job.expected is None:
-            return self.usual(job)
-        hint = _log(job.expected, job)
-        if self._plain:
-            return Law(exp(hint), 0.0)
-        mean, (start, slope) = self._mean(job), self._line
-        return Law(exp(mean + start + slope * (hint - mean)), sqrt(self._hint_spread[1]))
+            return self.without_hint(job)
+        hint = _log_hint(job.expected, job)
+        if self._raw_hints:
+            return LogNormal(exp(hint), 0.0)
+        mean, (start, slope) = self._mean_log_length(job), self._calibration
+        return LogNormal(exp(mean + start + slope * (hint - mean)), sqrt(self._hint_variance[1]))
 
-    def usual(self, job: Job) -> Law:
-        return Law(exp(self._mean(job)), sqrt(self._spread[1]))
+    def without_hint(self, job: Job) -> LogNormal:
+        return LogNormal(exp(self._mean_log_length(job)), sqrt(self._variance[1]))
 
     def observe(self, job: Job, tokens: int) -> None:
-        true, mean = log(max(1, tokens)), self._mean(job)
-        _average(self._spread, (true - mean) ** 2)
+        true, mean = log(max(1, tokens)), self._mean_log_length(job)
+        _update_mean(self._variance, (true - mean) ** 2)
         if job.expected is not None:
-            self._calibrate(_log(job.expected, job) - mean, true - mean)
-        for kind in _kinds(job):
+            self._calibrate(_log_hint(job.expected, job) - mean, true - mean)
+        for kind in _job_kinds(job):
             known = self._kinds.pop(kind, [0.0, 0.0])
-            _average(known, true)
+            _update_mean(known, true)
             self._kinds[kind] = known  # the least recently used stands first
-        while len(self._kinds) > KINDS:
+        while len(self._kinds) > MAX_KINDS:
             del self._kinds[next(iter(self._kinds))]
         self.version += 1
 
-    def learned(self) -> dict[str, Any]:
+    def learned_state(self) -> dict[str, Any]:
         kinds = [[list(kind), *known] for kind, known in self._kinds.items()]
         return {
             "kinds": kinds,
-            "spread": self._spread[:],
-            "hint_spread": self._hint_spread[:],
-            "fit": self._fit[:],
+            "spread": self._variance[:],
+            "hint_spread": self._hint_variance[:],
+            "fit": self._fit_sums[:],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         kinds = {
-            tuple(int(part) for part in kind): _finite(known, 2) for kind, *known in state["kinds"]
+            tuple(int(part) for part in kind): _finite_floats(known, 2)
+            for kind, *known in state["kinds"]
         }
-        spread, hint_spread = _finite(state["spread"], 2), _finite(state["hint_spread"], 2)
-        fit = _finite(state["fit"], 5)
+        spread, hint_spread = (
+            _finite_floats(state["spread"], 2),
+            _finite_floats(state["hint_spread"], 2),
+        )
+        fit = _finite_floats(state["fit"], 5)
         if min(*spread, *hint_spread, fit[0], fit[2]) < 0:
             raise ValueError("a weight or a square is negative")
-        self._kinds, self._spread, self._hint_spread, self._fit = kinds, spread, hint_spread, fit
-        self._line = _solve(fit)
+        self._kinds, self._variance, self._hint_variance, self._fit_sums = (
+            kinds,
+            spread,
+            hint_spread,
+            fit,
+        )
+        self._calibration = _fit_line(fit)
 
-    def _mean(self, job: Job) -> float:
-        mean = UNKNOWN
-        for kind in _kinds(job):
+    def _mean_log_length(self, job: Job) -> float:
+        mean = DEFAULT_LOG_LENGTH
+        for kind in _job_kinds(job):
             known = self._kinds.get(kind)
             if known is None:
                 break
-            mean = (TRUST * mean + known[0] * known[1]) / (TRUST + known[0])
+            mean = (PRIOR_WEIGHT * mean + known[0] * known[1]) / (PRIOR_WEIGHT + known[0])
         return mean
 
     def _calibrate(self, hint: float, true: float) -> None:
-        start, slope = self._line
-        _average(self._hint_spread, (true - start - slope * hint) ** 2)
-        keep = 1 - 1 / MEMORY
+        start, slope = self._calibration
+        _update_mean(self._hint_variance, (true - start - slope * hint) ** 2)
+        keep = 1 - 1 / MEMORY_ANSWERS
         news = (1.0, hint, hint * hint, true, hint * true)
-        self._fit = [keep * old + new for old, new in zip(self._fit, news, strict=True)]
-        self._line = _solve(self._fit)
+        self._fit_sums = [keep * old + new for old, new in zip(self._fit_sums, news, strict=True)]
+        self._calibration = _fit_line(self._fit_sums)
 
 
-def _kinds(job: Job) -> tuple[tuple[int, ...], ...]:
+def _job_kinds(job: Job) -> tuple[tuple[int, ...], ...]:
     """From the commonest to the rarest kind of `job`; sizes by their powers of two."""
     prompt, most = job.prompt.bit_length(), job.max_new.bit_length()
     return (), (job.route,), (job.route, prompt), (job.route, prompt, most)
 
 
-def _log(expected: float, job: Job) -> float:
+def _log_hint(hint: float, job: Job) -> float:
     """A hint beyond the limit says how surely that is reached, within reason."""
-    return log(min(max(1.0, expected), BEYOND * job.max_new))
+    return log(min(max(1.0, hint), MAX_HINT_RATIO * job.max_new))
 
 
-def _average(known: list[float], value: float) -> None:
+def _update_mean(weighted_mean: list[float], value: float) -> None:
     """Move a weight and a mean by one more value."""
-    known[0] = min(known[0] + 1, MEMORY)
-    known[1] += (value - known[1]) / known[0]
+    weighted_mean[0] = min(weighted_mean[0] + 1, MEMORY_ANSWERS)
+    weighted_mean[1] += (value - weighted_mean[1]) / weighted_mean[0]
 
 
-def _solve(fit: list[float]) -> tuple[float, float]:
+def _fit_line(sums: list[float]) -> tuple[float, float]:
     """Least squares with the prior: a and b."""
-    weight, first, square = (a + b for a, b in zip(fit[:3], FIT[0], strict=True))
-    right, product = fit[3] + FIT[1][0], fit[4] + FIT[1][1]
+    weight, first, square = (a + b for a, b in zip(sums[:3], FIT_PRIOR[0], strict=True))
+    right, product = sums[3] + FIT_PRIOR[1][0], sums[4] + FIT_PRIOR[1][1]
     determinant = weight * square - first * first
     start = (square * right - first * product) / determinant
     return start, (weight * product - first * right) / determinant
 
 
-def _finite(values: Any, count: int) -> list[float]:
+def _finite_floats(values: Any, count: int) -> list[float]:
     found = [float(value) for value in values]
     if len(found) != count or not all(abs(value) < 1e300 for value in found):
         raise ValueError(f"{count} finite numbers wanted, got {values!r}")

@@ -1,8 +1,8 @@
 """What a log-normal law of lengths says of an answer that has not ended yet. Pure arithmetic.
 
 An answer that lies beyond what the law allows for tells that the law is too narrow: it is widened
-until the answer lies `SURPRISE` deviations above the median. So an overrun expects about as much
-again as it is long, and what is left never falls to zero while the answer goes on.
+until the answer lies `MAX_DEVIATIONS` deviations above the median. So an overrun expects about as
+much again as it is long, and what is left never falls to zero while the answer goes on.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from math import erfc, exp, inf, log, sqrt
 from typing import NamedTuple
 
-SURPRISE = 2.0
-LEAST = 1.0
+MAX_DEVIATIONS = 2.0
+MIN_REMAINING = 1.0
 """Tokens left of an answer that goes on, at least, as far as its limit allows."""
-_ROOT = sqrt(0.5)
+_SQRT_HALF = sqrt(0.5)
 
 
-class Law(NamedTuple):
+class LogNormal(NamedTuple):
     """The logarithm of a length is normal."""
 
     median: float
@@ -24,26 +24,28 @@ class Law(NamedTuple):
     sigma: float
     """Standard deviation of the logarithm; 0: the length is the median."""
 
-    def left(self, emitted: float, most: float) -> float:
+    def expected_remaining(self, emitted: float, limit: float) -> float:
         """Expected tokens left after `emitted` of at most `most`: E[min(L, most) | L > emitted]."""
-        room = most - emitted
-        if room <= LEAST:
+        room = limit - emitted
+        if room <= MIN_REMAINING:
             return room
         if not self.sigma and emitted < self.median:
             return min(room, self.median - emitted)
         sigma = self.sigma
         if emitted > 0:
             deviation = log(emitted / self.median)
-            sigma = max(sigma, deviation / SURPRISE, 1e-6)
+            sigma = max(sigma, deviation / MAX_DEVIATIONS, 1e-6)
             low = deviation / sigma
         else:
             low = -inf
-        high = log(most / self.median) / sigma
+        high = log(limit / self.median) / sigma
         mean = self.median * exp(min(50.0, sigma * sigma / 2))
-        whole = mean * (above(low - sigma) - above(high - sigma)) + most * above(high)
-        return min(room, max(LEAST, whole / above(low) - emitted))
+        whole = mean * (upper_tail(low - sigma) - upper_tail(high - sigma)) + limit * upper_tail(
+            high
+        )
+        return min(room, max(MIN_REMAINING, whole / upper_tail(low) - emitted))
 
 
-def above(deviation: float) -> float:
+def upper_tail(deviation: float) -> float:
     """Chance of a standard normal variable to exceed `deviation`."""
-    return 0.5 * erfc(deviation * _ROOT)
+    return 0.5 * erfc(deviation * _SQRT_HALF)

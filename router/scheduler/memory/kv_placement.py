@@ -16,28 +16,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from router.scheduler.api import Batch, Capacity, Copy, Grow, Run, Start, Swap
-from router.scheduler.memory.page_allocator import Pages
+from router.scheduler.api import (
+    Copy,
+    DeviceCapacity,
+    PageGrowth,
+    RowStart,
+    ScheduledBatch,
+    ScheduledRow,
+    Swap,
+)
+from router.scheduler.memory.page_allocator import PageAllocator
 from router.scheduler.row import Row
 
-HOPE = 512
+EXPECTED_ANSWER_TOKENS = 512
 """Most tokens of an answer for which a run of pages is sought at its start."""
 
 
 @dataclass(slots=True)
-class Moves:
+class PageMoves:
     """What one Batch does to the memory."""
 
-    grow: list[Grow] = field(default_factory=list)
+    grow: list[PageGrowth] = field(default_factory=list)
     evict: list[int] = field(default_factory=list)
-    start: list[Start] = field(default_factory=list)
+    start: list[RowStart] = field(default_factory=list)
     copy: list[Copy] = field(default_factory=list)
     swap_out: list[Swap] = field(default_factory=list)
     swap_in: list[Swap] = field(default_factory=list)
 
-    def batch(self, run: Iterable[Run], release: tuple[int, ...]) -> Batch:
+    def to_batch(self, run: Iterable[ScheduledRow], release: tuple[int, ...]) -> ScheduledBatch:
         """The Batch that makes these moves and then does `run`."""
-        return Batch(
+        return ScheduledBatch(
             run=tuple(run),
             grow=tuple(self.grow),
             release=release,
@@ -49,122 +57,127 @@ class Moves:
         )
 
 
-class Memory:
+class KvPlacement:
     """All pages and host slots, and the moves of the Batch that is being planned."""
 
-    def __init__(self, capacity: Capacity) -> None:
-        self.pages = Pages(capacity.pages)
+    def __init__(self, capacity: DeviceCapacity) -> None:
+        self.pages = PageAllocator(capacity.pages)
         self._capacity = capacity
-        self._slots = Slots(capacity.host_pages)
-        self._moves = Moves()
-        self.hosted = 0
+        self._host_slots = HostSlots(capacity.host_pages)
+        self._moves = PageMoves()
+        self.rows_on_host = 0
         """Rows whose KV is on the host."""
 
     @property
-    def holders(self) -> int:
+    def rows_with_kv(self) -> int:
         """Rows that hold KV, in pages or on the host."""
-        return self.pages.owners + self.hosted
+        return self.pages.owner_count + self.rows_on_host
 
-    def plan(self) -> Moves:
+    def begin_batch(self) -> PageMoves:
         """Begin a Batch. Host slots that the last one emptied are free from now on."""
         for swap in self._moves.swap_in:
-            self._slots.give_back(swap.slots)
-        self._moves = Moves()
+            self._host_slots.release(swap.slots)
+        self._moves = PageMoves()
         return self._moves
 
-    def enter(self, row: Row) -> int | None:
+    def begin_admission(self, row: Row) -> int | None:
         """Open the table of a row without pages and count what it need not compute again.
 
-        Returns the page that it is to copy, if any. `admit` or `abandon` has to follow.
+        Returns the page that it is to copy, if any. `finish_admission` or `cancel_admission` has to
+        follow.
         """
         job, size = row.job, self._capacity.page_size
-        hope = self.pages_for(row.known + min(job.max_new - row.emitted, HOPE))
+        hope = self.pages_for(
+            row.known_tokens + min(job.max_new - row.emitted, EXPECTED_ANSWER_TOKENS)
+        )
         most = self.pages_for(job.prompt + job.max_new)
-        if row.slots:
-            self.pages.open(job.id, (), hope, most)
+        if row.host_slots:
+            self.pages.open_table(job.id, (), hope, most)
             return None
-        shared = self.pages.open(job.id, row.shareable(size), hope, most)
-        tail = row.hashes[shared : shared + 1] if (shared + 1) * size == row.known else []
+        shared = self.pages.open_table(job.id, row.shareable_prefix(size), hope, most)
+        tail = row.hashes[shared : shared + 1] if (shared + 1) * size == row.known_tokens else []
         source = self.pages.find(tail[0]) if tail else None
-        cached = shared * size if source is None else row.known - 1
+        cached = shared * size if source is None else row.known_tokens - 1
         filled = self.pages.table(job.id) if source is None else (*self.pages.table(job.id), source)
-        row.skip(cached, min(cached, self.pages.completed(filled) * size))
+        row.start_from_cache(cached, min(cached, self.pages.draft_complete_length(filled) * size))
         return source
 
-    def abandon(self, row: Row) -> None:
+    def cancel_admission(self, row: Row) -> None:
         """A row that entered found no room."""
-        self.pages.give_back(row.job.id)
-        if not row.slots:
-            row.forget()
+        self.pages.release(row.job.id)
+        if not row.host_slots:
+            row.reset()
 
-    def admit(self, row: Row, source: int | None) -> None:
+    def finish_admission(self, row: Row, source: int | None) -> None:
         """A row that entered has all its pages: note how they are filled."""
         table = self.pages.table(row.job.id)
-        self._moves.grow.append(Grow(row.job.id, table))
+        self._moves.grow.append(PageGrowth(row.job.id, table))
         if row.cached:
-            self._moves.start.append(Start(row.job.id, row.cached, row.draft_cached))
-        if row.slots:
-            self._moves.swap_in.append(Swap(row.job.id, table[: len(row.slots)], row.slots))
-            row.slots = ()
-            self.hosted -= 1
+            self._moves.start.append(RowStart(row.job.id, row.cached, row.draft_cached))
+        if row.host_slots:
+            self._moves.swap_in.append(
+                Swap(row.job.id, table[: len(row.host_slots)], row.host_slots)
+            )
+            row.host_slots = ()
+            self.rows_on_host -= 1
         if source is not None:
             self._moves.copy.append(Copy(source, table[row.cached // self._capacity.page_size]))
 
     def grow(self, row: Row, count: int) -> None:
         """Append `count` pages to a row that was admitted before."""
-        self._moves.grow.append(Grow(row.job.id, self.pages.take(row.job.id, count)))
+        self._moves.grow.append(PageGrowth(row.job.id, self.pages.allocate(row.job.id, count)))
 
-    def displace(self, row: Row) -> None:
+    def preempt(self, row: Row) -> None:
         """Take a row's pages, by the cheaper of the two ways."""
         id, size = row.job.id, self._capacity.page_size
-        shared = self.pages.shared(id) * size
-        if swaps(row.cached, shared, self._slots.free, self._capacity):
+        shared = self.pages.shared_length(id) * size
+        if should_swap(row.cached, shared, self._host_slots.free, self._capacity):
             pages = self.pages.table(id)[: self.pages_for(row.cached)]
-            row.slots = self._slots.take(len(pages))
-            self.hosted += 1
-            row.published = row.completed = 0
-            self._moves.swap_out.append(Swap(id, pages, row.slots))
+            row.host_slots = self._host_slots.allocate(len(pages))
+            self.rows_on_host += 1
+            row.published_pages = row.draft_complete_pages = 0
+            self._moves.swap_out.append(Swap(id, pages, row.host_slots))
         else:
             self._moves.evict.append(id)
-            row.forget()
-        self.pages.give_back(id)
+            row.reset()
+        self.pages.release(id)
 
     def publish(self, row: Row) -> None:
         """Let others start with what `row` will never write again, whether the draft has it or not.
 
         The draft's part may be written later, by any owner: equal tokens give equal values.
         """
-        id, settled = row.job.id, min(row.cached, row.known - 2) // self._capacity.page_size
-        if settled > row.published:
-            self.pages.publish(id, row.hashes[row.published : settled], row.published)
-            row.published = settled
+        id, settled = row.job.id, min(row.cached, row.known_tokens - 2) // self._capacity.page_size
+        if settled > row.published_pages:
+            self.pages.publish(id, row.hashes[row.published_pages : settled], row.published_pages)
+            row.published_pages = settled
         complete = min(settled, row.draft_cached // self._capacity.page_size)
-        if complete > row.completed:
-            self.pages.complete(id, row.completed, complete)
-            row.completed = complete
+        if complete > row.draft_complete_pages:
+            self.pages.mark_draft_complete(id, row.draft_complete_pages, complete)
+            row.draft_complete_pages = complete
 
-    def drop(self, row: Row) -> bool:
+    def remove(self, row: Row) -> bool:
         """Forget a row that ended; whether it holds pages, which `release` is to free."""
-        if row.slots:
-            self._slots.give_back(row.slots)
-            self.hosted -= 1
-        return bool(self.pages.held(row.job.id))
+        if row.host_slots:
+            self._host_slots.release(row.host_slots)
+            self.rows_on_host -= 1
+        return bool(self.pages.page_count(row.job.id))
 
     def release(self, ids: Iterable[int]) -> None:
         """Free the pages of rows that ended."""
         for id in ids:
-            self.pages.give_back(id)
+            self.pages.release(id)
 
     def pages_for(self, tokens: int) -> int:
         """Pages that `tokens` tokens take."""
         return -(-tokens // self._capacity.page_size)
 
 
-PREEMPTIONS = ("auto", "swap", "recompute")
-"""What `Capacity.preemption` may be."""
+PREEMPTION_MODES = ("auto", "swap", "recompute")
+"""What `DeviceCapacity.preemption` may be."""
 
 
-class Slots:
+class HostSlots:
     """Pages of host memory, 0..`count` - 1, lowest first."""
 
     def __init__(self, count: int) -> None:
@@ -175,16 +188,16 @@ class Slots:
         """Slots that hold nothing."""
         return len(self._free)
 
-    def take(self, count: int) -> tuple[int, ...]:
+    def allocate(self, count: int) -> tuple[int, ...]:
         """`count` free slots. Raises IndexError if there are fewer."""
         return tuple(self._free.pop() for _ in range(count))
 
-    def give_back(self, slots: Sequence[int]) -> None:
+    def release(self, slots: Sequence[int]) -> None:
         """Make `slots` free."""
         self._free.extend(reversed(slots))
 
 
-def swaps(cached: int, shared: int, free: int, capacity: Capacity) -> bool:
+def should_swap(cached: int, shared: int, free: int, capacity: DeviceCapacity) -> bool:
     """Whether to swap a row with `cached` tokens, `shared` of them also held by others.
 
     `free`: host slots left. Where swapping and recomputing cost the same, it swaps.

@@ -12,64 +12,66 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 
-class Prefixes:
+class PrefixCache:
     """Named pages. Those at rest have no owner and may be forgotten when room is needed."""
 
     def __init__(self) -> None:
-        self._pages: dict[int, int] = {}
-        self._names: dict[int, int] = {}
-        self._complete: set[int] = set()
+        self._page_by_hash: dict[int, int] = {}
+        self._hash_by_page: dict[int, int] = {}
+        self._draft_complete: set[int] = set()
         """Named pages that hold the draft's part too."""
-        self._resting: dict[int, None] = {}
+        self._evictable: dict[int, None] = {}
 
     @property
-    def resting(self) -> int:
+    def evictable_count(self) -> int:
         """Pages without an owner."""
-        return len(self._resting)
+        return len(self._evictable)
 
     def find(self, hash: int) -> int | None:
         """The page that holds the prefix `hash`."""
-        return self._pages.get(hash)
+        return self._page_by_hash.get(hash)
 
     def match(self, hashes: Sequence[int]) -> list[int]:
         """Pages of the longest run of leading `hashes` that are all held."""
-        return [self._pages[hash] for hash in takewhile(self._pages.__contains__, hashes)]
+        return [
+            self._page_by_hash[hash] for hash in takewhile(self._page_by_hash.__contains__, hashes)
+        ]
 
-    def name(self, page: int, hash: int) -> None:
+    def publish(self, page: int, hash: int) -> None:
         """Publish `page`, unless it has a name or `hash` has a page."""
-        if page not in self._names and hash not in self._pages:
-            self._pages[hash] = page
-            self._names[page] = hash
+        if page not in self._hash_by_page and hash not in self._page_by_hash:
+            self._page_by_hash[hash] = page
+            self._hash_by_page[page] = hash
 
-    def complete(self, page: int) -> None:
+    def mark_draft_complete(self, page: int) -> None:
         """The draft's part of `page` is there, if the page is named."""
-        if page in self._names:
-            self._complete.add(page)
+        if page in self._hash_by_page:
+            self._draft_complete.add(page)
 
-    def is_complete(self, page: int) -> bool:
+    def is_draft_complete(self, page: int) -> bool:
         """Whether `page` is named and holds the draft's part too."""
-        return page in self._complete
+        return page in self._draft_complete
 
-    def forget(self, page: int) -> None:
+    def remove(self, page: int) -> None:
         """Withdraw what `page` holds, if it was named."""
-        if page in self._names:
-            del self._pages[self._names.pop(page)]
-            self._complete.discard(page)
+        if page in self._hash_by_page:
+            del self._page_by_hash[self._hash_by_page.pop(page)]
+            self._draft_complete.discard(page)
 
-    def rest(self, page: int) -> bool:
+    def release(self, page: int) -> bool:
         """Its last owner left `page`: keep it as the most recently used. False if unnamed."""
-        if page not in self._names:
+        if page not in self._hash_by_page:
             return False
-        self._resting[page] = None
+        self._evictable[page] = None
         return True
 
-    def wake(self, page: int) -> None:
+    def acquire(self, page: int) -> None:
         """`page` has an owner."""
-        self._resting.pop(page, None)
+        self._evictable.pop(page, None)
 
-    def oldest(self) -> int:
+    def evict_lru(self) -> int:
         """Forget and return the resting page that was left longest ago."""
-        page = next(iter(self._resting))
-        del self._resting[page]
-        self.forget(page)
+        page = next(iter(self._evictable))
+        del self._evictable[page]
+        self.remove(page)
         return page

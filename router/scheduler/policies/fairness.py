@@ -7,40 +7,48 @@ nobody saves up service by staying away, and nobody pays for having been alone.
 from __future__ import annotations
 
 
-class Tenants:
+class TenantFairness:
     """Counters of the tenants with live requests."""
 
-    def __init__(self, grain: float) -> None:
-        """`grain`: seconds of service below which differences do not count."""
-        self._grain = grain
+    def __init__(self, granularity: float) -> None:
+        """`granularity`: seconds of service below which differences do not count."""
+        self._granularity = granularity
         self._seconds: dict[int, float] = {}
-        self._live: dict[int, int] = {}
-        self._least = 0.0
+        self._live_requests: dict[int, int] = {}
+        self._min_seconds = 0.0
 
-    def arrive(self, tenant: int) -> None:
+    def add_request(self, tenant: int) -> None:
         """A request of `tenant` has come."""
-        if tenant not in self._live:
-            self._seconds[tenant] = max(self._seconds.get(tenant, 0.0), self._least)
-        self._live[tenant] = self._live.get(tenant, 0) + 1
+        if tenant not in self._live_requests:
+            self._seconds[tenant] = max(self._seconds.get(tenant, 0.0), self._min_seconds)
+        self._live_requests[tenant] = self._live_requests.get(tenant, 0) + 1
 
-    def leave(self, tenant: int) -> None:
+    def remove_request(self, tenant: int) -> None:
         """One of its requests is gone; a tenant without any is remembered while others are here."""
-        self._live[tenant] -= 1
-        if not self._live[tenant]:
-            del self._live[tenant]
-        if not self._live:
+        self._live_requests[tenant] -= 1
+        if not self._live_requests[tenant]:
+            del self._live_requests[tenant]
+        if not self._live_requests:
             self._seconds.clear()
-            self._least = 0.0
+            self._min_seconds = 0.0
 
-    def serve(self, tenant: int, seconds: float) -> bool:
+    def record_service(self, tenant: int, seconds: float) -> bool:
         """It received service; whether that changes what `ahead` says of anyone."""
-        before = int(self._seconds[tenant] / self._grain), int(self._least / self._grain)
+        before = (
+            int(self._seconds[tenant] / self._granularity),
+            int(self._min_seconds / self._granularity),
+        )
         self._seconds[tenant] += seconds
-        self._least = min(self._seconds[tenant] for tenant in self._live)
-        after = int(self._seconds[tenant] / self._grain), int(self._least / self._grain)
-        return len(self._live) > 1 and before != after
+        self._min_seconds = min(self._seconds[tenant] for tenant in self._live_requests)
+        after = (
+            int(self._seconds[tenant] / self._granularity),
+            int(self._min_seconds / self._granularity),
+        )
+        return len(self._live_requests) > 1 and before != after
 
-    def ahead(self, tenant: int) -> float:
+    def excess_service(self, tenant: int) -> float:
         """Seconds that it received beyond the least served tenant, in whole grains."""
-        grains = int(self._seconds[tenant] / self._grain) - int(self._least / self._grain)
-        return grains * self._grain
+        grains = int(self._seconds[tenant] / self._granularity) - int(
+            self._min_seconds / self._granularity
+        )
+        return grains * self._granularity

@@ -13,48 +13,48 @@ from __future__ import annotations
 from bisect import bisect_right
 from math import exp, log
 
-from router.scheduler.estimation.lognormal import SURPRISE, Law, above
+from router.scheduler.estimation.lognormal import MAX_DEVIATIONS, LogNormal, upper_tail
 
-_WIDTH = 0.05
+_SIGMA_STEP = 0.05
 """Grid of sigma."""
 _DEVIATIONS = [0.125 * n for n in range(-32, 41)]
 """From the median: where ages are tabled, beside age 0."""
 
-Table = tuple[list[float], list[float]]
+IndexTable = tuple[list[float], list[float]]
 """Ages and the work at each, both in medians."""
 
 
-class Gittins:
+class GittinsTables:
     """Tables by width, made when first asked for."""
 
     def __init__(self) -> None:
-        self._tables: dict[int, Table] = {}
+        self._tables: dict[int, IndexTable] = {}
 
-    def work(self, law: Law, emitted: float, most: float) -> float:
+    def work_per_completion(self, lengths: LogNormal, emitted: float, limit: float) -> float:
         """Tokens of work per ended answer; never above the expected remainder."""
-        left = law.left(emitted, most)
-        age = emitted / law.median
-        if not law.sigma or (age > 1 and log(age) >= SURPRISE * law.sigma):
+        left = lengths.expected_remaining(emitted, limit)
+        age = emitted / lengths.median
+        if not lengths.sigma or (age > 1 and log(age) >= MAX_DEVIATIONS * lengths.sigma):
             return left  # the law is not to be believed in detail
-        width = max(1, round(law.sigma / _WIDTH))
+        width = max(1, round(lengths.sigma / _SIGMA_STEP))
         table = self._tables.get(width)
         if table is None:
-            table = self._tables[width] = _table(width * _WIDTH)
-        return min(left, law.median * _between(table, age))
+            table = self._tables[width] = _build_table(width * _SIGMA_STEP)
+        return min(left, lengths.median * _interpolate(table, age))
 
 
-def _between(table: Table, age: float) -> float:
+def _interpolate(table: IndexTable, age: float) -> float:
     ages, works = table
     place = min(bisect_right(ages, age), len(ages) - 1)
     share = (age - ages[place - 1]) / (ages[place] - ages[place - 1])
     return max(0.0, works[place - 1] + share * (works[place] - works[place - 1]))
 
 
-def _table(sigma: float) -> Table:
+def _build_table(sigma: float) -> IndexTable:
     mean = exp(sigma * sigma / 2)
     ages = [0.0, *(exp(sigma * deviation) for deviation in _DEVIATIONS)]
-    tails = [1.0, *(above(deviation) for deviation in _DEVIATIONS)]
-    parts = [mean, *(mean * above(deviation - sigma) for deviation in _DEVIATIONS)]
+    tails = [1.0, *(upper_tail(deviation) for deviation in _DEVIATIONS)]
+    parts = [mean, *(mean * upper_tail(deviation - sigma) for deviation in _DEVIATIONS)]
     works = []
     for now, (age, tail, part) in enumerate(zip(ages, tails, parts, strict=True)):
         best = part / tail - age

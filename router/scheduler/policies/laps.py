@@ -9,7 +9,7 @@ With all parts off it decides as `paper` does. What a part adds, and where it co
 - hysteresis: an estimate that rises by less than this share moves no request down, so equals do not
   take turns; a request past the share `lock` of its service is not displaced any more (TRAIL);
 - volume: with pages short, time is weighed by the pages that are held meanwhile (Sorted-F);
-- tail: order by arrival less a boost for the small (`boost`);
+- tail: order by arrival less a boost for the small (`tail_boost`);
 - fairness: service that a tenant received beyond the least served one counts as size (VTC).
 
 Priority is always heeded, and ageing is that of `levels`. Estimates of rows that wait are renewed
@@ -23,27 +23,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from router.scheduler.acceptance import Stability
-from router.scheduler.api import End, Outcome
+from router.scheduler.acceptance import AcceptanceStability
+from router.scheduler.api import Outcome, RowEnded
 from router.scheduler.estimation.estimator import Estimator
-from router.scheduler.policies.fairness import Tenants
-from router.scheduler.policies.gittins import Gittins
-from router.scheduler.policies.multilevel_queue import Levels, Rank
-from router.scheduler.policies.tail_boost import boosted
+from router.scheduler.policies.fairness import TenantFairness
+from router.scheduler.policies.gittins import GittinsTables
+from router.scheduler.policies.multilevel_queue import MultilevelQueue, RankInLevel
+from router.scheduler.policies.tail_boost import boosted_arrival
 from router.scheduler.row import Row
 
-RENEWED = 32
+RERANKED_ROWS = 32
 """Rows that wait whose estimates are renewed before a Step."""
-USUAL = 64
+MEAN_SIZE_WINDOW = 64
 """Arrivals over which the mean size is taken."""
-EASY = 0.7
+PRESSURE_FROM = 0.7
 """Share of pages in use below which they are not short."""
-GRAIN = 8
+PRESSURE_STEPS = 8
 """Steps in which the weight of volume rises from there to its greatest."""
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class LapsOptions:
     """What is switched on. The defaults are off: the paper's algorithm."""
 
     rank: str = "queues"
@@ -67,179 +67,198 @@ class Parts:
 
 
 @dataclass(slots=True, eq=False)
-class _Place:
+class _RankedRow:
     row: Row
-    entered: int
-    stability: Stability | None
+    order_entered: int
+    stability: AcceptanceStability | None
     level: int = 1
     perceptible: bool = False
     size: float = 0.0
     """Estimated seconds, or work, as last ranked."""
-    gone: bool = False
+    removed: bool = False
 
 
 class Laps:
     """The policy."""
 
-    def __init__(self, estimator: Estimator, brackets: Levels, waits: Levels, parts: Parts) -> None:
+    def __init__(
+        self,
+        estimator: Estimator,
+        level_queue: MultilevelQueue,
+        aging_queue: MultilevelQueue,
+        options: LapsOptions,
+    ) -> None:
         """`brackets`: K levels for their thresholds. `waits`: one level, for order and ageing.
 
         Raises ValueError for a window or a deviation that mean nothing.
         """
-        Stability(parts.window, parts.deviation)  # refuses them now, not at the first request
-        self._estimator, self._brackets, self._waits = estimator, brackets, waits
-        self._parts = parts
-        self._gittins = Gittins()
-        self._tenants = Tenants(waits.quantum) if parts.fairness else None
-        self._places: dict[int, _Place] = {}
-        self._ring: deque[_Place] = deque()
-        self._stale = 0
+        AcceptanceStability(
+            options.window, options.deviation
+        )  # refuses them now, not at the first request
+        self._estimator, self._level_queue, self._aging_queue = estimator, level_queue, aging_queue
+        self._options = options
+        self._gittins = GittinsTables()
+        self._fairness = TenantFairness(aging_queue.quantum) if options.fairness else None
+        self._ranked_rows: dict[int, _RankedRow] = {}
+        self._rerank_ring: deque[_RankedRow] = deque()
+        self._stale_count = 0
         """Places at the head of the ring that may be out of date."""
-        self._version = 0
-        self._short = 0
-        """Of `GRAIN`: how short pages are."""
-        self._held = 1.0
+        self._lengths_version = 0
+        self._page_pressure = 0
+        """Of `PRESSURE_STEPS`: how short pages are."""
+        self._mean_tokens_held = 1.0
         """Pages that a request holds on average while it lasts."""
-        self._arrived, self._usual = 0, 0.0
-        """Arrivals, at most `USUAL`, and their mean size."""
+        self._arrivals, self._mean_size = 0, 0.0
+        """Arrivals, at most `MEAN_SIZE_WINDOW`, and their mean size."""
         self._tickets = count()
-        self._perceptible = 0
+        self._perceptible_count = 0
 
     @property
-    def levels(self) -> int:
-        return self._brackets.count
+    def level_count(self) -> int:
+        return self._level_queue.count
 
     @property
-    def perceptible(self) -> int:
-        return self._perceptible
+    def perceptible_count(self) -> int:
+        return self._perceptible_count
 
-    def perceives(self, row: Row) -> bool:
-        return self._places[row.job.id].perceptible
+    def is_perceptible(self, row: Row) -> bool:
+        return self._ranked_rows[row.job.id].perceptible
 
     def level(self, row: Row) -> int:
-        return self._places[row.job.id].level if self._waits.level(row) else 0
+        return self._ranked_rows[row.job.id].level if self._aging_queue.level(row) else 0
 
-    def arrive(self, row: Row, now: float) -> None:
-        parts = self._parts
-        watch = Stability(parts.window, parts.deviation) if parts.perception == "window" else None
-        place = _Place(row, next(self._tickets), watch)
-        self._places[row.job.id] = place
-        self._ring.append(place)
-        if self._tenants:
-            self._tenants.arrive(row.job.tenant)
+    def add(self, row: Row, now: float) -> None:
+        parts = self._options
+        watch = (
+            AcceptanceStability(parts.window, parts.deviation)
+            if parts.perception == "window"
+            else None
+        )
+        place = _RankedRow(row, next(self._tickets), watch)
+        self._ranked_rows[row.job.id] = place
+        self._rerank_ring.append(place)
+        if self._fairness:
+            self._fairness.add_request(row.job.tenant)
         if parts.join or parts.rank != "queues":
             place.size = self._size(row)
-            self._arrived = min(self._arrived + 1, USUAL)
-            self._usual += (place.size - self._usual) / self._arrived
-            place.level = self._brackets.bracket(self._estimator.remaining(row))
-        self._waits.enter(row, 1, self._rank(place), now)
+            self._arrivals = min(self._arrivals + 1, MEAN_SIZE_WINDOW)
+            self._mean_size += (place.size - self._mean_size) / self._arrivals
+            place.level = self._level_queue.level_for(self._estimator.remaining_seconds(row))
+        self._aging_queue.add(row, 1, self._rank(place), now)
 
     def observe(self, row: Row, outcome: Outcome, now: float) -> None:
-        place = self._places[row.job.id]
-        self._waits.serve(row, outcome, now)
-        if self._tenants and self._tenants.serve(row.job.tenant, outcome.seconds):
-            self._stale = len(self._ring)
-        self._perceive(place, outcome)
-        if self._parts.rank == "queues":
-            self._queue(place)
+        place = self._ranked_rows[row.job.id]
+        self._aging_queue.record_service(row, outcome, now)
+        if self._fairness and self._fairness.record_service(row.job.tenant, outcome.seconds):
+            self._stale_count = len(self._rerank_ring)
+        self._update_perceptibility(place, outcome)
+        if self._options.rank == "queues":
+            self._update_level(place)
         else:
-            self._resize(place)
+            self._update_size(place)
 
-    def leave(self, row: Row, end: End | None) -> None:
-        place = self._places.pop(row.job.id)
-        place.gone = True
-        self._waits.leave(row)
-        self._perceptible -= place.perceptible
-        if self._tenants:
-            self._tenants.leave(row.job.tenant)
+    def remove(self, row: Row, end: RowEnded | None) -> None:
+        place = self._ranked_rows.pop(row.job.id)
+        place.removed = True
+        self._aging_queue.remove(row)
+        self._perceptible_count -= place.perceptible
+        if self._fairness:
+            self._fairness.remove_request(row.job.tenant)
 
-    def order(self, now: float, used: float) -> Sequence[Row]:
-        if self._parts.rank == "queues":
-            return self._waits.order(now)
-        self._press(used)
-        if self._version != self._estimator.lengths.version:
-            self._version = self._estimator.lengths.version
-            self._stale = len(self._ring)
-        if self._stale:
-            self._renew()
-        return self._waits.order(now)
+    def order(self, now: float, page_usage: float) -> Sequence[Row]:
+        if self._options.rank == "queues":
+            return self._aging_queue.order(now)
+        self._update_page_pressure(page_usage)
+        if self._lengths_version != self._estimator.lengths.version:
+            self._lengths_version = self._estimator.lengths.version
+            self._stale_count = len(self._rerank_ring)
+        if self._stale_count:
+            self._rerank_some()
+        return self._aging_queue.order(now)
 
-    def _perceive(self, place: _Place, outcome: Outcome) -> None:
-        row, before = place.row, place.perceptible
-        if place.stability is not None:
+    def _update_perceptibility(self, ranked: _RankedRow, outcome: Outcome) -> None:
+        row, before = ranked.row, ranked.perceptible
+        if ranked.stability is not None:
             if not before:
-                place.stability.observe(outcome.drafted, outcome.accepted)
+                ranked.stability.observe(outcome.drafted, outcome.accepted)
                 # Without drafts there is nothing to learn.
-                place.perceptible = place.stability.stable or (not row.draft and row.emitted > 0)
+                ranked.perceptible = ranked.stability.is_stable or (
+                    not row.draft_length and row.emitted > 0
+                )
         else:
-            known = row.emitted > 0 and row.survival.width(row.draft) <= self._parts.width
-            place.perceptible = known and not self._estimator.outrun(row)
-        self._perceptible += place.perceptible - before
+            known = (
+                row.emitted > 0
+                and row.acceptance.relative_std(row.draft_length) <= self._options.width
+            )
+            ranked.perceptible = known and not self._estimator.exceeded_prediction(row)
+        self._perceptible_count += ranked.perceptible - before
 
-    def _queue(self, place: _Place) -> None:
+    def _update_level(self, ranked: _RankedRow) -> None:
         """As the paper has it: the time decides if it is known, else the attained service."""
-        level = place.level
-        if place.perceptible:
-            place.size = self._estimator.remaining(place.row)
-            level = self._brackets.bracket(place.size)
-        elif level < self._brackets.count:
-            level += place.row.attained > self._brackets.thresholds[level - 1]
-        if level != place.level:
-            place.level, place.entered = level, next(self._tickets)
-        self._waits.move(place.row, 1, self._rank(place))
+        level = ranked.level
+        if ranked.perceptible:
+            ranked.size = self._estimator.remaining_seconds(ranked.row)
+            level = self._level_queue.level_for(ranked.size)
+        elif level < self._level_queue.count:
+            level += ranked.row.device_seconds > self._level_queue.thresholds[level - 1]
+        if level != ranked.level:
+            ranked.level, ranked.order_entered = level, next(self._tickets)
+        self._aging_queue.move(ranked.row, 1, self._rank(ranked))
 
-    def _resize(self, place: _Place) -> None:
-        size, before = self._size(place.row), place.size
-        if not before < size <= before * (1 + self._parts.hysteresis):
-            place.size = size
-            place.level = self._brackets.bracket(size)
-        self._waits.move(place.row, 1, self._rank(place))
+    def _update_size(self, ranked: _RankedRow) -> None:
+        size, before = self._size(ranked.row), ranked.size
+        if not before < size <= before * (1 + self._options.hysteresis):
+            ranked.size = size
+            ranked.level = self._level_queue.level_for(size)
+        self._aging_queue.move(ranked.row, 1, self._rank(ranked))
 
-    def _rank(self, place: _Place) -> Rank:
-        priority = place.row.job.priority
-        if self._parts.rank == "queues":
-            kind = (0, place.size) if place.perceptible else (1, 0.0)
-            return (priority, place.level, *kind, place.entered)
-        row, size = place.row, place.size
-        if row.attained >= self._parts.lock * (row.attained + size) > 0:
+    def _rank(self, ranked: _RankedRow) -> RankInLevel:
+        priority = ranked.row.job.priority
+        if self._options.rank == "queues":
+            kind = (0, ranked.size) if ranked.perceptible else (1, 0.0)
+            return (priority, ranked.level, *kind, ranked.order_entered)
+        row, size = ranked.row, ranked.size
+        if row.device_seconds >= self._options.lock * (row.device_seconds + size) > 0:
             return (priority, 0, size)
-        if self._tenants:
-            size += self._parts.fairness * self._tenants.ahead(row.job.tenant)
-        if self._parts.tail:
-            size = boosted(row.job.arrived, size, self._parts.tail, self._usual)
+        if self._fairness:
+            size += self._options.fairness * self._fairness.excess_service(row.job.tenant)
+        if self._options.tail:
+            size = boosted_arrival(row.job.arrived, size, self._options.tail, self._mean_size)
         return (priority, 1, size)
 
     def _size(self, row: Row) -> float:
         """What the continuous order ranks by, in seconds."""
         estimator = self._estimator
-        per_round = row.survival.tokens(row.draft)
-        emitted = row.emitted + row.certain * per_round
-        law = estimator.law(row)
-        if self._parts.rank == "gittins" and law.sigma:
-            tokens = max(1.0, self._gittins.work(law, emitted, row.job.max_new))
+        per_round = row.acceptance.expected_tokens(row.draft_length)
+        emitted = row.emitted + row.min_pending * per_round
+        law = estimator.length_distribution(row)
+        if self._options.rank == "gittins" and law.sigma:
+            tokens = max(1.0, self._gittins.work_per_completion(law, emitted, row.job.max_new))
         else:
-            tokens = estimator.left(row, emitted)
-        seconds = estimator.seconds(row, tokens, per_round)
-        if self._short:
+            tokens = estimator.expected_remaining_tokens(row, emitted)
+        seconds = estimator.service_seconds(row, tokens, per_round)
+        if self._page_pressure:
             held = row.job.prompt + emitted + tokens / 2
-            seconds *= (held / self._held) ** (self._parts.volume * self._short / GRAIN)
+            seconds *= (held / self._mean_tokens_held) ** (
+                self._options.volume * self._page_pressure / PRESSURE_STEPS
+            )
         return seconds
 
-    def _press(self, used: float) -> None:
+    def _update_page_pressure(self, page_usage: float) -> None:
         """Notice how short pages are."""
-        if not self._parts.volume:
+        if not self._options.volume:
             return
-        short = max(0.0, used - EASY) / (1 - EASY) * GRAIN
-        if not self._short - 0.5 <= short <= self._short + 1.5:
-            rows = [place.row.known for place in self._places.values()]
-            self._held = max(1.0, sum(rows) / max(1, len(rows)))
-            self._short = int(short)
-            self._stale = len(self._ring)
+        short = max(0.0, page_usage - PRESSURE_FROM) / (1 - PRESSURE_FROM) * PRESSURE_STEPS
+        if not self._page_pressure - 0.5 <= short <= self._page_pressure + 1.5:
+            rows = [place.row.known_tokens for place in self._ranked_rows.values()]
+            self._mean_tokens_held = max(1.0, sum(rows) / max(1, len(rows)))
+            self._page_pressure = int(short)
+            self._stale_count = len(self._rerank_ring)
 
-    def _renew(self) -> None:
-        for _ in range(min(RENEWED, self._stale)):
-            place = self._ring.popleft()
-            if not place.gone:
-                self._ring.append(place)
-                self._resize(place)
-        self._stale = max(0, self._stale - RENEWED)
+    def _rerank_some(self) -> None:
+        for _ in range(min(RERANKED_ROWS, self._stale_count)):
+            place = self._rerank_ring.popleft()
+            if not place.removed:
+                self._rerank_ring.append(place)
+                self._update_size(place)
+        self._stale_count = max(0, self._stale_count - RERANKED_ROWS)

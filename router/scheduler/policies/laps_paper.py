@@ -17,82 +17,84 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from router.scheduler.acceptance import Stability
-from router.scheduler.api import End, Outcome
+from router.scheduler.acceptance import AcceptanceStability
+from router.scheduler.api import Outcome, RowEnded
 from router.scheduler.estimation.estimator import Estimator
-from router.scheduler.policies.multilevel_queue import Levels, Rank
+from router.scheduler.policies.multilevel_queue import MultilevelQueue, RankInLevel
 from router.scheduler.row import Row
 
-_BLIND: Rank = (1, 0.0)
+_NON_PERCEPTIBLE: RankInLevel = (1, 0.0)
 
 
-class Paper:
+class LapsPaper:
     """The paper's policy. `window` is its gamma in rounds, `deviation` its delta."""
 
-    def __init__(self, estimator: Estimator, levels: Levels, window: int, deviation: float) -> None:
+    def __init__(
+        self, estimator: Estimator, queue: MultilevelQueue, window: int, deviation: float
+    ) -> None:
         """Raises ValueError for a window or a deviation that mean nothing."""
-        Stability(window, deviation)  # refuses them now, not at the first request
+        AcceptanceStability(window, deviation)  # refuses them now, not at the first request
         self._estimator = estimator
-        self._levels = levels
+        self._queue = queue
         self._stability = (window, deviation)
-        self._blind: dict[int, tuple[Row, Stability]] = {}
+        self._non_perceptible: dict[int, tuple[Row, AcceptanceStability]] = {}
         """Non-perceptible rows."""
         self._perceptible: dict[int, Row] = {}
 
     @property
-    def levels(self) -> int:
-        return self._levels.count
+    def level_count(self) -> int:
+        return self._queue.count
 
     @property
-    def perceptible(self) -> int:
+    def perceptible_count(self) -> int:
         return len(self._perceptible)
 
-    def perceives(self, row: Row) -> bool:
+    def is_perceptible(self, row: Row) -> bool:
         return row.job.id in self._perceptible
 
     def level(self, row: Row) -> int:
-        return self._levels.level(row)
+        return self._queue.level(row)
 
-    def arrive(self, row: Row, now: float) -> None:
-        self._blind[row.job.id] = row, Stability(*self._stability)
-        self._levels.enter(row, 1, _BLIND, now)
+    def add(self, row: Row, now: float) -> None:
+        self._non_perceptible[row.job.id] = row, AcceptanceStability(*self._stability)
+        self._queue.add(row, 1, _NON_PERCEPTIBLE, now)
 
     def observe(self, row: Row, outcome: Outcome, now: float) -> None:
-        self._levels.serve(row, outcome, now)
-        if row.job.id in self._blind:
-            self._watch(row, outcome)
+        self._queue.record_service(row, outcome, now)
+        if row.job.id in self._non_perceptible:
+            self._observe_stability(row, outcome)
         if row.job.id in self._perceptible:
-            self._estimate(row)
+            self._move_to_estimate(row)
         else:
-            self._levels.demote(row)
+            self._queue.demote(row)
 
-    def leave(self, row: Row, end: End | None) -> None:
-        self._levels.leave(row)
-        self._blind.pop(row.job.id, None)
+    def remove(self, row: Row, end: RowEnded | None) -> None:
+        self._queue.remove(row)
+        self._non_perceptible.pop(row.job.id, None)
         self._perceptible.pop(row.job.id, None)
 
-    def order(self, now: float, used: float) -> Sequence[Row]:
-        return self._levels.order(now)
+    def order(self, now: float, page_usage: float) -> Sequence[Row]:
+        return self._queue.order(now)
 
-    def recut(self, thresholds: Iterable[float]) -> None:
+    def set_thresholds(self, thresholds: Iterable[float]) -> None:
         """Other queues: every row goes where its estimate, or its attained service, belongs.
 
         Raises ValueError for thresholds that do not rise.
         """
-        self._levels.recut(thresholds)
+        self._queue.set_thresholds(thresholds)
         for row in self._perceptible.values():
-            self._estimate(row)
-        for row, _ in self._blind.values():
-            self._levels.move(row, self._levels.bracket(row.attained), _BLIND)
+            self._move_to_estimate(row)
+        for row, _ in self._non_perceptible.values():
+            self._queue.move(row, self._queue.level_for(row.device_seconds), _NON_PERCEPTIBLE)
 
-    def _watch(self, row: Row, outcome: Outcome) -> None:
-        _, stability = self._blind[row.job.id]
+    def _observe_stability(self, row: Row, outcome: Outcome) -> None:
+        _, stability = self._non_perceptible[row.job.id]
         stability.observe(outcome.drafted, outcome.accepted)
-        settled = row.draft == 0 and row.emitted > 0  # nothing to learn without drafts
-        if settled or stability.stable:
-            del self._blind[row.job.id]
+        settled = row.draft_length == 0 and row.emitted > 0  # nothing to learn without drafts
+        if settled or stability.is_stable:
+            del self._non_perceptible[row.job.id]
             self._perceptible[row.job.id] = row
 
-    def _estimate(self, row: Row) -> None:
-        seconds = self._estimator.remaining(row)
-        self._levels.move(row, self._levels.bracket(seconds), (0, seconds))
+    def _move_to_estimate(self, row: Row) -> None:
+        seconds = self._estimator.remaining_seconds(row)
+        self._queue.move(row, self._queue.level_for(seconds), (0, seconds))

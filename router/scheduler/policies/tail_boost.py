@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from math import expm1, log
 
-KNEE = 0.05
+MIDPOINT_GAMMA = 0.05
 """gamma times the mean size at the middle of the dial (ours, from simulations)."""
-_LEAST = 1e-6
+_MIN_SIZE = 1e-6
 
 
-def boosted(arrived: float, size: float, tail: float, usual: float) -> float:
+def boosted_arrival(arrived: float, size: float, tail: float, mean_size: float) -> float:
     """`arrived` less the boost of `size`, in seconds; least goes first.
 
     `tail` above 0, up to 1: by arrival alone. `usual`: the mean size.
     """
     if tail >= 1:
         return arrived
-    gamma = KNEE * tail / (1 - tail) / usual
-    return arrived + log(-expm1(-gamma * max(size, _LEAST))) / gamma
+    gamma = MIDPOINT_GAMMA * tail / (1 - tail) / mean_size
+    return arrived + log(-expm1(-gamma * max(size, _MIN_SIZE))) / gamma

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchmark.demo.plain_english import steps
+from benchmark.demo.plain_english import describe_steps
 from benchmark.demo.prompts import FAMILIES, chat, examples, prompts, split_body, summary
 from benchmark.demo.stdlib_source import definitions
 
@@ -60,7 +60,7 @@ def test_steps_number_every_statement() -> None:
     text = 'def f(x):\n  "doc"\n  if x:\n    return 1\n  else:\n    x += 2\n  raise E'
     function = ast.parse(text).body[0]
     assert isinstance(function, ast.FunctionDef)
-    assert steps(function) == [
+    assert describe_steps(function) == [
         "If x, go on here.",
         "Return 1.",
         "Otherwise, go on here.",

@@ -7,8 +7,8 @@ import pytest
 from benchmark.demo.card import Card, write_card
 from benchmark.demo.outputs import Output
 from benchmark.demo.prompts import Prompt
-from benchmark.demo.report import Measured, accepted_fraction, family_row
-from benchmark.demo.training import Outcome
+from benchmark.demo.report import MeasuredOutput, accepted_fraction, family_row
+from benchmark.demo.training import TrainingResult
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ def test_the_window_is_an_argument() -> None:
 def test_a_row_gives_counts_lengths_and_shares() -> None:
     prompt = Prompt("chat", "?")
     found = [
-        Measured(Output(prompt, [1], [2] * 10, ended=True), 0.5),
-        Measured(Output(prompt, [1], [2] * 30, ended=False), 0.7),
+        MeasuredOutput(Output(prompt, [1], [2] * 10, ended=True), 0.5),
+        MeasuredOutput(Output(prompt, [1], [2] * 30, ended=False), 0.7),
     ]
     cells = [cell.strip() for cell in family_row("chat", found).strip("|").split("|")]
     assert cells[:5] == ["chat", "2", "20", "10", "12 / 20 / 28"]
@@ -42,7 +42,7 @@ def test_a_row_gives_counts_lengths_and_shares() -> None:
 
 
 def test_a_card_names_data_seed_and_loss(tmp_path: Path) -> None:
-    outcome = Outcome(steps=12, tokens=3_400_000, seconds=90.0, loss=1.25)
+    outcome = TrainingResult(steps=12, tokens=3_400_000, seconds=90.0, loss=1.25)
     write_card(Card("draft", 600_000, 7, outcome), tmp_path)
     text = (tmp_path / "README.md").read_text()
     for part in ("demo draft", "0.60 million", "| seed | 7 |", "1.5 |", "| 3.4 |", "1.250"):

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from benchmark.demo.corpus import endless, packed
+from benchmark.demo.corpus import document_stream, pack_batches
 from benchmark.demo.distil import share_embedding
 from benchmark.demo.losses import distillation_loss, next_token_loss
 from benchmark.demo.models import draft_config, load_model, save_bundle, target_config, weight_count
 from benchmark.demo.prompts import chat
 from benchmark.demo.tokenizer import CHAT_TEMPLATE, END_ID, PAD_ID, train_tokenizer
-from benchmark.demo.training import Outcome, Plan, learning_rate, train
+from benchmark.demo.training import TrainingPlan, TrainingResult, learning_rate, train
 
 TEXTS = ["def f(x):\n    return x + 1\n", "Naïve café costs 3 €", "a b c d e f"]
 TINY = train_tokenizer(TEXTS, vocabulary=300)
@@ -77,19 +77,21 @@ def test_a_bundle_reads_back_with_its_bfloat16_weights(tmp_path: Path) -> None:
 
 def test_training_lowers_both_losses() -> None:
     model = toy_model()
-    batches = packed(endless({"only": [[9, 10, 11, 12, END_ID]]}, {"only": 1.0}, 0), 16, 2)
+    batches = pack_batches(
+        document_stream({"only": [[9, 10, 11, 12, END_ID]]}, {"only": 1.0}, 0), 16, 2
+    )
     before = next_token_loss(model, next(batches)).item()
-    outcome = train(model, partial(next_token_loss, model), batches, Plan(0.01, peak=1e-2))
+    outcome = train(model, partial(next_token_loss, model), batches, TrainingPlan(0.01, peak=1e-2))
     assert outcome.loss < before
     draft = toy_model()
     before = distillation_loss(draft, model, next(batches)).item()
     loss = partial(distillation_loss, draft, model)
-    assert train(draft, loss, batches, Plan(0.01, peak=1e-2)).loss < before
+    assert train(draft, loss, batches, TrainingPlan(0.01, peak=1e-2)).loss < before
 
 
 def test_a_model_does_not_diverge_from_itself() -> None:
     model = toy_model()
-    rows = next(packed(endless({"only": [[9, 10, END_ID]]}, {"only": 1.0}, 0), 8, 1))
+    rows = next(pack_batches(document_stream({"only": [[9, 10, END_ID]]}, {"only": 1.0}, 0), 8, 1))
     assert distillation_loss(model, model, rows).item() == pytest.approx(0.0, abs=1e-6)
 
 
@@ -107,7 +109,9 @@ def test_the_two_shapes_divide_by_two_and_have_their_sizes() -> None:
 
 
 def test_runs_one_after_the_other_add_up() -> None:
-    assert Outcome(1, 20, 3.0, 9.0).then(Outcome(2, 30, 4.0, 5.0)) == Outcome(3, 50, 7.0, 5.0)
+    assert TrainingResult(1, 20, 3.0, 9.0).followed_by(
+        TrainingResult(2, 30, 4.0, 5.0)
+    ) == TrainingResult(3, 50, 7.0, 5.0)
 
 
 def test_the_draft_starts_with_the_geometry_of_the_targets_embedding() -> None:

@@ -41,7 +41,7 @@ def test_the_draft_of_the_wide_pair_is_the_start_of_its_target(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_pairs, "DEPTH", 3)
-    pair = engine_pairs.wide(tmp_path, 4)
+    pair = engine_pairs.wide_pair(tmp_path, 4)
     target, draft = baselines.load(pair.target), baselines.load(pair.draft)
     own = dict(target.named_parameters())
     assert all(value.equal(own[name]) for name, value in draft.named_parameters())

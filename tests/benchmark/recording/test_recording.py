@@ -14,12 +14,12 @@ from benchmark.recording import costs as record_costs
 from benchmark.recording import datasets
 from benchmark.recording import traces as record_traces
 from benchmark.simulation import step_costs, traces
-from benchmark.simulation.step_costs import LLAMA_7B, StepCosts, Work
+from benchmark.simulation.step_costs import LLAMA_7B, StepCosts, StepWork
 
 
 def test_the_fit_finds_the_coefficients_that_made_the_steps() -> None:
     works = [
-        Work(rows, rows * draft, draft, rows * held, chunk, int(chunk > 0), missed, moved)
+        StepWork(rows, rows * draft, draft, rows * held, chunk, int(chunk > 0), missed, moved)
         for rows in (1, 2, 8)
         for draft in (0, 2, 5)
         for held in (16, 300)
@@ -38,7 +38,7 @@ def test_the_fit_finds_the_coefficients_that_made_the_steps() -> None:
 
 
 def test_no_coefficient_is_negative_where_noise_says_so() -> None:
-    samples = [(Work(rows, 0, 0, 10 * rows), 1.0 - 0.01 * rows) for rows in range(1, 12)]
+    samples = [(StepWork(rows, 0, 0, 10 * rows), 1.0 - 0.01 * rows) for rows in range(1, 12)]
     fitted = step_costs.fit(samples)
     assert min(vars_of(fitted).values()) >= 0
 
@@ -49,7 +49,7 @@ def vars_of(costs: StepCosts) -> dict[str, float]:
 
 def test_a_scheduler_is_told_the_same_costs() -> None:
     capacity = LLAMA_7B.capacity(pages=10, rows=5, depth=2)
-    assert capacity.verify_seconds == LLAMA_7B.seconds(Work(1))
+    assert capacity.verify_seconds == LLAMA_7B.seconds(StepWork(1))
     each = LLAMA_7B.draft_step + LLAMA_7B.draft_row
     assert capacity.draft_token_seconds == pytest.approx(each)
     assert {rows for rows, _, _ in capacity.costs} == {1, 4, 5}
@@ -66,7 +66,12 @@ def test_costs_survive_their_file(tmp_path: Path) -> None:
 
 def test_the_recorded_costs_are_there() -> None:
     costs = step_costs.load()
-    assert 0 < costs.seconds(Work(1)) < costs.seconds(Work(1, 5, 5)) < costs.seconds(Work(8, 40, 5))
+    assert (
+        0
+        < costs.seconds(StepWork(1))
+        < costs.seconds(StepWork(1, 5, 5))
+        < costs.seconds(StepWork(8, 40, 5))
+    )
 
 
 def test_measured_costs_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +85,7 @@ def test_measured_costs_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = tmp_path / "c.json"
     args = argparse.Namespace(json=path, passes=1, target=None, draft=None)
     assert record_costs.run(args) == 0
-    assert step_costs.load(path).seconds(Work(1)) > 0
+    assert step_costs.load(path).seconds(StepWork(1)) > 0
     assert len(json.loads(path.read_text())["about"]["steps"]) == 2 * 2 * 3 + 2
 
 
@@ -95,7 +100,7 @@ def test_a_trace_predicts_every_round_of_the_engine() -> None:
         run = drive(engine, [known], 40, 3)
         assert len(run.tokens[0]) == trace.length
         # the first token comes with the prefill
-        assert run.steps == 1 + traces.rounds(trace, 3)[1]
+        assert run.steps == 1 + traces.remaining_rounds(trace, 3)[1]
 
 
 def test_prompts_of_a_file_are_recorded_with_any_pair(tmp_path: Path) -> None:
@@ -126,5 +131,5 @@ def test_without_network_a_data_set_is_refused_by_name(
 def test_rows_without_a_prompt_and_files_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there are answer, score"):
         datasets.prompt({"answer": "x", "score": 1})
-    with pytest.raises(datasets.Unreachable, match="neither a file nor one of chat"):
+    with pytest.raises(datasets.DatasetUnavailable, match="neither a file nor one of chat"):
         datasets.prompts(str(tmp_path / "none.jsonl"), 3)

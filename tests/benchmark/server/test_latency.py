@@ -12,19 +12,19 @@ import pytest
 from benchmark.server import latency as live
 from benchmark.server import replay
 from benchmark.server import server as live_server
-from benchmark.server.latency import Run
-from benchmark.server.replay import Log
-from benchmark.server.server import Answer, Ask, ServerFailed
+from benchmark.server.latency import LiveRun
+from benchmark.server.replay import StepLogData
+from benchmark.server.server import ClientRequest, ClientResponse, ServerFailed
 from benchmark.simulation import workloads
-from benchmark.simulation.step_costs import LLAMA_7B, Work
-from router.errors import Generation
-from tests.support.serving import DRAFTING, HELLO, ScriptedDispatcher, serving
+from benchmark.simulation.step_costs import LLAMA_7B, StepWork
+from router.errors import GenerationFailed
+from tests.support.serving import DRAFTING_SERVER_INFO, HELLO, ScriptedDispatcher, serving
 
 
 async def test_each_request_is_sent_when_it_is_due_with_its_hint_and_a_salt_of_its_own() -> None:
-    asks = [Ask("first", 0.02, 7), Ask("second", 0.0, 9)]
-    async with serving(about=DRAFTING) as server:
-        answers = await asyncio.to_thread(live_server.ask_all, server.base, asks)
+    asks = [ClientRequest("first", 0.02, 7), ClientRequest("second", 0.0, 9)]
+    async with serving(server_info=DRAFTING_SERVER_INFO) as server:
+        answers = await asyncio.to_thread(live_server.send_all, server.base_url, asks)
         _, *sent = [request for request, _ in server.dispatcher.opened]
     assert [request.inputs for request in sent] == ["second", "first"]
     assert [request.expected_new_tokens for request in sent] == [9, 7]
@@ -34,9 +34,11 @@ async def test_each_request_is_sent_when_it_is_due_with_its_hint_and_a_salt_of_i
 
 
 async def test_an_answer_that_is_none_ends_the_run() -> None:
-    async with serving(ScriptedDispatcher(Generation("no"))) as server:
+    async with serving(ScriptedDispatcher(GenerationFailed("no"))) as server:
         with pytest.raises(ServerFailed, match="no"):
-            await asyncio.to_thread(live_server.ask_all, server.base, [Ask("a", 0.0)])
+            await asyncio.to_thread(
+                live_server.send_all, server.base_url, [ClientRequest("a", 0.0)]
+            )
 
 
 def test_a_log_becomes_steps_with_their_work_and_the_busy_time(tmp_path: Path) -> None:
@@ -56,21 +58,21 @@ def test_a_log_becomes_steps_with_their_work_and_the_busy_time(tmp_path: Path) -
     log = replay.read(path)
     assert log.capacity == capacity
     assert [work for work, _ in log.samples] == [
-        Work(prefill=8, prefilling=1),
-        Work(rows=1, context=9, prefill=5, prefilling=1),
-        Work(rows=2, drafts=5, longest=3, context=16),
-        Work(rows=1, context=13),
+        StepWork(prefill=8, prefilling=1),
+        StepWork(rows=1, context=9, prefill=5, prefilling=1),
+        StepWork(rows=2, drafts=5, longest_draft=3, context=16),
+        StepWork(rows=1, context=13),
     ]
     assert [seconds for _, seconds in log.samples] == [0.25, 0.125, 0.5, 0.25]
     assert log.busy == 0.5 + 0.25 + 0.5 + 0.5
 
 
-def _log(busy: float) -> Log:
+def _log(busy: float) -> StepLogData:
     """Steps of a known cost, which were in flight for `busy` seconds."""
-    works = [Work(r, r * n, n, r * c) for r in (1, 2) for n in (0, 2, 5) for c in (32, 256)]
-    works += [Work(prefill=c, prefilling=1) for c in (16, 64)]
+    works = [StepWork(r, r * n, n, r * c) for r in (1, 2) for n in (0, 2, 5) for c in (32, 256)]
+    works += [StepWork(prefill=c, prefilling=1) for c in (16, 64)]
     samples = tuple((work, LLAMA_7B.seconds(work)) for work in works)
-    return Log(LLAMA_7B.capacity(500, 2, depth=2), samples, busy)
+    return StepLogData(LLAMA_7B.capacity(500, 2, depth=2), samples, busy)
 
 
 def test_fitted_costs_take_as_long_as_the_server_was_busy() -> None:
@@ -85,7 +87,9 @@ def test_the_report_has_its_figures_and_a_row_for_each_policy_and_request() -> N
     log = _log(sum(seconds for _, seconds in _log(0).samples))
     simulated = {policy: replay.replay(policy, log, requests) for policy in live.POLICIES}
     runs = [
-        Run(policy, [Answer(3, (1,), 2 * latency, {}) for latency in result.latencies], log)
+        LiveRun(
+            policy, [ClientResponse(3, (1,), 2 * latency, {}) for latency in result.latencies], log
+        )
         for policy, result in simulated.items()
     ]
     found = live.report(runs, requests, True)

@@ -21,7 +21,7 @@ def test_a_shape_has_the_moments_that_it_names(name: str) -> None:
     uncut = [log(n) for n in lengths if n < shape.max_new]
     assert stdev(uncut) == pytest.approx(shape.output[1], rel=0.15)
     assert max(lengths) <= shape.max_new
-    assert median(t.prompt for t in drawn) == pytest.approx(shape.prompt[0], rel=0.08)
+    assert median(t.prompt_tokens for t in drawn) == pytest.approx(shape.prompt[0], rel=0.08)
     long = [trace.accepted for trace in drawn if trace.length > 60]
     assert fmean(long) == pytest.approx(shape.level[0], abs=0.02)
     assert shape.level[1] < stdev(long) < shape.level[1] + 0.06
@@ -75,20 +75,20 @@ def test_predictions_are_off_by_sigma_and_reversed_ones_rank_backwards() -> None
 def test_arrivals_are_as_many_as_the_rate_says_after_the_backlog() -> None:
     drawn = [Trace("", 1, 1, b"\1")] * COUNT
     arriving = workloads.poisson(drawn, None, rate=4.0, seed=0, backlog=10)
-    times = [request.at for request in arriving]
+    times = [request.arrival for request in arriving]
     assert times[:10] == [0.0] * 10
     assert times == sorted(times)
     assert (COUNT - 10) / times[-1] == pytest.approx(4.0, rel=0.06)
-    assert {request.at for request in workloads.burst(drawn[:3], None)} == {0.0}
+    assert {request.arrival for request in workloads.burst(drawn[:3], None)} == {0.0}
 
 
 def test_runs_and_rounds_count_what_a_round_accepts() -> None:
     agrees = bytes([1, 1, 0, 1, 0, 0, 1])
-    assert list(traces.runs(agrees)) == [2, 1, 0, 1, 0, 0, 1]
+    assert list(traces.agreement_runs(agrees)) == [2, 1, 0, 1, 0, 0, 1]
     trace = Trace("", 1, 9, agrees)
     # drafts of 2: 1 1 then the corrected 0; 1 then the corrected 0; 0; 1
-    assert traces.rounds(trace, 2) == [4, 4, 4, 3, 3, 2, 1, 0]
-    assert traces.rounds(trace, 0)[0] == trace.length
+    assert traces.remaining_rounds(trace, 2) == [4, 4, 4, 3, 3, 2, 1, 0]
+    assert traces.remaining_rounds(trace, 0)[0] == trace.length
 
 
 def test_traces_survive_their_file(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_file_without_traces_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_bundled_traces_are_there_and_of_three_families() -> None:
-    recorded = traces.load(traces.RECORDED)
+    recorded = traces.load(traces.RECORDED_TRACES)
     assert len(recorded) >= 200
     assert {trace.family for trace in recorded} == {"chat", "code", "long"}
 

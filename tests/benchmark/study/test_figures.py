@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmark import __main__ as commands
-from benchmark.simulation.plans import Arm, Load, Row, flat
+from benchmark.simulation.plans import PolicyVariant, SimulationResult, Workload, flatten
 from benchmark.study import bounds, decision_costs, figures, live, page, parts, variants
 from benchmark.study.tables import interval
 from benchmark.study.targets import TARGETS
@@ -37,26 +37,28 @@ NAMES = {
 }
 
 
-def made_up(load: Load, arm: Arm) -> Row:
+def made_up(load: Workload, arm: PolicyVariant) -> SimulationResult:
     """Every arm has a mean of its own, the same for all loads."""
     mean = {"fcfs": 4.0, "las": 5.0, "sjf": 2.5, "srpt": 1.0, "laps-sd-paper": 3.0}
     value = mean.get(arm.policy, 2.0 if arm.sigma == 0.3 else 1.5)
     errors = tuple(0.01 * at for at in range(7))
-    return Row(load, arm, value, value, 2 * value, 0.0, 0.0, 10.0, 0.0, 0.0, 0.0, (), (), errors)
+    return SimulationResult(
+        load, arm, value, value, 2 * value, 0.0, 0.0, 10.0, 0.0, 0.0, 0.0, (), (), errors
+    )
 
 
-def table(wanted: Mapping[Load, list[Arm]]) -> figures.Table:
+def table(wanted: Mapping[Workload, list[PolicyVariant]]) -> figures.ResultTable:
     return {(load, arm): made_up(load, arm) for load, arms in wanted.items() for arm in arms}
 
 
 def test_the_names_are_the_agreed_ones() -> None:
-    told = {f"next_batch_ms_{live}" for live in decision_costs.TOLD}
-    found = figures.figures(table(figures.tasks(figures.QUICK)), figures.QUICK)
+    told = {f"next_batch_ms_{live}" for live in decision_costs.REPORTED_SIZES}
+    found = figures.compute_metrics(table(figures.tasks(figures.QUICK)), figures.QUICK)
     assert found.keys() | told == NAMES == TARGETS.keys()
 
 
 def test_figures_are_ratios_of_means() -> None:
-    found = figures.figures(table(figures.tasks(figures.QUICK)), figures.QUICK)
+    found = figures.compute_metrics(table(figures.tasks(figures.QUICK)), figures.QUICK)
     assert found["laps_over_fcfs.chat"] == pytest.approx(2 / 4)
     assert found["laps_over_srpt_sigma10.code"] == pytest.approx(1.5)
     assert found["paper_over_las.reasoning"] == pytest.approx(3 / 5)
@@ -70,7 +72,7 @@ def test_figures_are_ratios_of_means() -> None:
 def test_the_study_needs_no_run_twice() -> None:
     wanted = figures.tasks(figures.QUICK)
     for more in (parts, bounds, variants):
-        parts.merge(wanted, more.tasks(figures.QUICK).items())
+        parts.add_simulations(wanted, more.tasks(figures.QUICK).items())
     for arms in wanted.values():
         assert len(arms) == len(set(arms))
 
@@ -78,7 +80,7 @@ def test_the_study_needs_no_run_twice() -> None:
 def test_the_command_writes_rows_and_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny = figures.Size(
+    tiny = figures.StudySize(
         1,
         dict.fromkeys(figures.SHAPES, 8),
         (3,),
@@ -95,16 +97,19 @@ def test_the_command_writes_rows_and_figures(
     assert report["figures"]["next_batch_ms_256"] == pytest.approx(0.256)
     tasks = figures.tasks(tiny)
     assert len(report["rows"]) == sum(map(len, tasks.values()))
-    assert report["rows"][0].keys() == flat(made_up(Load("chat", 0), Arm("fcfs"))).keys()
+    assert (
+        report["rows"][0].keys()
+        == flatten(made_up(Workload("chat", 0), PolicyVariant("fcfs"))).keys()
+    )
 
 
 def test_markers_are_filled_and_unknown_ones_refused() -> None:
     text = "a <!-- table t -->\nold\n<!-- end --> b <!--= x.y -->1<!--/--> c"
-    filled = page.filled(text, {"t": "new"}, {"x.y": 0.456})
+    filled = page.render(text, {"t": "new"}, {"x.y": 0.456})
     assert filled == "a <!-- table t -->\n\nnew\n\n<!-- end --> b <!--= x.y -->0.46<!--/--> c"
-    assert page.filled(filled, {"t": "new"}, {"x.y": 0.456}) == filled
+    assert page.render(filled, {"t": "new"}, {"x.y": 0.456}) == filled
     with pytest.raises(KeyError, match="t"):
-        page.filled(text, {}, {"x.y": 1.0})
+        page.render(text, {}, {"x.y": 1.0})
 
 
 def test_every_marker_of_the_page_has_a_number() -> None:
@@ -130,7 +135,7 @@ def test_every_marker_of_the_page_has_a_number() -> None:
         ),
         "",
     )
-    page.filled(text, names, dict.fromkeys(NAMES, 1.0))
+    page.render(text, names, dict.fromkeys(NAMES, 1.0))
 
 
 def test_the_time_of_a_decision_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,5 +170,5 @@ def test_half_the_seeds_serve_other_loads() -> None:
 
 
 def test_jains_index_is_one_where_all_are_equal_and_a_share_where_one_has_all() -> None:
-    assert variants.jain([2.0, 2.0, 2.0]) == pytest.approx(1.0)
-    assert variants.jain([5.0, 0.0]) == pytest.approx(0.5)
+    assert variants.jain_index([2.0, 2.0, 2.0]) == pytest.approx(1.0)
+    assert variants.jain_index([5.0, 0.0]) == pytest.approx(0.5)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router.cli.flags import Parser
+from router.cli.flags import FlagParser
 
 
 def option(default: Any, **more: Any) -> Any:
@@ -26,7 +26,9 @@ class Config:
 
 
 def read(*arguments: str, **environment: str) -> Config:
-    return Parser({"config": Config}, "program", "about").read(arguments, environment)["config"]
+    return FlagParser({"config": Config}, "program", "about").parse_configs(arguments, environment)[
+        "config"
+    ]
 
 
 def test_the_flag_wins_over_the_variable_and_the_variable_over_the_default() -> None:

@@ -19,7 +19,7 @@ def test_a_bound_port_that_does_not_listen_yet_cannot_be_bound_again() -> None:
 def test_a_listening_port_cannot_be_bound_again() -> None:
     with listener.bind("127.0.0.1", 0) as first:
         first.listen()
-        listener.release(first)
+        listener.allow_address_reuse(first)
         with pytest.raises(listener.PortInUse, match="is free"):
             listener.bind("127.0.0.1", first.getsockname()[1])
 
@@ -27,7 +27,7 @@ def test_a_listening_port_cannot_be_bound_again() -> None:
 def test_connections_that_linger_do_not_keep_the_next_server_from_the_port() -> None:
     with listener.bind("127.0.0.1", 0) as first:
         first.listen()
-        listener.release(first)
+        listener.allow_address_reuse(first)
         port = first.getsockname()[1]
         client = socket.create_connection(("127.0.0.1", port))
         first.accept()[0].close()  # the side that closes first keeps the port in TIME_WAIT

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from router.http.access import PROBES, Access
+from router.http.access import HEALTH_PATHS, AccessPolicy
 from tests.support.serving import ScriptedDispatcher, serving
 
-KEY = Access(key="s3crét")
+KEY = AccessPolicy(api_key="s3crét")
 GOOD = {"Authorization": "Bearer s3crét"}
 REFUSED = b'{"error":"Unauthorized","error_type":"unauthorized"}'
 
@@ -23,7 +23,7 @@ REFUSED = b'{"error":"Unauthorized","error_type":"unauthorized"}'
 )
 async def test_without_the_key_nothing_is_answered_but_a_refusal(method: str, path: str) -> None:
     async with serving(access=KEY) as server:
-        answer = await server.raw(
+        answer = await server.send_raw(
             f"{method} {path} HTTP/1.1\nHost: x\nConnection: close\n"
             "Content-Type: application/json\nContent-Length: 14",
             b'{"inputs":"a"}',
@@ -55,10 +55,10 @@ async def test_the_key_opens_whatever_the_case_of_its_scheme(given: str) -> None
 
 async def test_probes_and_metrics_stay_open_and_metrics_can_be_closed() -> None:
     async with serving(access=KEY) as server:
-        for path in (*PROBES, "/metrics"):
+        for path in (*HEALTH_PATHS, "/metrics"):
             assert (await server.request("GET", path)).status == 200
         assert (await server.request("HEAD", "/health")).status == 200
-    async with serving(access=Access(key="s3crét", protect_metrics=True)) as server:
+    async with serving(access=AccessPolicy(api_key="s3crét", protect_metrics=True)) as server:
         assert (await server.request("GET", "/metrics")).status == 401
         assert (await server.request("GET", "/metrics", headers=GOOD)).status == 200
         assert (await server.request("GET", "/health")).status == 200
@@ -109,7 +109,7 @@ async def test_answers_errors_and_streams_tell_a_page_what_it_may_read(path: str
 
 
 async def test_only_named_origins_are_let_in() -> None:
-    access = Access(origins=("https://a.example", "https://b.example"))
+    access = AccessPolicy(allowed_origins=("https://a.example", "https://b.example"))
     async with serving(access=access) as server:
         for method in ("GET", "OPTIONS"):
             answer = await server.request(method, "/info", headers=ASKS)
@@ -122,13 +122,13 @@ async def test_only_named_origins_are_let_in() -> None:
 
 
 async def test_a_connection_above_the_cap_is_told_so_and_closed() -> None:
-    async with serving(access=Access(connections=2)) as server:
+    async with serving(access=AccessPolicy(max_connections=2)) as server:
         held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
         for _, writer in held:
             writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         for reader, _ in held:
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-        answer = await server.raw("GET /health HTTP/1.1\nHost: x")
+        answer = await server.send_raw("GET /health HTTP/1.1\nHost: x")
         assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
         assert b"\r\nRetry-After: 1\r\n" in answer
         assert b"\r\nConnection: close\r\n" in answer
@@ -150,7 +150,7 @@ async def test_a_connection_above_the_cap_is_told_so_and_closed() -> None:
 )
 async def test_what_is_no_http_is_told_so_in_json(head: str) -> None:
     async with serving() as server:
-        answer = await server.raw(head)
+        answer = await server.send_raw(head)
         assert answer.startswith(b"HTTP/1.")
         assert answer.split(b" ", 2)[1] == b"400"
         assert answer.endswith(b'{"error":"Bad request","error_type":"bad_request"}')

@@ -3,15 +3,17 @@ from typing import Any
 
 import pytest
 
-from router.errors import Malformed, Mistyped
-from router.http.json_body import read
-from router.native.request_models import CompatGenerate, Generate
+from router.errors import BodyTypeError, MalformedJson
+from router.http.json_body import parse_body
+from router.native.request_models import CompatGenerateRequest, GenerateRequest
 
 PREFIX = "Failed to deserialize the JSON body into the target type: "
 
 
 def parameters(**given: Any) -> Any:
-    return read(json.dumps({"inputs": "a", "parameters": given}).encode(), Generate).parameters
+    return parse_body(
+        json.dumps({"inputs": "a", "parameters": given}).encode(), GenerateRequest
+    ).parameters
 
 
 @pytest.mark.parametrize(
@@ -27,21 +29,21 @@ def parameters(**given: Any) -> Any:
     ],
 )
 def test_what_is_not_json_is_malformed(body: bytes) -> None:
-    with pytest.raises(Malformed, match=r"^Failed to parse the request body as JSON: "):
-        read(body, Generate)
+    with pytest.raises(MalformedJson, match=r"^Failed to parse the request body as JSON: "):
+        parse_body(body, GenerateRequest)
 
 
 @pytest.mark.parametrize("body", [b"[]", b"3", b'"a"', b"null"])
 def test_a_body_is_an_object(body: bytes) -> None:
-    with pytest.raises(Mistyped) as caught:
-        read(body, Generate)
+    with pytest.raises(BodyTypeError) as caught:
+        parse_body(body, GenerateRequest)
     assert str(caught.value) == PREFIX + "body: Input should be an object"
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"inputs":null}', b'{"parameters":{}}'])
 def test_inputs_are_required(body: bytes) -> None:
-    with pytest.raises(Mistyped) as caught:
-        read(body, Generate)
+    with pytest.raises(BodyTypeError) as caught:
+        parse_body(body, GenerateRequest)
     assert str(caught.value) == PREFIX + "inputs: Field required"
 
 
@@ -59,14 +61,14 @@ FLAGS = (
 @pytest.mark.parametrize("name", [*INTEGERS, "top_k", "speculate", "min_tokens", "priority"])
 @pytest.mark.parametrize("value", [True, "5", 1.5, 1.0, [1], {}, 2**64, 10**300])
 def test_an_integer_is_nothing_else(name: str, value: Any) -> None:
-    with pytest.raises(Mistyped) as caught:
+    with pytest.raises(BodyTypeError) as caught:
         parameters(**{name: value})
     assert str(caught.value).startswith(f"{PREFIX}parameters.{name}: ")
 
 
 @pytest.mark.parametrize("name", INTEGERS)
 def test_a_count_is_not_negative(name: str) -> None:
-    with pytest.raises(Mistyped, match=name):
+    with pytest.raises(BodyTypeError, match=name):
         parameters(**{name: -1})
 
 
@@ -79,14 +81,14 @@ def test_a_count_is_not_negative(name: str) -> None:
 )
 def test_an_integer_reaches_its_types_bound_and_no_further(name: str, most: int) -> None:
     assert getattr(parameters(**{name: most}), name) == most
-    with pytest.raises(Mistyped, match=name):
+    with pytest.raises(BodyTypeError, match=name):
         parameters(**{name: most + 1})
 
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("value", [True, "0.5", [0.5], 1e39, -1e39])
 def test_a_float_is_a_finite_float32(name: str, value: Any) -> None:
-    with pytest.raises(Mistyped) as caught:
+    with pytest.raises(BodyTypeError) as caught:
         parameters(**{name: value})
     assert str(caught.value).startswith(f"{PREFIX}parameters.{name}: ")
 
@@ -103,13 +105,13 @@ def test_floats_are_rounded_to_float32() -> None:
 @pytest.mark.parametrize("name", FLAGS)
 @pytest.mark.parametrize("value", [1, "true", []])
 def test_a_flag_is_true_or_false(name: str, value: Any) -> None:
-    with pytest.raises(Mistyped, match=f"parameters.{name}: Input should be a valid boolean"):
+    with pytest.raises(BodyTypeError, match=f"parameters.{name}: Input should be a valid boolean"):
         parameters(**{name: value})
 
 
 @pytest.mark.parametrize("value", ["a", [1], [None], {}])
 def test_stop_is_a_list_of_strings(value: Any) -> None:
-    with pytest.raises(Mistyped, match=r"parameters\.stop"):
+    with pytest.raises(BodyTypeError, match=r"parameters\.stop"):
         parameters(stop=value)
 
 
@@ -117,7 +119,7 @@ def test_stop_is_a_list_of_strings(value: Any) -> None:
     "value", ["json", {}, {"type": "json"}, {"type": "ebnf", "value": "x"}, {"value": "x"}]
 )
 def test_a_grammar_has_a_known_type_and_a_value(value: Any) -> None:
-    with pytest.raises(Mistyped, match=r"parameters\.grammar"):
+    with pytest.raises(BodyTypeError, match=r"parameters\.grammar"):
         parameters(grammar=value)
 
 
@@ -128,20 +130,20 @@ def test_null_is_as_good_as_absent_for_every_parameter() -> None:
 
 
 def test_no_parameters_at_all_mean_sampling_and_empty_ones_do_not() -> None:
-    assert read(b'{"inputs":"a"}', Generate).parameters.do_sample
-    assert read(b'{"inputs":"a","parameters":null}', Generate).parameters.do_sample
-    assert not read(b'{"inputs":"a","parameters":{}}', Generate).parameters.do_sample
+    assert parse_body(b'{"inputs":"a"}', GenerateRequest).parameters.do_sample
+    assert parse_body(b'{"inputs":"a","parameters":null}', GenerateRequest).parameters.do_sample
+    assert not parse_body(b'{"inputs":"a","parameters":{}}', GenerateRequest).parameters.do_sample
 
 
 def test_unknown_fields_are_ignored_at_every_depth() -> None:
     body = (
         b'{"inputs":"a","x":[{}],"parameters":{"y":1,"grammar":{"type":"json","value":{},"z":0}}}'
     )
-    assert read(body, Generate).inputs == "a"
+    assert parse_body(body, GenerateRequest).inputs == "a"
 
 
 def test_the_last_of_two_equal_keys_wins() -> None:
-    assert read(b'{"inputs":"a","inputs":"b"}', Generate).inputs == "b"
+    assert parse_body(b'{"inputs":"a","inputs":"b"}', GenerateRequest).inputs == "b"
 
 
 def test_aliases_name_the_same_parameter() -> None:
@@ -150,11 +152,11 @@ def test_aliases_name_the_same_parameter() -> None:
 
 
 def test_only_the_root_reads_the_stream_flag() -> None:
-    assert read(b'{"inputs":"a","stream":true}', CompatGenerate).stream
-    assert not read(b'{"inputs":"a","stream":null}', CompatGenerate).stream
-    assert read(b'{"inputs":"a","stream":"yes"}', Generate).inputs == "a"
-    with pytest.raises(Mistyped, match="stream"):
-        read(b'{"inputs":"a","stream":"yes"}', CompatGenerate)
+    assert parse_body(b'{"inputs":"a","stream":true}', CompatGenerateRequest).stream
+    assert not parse_body(b'{"inputs":"a","stream":null}', CompatGenerateRequest).stream
+    assert parse_body(b'{"inputs":"a","stream":"yes"}', GenerateRequest).inputs == "a"
+    with pytest.raises(BodyTypeError, match="stream"):
+        parse_body(b'{"inputs":"a","stream":"yes"}', CompatGenerateRequest)
 
 
 def crowd(values: int) -> bytes:
@@ -163,23 +165,23 @@ def crowd(values: int) -> bytes:
 
 
 def test_a_body_of_too_many_values_is_refused_before_it_is_parsed() -> None:
-    assert read(crowd(998), Generate, 1000).inputs == '[,",[{\\'
-    with pytest.raises(Mistyped) as caught:
-        read(crowd(1004), Generate, 1000)
+    assert parse_body(crowd(998), GenerateRequest, 1000).inputs == '[,",[{\\'
+    with pytest.raises(BodyTypeError) as caught:
+        parse_body(crowd(1004), GenerateRequest, 1000)
     assert str(caught.value) == PREFIX + "body: it holds more than 1000 values"
 
 
 @pytest.mark.parametrize("unit", [b'"",', b'"a":"",', b"{},", b"[[]],", b"1,"])
 def test_values_of_every_kind_count(unit: bytes) -> None:
-    with pytest.raises(Mistyped, match="more than 1000 values"):
-        read(b'{"inputs":"a","more":[' + unit * 3000 + b"0]}", Generate, 1000)
+    with pytest.raises(BodyTypeError, match="more than 1000 values"):
+        parse_body(b'{"inputs":"a","more":[' + unit * 3000 + b"0]}", GenerateRequest, 1000)
 
 
 @pytest.mark.parametrize("text", ['",' * 3000, "[{" * 3000, "\\\\," * 3000])
 def test_a_text_is_one_value_whatever_it_holds(text: str) -> None:
-    assert read(json.dumps({"inputs": text}).encode(), Generate, 10).inputs == text
+    assert parse_body(json.dumps({"inputs": text}).encode(), GenerateRequest, 10).inputs == text
 
 
 def test_the_first_wrong_value_of_many_is_named() -> None:
-    with pytest.raises(Mistyped, match=r"parameters\.stop\.1: Input should be a valid string"):
+    with pytest.raises(BodyTypeError, match=r"parameters\.stop\.1: Input should be a valid string"):
         parameters(stop=["a", *range(1000)])

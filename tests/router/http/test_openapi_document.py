@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from router.cloud import HOSTED
-from router.http.openapi_document import document
-from router.native.openapi import NATIVE
-from router.openai.openapi import OPENAI
+from router.cloud import CLOUD_OPERATIONS
+from router.http.openapi_document import openapi_document
+from router.native.openapi import NATIVE_OPERATIONS
+from router.openai.openapi import OPENAI_OPERATIONS
 from tests.support.serving import serving
 
-DOCUMENT = json.loads(document((*NATIVE, *OPENAI, *HOSTED)))
+DOCUMENT = json.loads(openapi_document((*NATIVE_OPERATIONS, *OPENAI_OPERATIONS, *CLOUD_OPERATIONS)))
 TGI_PATHS = {
     *(("/", "post"), ("/generate", "post"), ("/generate_stream", "post"), ("/health", "get")),
     *(("/info", "get"), ("/metrics", "get"), ("/tokenize", "post")),
@@ -117,7 +117,7 @@ async def test_the_page_and_all_that_it_loads_come_from_the_server() -> None:
 
 
 async def test_a_server_may_have_no_pages_and_still_tell_its_document() -> None:
-    async with serving(pages=False) as server:
+    async with serving(docs_ui=False) as server:
         for path in ("/docs", "/docs/swagger-ui.css"):
             assert (await server.request("GET", path)).status == 404
         assert (await server.request("GET", "/api-doc/openapi.json")).json() == DOCUMENT

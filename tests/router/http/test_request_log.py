@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from router.log_levels import ROUTER, SHARD, level
+from router.log_levels import ROUTER_TARGETS, SHARD_TARGETS, effective_level
 from tests.support.serving import ScriptedDispatcher, serving
 
 
@@ -24,13 +24,13 @@ from tests.support.serving import ScriptedDispatcher, serving
     ],
 )
 def test_the_routers_part_wins_and_nonsense_changes_nothing(directives, expected) -> None:
-    assert level(directives, ROUTER) == expected
+    assert effective_level(directives, ROUTER_TARGETS) == expected
 
 
 def test_a_shard_has_a_part_of_its_own() -> None:
     directives = "warn,text_generation_router=debug,text_generation_server=error"
-    assert level(directives, SHARD) == logging.ERROR
-    assert level("warn,text_generation_router=debug", SHARD) == logging.WARNING
+    assert effective_level(directives, SHARD_TARGETS) == logging.ERROR
+    assert effective_level("warn,text_generation_router=debug", SHARD_TARGETS) == logging.WARNING
 
 
 async def test_a_line_tells_how_a_request_ended_and_never_what_it_said(

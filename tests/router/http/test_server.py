@@ -53,17 +53,17 @@ async def test_an_odd_request_id_is_replaced_by_a_fresh_one(given: str) -> None:
 async def test_repeated_slashes_are_one(path: str) -> None:
     async with serving() as server:
         if "generate" in path:
-            answer = await server.raw(
+            answer = await server.send_raw(
                 f"POST {path} HTTP/1.1\nHost: x\nConnection: close\n"
                 "Content-Type: application/json\nContent-Length: 14",
                 b'{"inputs":"a"}',
             )
             assert answer.endswith('{"generated_text":" Hello «世»"}'.encode())
         else:
-            answer = await server.raw(f"GET {path} HTTP/1.1\nHost: x\nConnection: close")
+            answer = await server.send_raw(f"GET {path} HTTP/1.1\nHost: x\nConnection: close")
         assert answer.startswith(b"HTTP/1.1 200")
         assert b"x-request-id: " in answer
-        lost = await server.raw("GET //lost HTTP/1.1\nHost: x\nConnection: close")
+        lost = await server.send_raw("GET //lost HTTP/1.1\nHost: x\nConnection: close")
         assert lost.endswith(b'{"error":"Not Found","error_type":"not_found"}')
 
 

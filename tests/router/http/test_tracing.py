@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as wire
 
 from router.config import ServerConfig
-from router.http.tracing import middleware, phases, provider
+from router.http.tracing import make_tracer_provider, phases, tracing_middleware
 from router.requests.request import Request
 from shard.wire.protocol import Sampling
 from tests.support.serving import ScriptedRecord, serving
@@ -45,8 +45,8 @@ def collector() -> Iterator[tuple[Collector, str]]:
 
 async def test_a_request_is_a_span_of_its_callers_trace(collector: tuple[Collector, str]) -> None:
     servicer, endpoint = collector
-    traces = provider(endpoint, "a-name")
-    async with serving(around=[middleware(traces)]) as server:
+    traces = make_tracer_provider(endpoint, "a-name")
+    async with serving(middlewares=[tracing_middleware(traces)]) as server:
         head = {"traceparent": f"00-{TRACE}-{PARENT}-01", "x-request-id": "mine"}
         assert (await server.post("/generate_stream", {"inputs": "a"}, headers=head)).status == 200
         assert (await server.post("/nowhere", {})).status == 404
@@ -73,8 +73,8 @@ async def test_a_request_is_a_span_of_its_callers_trace(collector: tuple[Collect
 
 async def test_a_span_that_is_not_kept_is_not_told(collector: tuple[Collector, str]) -> None:
     servicer, endpoint = collector
-    traces = provider(endpoint, "a-name")
-    async with serving(around=[middleware(traces)]) as server:
+    traces = make_tracer_provider(endpoint, "a-name")
+    async with serving(middlewares=[tracing_middleware(traces)]) as server:
         head = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
         assert (await server.post("/generate", {"inputs": "a"}, headers=head)).status == 200
     traces.shutdown()

@@ -16,31 +16,31 @@ import pytest
 
 from router.errors import (
     Cancelled,
-    Generation,
-    Incomplete,
-    Invalid,
+    GenerationFailed,
+    IncompleteGeneration,
     Overloaded,
     RouterError,
     Unavailable,
+    ValidationError,
 )
-from router.http.access import Access
-from router.http.context import Patience
+from router.http.access import AccessPolicy
+from router.http.context import Timeouts
 from router.requests.request import Request
-from router.scheduler.api import Look
+from router.scheduler.api import RequestStatus
 from shard.wire.protocol import Sampling
 from tests.support.serving import (
-    ABOUT,
-    DRAFTING,
+    DRAFTING_SERVER_INFO,
     HELLO,
-    PATIENCE,
+    SERVER_INFO,
+    TIMEOUTS,
+    RunningServer,
     ScriptedDispatcher,
     ScriptedRecord,
-    Served,
     Token,
     serving,
 )
 
-KEY = Access(key="secret")
+KEY = AccessPolicy(api_key="secret")
 LINE = "=" * 30
 JSON = "application/json"
 
@@ -82,7 +82,7 @@ def ends(*script: Any, **more: Any) -> dict[str, Any]:
 def waiting() -> ScriptedDispatcher:
     """A dispatcher with one request that waits."""
     dispatcher = ScriptedDispatcher()
-    look = Look(2, False, 0.5, 1.25, 3.5, {"keep": 1, "swap": 0, "recompute": 0})
+    look = RequestStatus(2, False, 0.5, 1.25, 3.5, {"keep": 1, "swap": 0, "recompute": 0})
     dispatcher.known["mine"] = [(ScriptedRecord(Request("a", Sampling()), (), None), look)]
     return dispatcher
 
@@ -102,7 +102,9 @@ CALLS = {
     "root": post("/", GREEDY),
     "root_stream": post("/", '{"inputs":"Say","stream":true,"parameters":{"details":true}}'),
     "generate": post("/generate", GREEDY),
-    "generate_details": post("/generate", FULL, server=ends(*TOP) | {"about": DRAFTING}),
+    "generate_details": post(
+        "/generate", FULL, server=ends(*TOP) | {"server_info": DRAFTING_SERVER_INFO}
+    ),
     "generate_best_of": post(
         "/generate",
         '{"inputs":"Say","parameters":{"best_of":2,"temperature":0.5,"details":true}}',
@@ -112,7 +114,7 @@ CALLS = {
     "generate_stream_details": post(
         "/generate_stream",
         FULL.replace('"decoder_input_details":true,', ""),
-        server=ends(*TOP) | {"about": DRAFTING},
+        server=ends(*TOP) | {"server_info": DRAFTING_SERVER_INFO},
     ),
     "invocations": post("/invocations", GREEDY),
     "vertex": post("/vertex", '{"instances":[{"inputs":"Say"},{"inputs":"a"}]}'),
@@ -139,7 +141,7 @@ CALLS = {
     "v1_chat_logprobs": post(
         "/v1/chat/completions",
         CHAT.replace("}]", '}],"logprobs":true,"top_logprobs":1'),
-        server=ends(*TOP) | {"about": DRAFTING},
+        server=ends(*TOP) | {"server_info": DRAFTING_SERVER_INFO},
     ),
     "v1_chat_stream": post("/v1/chat/completions", STREAMED),
     "v1_completions": post("/v1/completions", '{"prompt":"Say"}'),
@@ -164,7 +166,7 @@ CALLS = {
         "/v1/completions",
         "",
         head={"Content-Length": "9"},
-        server={"patience": Patience(body=0.01, linger=0.01)},
+        server={"timeouts": Timeouts(body=0.01, linger=0.01)},
     ),
     "v1_error_413": post("/v1/completions", '{"prompt":"' + "a" * 2000 + '"}'),
     "v1_error_415": post("/v1/completions", kind="text/plain"),
@@ -187,9 +189,9 @@ CALLS = {
     "v1_error_422_suffix": post("/v1/completions", '{"prompt":"Say","suffix":"x"}'),
     "v1_error_422_prompts": post("/v1/completions", '{"prompt":["a","b","c","d","e"]}'),
     "v1_error_422_empty": post("/v1/completions", '{"prompt":[]}'),
-    "v1_error_424": post("/v1/chat/completions", CHAT, server=ends(FIRST, Generation("x"))),
+    "v1_error_424": post("/v1/chat/completions", CHAT, server=ends(FIRST, GenerationFailed("x"))),
     "v1_error_424_stream": post(
-        "/v1/chat/completions", STREAMED, server=ends(FIRST, Generation("x"))
+        "/v1/chat/completions", STREAMED, server=ends(FIRST, GenerationFailed("x"))
     ),
     "v1_error_429": post("/v1/completions", '{"prompt":"Say"}', server=ends(full=True)),
     "v1_error_499": post("/v1/chat/completions", CHAT, server=ends(FIRST, Cancelled())),
@@ -198,7 +200,7 @@ CALLS = {
     "v1_error_500_stream": post("/v1/chat/completions", STREAMED, server=ends(FIRST, ending=None)),
     "v1_error_503": post("/v1/completions", '{"prompt":"Say"}', server=ends(reason="draining")),
     "v1_error_responses_stream": post(
-        "/v1/responses", '{"input":"Say","stream":true}', server=ends(FIRST, Generation("x"))
+        "/v1/responses", '{"input":"Say","stream":true}', server=ends(FIRST, GenerationFailed("x"))
     ),
     "error_400_json": post("/generate", '{"inputs":'),
     "error_400_surrogate": post("/generate", '{"inputs":"\\ud800"}'),
@@ -217,7 +219,7 @@ CALLS = {
         "/generate",
         "",
         head={"Content-Length": "9"},
-        server={"patience": Patience(body=0.01, linger=0.01)},
+        server={"timeouts": Timeouts(body=0.01, linger=0.01)},
     ),
     "error_413": post("/generate", '{"inputs":"' + "a" * 2000 + '"}'),
     "error_415": post("/generate", kind="text/plain"),
@@ -233,9 +235,9 @@ CALLS = {
         "/generate", '{"inputs":"a","parameters":{"grammar":{"type":"json","value":{}}}}'
     ),
     "error_422_template": post("/chat_tokenize", CHAT, server={"template": ""}),
-    "error_422_length": post("/generate", server=ends(refusal=Invalid("`inputs` ..."))),
-    "error_424": post("/generate", server=ends(FIRST, Generation("x"))),
-    "error_424_stream": post("/generate_stream", server=ends(FIRST, Generation("x"))),
+    "error_422_length": post("/generate", server=ends(refusal=ValidationError("`inputs` ..."))),
+    "error_424": post("/generate", server=ends(FIRST, GenerationFailed("x"))),
+    "error_424_stream": post("/generate_stream", server=ends(FIRST, GenerationFailed("x"))),
     "error_429": post("/generate", server=ends(refusal=Overloaded())),
     "error_429_stream": post("/generate_stream", server=ends(full=True)),
     "error_499": post("/generate", server=ends(FIRST, Cancelled())),
@@ -244,12 +246,12 @@ CALLS = {
     "error_500_stream": post("/generate_stream", server=ends(FIRST, ending=None)),
     "error_500_nan_stream": post("/generate_stream", server=ends(Token(1, "a", float("nan")))),
     "error_500_vertex": post(
-        "/vertex", '{"instances":[{"inputs":"a"}]}', server=ends(FIRST, Incomplete())
+        "/vertex", '{"instances":[{"inputs":"a"}]}', server=ends(FIRST, IncompleteGeneration())
     ),
     "error_503_draining": post("/generate", server=ends(reason="draining")),
     "error_503_failed": post("/generate_stream", server=ends(reason="failed")),
     "error_503_lost": post("/generate", server=ends(refusal=Unavailable("Model is unavailable"))),
-    "error_503_connections": get("/health", server={"access": Access(connections=0)}),
+    "error_503_connections": get("/health", server={"access": AccessPolicy(max_connections=0)}),
     "unhealthy": get("/health", server=ends(reason="stalled")),
     "not_ready": get("/health/ready", server=ends(reason="restarting")),
 }
@@ -273,7 +275,7 @@ async def test_the_wire_is_the_one_on_record(
 
 
 def _served(call: Call) -> Any:
-    settings = {"about": ABOUT, "patience": PATIENCE} | call.server
+    settings = {"server_info": SERVER_INFO, "timeouts": TIMEOUTS} | call.server
     make = settings.pop("dispatcher", ScriptedDispatcher)
     return serving(make(), **settings)
 
@@ -308,7 +310,7 @@ BEFORE = {
 }
 """What fails before any work, by status."""
 DURING = {
-    424: ends(Generation("x")),
+    424: ends(GenerationFailed("x")),
     429: ends(full=True),
     499: ends(Cancelled()),
     500: ends(FIRST, ending=None),
@@ -438,5 +440,5 @@ async def test_a_transcript_does_not_depend_on_what_came_before() -> None:
     assert first == second
 
 
-async def _once(server: Served, call: Call) -> bytes:
-    return re.sub(rb"\r\nDate: [^\r]*", b"", await server.raw(*call.bytes()))
+async def _once(server: RunningServer, call: Call) -> bytes:
+    return re.sub(rb"\r\nDate: [^\r]*", b"", await server.send_raw(*call.bytes()))

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from router.errors import Cancelled, Generation, Invalid, Unavailable
-from router.http.context import Patience
+from router.errors import Cancelled, GenerationFailed, Unavailable, ValidationError
+from router.http.context import Timeouts
 from router.requests.request import Request
-from router.scheduler.api import Look
+from router.scheduler.api import RequestStatus
 from shard.wire.protocol import Sampling
 from tests.support.serving import (
-    DRAFTING,
+    DRAFTING_SERVER_INFO,
     HELLO,
     ScriptedDispatcher,
     ScriptedRecord,
@@ -58,7 +58,7 @@ async def test_the_root_answers_an_array_of_one_that_starts_with_the_prompt() ->
 
 
 async def test_the_root_of_another_kind_of_model_leaves_the_prompt_out() -> None:
-    async with serving(about=DRAFTING) as server:
+    async with serving(server_info=DRAFTING_SERVER_INFO) as server:
         response = await server.post("/", {"inputs": "Say", "parameters": {}})
         assert response.body == '[{"generated_text":" Hello «世»"}]'.encode()
 
@@ -102,7 +102,7 @@ OURS = (
 
 async def test_a_server_with_a_drafter_tells_drafts_and_service() -> None:
     body = {"inputs": "a", "parameters": {"details": True, "do_sample": True, "seed": 7}}
-    async with serving(about=DRAFTING) as server:
+    async with serving(server_info=DRAFTING_SERVER_INFO) as server:
         whole = (await server.post("/generate", body)).json()
         assert whole["details"]["seed"] == 7
         assert dict(list(whole["details"].items())[-5:]) == json.loads(b"{" + OURS + b"}")
@@ -118,7 +118,7 @@ OTHER = b'{"id":3,"text":"x","logprob":-2.0,"special":false}'
 async def test_the_likeliest_tokens_follow_the_token_and_the_tokens() -> None:
     script = ScriptedDispatcher(Token(15, " Hello", -0.25, top=TOP))
     body = {"inputs": "a", "parameters": {"details": True, "top_n_tokens": 2}}
-    async with serving(script, about=DRAFTING) as server:
+    async with serving(script, server_info=DRAFTING_SERVER_INFO) as server:
         whole = (await server.post("/generate", body)).body
         tail = b'"tokens":[%b],"top_tokens":[[%b,%b]],' + OURS + b"}}"
         assert whole.endswith(tail % (TOLD, TOLD, OTHER))
@@ -210,7 +210,7 @@ async def test_a_stream_tells_only_what_is_known_at_its_start() -> None:
     ("error", "status", "body"),
     [
         (
-            Generation("out of memory"),
+            GenerationFailed("out of memory"),
             424,
             b'{"error":"Request failed during generation: Server error: out of memory",'
             b'"error_type":"generation"}',
@@ -265,7 +265,7 @@ async def test_what_fails_before_generation_has_its_status_even_when_streaming(p
 
 
 async def test_what_the_dispatcher_refuses_has_its_status_when_streaming() -> None:
-    async with serving(ScriptedDispatcher(refusal=Invalid("too long"))) as server:
+    async with serving(ScriptedDispatcher(refusal=ValidationError("too long"))) as server:
         response = await server.post("/generate_stream", {"inputs": "a"})
         assert response.status == 422
         assert (response.json())["error"] == "Input validation error: too long"
@@ -342,7 +342,7 @@ def scripted(*, steps: int = 0, tokens: int = 0) -> ScriptedRecord:
 
 
 async def test_a_queued_request_learns_its_estimated_wait() -> None:
-    look = Look(2, False, 0.5, 1.25, 3.5, {"keep": 1, "swap": 0, "recompute": 0})
+    look = RequestStatus(2, False, 0.5, 1.25, 3.5, {"keep": 1, "swap": 0, "recompute": 0})
     served = replace(look, level=0, wait=0.0, perceptible=True)
     async with serving() as server:
         server.dispatcher.known["mine:1"] = [
@@ -422,7 +422,7 @@ async def test_a_body_of_the_limit_passes_and_one_byte_more_does_not() -> None:
 
 async def test_a_body_that_declares_too_much_is_refused_unread() -> None:
     async with serving() as server:
-        answer = await server.raw(
+        answer = await server.send_raw(
             "POST / HTTP/1.1\nHost: x\nContent-Type: application/json\nContent-Length: 9000000"
         )
         assert answer.startswith(b"HTTP/1.1 413")
@@ -430,7 +430,7 @@ async def test_a_body_that_declares_too_much_is_refused_unread() -> None:
 
 async def test_a_body_that_hides_its_size_is_refused_at_the_limit() -> None:
     async with serving() as server:
-        answer = await server.raw(
+        answer = await server.send_raw(
             "POST / HTTP/1.1\nHost: x\nContent-Type: application/json\nTransfer-Encoding: chunked",
             b"bb8\r\n" + b" " * 3000 + b"\r\n",
         )
@@ -438,8 +438,8 @@ async def test_a_body_that_hides_its_size_is_refused_at_the_limit() -> None:
 
 
 async def test_a_body_that_drips_is_given_up() -> None:
-    async with serving(patience=Patience(body=0.01, linger=0.05)) as server:
-        answer = await server.raw(
+    async with serving(timeouts=Timeouts(body=0.01, linger=0.05)) as server:
+        answer = await server.send_raw(
             "POST / HTTP/1.1\nHost: x\nContent-Type: application/json\nContent-Length: 100", b"{"
         )
         assert answer.startswith(b"HTTP/1.1 408")
@@ -472,8 +472,8 @@ async def test_a_silent_stream_is_kept_alive_with_comments() -> None:
     gate = asyncio.Event()
     script = ScriptedDispatcher(gate, Token(1, "a", -1.0), ending="length")
     async with (
-        serving(script, patience=Patience(comment=0.001)) as server,
-        server.session.post(f"{server.base}/generate_stream", json={"inputs": "a"}) as response,
+        serving(script, timeouts=Timeouts(comment_interval=0.001)) as server,
+        server.session.post(f"{server.base_url}/generate_stream", json={"inputs": "a"}) as response,
     ):
         assert await response.content.readexactly(6) == b":\n\n:\n\n"
         gate.set()
@@ -484,9 +484,9 @@ async def test_a_silent_stream_is_kept_alive_with_comments() -> None:
 async def test_a_client_that_does_not_read_is_cut_off() -> None:
     flood = [Token(1, "x" * 65536, -1.0)] * 400
     script = ScriptedDispatcher(*flood)
-    async with serving(script, patience=Patience(stall=0.05)) as server:
+    async with serving(script, timeouts=Timeouts(stall=0.05)) as server:
         async with server.session.post(
-            f"{server.base}/generate_stream", json={"inputs": "a"}
+            f"{server.base_url}/generate_stream", json={"inputs": "a"}
         ) as response:
             await script.left.wait()
             assert response.status == 200

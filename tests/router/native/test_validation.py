@@ -7,23 +7,30 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from router.config import Limits
-from router.errors import Invalid, Malformed, Mistyped
-from router.http.json_body import read
-from router.native.request_models import Generate, Parameters
+from router.errors import BodyTypeError, MalformedJson, ValidationError
+from router.http.json_body import parse_body
+from router.native.request_models import GenerateParameters, GenerateRequest
 from router.native.validation import precheck, validate
-from router.requests.request import SEEDS, Bounds, Request, fit, sequences, settle
-from shard.wire.protocol import HEADER, New, Report, Sampling, Step, pack, unpack
+from router.requests.request import (
+    SEED_LIMIT,
+    Request,
+    ResolvedLimits,
+    expand_best_of,
+    fit_to_context,
+    resolve_limits,
+)
+from shard.wire.protocol import HEADER_BYTES, NewRow, ReportOptions, Sampling, Step, pack, unpack
 
-BOUNDS = settle(Limits(max_input_tokens=30), 2000)
+BOUNDS = resolve_limits(Limits(max_input_tokens=30), 2000)
 
 
-def request(inputs: str = "a", bounds: Bounds = BOUNDS, **parameters: Any) -> Request:
-    body = Generate(inputs=inputs, parameters=Parameters.model_validate(parameters))
-    return validate(body, bounds, stream=False, pick=lambda: 77)
+def request(inputs: str = "a", bounds: ResolvedLimits = BOUNDS, **parameters: Any) -> Request:
+    body = GenerateRequest(inputs=inputs, parameters=GenerateParameters.model_validate(parameters))
+    return validate(body, bounds, stream=False, new_seed=lambda: 77)
 
 
 def refusal(inputs: str = "a", **parameters: Any) -> str:
-    with pytest.raises(Invalid) as caught:
+    with pytest.raises(ValidationError) as caught:
         request(inputs, **parameters)
     return str(caught.value).removeprefix("Input validation error: ")
 
@@ -114,7 +121,7 @@ def test_processors_do_not_imply_sampling() -> None:
 
 
 def test_the_operators_watermark_goes_with_who_asks_for_one() -> None:
-    bounds = settle(Limits(watermark_gamma=0.25, watermark_delta=3.0), 2000)
+    bounds = resolve_limits(Limits(watermark_gamma=0.25, watermark_delta=3.0), 2000)
     assert request(bounds=bounds).sampling == Sampling()
     marked = Sampling(watermark=True, watermark_gamma=0.25, watermark_delta=3.0)
     assert request(bounds=bounds, watermark=True).sampling == marked
@@ -122,21 +129,21 @@ def test_the_operators_watermark_goes_with_who_asks_for_one() -> None:
 
 def test_what_is_to_be_told_goes_to_the_shards() -> None:
     made = request(top_n_tokens=5, decoder_input_details=True)
-    assert made.report == Report(top_n=5, prompt=True)
+    assert made.report == ReportOptions(top_n=5, prompt_logprobs=True)
     assert made.details
-    assert request().report == Report()
+    assert request().report == ReportOptions()
 
 
 def test_sequences_differ_in_seeds_that_follow_from_the_first() -> None:
     made = request(best_of=2, do_sample=True)
-    first, *others = sequences(made, 200)
+    first, *others = expand_best_of(made, 200)
     seeds = {each.sampling.seed for each in (first, *others)}
     assert first == made
     assert len(seeds) == 200
-    assert all(seed < SEEDS for seed in seeds)
+    assert all(seed < SEED_LIMIT for seed in seeds)
     assert {replace(each, sampling=made.sampling) for each in others} == {made}
-    assert sequences(made, 200) == (first, *others)
-    assert sequences(replace(made, sampling=Sampling(78, 1.0)), 2)[1] not in others
+    assert expand_best_of(made, 200) == (first, *others)
+    assert expand_best_of(replace(made, sampling=Sampling(78, 1.0)), 2)[1] not in others
 
 
 def test_greedy_is_the_default_and_has_no_seed() -> None:
@@ -200,24 +207,26 @@ anything = some.recursive(
 
 @given(
     inputs=some.text() | anything,
-    parameters=some.dictionaries(some.sampled_from(sorted(Parameters.model_fields)), anything),
+    parameters=some.dictionaries(
+        some.sampled_from(sorted(GenerateParameters.model_fields)), anything
+    ),
 )
 def test_any_body_is_an_error_of_its_caller_or_fits_the_shards_wire(
     inputs: Any, parameters: Any
 ) -> None:
     text = json.dumps({"inputs": inputs, "parameters": parameters}).encode()
     try:
-        made = validate(read(text, Generate), BOUNDS, stream=False)
-    except (Invalid, Mistyped, Malformed):
+        made = validate(parse_body(text, GenerateRequest), BOUNDS, stream=False)
+    except (ValidationError, BodyTypeError, MalformedJson):
         return
-    step = Step(1, (), (New(1, (1,), 1, 1, False, made.sampling, made.report),), (), ())
-    assert unpack(pack(step)[HEADER:]) == step
+    step = Step(1, (), (NewRow(1, (1,), 1, 1, False, made.sampling, made.report),), (), ())
+    assert unpack(pack(step)[HEADER_BYTES:]) == step
 
 
 def prechecked(most: int, stream: bool, **parameters: Any) -> str:
-    bounds = settle(Limits(max_best_of=most), 100)
-    with pytest.raises(Invalid) as caught:
-        precheck(Parameters.model_validate(parameters), bounds, stream=stream)
+    bounds = resolve_limits(Limits(max_best_of=most), 100)
+    with pytest.raises(ValidationError) as caught:
+        precheck(GenerateParameters.model_validate(parameters), bounds, stream=stream)
     return str(caught.value).removeprefix("Input validation error: ")
 
 
@@ -232,37 +241,40 @@ def test_some_parameters_cannot_be_streamed() -> None:
     assert prechecked(2, True, best_of=2) == text
     text = "`decoder_input_details` == true is not supported when streaming tokens"
     assert prechecked(2, True, decoder_input_details=True) == text
-    whole = Parameters.model_validate({"best_of": 2, "decoder_input_details": True})
+    whole = GenerateParameters.model_validate({"best_of": 2, "decoder_input_details": True})
     precheck(whole, BOUNDS, stream=False)
 
 
-def unfit(tokens: int, bounds: Bounds = BOUNDS, **parameters: Any) -> str:
-    with pytest.raises(Invalid) as caught:
-        fit(request(**parameters), range(tokens), bounds)
+def unfit(tokens: int, bounds: ResolvedLimits = BOUNDS, **parameters: Any) -> str:
+    with pytest.raises(ValidationError) as caught:
+        fit_to_context(request(**parameters), range(tokens), bounds)
     return str(caught.value).removeprefix("Input validation error: ")
 
 
 def test_without_a_wish_all_that_fits_is_the_budget() -> None:
-    assert fit(request(), range(30), BOUNDS) == (tuple(range(30)), 1970)
+    assert fit_to_context(request(), range(30), BOUNDS) == (tuple(range(30)), 1970)
 
 
 def test_truncate_keeps_the_last_tokens() -> None:
-    assert fit(request(truncate=2, max_new_tokens=5), range(90), BOUNDS) == ((88, 89), 5)
-    assert fit(request(truncate=9, max_new_tokens=5), range(3), BOUNDS) == ((0, 1, 2), 5)
+    assert fit_to_context(request(truncate=2, max_new_tokens=5), range(90), BOUNDS) == ((88, 89), 5)
+    assert fit_to_context(request(truncate=9, max_new_tokens=5), range(3), BOUNDS) == ((0, 1, 2), 5)
 
 
 def test_the_length_check_counts_at_most_1024_new_tokens() -> None:
-    assert fit(request(max_new_tokens=10_000), range(20), BOUNDS) == (tuple(range(20)), 1980)
-    tight = settle(Limits(), 1100)
+    assert fit_to_context(request(max_new_tokens=10_000), range(20), BOUNDS) == (
+        tuple(range(20)),
+        1980,
+    )
+    tight = resolve_limits(Limits(), 1100)
     assert unfit(77, tight, max_new_tokens=10_000) == (
         "`inputs` tokens + `max_new_tokens` must be <= 1100. "
         "Given: 77 `inputs` tokens and 1024 `max_new_tokens`"
     )
-    assert fit(request(max_new_tokens=10_000), range(76), tight)[1] == 1024
+    assert fit_to_context(request(max_new_tokens=10_000), range(76), tight)[1] == 1024
 
 
 def test_a_prompt_of_the_longest_length_passes_and_one_more_does_not() -> None:
-    assert len(fit(request(), range(30), BOUNDS)[0]) == 30
+    assert len(fit_to_context(request(), range(30), BOUNDS)[0]) == 30
     assert unfit(31) == "`inputs` must have less than 30 tokens. Given: 31"
 
 
@@ -286,11 +298,11 @@ def test_a_prompt_without_tokens_is_empty() -> None:
 def test_what_fits_always_fits(
     tokens: int, new: int | None, truncate: int | None, longest: int
 ) -> None:
-    bounds = settle(Limits(), longest)
+    bounds = resolve_limits(Limits(), longest)
     asked = Request("a", Sampling(), max_new_tokens=new, truncate=truncate)
     try:
-        kept, budget = fit(asked, range(tokens), bounds)
-    except Invalid:
+        kept, budget = fit_to_context(asked, range(tokens), bounds)
+    except ValidationError:
         return
     assert 1 <= len(kept) <= bounds.max_input_tokens
     assert budget >= 1
@@ -298,14 +310,14 @@ def test_what_fits_always_fits(
 
 
 def test_open_lengths_are_settled_by_what_the_shards_hold() -> None:
-    bounds = settle(Limits(), 100)
+    bounds = resolve_limits(Limits(), 100)
     assert (bounds.max_input_tokens, bounds.max_total_tokens) == (99, 100)
-    bounds = settle(Limits(max_total_tokens=50), 100)
+    bounds = resolve_limits(Limits(max_total_tokens=50), 100)
     assert (bounds.max_input_tokens, bounds.max_total_tokens) == (49, 50)
 
 
 def test_lengths_that_clash_are_refused() -> None:
     with pytest.raises(ValueError, match=r"`max_total_tokens`\(200\) must be <= 100"):
-        settle(Limits(max_total_tokens=200), 100)
+        resolve_limits(Limits(max_total_tokens=200), 100)
     with pytest.raises(ValueError, match=r"`max_input_tokens`\(7\) must be < `max_total_tokens`"):
-        settle(Limits(max_input_tokens=7, max_total_tokens=7), 100)
+        resolve_limits(Limits(max_input_tokens=7, max_total_tokens=7), 100)

@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router.observability.metrics import Metrics
 from router.requests.request import Request
-from router.scheduler.api import View
+from router.scheduler.api import SchedulerStatus
 from shard.wire.protocol import Sampling
 from tests.support.serving import BOUNDS, CAPACITY, HELLO, ScriptedRecord, serving
 
@@ -131,9 +131,9 @@ def test_a_request_that_ends_badly_leaves_its_reason(metrics: Metrics) -> None:
 
 
 def test_steps_are_counted_by_method(metrics: Metrics) -> None:
-    metrics.step("prefill", 3, 0.5)
-    metrics.step("decode", 4, 0.25)
-    metrics.step_lost("decode")
+    metrics.step_completed("prefill", 3, 0.5)
+    metrics.step_completed("decode", 4, 0.25)
+    metrics.step_aborted("decode")
     assert value(metrics, 'tgi_batch_inference_count{method="decode"}') == 2
     assert value(metrics, 'tgi_batch_inference_success{method="decode"}') == 1
     assert value(metrics, 'tgi_batch_inference_failure{method="decode"}') == 1
@@ -142,22 +142,22 @@ def test_steps_are_counted_by_method(metrics: Metrics) -> None:
 
 
 def test_prompts_that_join_rows_which_decode_are_tgis_concats(metrics: Metrics) -> None:
-    metrics.step("prefill", 2, 0.25, joined=True)
-    metrics.step("prefill", 1, 0.25)
+    metrics.step_completed("prefill", 2, 0.25, mixed=True)
+    metrics.step_completed("prefill", 1, 0.25)
     assert value(metrics, 'tgi_batch_concat{reason="chunking"}') == 1
-    metrics.told("decode", 0.5)
+    metrics.step_detokenized("decode", 0.5)
     assert value(metrics, 'tgi_batch_decode_duration_sum{method="decode"}') == 0.5
 
 
 def test_tokens_accepted_together_share_their_time(metrics: Metrics) -> None:
-    metrics.emitted(4, 2.0)
+    metrics.tokens_emitted(4, 2.0)
     assert value(metrics, "tgi_request_inter_token_duration_count") == 4
     assert value(metrics, "tgi_request_inter_token_duration_sum") == 2.0
 
 
 def test_speculation_is_counted(metrics: Metrics) -> None:
-    metrics.speculated(5, 3)
-    metrics.speculated(5, 0)
+    metrics.tokens_drafted(5, 3)
+    metrics.tokens_drafted(5, 0)
     assert value(metrics, 'tgi_speculative_drafted_tokens{source="model"}') == 10
     assert value(metrics, 'tgi_speculative_accepted_tokens{source="model"}') == 3
     assert value(metrics, "tgi_request_skipped_tokens_count") == 2
@@ -166,17 +166,19 @@ def test_speculation_is_counted(metrics: Metrics) -> None:
 
 def test_prompt_lookup_is_counted_apart() -> None:
     metrics = Metrics(BOUNDS, CAPACITY, 1, "ngram")
-    metrics.speculated(5, 3)
+    metrics.tokens_drafted(5, 3)
     assert value(metrics, 'tgi_speculative_drafted_tokens{source="ngram"}') == 5
     assert value(metrics, 'tgi_speculative_accepted_tokens{source="ngram"}') == 3
     assert value(metrics, 'tgi_speculative_drafted_tokens{source="model"}') == 0
 
 
 def test_the_schedulers_state_is_shown(metrics: Metrics) -> None:
-    view = View((1, 2), 3, perceptible=3, free_pages=4, preemptions={"keep": 2}, acceptance=0.75)
+    view = SchedulerStatus(
+        (1, 2), 3, perceptible=3, free_pages=4, preemptions={"keep": 2}, acceptance_rate=0.75
+    )
     view = replace(view, estimate_error=0.125, prefetched=3)
-    metrics.observe(view)
-    metrics.observe(view)
+    metrics.update_gauges(view)
+    metrics.update_gauges(view)
     assert value(metrics, "tgi_queue_size") == 3
     assert value(metrics, 'tgi_queue_depth{level="1"}') == 2
     assert value(metrics, "tgi_batch_current_size") == 3

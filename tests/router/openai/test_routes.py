@@ -8,15 +8,21 @@ from typing import Any
 
 import pytest
 
-from router.errors import Generation
-from tests.support.serving import DRAFTING, ScriptedDispatcher, Served, Token, serving
+from router.errors import GenerationFailed
+from tests.support.serving import (
+    DRAFTING_SERVER_INFO,
+    RunningServer,
+    ScriptedDispatcher,
+    Token,
+    serving,
+)
 
 CHAT = {"messages": [{"role": "user", "content": "Say"}]}
 PLAIN = {"prompt": "Say"}
 BODIES = {"/v1/chat/completions": CHAT, "/v1/completions": PLAIN, "/v1/responses": {"input": "Say"}}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 PROMPT = "<|user|>Say<|assistant|>"
-HEAD = {"x-request-id": "r1"}
+REQUEST_ID_HEADER = {"x-request-id": "r1"}
 TEXT = " Hello «世»"
 
 
@@ -29,9 +35,11 @@ def usage(prompt: int, cached: int, completion: int) -> dict[str, Any]:
     }
 
 
-async def events(server: Served, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+async def stream_events(
+    server: RunningServer, path: str, body: dict[str, Any]
+) -> list[dict[str, Any]]:
     """The JSON of a stream, which has to end with DONE unless it is a response's."""
-    answer = await server.post(path, {**body, "stream": True}, headers=HEAD)
+    answer = await server.post(path, {**body, "stream": True}, headers=REQUEST_ID_HEADER)
     assert answer.headers["content-type"] == "text/event-stream"
     *lines, rest = answer.body.split(b"\n\n")
     assert rest == b""
@@ -43,7 +51,9 @@ async def events(server: Served, path: str, body: dict[str, Any]) -> list[dict[s
 
 async def test_a_chat_is_answered_in_openais_shape() -> None:
     async with serving() as server:
-        answer = await server.post("/v1/chat/completions", {**CHAT, "max_tokens": 7}, headers=HEAD)
+        answer = await server.post(
+            "/v1/chat/completions", {**CHAT, "max_tokens": 7}, headers=REQUEST_ID_HEADER
+        )
         [(request, _)] = server.dispatcher.opened
     told = answer.json()
     assert list(told) == "object id created model system_fingerprint choices usage".split()  # noqa: SIM905
@@ -67,7 +77,7 @@ async def test_a_chat_is_answered_in_openais_shape() -> None:
 async def test_a_chat_streams_one_chunk_for_each_token_and_the_role_once() -> None:
     async with serving() as server:
         options = {"stream_options": {"include_usage": True}, "model": "mine"}
-        *chunks, last = await events(server, "/v1/chat/completions", {**CHAT, **options})
+        *chunks, last = await stream_events(server, "/v1/chat/completions", {**CHAT, **options})
     assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
         {"role": "assistant", "content": " Hello"},
         {"content": " «世»"},
@@ -85,19 +95,21 @@ async def test_usage_runs_along_where_it_is_asked_for() -> None:
     async with serving() as server:
         options = {"stream_options": {"continuous_usage_stats": True}}
         for path in ("/v1/chat/completions", "/v1/completions"):
-            chunks = await events(server, path, {**BODIES[path], **options})
+            chunks = await stream_events(server, path, {**BODIES[path], **options})
             assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [1, 2, 3]
 
 
 async def test_without_usage_nothing_follows_the_last_token() -> None:
     async with serving() as server:
         for options in ({}, {"stream_options": None}, {"stream_options": {}}):
-            assert len(await events(server, "/v1/completions", {**PLAIN, **options})) == 3
+            assert len(await stream_events(server, "/v1/completions", {**PLAIN, **options})) == 3
 
 
 async def test_a_completion_is_answered_in_openais_shape() -> None:
     async with serving() as server:
-        answer = await server.post("/v1/completions", {**PLAIN, "model": "x"}, headers=HEAD)
+        answer = await server.post(
+            "/v1/completions", {**PLAIN, "model": "x"}, headers=REQUEST_ID_HEADER
+        )
         told = answer.json()
     assert (told["object"], told["id"]) == ("text_completion", "cmpl-r1")
     assert told["model"] == "bigscience/bloom-560m"
@@ -112,7 +124,7 @@ async def test_prompts_may_be_token_ids() -> None:
         body = {"prompt": [[65, 66], [67]], "max_tokens": 2}
         told = (await server.post("/v1/completions", body)).json()
         first, second = (request for request, _ in server.dispatcher.opened)
-    assert (first.tokens, second.tokens) == ((65, 66), (67,))
+    assert (first.prompt_token_ids, second.prompt_token_ids) == ((65, 66), (67,))
     assert [choice["index"] for choice in told["choices"]] == [0, 1]
     assert told["usage"] == usage(6, 4, 6)
 
@@ -130,7 +142,7 @@ async def test_choices_differ_in_their_seeds_and_share_their_prompt() -> None:
 async def test_streams_of_several_choices_are_told_apart() -> None:
     async with serving(ScriptedDispatcher(heads=((), (Token(9, "A", -1.0),)))) as server:
         body = {**PLAIN, "n": 2, "stream_options": {"include_usage": True}}
-        *chunks, last = await events(server, "/v1/completions", body)
+        *chunks, last = await stream_events(server, "/v1/completions", body)
     texts = ["", ""]
     for chunk in chunks:
         [choice] = chunk["choices"]
@@ -145,7 +157,7 @@ async def test_log_probabilities_of_a_chat() -> None:
     async with serving(ScriptedDispatcher(*script)) as server:
         body = {**CHAT, "logprobs": True, "top_logprobs": 2}
         told = (await server.post("/v1/chat/completions", body)).json()
-        chunks = await events(server, "/v1/chat/completions", body)
+        chunks = await stream_events(server, "/v1/chat/completions", body)
         request, _ = server.dispatcher.opened[0]
     first, second = told["choices"][0]["logprobs"]["content"]
     assert first["token"] == " Hello"
@@ -157,7 +169,7 @@ async def test_log_probabilities_of_a_chat() -> None:
     assert second["token"] == "</s>"
     told_each = [chunk["choices"][0]["logprobs"]["content"] for chunk in chunks]
     assert told_each == [[first], [second]]
-    assert (request.report.raw, request.report.top_n) == (True, 2)
+    assert (request.report.raw_logprobs, request.report.top_n) == (True, 2)
 
 
 async def test_echo_tells_the_prompt_and_its_log_probabilities() -> None:
@@ -165,7 +177,7 @@ async def test_echo_tells_the_prompt_and_its_log_probabilities() -> None:
     async with serving(ScriptedDispatcher(*script, ending="length")) as server:
         body = {**PLAIN, "echo": True, "logprobs": 1, "max_tokens": 1}
         [choice] = (await server.post("/v1/completions", body)).json()["choices"]
-        [chunk] = await events(server, "/v1/completions", body)
+        [chunk] = await stream_events(server, "/v1/completions", body)
         request, _ = server.dispatcher.opened[0]
     assert choice["text"] == "Say Hello"
     assert choice["finish_reason"] == "length"
@@ -176,7 +188,7 @@ async def test_echo_tells_the_prompt_and_its_log_probabilities() -> None:
         "text_offset": [0, 1, 2],
     }
     assert chunk["choices"] == [choice]
-    assert request.report.prompt
+    assert request.report.prompt_logprobs
 
 
 async def test_no_token_is_wanted_with_echo_alone() -> None:
@@ -191,7 +203,7 @@ async def test_no_token_is_wanted_with_echo_alone() -> None:
 
 
 async def test_speculation_is_told_exactly_where_there_is_a_drafter() -> None:
-    async with serving(about=DRAFTING) as server:
+    async with serving(server_info=DRAFTING_SERVER_INFO) as server:
         for path in ("/v1/chat/completions", "/v1/completions"):
             told = (await server.post(path, BODIES[path])).json()
             assert told["metrics"]["speculative_decoding"] == {
@@ -223,9 +235,9 @@ async def test_an_error_before_the_first_byte_has_its_status_also_for_a_stream(p
 
 @pytest.mark.parametrize("path", BODIES)
 async def test_an_error_in_a_stream_has_its_true_status_and_done_follows(path: str) -> None:
-    script = ScriptedDispatcher(Token(1, "a", -1.0), Generation("no usable result"))
+    script = ScriptedDispatcher(Token(1, "a", -1.0), GenerationFailed("no usable result"))
     async with serving(script) as server:
-        *_, last = await events(server, path, BODIES[path])
+        *_, last = await stream_events(server, path, BODIES[path])
     assert last["error"]["http_status_code"] == 424
     assert last["error"]["code"] == last["error_type"] == "generation"
     assert last["error"]["message"].endswith("no usable result")
@@ -234,7 +246,7 @@ async def test_an_error_in_a_stream_has_its_true_status_and_done_follows(path: s
 @pytest.mark.parametrize("path", BODIES)
 async def test_a_stream_that_just_ends_is_incomplete(path: str) -> None:
     async with serving(ScriptedDispatcher(Token(1, "a", -1.0), ending=None)) as server:
-        *_, last = await events(server, path, BODIES[path])
+        *_, last = await stream_events(server, path, BODIES[path])
         assert last["error"]["code"] == "incomplete_generation_stream"
         assert (await server.post(path, BODIES[path])).status == 500
 
@@ -364,7 +376,12 @@ async def test_what_openai_sends_means_what_it_means_there() -> None:
     assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -0.5)
     assert [(bias.token, bias.value) for bias in sampling.bias] == [(5, -100.0), (7, 1.5)]
     assert (sampling.min_p, sampling.min_new_tokens) == (0.25, 2)
-    assert (given.stop, given.hidden, given.ignore_eos, given.user) == (("END",), True, True, "me")
+    assert (given.stop, given.hide_stops_and_specials, given.ignore_eos, given.user) == (
+        ("END",),
+        True,
+        True,
+        "me",
+    )
     assert greedy.sampling.temperature == 0
     assert default.sampling.temperature == 1.0
     assert default.max_new_tokens == 9
@@ -419,7 +436,7 @@ async def test_a_call_in_the_output_is_a_tool_call_whole_and_streamed() -> None:
     async with serving(ScriptedDispatcher(*script)) as server:
         body = {**CHAT, "tools": [TOOL]}
         told = (await server.post("/v1/chat/completions", body)).json()["choices"][0]
-        chunks = await events(server, "/v1/chat/completions", body)
+        chunks = await stream_events(server, "/v1/chat/completions", body)
     assert told["finish_reason"] == "tool_calls"
     assert told["message"]["content"] is None
     [call] = told["message"]["tool_calls"]
@@ -447,7 +464,7 @@ HARMONY = (
 """In the manner of gpt-oss's."""
 
 
-def spelled(text: str) -> list[Token]:
+def harmony_tokens(text: str) -> list[Token]:
     """The tokens of a text in gpt-oss's format."""
     parts = [part for part in re.split(r"(<\|\w+\|>)", text) if part]
     return [Token(3 + at, part, -1.0, part.startswith("<|")) for at, part in enumerate(parts)]
@@ -455,11 +472,11 @@ def spelled(text: str) -> list[Token]:
 
 async def test_a_model_that_speaks_in_channels_is_read_by_them() -> None:
     call = '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"x": 1}<|call|>'
-    script = spelled(f"<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant{call}")
+    script = harmony_tokens(f"<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant{call}")
     async with serving(ScriptedDispatcher(*script), template=HARMONY) as server:
         path, body = "/v1/chat/completions", {**CHAT, "tools": [TOOL]}
         [choice] = (await server.post(path, body)).json()["choices"]
-        chunks = [chunk["choices"][0] for chunk in await events(server, path, body)]
+        chunks = [chunk["choices"][0] for chunk in await stream_events(server, path, body)]
         output = (await server.post("/v1/responses", {"input": "Say"})).json()["output"]
         await server.post(path, {**CHAT, "response_format": {"type": "json_object"}})
         *_, (bound, _) = server.dispatcher.opened
@@ -562,7 +579,7 @@ async def test_a_response_takes_a_history_with_calls_and_their_results() -> None
                 {"role": "user", "content": "Now"},
             ],
         }
-        told = (await server.post("/v1/responses", body, headers=HEAD)).json()
+        told = (await server.post("/v1/responses", body, headers=REQUEST_ID_HEADER)).json()
         [(request, _)] = server.dispatcher.opened
     assert request.inputs == (
         "<|system|>Be brief.<|user|>Say<|assistant|>I will.<|eos|>"
@@ -577,7 +594,7 @@ async def test_a_response_takes_a_history_with_calls_and_their_results() -> None
 
 async def test_the_events_of_a_response_build_its_items() -> None:
     async with serving() as server:
-        told = await events(server, "/v1/responses", {"input": "Say"})
+        told = await stream_events(server, "/v1/responses", {"input": "Say"})
     assert [event["sequence_number"] for event in told] == list(range(len(told)))
     assert [event["type"].removeprefix("response.") for event in told] == [
         *("created", "in_progress", "output_item.added", "content_part.added"),

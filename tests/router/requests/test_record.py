@@ -8,38 +8,38 @@ from typing import Any
 
 import pytest
 
-from router.errors import Generation, Incomplete
-from router.requests.record import Record, Token
+from router.errors import GenerationFailed, IncompleteGeneration
+from router.requests.record import GeneratedToken, LiveRequest
 from router.requests.request import Request
-from router.text.tokenizer import Vocabulary
-from shard.wire.protocol import End, Item, Report, Sampling, Top
+from router.text.tokenizer import Tokenizer
+from shard.wire.protocol import End, ReportOptions, RowResult, Sampling, TopTokens
 from tests.support.families import EOS, FAMILIES
 
 TOKENIZER = FAMILIES["byte_level"]
-VOCABULARY = Vocabulary(TOKENIZER)
+VOCABULARY = Tokenizer(TOKENIZER)
 A, B, C = (TOKENIZER.token_to_id(letter) for letter in "abc")
 
 
-def record(max_new: int = 10, prompt: tuple[int, ...] = (A, B), **more: Any) -> Record:
+def record(max_new: int = 10, prompt: tuple[int, ...] = (A, B), **more: Any) -> LiveRequest:
     request = Request("ab", Sampling(seed=3, temperature=1.0), **more)
-    return Record(7, "mine", request, prompt, max_new, VOCABULARY, arrived=1.0)
+    return LiveRequest(7, "mine", request, prompt, max_new, VOCABULARY, arrived=1.0)
 
 
 def item(
     *ids: int, end: End | None = None, drafted: int = 0, accepted: int = 0, **more: Any
-) -> Item:
-    return Item(7, ids, tuple(-0.5 for _ in ids), drafted, accepted, end, **more)
+) -> RowResult:
+    return RowResult(7, ids, tuple(-0.5 for _ in ids), drafted, accepted, end, **more)
 
 
-async def read(source: Record) -> list[Token]:
+async def read(source: LiveRequest) -> list[GeneratedToken]:
     return [token async for token in source.stream()]
 
 
 def test_a_row_is_made_from_the_record_alone_at_any_time() -> None:
     given = record(ignore_eos=True)
-    first = given.new()
-    given.take(item(C, C), 2.0)
-    again = given.new()
+    first = given.to_row()
+    given.apply(item(C, C), 2.0)
+    again = given.to_row()
     assert (first.tokens, first.prompt, first.max_new) == ((A, B), 2, 10)
     assert (again.tokens, again.prompt, again.max_new) == ((A, B, C, C), 2, 10)
     assert (again.id, again.ignore_eos, again.sampling) == (7, True, given.request.sampling)
@@ -48,115 +48,117 @@ def test_a_row_is_made_from_the_record_alone_at_any_time() -> None:
 async def test_all_tokens_come_once_and_in_order_however_slowly_they_are_read() -> None:
     given = record()
     reading = asyncio.ensure_future(read(given))
-    given.take(item(A), 2.0)
+    given.apply(item(A), 2.0)
     await asyncio.sleep(0)
-    given.take(item(B, C), 3.0)
-    given.take(item(A, B, end=End.LENGTH), 4.0)
+    given.apply(item(B, C), 3.0)
+    given.apply(item(A, B, end=End.LENGTH), 4.0)
     assert await reading == given.tokens
-    assert given.emitted == [A, B, C, A, B]
+    assert given.output_ids == [A, B, C, A, B]
     assert given.text == "abcab"
 
 
 def test_tokens_after_a_stop_string_are_not_kept() -> None:
     given = record(stop=("bc",))
-    assert given.take(item(A, B, C, A, end=End.EOS), 2.0) == 3
+    assert given.apply(item(A, B, C, A, end=End.EOS), 2.0) == 3
     assert (given.text, given.finish_reason) == ("abc", "stop_sequence")
-    assert given.take(item(B), 3.0) == 0
-    assert given.emitted == [A, B, C]
+    assert given.apply(item(B), 3.0) == 0
+    assert given.output_ids == [A, B, C]
 
 
 @pytest.mark.parametrize("end", [End.LENGTH, End.EOS])
 def test_the_shards_end_is_named_before_a_stop_string_at_the_same_token(end: End) -> None:
     given = record(stop=("c",))
-    given.take(item(A, C, end=end), 2.0)
+    given.apply(item(A, C, end=end), 2.0)
     assert given.finish_reason == end.value
 
 
 def test_a_special_token_is_in_the_stream_and_not_in_the_text() -> None:
     given = record()
-    given.take(item(A, TOKENIZER.token_to_id(EOS), end=End.EOS), 2.0)
+    given.apply(item(A, TOKENIZER.token_to_id(EOS), end=End.EOS), 2.0)
     assert [(token.text, token.special) for token in given.tokens] == [("a", False), (EOS, True)]
     assert given.text == "a"
 
 
 def test_times_and_counts_are_those_of_the_steps() -> None:
     given = record()
-    given.plan(2.0, 1)
-    given.take(item(), 3.0)
-    given.take(item(A), 4.0)
-    given.plan(5.0, 3)
-    given.take(item(B, C, drafted=3, accepted=1), 6.0)
-    given.take(item(C, end=End.LENGTH, drafted=2, accepted=0), 7.0)
+    given.mark_scheduled(2.0, 1)
+    given.apply(item(), 3.0)
+    given.apply(item(A), 4.0)
+    given.mark_scheduled(5.0, 3)
+    given.apply(item(B, C, drafted=3, accepted=1), 6.0)
+    given.apply(item(C, end=End.LENGTH, drafted=2, accepted=0), 7.0)
     assert (given.arrived, given.started, given.first_token) == (1.0, 2.0, 4.0)
     assert (given.last_token, given.ended) == (7.0, 7.0)
-    assert (given.steps, given.cached, given.drafted, given.accepted) == (4, 1, 5, 1)
+    assert (given.steps, given.cached_tokens, given.drafted, given.accepted) == (4, 1, 5, 1)
 
 
 async def test_a_bad_end_is_raised_after_the_tokens_that_came() -> None:
     given = record()
-    given.take(item(A), 2.0)
-    given.fail(Generation("lost"), 3.0)
+    given.apply(item(A), 2.0)
+    given.fail(GenerationFailed("lost"), 3.0)
     stream = given.stream()
     assert (await anext(stream)).id == A
-    with pytest.raises(Generation, match="lost"):
+    with pytest.raises(GenerationFailed, match="lost"):
         await anext(stream)
 
 
 def test_only_the_first_end_counts() -> None:
     given = record()
-    given.take(item(A, end=End.LENGTH), 2.0)
-    given.fail(Generation("too late"), 3.0)
-    assert (given.error, given.ended, given.live) == (None, 2.0, False)
+    given.apply(item(A, end=End.LENGTH), 2.0)
+    given.fail(GenerationFailed("too late"), 3.0)
+    assert (given.error, given.ended, given.is_live) == (None, 2.0, False)
 
 
 async def test_an_end_without_a_token_is_incomplete() -> None:
     given = record()
-    given.take(item(end=End.EOS), 2.0)
-    with pytest.raises(Incomplete):
+    given.apply(item(end=End.EOS), 2.0)
+    with pytest.raises(IncompleteGeneration):
         await read(given)
 
 
 def test_the_likeliest_tokens_come_with_their_own_texts() -> None:
     eos = TOKENIZER.token_to_id(EOS)
     given = record(top_n_tokens=2)
-    assert given.new().report == Report(top_n=2)
-    tops = (Top((A, eos), (-0.25, -0.5)), Top((C, B), (-1.0, -2.0)))
-    given.take(item(A, B, top=tops), 2.0)
+    assert given.to_row().report == ReportOptions(top_n=2)
+    tops = (TopTokens((A, eos), (-0.25, -0.5)), TopTokens((C, B), (-1.0, -2.0)))
+    given.apply(item(A, B, top=tops), 2.0)
     assert [token.top for token in given.tokens] == [
-        (Token(A, "a", -0.25, False), Token(eos, EOS, -0.5, True)),
-        (Token(C, "c", -1.0, False), Token(B, "b", -2.0, False)),
+        (GeneratedToken(A, "a", -0.25, False), GeneratedToken(eos, EOS, -0.5, True)),
+        (GeneratedToken(C, "c", -1.0, False), GeneratedToken(B, "b", -2.0, False)),
     ]
 
 
 def test_a_prompt_is_told_from_its_second_token_on_whatever_the_chunks() -> None:
     given = record(decoder_input_details=True, prompt=(A, B, C, A))
-    assert given.new().report == Report(prompt=True)
-    given.take(item(prompt_start=1, prompt_logprobs=(-0.25, -0.5)), 2.0)
-    assert given.new().report == Report(prompt=True)  # evicted between two chunks
-    given.take(item(prompt_start=1, prompt_logprobs=(-0.25,)), 3.0)
-    given.take(item(B, prompt_start=2, prompt_logprobs=(-0.5, -0.75)), 4.0)
-    assert [(token.id, token.text) for token in given.prefill] == [
+    assert given.to_row().report == ReportOptions(prompt_logprobs=True)
+    given.apply(item(prompt_start=1, prompt_logprobs=(-0.25, -0.5)), 2.0)
+    assert given.to_row().report == ReportOptions(
+        prompt_logprobs=True
+    )  # evicted between two chunks
+    given.apply(item(prompt_start=1, prompt_logprobs=(-0.25,)), 3.0)
+    given.apply(item(B, prompt_start=2, prompt_logprobs=(-0.5, -0.75)), 4.0)
+    assert [(token.id, token.text) for token in given.prompt_tokens] == [
         (A, "a"),
         (B, "b"),
         (C, "c"),
         (A, "a"),
     ]
-    assert [token.logprob for token in given.prefill] == [None, -0.25, -0.5, -0.75]
-    assert given.new().report == Report()
+    assert [token.logprob for token in given.prompt_tokens] == [None, -0.25, -0.5, -0.75]
+    assert given.to_row().report == ReportOptions()
 
 
 def test_a_prompt_that_nobody_asked_for_is_not_told() -> None:
     given = record()
-    assert (given.prefill, given.new().report) == ([], Report())
+    assert (given.prompt_tokens, given.to_row().report) == ([], ReportOptions())
 
 
 def test_sequences_are_compared_by_their_mean() -> None:
     given = record()
     assert given.mean_logprob == -math.inf
-    given.take(Item(7, (A, B), (-1.0, -2.0), 0, 0, None), 2.0)
+    given.apply(RowResult(7, (A, B), (-1.0, -2.0), 0, 0, None), 2.0)
     assert given.mean_logprob == -1.5
 
 
 def test_the_seed_is_reported_where_there_is_noise() -> None:
-    greedy = Record(7, "mine", Request("ab", Sampling(seed=3)), (A,), 1, VOCABULARY, 0.0)
+    greedy = LiveRequest(7, "mine", Request("ab", Sampling(seed=3)), (A,), 1, VOCABULARY, 0.0)
     assert (record().seed, greedy.seed) == (3, None)

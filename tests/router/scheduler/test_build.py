@@ -9,7 +9,7 @@ import pytest
 
 import router.scheduler
 from router.config import SchedulerConfig
-from router.scheduler import NAMES, build
+from router.scheduler import POLICY_NAMES, build
 from tests.support.virtual_device import capacity
 
 ALLOWED = {"bisect", "collections", "dataclasses", "enum", "heapq", "itertools", "math", "typing"}
@@ -18,16 +18,16 @@ ALLOWED = {"bisect", "collections", "dataclasses", "enum", "heapq", "itertools",
 LEVELS = {"laps-sd": 4, "laps-sd-paper": 4, "las": 4}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", POLICY_NAMES)
 def test_each_name_builds_its_scheduler_with_nothing_to_do(name: str) -> None:
     scheduler = build(SchedulerConfig(scheduler=name), capacity())
     assert scheduler.next_batch(0.0) is None
-    assert scheduler.view().waiting == (0,) * LEVELS.get(name, 1)
+    assert scheduler.status().waiting == (0,) * LEVELS.get(name, 1)
 
 
 def test_the_flag_offers_every_scheduler() -> None:
     (field,) = (field for field in fields(SchedulerConfig) if field.name == "scheduler")
-    assert field.metadata["choices"] == NAMES
+    assert field.metadata["choices"] == POLICY_NAMES
 
 
 def test_an_unknown_name_is_refused() -> None:

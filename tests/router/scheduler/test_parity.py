@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from router.config import SchedulerConfig
 from router.scheduler import build
-from router.scheduler.api import Batch, Capacity, Job
+from router.scheduler.api import DeviceCapacity, Job, ScheduledBatch
 from tests.support.virtual_device import Client, Device, capacity, serve
 
 OFF = {
@@ -62,8 +62,10 @@ parameters = st.fixed_dictionaries(
 
 
 def batches(
-    config: SchedulerConfig, device: Capacity, wanted: list[tuple[float, int, int, float, float]]
-) -> list[tuple[float, Batch]]:
+    config: SchedulerConfig,
+    device: DeviceCapacity,
+    wanted: list[tuple[float, int, int, float, float]],
+) -> list[tuple[float, ScheduledBatch]]:
     clients = [
         Client(Job(id, arrived, prompt, 60, expected), answer, acceptance)
         for id, (arrived, prompt, answer, acceptance, expected) in enumerate(wanted)

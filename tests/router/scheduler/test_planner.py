@@ -3,12 +3,20 @@ from random import Random
 import pytest
 
 from router.config import SchedulerConfig
-from router.scheduler import NAMES, build
-from router.scheduler.api import Batch, Capacity, End, Job, Outcome, Run, Scheduler
+from router.scheduler import POLICY_NAMES, build
+from router.scheduler.api import (
+    DeviceCapacity,
+    Job,
+    Outcome,
+    RowEnded,
+    ScheduledBatch,
+    ScheduledRow,
+    Scheduler,
+)
 from tests.support.virtual_device import Client, Device, capacity, run, serve
 
 
-def fcfs(capacity: Capacity) -> Scheduler:
+def fcfs(capacity: DeviceCapacity) -> Scheduler:
     return build(SchedulerConfig(scheduler="fcfs"), capacity)
 
 
@@ -16,14 +24,14 @@ def submit(scheduler: Scheduler, id: int, prompt: int, max_new: int = 20, **more
     scheduler.submit(Job(id, float(id), prompt, max_new, **more), float(id))
 
 
-def plan(scheduler: Scheduler) -> Batch:
+def plan(scheduler: Scheduler) -> ScheduledBatch:
     batch = scheduler.next_batch(0.0)
     assert batch is not None
     return batch
 
 
 def done(
-    id: int, prefilled: int = 0, drafted: int = 0, emitted: int = 1, end: End | None = None
+    id: int, prefilled: int = 0, drafted: int = 0, emitted: int = 1, end: RowEnded | None = None
 ) -> Outcome:
     return Outcome(id, prefilled, drafted, max(0, emitted - 1), emitted, 0.1, end)
 
@@ -35,11 +43,11 @@ def complete(scheduler: Scheduler, *outcomes: Outcome) -> None:
 def test_a_prompt_is_fed_in_chunks_and_its_last_chunk_is_followed_by_decoding() -> None:
     scheduler = fcfs(capacity(depth=1))
     submit(scheduler, 1, prompt=20)
-    assert plan(scheduler).run == (Run(1, 16, 0),)
+    assert plan(scheduler).run == (ScheduledRow(1, 16, 0),)
     complete(scheduler, done(1, 16, emitted=0))
-    assert plan(scheduler).run == (Run(1, 4, 0),)
+    assert plan(scheduler).run == (ScheduledRow(1, 4, 0),)
     complete(scheduler, done(1, 4))
-    assert plan(scheduler).run == (Run(1, 0, 3),)
+    assert plan(scheduler).run == (ScheduledRow(1, 0, 3),)
 
 
 def test_chunks_ride_beside_decoding_rows_under_one_budget() -> None:
@@ -49,14 +57,18 @@ def test_chunks_ride_beside_decoding_rows_under_one_budget() -> None:
     complete(scheduler, done(1, 4))
     submit(scheduler, 2, prompt=10)
     submit(scheduler, 3, prompt=10)
-    assert plan(scheduler).run == (Run(1, 0, 3), Run(2, 10, 0), Run(3, 6, 0))
+    assert plan(scheduler).run == (
+        ScheduledRow(1, 0, 3),
+        ScheduledRow(2, 10, 0),
+        ScheduledRow(3, 6, 0),
+    )
 
 
 def test_a_row_is_planned_again_before_its_step_has_landed() -> None:
     scheduler = fcfs(capacity())
     submit(scheduler, 1, prompt=4)
-    assert plan(scheduler).run == (Run(1, 4, 0),)
-    assert plan(scheduler).run == (Run(1, 0, 3),)
+    assert plan(scheduler).run == (ScheduledRow(1, 4, 0),)
+    assert plan(scheduler).run == (ScheduledRow(1, 0, 3),)
     assert scheduler.next_batch(0.0) is None, "two Steps are in flight"
 
 
@@ -74,10 +86,10 @@ def test_pages_cover_everything_in_flight_fully_accepted() -> None:
 def test_a_row_that_its_steps_in_flight_exhaust_is_not_planned() -> None:
     scheduler = fcfs(capacity())
     submit(scheduler, 1, prompt=4, max_new=1)
-    assert plan(scheduler).run == (Run(1, 4, 0),)
+    assert plan(scheduler).run == (ScheduledRow(1, 4, 0),)
     assert scheduler.next_batch(0.0) is None
-    complete(scheduler, done(1, 4, end=End.LENGTH))
-    assert plan(scheduler) == Batch((), release=(1,))
+    complete(scheduler, done(1, 4, end=RowEnded.LENGTH))
+    assert plan(scheduler) == ScheduledBatch((), release=(1,))
 
 
 def test_drafts_stop_at_the_tokens_certainly_left() -> None:
@@ -86,7 +98,11 @@ def test_drafts_stop_at_the_tokens_certainly_left() -> None:
     submit(scheduler, 2, prompt=4, speculate=1)
     submit(scheduler, 3, prompt=4, speculate=9)
     plan(scheduler)
-    assert plan(scheduler).run == (Run(1, 0, 2), Run(2, 0, 1), Run(3, 0, 3))
+    assert plan(scheduler).run == (
+        ScheduledRow(1, 0, 2),
+        ScheduledRow(2, 0, 1),
+        ScheduledRow(3, 0, 3),
+    )
 
 
 def test_a_row_beyond_the_limit_of_rows_waits_and_keeps_its_pages() -> None:
@@ -95,8 +111,8 @@ def test_a_row_beyond_the_limit_of_rows_waits_and_keeps_its_pages() -> None:
     plan(scheduler)
     complete(scheduler, Outcome(1, 4, 0, 0, 1, seconds=0.6))
     submit(scheduler, 2, prompt=4)
-    assert plan(scheduler).run == (Run(2, 4, 0),)
-    view = scheduler.view()
+    assert plan(scheduler).run == (ScheduledRow(2, 4, 0),)
+    view = scheduler.status()
     assert view.waiting == (0, 1, 0, 0)
     assert view.running == 1
     assert view.preemptions == {"keep": 1, "swap": 0, "recompute": 0}
@@ -107,15 +123,17 @@ def test_pages_of_a_cancelled_row_come_back_in_the_batch_that_releases_it() -> N
     scheduler = fcfs(capacity(pages=4))
     submit(scheduler, 1, prompt=12, max_new=4)
     submit(scheduler, 2, prompt=12, max_new=4)
-    assert plan(scheduler).run == (Run(1, 12, 0),)
+    assert plan(scheduler).run == (ScheduledRow(1, 12, 0),)
     scheduler.cancel(1, 0.0)
-    assert scheduler.view().free_pages == 0
+    assert scheduler.status().free_pages == 0
     batch = plan(scheduler)
     assert batch.release == (1,)
-    assert batch.run == (Run(2, 12, 0),)
+    assert batch.run == (ScheduledRow(2, 12, 0),)
     complete(scheduler, done(1, 12))
     complete(scheduler, done(2, 12))
-    assert plan(scheduler).run == (Run(2, 0, 2),), "what was in flight for row 1 is ignored"
+    assert plan(scheduler).run == (ScheduledRow(2, 0, 2),), (
+        "what was in flight for row 1 is ignored"
+    )
 
 
 def test_a_row_that_never_ran_is_cancelled_without_a_release() -> None:
@@ -133,9 +151,9 @@ def test_an_id_may_be_used_again_while_its_old_steps_are_in_flight() -> None:
     scheduler.cancel(1, 0.0)
     submit(scheduler, 1, prompt=8)
     batch = plan(scheduler)
-    assert (batch.release, batch.run) == ((1,), (Run(1, 8, 0),))
-    complete(scheduler, done(1, 4, end=End.EOS))
-    assert plan(scheduler).run == (Run(1, 0, 3),)
+    assert (batch.release, batch.run) == ((1,), (ScheduledRow(1, 8, 0),))
+    complete(scheduler, done(1, 4, end=RowEnded.EOS))
+    assert plan(scheduler).run == (ScheduledRow(1, 0, 3),)
 
 
 def test_outcomes_after_the_end_of_a_row_are_ignored() -> None:
@@ -143,9 +161,9 @@ def test_outcomes_after_the_end_of_a_row_are_ignored() -> None:
     submit(scheduler, 1, prompt=4)
     plan(scheduler)
     plan(scheduler)
-    complete(scheduler, done(1, 4, end=End.EOS))
+    complete(scheduler, done(1, 4, end=RowEnded.EOS))
     complete(scheduler, done(1, emitted=0), done(99))
-    assert plan(scheduler) == Batch((), release=(1,))
+    assert plan(scheduler) == ScheduledBatch((), release=(1,))
     complete(scheduler)
     assert scheduler.next_batch(0.0) is None
 
@@ -171,14 +189,14 @@ def test_a_lost_group_hands_every_row_back_without_kv() -> None:
     plan(scheduler)
     complete(scheduler, Outcome(1, 4, 0, 0, 1, seconds=0.6))
     submit(scheduler, 2, prompt=4)
-    assert plan(scheduler).run == (Run(2, 4, 0),)
-    assert plan(scheduler).run == (Run(2, 0, 3),)
-    complete(scheduler, done(2, end=End.LOST))
-    complete(scheduler, done(2, end=End.LOST))
-    assert scheduler.view().free_pages == 40
-    assert plan(scheduler).run == (Run(2, 4, 0),), "none of it had landed"
+    assert plan(scheduler).run == (ScheduledRow(2, 4, 0),)
+    assert plan(scheduler).run == (ScheduledRow(2, 0, 3),)
+    complete(scheduler, done(2, end=RowEnded.LOST))
+    complete(scheduler, done(2, end=RowEnded.LOST))
+    assert scheduler.status().free_pages == 40
+    assert plan(scheduler).run == (ScheduledRow(2, 4, 0),), "none of it had landed"
     scheduler.cancel(2, 0.0)
-    assert plan(scheduler).run == (Run(1, 5, 0),), "the prompt and the token that had"
+    assert plan(scheduler).run == (ScheduledRow(1, 5, 0),), "the prompt and the token that had"
 
 
 def test_a_higher_row_takes_the_pages_of_the_lowest() -> None:
@@ -187,27 +205,29 @@ def test_a_higher_row_takes_the_pages_of_the_lowest() -> None:
         submit(scheduler, id, prompt=7, max_new=16)
     plan(scheduler)
     complete(scheduler, done(1, 7), done(2, 7))
-    assert scheduler.view().free_pages == 2
+    assert scheduler.status().free_pages == 2
     plan(scheduler)
     complete(scheduler, done(1, drafted=3, emitted=4), done(2, drafted=3, emitted=4))
-    assert scheduler.view().free_pages == 0
+    assert scheduler.status().free_pages == 0
     batch = plan(scheduler)
     assert batch.evict == (2,)
-    assert batch.run == (Run(1, 0, 3),)
-    complete(scheduler, done(1, drafted=3, emitted=1, end=End.EOS))
-    assert plan(scheduler).run == (Run(2, 12, 0),), "the prompt and the five tokens emitted"
-    assert scheduler.view().preemptions == {"keep": 0, "swap": 0, "recompute": 1}
+    assert batch.run == (ScheduledRow(1, 0, 3),)
+    complete(scheduler, done(1, drafted=3, emitted=1, end=RowEnded.EOS))
+    assert plan(scheduler).run == (ScheduledRow(2, 12, 0),), (
+        "the prompt and the five tokens emitted"
+    )
+    assert scheduler.status().preemptions == {"keep": 0, "swap": 0, "recompute": 1}
 
 
 def test_a_row_in_flight_is_passed_over_until_it_can_be_evicted() -> None:
     scheduler = fcfs(capacity(pages=4, speculate=0))
     scheduler.submit(Job(2, 2.0, 7, 5), 2.0)
-    assert plan(scheduler).run == (Run(2, 7, 0),)
+    assert plan(scheduler).run == (ScheduledRow(2, 7, 0),)
     scheduler.submit(Job(1, 1.0, 11, 5), 2.0)
     assert scheduler.next_batch(0.0) is None
     complete(scheduler, done(2, 7))
     batch = plan(scheduler)
-    assert (batch.evict, batch.run) == ((2,), (Run(1, 11, 0),))
+    assert (batch.evict, batch.run) == ((2,), (ScheduledRow(1, 11, 0),))
 
 
 def test_nobody_grows_below_a_row_that_waits_for_pages() -> None:
@@ -215,19 +235,21 @@ def test_nobody_grows_below_a_row_that_waits_for_pages() -> None:
     submit(scheduler, 1, prompt=12, max_new=4)
     submit(scheduler, 2, prompt=15, max_new=4)
     submit(scheduler, 3, prompt=3, max_new=4)
-    assert plan(scheduler).run == (Run(1, 12, 0),)
+    assert plan(scheduler).run == (ScheduledRow(1, 12, 0),)
     complete(scheduler, done(1, 12))
-    assert plan(scheduler).run == (Run(1, 0, 0),), "row 3 would fit, but row 2 is before it"
+    assert plan(scheduler).run == (ScheduledRow(1, 0, 0),), (
+        "row 3 would fit, but row 2 is before it"
+    )
 
 
 def test_a_started_row_leaves_a_page_for_each_row_above() -> None:
     scheduler = fcfs(capacity(pages=4, speculate=0, depth=1))
     submit(scheduler, 1, prompt=7, max_new=8)
     submit(scheduler, 2, prompt=7, max_new=8)
-    assert plan(scheduler).run == (Run(1, 7, 0),)
+    assert plan(scheduler).run == (ScheduledRow(1, 7, 0),)
 
 
-@pytest.mark.parametrize("policy", NAMES)
+@pytest.mark.parametrize("policy", POLICY_NAMES)
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("rung", ["swap", "recompute"])
 def test_a_pool_of_half_the_demand_still_finishes_everything(
@@ -250,9 +272,9 @@ def test_a_pool_of_half_the_demand_still_finishes_everything(
     config = SchedulerConfig(scheduler=policy, laps_peak=False)
     scheduler = build(config, device.capacity)
     batches = run(scheduler, device, clients)
-    assert all(client.ends == 1 for client in clients)
-    assert scheduler.view().free_pages == demand // 2
-    preemptions = scheduler.view().preemptions
+    assert all(client.end_count == 1 for client in clients)
+    assert scheduler.status().free_pages == demand // 2
+    preemptions = scheduler.status().preemptions
     assert preemptions["recompute"] == sum(len(batch.evict) for batch in batches)
     assert preemptions["swap"] == sum(len(batch.swap_out) for batch in batches)
     assert preemptions[rung] == preemptions["swap"] + preemptions["recompute"] > 0
@@ -267,7 +289,7 @@ def test_rows_come_back_from_the_host_while_others_take_every_place() -> None:
     batches = run(scheduler, device, [Client(job, 40, 0.5) for job in jobs])
     back = [batch for batch in batches if batch.swap_in]
     assert any(len(batch.run) == 2 for batch in back), "only rows with a place were brought back"
-    view = scheduler.view()
+    view = scheduler.status()
     assert view.prefetched == sum(len(batch.swap_in) for batch in back) == view.preemptions["swap"]
 
 
@@ -280,7 +302,7 @@ def test_a_row_on_the_host_that_is_alone_comes_back_and_then_runs() -> None:
     assert back.swap_in[0].id == 2
     later = batches[batches.index(back) + 1 :]
     assert [len(batch.run) for batch in later if batch.run] == [1] * len(later[:-1])
-    assert all(client.ends == 1 for client in clients)
+    assert all(client.end_count == 1 for client in clients)
 
 
 def test_first_come_is_first_to_end_when_answers_are_equal() -> None:
@@ -288,5 +310,5 @@ def test_first_come_is_first_to_end_when_answers_are_equal() -> None:
     clients = [Client(Job(id, 0.01 * id, 4, 10), 10, 0.0) for id in range(8)]
     ends = []
     for _ in serve(fcfs(device.capacity), device, clients):
-        ends += [c.job.id for c in clients if c.ends and c.job.id not in ends]
+        ends += [c.job.id for c in clients if c.end_count and c.job.id not in ends]
     assert ends[:6] == [0, 1, 2, 3, 4, 5]

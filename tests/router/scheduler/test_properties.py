@@ -21,10 +21,10 @@ from hypothesis.stateful import (
 )
 
 from router.config import SchedulerConfig
-from router.scheduler import NAMES, build
+from router.scheduler import POLICY_NAMES, build
 from router.scheduler.api import Job
-from router.scheduler.memory.kv_placement import PREEMPTIONS
-from tests.support.virtual_device import Client, Device, capacity, chain, names, run, serve
+from router.scheduler.memory.kv_placement import PREEMPTION_MODES
+from tests.support.virtual_device import Client, Device, capacity, chain, page_hashes, run, serve
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "every part": {"laps_tail": 0.3, "laps_fairness": 1.0, "laps_lock": 0.7},
@@ -38,7 +38,7 @@ def config(policy: str, **changes: float) -> SchedulerConfig:
     return SchedulerConfig(scheduler=name, **{**VARIANTS.get(policy, {}), **changes})
 
 
-class Life(RuleBasedStateMachine):
+class SchedulerMachine(RuleBasedStateMachine):
     policy: ClassVar[str]
 
     @initialize(
@@ -49,7 +49,7 @@ class Life(RuleBasedStateMachine):
         speculate=st.integers(0, 4),
         depth=st.integers(1, 2),
         host=st.sampled_from((0, 4, 40)),
-        preemption=st.sampled_from(PREEMPTIONS),
+        preemption=st.sampled_from(PREEMPTION_MODES),
     )
     def start(self, seed: int, rows: int, budget: int, host: int, **fields: Any) -> None:
         self.capacity = capacity(
@@ -96,20 +96,20 @@ class Life(RuleBasedStateMachine):
     ) -> None:
         """The prompt may begin as that of another, and go on with what that one was answered."""
         id = len(self.device.clients) + 1
-        known = [client.chain for client in self.device.clients.values() if client.shares]
+        known = [client.chain for client in self.device.clients.values() if client.shares_pages]
         before = data.draw(st.sampled_from([[], *known]))
         shares = data.draw(st.booleans())
         common = data.draw(st.integers(0, len(before)))
         values = chain(max(prompt, common), before[:common], id)
         prompt = len(values)
-        hashes = names(values, self.capacity.page_size) if shares else ()
+        hashes = page_hashes(values, self.capacity.page_size) if shares else ()
         who = {"priority": priority, "tenant": tenant}
         job = Job(id, self.now, prompt, max_new, expected, speculate, hashes, **who)
         if prompt + max_new > self.capacity.pages * self.capacity.page_size:
             with pytest.raises(ValueError, match="pages"):
                 self.scheduler.submit(job, self.now)
             return
-        self.device.clients[id] = Client(job, answer, acceptance, chain=values, shares=shares)
+        self.device.clients[id] = Client(job, answer, acceptance, chain=values, shares_pages=shares)
         self.call("submit", job, self.now)
 
     @precondition(lambda self: self.device.clients)
@@ -138,7 +138,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.device.steps)
     @rule()
     def lose_the_group(self) -> None:
-        for outcomes in self.device.lose():
+        for outcomes in self.device.fail_group():
             self.call("complete", tuple(outcomes), self.now)
 
     @rule(seconds=st.floats(0, 30))
@@ -148,13 +148,13 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def free_and_owned_pages_are_all_pages(self) -> None:
         if hasattr(self, "device"):
-            free = self.scheduler.view().free_pages
-            assert free + len(self.device.owned()) == self.capacity.pages
+            free = self.scheduler.status().free_pages
+            assert free + len(self.device.owned_pages()) == self.capacity.pages
 
     @invariant()
     def every_live_request_is_waiting_or_ran_last(self) -> None:
         if hasattr(self, "device"):
-            view = self.scheduler.view()
+            view = self.scheduler.status()
             assert sum(view.waiting) <= len(self.live()) <= sum(view.waiting) + view.running
             assert view.perceptible <= len(self.live())
 
@@ -165,9 +165,9 @@ class Life(RuleBasedStateMachine):
         if not hasattr(self, "device"):
             return
         self.drain()
-        assert all(c.ends == 1 or c.cancelled for c in self.device.clients.values())
-        assert all(c.ends <= 1 for c in self.device.clients.values())
-        assert self.scheduler.view().free_pages == self.capacity.pages
+        assert all(c.end_count == 1 or c.cancelled for c in self.device.clients.values())
+        assert all(c.end_count <= 1 for c in self.device.clients.values())
+        assert self.scheduler.status().free_pages == self.capacity.pages
         self.replay()
 
     def drain(self) -> None:
@@ -187,9 +187,11 @@ class Life(RuleBasedStateMachine):
             assert getattr(twin, verb)(*arguments) == result, "same events, other decisions"
 
 
-@pytest.mark.parametrize("policy", [*NAMES, *VARIANTS])
+@pytest.mark.parametrize("policy", [*POLICY_NAMES, *VARIANTS])
 def test_any_order_of_events_keeps_pages_and_requests_whole(policy: str) -> None:
-    machine = type("Life_" + "".join(filter(str.isalpha, policy)), (Life,), {"policy": policy})
+    machine = type(
+        "Life_" + "".join(filter(str.isalpha, policy)), (SchedulerMachine,), {"policy": policy}
+    )
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -202,7 +204,7 @@ def test_any_order_of_events_keeps_pages_and_requests_whole(policy: str) -> None
     )
 
 
-@pytest.mark.parametrize("policy", [name for name in (*NAMES, *VARIANTS) if name != "fcfs"])
+@pytest.mark.parametrize("policy", [name for name in (*POLICY_NAMES, *VARIANTS) if name != "fcfs"])
 @given(seed=st.integers(0, 1 << 32), pages=st.integers(16, 60))
 @settings(max_examples=5, deadline=None)
 def test_in_an_endless_crowd_nobody_waits_longer_than_the_age_bound(
@@ -225,8 +227,8 @@ def test_in_an_endless_crowd_nobody_waits_longer_than_the_age_bound(
         assert max(gaps) <= patience + (most - 1) * turn
 
 
-@pytest.mark.parametrize("policy", NAMES)
-@pytest.mark.parametrize("preemption", PREEMPTIONS)
+@pytest.mark.parametrize("policy", POLICY_NAMES)
+@pytest.mark.parametrize("preemption", PREEMPTION_MODES)
 def test_conversations_go_on_from_the_pages_of_their_earlier_turns(
     policy: str, preemption: str
 ) -> None:
@@ -240,12 +242,12 @@ def test_conversations_go_on_from_the_pages_of_their_earlier_turns(
         for place, before in enumerate(turns):
             id = 10 * number + place
             values = chain(len(before) + random.randint(1, 4), before, id)
-            job = Job(id, 0.0, len(values), 6, None, 3 * (place % 2), names(values, 4))
-            clients.append(Client(job, 6, 0.5, chain=values, shares=True))
+            job = Job(id, 0.0, len(values), 6, None, 3 * (place % 2), page_hashes(values, 4))
+            clients.append(Client(job, 6, 0.5, chain=values, shares_pages=True))
         run(scheduler, device, [*clients, *_twins(clients)])
         turns = [client.chain[:] for client in clients]
-        assert all(client.ends == 1 for client in clients)
-    assert device.cached > 200, "hardly anything was shared"
+        assert all(client.end_count == 1 for client in clients)
+    assert device.cached_tokens > 200, "hardly anything was shared"
 
 
 def _twins(clients: list[Client]) -> list[Client]:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from router.config import SchedulerConfig
-from router.scheduler import NAMES, build
-from router.scheduler.api import End, Job, Outcome, Scheduler
+from router.scheduler import POLICY_NAMES, build
+from router.scheduler.api import Job, Outcome, RowEnded, Scheduler
 from tests.support.virtual_device import Client, Device, capacity, run
 
 
@@ -18,23 +18,23 @@ def scheduler(name: str = "fcfs", learned: dict[str, Any] | None = None) -> Sche
 
 
 def test_a_stranger_has_no_look() -> None:
-    assert scheduler().look(1, 0.0) is None
+    assert scheduler().request_status(1, 0.0) is None
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", POLICY_NAMES)
 def test_attained_service_grows_and_the_remainder_shrinks(name: str) -> None:
     served = scheduler(name)
     served.submit(Job(1, 0.0, 4, 50, 40.0), 0.0)
     served.next_batch(0.0)
     served.complete([Outcome(1, 4, 0, 0, 1, 0.25)], 0.25)
-    before = served.look(1, 0.25)
+    before = served.request_status(1, 0.25)
     served.next_batch(0.25)
     served.complete([Outcome(1, 0, 3, 3, 4, 0.5)], 0.75)
-    after = served.look(1, 0.75)
+    after = served.request_status(1, 0.75)
     assert before is not None
     assert after is not None
-    assert (before.attained, after.attained) == (0.25, 0.75)
-    assert 0 < after.remaining < before.remaining
+    assert (before.device_seconds, after.device_seconds) == (0.25, 0.75)
+    assert 0 < after.remaining_seconds < before.remaining_seconds
 
 
 def test_who_waits_longer_is_told_so() -> None:
@@ -42,10 +42,10 @@ def test_who_waits_longer_is_told_so() -> None:
     for id in range(4):
         served.submit(Job(id, float(id), 4, 50, 40.0), 3.0)
     served.next_batch(3.0)
-    looks = [served.look(id, 3.0) for id in range(4)]
+    looks = [served.request_status(id, 3.0) for id in range(4)]
     waits = [look.wait for look in looks if look is not None]
     assert waits[0] == 0 < waits[1] < waits[2] < waits[3]
-    assert waits[1] == pytest.approx(looks[0].remaining)  # type: ignore[union-attr]
+    assert waits[1] == pytest.approx(looks[0].remaining_seconds)  # type: ignore[union-attr]
 
 
 def test_a_request_counts_its_own_preemptions() -> None:
@@ -55,7 +55,7 @@ def test_a_request_counts_its_own_preemptions() -> None:
     served.complete([Outcome(1, 4, 0, 0, 1, 0.1)], 0.1)
     served.submit(Job(2, 0.1, 4, 50, 3.0), 0.1)
     served.next_batch(0.1)
-    kept, other = served.look(1, 0.1), served.look(2, 0.1)
+    kept, other = served.request_status(1, 0.1), served.request_status(2, 0.1)
     assert kept is not None
     assert other is not None
     assert kept.preemptions == {"keep": 1, "swap": 0, "recompute": 0}
@@ -67,7 +67,7 @@ def test_an_aged_request_stands_in_level_0() -> None:
     served = build(SchedulerConfig(scheduler="las", laps_patience=5.0), small)
     served.submit(Job(1, 0.0, 4, 50), 0.0)
     served.next_batch(5.0)
-    look = served.look(1, 5.0)
+    look = served.request_status(1, 5.0)
     assert look is not None
     assert look.level == 0
 
@@ -85,34 +85,34 @@ def serve(served: Scheduler, hints: bool = True) -> None:
 
 def test_the_view_shows_acceptance_and_how_good_estimates_are() -> None:
     served = scheduler()
-    assert (served.view().acceptance, served.view().estimate_error) == (0.0, 0.0)
+    assert (served.status().acceptance_rate, served.status().estimate_error) == (0.0, 0.0)
     serve(served)
-    view = served.view()
+    view = served.status()
     # Drafts pass each place with chance 1/2.
-    assert 0.2 < view.acceptance < 0.4
+    assert 0.2 < view.acceptance_rate < 0.4
     assert 0.0 < view.estimate_error < 0.5
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", POLICY_NAMES)
 def test_what_was_learned_survives_a_restart(name: str) -> None:
     first = scheduler(name)
     serve(first, hints=False)
-    learned = first.learned()
+    learned = first.learned_state()
     second, blank = scheduler(name, learned), scheduler(name)
-    assert second.learned() == learned
+    assert second.learned_state() == learned
     waits = []
     for each in (first, second, blank):
         each.submit(Job(1000, 100.0, 4, 100), 100.0)
-        look = each.look(1000, 100.0)
+        look = each.request_status(1000, 100.0)
         assert look is not None
-        waits.append(look.remaining)
+        waits.append(look.remaining_seconds)
     assert waits[0] == pytest.approx(waits[1])
     assert waits[2] > 1.5 * waits[1], "a fresh server expects 128 tokens, this one 20"
 
 
 def test_an_answer_that_only_the_text_ended_teaches_its_length() -> None:
     taught, untaught = scheduler(), scheduler()
-    for served, end in ((taught, End.STOP), (untaught, None)):
+    for served, end in ((taught, RowEnded.STOP), (untaught, None)):
         for id in range(40):
             served.submit(Job(id, 0.0, 4, 30), 0.0)
             served.next_batch(0.0)
@@ -120,8 +120,8 @@ def test_an_answer_that_only_the_text_ended_teaches_its_length() -> None:
             served.cancel(id, 0.1, end)
             served.next_batch(0.1)
             served.complete([], 0.1)
-    assert taught.learned() != untaught.learned()
-    assert untaught.learned() == scheduler().learned()
+    assert taught.learned_state() != untaught.learned_state()
+    assert untaught.learned_state() == scheduler().learned_state()
 
 
 def plain(value: Any) -> bool:
@@ -132,17 +132,17 @@ def plain(value: Any) -> bool:
     return isinstance(value, int | float | str)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", POLICY_NAMES)
 def test_what_was_learned_is_made_of_plain_values(name: str) -> None:
     served = scheduler(name)
     serve(served)
-    assert plain(served.learned())
+    assert plain(served.learned_state())
 
 
-def spoilt() -> list[Any]:
+def corrupted_states() -> list[Any]:
     served = scheduler()
     serve(served)
-    learned = served.learned()
+    learned = served.learned_state()
     lengths, survival = learned["lengths"], learned["survival"]
     return [
         {},
@@ -160,12 +160,14 @@ def spoilt() -> list[Any]:
 @pytest.mark.parametrize("place", range(9))
 def test_what_was_not_learned_is_refused(place: int) -> None:
     with pytest.raises(ValueError, match="not what a scheduler has learned"):
-        scheduler(learned=spoilt()[place])
+        scheduler(learned=corrupted_states()[place])
 
 
 def test_a_shorter_draft_goes_on_from_what_a_longer_one_learned() -> None:
     longer = scheduler()
     serve(longer)
     shorter = replace(capacity(max_rows=1, depth=1), speculate=1)
-    learned = build(SchedulerConfig(scheduler="fcfs"), shorter, longer.learned()).learned()
-    assert learned["survival"]["reached"] == longer.learned()["survival"]["reached"][:1]
+    learned = build(
+        SchedulerConfig(scheduler="fcfs"), shorter, longer.learned_state()
+    ).learned_state()
+    assert learned["survival"]["reached"] == longer.learned_state()["survival"]["reached"][:1]

@@ -8,12 +8,12 @@ patience and then for one turn of each other.
 from collections.abc import Iterator
 from random import Random
 
-from router.scheduler.api import End, Job, Outcome
+from router.scheduler.api import Job, Outcome, RowEnded
 from router.scheduler.estimation.estimator import Estimator
 from router.scheduler.policies.baselines import Las, LengthSjf
-from router.scheduler.policies.laps import Laps, Parts
-from router.scheduler.policies.laps_paper import Paper
-from router.scheduler.policies.multilevel_queue import Levels
+from router.scheduler.policies.laps import Laps, LapsOptions
+from router.scheduler.policies.laps_paper import LapsPaper
+from router.scheduler.policies.multilevel_queue import MultilevelQueue
 from router.scheduler.policies.policy import Policy
 from router.scheduler.row import Row
 from tests.support.virtual_device import capacity
@@ -26,16 +26,16 @@ DEVICE = capacity()
 
 
 def policy(random: Random, patience: float, estimator: Estimator) -> Policy:
-    levels = Levels.geometric(3, 2.0, QUANTUM, patience)
-    one = Levels((), patience, QUANTUM)
+    levels = MultilevelQueue.geometric(3, 2.0, QUANTUM, patience)
+    one = MultilevelQueue((), patience, QUANTUM)
     kind = random.randrange(8)
     if kind == 0:
         return Las(levels)
     if kind == 1:
         return LengthSjf(one, estimator, preemptive=random.random() < 0.5)
     if kind == 2:
-        return Paper(estimator, levels, 2, 0.1)
-    parts = Parts(
+        return LapsPaper(estimator, levels, 2, 0.1)
+    parts = LapsOptions(
         rank=random.choice(("gittins", "remaining", "queues")),
         join=random.random() < 0.5,
         perception=random.choice(("window", "posterior")),
@@ -57,8 +57,8 @@ def excess(seed: int, patience: float) -> Iterator[float]:
         if len(rows) < CROWD:
             hint = 400.0 / (1 + id)
             job = Job(id, now, 4, 500, hint, priority=-id, tenant=random.randrange(3))
-            rows[id], since[id] = estimator.row(job), now
-            tried.arrive(rows[id], now)
+            rows[id], since[id] = estimator.new_row(job), now
+            tried.add(rows[id], now)
         row = tried.order(now, random.random())[0]
         now += STEP
         bound = PATIENCE + (len(rows) - 1) * TURN
@@ -66,11 +66,11 @@ def excess(seed: int, patience: float) -> Iterator[float]:
         since[row.job.id] = now
         outcome = Outcome(row.job.id, 4 * (not row.started), 3, 1, int(row.started), STEP)
         row.started = True
-        row.learn(outcome)
+        row.apply_outcome(outcome)
         if row.emitted and random.random() < 0.7:
             del rows[row.job.id]
-            estimator.end(row, End.EOS)
-            tried.leave(row, End.EOS)
+            estimator.remove(row, RowEnded.EOS)
+            tried.remove(row, RowEnded.EOS)
         else:
             estimator.observe(row, outcome)
             tried.observe(row, outcome, now)

@@ -8,16 +8,16 @@ from collections.abc import Callable
 import pytest
 
 from router.shards.group import (
-    HISTORY,
-    PING_SECONDS,
-    PONG_SECONDS,
-    STEP_FACTOR,
-    STEP_SECONDS,
-    GroupLost,
+    MIN_STEP_TIMEOUT_SECONDS,
+    PING_INTERVAL_SECONDS,
+    PONG_TIMEOUT_SECONDS,
+    STEP_HISTORY,
+    STEP_TIMEOUT_FACTOR,
     ShardGroup,
+    ShardGroupFailed,
 )
 from shard.wire.protocol import (
-    HEADER,
+    HEADER_BYTES,
     Ack,
     Fatal,
     Hello,
@@ -26,14 +26,14 @@ from shard.wire.protocol import (
     Pong,
     Prepare,
     Prepared,
-    Run,
+    RowWork,
     Step,
     StepResult,
     pack,
 )
-from tests.support.scripted_ranks import ScriptedRank, group_of, listening, ready
+from tests.support.scripted_ranks import ScriptedRank, connected_group, listening, ready_message
 
-RUN = (Run(1, 0, 3),)
+RUN = (RowWork(1, 0, 3),)
 
 
 def step(number: int) -> Step:
@@ -46,56 +46,56 @@ def result(number: int, digest: int = 7, seconds: float = 0.5) -> StepResult:
 
 async def test_every_rank_is_sent_the_same_bytes_and_they_are_the_steps() -> None:
     ranks = [ScriptedRank(number) for number in range(3)]
-    async with group_of(*ranks) as (group, _):
+    async with connected_group(*ranks) as (group, _):
         group.send(step(1), 0.0)
         group.send(step(2), 0.0)
         for rank in ranks:
-            assert [await rank.heard(), await rank.heard()] == [step(1), step(2)]
-        assert [bytes(rank.sent) for rank in ranks] == [pack(step(1)) + pack(step(2))] * 3
+            assert [await rank.next_message(), await rank.next_message()] == [step(1), step(2)]
+        assert [bytes(rank.received) for rank in ranks] == [pack(step(1)) + pack(step(2))] * 3
 
 
 async def test_a_step_is_done_when_all_ranks_have_answered_with_one_digest() -> None:
     first, second = ScriptedRank(0), ScriptedRank(1)
-    async with group_of(first, second) as (group, reports):
+    async with connected_group(first, second) as (group, reports):
         group.send(step(1), 0.0)
         group.send(step(2), 0.0)
-        second.say(Ack(1, 7), Ack(2, 8))
-        first.say(result(1, 7))
+        second.send(Ack(1, 7), Ack(2, 8))
+        first.send(result(1, 7))
         assert await reports.get() == result(1, 7)
-        first.say(result(2, 8))
+        first.send(result(2, 8))
         assert await reports.get() == result(2, 8)
         assert reports.empty()
 
 
 async def test_at_most_two_steps_are_in_flight() -> None:
     rank = ScriptedRank(0)
-    async with group_of(rank) as (group, reports):
-        free = [group.free]
+    async with connected_group(rank) as (group, reports):
+        free = [group.has_capacity]
         for number in (1, 2):
             group.send(step(number), 0.0)
-            free.append(group.free)
-        rank.say(result(1))
+            free.append(group.has_capacity)
+        rank.send(result(1))
         await reports.get()
-        assert [*free, group.free] == [True, True, False, True]
+        assert [*free, group.has_capacity] == [True, True, False, True]
 
 
 async def test_a_frame_may_come_in_any_pieces() -> None:
     rank = ScriptedRank(0)
-    async with group_of(rank) as (group, reports):
+    async with connected_group(rank) as (group, reports):
         group.send(step(1), 0.0)
         for byte in pack(result(1)):
-            rank.say_bytes(bytes([byte]))
+            rank.send_bytes(bytes([byte]))
             await asyncio.sleep(0)
         assert await reports.get() == result(1)
 
 
 async def test_the_group_knows_what_each_rank_said_of_itself() -> None:
-    async with group_of(ScriptedRank(0), ScriptedRank(1)) as (group, _):
-        assert group.ready == (ready(0), ready(1))
+    async with connected_group(ScriptedRank(0), ScriptedRank(1)) as (group, _):
+        assert group.ready_messages == (ready_message(0), ready_message(1))
 
 
 async def test_a_rank_that_is_not_there_is_no_group() -> None:
-    with pytest.raises(GroupLost, match="cannot greet"):
+    with pytest.raises(ShardGroupFailed, match="cannot greet"):
         async with ShardGroup.connect(["/nowhere/0.sock"]):
             pass
 
@@ -103,10 +103,10 @@ async def test_a_rank_that_is_not_there_is_no_group() -> None:
 async def test_a_rank_that_refuses_the_greeting_is_no_group() -> None:
     class Refusing(ScriptedRank):
         def greet(self, hello: Hello) -> None:
-            self.hang_up()
+            self.disconnect()
 
     async with listening(ScriptedRank(0), Refusing(1)) as paths:
-        with pytest.raises(GroupLost, match="rank 1: the connection ended"):
+        with pytest.raises(ShardGroupFailed, match="rank 1: the connection ended"):
             async with ShardGroup.connect(paths):
                 pass
 
@@ -114,48 +114,51 @@ async def test_a_rank_that_refuses_the_greeting_is_no_group() -> None:
 async def test_a_rank_that_answers_as_another_is_no_group() -> None:
     class Confused(ScriptedRank):
         def greet(self, hello: Hello) -> None:
-            self.say(ready(1))
+            self.send(ready_message(1))
 
     async with listening(Confused(0)) as paths:
-        with pytest.raises(GroupLost, match="rank 0: unexpected Ready"):
+        with pytest.raises(ShardGroupFailed, match="rank 0: unexpected Ready"):
             async with ShardGroup.connect(paths):
                 pass
 
 
 async def test_a_grammar_is_prepared_when_all_ranks_have_said_so() -> None:
     first, second = ScriptedRank(0), ScriptedRank(1)
-    async with group_of(first, second) as (group, reports):
-        waiting = [asyncio.ensure_future(group.prepare(text)) for text in "ab"]
+    async with connected_group(first, second) as (group, reports):
+        waiting = [asyncio.ensure_future(group.prepare_grammar(text)) for text in "ab"]
         for rank in (first, second):
-            assert [await rank.heard(), await rank.heard()] == [Prepare(1, "a"), Prepare(2, "b")]
+            assert [await rank.next_message(), await rank.next_message()] == [
+                Prepare(1, "a"),
+                Prepare(2, "b"),
+            ]
         group.send(step(1), 0.0)
-        first.say(Prepared(2), Prepared(1), result(1))
-        second.say(Prepared(2), Ack(1, 7))
+        first.send(Prepared(2), Prepared(1), result(1))
+        second.send(Prepared(2), Ack(1, 7))
         await reports.get()
         assert [task.done() for task in waiting] == [False, True]
-        second.say(Prepared(1))
+        second.send(Prepared(1))
         await waiting[0]
 
 
 async def test_a_lost_group_prepares_nothing_and_nobody_waits() -> None:
     rank = ScriptedRank(0)
-    async with group_of(rank) as (group, _):
-        waiting = asyncio.ensure_future(group.prepare("a"))
-        await rank.heard()
-        rank.hang_up()
+    async with connected_group(rank) as (group, _):
+        waiting = asyncio.ensure_future(group.prepare_grammar("a"))
+        await rank.next_message()
+        rank.disconnect()
         await waiting
-        await group.prepare("b")
-        assert group.lost
+        await group.prepare_grammar("b")
+        assert group.failure
 
 
 async def test_whoever_leaves_before_a_grammar_is_prepared_is_forgotten() -> None:
     rank = ScriptedRank(0)
-    async with group_of(rank) as (group, reports):
-        waiting = asyncio.ensure_future(group.prepare("a"))
-        await rank.heard()
+    async with connected_group(rank) as (group, reports):
+        waiting = asyncio.ensure_future(group.prepare_grammar("a"))
+        await rank.next_message()
         waiting.cancel()
         group.send(step(1), 0.0)
-        rank.say(Prepared(1), result(1))
+        rank.send(Prepared(1), result(1))
         assert await reports.get() == result(1)
 
 
@@ -168,88 +171,90 @@ async def test_whoever_leaves_before_a_grammar_is_prepared_is_forgotten() -> Non
         (0, Ack(1, 7), "rank 0: unexpected Ack"),
         (1, result(1), "rank 1: unexpected StepResult"),
         (1, step(1), "rank 1: unexpected Step"),
-        (1, ready(1), "rank 1: unexpected Ready"),
+        (1, ready_message(1), "rank 1: unexpected Ready"),
         (0, Fatal(1, "MemoryError: gone"), "rank 0: MemoryError: gone"),
     ],
     ids=lambda value: type(value).__name__,
 )
 async def test_a_broken_rule_loses_the_group(speaker: int, message: Message, reason: str) -> None:
     ranks = [ScriptedRank(0), ScriptedRank(1)]
-    async with group_of(*ranks) as (group, reports):
+    async with connected_group(*ranks) as (group, reports):
         group.send(step(1), 0.0)
-        ranks[speaker].say(message)
+        ranks[speaker].send(message)
         lost = await reports.get()
-        assert isinstance(lost, GroupLost)
+        assert isinstance(lost, ShardGroupFailed)
         assert str(lost) == reason
-        assert not group.free
+        assert not group.has_capacity
         assert reports.empty()
 
 
 async def test_unequal_digests_lose_the_group() -> None:
     first, second = ScriptedRank(0), ScriptedRank(1)
-    async with group_of(first, second) as (group, reports):
+    async with connected_group(first, second) as (group, reports):
         group.send(step(1), 0.0)
-        first.say(result(1, 7))
-        second.say(Ack(1, 8))
+        first.send(result(1, 7))
+        second.send(Ack(1, 8))
         assert "rows differ between ranks" in str(await reports.get())
 
 
 async def test_an_answer_to_no_step_loses_the_group() -> None:
     rank = ScriptedRank(0)
-    async with group_of(rank) as (_, reports):
-        rank.say(result(1))
+    async with connected_group(rank) as (_, reports):
+        rank.send(result(1))
         assert "Step 1 answered" in str(await reports.get())
 
 
 async def test_a_frame_that_is_no_message_loses_the_group() -> None:
     rank = ScriptedRank(0)
-    async with group_of(rank) as (_, reports):
-        rank.say_bytes(b"\xff" * HEADER)
+    async with connected_group(rank) as (_, reports):
+        rank.send_bytes(b"\xff" * HEADER_BYTES)
         assert "exceeds" in str(await reports.get())
 
 
 async def test_a_closed_connection_loses_the_group_and_closes_the_others() -> None:
     first, second = ScriptedRank(0), ScriptedRank(1)
-    async with group_of(first, second) as (_, reports):
-        second.hang_up()
+    async with connected_group(first, second) as (_, reports):
+        second.disconnect()
         assert str(await reports.get()) == "rank 1: the connection ended"
-        assert await first.heard() is None
+        assert await first.next_message() is None
 
 
 async def test_a_subscriber_that_comes_late_hears_of_the_loss() -> None:
     rank = ScriptedRank(0)
-    async with group_of(rank) as (group, reports):
-        rank.hang_up()
+    async with connected_group(rank) as (group, reports):
+        rank.disconnect()
         lost = await reports.get()
         late: list[object] = []
-        group.subscribe(late.append)
+        group.set_listener(late.append)
         assert late == [lost]
 
 
 async def finish(rank: ScriptedRank, group: ShardGroup, reports: object, seconds: float) -> None:
     """Let the group see HISTORY Steps of `seconds`."""
     assert isinstance(reports, asyncio.Queue)
-    for number in range(1, HISTORY + 1):
+    for number in range(1, STEP_HISTORY + 1):
         group.send(step(number), 0.0)
-        rank.say(result(number, seconds=seconds))
+        rank.send(result(number, seconds=seconds))
         await reports.get()
 
 
 @pytest.mark.parametrize(
-    ("usual", "limit"), [(0.01, STEP_SECONDS), (2.0, STEP_FACTOR * 2.0)], ids=["short", "long"]
+    ("usual", "limit"),
+    [(0.01, MIN_STEP_TIMEOUT_SECONDS), (2.0, STEP_TIMEOUT_FACTOR * 2.0)],
+    ids=["short", "long"],
 )
 async def test_a_step_may_take_ten_seconds_or_twenty_times_the_usual(
     usual: float, limit: float
 ) -> None:
     rank = ScriptedRank(0)
-    async with group_of(rank) as (group, reports):
+    async with connected_group(rank) as (group, reports):
         await finish(rank, group, reports, usual)
-        group.send(step(HISTORY + 1), 100.0)
-        group.check(100.0 + limit)
+        group.send(step(STEP_HISTORY + 1), 100.0)
+        group.check_health(100.0 + limit)
         assert reports.empty()
-        assert not group.late(100.0 + limit)
-        assert group.late(100.1 + limit)
-        group.check(100.1 + limit)
+        assert not group.is_overdue(100.0 + limit)
+        assert group.is_overdue(100.1 + limit)
+        group.check_health(100.1 + limit)
         assert str(await reports.get()) == "a Step takes too long"
 
 
@@ -257,48 +262,51 @@ async def test_the_operator_may_say_how_long_a_step_may_take() -> None:
     rank = ScriptedRank(0)
     async with (
         listening(rank) as paths,
-        ShardGroup.connect(paths, step_seconds=1.5) as group,
+        ShardGroup.connect(paths, step_timeout=1.5) as group,
     ):
         group.send(step(1), 100.0)
-        assert not group.late(101.5)
-        assert group.late(101.6)
+        assert not group.is_overdue(101.5)
+        assert group.is_overdue(101.6)
 
 
 async def test_idle_ranks_are_pinged_once_a_second() -> None:
     rank = ScriptedRank(0)
-    async with group_of(rank) as (group, _):
-        for now in (100.0, 100.0 + PING_SECONDS / 2, 100.0 + PING_SECONDS):
-            group.check(now)
-        assert await rank.heard() == Ping(1)
-        rank.say(Pong(1, 0))
+    async with connected_group(rank) as (group, _):
+        for now in (100.0, 100.0 + PING_INTERVAL_SECONDS / 2, 100.0 + PING_INTERVAL_SECONDS):
+            group.check_health(now)
+        assert await rank.next_message() == Ping(1)
+        rank.send(Pong(1, 0))
         await until(
-            lambda: group.check(100.0 + PING_SECONDS) or len(rank.sent) > len(pack(Ping(1)))
+            lambda: (
+                group.check_health(100.0 + PING_INTERVAL_SECONDS)
+                or len(rank.received) > len(pack(Ping(1)))
+            )
         )
-        assert await rank.heard() == Ping(2)
+        assert await rank.next_message() == Ping(2)
 
 
 async def test_a_rank_that_answers_no_ping_loses_the_group() -> None:
     first, second = ScriptedRank(0), ScriptedRank(1)
-    async with group_of(first, second) as (group, reports):
-        group.check(100.0)
-        first.say(Pong(1, 0))
-        await first.heard()
-        group.check(100.0 + PONG_SECONDS)
+    async with connected_group(first, second) as (group, reports):
+        group.check_health(100.0)
+        first.send(Pong(1, 0))
+        await first.next_message()
+        group.check_health(100.0 + PONG_TIMEOUT_SECONDS)
         assert reports.empty()
-        await until(lambda: not reports.empty() or group.check(101.0 + PONG_SECONDS))
+        await until(lambda: not reports.empty() or group.check_health(101.0 + PONG_TIMEOUT_SECONDS))
         assert "1] answer no ping" in str(await reports.get())
 
 
 async def test_a_ping_left_open_by_a_long_step_is_forgiven() -> None:
     rank = ScriptedRank(0)
-    async with group_of(rank) as (group, reports):
-        group.check(100.0)
+    async with connected_group(rank) as (group, reports):
+        group.check_health(100.0)
         group.send(step(1), 100.0)
-        rank.say(result(1))
+        rank.send(result(1))
         await reports.get()
-        group.check(200.0)
+        group.check_health(200.0)
         assert reports.empty()
-        assert group.free
+        assert group.has_capacity
 
 
 async def until(holds: Callable[[], object]) -> None:

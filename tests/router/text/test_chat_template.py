@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from router.text.chat_template import ChatTemplate, Refused
+from router.text.chat_template import ChatTemplate, JobRejected
 from tests.support.chat_templates import TEMPLATES
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -52,7 +52,7 @@ def theirs(source: str, chat: list[dict[str, Any]], **more: Any) -> str | None:
 def ours(source: str, chat: list[dict[str, Any]], **more: Any) -> str | None:
     try:
         return ChatTemplate(source, TOKENS).render(chat, **more)
-    except Refused:
+    except JobRejected:
         return None
 
 
@@ -87,14 +87,14 @@ def test_a_last_message_of_the_assistant_is_left_open() -> None:
 
 
 def test_what_a_template_refuses_is_told_in_its_words() -> None:
-    with pytest.raises(Refused, match=r"^Conversation roles must alternate$"):
+    with pytest.raises(JobRejected, match=r"^Conversation roles must alternate$"):
         ChatTemplate(TEMPLATES["inst"], TOKENS).render([ANSWER, USER])
 
 
 def test_a_variable_that_is_missing_is_named() -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(JobRejected) as caught:
         ChatTemplate("{{ persona.name }}", {}).render([USER])
-    assert caught.value.variable == "persona"
+    assert caught.value.missing_variable == "persona"
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_variable_that_is_missing_is_named() -> None:
 )
 def test_a_template_that_reaches_too_far_is_refused(source: str) -> None:
     chat = [dict(USER)]
-    with suppress(Refused):
+    with suppress(JobRejected):
         assert ChatTemplate(source, TOKENS).render(chat).strip() == ""
     assert chat == [USER]
 

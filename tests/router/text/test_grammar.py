@@ -12,9 +12,16 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from router.errors import Invalid
-from router.text.grammar import LONGEST, Grammars, Kind, Source, from_schema, read
-from router.text.worker_pool import Files, Workers
+from router.errors import ValidationError
+from router.text.grammar import (
+    MAX_GRAMMAR_CHARACTERS,
+    GrammarCompiler,
+    GrammarKind,
+    GrammarSource,
+    from_schema,
+    parse_grammar,
+)
+from router.text.worker_pool import WorkerFiles, WorkerPool
 from tests.support.families import byte_level
 
 BROKEN: tuple[dict[str, Any], ...] = (
@@ -74,9 +81,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def grammars(folder: Path) -> AsyncIterator[Grammars]:
-    workers = Workers(Files(str(folder), byte_level().get_vocab_size()), 1)
-    yield Grammars(workers)
+async def grammars(folder: Path) -> AsyncIterator[GrammarCompiler]:
+    workers = WorkerPool(WorkerFiles(str(folder), byte_level().get_vocab_size()), 1)
+    yield GrammarCompiler(workers)
     await workers.close()
 
 
@@ -100,14 +107,14 @@ def malformed(count: int) -> list[dict[str, Any]]:
     return [wrap(rng.choice(BROKEN), rng.randint(0, 3)) for _ in range(count)]
 
 
-async def refused(grammars: Grammars, kind: str, value: Any) -> str:
-    source = from_schema(value) if kind == "json" else read(kind, value)
-    with pytest.raises(Invalid) as caught:
+async def refused(grammars: GrammarCompiler, kind: str, value: Any) -> str:
+    source = from_schema(value) if kind == "json" else parse_grammar(kind, value)
+    with pytest.raises(ValidationError) as caught:
         await grammars.compile(source)
     return str(caught.value)
 
 
-async def test_faulty_schemas_are_refused(grammars: Grammars) -> None:
+async def test_faulty_schemas_are_refused(grammars: GrammarCompiler) -> None:
     for schema in BROKEN:
         text = await refused(grammars, "json", schema)
         assert text.startswith("Input validation error: cannot compile regex from schema: ")
@@ -115,50 +122,50 @@ async def test_faulty_schemas_are_refused(grammars: Grammars) -> None:
 
 
 async def test_two_hundred_malformed_schemas_are_refused_whatever_is_around_the_fault(
-    grammars: Grammars,
+    grammars: GrammarCompiler,
 ) -> None:
     for schema in malformed(200):
         await refused(grammars, "json", schema)
 
 
 @pytest.mark.parametrize("regex", BAD_REGEXES)
-async def test_faulty_regexes_are_refused(grammars: Grammars, regex: str) -> None:
+async def test_faulty_regexes_are_refused(grammars: GrammarCompiler, regex: str) -> None:
     text = await refused(grammars, "regex", regex)
     assert text.startswith("Input validation error: grammar is not valid: ")
 
 
 @pytest.mark.parametrize("lark", ["", "x", 'strat: "a"', "start: start", "start: /(/", "start: b"])
-async def test_faulty_lark_grammars_are_refused(grammars: Grammars, lark: str) -> None:
+async def test_faulty_lark_grammars_are_refused(grammars: GrammarCompiler, lark: str) -> None:
     await refused(grammars, "lark", lark)
 
 
-async def test_look_around_is_refused_by_name(grammars: Grammars) -> None:
+async def test_look_around_is_refused_by_name(grammars: GrammarCompiler) -> None:
     assert "look-around" in await refused(grammars, "regex", "(?=a)b")
     assert "backreferences" in await refused(grammars, "regex", "(a)\\1")
 
 
-async def test_a_grammar_has_a_longest_length(grammars: Grammars) -> None:
-    text = await refused(grammars, "regex", "a" * (LONGEST + 1))
-    assert f"more than {LONGEST} characters" in text
+async def test_a_grammar_has_a_longest_length(grammars: GrammarCompiler) -> None:
+    text = await refused(grammars, "regex", "a" * (MAX_GRAMMAR_CHARACTERS + 1))
+    assert f"more than {MAX_GRAMMAR_CHARACTERS} characters" in text
 
 
 async def test_what_compiled_is_remembered_and_forgotten_in_turn(
-    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+    grammars: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sources = [Source(Kind.REGEX, f"a{{{count}}}") for count in range(1, 5)]
+    sources = [GrammarSource(GrammarKind.REGEX, f"a{{{count}}}") for count in range(1, 5)]
     first = [await grammars.compile(source) for source in sources]
-    assert list(grammars._known) == sources
+    assert list(grammars._cache) == sources
     await grammars.compile(sources[0])
-    monkeypatch.setattr("router.text.grammar.REMEMBERED", grammars._size)
-    await grammars.compile(Source(Kind.REGEX, "b"))
-    assert sources[0] in grammars._known
-    assert sources[1] not in grammars._known
+    monkeypatch.setattr("router.text.grammar.REMEMBERED", grammars._cached_characters)
+    await grammars.compile(GrammarSource(GrammarKind.REGEX, "b"))
+    assert sources[0] in grammars._cache
+    assert sources[1] not in grammars._cache
     assert await grammars.compile(sources[1]) == first[1]
 
 
 async def test_a_server_without_grammars_says_so(folder: Path) -> None:
-    workers = Workers(Files(str(folder), 300), 1)
-    off = Grammars(workers, enabled=False)
+    workers = WorkerPool(WorkerFiles(str(folder), 300), 1)
+    off = GrammarCompiler(workers, enabled=False)
     assert await off.compile(None) is None
     assert await refused(off, "regex", "a") == "Input validation error: grammar is not supported"
 
@@ -166,22 +173,22 @@ async def test_a_server_without_grammars_says_so(folder: Path) -> None:
 @pytest.mark.parametrize("kind", ["json", "json_object"])
 @pytest.mark.parametrize("value", [{"type": "object"}, [], 5, "{}", "5", "not json", '{"a":'])
 def test_native_json_needs_properties(kind: str, value: Any) -> None:
-    with pytest.raises(Invalid, match="grammar is not valid: "):
-        read(kind, value)
+    with pytest.raises(ValidationError, match="grammar is not valid: "):
+        parse_grammar(kind, value)
 
 
 def test_native_json_is_a_schema_or_its_text() -> None:
     schema = {"properties": {"a": {}}}
-    sources = [read("json", schema), read("json_object", json.dumps(schema))]
-    sources.append(read("json_schema", {"name": "n", "schema": schema}))
+    sources = [parse_grammar("json", schema), parse_grammar("json_object", json.dumps(schema))]
+    sources.append(parse_grammar("json_schema", {"name": "n", "schema": schema}))
     assert sources == [from_schema(schema)] * 3
 
 
 @pytest.mark.parametrize("kind", ["regex", "lark"])
 def test_other_grammars_are_text(kind: str) -> None:
-    assert read(kind, "a") == Source(Kind(kind), "a")
-    with pytest.raises(Invalid, match="its value is not a string"):
-        read(kind, {"a": 1})
+    assert parse_grammar(kind, "a") == GrammarSource(GrammarKind(kind), "a")
+    with pytest.raises(ValidationError, match="its value is not a string"):
+        parse_grammar(kind, {"a": 1})
 
 
 def test_a_schema_cannot_change_how_it_is_compiled() -> None:
@@ -191,9 +198,9 @@ def test_a_schema_cannot_change_how_it_is_compiled() -> None:
 async def test_a_tokenizer_that_llguidance_cannot_read_has_no_grammars(tmp_path: Path) -> None:
     words = Tokenizer(WordLevel({"a": 0, "b": 1, "[UNK]": 2}, unk_token="[UNK]"))
     words.save(str(tmp_path / "tokenizer.json"))
-    workers = Workers(Files(str(tmp_path), 3), 1)
+    workers = WorkerPool(WorkerFiles(str(tmp_path), 3), 1)
     try:
-        message = await refused(Grammars(workers), "regex", "a+")
+        message = await refused(GrammarCompiler(workers), "regex", "a+")
         assert "grammars are not supported with this tokenizer" in message
     finally:
         await workers.close()

@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from router.text.detokenizer import TextStream
-from router.text.stop_strings import Hidden, Kept
-from router.text.tokenizer import Vocabulary
+from router.text.detokenizer import Detokenizer
+from router.text.stop_strings import ExclusiveStops, InclusiveStops
+from router.text.tokenizer import Tokenizer
 from tests.support.families import EOS, FAMILIES
 
-VOCABULARIES = {name: Vocabulary(tokenizer) for name, tokenizer in FAMILIES.items()}
+VOCABULARIES = {name: Tokenizer(tokenizer) for name, tokenizer in FAMILIES.items()}
 ALPHABET = "the a.éü世界\u0301😀👩‍👩‍👧🇩🇪 \n\tΩж\u200d"
 CASES = 2500
 """Of each family and kind: 10,000 in all."""
@@ -37,9 +37,11 @@ def ids_of(family: str, text: str) -> list[int]:
     return FAMILIES[family].encode(text, add_special_tokens=False).ids
 
 
-def shown(family: str, ids: list[int], stops: Hidden | Kept) -> tuple[list[str], bool]:
+def shown(
+    family: str, ids: list[int], stops: ExclusiveStops | InclusiveStops
+) -> tuple[list[str], bool]:
     """The pieces up to the stop, and whether there was one."""
-    stream = TextStream(VOCABULARIES[family], (), stops)
+    stream = Detokenizer(VOCABULARIES[family], (), stops)
     pieces = []
     for place, id in enumerate(ids, 1):
         piece = stream.push(id, last=place == len(ids))
@@ -57,7 +59,7 @@ def test_hidden_stops_end_the_text_before_the_first_and_nothing_of_them_is_shown
         ids = ids_of(family, text)
         whole = FAMILIES[family].decode(ids)
         places = [whole.find(stop) for stop in stops if stop in whole]
-        hidden = Hidden(stops)
+        hidden = ExclusiveStops(stops)
         pieces, stopped = shown(family, ids, hidden)
         assert stopped == bool(places)
         joined = "".join(pieces)
@@ -78,7 +80,7 @@ def test_kept_stops_end_the_text_behind_the_token_that_completes_one(family: str
     for text, stops in cases(f"kept {family}"):
         ids = ids_of(family, text)
         whole = FAMILIES[family].decode(ids)
-        kept = Kept(stops)
+        kept = InclusiveStops(stops)
         pieces, stopped = shown(family, ids, kept)
         assert stopped == any(stop in whole for stop in stops)
         assert "".join(pieces) == kept.text
@@ -91,19 +93,19 @@ def test_kept_stops_end_the_text_behind_the_token_that_completes_one(family: str
 
 
 def test_text_waits_only_while_it_may_still_become_a_stop() -> None:
-    stops = Hidden(["\n\n", "end."])
+    stops = ExclusiveStops(["\n\n", "end."])
     pushed = [stops.push(piece, special=False, last=False)[0] for piece in ("a\n", "b e", "n", "t")]
     assert pushed == ["a", "\nb ", "", "ent"]
 
 
 def test_what_waits_is_shown_with_the_last_token() -> None:
-    stops = Hidden(["END"])
+    stops = ExclusiveStops(["END"])
     assert stops.push("an EN", special=False, last=False) == ("an ", False)
     assert stops.push(EOS, special=True, last=True) == ("EN", False)
 
 
 def test_special_tokens_stay_out_but_for_those_asked_for_and_may_be_stops() -> None:
-    stops = Hidden([EOS], shown={"<call>"})
+    stops = ExclusiveStops([EOS], visible_tokens={"<call>"})
     assert stops.push("<call>", special=True, last=False) == ("<call>", False)
     assert stops.push("<pad>", special=True, last=False) == ("", False)
     assert stops.push(EOS, special=True, last=False) == ("", True)
@@ -111,7 +113,7 @@ def test_special_tokens_stay_out_but_for_those_asked_for_and_may_be_stops() -> N
 
 
 def test_a_stop_is_found_around_a_special_token_that_is_not_shown() -> None:
-    stops = Hidden(["abcd"])
+    stops = ExclusiveStops(["abcd"])
     assert stops.push("xab", special=False, last=False) == ("x", False)
     assert stops.push("<pad>", special=True, last=False) == ("", False)
     assert stops.push("cd", special=False, last=False) == ("", True)

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.decoders import DecodeStream
 
-from router.text.detokenizer import TextStream
-from router.text.stop_strings import Kept
-from router.text.tokenizer import Unreadable, Vocabulary
+from router.text.detokenizer import Detokenizer
+from router.text.stop_strings import InclusiveStops
+from router.text.tokenizer import TokenizationError, Tokenizer
 from tests.support.families import BOS, EOS, FAMILIES
 
-VOCABULARIES = {name: Vocabulary(tokenizer) for name, tokenizer in FAMILIES.items()}
+VOCABULARIES = {name: Tokenizer(tokenizer) for name, tokenizer in FAMILIES.items()}
 families = pytest.mark.parametrize("family", FAMILIES)
 texts = st.text(
     st.one_of(
@@ -38,8 +38,8 @@ def id_of(family: str, token: str) -> int:
 
 def read(
     family: str, ids: list[int], prompt: tuple[int, ...] = (), stops: tuple[str, ...] = ()
-) -> tuple[list[str], TextStream]:
-    stream = TextStream(VOCABULARIES[family], prompt, Kept(stops))
+) -> tuple[list[str], Detokenizer]:
+    stream = Detokenizer(VOCABULARIES[family], prompt, InclusiveStops(stops))
     return [stream.push(id).text for id in ids], stream
 
 
@@ -111,7 +111,7 @@ def test_a_character_in_parts_has_empty_texts_until_it_is_whole(family: str) -> 
 @families
 def test_special_tokens_are_named_but_stay_out_of_the_whole(family: str) -> None:
     word, end = ids_of(family, "the")[-1:], id_of(family, EOS)
-    stream = TextStream(VOCABULARIES[family], ())
+    stream = Detokenizer(VOCABULARIES[family], ())
     pieces = [stream.push(id) for id in (*word, end, *word)]
     assert [piece.special for piece in pieces] == [False, True, False]
     assert pieces[1].text == EOS
@@ -134,8 +134,8 @@ def test_a_stop_is_seen_with_the_very_token_that_completes_it(
 ) -> None:
     whole = FAMILIES[family].decode(ids_of(family, text))
     stop = whole[start : start + size]
-    stream = TextStream(
-        VOCABULARIES[family], (), Kept((stop, "never so") if stop else ("never so",))
+    stream = Detokenizer(
+        VOCABULARIES[family], (), InclusiveStops((stop, "never so") if stop else ("never so",))
     )
     for id in ids_of(family, text):
         stopped = stream.push(id).stopped
@@ -146,7 +146,7 @@ def test_a_stop_is_seen_with_the_very_token_that_completes_it(
 
 
 def test_a_stop_that_ends_inside_a_token_is_seen_and_stays_with_the_rest() -> None:
-    stream = TextStream(VOCABULARIES["sentencepiece_like"], (), Kept(("a th",)))
+    stream = Detokenizer(VOCABULARIES["sentencepiece_like"], (), InclusiveStops(("a th",)))
     ids = [id_of("sentencepiece_like", name) for name in ("▁a", "▁the")]
     assert [stream.push(id).stopped for id in ids] == [False, True]
     assert stream.text == "a the"
@@ -154,7 +154,7 @@ def test_a_stop_that_ends_inside_a_token_is_seen_and_stays_with_the_rest() -> No
 
 @families
 def test_a_stop_may_name_a_special_token(family: str) -> None:
-    stream = TextStream(VOCABULARIES[family], (), Kept((EOS,)))
+    stream = Detokenizer(VOCABULARIES[family], (), InclusiveStops((EOS,)))
     ids = (*ids_of(family, "the"), id_of(family, BOS), id_of(family, EOS))
     stopped = [stream.push(id).stopped for id in ids]
     assert stopped == [False] * (len(ids) - 1) + [True]
@@ -163,13 +163,13 @@ def test_a_stop_may_name_a_special_token(family: str) -> None:
 
 def test_a_text_is_encoded_with_its_places_in_bytes() -> None:
     vocabulary = VOCABULARIES["byte_level"]
-    spans = json.loads(vocabulary.spans("世the"))
+    spans = json.loads(vocabulary.tokens_with_offsets("世the"))
     assert [span["id"] for span in spans] == list(vocabulary.encode("世the"))
     assert spans[-2] == {"id": id_of("byte_level", "th"), "text": "th", "start": 3, "stop": 5}
 
 
 def test_a_text_that_the_tokenizer_cannot_take_is_unreadable() -> None:
-    with pytest.raises(Unreadable):
+    with pytest.raises(TokenizationError):
         VOCABULARIES["byte_level"].encode("\ud800")
 
 
@@ -177,15 +177,15 @@ def test_a_text_that_the_tokenizer_cannot_take_is_unreadable() -> None:
 def test_ids_of_a_prompt_are_the_same_text_in_a_thread(family: str) -> None:
     vocabulary = VOCABULARIES[family]
     ids = list(vocabulary.encode("a the 世 <s>"))
-    assert vocabulary.decode_long(ids) == vocabulary.decode(ids)
+    assert vocabulary.decode_without_gil(ids) == vocabulary.decode(ids)
 
 
 def test_a_vocabulary_is_loaded_from_its_file(tmp_path: Path) -> None:
     FAMILIES["byte_level"].save(str(tmp_path / "tokenizer.json"))
-    assert Vocabulary.load(str(tmp_path)).special(id_of("byte_level", EOS)) == EOS
+    assert Tokenizer.load(str(tmp_path)).special_name(id_of("byte_level", EOS)) == EOS
 
 
 def test_a_broken_tokenizer_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json is not usable"):
-        Vocabulary.load(str(tmp_path))
+        Tokenizer.load(str(tmp_path))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from router.text.chat_template import Refused
-from router.text.worker_pool import Exhausted, Files, Workers
+from router.text.chat_template import JobRejected
+from router.text.worker_pool import WorkerFiles, WorkerLimitExceeded, WorkerPool
 from tests.support.families import byte_level
 
 FOREVER = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
@@ -19,49 +19,51 @@ CHAT = [{"role": "user", "content": "hi"}]
 
 
 @pytest.fixture
-async def workers(tmp_path: Path) -> AsyncIterator[Workers]:
+async def workers(tmp_path: Path) -> AsyncIterator[WorkerPool]:
     """One worker with a quarter of a second for a job; a message decides what the template does."""
     byte_level().save(str(tmp_path / "tokenizer.json"))
     source = f"{{% if messages[0].content == 'loop' %}}{FOREVER}{{% endif %}}"
     source += "{% if messages[0].content == 'big' %}{{ 'x' * 9999999999 }}{% endif %}"
     source += "{{ messages[0].content }}"
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": source}))
-    made = Workers(Files(str(tmp_path), 300), count=1, seconds=1.0)
+    made = WorkerPool(WorkerFiles(str(tmp_path), 300), count=1, seconds=1.0)
     yield made
     await made.close()
 
 
-async def render(workers: Workers, text: str) -> str:
+async def render(workers: WorkerPool, text: str) -> str:
     chat = [{"role": "user", "content": text}]
-    return await workers.run("render", variables={"messages": chat})
+    return await workers.run_job("render", variables={"messages": chat})
 
 
-async def test_a_job_is_done_again_and_again_by_the_same_process(workers: Workers) -> None:
+async def test_a_job_is_done_again_and_again_by_the_same_process(workers: WorkerPool) -> None:
     assert [await render(workers, text) for text in ("a", "é\n", "c")] == ["a", "é\n", "c"]
     assert len(workers._idle) == 1
 
 
 @pytest.mark.parametrize("text", ["loop", "big"])
-async def test_a_job_without_end_is_ended_and_the_next_is_done(workers: Workers, text: str) -> None:
+async def test_a_job_without_end_is_ended_and_the_next_is_done(
+    workers: WorkerPool, text: str
+) -> None:
     async with asyncio.timeout(30):
-        with pytest.raises((Exhausted, Refused)):
+        with pytest.raises((WorkerLimitExceeded, JobRejected)):
             await render(workers, text)
         assert await render(workers, "b") == "b"
 
 
-async def test_a_killed_worker_is_replaced(workers: Workers) -> None:
+async def test_a_killed_worker_is_replaced(workers: WorkerPool) -> None:
     await render(workers, "a")
     [worker] = workers._idle
     os.kill(worker.pid, 9)
-    with pytest.raises(Exhausted):
+    with pytest.raises(WorkerLimitExceeded):
         await render(workers, "a")
     assert await render(workers, "a") == "a"
 
 
 async def test_a_caller_that_leaves_takes_its_worker_along_and_frees_the_place(
-    workers: Workers,
+    workers: WorkerPool,
 ) -> None:
-    await workers.warm()
+    await workers.prestart()
     [worker] = workers._idle
     job = asyncio.ensure_future(render(workers, "loop"))
     await asyncio.sleep(0.01)
@@ -72,13 +74,13 @@ async def test_a_caller_that_leaves_takes_its_worker_along_and_frees_the_place(
     assert await render(workers, "a") == "a"
 
 
-async def test_jobs_wait_for_a_free_worker(workers: Workers) -> None:
+async def test_jobs_wait_for_a_free_worker(workers: WorkerPool) -> None:
     texts = [str(number) for number in range(20)]
     assert await asyncio.gather(*(render(workers, text) for text in texts)) == texts
     assert len(workers._idle) == 1
 
 
-async def test_idle_workers_end_when_they_are_closed(workers: Workers) -> None:
+async def test_idle_workers_end_when_they_are_closed(workers: WorkerPool) -> None:
     await render(workers, "a")
     [worker] = workers._idle
     await workers.close()
@@ -87,7 +89,7 @@ async def test_idle_workers_end_when_they_are_closed(workers: Workers) -> None:
 
 async def test_a_model_without_a_template_is_told_so(tmp_path: Path) -> None:
     byte_level().save(str(tmp_path / "tokenizer.json"))
-    made = Workers(Files(str(tmp_path), 300), count=1)
-    with pytest.raises(Refused, match="template not found"):
+    made = WorkerPool(WorkerFiles(str(tmp_path), 300), count=1)
+    with pytest.raises(JobRejected, match="template not found"):
         await render(made, "a")
     await made.close()

@@ -11,43 +11,50 @@ import pytest
 import torch
 from torch import Tensor
 
-from shard.attention.backends import SdpaRows, TritonPaged, choose, flash_operator, splits, suffices
-from shard.attention.interface import Layout, Paged, Rule, Segment
-from shard.attention.kv_cache import PAGE_SIZE, KvCache, LayerShape, spans
+from shard.attention.backends import (
+    SdpaAttention,
+    TritonPagedAttention,
+    choose_backend,
+    flash_operator,
+    has_prefill_arguments,
+    split_count,
+)
+from shard.attention.interface import AttentionParams, Layout, PagedLayout, Segment
+from shard.attention.kv_cache import PAGE_SIZE, KvCache, LayerShape, slot_spans
 from tests.support import paged
 
 pytest.importorskip("triton", reason="Triton has no build for this platform")
 HEADS, KV_HEADS, DIM = 4, 2, 16
-PLAIN = Rule(DIM**-0.5, None, None, None)
+PLAIN = AttentionParams(DIM**-0.5, None, None, None)
 RULES = {
     "plain": PLAIN,
-    "window": Rule(DIM**-0.5, 9, None, None),
-    "softcap": Rule(0.1, None, 3.0, None),
-    "sinks": Rule(0.1, None, None, torch.linspace(-1, 1, HEADS)),
+    "window": AttentionParams(DIM**-0.5, 9, None, None),
+    "softcap": AttentionParams(0.1, None, 3.0, None),
+    "sinks": AttentionParams(0.1, None, None, torch.linspace(-1, 1, HEADS)),
 }
 # tokens fed, length, pages: a verification, a long prefill chunk in two runs, a decode
 ROWS = ((4, 21, [7, 3]), (40, 50, [4, 5, 9, 10]), (1, 33, [8, 2, 1]))
 
 
-def layout(dtype: torch.dtype) -> Paged:
+def layout(dtype: torch.dtype) -> PagedLayout:
     """The rows in a pool of random keys and values."""
     cache = KvCache([LayerShape(KV_HEADS, DIM)], 10, dtype, paged.DEVICE)
     cache.pool(0).copy_(torch.randn(11 * PAGE_SIZE, 2 * KV_HEADS, DIM))
     segments, slots, start = [], [], 0
     for count, length, pages in ROWS:
-        own = spans(pages, length)
+        own = slot_spans(pages, length)
         slots += [slot for span in own for slot in range(span.start, span.stop)][-count:]
         segments.append(Segment(start, start + count, length, own))
         start += count
-    return Paged(cache, torch.tensor(slots, device=paged.DEVICE), segments)
+    return PagedLayout(cache, torch.tensor(slots, device=paged.DEVICE), segments)
 
 
-def run(layout: Layout, rule: Rule, dtype: torch.dtype) -> Tensor:
+def run(layout: Layout, rule: AttentionParams, dtype: torch.dtype) -> Tensor:
     total = sum(row[0] for row in ROWS)
     torch.manual_seed(1)
     fresh = torch.randn(total, 2 * KV_HEADS, DIM).to(paged.DEVICE, dtype)
     query = torch.randn(total, HEADS, DIM).to(paged.DEVICE, dtype)
-    return layout.layer(0, fresh, query, rule)
+    return layout.attend_layer(0, fresh, query, rule)
 
 
 class Flash:
@@ -91,9 +98,11 @@ class Flash:
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_short_rows_by_kernel_and_long_ones_by_sdpa_equal_the_reference(rule: Rule) -> None:
+def test_short_rows_by_kernel_and_long_ones_by_sdpa_equal_the_reference(
+    rule: AttentionParams,
+) -> None:
     reference = layout(torch.float32)
-    planned = TritonPaged(paged.DEVICE, 8, None).plan(reference)
+    planned = TritonPagedAttention(paged.DEVICE, 8, None).plan(reference)
     wanted = run(reference, rule, torch.float32)
     torch.testing.assert_close(run(planned, rule, torch.float32), wanted, atol=2e-5, rtol=0)
 
@@ -104,7 +113,7 @@ def test_short_rows_by_kernel_and_long_ones_by_sdpa_equal_the_reference(rule: Ru
 def test_prefill_goes_through_flash_where_it_can_express_the_rule(name: str, calls: int) -> None:
     flash = Flash()
     reference = layout(torch.float16)
-    planned = TritonPaged(paged.DEVICE, 8, flash).plan(reference)
+    planned = TritonPagedAttention(paged.DEVICE, 8, flash).plan(reference)
     wanted = run(reference, RULES[name], torch.float16)
     found = run(planned, RULES[name], torch.float16)
     torch.testing.assert_close(found, wanted, atol=4e-3, rtol=0)
@@ -113,12 +122,16 @@ def test_prefill_goes_through_flash_where_it_can_express_the_rule(name: str, cal
 
 def test_float32_prefill_never_goes_through_flash() -> None:
     flash = Flash()
-    run(TritonPaged(paged.DEVICE, 8, flash).plan(layout(torch.float32)), PLAIN, torch.float32)
+    run(
+        TritonPagedAttention(paged.DEVICE, 8, flash).plan(layout(torch.float32)),
+        PLAIN,
+        torch.float32,
+    )
     assert flash.calls == 0
 
 
 def test_the_cpu_attends_row_by_row() -> None:
-    assert isinstance(choose(torch.device("cpu")), SdpaRows)
+    assert isinstance(choose_backend(torch.device("cpu")), SdpaAttention)
 
 
 def test_this_torch_has_a_flash_operator_that_suffices() -> None:
@@ -126,12 +139,14 @@ def test_this_torch_has_a_flash_operator_that_suffices() -> None:
 
 
 def test_an_operator_without_a_window_does_not_suffice() -> None:
-    assert not suffices({"cum_seq_q", "cum_seq_k", "max_q", "max_k", "is_causal", "scale"})
+    assert not has_prefill_arguments(
+        {"cum_seq_q", "cum_seq_k", "max_q", "max_k", "is_causal", "scale"}
+    )
 
 
 @pytest.mark.parametrize(("programs", "parts"), [(1, 32), (8, 32), (66, 4), (264, 1), (4096, 1)])
 def test_keys_are_split_until_the_processors_are_busy(programs: int, parts: int) -> None:
-    assert splits(132, programs) == parts
+    assert split_count(132, programs) == parts
 
 
 def test_the_shard_can_be_imported_without_triton() -> None:

@@ -14,17 +14,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.support.paged import TOLERANCE, Case, Pool, worst
+from tests.support.paged import TOLERANCE, AttentionCase, PagedPool, max_difference
 from tests.support.ranks import ROOT
 
 pytest.importorskip("triton", reason="Triton has no build for this platform")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 RULES = {
-    "window": Case(window=20),
-    "window shorter than the new tokens": Case(window=2),
-    "softcap": Case(softcap=2.0),
-    "sinks": Case(sinks=True),
-    "window, softcap and sinks": Case(window=33, softcap=5.0, sinks=True),
+    "window": AttentionCase(window=20),
+    "window shorter than the new tokens": AttentionCase(window=2),
+    "softcap": AttentionCase(softcap=2.0),
+    "sinks": AttentionCase(sinks=True),
+    "window, softcap and sinks": AttentionCase(window=33, softcap=5.0, sinks=True),
 }
 
 
@@ -33,36 +33,36 @@ RULES = {
 @pytest.mark.parametrize("group", [1, 2, 4, 8])
 def test_grouped_heads_of_any_size_attend_exactly(group: int, dim: int, dtype: torch.dtype) -> None:
     kv_heads = 2 if group < 8 else 1
-    assert worst(Case(group * kv_heads, kv_heads, dim, dtype)) < TOLERANCE[dtype]
+    assert max_difference(AttentionCase(group * kv_heads, kv_heads, dim, dtype)) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_every_rule_of_a_layer_is_kept(rule: Case, dtype: torch.dtype) -> None:
-    assert worst(replace(rule, dtype=dtype)) < TOLERANCE[dtype]
+def test_every_rule_of_a_layer_is_kept(rule: AttentionCase, dtype: torch.dtype) -> None:
+    assert max_difference(replace(rule, dtype=dtype)) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("splits", [1, 2, 8])
 def test_the_number_of_splits_changes_nothing(splits: int) -> None:
-    assert worst(Case(splits=splits)) < TOLERANCE[torch.float32]
+    assert max_difference(AttentionCase(splits=splits)) < TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize(
     "case",
     [
-        Case(counts=(1, 2, 3, 4, 5, 6), lengths=(16, 17, 3, 64, 65, 6), splits=2),
-        Case(heads=16, kv_heads=1, counts=(6, 1), lengths=(40, 9)),  # more than one tile
-        Case(heads=6, kv_heads=2, dim=80),
-        Case(heads=2, kv_heads=1, dim=8),
+        AttentionCase(counts=(1, 2, 3, 4, 5, 6), lengths=(16, 17, 3, 64, 65, 6), splits=2),
+        AttentionCase(heads=16, kv_heads=1, counts=(6, 1), lengths=(40, 9)),  # more than one tile
+        AttentionCase(heads=6, kv_heads=2, dim=80),
+        AttentionCase(heads=2, kv_heads=1, dim=8),
     ],
     ids=["1 to 6 tokens", "two tiles", "odd sizes", "small heads"],
 )
-def test_ragged_rows_and_uneven_sizes_attend_exactly(case: Case) -> None:
-    assert worst(case) < TOLERANCE[torch.float32]
+def test_ragged_rows_and_uneven_sizes_attend_exactly(case: AttentionCase) -> None:
+    assert max_difference(case) < TOLERANCE[torch.float32]
 
 
 def test_rows_that_ask_for_nothing_leave_the_output_alone() -> None:
-    pool = Pool(Case(counts=(2, 3), lengths=(40, 40), splits=1))
+    pool = PagedPool(AttentionCase(counts=(2, 3), lengths=(40, 40), splits=1))
     whole = pool.kernel()
     pool.counts[1] = pool.lengths[1] = 0
     part = pool.kernel()

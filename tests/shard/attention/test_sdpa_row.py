@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from shard.attention import interface as attention
-from shard.attention.interface import Paged, Rule, Segment
+from shard.attention.interface import AttentionParams, PagedLayout, Segment
 from shard.attention.kv_cache import KvCache, LayerShape
 
 HEADS, KV_HEADS, DIM = 4, 2, 16
@@ -18,7 +18,9 @@ TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 CPU = torch.device("cpu")
 
 
-def paged(lengths: tuple[int, ...], count: int, query: Tensor, keys: Tensor, rule: Rule) -> Tensor:
+def paged(
+    lengths: tuple[int, ...], count: int, query: Tensor, keys: Tensor, rule: AttentionParams
+) -> Tensor:
     """What `count` tokens see of a row that lies in runs of `lengths` tokens, gaps between them."""
     starts = [start + 100 * place for place, start in enumerate(accumulate((0, *lengths[:-1])))]
     spans = tuple(
@@ -27,8 +29,8 @@ def paged(lengths: tuple[int, ...], count: int, query: Tensor, keys: Tensor, rul
     cache = KvCache([LayerShape(KV_HEADS, DIM)], spans[-1].stop // 16 + 1, query.dtype, CPU)
     slots = torch.cat([torch.arange(span.start, span.stop) for span in spans])
     cache.write(0, slots[:-count], keys[:-count])
-    layout = Paged(cache, slots[-count:], [Segment(0, count, sum(lengths), spans)])
-    return layout.layer(0, keys[-count:], query, rule)
+    layout = PagedLayout(cache, slots[-count:], [Segment(0, count, sum(lengths), spans)])
+    return layout.attend_layer(0, keys[-count:], query, rule)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -40,7 +42,7 @@ def test_long_runs_are_attended_to_without_joining_them(
     torch.manual_seed(0)
     query = torch.randn(count, HEADS, DIM).to(dtype)
     keys = torch.randn(sum(lengths), 2 * KV_HEADS, DIM).to(dtype)
-    rule = Rule(DIM**-0.5, None, None, None)
+    rule = AttentionParams(DIM**-0.5, None, None, None)
     with patch.object(attention, "attend_spans", wraps=attention.attend_spans) as apart:
         found = paged(lengths, count, query, keys, rule)
         assert apart.call_count == 1
@@ -52,15 +54,15 @@ def test_long_runs_are_attended_to_without_joining_them(
 @pytest.mark.parametrize(
     ("lengths", "rule"),
     [
-        ((1500, 4), Rule(0.25, None, None, None)),
-        ((300, 300), Rule(0.25, None, None, None)),
-        ((900, 900), Rule(0.25, 1000, None, None)),
-        ((900, 900), Rule(0.25, None, 20.0, None)),
-        ((900, 900), Rule(0.25, None, None, torch.ones(HEADS))),
+        ((1500, 4), AttentionParams(0.25, None, None, None)),
+        ((300, 300), AttentionParams(0.25, None, None, None)),
+        ((900, 900), AttentionParams(0.25, 1000, None, None)),
+        ((900, 900), AttentionParams(0.25, None, 20.0, None)),
+        ((900, 900), AttentionParams(0.25, None, None, torch.ones(HEADS))),
     ],
     ids=["a token sees nothing of the last run", "short runs", "window", "soft cap", "sinks"],
 )
-def test_other_rows_are_joined(lengths: tuple[int, ...], rule: Rule) -> None:
+def test_other_rows_are_joined(lengths: tuple[int, ...], rule: AttentionParams) -> None:
     torch.manual_seed(0)
     query, keys = torch.randn(5, HEADS, DIM), torch.randn(sum(lengths), 2 * KV_HEADS, DIM)
     with patch.object(attention, "attend_spans") as apart:

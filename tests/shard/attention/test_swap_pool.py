@@ -9,7 +9,7 @@ import torch
 
 from shard.attention.kv_cache import KvCache, LayerShape
 from shard.attention.swap_pool import HostPool
-from shard.wire.protocol import Grow, Move, Run, Step
+from shard.wire.protocol import AppendPages, PageCopy, RowWork, Step
 
 
 class Streams:
@@ -49,9 +49,9 @@ def pool(streams: Streams) -> HostPool:
 def step(*run: int, release: tuple[int, ...] = (), back: dict[int, int] | None = None) -> Step:
     """`back` names rows and the one page that each gets back."""
     pages = back or {}
-    grow = tuple(Grow(id, (page,)) for id, page in pages.items())
-    move = Move(tuple(range(len(pages))), tuple(pages.values()))
-    runs = tuple(Run(id, 0, 0) for id in run)
+    grow = tuple(AppendPages(id, (page,)) for id, page in pages.items())
+    move = PageCopy(tuple(range(len(pages))), tuple(pages.values()))
+    runs = tuple(RowWork(id, 0, 0) for id in run)
     return Step(1, release, (), grow, runs, swap_in=move)
 
 

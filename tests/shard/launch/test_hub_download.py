@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from shard.errors import Fault
+from shard.errors import StartupError
 from shard.launch import hub_download as fetch
 
 REVISION = "0123456789012345678901234567890123456789"
@@ -33,13 +33,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def answer(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Fault:
+def answer(monkeypatch: pytest.MonkeyPatch, error: Exception) -> StartupError:
     def refuse(*_: object, **__: object) -> str:
         raise error
 
     monkeypatch.setattr(fetch, "snapshot_download", refuse)
-    with pytest.raises(Fault) as caught:
-        fetch.fetch("someone/smal", None)
+    with pytest.raises(StartupError) as caught:
+        fetch.download_model("someone/smal", None)
     return caught.value
 
 
@@ -59,8 +59,8 @@ def test_a_cached_model_is_found_without_network(processes, cache: Path) -> None
 
 
 def test_a_model_that_is_not_cached_names_those_that_are(cache: Path) -> None:
-    with pytest.raises(Fault, match="no network; cached models: someone/small") as caught:
-        fetch.fetch("nobody/nothing", None)
+    with pytest.raises(StartupError, match="no network; cached models: someone/small") as caught:
+        fetch.download_model("nobody/nothing", None)
     assert caught.value.code == 3
 
 
@@ -72,8 +72,8 @@ def test_a_typo_is_answered_with_the_nearest_cached_name(cache: Path, monkeypatc
 
 
 def test_a_path_that_is_no_folder_is_not_looked_up(cache: Path) -> None:
-    with pytest.raises(Fault, match="not found on the Hub or as a folder"):
-        fetch.fetch("/no/such/folder", None)
+    with pytest.raises(StartupError, match="not found on the Hub or as a folder"):
+        fetch.download_model("/no/such/folder", None)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_each_refusal_has_its_line(cache: Path, monkeypatch, error, code, text) 
 
 
 def test_progress_is_an_event(capsys) -> None:
-    with fetch.Progress(total=4, desc="files", mininterval=0) as bar:
+    with fetch.ProgressReporter(total=4, desc="files", mininterval=0) as bar:
         bar.update(2)
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {"event": "progress", "text": "files", "percent": 50} in events

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from shard.errors import Fault
+from shard.errors import StartupError
 from shard.launch import memory_estimate as estimate
 
 CONFIG = {
@@ -34,26 +34,26 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_floats_take_the_width_that_is_asked_for_and_integers_their_own(folder: Path) -> None:
-    assert estimate.estimate([folder], "bfloat16", 1).weights == 2080
-    assert estimate.estimate([folder], "float32", 1).weights == 4080
-    assert estimate.estimate([folder], None, 1).weights == 4080  # the CPU's precision
+    assert estimate.estimate_memory([folder], "bfloat16", 1).weight_bytes == 2080
+    assert estimate.estimate_memory([folder], "float32", 1).weight_bytes == 4080
+    assert estimate.estimate_memory([folder], None, 1).weight_bytes == 4080  # the CPU's precision
 
 
 def test_ranks_share_the_target_and_each_hold_the_draft(folder: Path) -> None:
-    need = estimate.estimate([folder, folder], "bfloat16", 2)
-    assert need.weights == 1040 + 2080
-    assert need.token == 2 * 3 * 8 * 2 * (2 + 4)
+    need = estimate.estimate_memory([folder, folder], "bfloat16", 2)
+    assert need.weight_bytes == 1040 + 2080
+    assert need.kv_bytes_per_token == 2 * 3 * 8 * 2 * (2 + 4)
 
 
 def test_a_device_keeps_the_checkpoints_own_precision(folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(estimate, "_device_bytes", lambda: 5000)
-    need = estimate.estimate([folder], None, 1)
-    assert (need.weights, need.free) == (2080, 5000)
+    need = estimate.estimate_memory([folder], None, 1)
+    assert (need.weight_bytes, need.free_bytes) == (2080, 5000)
 
 
 def test_what_does_not_fit_is_refused_with_numbers() -> None:
-    estimate.Need(weights=50, token=1, free=100).check(50)
-    with pytest.raises(Fault, match="lower `--max-batch-total-tokens` to 50 at most"):
-        estimate.Need(weights=50, token=1, free=100).check(51)
-    with pytest.raises(Fault, match="raise `--num-shard`"):
-        estimate.Need(weights=100, token=1, free=100).check(None)
+    estimate.MemoryEstimate(weight_bytes=50, kv_bytes_per_token=1, free_bytes=100).check(50)
+    with pytest.raises(StartupError, match="lower `--max-batch-total-tokens` to 50 at most"):
+        estimate.MemoryEstimate(weight_bytes=50, kv_bytes_per_token=1, free_bytes=100).check(51)
+    with pytest.raises(StartupError, match="raise `--num-shard`"):
+        estimate.MemoryEstimate(weight_bytes=100, kv_bytes_per_token=1, free_bytes=100).check(None)

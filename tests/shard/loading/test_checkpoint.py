@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shard.errors import Fault
+from shard.errors import StartupError
 from shard.loading import checkpoint
 
 LLAMA = {"model_type": "llama", "num_attention_heads": 6, "num_key_value_heads": 2}
@@ -35,8 +35,8 @@ def model(
     return folder
 
 
-def refusal(target: Path, draft: Path | None = None, world: int = 1) -> Fault:
-    with pytest.raises(Fault) as caught:
+def refusal(target: Path, draft: Path | None = None, world: int = 1) -> StartupError:
+    with pytest.raises(StartupError) as caught:
         checkpoint.check(target, draft, world)
     assert "\n" not in caught.value.text
     return caught.value
@@ -140,12 +140,12 @@ def test_a_draft_that_shares_most_pieces_is_led_to_the_targets_ids(tmp_path) -> 
     target = model(tmp_path / "target", vocab={"a": 0, "b": 1, "c": 2})
     draft = model(tmp_path / "draft", vocab={"a": 0, "c": 1, "d": 2})
     checkpoint.check(target, draft, 1)
-    assert checkpoint.correspondence(target, draft) == {0: 0, 2: 1, 9: 9}
+    assert checkpoint.draft_token_ids(target, draft) == {0: 0, 2: 1, 9: 9}
 
 
 def test_the_pieces_of_a_unigram_vocabulary_are_numbered_by_place(tmp_path) -> None:
     target = model(tmp_path / "target", vocab=[["a", -1.0], ["b", -2.0]])
-    assert checkpoint.vocabulary(target) == {"a": 0, "b": 1, "<s>": 9}
+    assert checkpoint.read_vocabulary(target) == {"a": 0, "b": 1, "<s>": 9}
 
 
 def test_without_tokenizers_the_sizes_are_compared(tmp_path) -> None:

@@ -11,11 +11,17 @@ import pytest
 
 from shard.wire.protocol import Sampling
 from tests.support import tiny
-from tests.support.ranks import Rank, connected, folder, model_group, placed
-from tests.support.tiny import SAMPLED, SHARDED, Ask, Plan, drive, engine
+from tests.support.ranks import (
+    RankProcess,
+    config_for_rank,
+    connect_group,
+    model_group,
+    socket_folder,
+)
+from tests.support.tiny import SAMPLED, SHARDED, DrivePlan, RowSpec, drive, engine
 
 Model = Callable[..., str]
-ASKS = [Ask((5, 6, 7), 24, Sampling()), Ask(tuple(range(20)), 24, SAMPLED)]
+ASKS = [RowSpec((5, 6, 7), 24, Sampling()), RowSpec(tuple(range(20)), 24, SAMPLED)]
 
 
 @pytest.mark.parametrize(
@@ -23,23 +29,25 @@ ASKS = [Ask((5, 6, 7), 24, Sampling()), Ask(tuple(range(20)), 24, SAMPLED)]
 )
 def test_tokens_do_not_depend_on_the_number_of_ranks(model: Model, name: str, world: int) -> None:
     path, draft = model(name), model("llama", 1)
-    alone = drive(engine(path, draft), ASKS, Plan(draft=3))
+    alone = drive(engine(path, draft), ASKS, DrivePlan(draft=3))
     numbers = count(1)
-    with model_group(tiny.config(path, draft), world) as ranks, connected(ranks) as group:
-        items = tiny.steps(
+    with model_group(tiny.config(path, draft), world) as ranks, connect_group(ranks) as group:
+        items = tiny.run_steps(
             ASKS,
-            Plan(draft=3),
+            DrivePlan(draft=3),
             lambda step: group.execute(replace(step, number=next(numbers))).items,
         )
     assert tiny.tokens(items, len(ASKS)) == alone
 
 
 def test_a_model_without_a_plan_is_refused_by_name(model: Model) -> None:
-    with folder() as path, ExitStack() as stack:
+    with socket_folder() as path, ExitStack() as stack:
         alone = tiny.config(model("gpt2"), "")
-        ranks = [stack.enter_context(Rank(placed(alone, n, 2, path))) for n in range(2)]
+        ranks = [
+            stack.enter_context(RankProcess(config_for_rank(alone, n, 2, path))) for n in range(2)
+        ]
         for rank in ranks:
-            while (event := rank.event())["event"] == "progress":
+            while (event := rank.next_event())["event"] == "progress":
                 pass
             assert event["event"] == "fault"
             assert "GPT2LMHeadModel has no tensor-parallel plan" in event["text"]

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.errors import StrictDataclassError
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from shard.errors import Fault
+from shard.errors import StartupError
 from shard.loading.compatibility import refuse_unsupported
 from tests.support.tiny import engine
 
@@ -37,7 +37,7 @@ def verdict(kind: str) -> str | None:
         pytest.skip(f"no default configuration: {error}")
     try:
         assert refuse_unsupported(config).isidentifier()
-    except Fault as fault:
+    except StartupError as fault:
         return f"{fault.code}: {fault.text}"
     return None
 
@@ -80,7 +80,7 @@ def test_an_encoder_decoder_is_refused_by_name() -> None:
 def test_what_would_be_served_wrong_is_refused_when_it_is_loaded(
     model: Model, name: str, reason: str
 ) -> None:
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(StartupError) as caught:
         engine(model(name))
     assert caught.value.code == 4
     assert "ForCausalLM is not supported" in caught.value.text or name == "bert"

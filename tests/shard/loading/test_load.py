@@ -11,23 +11,23 @@ from shutil import copytree
 import pytest
 import torch
 
-from shard.batch.packing import Feed
-from shard.batch.rows import Row
+from shard.batch.packing import TokenSpan
+from shard.batch.rows import CachedRow
 from shard.engine import Engine
-from shard.errors import Fault
+from shard.errors import StartupError
 from shard.loading.load import load
-from shard.loading.partition import Ranks
+from shard.loading.partition import TensorParallelRank
 from shard.model import memory
 from shard.wire.protocol import Sampling
 from tests.shard.test_engine import generated
 from tests.support import tiny
-from tests.support.tiny import Ask, Plan, drive, engine
+from tests.support.tiny import DrivePlan, RowSpec, drive, engine
 
 Model = Callable[..., str]
 
 
-def start(model: str, draft: str | None = None, **changes: object) -> Fault:
-    with pytest.raises(Fault) as caught:
+def start(model: str, draft: str | None = None, **changes: object) -> StartupError:
+    with pytest.raises(StartupError) as caught:
         Engine(tiny.config(model, draft, **changes), lambda text, percent: None)
     assert "\n" not in caught.value.text
     return caught.value
@@ -81,8 +81,8 @@ def test_a_prefill_that_the_device_cannot_hold_names_the_flag(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr("shard.model.memory.warm_up", refuse)
-    with pytest.raises(Fault) as caught:
-        memory.pages(tiny.config(model("llama"), prefill_tokens=4096), loaded, None)
+    with pytest.raises(StartupError) as caught:
+        memory.pool_pages(tiny.config(model("llama"), prefill_tokens=4096), loaded, None)
     assert (caught.value.code, caught.value.text) == (
         6,
         "Not enough memory to handle 4096 prefill tokens."
@@ -97,20 +97,22 @@ def test_a_pool_too_small_for_one_request_names_the_flags(model: Model) -> None:
     assert "--max-batch-total-tokens" in fault.text
 
 
-@pytest.mark.parametrize("name", tiny.COVERED)
+@pytest.mark.parametrize("name", tiny.ALSO_SERVED)
 def test_tokens_are_those_of_transformers_with_and_without_drafts(model: Model, name: str) -> None:
     path = model(name)
-    ask = Ask(tuple(range(5, 25)), 24)
+    ask = RowSpec(tuple(range(5, 25)), 24)
     reference = generated(path, ask)
-    assert drive(engine(path), [ask], Plan()) == [reference]
-    assert drive(engine(path, model("llama", 1)), [ask], Plan(draft=3, chunk=9)) == [reference]
+    assert drive(engine(path), [ask], DrivePlan()) == [reference]
+    assert drive(engine(path, model("llama", 1)), [ask], DrivePlan(draft=3, chunk=9)) == [reference]
 
 
 @pytest.mark.parametrize("ids", [[9, 11], 9], ids=["several", "one"])
 def test_every_end_of_sequence_id_ends_a_row(model: Model, tmp_path: Path, ids: object) -> None:
     folder = copytree(model("llama"), tmp_path / "model")
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
-    loaded = load(str(folder), None, torch.device("cpu"), Ranks(0, 1), lambda done, total: None)
+    loaded = load(
+        str(folder), None, torch.device("cpu"), TensorParallelRank(0, 1), lambda done, total: None
+    )
     assert loaded.eos == frozenset(ids if isinstance(ids, list) else [ids])
 
 
@@ -122,10 +124,10 @@ def test_half_precision_serves_with_logits_near_those_of_float32(
     half = Engine(tiny.config(model(name), dtype=dtype), lambda text, percent: None)
     assert half.ready().dtype == dtype
     torch.set_num_threads(1)
-    ask = Ask(tuple(range(5, 25)), 16)
-    assert [len(tokens) for tokens in drive(half, [ask], Plan())] == [16]
-    row = Row(0, list(ask.prompt), 20, 1, True, Sampling(), pages=[1, 2])
-    feed = Feed(row, 0, ask.prompt, 20)
+    ask = RowSpec(tuple(range(5, 25)), 16)
+    assert [len(tokens) for tokens in drive(half, [ask], DrivePlan())] == [16]
+    row = CachedRow(0, list(ask.prompt), 20, 1, True, Sampling(), pages=[1, 2])
+    feed = TokenSpan(row, 0, ask.prompt, 20)
     exact = engine(model(name))._target.logits([feed])
     rough = half._target.logits([feed]).float()
     error = (rough - exact).pow(2).mean(dim=-1).sqrt() / exact.std(dim=-1)

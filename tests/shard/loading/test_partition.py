@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from shard.errors import Fault
-from shard.loading.partition import WHOLE, Cut, Ranks, cuts
+from shard.errors import StartupError
+from shard.loading.partition import WHOLE, Partition, TensorParallelRank, partitions
 from tests.support import tiny
 
 
@@ -22,15 +22,15 @@ def empty(name: str, **changes: Any) -> nn.Module:
         return AutoModelForCausalLM.from_config(config)
 
 
-def part(cut: Cut, whole: Tensor) -> Tensor:
+def part(cut: Partition, whole: Tensor) -> Tensor:
     out = torch.empty(cut.shape(tuple(whole.shape)), dtype=whole.dtype)
-    cut.copy(whole, out)
+    cut.copy_to(whole, out)
     return out
 
 
-def rejoined(cut: Cut, parts: list[Tensor]) -> Tensor:
+def rejoined(cut: Partition, parts: list[Tensor]) -> Tensor:
     """The whole of which `parts` are equal cuts: span by span, rank after rank."""
-    if cut.zero or not cut.spans:
+    if cut.zeroed or not cut.spans:
         return torch.stack(parts).sum(0)
     pieces = [part.chunk(len(cut.spans), dim=cut.dim) for part in parts]
     return torch.cat([piece for row in zip(*pieces, strict=True) for piece in row], dim=cut.dim)
@@ -39,7 +39,7 @@ def rejoined(cut: Cut, parts: list[Tensor]) -> Tensor:
 @pytest.mark.parametrize("name", [*tiny.SHARDED, "llama", "qwen2"])
 def test_the_parts_of_all_ranks_are_the_whole(name: str) -> None:
     module = empty(name)
-    ranks = [cuts(module, name, Ranks(rank, 2)) for rank in (0, 1)]
+    ranks = [partitions(module, name, TensorParallelRank(rank, 2)) for rank in (0, 1)]
     assert ranks[0].keys() == ranks[1].keys()
     shapes = dict(module.named_parameters(remove_duplicate=False))
     for path in ranks[0]:
@@ -49,41 +49,44 @@ def test_the_parts_of_all_ranks_are_the_whole(name: str) -> None:
 
 
 def test_one_rank_keeps_everything() -> None:
-    assert cuts(empty("gpt2"), "gpt2", Ranks(0, 1)) == {}
+    assert partitions(empty("gpt2"), "gpt2", TensorParallelRank(0, 1)) == {}
 
 
 def test_sinks_follow_their_heads_and_expert_biases_are_added_once() -> None:
-    own = cuts(empty("gpt-oss"), "gpt-oss", Ranks(1, 2))
+    own = partitions(empty("gpt-oss"), "gpt-oss", TensorParallelRank(1, 2))
     layer = "model.layers.0."
-    assert own[layer + "self_attn.sinks"] == Cut(0, ((2, 4),))
-    assert own[layer + "self_attn.o_proj.bias"].zero
-    assert own[layer + "mlp.experts.down_proj_bias"].zero
-    assert own[layer + "mlp.experts.gate_up_proj"] == Cut(2, ((48, 96),))
+    assert own[layer + "self_attn.sinks"] == Partition(0, ((2, 4),))
+    assert own[layer + "self_attn.o_proj.bias"].zeroed
+    assert own[layer + "mlp.experts.down_proj_bias"].zeroed
+    assert own[layer + "mlp.experts.gate_up_proj"] == Partition(2, ((48, 96),))
 
 
 def test_gate_and_up_of_packed_experts_are_cut_each() -> None:
-    own = cuts(empty("mixtral"), "mixtral", Ranks(1, 2))
-    assert own["model.layers.0.mlp.experts.gate_up_proj"] == Cut(1, ((24, 48), (72, 96)))
-    assert own["model.layers.0.mlp.experts.down_proj"] == Cut(2, ((24, 48),))
+    own = partitions(empty("mixtral"), "mixtral", TensorParallelRank(1, 2))
+    assert own["model.layers.0.mlp.experts.gate_up_proj"] == Partition(1, ((24, 48), (72, 96)))
+    assert own["model.layers.0.mlp.experts.down_proj"] == Partition(2, ((24, 48),))
 
 
 def test_ranks_beyond_the_key_heads_share_them() -> None:
     key = "model.layers.0.self_attn.k_proj.weight"
-    spans = [cuts(empty("llama"), "llama", Ranks(rank, 4))[key].spans for rank in range(4)]
+    spans = [
+        partitions(empty("llama"), "llama", TensorParallelRank(rank, 4))[key].spans
+        for rank in range(4)
+    ]
     assert spans == [((0, 8),), ((0, 8),), ((8, 16),), ((8, 16),)]
 
 
 def test_heads_that_do_not_divide_are_refused_by_name() -> None:
-    with pytest.raises(Fault, match=r"2 heads of .*k_proj do not divide by 3") as caught:
-        cuts(empty("llama", num_attention_heads=3), "llama", Ranks(0, 3))
+    with pytest.raises(StartupError, match=r"2 heads of .*k_proj do not divide by 3") as caught:
+        partitions(empty("llama", num_attention_heads=3), "llama", TensorParallelRank(0, 3))
     assert caught.value.code == 2
 
 
 def test_a_style_that_is_not_followed_is_refused_by_name() -> None:
     module: Any = empty("llama")
     module.tp_plan["model.layers.*.mlp.up_proj"] = "sequence_parallel"
-    with pytest.raises(Fault, match=r"asks for sequence_parallel at .*up_proj"):
-        cuts(module, "LlamaForCausalLM", Ranks(0, 2))
+    with pytest.raises(StartupError, match=r"asks for sequence_parallel at .*up_proj"):
+        partitions(module, "LlamaForCausalLM", TensorParallelRank(0, 2))
 
 
 def test_a_scalar_and_a_whole_tensor_are_copied() -> None:

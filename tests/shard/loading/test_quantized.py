@@ -14,15 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from shard.errors import Fault
+from shard.errors import StartupError
 from shard.loading.load import load
-from shard.loading.partition import Ranks
-from shard.loading.quantized import loading
+from shard.loading.partition import TensorParallelRank
+from shard.loading.quantized import quantization_options
 from tests.shard.test_engine import generated
-from tests.support.tiny import Ask, Plan, drive, engine
+from tests.support.tiny import DrivePlan, RowSpec, drive, engine
 
 Model = Callable[..., str]
-ASK = Ask(tuple(range(5, 25)), 16)
+ASK = RowSpec(tuple(range(5, 25)), 16)
 
 
 def quantised(folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor]) -> str:
@@ -61,7 +61,7 @@ def fp8(folder: Path) -> str:
 def test_mxfp4_serves_the_tokens_that_transformers_generates(model: Model, tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = mxfp4(copytree(model("gpt-oss-wide"), tmp_path / "model"))
-    served = drive(engine(path), [ASK], Plan())
+    served = drive(engine(path), [ASK], DrivePlan())
     config = Path(path) / "config.json"
     told = json.loads(config.read_text())
     told["quantization_config"]["dequantize"] = True  # else transformers asks for accelerate
@@ -73,7 +73,7 @@ def test_mxfp4_serves_the_tokens_that_transformers_generates(model: Model, tmp_p
 def test_fp8_serves_the_tokens_that_transformers_generates(model: Model, tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     path = fp8(copytree(model("llama"), tmp_path / "model"))
-    assert drive(engine(path), [ASK], Plan()) == [generated(path, ASK)]
+    assert drive(engine(path), [ASK], DrivePlan()) == [generated(path, ASK)]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -88,8 +88,8 @@ def test_torchao_int8_serves_the_tokens_that_transformers_generates(
         model("llama"), dtype=torch.float32, quantization_config=settings
     )
     packed.save_pretrained(tmp_path)
-    assert drive(engine(str(tmp_path)), [ASK], Plan()) == [generated(str(tmp_path), ASK)]
-    assert drive(engine(str(tmp_path), model("llama")), [ASK], Plan(draft=3)) == [
+    assert drive(engine(str(tmp_path)), [ASK], DrivePlan()) == [generated(str(tmp_path), ASK)]
+    assert drive(engine(str(tmp_path), model("llama")), [ASK], DrivePlan(draft=3)) == [
         generated(str(tmp_path), ASK)
     ]
 
@@ -111,20 +111,20 @@ class Config:
 def test_what_is_not_read_is_refused_by_its_name(
     method: str, world: int, code: int, reason: str
 ) -> None:
-    with pytest.raises(Fault) as caught:
-        loading(Config(method), "It", Ranks(0, world))
+    with pytest.raises(StartupError) as caught:
+        quantization_options(Config(method), "It", TensorParallelRank(0, world))
     assert (caught.value.code, caught.value.text) == (code, f"It: {reason}")
 
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch: Any) -> None:
     monkeypatch.setattr("shard.loading.quantized.find_spec", lambda package: None)
-    with pytest.raises(Fault, match=r"needs the package torchao; .*tgi-laps\[quantized\]"):
-        loading(Config("torchao"), "It", Ranks(0, 1))
+    with pytest.raises(StartupError, match=r"needs the package torchao; .*tgi-laps\[quantized\]"):
+        quantization_options(Config("torchao"), "It", TensorParallelRank(0, 1))
 
 
 def test_a_quantised_model_is_refused_on_two_ranks_before_it_is_read(
     model: Model, tmp_path: Path
 ) -> None:
     path = mxfp4(copytree(model("gpt-oss-wide"), tmp_path / "model"))
-    with pytest.raises(Fault, match="not sharded"):
-        load(path, None, torch.device("cpu"), Ranks(0, 2), lambda done, total: None)
+    with pytest.raises(StartupError, match="not sharded"):
+        load(path, None, torch.device("cpu"), TensorParallelRank(0, 2), lambda done, total: None)

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from shard.errors import Fault
-from shard.loading.conversion import Source, sources
-from shard.loading.partition import Cut, Ranks, cuts
-from shard.loading.weights import Weights, fill
+from shard.errors import StartupError
+from shard.loading.conversion import TensorSource, converted_sources
+from shard.loading.partition import Partition, TensorParallelRank, partitions
+from shard.loading.weights import Weights, load_parameters
 from tests.support import tiny
 
 Model = Callable[..., str]
@@ -25,16 +25,16 @@ CPU = torch.device("cpu")
 
 
 def read(
-    path: Path, dtype: torch.dtype = torch.float32, ranks: Ranks | None = None
+    path: Path, dtype: torch.dtype = torch.float32, ranks: TensorParallelRank | None = None
 ) -> tuple[nn.Module, list[tuple[int, int]]]:
     """The module of folder `path` and what was told of its bytes."""
     told: list[tuple[int, int]] = []
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path), dtype=dtype)
-    kept: dict[str, Cut] = cuts(module, "it", ranks) if ranks else {}
+    kept: dict[str, Partition] = partitions(module, "it", ranks) if ranks else {}
     with Weights(path) as weights:
-        weights.adopt(sources(module, weights.names))
-        fill(module, weights, kept, CPU, lambda done, total: told.append((done, total)))
+        weights.add_converted(converted_sources(module, weights.names))
+        load_parameters(module, weights, kept, CPU, lambda done, total: told.append((done, total)))
     return module, told
 
 
@@ -43,7 +43,7 @@ def values(module: nn.Module) -> dict[str, Tensor]:
 
 
 def fault(path: Path) -> str:
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(StartupError) as caught:
         read(path)
     assert caught.value.code == 4
     assert "\n" not in caught.value.text
@@ -62,7 +62,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("name", [*tiny.PAGED, *tiny.COVERED])
+@pytest.mark.parametrize("name", [*tiny.PAGED, *tiny.ALSO_SERVED])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_every_value_is_the_one_that_transformers_loads(
     model: Model, name: str, dtype: torch.dtype
@@ -90,7 +90,7 @@ def test_several_files_are_found_by_their_index(model: Model, tmp_path: Path) ->
 def test_a_rank_reads_its_share_alone(model: Model) -> None:
     path = Path(model("llama"))
     _, whole = read(path)
-    shares = [read(path, ranks=Ranks(rank, 2))[1][-1][1] for rank in (0, 1)]
+    shares = [read(path, ranks=TensorParallelRank(rank, 2))[1][-1][1] for rank in (0, 1)]
     assert shares[0] == shares[1]
     assert shares[0] < 0.7 * whole[-1][1]  # embeddings and norms are on both
 
@@ -110,23 +110,23 @@ def test_a_rank_reads_its_share_of_every_expert_alone(
             read_values[0] += part.numel()
             return part
 
-    opened = Source.open
+    opened = TensorSource.open
 
-    def counted(own: Source, slices: Callable[[str], Any]) -> Any:
+    def counted(own: TensorSource, slices: Callable[[str], Any]) -> Any:
         return opened(own, lambda part: Counting(slices(part)) if own.stacked else slices(part))
 
-    monkeypatch.setattr(Source, "open", counted)
+    monkeypatch.setattr(TensorSource, "open", counted)
     module, _ = read(path)
     whole = values(module)
     everything, read_values[0] = read_values[0], 0
-    parts = [read(path, ranks=Ranks(rank, 2))[0] for rank in (0, 1)]
+    parts = [read(path, ranks=TensorParallelRank(rank, 2))[0] for rank in (0, 1)]
     experts = [key for key in whole if ".experts." in key]
     assert read_values[0] == everything == sum(whole[key].numel() for key in experts)
     for rank, part in enumerate(map(values, parts)):
-        kept = cuts(module, "it", Ranks(rank, 2))
+        kept = partitions(module, "it", TensorParallelRank(rank, 2))
         for key in experts:
             wanted = torch.empty(kept[key].shape(tuple(whole[key].shape)))
-            kept[key].copy(whole[key], wanted)
+            kept[key].copy_to(whole[key], wanted)
             assert torch.equal(part[key], wanted), key
 
 

@@ -13,9 +13,14 @@ from transformers import AutoModelForCausalLM
 
 from shard.attention.interface import IMPLEMENTATION
 from shard.attention.kv_cache import LayerShape
-from shard.model.forward import AGREEMENT, choose, difference, plain
-from shard.model.fused_llama import Fused
-from shard.model.packed_model import probe
+from shard.model.forward import (
+    MAX_RELATIVE_DIFFERENCE,
+    choose_forward,
+    relative_difference,
+    transformers_forward,
+)
+from shard.model.fused_llama import FusedLlama
+from shard.model.packed_model import probe_layer_shapes
 from tests.support import tiny
 
 CPU = torch.device("cpu")
@@ -38,13 +43,18 @@ def build(name: str, **changes: Any) -> tuple[nn.Module, tuple[LayerShape, ...]]
     for parameter in module.parameters():
         parameter.data.normal_(std=0.3)
     module = module.eval().requires_grad_(False)
-    return module, probe(module, FUSED.get(name, name), CPU)
+    return module, probe_layer_shapes(module, FUSED.get(name, name), CPU)
 
 
 @pytest.mark.parametrize("name", FUSED)
 def test_the_fused_logits_are_those_of_transformers(name: str) -> None:
     module, shapes = build(name)
-    assert difference(plain(module), Fused(module, FUSED[name]), module, shapes) < 1e-5
+    assert (
+        relative_difference(
+            transformers_forward(module), FusedLlama(module, FUSED[name]), module, shapes
+        )
+        < 1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,14 +76,14 @@ def test_the_fused_logits_are_those_of_transformers(name: str) -> None:
 )
 def test_variants_of_llama_are_fused_too(changes: dict[str, Any]) -> None:
     module, shapes = build("llama", **changes)
-    fused = Fused(module, "LlamaForCausalLM")
-    assert difference(plain(module), fused, module, shapes) < 1e-5
+    fused = FusedLlama(module, "LlamaForCausalLM")
+    assert relative_difference(transformers_forward(module), fused, module, shapes) < 1e-5
 
 
 def test_a_fused_model_gives_its_layers_up() -> None:
     module, shapes = build("llama")
-    forward = choose(module, "LlamaForCausalLM", shapes)
-    assert isinstance(forward, Fused)
+    forward = choose_forward(module, "LlamaForCausalLM", shapes)
+    assert isinstance(forward, FusedLlama)
     assert sum(parameter.numel() for parameter in module.parameters()) < 2 * 101 * 32
 
 
@@ -90,8 +100,8 @@ def test_what_is_not_fused_is_told_with_the_reason(
 ) -> None:
     module, shapes = build(name, **changes)
     with caplog.at_level(logging.INFO):
-        forward = choose(module, FUSED.get(name, "GPT2LMHeadModel"), shapes)
-    assert not isinstance(forward, Fused)
+        forward = choose_forward(module, FUSED.get(name, "GPT2LMHeadModel"), shapes)
+    assert not isinstance(forward, FusedLlama)
     assert reason in caplog.text
 
 
@@ -99,14 +109,16 @@ def test_a_fused_forward_that_disagrees_is_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     module, shapes = build("llama")
-    wanted = difference(plain(module), plain(module), module, shapes)
+    wanted = relative_difference(
+        transformers_forward(module), transformers_forward(module), module, shapes
+    )
     assert wanted == 0
 
-    def wrong(self: Fused, *arguments: Any) -> torch.Tensor:
-        return plain(module)(*arguments) * (1 + 2 * AGREEMENT)
+    def wrong(self: FusedLlama, *arguments: Any) -> torch.Tensor:
+        return transformers_forward(module)(*arguments) * (1 + 2 * MAX_RELATIVE_DIFFERENCE)
 
-    monkeypatch.setattr(Fused, "__call__", wrong)
-    assert not isinstance(choose(module, "LlamaForCausalLM", shapes), Fused)
+    monkeypatch.setattr(FusedLlama, "__call__", wrong)
+    assert not isinstance(choose_forward(module, "LlamaForCausalLM", shapes), FusedLlama)
     assert "differs from it by" in caplog.text
 
 
@@ -114,8 +126,8 @@ def test_half_precision_keeps_the_forward_of_transformers(caplog: pytest.LogCapt
     module, _ = build("llama")
     module = module.to(torch.bfloat16)
     with caplog.at_level(logging.INFO):
-        forward = choose(module, "LlamaForCausalLM", probe(module, "", CPU))
-    assert not isinstance(forward, Fused)
+        forward = choose_forward(module, "LlamaForCausalLM", probe_layer_shapes(module, "", CPU))
+    assert not isinstance(forward, FusedLlama)
     assert "float32" in caplog.text
 
 
@@ -124,4 +136,4 @@ Model = Callable[..., str]
 
 def test_every_architecture_that_is_fused_serves_fused(model: Model) -> None:
     for name in FUSED:
-        assert isinstance(tiny.engine(model(name))._target.forward, Fused)
+        assert isinstance(tiny.engine(model(name))._target.forward, FusedLlama)

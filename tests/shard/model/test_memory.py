@@ -14,7 +14,7 @@ from tests.support import tiny
     ("fraction", "left"), [(1.0, 60), (0.75, 35), (0.5, 10), (0.25, 0)], ids=str
 )
 def test_the_memory_fraction_is_taken_off_what_is_free(fraction: float, left: int) -> None:
-    assert memory.allowed(60, 100, fraction) == left
+    assert memory.usable_bytes(60, 100, fraction) == left
 
 
 def test_the_largest_prefill_is_tried_before_memory_is_counted(model: Callable[..., str]) -> None:

@@ -14,24 +14,27 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from shard.engine import Engine
-from shard.errors import Fault
+from shard.errors import StartupError
 from shard.rounds import drafters
-from shard.wire.protocol import Grow, Item, New, Run, Sampling, Step
+from shard.wire.protocol import AppendPages, NewRow, RowResult, RowWork, Sampling, Step
 from tests.support import tiny
-from tests.support.tiny import SAMPLED, VOCABULARY, Ask, Plan, drive, engine
+from tests.support.tiny import SAMPLED, VOCABULARY, DrivePlan, RowSpec, drive, engine
 
 Model = Callable[..., str]
 GREEDY = Sampling()
-PLANS = [Plan(draft=4, batch=batch) for batch in (1, 3, 8)]
-PLANS += [Plan(mixed=(0, 1, 5, 3), batch=8), Plan(mixed=(5, 0), batch=3, chunk=4)]
+PLANS = [DrivePlan(draft=4, batch=batch) for batch in (1, 3, 8)]
+PLANS += [
+    DrivePlan(draft_lengths=(0, 1, 5, 3), batch=8),
+    DrivePlan(draft_lengths=(5, 0), batch=3, chunk=4),
+]
 
 
-def asks(sampling: Sampling) -> list[Ask]:
+def asks(sampling: Sampling) -> list[RowSpec]:
     """Eight prompts; every other one repeats itself, so that prompt lookup has work."""
     rng = random.Random(3)
     prompts = [[rng.randrange(VOCABULARY) for _ in range(size)] for size in (1, 6, 17, 9) * 2]
     prompts = [p * 3 if place % 2 else p for place, p in enumerate(prompts)]
-    return [Ask(tuple(p), 30, replace(sampling, seed=i)) for i, p in enumerate(prompts)]
+    return [RowSpec(tuple(p), 30, replace(sampling, seed=i)) for i, p in enumerate(prompts)]
 
 
 def named(folder: str, place: Path, pieces: dict[str, int]) -> Path:
@@ -81,9 +84,9 @@ def pairs(model: Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, E
 KINDS = ("ngram", "random", "padded", "shuffled", "part", "shorter")
 
 
-def items(engine: Engine, sampling: Sampling, plan: Plan) -> list[Item]:
+def items(engine: Engine, sampling: Sampling, plan: DrivePlan) -> list[RowResult]:
     engine.reset()
-    return tiny.steps(asks(sampling), plan, lambda step: engine.execute(step).items)
+    return tiny.run_steps(asks(sampling), plan, lambda step: engine.execute(step).items)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,7 +94,7 @@ def items(engine: Engine, sampling: Sampling, plan: Plan) -> list[Item]:
 def test_tokens_are_those_of_plain_decoding_whoever_drafts(
     pairs: dict[str, Engine], kind: str, sampling: Sampling
 ) -> None:
-    plain = drive(pairs[kind], asks(sampling), Plan(batch=1))
+    plain = drive(pairs[kind], asks(sampling), DrivePlan(batch=1))
     for plan in PLANS:
         assert drive(pairs[kind], asks(sampling), plan) == plain, plan
 
@@ -100,7 +103,7 @@ def test_tokens_are_those_of_plain_decoding_whoever_drafts(
 def test_a_draft_with_the_targets_weights_under_other_ids_is_accepted_whole(
     pairs: dict[str, Engine], sampling: Sampling
 ) -> None:
-    done = items(pairs["shuffled"], sampling, Plan(draft=4))
+    done = items(pairs["shuffled"], sampling, DrivePlan(draft=4))
     assert sum(item.drafted for item in done) > 100
     assert all(item.accepted == item.drafted for item in done)
 
@@ -108,7 +111,7 @@ def test_a_draft_with_the_targets_weights_under_other_ids_is_accepted_whole(
 def test_a_draft_that_knows_a_part_of_the_tokens_drafts_only_after_those(
     pairs: dict[str, Engine],
 ) -> None:
-    done = items(pairs["part"], SAMPLED, Plan(draft=4))
+    done = items(pairs["part"], SAMPLED, DrivePlan(draft=4))
     assert sum(item.drafted for item in done) > sum(item.accepted for item in done) > 0
     known = {token for token in range(VOCABULARY) if pairs["part"]._drafter.bridge.knows(token)}
     assert len(known) == 70
@@ -116,8 +119,8 @@ def test_a_draft_that_knows_a_part_of_the_tokens_drafts_only_after_those(
         assert (after.drafted > 0) <= (before.tokens[-1] in known)
 
 
-def _neighbours(done: list[Item]) -> list[tuple[Item, Item]]:
-    rows: dict[int, list[Item]] = {}
+def _neighbours(done: list[RowResult]) -> list[tuple[RowResult, RowResult]]:
+    rows: dict[int, list[RowResult]] = {}
     for item in done:
         rows.setdefault(item.id, []).append(item)
     return [pair for row in rows.values() for pair in pairwise(row)]
@@ -126,7 +129,7 @@ def _neighbours(done: list[Item]) -> list[tuple[Item, Item]]:
 def test_prompt_lookup_is_accepted_where_the_output_repeats_itself(
     pairs: dict[str, Engine],
 ) -> None:
-    done = items(pairs["ngram"], GREEDY, Plan(draft=5))
+    done = items(pairs["ngram"], GREEDY, DrivePlan(draft=5))
     assert sum(item.accepted for item in done) > 20
 
 
@@ -136,13 +139,13 @@ def test_a_gap_is_closed_in_parts_and_drafting_then_resumes(
     """Twenty Steps without drafts, then eight tokens of the gap in each Step with."""
     monkeypatch.setattr(drafters, "CATCH_UP", 8)
     served = pairs["shuffled"]
-    [plain] = drive(served, [Ask((5, 6, 7), 60, SAMPLED)], Plan())
+    [plain] = drive(served, [RowSpec((5, 6, 7), 60, SAMPLED)], DrivePlan())
     served.reset()
-    new = New(1, (5, 6, 7), 3, 60, False, SAMPLED)
-    step = Step(1, (), (new,), (Grow(1, (1, 2, 3, 4, 5)),), (Run(1, 3, 0),))
+    new = NewRow(1, (5, 6, 7), 3, 60, False, SAMPLED)
+    step = Step(1, (), (new,), (AppendPages(1, (1, 2, 3, 4, 5)),), (RowWork(1, 3, 0),))
     done = list(served.execute(step).items)
     for draft in [0] * 20 + [3] * 60:
-        done += served.execute(Step(1, (), (), (), (Run(1, 0, draft),))).items
+        done += served.execute(Step(1, (), (), (), (RowWork(1, 0, draft),))).items
     assert [token for item in done for token in item.tokens] == plain
     drafted = [item.drafted for item in done[21:]]
     assert drafted[:4] == [0, 0, 3, 3]
@@ -153,7 +156,9 @@ def test_a_draft_of_another_vocabulary_is_refused_with_sizes_and_a_token(
 ) -> None:
     target = named(model("llama"), tmp_path / "target", PIECES)
     draft = named(model("llama", 1), tmp_path / "draft", {f"other {id}": id for id in range(50)})
-    with pytest.raises(Fault, match=r"\(50 tokens\) shares 0 with the target's \(101\)") as caught:
+    with pytest.raises(
+        StartupError, match=r"\(50 tokens\) shares 0 with the target's \(101\)"
+    ) as caught:
         Engine(tiny.config(str(target), str(draft)), lambda text, percent: None)
     assert caught.value.code == 4
     assert "'other 0' is 0 in the draft, absent in the target" in caught.value.text

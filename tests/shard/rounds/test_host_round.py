@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from shard.batch.packing import Feed
-from shard.batch.rows import Row
+from shard.batch.packing import TokenSpan
+from shard.batch.rows import CachedRow
 from shard.rounds.drafters import ModelDrafter
-from shard.rounds.host_round import Work, run
-from shard.rounds.vocabulary_map import Bridge
-from shard.sampling.sampler import Spot, process
-from shard.wire.protocol import Report, Sampling
+from shard.rounds.host_round import RowTask, run_round
+from shard.rounds.vocabulary_map import VocabularyMap
+from shard.sampling.sampler import Position, process
+from shard.wire.protocol import ReportOptions, Sampling
 from tests.support.statistics import chi_square
 
 VOCABULARY = 12
@@ -34,9 +34,9 @@ class Table:
     cache: None = None
     """It remembers nothing."""
 
-    def logits(self, feeds: Sequence[Feed]) -> Tensor:
+    def logits(self, feeds: Sequence[TokenSpan]) -> Tensor:
         wanted = [
-            token for feed in feeds for token in feed.tokens[len(feed.tokens) - feed.logits :]
+            token for feed in feeds for token in feed.tokens[len(feed.tokens) - feed.logit_count :]
         ]
         return self.rows[wanted]
 
@@ -47,7 +47,7 @@ def table(seed: int) -> Table:
 
 
 def drafting(model: Table) -> ModelDrafter:
-    same = Bridge(VOCABULARY, VOCABULARY, None, torch.device("cpu"))
+    same = VocabularyMap(VOCABULARY, VOCABULARY, None, torch.device("cpu"))
     return ModelDrafter(model, frozenset(), same)  # type: ignore[arg-type]
 
 
@@ -59,7 +59,7 @@ def transitions(sampling: Sampling, draft: int) -> tuple[Tensor, int, int]:
     for first in range(0, ROWS, BATCH):
         rows = [row(sampling, seed) for seed in range(first, first + BATCH)]
         while live := [row for row in rows if not row.done]:
-            items = run(target, drafter, [Work(row, 0, draft) for row in live])  # type: ignore[arg-type]
+            items = run_round(target, drafter, [RowTask(row, 0, draft) for row in live])  # type: ignore[arg-type]
             drafted += sum(item.drafted for item in items)
             accepted += sum(item.accepted for item in items)
         chains = torch.tensor([row.tokens for row in rows])
@@ -69,9 +69,9 @@ def transitions(sampling: Sampling, draft: int) -> tuple[Tensor, int, int]:
     return counts, drafted, accepted
 
 
-def row(sampling: Sampling, seed: int) -> Row:
+def row(sampling: Sampling, seed: int) -> CachedRow:
     own = Sampling(seed, sampling.temperature, sampling.top_k, sampling.top_p)
-    return Row(seed, [seed % VOCABULARY], 1, TOKENS, False, own, Report(), None)
+    return CachedRow(seed, [seed % VOCABULARY], 1, TOKENS, False, own, ReportOptions(), None)
 
 
 @pytest.mark.parametrize("draft", [0, 2])
@@ -82,6 +82,6 @@ def test_tokens_follow_the_targets_distribution(sampling: Sampling, draft: int) 
     assert counts.sum() == ROWS * TOKENS
     assert (drafted > 0) == (draft > 0)
     assert not draft or 0.2 < accepted / drafted < 0.8
-    spots = [Spot(sampling, [token]) for token in range(VOCABULARY)]
+    spots = [Position(sampling, [token]) for token in range(VOCABULARY)]
     distribution = process(table(1).rows, spots).softmax(-1)
     assert chi_square(counts, distribution * counts.sum(1, keepdim=True)) > 0.01

@@ -18,27 +18,27 @@ from typing import Any
 
 import pytest
 
-from benchmark.engine.in_process import Call, Loop, capacity
+from benchmark.engine.in_process import InProcessLoop, InProcessRequest, device_capacity
 from router.scheduler.planner import Planner
-from shard.wire.protocol import New, Sampling
+from shard.wire.protocol import NewRow, Sampling
 from tests.shard.sampling.test_parameters import EOS, SAMPLINGS, disturbed
-from tests.shard.test_preemption import Whim
+from tests.shard.test_preemption import RandomPolicy
 from tests.support import tiny
-from tests.support.ranks import Rank, connected, model_group
-from tests.support.tiny import VOCABULARY, Ask, Plan, drive, engine
+from tests.support.ranks import RankProcess, connect_group, model_group
+from tests.support.tiny import VOCABULARY, DrivePlan, RowSpec, drive, engine
 
 Model = Callable[..., str]
 DRAFTS = ("no draft", "none accepted", "some accepted", "all accepted", "n-gram")
 BATCHES = (1, 3, 8)
-RUNGS = ("never", "keep", "swap", "recompute")
-CELLS = [(batch, rung) for batch in BATCHES for rung in RUNGS]
+PREEMPTIONS = ("never", "keep", "swap", "recompute")
+CELLS = [(batch, rung) for batch in BATCHES for rung in PREEMPTIONS]
 
 
-class Ending(Call):
+class EndingCall(InProcessRequest):
     """A call whose text may end with EOS."""
 
-    def new(self) -> New:
-        return replace(super().new(), ignore_eos=False)
+    def to_row(self) -> NewRow:
+        return replace(super().to_row(), ignore_eos=False)
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def samplings() -> list[Sampling]:
 @cache
 def plain(target: str) -> list[list[int]]:
     """The target alone, one request at a time."""
-    asks = [Ask(p, 20, sampling) for p, sampling in zip(prompts(), samplings(), strict=True)]
-    return drive(engine(target), asks, Plan(batch=1))
+    asks = [RowSpec(p, 20, sampling) for p, sampling in zip(prompts(), samplings(), strict=True)]
+    return drive(engine(target), asks, DrivePlan(batch=1))
 
 
 def run(served: Served, batch: int, rung: str) -> tuple[list[list[int]], dict[str, int]]:
@@ -106,16 +106,18 @@ def run(served: Served, batch: int, rung: str) -> tuple[list[list[int]], dict[st
     if not served.drafts:
         room["speculate"] = 0
     change = 0.0 if rung == "never" else 0.4
-    scheduler = Planner(capacity(served.engine.ready(), **room), Whim(Random(batch), change))
-    loop = Loop(served.engine, scheduler)
+    scheduler = Planner(
+        device_capacity(served.engine.ready(), **room), RandomPolicy(Random(batch), change)
+    )
+    loop = InProcessLoop(served.engine, scheduler)
     calls = [
-        Ending(id, prompt, 20, sampling)
+        EndingCall(id, prompt, 20, sampling)
         for id, (prompt, sampling) in enumerate(zip(prompts(), samplings(), strict=True))
     ]
     for call in calls:
         loop.submit(call)
     loop.run()
-    return [call.emitted for call in calls], scheduler.view().preemptions
+    return [call.emitted for call in calls], scheduler.status().preemptions
 
 
 def check(served: Served, target: str, batch: int, rung: str) -> None:
@@ -130,7 +132,7 @@ def test_one_rank(
     pair: Callable[[str], tuple[str, str | None]], kind: str, batch: int, rung: str
 ) -> None:
     target, draft = pair(kind)
-    alone = tiny.swapping(target, draft)
+    alone = tiny.swapping_engine(target, draft)
     alone.reset()
     check(Served(alone, kind != "no draft"), target, batch, rung)
 
@@ -138,14 +140,14 @@ def test_one_rank(
 @pytest.fixture(scope="module", params=DRAFTS)
 def two_ranks(
     request: pytest.FixtureRequest, pair: Callable[[str], tuple[str, str | None]]
-) -> Iterator[tuple[list[Rank], str, bool]]:
+) -> Iterator[tuple[list[RankProcess], str, bool]]:
     target, draft = pair(request.param)
     with model_group(tiny.config(target, draft, max_swap_tokens=1024), 2) as ranks:
         yield ranks, target, request.param != "no draft"
 
 
 @pytest.mark.parametrize(("batch", "rung"), CELLS)
-def test_two_ranks(two_ranks: tuple[list[Rank], str, bool], batch: int, rung: str) -> None:
+def test_two_ranks(two_ranks: tuple[list[RankProcess], str, bool], batch: int, rung: str) -> None:
     ranks, target, drafts = two_ranks
-    with connected(ranks) as group:
+    with connect_group(ranks) as group:
         check(Served(group, drafts), target, batch, rung)

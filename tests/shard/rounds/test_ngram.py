@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shard.batch.rows import Row
-from shard.rounds.drafters import Ask
-from shard.rounds.ngram import LONGEST, SHORTEST, NgramDrafter, continuation
-from shard.wire.protocol import Report, Sampling
+from shard.batch.rows import CachedRow
+from shard.rounds.drafters import DraftRequest
+from shard.rounds.ngram import MAX_MATCH_TOKENS, MIN_MATCH_TOKENS, NgramDrafter, continuation
+from shard.wire.protocol import ReportOptions, Sampling
 
 
 def propose(tokens: list[int], count: int) -> list[int]:
@@ -41,7 +41,7 @@ def test_it_copies_what_followed_the_longest_suffix_that_occurred_before(
 
 def naive(tokens: list[int], count: int) -> list[int]:
     """The definition, word by word."""
-    for length in range(min(LONGEST, len(tokens) - 1), SHORTEST - 1, -1):
+    for length in range(min(MAX_MATCH_TOKENS, len(tokens) - 1), MIN_MATCH_TOKENS - 1, -1):
         for end in range(len(tokens) - 1, length - 1, -1):
             if tokens[end - length : end] == tokens[-length:]:
                 text = list(tokens)
@@ -61,12 +61,12 @@ def test_it_is_its_definition(tokens: list[int], count: int) -> None:
 
 def test_a_row_that_grows_is_searched_to_its_last_token() -> None:
     drafter = NgramDrafter()
-    row = Row(1, [1, 2, 3, 4], 4, 20, False, Sampling(), Report(), None)
+    row = CachedRow(1, [1, 2, 3, 4], 4, 20, False, Sampling(), ReportOptions(), None)
     for token in (9, 1, 2):
-        ask = Ask(row, 2)
+        ask = DraftRequest(row, 2)
         drafter.propose([ask], [])
         assert ask.drafts == []
         row.append([token], frozenset())
-    ask = Ask(row, 2)
+    ask = DraftRequest(row, 2)
     drafter.propose([ask], [])
     assert ask.drafts == [3, 4]

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher
 
-from shard.sampling.grammar import Grammars
-from shard.wire.protocol import End, Grow, New, Run, Sampling, Step
+from shard.sampling.grammar import GrammarMatchers
+from shard.wire.protocol import AppendPages, End, NewRow, RowWork, Sampling, Step
 from tests.support import tiny
 from tests.support.families import FAMILIES
-from tests.support.tiny import Ask, Plan, drive
+from tests.support.tiny import DrivePlan, RowSpec, drive
 
 TOKENIZER = FAMILIES["byte_level"]
 SIZE = TOKENIZER.get_vocab_size()
@@ -57,8 +57,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def grammars(folder: str) -> Grammars:
-    return Grammars(folder, VOCABULARY, frozenset({EOS}))
+def grammars(folder: str) -> GrammarMatchers:
+    return GrammarMatchers(folder, VOCABULARY, frozenset({EOS}))
 
 
 @pytest.fixture(params=[0, 1], ids=["twin", "stranger"])
@@ -78,13 +78,14 @@ def serving(folder: str, draft: int | None) -> Any:
     ends = frozenset({EOS})
     served._target.facts = replace(served._target.facts, eos=ends)
     served._drafter._eos = ends
-    served._rows._matcher = Grammars(target, VOCABULARY, ends).matcher
+    served._rows._matcher = GrammarMatchers(target, VOCABULARY, ends).matcher
     return served
 
 
-def asks(grammar: str | None, sampling: Sampling) -> list[Ask]:
+def asks(grammar: str | None, sampling: Sampling) -> list[RowSpec]:
     return [
-        Ask((65, 66, id + 1), 60, replace(sampling, seed=id), grammar=grammar) for id in range(4)
+        RowSpec((65, 66, id + 1), 60, replace(sampling, seed=id), grammar=grammar)
+        for id in range(4)
     ]
 
 
@@ -98,8 +99,8 @@ def test_rows_end_inside_their_grammar_whatever_is_drafted(
     drafted: Any, grammar: str, sampling: Sampling
 ) -> None:
     wanted = [*asks(grammar, sampling), *asks(None, sampling)[:2]]
-    plain = drive(drafted, wanted, Plan(batch=1))
-    for plan in (Plan(draft=1), Plan(draft=5), Plan(draft=3, batch=1)):
+    plain = drive(drafted, wanted, DrivePlan(batch=1))
+    for plan in (DrivePlan(draft=1), DrivePlan(draft=5), DrivePlan(draft=3, batch=1)):
         assert drive(drafted, wanted, plan) == plain
     for row in plain[:4]:
         assert row[-1] == EOS
@@ -108,7 +109,7 @@ def test_rows_end_inside_their_grammar_whatever_is_drafted(
             assert re.fullmatch(REGEX, text)
         else:
             assert set(json.loads(text)) == {"a", "b"}
-    free = drive(drafted, [replace(ask, grammar=None) for ask in wanted], Plan(batch=1))
+    free = drive(drafted, [replace(ask, grammar=None) for ask in wanted], DrivePlan(batch=1))
     assert plain[4:] == free[4:]
 
 
@@ -116,7 +117,7 @@ def test_drafts_of_a_row_with_a_grammar_are_inside_it_too(drafted: Any) -> None:
     """Between two tokens even a stranger guesses well; among all of them it could not."""
     drafted.reset()
     wanted = asks(regex("[ab]{30}"), Sampling(temperature=1.0))
-    done = tiny.steps(wanted, Plan(draft=4), lambda step: drafted.execute(step).items)
+    done = tiny.run_steps(wanted, DrivePlan(draft=4), lambda step: drafted.execute(step).items)
     offered = sum(item.drafted for item in done)
     kept = sum(item.accepted for item in done)
     assert kept > offered / 4
@@ -128,8 +129,8 @@ def test_prompt_lookup_may_leave_the_grammar_and_changes_nothing(folder: str) ->
     wanted = [
         replace(ask, prompt=tuple(b"abababcabab")) for ask in asks(grammar, Sampling(temperature=1))
     ]
-    plain = drive(served, wanted, Plan(batch=1))
-    done = tiny.steps(wanted, Plan(draft=5), lambda step: served.execute(step).items)
+    plain = drive(served, wanted, DrivePlan(batch=1))
+    done = tiny.run_steps(wanted, DrivePlan(draft=5), lambda step: served.execute(step).items)
     assert tiny.tokens(done, len(wanted)) == plain
     assert sum(item.drafted for item in done) > sum(item.accepted for item in done) > 0
 
@@ -137,32 +138,32 @@ def test_prompt_lookup_may_leave_the_grammar_and_changes_nothing(folder: str) ->
 def test_a_row_resumes_in_the_middle_of_its_grammar(drafted: Any) -> None:
     grammar = json_schema(SCHEMA)
     [ask, *_] = asks(grammar, SAMPLINGS[1])
-    [whole] = drive(drafted, [ask], Plan(draft=3))
+    [whole] = drive(drafted, [ask], DrivePlan(draft=3))
     known = (*ask.prompt, *whole[:5])
     drafted.reset()
-    new = New(1, known, 3, ask.max_new, False, ask.sampling, grammar=grammar)
-    grow = Grow(1, (1, 2, 3, 4, 5))
+    new = NewRow(1, known, 3, ask.max_new, False, ask.sampling, grammar=grammar)
+    grow = AppendPages(1, (1, 2, 3, 4, 5))
     rest = [
-        *drafted.execute(Step(1, (), (new,), (grow,), (Run(1, len(known), 0),))).items[0].tokens
+        *drafted.execute(Step(1, (), (new,), (grow,), (RowWork(1, len(known), 0),))).items[0].tokens
     ]
     while rest[-1] != EOS:
-        rest += drafted.execute(Step(2, (), (), (), (Run(1, 0, 3),))).items[0].tokens
+        rest += drafted.execute(Step(2, (), (), (), (RowWork(1, 0, 3),))).items[0].tokens
     assert rest == whole[5:]
 
 
 def test_the_minimum_length_yields_to_a_grammar_that_is_over(drafted: Any) -> None:
     short = replace(SAMPLINGS[0], min_new_tokens=20)
-    longest = drive(drafted, asks(regex("a{3,9}"), short), Plan(draft=3))
+    longest = drive(drafted, asks(regex("a{3,9}"), short), DrivePlan(draft=3))
     expected = [TOKENIZER.token_to_id("a")] * 9 + [EOS]
     assert longest == [expected] * 4
 
 
 def test_a_row_whose_grammar_does_not_compile_ends_alone(drafted: Any) -> None:
     drafted.reset()
-    bad = New(1, (65,), 1, 4, False, Sampling(), grammar=regex("("))
-    good = New(2, (65,), 1, 4, False, Sampling())
-    grow = (Grow(1, (1,)), Grow(2, (2,)))
-    step = Step(1, (), (bad, good), grow, (Run(1, 1, 0), Run(2, 1, 0)))
+    bad = NewRow(1, (65,), 1, 4, False, Sampling(), grammar=regex("("))
+    good = NewRow(2, (65,), 1, 4, False, Sampling())
+    grow = (AppendPages(1, (1,)), AppendPages(2, (2,)))
+    step = Step(1, (), (bad, good), grow, (RowWork(1, 1, 0), RowWork(2, 1, 0)))
     assert [item.end for item in drafted.execute(step).items] == [End.ERROR, None]
 
 
@@ -179,7 +180,7 @@ def test_rows_of_one_grammar_share_its_compilation_and_nothing_else(
         made.append(text)
         return LLMatcher(tokenizer, text, **more)
 
-    grammars = Grammars(folder, VOCABULARY, frozenset({EOS}))
+    grammars = GrammarMatchers(folder, VOCABULARY, frozenset({EOS}))
     monkeypatch.setattr("shard.sampling.grammar.LLMatcher", counted)
     a, b = (TOKENIZER.token_to_id(letter) for letter in "ab")
     grammars.prepare(regex("ab"))
@@ -194,7 +195,7 @@ def test_the_grammars_that_were_asked_for_last_are_kept(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shard.sampling.grammar._KEPT", 2)
-    grammars = Grammars(folder, VOCABULARY, frozenset({EOS}))
+    grammars = GrammarMatchers(folder, VOCABULARY, frozenset({EOS}))
     for text in ("a", "b", "a", "c"):
         grammars.prepare(regex(text))
     assert set(grammars._compiled) == {regex("a"), regex("c")}
@@ -203,7 +204,7 @@ def test_the_grammars_that_were_asked_for_last_are_kept(
     }
 
 
-def test_a_whole_text_admits_only_the_end(grammars: Grammars) -> None:
+def test_a_whole_text_admits_only_the_end(grammars: GrammarMatchers) -> None:
     matcher = grammars.matcher(regex("ab"))
     a, b = (TOKENIZER.token_to_id(letter) for letter in "ab")
     assert admitted(matcher.mask([], VOCABULARY)) == {a}
@@ -214,7 +215,7 @@ def test_a_whole_text_admits_only_the_end(grammars: Grammars) -> None:
 
 @given(st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
-def test_a_mask_is_a_function_of_the_output_alone(grammars: Grammars, seed: int) -> None:
+def test_a_mask_is_a_function_of_the_output_alone(grammars: GrammarMatchers, seed: int) -> None:
     """Whatever was asked before: drafts inside and outside the grammar, ends, and returns."""
     rng = random.Random(seed)
     grammar = regex(REGEX)

@@ -17,9 +17,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from shard.wire.protocol import Bias, Item, Report, Sampling, Top
+from shard.wire.protocol import LogitBias, ReportOptions, RowResult, Sampling, TopTokens
 from tests.support import tiny
-from tests.support.tiny import VOCABULARY, Ask, Plan, drive, engine
+from tests.support.tiny import VOCABULARY, DrivePlan, RowSpec, drive, engine
 
 Model = Callable[..., str]
 EOS = 5
@@ -32,7 +32,7 @@ SAMPLINGS: dict[str, Sampling] = {
     "repetition": Sampling(repetition_penalty=1.3),
     "frequency": Sampling(frequency_penalty=1.1),
     "presence": Sampling(presence_penalty=1.7),
-    "bias": Sampling(bias=(Bias(3, 5.0), Bias(9, -5.0))),
+    "bias": Sampling(bias=(LogitBias(3, 5.0), LogitBias(9, -5.0))),
     "watermark": Sampling(watermark=True),
     "minimum": Sampling(min_new_tokens=12),
     "all": Sampling(
@@ -44,7 +44,7 @@ SAMPLINGS: dict[str, Sampling] = {
         repetition_penalty=1.1,
         frequency_penalty=0.4,
         presence_penalty=-0.3,
-        bias=(Bias(3, 2.0), Bias(EOS, 4.0)),
+        bias=(LogitBias(3, 2.0), LogitBias(EOS, 4.0)),
         watermark=True,
         min_new_tokens=9,
     ),
@@ -78,24 +78,25 @@ def drafted(request: pytest.FixtureRequest, model: Model) -> Any:
     served._drafter._eos = kept.eos
 
 
-def asks(sampling: Sampling, report: Report = tiny.SILENT) -> list[Ask]:
+def asks(sampling: Sampling, report: ReportOptions = tiny.TOKENS_ONLY) -> list[RowSpec]:
     rng = random.Random(3)
     prompts = [tuple(rng.randrange(VOCABULARY) for _ in range(size)) for size in (1, 4, 11)]
     return [
-        Ask(prompt, 24, replace(sampling, seed=seed), report) for seed, prompt in enumerate(prompts)
+        RowSpec(prompt, 24, replace(sampling, seed=seed), report)
+        for seed, prompt in enumerate(prompts)
     ]
 
 
-def items(served: Any, wanted: list[Ask], plan: Plan) -> list[Item]:
+def items(served: Any, wanted: list[RowSpec], plan: DrivePlan) -> list[RowResult]:
     served.reset()
-    return tiny.steps(wanted, plan, lambda step: served.execute(step).items)
+    return tiny.run_steps(wanted, plan, lambda step: served.execute(step).items)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
 def test_tokens_are_those_of_the_plain_path(drafted: Any, sampling: Sampling) -> None:
     served, kind = drafted
-    plain = drive(served, asks(sampling), Plan(batch=1))
-    for plan in (Plan(draft=1), Plan(draft=4, batch=1), Plan(draft=5, chunk=3)):
+    plain = drive(served, asks(sampling), DrivePlan(batch=1))
+    for plan in (DrivePlan(draft=1), DrivePlan(draft=4, batch=1), DrivePlan(draft=5, chunk=3)):
         done = items(served, asks(sampling), plan)
         assert tiny.tokens(done, 3) == plain
         offered, kept = (
@@ -109,19 +110,19 @@ def test_tokens_are_those_of_the_plain_path(drafted: Any, sampling: Sampling) ->
 def test_a_batch_of_all_parameters_at_once_is_the_plain_path(drafted: Any) -> None:
     served, _ = drafted
     mixed = [replace(asks(each)[1], max_new=20) for each in SAMPLINGS.values()]
-    plain = drive(served, mixed, Plan(batch=1))
-    assert drive(served, mixed, Plan(draft=4)) == plain
+    plain = drive(served, mixed, DrivePlan(batch=1))
+    assert drive(served, mixed, DrivePlan(draft=4)) == plain
 
 
 def test_the_end_waits_for_the_minimum_and_may_then_come(drafted: Any) -> None:
     served, _ = drafted
-    eager = Sampling(bias=(Bias(EOS, 90.0),), min_new_tokens=6)
-    for row in drive(served, asks(eager), Plan(draft=4)):
+    eager = Sampling(bias=(LogitBias(EOS, 90.0),), min_new_tokens=6)
+    for row in drive(served, asks(eager), DrivePlan(draft=4)):
         assert len(row) == 7
         assert row.index(EOS) == 6
 
 
-def told(served: Any, wanted: list[Ask], plan: Plan) -> list[tuple[Any, ...]]:
+def told(served: Any, wanted: list[RowSpec], plan: DrivePlan) -> list[tuple[Any, ...]]:
     """Per row: token, log-probability and likeliest tokens at every place."""
     done = items(served, wanted, plan)
     return [
@@ -138,8 +139,8 @@ def told(served: Any, wanted: list[Ask], plan: Plan) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("raw", [False, True])
 def test_the_likeliest_tokens_do_not_depend_on_the_draft(drafted: Any, raw: bool) -> None:
     served, _ = drafted
-    wanted = asks(SAMPLINGS["all"], Report(top_n=4, raw=raw))
-    plain, fast = (told(served, wanted, plan) for plan in (Plan(batch=1), Plan(draft=4)))
+    wanted = asks(SAMPLINGS["all"], ReportOptions(top_n=4, raw_logprobs=raw))
+    plain, fast = (told(served, wanted, plan) for plan in (DrivePlan(batch=1), DrivePlan(draft=4)))
     for row, other in zip(plain, fast, strict=True):
         for (token, logprob, top), (token2, logprob2, top2) in zip(row, other, strict=True):
             assert (token, top.ids) == (token2, top2.ids)
@@ -160,8 +161,8 @@ def raw_logs(path: str, ids: list[int]) -> torch.Tensor:
 
 def test_raw_log_probabilities_are_the_models_own(model: Model) -> None:
     served = engine(model("llama"), model("llama", 1))
-    [ask, *_] = asks(SAMPLINGS["all"], Report(top_n=3, raw=True))
-    [row] = told(served, [ask], Plan(draft=3))
+    [ask, *_] = asks(SAMPLINGS["all"], ReportOptions(top_n=3, raw_logprobs=True))
+    [row] = told(served, [ask], DrivePlan(draft=3))
     logs = raw_logs(model("llama"), [*ask.prompt, *(token for token, _, _ in row)])
     for place, (token, logprob, top) in enumerate(row, len(ask.prompt) - 1):
         assert logprob == pytest.approx(logs[place, token].item(), abs=1e-4)
@@ -173,12 +174,12 @@ def test_a_prompts_log_probabilities_are_the_models_own_in_any_chunks(
     model: Model, chunk: int
 ) -> None:
     served = engine(model("llama"), model("llama", 1))
-    wanted = asks(SAMPLINGS["all"], Report(top_n=2, prompt=True))
-    wanted.append(replace(wanted[2], report=tiny.SILENT))
-    done = items(served, wanted, Plan(draft=3, chunk=chunk))
+    wanted = asks(SAMPLINGS["all"], ReportOptions(top_n=2, prompt_logprobs=True))
+    wanted.append(replace(wanted[2], report=tiny.TOKENS_ONLY))
+    done = items(served, wanted, DrivePlan(draft=3, chunk=chunk))
     for id, ask in enumerate(wanted[:3]):
         found: dict[int, float] = {}
-        tops: dict[int, Top] = {}
+        tops: dict[int, TopTokens] = {}
         for item in (item for item in done if item.id == id):
             found |= dict(enumerate(item.prompt_logprobs, item.prompt_start))
             tops |= dict(enumerate(item.prompt_top, item.prompt_start))
@@ -192,5 +193,5 @@ def test_a_prompts_log_probabilities_are_the_models_own_in_any_chunks(
             told = dict(zip(top.ids, top.logprobs, strict=True))
             assert told.get(ask.prompt[place], found[place]) == found[place]
     assert not any(item.prompt_logprobs for item in done if item.id == 3)
-    silent = [replace(ask, report=tiny.SILENT) for ask in wanted]
-    assert tiny.tokens(done, 4) == drive(served, silent, Plan(batch=1))
+    silent = [replace(ask, report=tiny.TOKENS_ONLY) for ask in wanted]
+    assert tiny.tokens(done, 4) == drive(served, silent, DrivePlan(batch=1))

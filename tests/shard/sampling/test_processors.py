@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from shard.sampling.processors import green_list
-from shard.sampling.sampler import Spot, process
-from shard.wire.protocol import Bias, Sampling
+from shard.sampling.sampler import Position, process
+from shard.wire.protocol import LogitBias, Sampling
 from tests.support.reference import reference
 
 VOCABULARY = 503
 EOS = [7, 400]
-BIASES = (Bias(3, 4.0), Bias(7, -2.5), Bias(502, 1.0))
+BIASES = (LogitBias(3, 4.0), LogitBias(7, -2.5), LogitBias(502, 1.0))
 SINGLE: dict[str, dict[str, Any]] = {
     "neutral": {},
     "repetition": {"repetition_penalty": 1.3},
@@ -45,7 +45,7 @@ SINGLE: dict[str, dict[str, Any]] = {
 }
 
 
-def spots(samplings: list[Sampling], seed: int = 0) -> list[Spot]:
+def spots(samplings: list[Sampling], seed: int = 0) -> list[Position]:
     """A position for each, with repeated tokens in prompt, output and drafts."""
     rng = random.Random(seed)
     made = []
@@ -53,7 +53,7 @@ def spots(samplings: list[Sampling], seed: int = 0) -> list[Spot]:
         prompt, output, drafts = rng.randint(1, 9), rng.randint(0, 12), rng.randint(0, 4)
         tokens = [rng.choice([*range(12), *EOS, 500]) for _ in range(prompt + output)]
         guess = [rng.choice([*range(12), 501]) for _ in range(drafts)]
-        made.append(Spot(sampling, tokens, guess, prompt))
+        made.append(Position(sampling, tokens, guess, prompt))
     return made
 
 
@@ -61,7 +61,7 @@ def logits(rows: int, seed: int = 0) -> Tensor:
     return torch.randn(rows, VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 3
 
 
-def assert_equal_to_transformers(given: list[Spot], raw: Tensor) -> None:
+def assert_equal_to_transformers(given: list[Position], raw: Tensor) -> None:
     kept = raw.clone()
     scores = process(raw, given, EOS)
     for row, spot in enumerate(given):
@@ -102,7 +102,7 @@ def test_a_greedy_row_has_processors_and_no_warper() -> None:
 @pytest.mark.parametrize("name", ["top_p", "typical_p"])
 def test_a_mass_that_lies_deep_in_a_wide_vocabulary_is_found(name: str) -> None:
     raw = torch.randn(3, 5000, generator=torch.Generator().manual_seed(4)) * 0.1
-    given = [Spot(Sampling(temperature=1.0, **{name: p}), [1], (), 1) for p in (0.1, 0.5, 0.9)]
+    given = [Position(Sampling(temperature=1.0, **{name: p}), [1], (), 1) for p in (0.1, 0.5, 0.9)]
     scores = process(raw, given)
     for row, spot in enumerate(given):
         assert torch.equal(scores[row], reference(raw[row], spot, []))
@@ -125,12 +125,12 @@ def test_the_green_list_is_half_of_the_vocabulary_and_fixed_by_the_previous_toke
 
 def test_share_and_gain_of_the_green_list_are_the_requests() -> None:
     sampling = Sampling(watermark=True, watermark_gamma=0.25, watermark_delta=3.0)
-    scores = process(torch.zeros(1, 100), [Spot(sampling, [1, 2], (5,), 1)])[0]
+    scores = process(torch.zeros(1, 100), [Position(sampling, [1, 2], (5,), 1)])[0]
     assert scores.tolist().count(3.0) == 25
     assert scores.tolist().count(0.0) == 75
 
 
 def test_the_draft_before_a_position_decides_its_green_list() -> None:
-    spot = Spot(Sampling(watermark=True), [1, 2], (5,), 1)
+    spot = Position(Sampling(watermark=True), [1, 2], (5,), 1)
     raised = process(torch.zeros(1, 100), [spot])[0].nonzero()[:, 0]
     assert set(raised.tolist()) == set(green_list(5, 100, 0.5).tolist())

@@ -11,8 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shard.sampling.sampler import Spot, best, gumbel, logprobs, pick, process, stream_key
-from shard.wire.protocol import Report, Sampling
+from shard.sampling.sampler import (
+    Position,
+    gumbel_noise,
+    logprobs,
+    process,
+    sample,
+    stream_key,
+    top_tokens,
+)
+from shard.wire.protocol import ReportOptions, Sampling
 from tests.support.statistics import chi_square
 
 CPU = torch.device("cpu")
@@ -42,8 +50,10 @@ def splitmix(value: int) -> int:
 
 def noise(seeds: range, positions: range, vocabulary: int) -> Tensor:
     """[seeds x positions, vocabulary]."""
-    spots = [Spot(Sampling(seed=seed), range(position)) for seed in seeds for position in positions]
-    return gumbel(spots, vocabulary, CPU)
+    spots = [
+        Position(Sampling(seed=seed), range(position)) for seed in seeds for position in positions
+    ]
+    return gumbel_noise(spots, vocabulary, CPU)
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**20), st.integers(0, 200))
@@ -51,7 +61,9 @@ def test_the_noise_is_the_hash_on_plain_integers(seed: int, position: int, token
     assert stream_key(seed, position) == splitmix(splitmix(seed) + position & 2**64 - 1)
     uniform = ((hashed(seed, position, token) & 0x7FFFFFFF) + 0.5) * 2.0**-31
     expected = -math.log(-math.log1p(-min(uniform, 1 - 2.0**-24)))
-    found = gumbel([Spot(Sampling(seed=seed), range(position))], token + 1, CPU)[0, token].item()
+    found = gumbel_noise([Position(Sampling(seed=seed), range(position))], token + 1, CPU)[
+        0, token
+    ].item()
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
@@ -79,17 +91,17 @@ def draw(scores: Tensor, sampling: Sampling, position: int, draws: int) -> Tenso
     parts = []
     for first in range(0, draws, BATCH):
         spots = [
-            Spot(Sampling(seed, sampling.temperature), range(position))
+            Position(Sampling(seed, sampling.temperature), range(position))
             for seed in range(first, first + BATCH)
         ]
-        parts.append(pick(scores.expand(BATCH, -1), spots))
+        parts.append(sample(scores.expand(BATCH, -1), spots))
     return torch.cat(parts)
 
 
 @pytest.mark.parametrize("sampling", [Sampling(0, 1.0), Sampling(0, 0.7, top_k=9, top_p=0.9)])
 def test_draws_follow_the_distribution(sampling: Sampling) -> None:
     raw = torch.randn(1, 16, generator=torch.Generator().manual_seed(5))
-    scores = process(raw, [Spot(sampling, [1])])
+    scores = process(raw, [Position(sampling, [1])])
     drawn = torch.bincount(draw(scores, sampling, 3, DRAWS), minlength=16).float()
     assert chi_square(drawn[None], scores.softmax(-1) * DRAWS) > 0.01
 
@@ -106,22 +118,25 @@ def test_coupled_drafts_are_accepted_more_often_than_independent_ones() -> None:
 
 def test_greedy_rows_take_the_lowest_of_the_best() -> None:
     scores = torch.tensor([[0.0, 2.0, 2.0, 1.0]])
-    assert pick(scores, [Spot(Sampling(seed=3), [1])]).tolist() == [1]
+    assert sample(scores, [Position(Sampling(seed=3), [1])]).tolist() == [1]
 
 
 def test_the_likeliest_tokens_come_in_order_with_ties_and_without_barred_ones() -> None:
     logs = logprobs(torch.tensor([[0.0, 3.0, 1.0, 3.0], [1.0, -math.inf, -math.inf, 0.0]]))
-    tied, few = best(logs, [1, 4])
+    tied, few = top_tokens(logs, [1, 4])
     assert tied.ids == (1, 3)
     assert few.ids == (0, 3)
     assert list(tied.logprobs) == logs[0, [1, 3]].tolist()
-    assert best(logs, [0, 2])[0].ids == ()
-    assert [top.ids for top in best(logs, [3, 1])] == [(1, 3, 2), (0,)]
+    assert top_tokens(logs, [0, 2])[0].ids == ()
+    assert [top.ids for top in top_tokens(logs, [3, 1])] == [(1, 3, 2), (0,)]
 
 
 def test_a_report_changes_no_choice() -> None:
     raw = torch.randn(1, 50)
     sampling = Sampling(4, 1.0, top_k=5)
-    plain, told = Spot(sampling, [1]), Spot(sampling, [1], report=Report(5, True, True))
-    chosen = Counter(pick(process(raw, [spot]), [spot]).item() for spot in (plain, told))
+    plain, told = (
+        Position(sampling, [1]),
+        Position(sampling, [1], report=ReportOptions(5, True, True)),
+    )
+    chosen = Counter(sample(process(raw, [spot]), [spot]).item() for spot in (plain, told))
     assert len(chosen) == 1

@@ -6,7 +6,7 @@ import pytest
 
 from shard.attention.kv_cache import PAGE_SIZE
 from shard.warmup import step_costs
-from shard.wire.protocol import Cost, Step, StepResult
+from shard.wire.protocol import MeasuredStep, Step, StepResult
 
 
 class Stopwatch:
@@ -38,12 +38,14 @@ class Stopwatch:
         self.room.clear()
 
 
-def measure(limits: step_costs.Limits, speculate: int = 5, scale: float = 1.0) -> step_costs.Costs:
-    return step_costs.measure(Stopwatch(scale), limits, speculate, speculate > 0, float)
+def measure(
+    limits: step_costs.WarmupLimits, speculate: int = 5, scale: float = 1.0
+) -> step_costs.MeasuredStepCosts:
+    return step_costs.measure_step_costs(Stopwatch(scale), limits, speculate, speculate > 0, float)
 
 
 def test_the_table_has_every_size_and_the_papers_two_figures_follow() -> None:
-    found = measure(step_costs.Limits(rows=20, length=128, pages=200))
+    found = measure(step_costs.WarmupLimits(rows=20, length=128, pages=200))
     assert found.verify_seconds == pytest.approx(0.011)
     assert found.draft_token_seconds == pytest.approx(0.002)
     sizes = [(cost.rows, cost.draft) for cost in found.table]
@@ -52,21 +54,21 @@ def test_the_table_has_every_size_and_the_papers_two_figures_follow() -> None:
 
 
 def test_without_a_drafter_only_plain_steps_are_timed() -> None:
-    found = measure(step_costs.Limits(4, 128, 64), speculate=0)
+    found = measure(step_costs.WarmupLimits(4, 128, 64), speculate=0)
     assert [(cost.rows, cost.draft) for cost in found.table] == [(1, 0), (4, 0)]
     assert (found.draft_token_seconds, found.catch_up_seconds) == (0.0, 0.0)
 
 
 def test_a_slow_machine_starts_with_fewer_figures() -> None:
-    found = measure(step_costs.Limits(64, 128, 500), scale=20.0)
+    found = measure(step_costs.WarmupLimits(64, 128, 500), scale=20.0)
     assert {cost.rows for cost in found.table} == {1}
 
 
 def test_ranks_stop_after_the_same_step() -> None:
-    def figures(scale: float) -> tuple[Cost, ...]:
+    def figures(scale: float) -> tuple[MeasuredStep, ...]:
         watch = Stopwatch(scale)
-        return step_costs.measure(
-            watch, step_costs.Limits(64, 128, 500), 5, True, lambda _: 0.05
+        return step_costs.measure_step_costs(
+            watch, step_costs.WarmupLimits(64, 128, 500), 5, True, lambda _: 0.05
         ).table
 
     assert figures(1.0) == figures(100.0)
@@ -77,6 +79,6 @@ def test_ranks_stop_after_the_same_step() -> None:
 def test_warm_up_keeps_to_a_small_pool_and_a_short_context(
     length: int, pages: int, speculate: int
 ) -> None:
-    found = measure(step_costs.Limits(8, length, pages), speculate)
+    found = measure(step_costs.WarmupLimits(8, length, pages), speculate)
     assert found.table[0].draft == 0
     assert {cost.draft > 0 for cost in found.table} == ({False, True} if speculate else {False})

@@ -11,32 +11,32 @@ from hypothesis import strategies as st
 
 from shard.wire import protocol
 from shard.wire.protocol import (
-    HEADER,
-    MAX_FRAME,
+    HEADER_BYTES,
+    MAX_FRAME_BYTES,
     Ack,
-    Bias,
-    Cost,
+    AppendPages,
     End,
     Fatal,
-    Grow,
     Hello,
-    Item,
+    LogitBias,
+    MeasuredStep,
     Message,
-    Move,
-    New,
+    NewRow,
+    PageCopy,
     Ping,
     Pong,
     Prepare,
     Prepared,
     ProtocolError,
     Ready,
-    Report,
-    Run,
+    ReportOptions,
+    RowResult,
+    RowWork,
     Sampling,
     Step,
     StepResult,
-    Top,
-    length,
+    TopTokens,
+    body_length,
     pack,
     unpack,
 )
@@ -47,7 +47,7 @@ GOLDEN: list[tuple[Message, str]] = [
         Ready(
             *(1, "m", "cpu", "float32", 16, 64, 8, 128, 300, 5, 0.5, 2.0),
             drafter="ngram",
-            costs=(Cost(4, 5, 0.25),),
+            costs=(MeasuredStep(4, 5, 0.25),),
             catch_up_seconds=0.125,
             host_pages=32,
             swap_token_seconds=0.5,
@@ -63,24 +63,26 @@ GOLDEN: list[tuple[Message, str]] = [
             7,
             (3,),
             (
-                New(
+                NewRow(
                     4,
                     (1, 2, 3),
                     2,
                     9,
                     False,
-                    Sampling(5, 0.5, 6, 0.25, 1.5, 0.5, 0.25, 1.0, -1.0, (Bias(7, 2.0),), True, 8),
-                    Report(2, True, False),
+                    Sampling(
+                        5, 0.5, 6, 0.25, 1.5, 0.5, 0.25, 1.0, -1.0, (LogitBias(7, 2.0),), True, 8
+                    ),
+                    ReportOptions(2, True, False),
                     "a+",
                     2,
                     1,
                 ),
             ),
-            (Grow(4, (10, 11)),),
-            (Run(4, 3, 0), Run(2, 0, 5)),
-            Move((5,), (0,)),
-            Move((6,), (7,)),
-            Move((1,), (8,)),
+            (AppendPages(4, (10, 11)),),
+            (RowWork(4, 3, 0), RowWork(2, 0, 5)),
+            PageCopy((5,), (0,)),
+            PageCopy((6,), (7,)),
+            PageCopy((1,), (8,)),
         ),
         "c5000000 99 02 07 c404 03000000"
         " 91 9a 04 c40c 010000000200000003000000 02 09 c2"
@@ -97,19 +99,19 @@ GOLDEN: list[tuple[Message, str]] = [
             7,
             0.25,
             (
-                Item(2, (8, 9), (-0.5, -1.0), 5, 1, End.EOS, draft_cached=6),
-                Item(
+                RowResult(2, (8, 9), (-0.5, -1.0), 5, 1, End.EOS, draft_cached=6),
+                RowResult(
                     3,
                     (8,),
                     (-1.0,),
                     0,
                     0,
                     None,
-                    (Top((8,), (-1.0,)),),
+                    (TopTokens((8,), (-1.0,)),),
                     1,
                     (-0.5,),
                     7,
-                    (Top((9,), (-0.5,)),),
+                    (TopTokens((9,), (-0.5,)),),
                 ),
             ),
             4000000000,
@@ -148,35 +150,35 @@ sampling = st.builds(
     finite,
     word,
     *[finite] * 6,
-    tuples(st.builds(Bias, word, finite)),
+    tuples(st.builds(LogitBias, word, finite)),
     st.booleans(),
     word,
 )
-report = st.builds(Report, word, st.booleans(), st.booleans())
+report = st.builds(ReportOptions, word, st.booleans(), st.booleans())
 new = st.builds(
-    New, word, ids, word, word, st.booleans(), sampling, report, st.none() | name, word, word
+    NewRow, word, ids, word, word, st.booleans(), sampling, report, st.none() | name, word, word
 )
 item = st.builds(
-    Item,
+    RowResult,
     word,
     ids,
     floats,
     word,
     word,
     st.none() | st.sampled_from(End),
-    tuples(st.builds(Top, ids, floats)),
+    tuples(st.builds(TopTokens, ids, floats)),
     word,
     floats,
     word,
-    tuples(st.builds(Top, ids, floats)),
+    tuples(st.builds(TopTokens, ids, floats)),
 )
-move = st.builds(Move, ids, ids)
+move = st.builds(PageCopy, ids, ids)
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Hello, word, word, word),
     st.builds(
         Ready,
         *(word, name, name, name, *[word] * 6, finite, finite, name),
-        tuples(st.builds(Cost, word, word, finite)),
+        tuples(st.builds(MeasuredStep, word, word, finite)),
         finite,
         *(word, finite, finite),
     ),
@@ -185,8 +187,8 @@ messages: st.SearchStrategy[Message] = st.one_of(
         word,
         ids,
         tuples(new),
-        tuples(st.builds(Grow, word, ids)),
-        tuples(st.builds(Run, word, word, word)),
+        tuples(st.builds(AppendPages, word, ids)),
+        tuples(st.builds(RowWork, word, word, word)),
         move,
         move,
         move,
@@ -204,7 +206,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
 @pytest.mark.parametrize(("message", "frame"), GOLDEN, ids=lambda value: type(value).__name__)
 def test_every_message_has_its_golden_bytes(message: Message, frame: str) -> None:
     assert pack(message) == bytes.fromhex(frame)
-    assert unpack(bytes.fromhex(frame)[HEADER:]) == message
+    assert unpack(bytes.fromhex(frame)[HEADER_BYTES:]) == message
 
 
 def test_the_golden_bytes_cover_every_message() -> None:
@@ -215,14 +217,14 @@ def test_the_golden_bytes_cover_every_message() -> None:
 @settings(max_examples=300, deadline=None)
 def test_what_is_packed_unpacks_to_itself(message: Message) -> None:
     frame = pack(message)
-    assert length(frame[:HEADER]) == len(frame) - HEADER
-    assert unpack(frame[HEADER:]) == message
+    assert body_length(frame[:HEADER_BYTES]) == len(frame) - HEADER_BYTES
+    assert unpack(frame[HEADER_BYTES:]) == message
 
 
 @given(messages, st.data())
 @settings(max_examples=500, deadline=None)
 def test_a_mutated_frame_is_a_message_or_a_protocol_error(message: Message, data: Any) -> None:
-    body = bytearray(pack(message)[HEADER:])
+    body = bytearray(pack(message)[HEADER_BYTES:])
     for _ in range(data.draw(st.integers(1, 3))):
         start = data.draw(st.integers(0, len(body)))
         stop = data.draw(st.integers(start, min(len(body), start + 3)))
@@ -273,12 +275,12 @@ def test_a_broken_message_is_refused_by_its_fault(value: Any, reason: str) -> No
 
 def test_a_frame_over_the_limit_is_refused_before_it_is_read() -> None:
     with pytest.raises(ProtocolError, match="exceeds"):
-        length((MAX_FRAME + 1).to_bytes(HEADER, "little"))
+        body_length((MAX_FRAME_BYTES + 1).to_bytes(HEADER_BYTES, "little"))
 
 
 def test_a_message_over_the_limit_is_not_packed() -> None:
     with pytest.raises(ProtocolError, match="exceeds"):
-        pack(Fatal(1, "x" * (MAX_FRAME + 1)))
+        pack(Fatal(1, "x" * (MAX_FRAME_BYTES + 1)))
 
 
 def _unpack_or_refuse(body: bytes) -> None:

@@ -15,7 +15,7 @@ from router.text.grammar import from_schema
 from router.text.worker import Worker
 from shard.wire.protocol import Sampling
 from tests.shard.sampling.test_grammar import EOS, TOKENIZER, VOCABULARY, serving
-from tests.support.tiny import Ask, Plan, drive
+from tests.support.tiny import DrivePlan, RowSpec, drive
 
 COUNT = 500
 LONGEST = 60
@@ -118,11 +118,13 @@ def test_completed_outputs_validate(tmp_path: Path, draft: int) -> None:
     asks = []
     for seed, each in enumerate(schemas):
         source = from_schema(each)
-        head, compiled = worker.do({"job": "compile", "kind": source.kind, "text": source.text})
+        head, compiled = worker.run_job(
+            {"job": "compile", "kind": source.kind, "text": source.text}
+        )
         assert "error" not in head, (each, head)
         sampling = Sampling(seed=seed, temperature=1.0)
-        asks.append(Ask((65, 66), LONGEST, sampling, grammar=compiled.decode()))
-    outputs = drive(served, asks, Plan(draft=draft, batch=8))
+        asks.append(RowSpec((65, 66), LONGEST, sampling, grammar=compiled.decode()))
+    outputs = drive(served, asks, DrivePlan(draft=draft, batch=8))
     completed = [pair for pair in zip(schemas, outputs, strict=True) if pair[1][-1] == EOS]
     assert len(completed) > len(schemas) * 0.8
     for each, tokens in completed:

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-from shard.errors import Fault
+from shard.errors import StartupError
 from shard.wire import sockets
 
 
 def test_a_prefix_in_a_folder_that_is_not_there_is_exit_7(tmp_path) -> None:
-    with pytest.raises(Fault) as caught:
-        sockets.paths(str(tmp_path / "absent" / "socket"), tmp_path, 1)
+    with pytest.raises(StartupError) as caught:
+        sockets.socket_paths(str(tmp_path / "absent" / "socket"), tmp_path, 1)
     assert caught.value.code == 7
     assert str(tmp_path / "absent") in caught.value.text
 
 
 def test_a_socket_path_that_the_system_cannot_hold_is_exit_7(tmp_path) -> None:
-    with pytest.raises(Fault, match="longer than 107 bytes"):
-        sockets.paths(str(tmp_path / ("x" * 100)), tmp_path, 2)
+    with pytest.raises(StartupError, match="longer than 107 bytes"):
+        sockets.socket_paths(str(tmp_path / ("x" * 100)), tmp_path, 2)
 
 
 def test_a_given_socket_prefix_gets_the_rank_as_tgi_does(tmp_path) -> None:
-    assert sockets.paths("/tmp/here", tmp_path, 2) == ("/tmp/here-0", "/tmp/here-1")
+    assert sockets.socket_paths("/tmp/here", tmp_path, 2) == ("/tmp/here-0", "/tmp/here-1")
 
 
 def test_a_run_folder_that_cannot_be_made_is_exit_7(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
-    with pytest.raises(Fault, match="set TMPDIR") as caught, sockets.run_folder():
+    with pytest.raises(StartupError, match="set TMPDIR") as caught, sockets.run_folder():
         pass
     assert caught.value.code == 7

@@ -12,25 +12,38 @@ from dataclasses import fields
 import pytest
 
 from router.config import ServerConfig
-from router.openai.chat import merged, message
+from router.openai.chat import assistant_message, merge_call_deltas
 from router.openai.parsing import tool_call_formats
-from router.openai.parsing.harmony import FINAL, Harmony
-from router.openai.parsing.output import Delta, Reply, Thinking, marks_of
-from router.openai.parsing.tool_call_formats import PLAIN, Format
-from router.openai.parsing.tool_calls import Bare, Caller, Forced, Known, Marked, NoCalls, waiting
+from router.openai.parsing.harmony import FINAL_HEADER, HarmonyParser
+from router.openai.parsing.output import (
+    DelegatingOutputParser,
+    OutputDelta,
+    ReasoningSplitter,
+    find_reasoning_tags,
+)
+from router.openai.parsing.tool_call_formats import JSON_FORMAT, ToolCallFormat
+from router.openai.parsing.tool_calls import (
+    DelimitedCalls,
+    ForcedCall,
+    KnownTools,
+    NoToolCalls,
+    ToolCallParser,
+    WholeOutputCalls,
+    held_suffix_length,
+)
 
 TOOLS = ("f", "get_weather")
-HERMES, CODER = tool_call_formats.NAMES["hermes"], tool_call_formats.NAMES["qwen3_coder"]
-MISTRAL, DEEPSEEK = tool_call_formats.NAMES["mistral"], tool_call_formats.NAMES["deepseek"]
-LLAMA = tool_call_formats.NAMES["llama3_json"]
+HERMES, CODER = tool_call_formats.FORMATS["hermes"], tool_call_formats.FORMATS["qwen3_coder"]
+MISTRAL, DEEPSEEK = tool_call_formats.FORMATS["mistral"], tool_call_formats.FORMATS["deepseek"]
+LLAMA = tool_call_formats.FORMATS["llama3_json"]
 SEP, CALL, END = "<｜tool▁sep｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"
 FENCE = "```"
-GLM, GRANITE = tool_call_formats.NAMES["glm"], tool_call_formats.NAMES["granite"]
-HARMONY = tool_call_formats.NAMES["harmony"]
+GLM, GRANITE = tool_call_formats.FORMATS["glm"], tool_call_formats.FORMATS["granite"]
+HARMONY = tool_call_formats.FORMATS["harmony"]
 F1 = ("f", {"x": 1})
 WEATHER = ("get_weather", {"city": "São Paulo", "days": [1, 2]})
 CITY = '{"city": "São Paulo", "days": [1, 2]}'
-GOOD: list[tuple[Format, str, str, list[tuple[str, object]]]] = [
+GOOD: list[tuple[ToolCallFormat, str, str, list[tuple[str, object]]]] = [
     (HERMES, '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>', "", [F1]),
     (
         HERMES,
@@ -81,9 +94,9 @@ GOOD: list[tuple[Format, str, str, list[tuple[str, object]]]] = [
         "",
         [F1, WEATHER],
     ),
-    (PLAIN, f'\n[{{"name": "get_weather", "arguments": {CITY}}}]', "", [WEATHER]),
+    (JSON_FORMAT, f'\n[{{"name": "get_weather", "arguments": {CITY}}}]', "", [WEATHER]),
 ]
-NO_CALLS: list[tuple[Format, str]] = [
+NO_CALLS: list[tuple[ToolCallFormat, str]] = [
     (HERMES, "Nothing here, but < and <tool and <tool_calls>."),
     (HERMES, "<tool_call>not JSON</tool_call> and more"),
     (HERMES, '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>'),
@@ -97,35 +110,37 @@ NO_CALLS: list[tuple[Format, str]] = [
     (LLAMA, '{"name": "unknown", "parameters": {}}'),
     (LLAMA, '{"a": '),
     (LLAMA, "Plain text with {braces}."),
-    (PLAIN, "[1, 2, 3]"),
-    (PLAIN, "42"),
+    (JSON_FORMAT, "[1, 2, 3]"),
+    (JSON_FORMAT, "42"),
 ]
 
 
-def cut(text: str, seed: int) -> list[str]:
+def random_pieces(text: str, seed: int) -> list[str]:
     """`text` in random pieces, some of them empty."""
     rng = random.Random(seed)
     places = sorted(rng.randint(0, len(text)) for _ in range(rng.randint(0, len(text))))
     return [text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)]
 
 
-def read(caller: Callable[[], Caller], text: str, seed: int) -> list[Delta]:
-    reply, pieces = Reply(None, caller()), cut(text, seed)
+def parse(new_parser: Callable[[], ToolCallParser], text: str, seed: int) -> list[OutputDelta]:
+    reply, pieces = DelegatingOutputParser(None, new_parser()), random_pieces(text, seed)
     return [reply.push(piece, last=place == len(pieces)) for place, piece in enumerate(pieces, 1)]
 
 
-def finder(format: Format, most: int | None = None) -> Callable[[], Caller]:
-    kind = Marked if format.opening else Bare
-    return lambda: kind(format, TOOLS, most)
+def parser_factory(
+    format: ToolCallFormat, max_calls: int | None = None
+) -> Callable[[], ToolCallParser]:
+    kind = DelimitedCalls if format.opening else WholeOutputCalls
+    return lambda: kind(format, TOOLS, max_calls)
 
 
 @pytest.mark.parametrize(("format", "text", "content", "calls"), GOOD)
 def test_calls_are_read_however_the_text_is_cut(
-    format: Format, text: str, content: str, calls: list[tuple[str, object]]
+    format: ToolCallFormat, text: str, content: str, calls: list[tuple[str, object]]
 ) -> None:
     for seed in range(60):
-        deltas = read(finder(format), text, seed)
-        told = message(deltas)
+        deltas = parse(parser_factory(format), text, seed)
+        told = assistant_message(deltas)
         assert (told["content"] or "") == content
         found = [
             (c["function"]["name"], json.loads(c["function"]["arguments"]))
@@ -138,16 +153,18 @@ def test_calls_are_read_however_the_text_is_cut(
 
 
 @pytest.mark.parametrize(("format", "text"), NO_CALLS)
-def test_what_is_no_call_is_content_to_the_last_character(format: Format, text: str) -> None:
+def test_what_is_no_call_is_content_to_the_last_character(
+    format: ToolCallFormat, text: str
+) -> None:
     for seed in range(60):
-        deltas = read(finder(format), text, seed)
+        deltas = parse(parser_factory(format), text, seed)
         assert "".join(delta.content for delta in deltas) == text
         assert not any(delta.calls for delta in deltas)
 
 
 def test_without_parallel_calls_the_first_is_the_only_one() -> None:
     _, text, _, calls = GOOD[1]
-    told = message(read(finder(HERMES, most=1), text, 3))
+    told = assistant_message(parse(parser_factory(HERMES, max_calls=1), text, 3))
     assert [call["function"]["name"] for call in told["tool_calls"]] == [calls[0][0]]
 
 
@@ -159,8 +176,8 @@ def test_the_arguments_of_a_forced_call_come_as_they_are_written(arguments: str)
     }
     for head, name in heads.items():
         for seed in range(60):
-            deltas = read(lambda: Forced(heads), f"{head}{arguments}}}", seed)
-            [call] = merged(part for delta in deltas for part in delta.calls)
+            deltas = parse(lambda: ForcedCall(heads), f"{head}{arguments}}}", seed)
+            [call] = merge_call_deltas(part for delta in deltas for part in delta.calls)
             assert (call.name, call.arguments) == (name, arguments)
             first, *others = [part for delta in deltas for part in delta.calls]
             assert first.id
@@ -170,9 +187,14 @@ def test_the_arguments_of_a_forced_call_come_as_they_are_written(arguments: str)
 
 def test_a_forced_call_that_is_cut_short_is_told_as_far_as_it_goes() -> None:
     heads = {'{"name": "f", "arguments": ': "f"}
-    told = message(read(lambda: Forced(heads), '{"name": "f", "arguments": {"x": "}', 1))
+    told = assistant_message(
+        parse(lambda: ForcedCall(heads), '{"name": "f", "arguments": {"x": "}', 1)
+    )
     assert told["tool_calls"][0]["function"]["arguments"] == '{"x": "}'
-    assert message(read(lambda: Forced(heads), '{"name": "', 1))["content"] == '{"name": "'
+    assert (
+        assistant_message(parse(lambda: ForcedCall(heads), '{"name": "', 1))["content"]
+        == '{"name": "'
+    )
 
 
 @pytest.mark.parametrize(
@@ -192,8 +214,10 @@ def test_reasoning_is_parted_from_content(
     text: str, begun: bool, reasoning: str, content: str
 ) -> None:
     for seed in range(60):
-        reply = Reply(Thinking(("<think>", "</think>"), begun), NoCalls())
-        pieces = cut(text, seed)
+        reply = DelegatingOutputParser(
+            ReasoningSplitter(("<think>", "</think>"), begun), NoToolCalls()
+        )
+        pieces = random_pieces(text, seed)
         deltas = [reply.push(piece, place == len(pieces)) for place, piece in enumerate(pieces, 1)]
         assert "".join(delta.reasoning for delta in deltas) == reasoning
         assert "".join(delta.content for delta in deltas) == content
@@ -202,19 +226,24 @@ def test_reasoning_is_parted_from_content(
 def test_calls_are_found_behind_reasoning() -> None:
     text = "<think>call <tool_call>?</think>" + GOOD[0][1]
     for seed in range(60):
-        reply = Reply(Thinking(("<think>", "</think>"), False), Marked(HERMES, TOOLS))
-        pieces = cut(text, seed)
+        reply = DelegatingOutputParser(
+            ReasoningSplitter(("<think>", "</think>"), False), DelimitedCalls(HERMES, TOOLS)
+        )
+        pieces = random_pieces(text, seed)
         deltas = [reply.push(piece, place == len(pieces)) for place, piece in enumerate(pieces, 1)]
-        told = message(deltas)
+        told = assistant_message(deltas)
         assert told["reasoning_content"] == "call <tool_call>?"
         assert told["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"x":1}'}
-        assert reply.called
+        assert reply.has_calls
 
 
-def harmony(
+def parse_harmony(
     text: str, seed: int, prompt: str = "<|start|>assistant"
-) -> tuple[Harmony, list[Delta]]:
-    reader, pieces = Harmony(Known(HARMONY, TOOLS, None), prompt), cut(text, seed)
+) -> tuple[HarmonyParser, list[OutputDelta]]:
+    reader, pieces = (
+        HarmonyParser(KnownTools(HARMONY, TOOLS, None), prompt),
+        random_pieces(text, seed),
+    )
     return reader, [reader.push(piece, at == len(pieces)) for at, piece in enumerate(pieces, 1)]
 
 
@@ -225,8 +254,8 @@ ASSISTANT = "<|end|><|start|>assistant"
 @pytest.mark.parametrize(
     ("text", "reasoning", "content", "calls"),
     [
-        (f"{ANALYSIS}Why < not.{ASSISTANT}{FINAL}Yes.<|return|>", "Why < not.", "Yes.", []),
-        (f"{FINAL}Yes. ", "", "Yes. ", []),
+        (f"{ANALYSIS}Why < not.{ASSISTANT}{FINAL_HEADER}Yes.<|return|>", "Why < not.", "Yes.", []),
+        (f"{FINAL_HEADER}Yes. ", "", "Yes. ", []),
         (f"<|channel|>final <|constrain|>json<|message|>{CITY}<|return|>", "", CITY, []),
         (
             f"{ANALYSIS}Look.{ASSISTANT}<|channel|>commentary to=functions.get_weather "
@@ -244,7 +273,7 @@ ASSISTANT = "<|end|><|start|>assistant"
         ),
         (
             f"{ANALYSIS}One.{ASSISTANT}{ANALYSIS}Two.{ASSISTANT}<|channel|>commentary<|message|>"
-            f"I look.{ASSISTANT}{FINAL}Done.<|return|>",
+            f"I look.{ASSISTANT}{FINAL_HEADER}Done.<|return|>",
             "One.\nTwo.",
             "I look.\nDone.",
             [],
@@ -263,45 +292,46 @@ def test_the_messages_of_an_answer_are_told_by_their_channels(
     text: str, reasoning: str, content: str, calls: list[tuple[str, object]]
 ) -> None:
     for seed in range(60):
-        reader, deltas = harmony(text, seed)
-        told = message(deltas)
+        reader, deltas = parse_harmony(text, seed)
+        told = assistant_message(deltas)
         assert (told.get("reasoning_content", ""), told["content"] or "") == (reasoning, content)
         found = [call["function"] for call in told.get("tool_calls", ())]
         assert [(call["name"], json.loads(call["arguments"])) for call in found] == calls
-        assert reader.called == bool(calls)
+        assert reader.has_calls == bool(calls)
 
 
 def test_text_of_a_message_is_told_as_it_comes_and_goes_on_from_the_prompt() -> None:
-    for prompt in ("<|start|>assistant", f"<|start|>assistant{FINAL}It"):
-        reader = Harmony(Known(HARMONY, TOOLS, None), prompt)
-        reader.push("" if prompt.endswith("It") else FINAL, last=False)
-        assert reader.push(" is <|", last=False) == Delta(" is ")
-        assert reader.push("so|>", last=False) == Delta("<|so|>")
-        assert reader.push("<|return|>", last=True) == Delta()
+    for prompt in ("<|start|>assistant", f"<|start|>assistant{FINAL_HEADER}It"):
+        reader = HarmonyParser(KnownTools(HARMONY, TOOLS, None), prompt)
+        reader.push("" if prompt.endswith("It") else FINAL_HEADER, last=False)
+        assert reader.push(" is <|", last=False) == OutputDelta(" is ")
+        assert reader.push("so|>", last=False) == OutputDelta("<|so|>")
+        assert reader.push("<|return|>", last=True) == OutputDelta()
 
 
 def test_the_template_names_the_format_and_the_marks() -> None:
-    assert tool_call_formats.of("{{ '<tool_call>' }}") is HERMES
-    assert tool_call_formats.of("<tool_call><function=") is CODER
-    assert tool_call_formats.of("[TOOL_CALLS] [AVAILABLE_TOOLS]") is MISTRAL
-    assert tool_call_formats.of("{{ tools }} <|python_tag|>") is LLAMA
+    assert tool_call_formats.detect_format("{{ '<tool_call>' }}") is HERMES
+    assert tool_call_formats.detect_format("<tool_call><function=") is CODER
+    assert tool_call_formats.detect_format("[TOOL_CALLS] [AVAILABLE_TOOLS]") is MISTRAL
+    assert tool_call_formats.detect_format("{{ tools }} <|python_tag|>") is LLAMA
     assert (
-        tool_call_formats.of("{{ '<|start|>assistant<|channel|>analysis<|message|>' }}") is HARMONY
+        tool_call_formats.detect_format("{{ '<|start|>assistant<|channel|>analysis<|message|>' }}")
+        is HARMONY
     )
-    assert tool_call_formats.of("<tool_call><arg_key>") is GLM
-    assert tool_call_formats.of("{{ tools }} <|tool_call|>") is GRANITE
-    assert tool_call_formats.of("{{ '<｜tool▁calls▁begin｜>' }}") is DEEPSEEK
-    assert tool_call_formats.of("{{ messages }}") is PLAIN
-    assert marks_of("{% if '</think>' in content %}") == ("<think>", "</think>")
-    assert marks_of("{{ messages }}") is None
+    assert tool_call_formats.detect_format("<tool_call><arg_key>") is GLM
+    assert tool_call_formats.detect_format("{{ tools }} <|tool_call|>") is GRANITE
+    assert tool_call_formats.detect_format("{{ '<｜tool▁calls▁begin｜>' }}") is DEEPSEEK
+    assert tool_call_formats.detect_format("{{ messages }}") is JSON_FORMAT
+    assert find_reasoning_tags("{% if '</think>' in content %}") == ("<think>", "</think>")
+    assert find_reasoning_tags("{{ messages }}") is None
 
 
 def test_what_waits_is_the_longest_start_of_a_mark_and_the_blanks_before_it() -> None:
-    assert waiting("a \n<to", "<tool>") == 5
-    assert waiting("a <<", "<tool>") == 1
-    assert waiting("a b", "<tool>") == 0
+    assert held_suffix_length("a \n<to", "<tool>") == 5
+    assert held_suffix_length("a <<", "<tool>") == 1
+    assert held_suffix_length("a b", "<tool>") == 0
 
 
 def test_the_flag_names_every_format() -> None:
     [flag] = [each for each in fields(ServerConfig) if each.name == "tool_call_parser"]
-    assert flag.metadata["choices"] == ("auto", *tool_call_formats.NAMES)
+    assert flag.metadata["choices"] == ("auto", *tool_call_formats.FORMATS)

@@ -7,7 +7,7 @@ from itertools import product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.scheduler.drafting.draft_lengths import NEAR, best
+from router.scheduler.drafting.draft_lengths import RATE_TOLERANCE, maximise_throughput
 from router.scheduler.drafting.step_costs import Price
 
 LONGEST = 3
@@ -34,20 +34,22 @@ def test_no_lengths_are_much_better(
     guess: float,
 ) -> None:
     price = Price(1.0, fixed, each)
-    found = best(curves, price, 0.0, guess, 0, 0.0)
+    found = maximise_throughput(curves, price, 0.0, guess, 0, 0.0)
     every = product(range(LONGEST + 1), repeat=len(curves))
     most = max(rate(lengths, curves, price) for lengths in every)
-    assert (1 - 2 * NEAR) * most <= rate(found.lengths, curves, price) <= most * (1 + 1e-9)
+    assert (
+        (1 - 2 * RATE_TOLERANCE) * most <= rate(found.lengths, curves, price) <= most * (1 + 1e-9)
+    )
 
 
 def test_a_dear_position_is_drafted_where_those_behind_it_pay_for_it() -> None:
     curve, price = (0.9, 0.8, 0.8), Price(2.5e-3, (0.0, 3e-4, 1.5e-4), (6e-4, 0.0, 0.0))
     for guess in (300.0, 800.0, 1600.0, 3200.0):
-        assert best([curve, curve], price, 0.0, guess, 0, 0.03).lengths == (3, 3)
+        assert maximise_throughput([curve, curve], price, 0.0, guess, 0, 0.03).lengths == (3, 3)
 
 
 def test_a_change_of_little_gain_is_not_made() -> None:
     curve, price = (0.9, 0.5), Price(1.0, (0.1, 0.25), (0.0, 0.0))
-    assert best([curve], price, 0.0, 1.0, 1, 0.03).lengths == (1,)
-    assert best([curve], price, 0.0, 1.0, 1, 0.0).lengths == (2,)
-    assert best([curve], price, 0.0, 1.0, 2, 0.03).lengths == (2,)
+    assert maximise_throughput([curve], price, 0.0, 1.0, 1, 0.03).lengths == (1,)
+    assert maximise_throughput([curve], price, 0.0, 1.0, 1, 0.0).lengths == (2,)
+    assert maximise_throughput([curve], price, 0.0, 1.0, 2, 0.03).lengths == (2,)

@@ -9,16 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.scheduler.acceptance import Survival
-from router.scheduler.api import Capacity, Job, Outcome
-from router.scheduler.drafting.length_chooser import PROBE_FIRST, PROBED, Drafting
+from router.scheduler.acceptance import AcceptanceCurve
+from router.scheduler.api import DeviceCapacity, Job, Outcome
+from router.scheduler.drafting.length_chooser import (
+    FIRST_PROBE_INTERVAL,
+    PROBED_ROWS,
+    DraftLengthChooser,
+)
 from router.scheduler.row import Row
 from tests.support.virtual_device import capacity
 
 LONGEST = 8
 
 
-def device(*costs: tuple[int, int, float], **changes: float) -> Capacity:
+def device(*costs: tuple[int, int, float], **changes: float) -> DeviceCapacity:
     """Up to 64 rows; a verification of 25 ms and a draft token of 2 ms unless `costs` differ."""
     plain = capacity(speculate=LONGEST, max_rows=64, draft_token_seconds=0.002)
     return replace(plain, verify_seconds=0.025, costs=costs, **changes)
@@ -27,24 +31,24 @@ def device(*costs: tuple[int, int, float], **changes: float) -> Capacity:
 def row(id: int = 1, chance: float = 0.6, max_new: int = 100, cap: int = LONGEST) -> Row:
     """A row that decodes, whose drafts pass each position with `chance`."""
     curve = [chance**k for k in range(1, LONGEST + 1)]
-    made = Row(Job(id, 0.0, 4, max_new), Survival(curve), cap)
-    made.unfed, made.started = 0, True
+    made = Row(Job(id, 0.0, 4, max_new), AcceptanceCurve(curve), cap)
+    made.unprefilled, made.started = 0, True
     return made
 
 
 def test_drafts_that_do_not_adapt_are_as_long_as_they_may_be() -> None:
     hopeless = [row(1, 0.0), row(2, 0.0, max_new=4), row(3, 0.0, cap=2)]
     assert lengths(device(), *hopeless) == [0, 0, 0]
-    assert Drafting(device(), adapt=False).lengths(hopeless) == {1: LONGEST, 2: 3, 3: 2}
+    assert DraftLengthChooser(device(), adapt=False).choose(hopeless) == {1: LONGEST, 2: 3, 3: 2}
 
 
 def rows(count: int, chance: float) -> list[Row]:
     return [row(id, chance) for id in range(count)]
 
 
-def lengths(capacity: Capacity, *rows: Row) -> list[int]:
+def lengths(capacity: DeviceCapacity, *rows: Row) -> list[int]:
     """The first choice of a fresh server."""
-    return list(Drafting(capacity).lengths(rows).values())
+    return list(DraftLengthChooser(capacity).choose(rows).values())
 
 
 @pytest.mark.parametrize(("max_new", "longest"), [(9, 5), (4, 3), (3, 2), (1, 0)])
@@ -54,7 +58,7 @@ def test_a_draft_never_reaches_beyond_the_last_token(max_new: int, longest: int)
 
 def test_a_step_in_flight_takes_at_least_one_of_the_tokens_left() -> None:
     flying = row(chance=0.99, max_new=4)
-    flying.fly(prefill=0, possible=3)
+    flying.schedule(prefill=0, max_emitted=3)
     assert lengths(device(), flying) == [2]
 
 
@@ -65,11 +69,16 @@ def test_a_request_that_asks_for_no_drafts_gets_none_beside_others_that_do() -> 
 
 
 def test_a_row_in_prefill_is_not_asked() -> None:
-    assert Drafting(device()).lengths([Row(Job(1, 0.0, 4, 9), Survival.unknown(8), 8)]) == {}
+    assert (
+        DraftLengthChooser(device()).choose(
+            [Row(Job(1, 0.0, 4, 9), AcceptanceCurve.uninformed(8), 8)]
+        )
+        == {}
+    )
 
 
 def test_a_server_without_a_drafter_drafts_nothing() -> None:
-    assert Drafting(capacity(speculate=0)).lengths([row()]) == {}
+    assert DraftLengthChooser(capacity(speculate=0)).choose([row()]) == {}
 
 
 def test_the_longest_draft_is_the_one_of_the_best_rate() -> None:
@@ -86,10 +95,10 @@ def test_nothing_is_drafted_where_drafting_costs_more_than_it_yields() -> None:
 def test_at_a_high_batch_drafting_stops_and_at_a_low_one_it_begins_again() -> None:
     """Verification is free for one row, and in proportion to its tokens for 64."""
     costs = [(1, 0, 0.020), (1, 8, 0.028), (64, 0, 0.040), (64, 8, 0.360)]
-    drafting = Drafting(device(*costs))
-    assert drafting.lengths(rows(1, 0.7))[0] >= 3
-    assert set(drafting.lengths(rows(64, 0.7)).values()) == {0}
-    assert drafting.lengths(rows(2, 0.7))[0] >= 3
+    drafting = DraftLengthChooser(device(*costs))
+    assert drafting.choose(rows(1, 0.7))[0] >= 3
+    assert set(drafting.choose(rows(64, 0.7)).values()) == {0}
+    assert drafting.choose(rows(2, 0.7))[0] >= 3
 
 
 def test_a_row_whose_drafts_fail_drafts_less_than_one_whose_drafts_pass() -> None:
@@ -101,68 +110,71 @@ def test_a_row_whose_drafts_fail_drafts_less_than_one_whose_drafts_pass() -> Non
 
 
 def test_a_small_gain_does_not_change_the_longest_draft() -> None:
-    drafting, one = Drafting(device()), row(chance=0.7)
-    before = drafting.lengths([one])[1]
+    drafting, one = DraftLengthChooser(device()), row(chance=0.7)
+    before = drafting.choose([one])[1]
     random, seen = Random(1), set()
-    for _ in range(PROBE_FIRST - 2):
-        one.survival = row(chance=0.7 + random.uniform(-0.02, 0.02)).survival
-        seen.add(drafting.lengths([one])[1])
+    for _ in range(FIRST_PROBE_INTERVAL - 2):
+        one.acceptance = row(chance=0.7 + random.uniform(-0.02, 0.02)).acceptance
+        seen.add(drafting.choose([one])[1])
     assert seen == {before}
 
 
 def test_a_gap_that_costs_more_than_drafting_yields_is_not_closed() -> None:
     late = row(chance=0.7)
-    late.lag = 4000
+    late.draft_lag = 4000
     assert lengths(device(catch_up_seconds=0.001), late) == [0]
     assert lengths(device(catch_up_seconds=0.000001), late)[0] > 0
     assert lengths(device(), late)[0] > 0, "prompt lookup misses nothing"
 
 
 def test_now_and_then_a_few_rows_draft_one_more_and_more_rarely_while_it_changes_nothing() -> None:
-    drafting = Drafting(replace(device(), draft_token_seconds=0.025))
+    drafting = DraftLengthChooser(replace(device(), draft_token_seconds=0.025))
     crowd = rows(10, 0.6)
     probes = []
     for step in range(400):
-        drafted = [id for id, length in drafting.lengths(crowd).items() if length]
+        drafted = [id for id, length in drafting.choose(crowd).items() if length]
         if drafted:
             probes.append((step, drafted))
     assert [step for step, _ in probes] == [15, 47, 111, 239]
-    assert [len(drafted) for _, drafted in probes] == [PROBED] * 4
+    assert [len(drafted) for _, drafted in probes] == [PROBED_ROWS] * 4
     assert {id for _, drafted in probes for id in drafted} == set(range(10)), "all in turn"
 
 
 def test_drafting_resumes_once_probes_pass() -> None:
     """The prior says that drafts fail; in truth all pass."""
-    drafting, one = Drafting(replace(device(), draft_token_seconds=0.010)), row(chance=0.1)
+    drafting, one = (
+        DraftLengthChooser(replace(device(), draft_token_seconds=0.010)),
+        row(chance=0.1),
+    )
     longest = 0
     for _ in range(600):
-        longest = drafting.lengths([one])[1]
-        one.survival.observe(longest, longest)
+        longest = drafting.choose([one])[1]
+        one.acceptance.observe(longest, longest)
     assert longest >= 4
 
 
 def test_steps_that_take_longer_than_measured_change_the_choice() -> None:
-    drafting, one = Drafting(device()), row(chance=0.8)
-    first = drafting.lengths([one])[1]
+    drafting, one = DraftLengthChooser(device()), row(chance=0.8)
+    first = drafting.choose([one])[1]
     assert first >= 3
     for _ in range(300):
-        drafted = drafting.lengths([one])[1]
+        drafted = drafting.choose([one])[1]
         seconds = 0.025 + 0.030 * drafted
         drafting.learn([(one, Outcome(1, 0, drafted, 0, 1, seconds))])
-    assert drafting.lengths([one])[1] == 0
+    assert drafting.choose([one])[1] == 0
 
 
 def test_one_draft_length_for_ever_does_not_hide_what_drafting_costs() -> None:
     """Every Step drafts alike and is slow; only one without drafts can tell what made it so."""
-    drafting, one = Drafting(device()), row(chance=0.8)
+    drafting, one = DraftLengthChooser(device()), row(chance=0.8)
     drafted = []
-    for _ in range(4 * PROBE_FIRST):
-        drafted.append(drafting.lengths([one])[1])
+    for _ in range(4 * FIRST_PROBE_INTERVAL):
+        drafted.append(drafting.choose([one])[1])
         seconds = 0.025 + 0.030 * drafted[-1]
         drafting.learn([(one, Outcome(1, 0, drafted[-1], 0, 1, seconds))])
-    assert len(set(drafted[: PROBE_FIRST - 1])) == 1 < drafted[0]
-    assert 0 in drafted[: 3 * PROBE_FIRST]
-    assert max(drafted[3 * PROBE_FIRST + 8 :]) < drafted[0] / 2
+    assert len(set(drafted[: FIRST_PROBE_INTERVAL - 1])) == 1 < drafted[0]
+    assert 0 in drafted[: 3 * FIRST_PROBE_INTERVAL]
+    assert max(drafted[3 * FIRST_PROBE_INTERVAL + 8 :]) < drafted[0] / 2
 
 
 chances = st.floats(0.0, 1.0)
@@ -171,7 +183,7 @@ steps = st.floats(0.0001, 0.1)
 
 
 @st.composite
-def devices(draw: st.DrawFn) -> Capacity:
+def devices(draw: st.DrawFn) -> DeviceCapacity:
     """Whatever was measured, noise and all."""
     sizes = draw(st.sets(st.integers(1, 64), min_size=1, max_size=4))
     return device(
@@ -180,26 +192,26 @@ def devices(draw: st.DrawFn) -> Capacity:
     )
 
 
-def crowd(made: list[tuple[float, int, int]]) -> list[Row]:
-    return [row(id, chance, left, cap) for id, (chance, left, cap) in enumerate(made)]
+def rows_of(histories: list[tuple[float, int, int]]) -> list[Row]:
+    return [row(id, chance, left, cap) for id, (chance, left, cap) in enumerate(histories)]
 
 
 @given(devices(), crowds, st.integers(0, 2**32))
 @settings(max_examples=100, deadline=None)
 def test_no_draft_is_beyond_its_cap_and_equal_histories_choose_alike(
-    capacity: Capacity, made: list[tuple[float, int, int]], seed: int
+    capacity: DeviceCapacity, made: list[tuple[float, int, int]], seed: int
 ) -> None:
-    twins = Drafting(capacity), Drafting(capacity)
+    twins = DraftLengthChooser(capacity), DraftLengthChooser(capacity)
     random = Random(seed)
-    some = crowd(made)
+    some = rows_of(made)
     for _ in range(40):
-        chosen, again = (twin.lengths(some) for twin in twins)
+        chosen, again = (twin.choose(some) for twin in twins)
         assert chosen == again
         for each in some:
-            assert 0 <= chosen[each.job.id] <= min(each.draft_cap, each.remaining - 1)
+            assert 0 <= chosen[each.job.id] <= min(each.max_draft, each.remaining_tokens - 1)
             accepted = random.randint(0, chosen[each.job.id])
-            each.survival.observe(chosen[each.job.id], accepted)
-            each.lag = random.choice((0, 0, 50))
+            each.acceptance.observe(chosen[each.job.id], accepted)
+            each.draft_lag = random.choice((0, 0, 50))
         done = [(r, Outcome(r.job.id, 0, chosen[r.job.id], 0, 1, random.random())) for r in some]
         for twin in twins:
             twin.learn(done)

@@ -6,22 +6,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.scheduler.drafting.step_costs import StepCosts
+from router.scheduler.drafting.step_costs import StepCostModel
 
 MEASURED = [(1, 0, 0.010), (1, 1, 0.012), (1, 4, 0.018), (8, 0, 0.024), (8, 1, 0.040), (8, 4, 0.1)]
 
 
-def seconds(costs: StepCosts, rows: int, draft: int) -> float:
+def seconds(costs: StepCostModel, rows: int, draft: int) -> float:
     return costs.price(rows).seconds([draft] * rows)
 
 
 @pytest.mark.parametrize(("rows", "draft", "wanted"), MEASURED)
 def test_what_was_measured_is_what_is_expected(rows: int, draft: int, wanted: float) -> None:
-    assert seconds(StepCosts(MEASURED, 4, 8), rows, draft) == pytest.approx(wanted)
+    assert seconds(StepCostModel(MEASURED, 4, 8), rows, draft) == pytest.approx(wanted)
 
 
 def test_between_and_beyond_the_measured_sizes_costs_go_on_straight() -> None:
-    costs = StepCosts(MEASURED, 6, 16)
+    costs = StepCostModel(MEASURED, 6, 16)
     assert seconds(costs, 1, 2) == pytest.approx(0.014)
     assert seconds(costs, 1, 6) == pytest.approx(0.022)
     assert seconds(costs, 4, 0) == pytest.approx(0.016)
@@ -29,14 +29,14 @@ def test_between_and_beyond_the_measured_sizes_costs_go_on_straight() -> None:
 
 
 def test_a_step_of_unequal_drafts_pays_for_each_position_by_the_rows_that_reach_it() -> None:
-    costs = StepCosts(MEASURED, 4, 8)
+    costs = StepCostModel(MEASURED, 4, 8)
     unequal = costs.price(8).seconds([4, 0, 0, 0, 0, 0, 0, 0])
     assert unequal == pytest.approx(0.024 + 0.002 + 3 * 0.0025)
     assert seconds(costs, 8, 0) < unequal < seconds(costs, 8, 4)
 
 
 def test_noise_that_makes_more_work_cheaper_is_levelled() -> None:
-    costs = StepCosts(
+    costs = StepCostModel(
         [(1, 0, 0.010), (1, 1, 0.008), (1, 4, 0.030), (4, 0, 0.002), (4, 1, 0.04)], 4, 4
     )
     assert [seconds(costs, 1, draft) for draft in (0, 1)] == pytest.approx([0.010, 0.010])
@@ -44,7 +44,7 @@ def test_noise_that_makes_more_work_cheaper_is_levelled() -> None:
 
 
 def test_costs_follow_the_steps() -> None:
-    costs = StepCosts(MEASURED, 4, 8)
+    costs = StepCostModel(MEASURED, 4, 8)
     for _ in range(200):
         costs.learn([4] * 8, 800, 0.2)
     assert costs.price(8).seconds([4] * 8, 800) == pytest.approx(0.2, rel=0.02)
@@ -54,7 +54,7 @@ def test_costs_follow_the_steps() -> None:
 def test_steps_of_mixed_lengths_tell_what_equal_ones_cost() -> None:
     """In truth 10 ms a Step, 3 a draft position, 1 a drafted token, 5 us a token attended to."""
     straight = [(1, 0, 0.010), (1, 4, 0.030), (8, 0, 0.024), (8, 4, 0.1)]
-    costs, random = StepCosts(straight, 4, 8), Random(1)
+    costs, random = StepCostModel(straight, 4, 8), Random(1)
     for _ in range(400):
         most, context = random.randint(0, 4), random.randint(0, 2000)
         drafts = [random.randint(0, most) for _ in range(8)]
@@ -67,17 +67,17 @@ def test_steps_of_mixed_lengths_tell_what_equal_ones_cost() -> None:
 
 
 def test_rows_that_grow_do_not_make_their_drafts_dear() -> None:
-    costs = StepCosts(MEASURED, 4, 8)
-    dear = costs.price(8).at(0).seconds([4] * 8) - costs.price(8).at(0).base
+    costs = StepCostModel(MEASURED, 4, 8)
+    dear = costs.price(8).with_context(0).seconds([4] * 8) - costs.price(8).with_context(0).base
     for context in range(0, 8000, 20):
         costs.learn([0] * 8, context, 0.024 + 5e-6 * context)
-    price = costs.price(8).at(8000)
+    price = costs.price(8).with_context(8000)
     assert price.base == pytest.approx(0.064, rel=0.05)
     assert price.seconds([4] * 8) - price.base == pytest.approx(dear, rel=0.01)
 
 
 def test_one_step_that_stood_still_moves_a_cost_by_no_more_than_a_very_slow_one() -> None:
-    still, slow = StepCosts(MEASURED, 4, 8), StepCosts(MEASURED, 4, 8)
+    still, slow = StepCostModel(MEASURED, 4, 8), StepCostModel(MEASURED, 4, 8)
     still.learn([0] * 8, 0, 60.0)
     slow.learn([0] * 8, 0, 2 * 0.024)
     assert seconds(still, 8, 0) == seconds(slow, 8, 0)
@@ -91,7 +91,7 @@ def test_measurements_that_say_too_little_are_refused(
     cells: list[tuple[int, int, float]], reason: str
 ) -> None:
     with pytest.raises(ValueError, match=reason):
-        StepCosts(cells, 4, 8)
+        StepCostModel(cells, 4, 8)
 
 
 times = st.floats(1e-5, 1.0)
@@ -107,7 +107,7 @@ def test_longer_drafts_never_cost_less_whatever_was_seen(
     sizes: set[int], measured: list[float], seen: list[tuple[list[int], float]]
 ) -> None:
     figures = iter(measured)
-    costs = StepCosts([(n, k, next(figures)) for n in sizes for k in (0, 1, 6)], 6, 64)
+    costs = StepCostModel([(n, k, next(figures)) for n in sizes for k in (0, 1, 6)], 6, 64)
     for drafts, took in seen:
         costs.learn(drafts, 10 * len(drafts), took)
     for rows in (1, 3, 8, 40, 64):

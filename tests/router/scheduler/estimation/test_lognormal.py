@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.scheduler.estimation.lognormal import Law
-from router.scheduler.policies.gittins import Gittins
+from router.scheduler.estimation.lognormal import LogNormal
+from router.scheduler.policies.gittins import GittinsTables
 
 
-def sample(law: Law, count: int = 100_000) -> list[float]:
+def sample(law: LogNormal, count: int = 100_000) -> list[float]:
     random = Random(1)
     return sorted(law.median * exp(law.sigma * random.gauss(0, 1)) for _ in range(count))
 
@@ -19,9 +19,11 @@ def sample(law: Law, count: int = 100_000) -> list[float]:
 @pytest.mark.parametrize("emitted", [0, 50, 100, 200])
 @pytest.mark.parametrize("most", [300, 100_000])
 def test_the_expected_remainder_is_the_mean_of_the_longer_ones(emitted: float, most: int) -> None:
-    law = Law(100.0, 0.6)
+    law = LogNormal(100.0, 0.6)
     longer = [min(length, most) for length in sample(law) if length > emitted]
-    assert law.left(emitted, most) == pytest.approx(sum(longer) / len(longer) - emitted, rel=0.05)
+    assert law.expected_remaining(emitted, most) == pytest.approx(
+        sum(longer) / len(longer) - emitted, rel=0.05
+    )
 
 
 def work(lengths: list[float], emitted: float) -> float:
@@ -38,15 +40,17 @@ def work(lengths: list[float], emitted: float) -> float:
 @pytest.mark.parametrize("sigma", [0.3, 0.6, 1.0])
 @pytest.mark.parametrize("age", [0.0, 0.3, 1.0, 1.5])
 def test_work_is_gittins_index_of_the_same_law(sigma: float, age: float) -> None:
-    law = Law(100.0, sigma)
-    found = Gittins().work(law, age * law.median, 1e9)
+    law = LogNormal(100.0, sigma)
+    found = GittinsTables().work_per_completion(law, age * law.median, 1e9)
     assert found == pytest.approx(work(sample(law), age * law.median), rel=0.1)
 
 
 def test_a_heavy_tail_lets_the_fresh_go_before_those_that_outlived_most() -> None:
-    wide, narrow, table = Law(100.0, 1.0), Law(100.0, 0.2), Gittins()
-    assert table.work(wide, 300, 1e9) > 1.5 * table.work(wide, 20, 1e9)
-    assert table.work(narrow, 90, 1e9) < table.work(narrow, 20, 1e9)
+    wide, narrow, table = LogNormal(100.0, 1.0), LogNormal(100.0, 0.2), GittinsTables()
+    assert table.work_per_completion(wide, 300, 1e9) > 1.5 * table.work_per_completion(
+        wide, 20, 1e9
+    )
+    assert table.work_per_completion(narrow, 90, 1e9) < table.work_per_completion(narrow, 20, 1e9)
 
 
 @given(
@@ -58,13 +62,13 @@ def test_a_heavy_tail_lets_the_fresh_go_before_those_that_outlived_most() -> Non
 def test_nothing_is_ever_nearly_done_by_estimate_alone(
     median: float, sigma: float, emitted: float, left: int
 ) -> None:
-    law, most = Law(median, sigma), emitted + left
-    remainder = law.left(emitted, most)
+    law, most = LogNormal(median, sigma), emitted + left
+    remainder = law.expected_remaining(emitted, most)
     assert 0.999 <= remainder <= left + 0.001
-    assert 0 <= Gittins().work(law, emitted, most) <= remainder
+    assert 0 <= GittinsTables().work_per_completion(law, emitted, most) <= remainder
 
 
 def test_an_answer_beyond_its_law_is_expected_to_go_on_in_proportion() -> None:
-    law = Law(100.0, 0.1)
+    law = LogNormal(100.0, 0.1)
     for emitted in (300, 3000):
-        assert 0.2 * emitted < law.left(emitted, 1e9) < 3 * emitted
+        assert 0.2 * emitted < law.expected_remaining(emitted, 1e9) < 3 * emitted

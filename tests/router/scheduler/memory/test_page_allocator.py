@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from router.scheduler.memory.page_allocator import OutOfPages, Pages
+from router.scheduler.memory.page_allocator import OutOfPages, PageAllocator
 
 
 def runs(table: tuple[int, ...]) -> int:
@@ -22,92 +22,92 @@ def runs(table: tuple[int, ...]) -> int:
 
 
 def test_growth_takes_the_adjacent_page() -> None:
-    pages = Pages(10)
-    assert pages.take(1, 2) == (1, 2)
-    assert pages.take(1, 3) == (3, 4, 5)
+    pages = PageAllocator(10)
+    assert pages.allocate(1, 2) == (1, 2)
+    assert pages.allocate(1, 3) == (3, 4, 5)
     assert pages.table(1) == (1, 2, 3, 4, 5)
 
 
 def test_a_newcomer_leaves_room_for_what_its_neighbour_hopes_for() -> None:
-    pages = Pages(20)
-    pages.take(1, 2, hope=8)
-    assert pages.take(2, 2, hope=8) == (9, 10)
-    pages.take(1, 6)
-    pages.take(2, 6)
+    pages = PageAllocator(20)
+    pages.allocate(1, 2, expected_pages=8)
+    assert pages.allocate(2, 2, expected_pages=8) == (9, 10)
+    pages.allocate(1, 6)
+    pages.allocate(2, 6)
     assert runs(pages.table(1)) == runs(pages.table(2)) == 1
 
 
 def test_a_newcomer_takes_the_tightest_run_that_holds_what_it_hopes_for() -> None:
-    pages = Pages(30)
+    pages = PageAllocator(30)
     for owner, count in ((1, 10), (2, 1), (3, 5), (4, 1), (5, 13)):
-        pages.take(owner, count)
+        pages.allocate(owner, count)
     for owner in (1, 3, 5):
-        pages.give_back(owner)
-    assert pages.take(6, 2, hope=5) == (12, 13)
-    assert pages.take(7, 2, hope=9) == (1, 2)
-    assert pages.take(8, 2, hope=12) == (18, 19)
+        pages.release(owner)
+    assert pages.allocate(6, 2, expected_pages=5) == (12, 13)
+    assert pages.allocate(7, 2, expected_pages=9) == (1, 2)
+    assert pages.allocate(8, 2, expected_pages=12) == (18, 19)
 
 
 def test_hopes_give_way_when_nothing_else_is_free() -> None:
-    pages = Pages(6)
-    pages.take(1, 1, hope=6)
-    assert pages.take(2, 2, hope=2) == (6, 5), "the far end of the neighbour's room"
-    assert pages.take(1, 3) == (2, 3, 4)
+    pages = PageAllocator(6)
+    pages.allocate(1, 1, expected_pages=6)
+    assert pages.allocate(2, 2, expected_pages=2) == (6, 5), "the far end of the neighbour's room"
+    assert pages.allocate(1, 3) == (2, 3, 4)
     assert pages.free == 0
 
 
 def test_growth_without_an_adjacent_page_goes_to_another_run() -> None:
-    pages = Pages(6)
-    pages.take(1, 2)
-    pages.take(2, 1)
-    assert pages.take(1, 2) == (4, 5)
+    pages = PageAllocator(6)
+    pages.allocate(1, 2)
+    pages.allocate(2, 1)
+    assert pages.allocate(1, 2) == (4, 5)
 
 
 def test_a_request_larger_than_every_run_is_served_in_pieces() -> None:
-    pages = Pages(9)
+    pages = PageAllocator(9)
     for owner in range(1, 10):
-        pages.take(owner, 1)
+        pages.allocate(owner, 1)
     for owner in (1, 2, 5, 8, 9):
-        pages.give_back(owner)
-    assert sorted(pages.take(10, 5)) == [1, 2, 5, 8, 9]
+        pages.release(owner)
+    assert sorted(pages.allocate(10, 5)) == [1, 2, 5, 8, 9]
 
 
 def test_freed_neighbours_merge_into_one_run() -> None:
-    pages = Pages(9)
+    pages = PageAllocator(9)
     for owner in (1, 2, 3):
-        pages.take(owner, 3)
-    assert pages.give_back(1) == (1, 2, 3)
-    assert pages.give_back(3) == (7, 8, 9)
-    pages.give_back(2)
-    assert pages.take(4, 9) == tuple(range(1, 10))
+        pages.allocate(owner, 3)
+    assert pages.release(1) == (1, 2, 3)
+    assert pages.release(3) == (7, 8, 9)
+    pages.release(2)
+    assert pages.allocate(4, 9) == tuple(range(1, 10))
 
 
 def test_misuse_is_refused_and_changes_nothing() -> None:
-    pages = Pages(3)
-    pages.take(1, 2)
+    pages = PageAllocator(3)
+    pages.allocate(1, 2)
     with pytest.raises(OutOfPages, match="2 pages wanted, 1 free"):
-        pages.take(2, 2)
-    assert pages.held(2) == 0
+        pages.allocate(2, 2)
+    assert pages.page_count(2) == 0
     with pytest.raises(ValueError, match="cannot take 0"):
-        pages.take(1, 0)
+        pages.allocate(1, 0)
     with pytest.raises(KeyError):
-        pages.give_back(2)
+        pages.release(2)
     with pytest.raises(KeyError):
         pages.table(2)
     with pytest.raises(ValueError, match="holds nothing"):
-        Pages(0)
+        PageAllocator(0)
     assert pages.free == 1
 
 
 @given(st.integers(1, 40), st.integers(0, 1 << 32))
 def test_every_page_is_free_or_owned_once(count: int, seed: int) -> None:
-    random, pages, owned = Random(seed), Pages(count), dict[int, list[int]]()
+    random, pages, owned = Random(seed), PageAllocator(count), dict[int, list[int]]()
     for _ in range(60):
         owner, want = random.randrange(6), random.randint(1, 6)
         if owner in owned and random.random() < 0.3:
-            assert list(pages.give_back(owner)) == owned.pop(owner)
+            assert list(pages.release(owner)) == owned.pop(owner)
         elif want <= pages.free:
-            owned.setdefault(owner, []).extend(pages.take(owner, want, random.randint(0, 12)))
+            owned.setdefault(owner, []).extend(pages.allocate(owner, want, random.randint(0, 12)))
         every = [page for table in owned.values() for page in table]
         assert len(set(every)) == len(every) == count - pages.free
         assert set(every) <= set(range(1, count + 1))
@@ -115,74 +115,76 @@ def test_every_page_is_free_or_owned_once(count: int, seed: int) -> None:
 
 
 def test_published_pages_are_shared_by_those_who_name_them() -> None:
-    pages = Pages(10)
-    pages.take(1, 4)
+    pages = PageAllocator(10)
+    pages.allocate(1, 4)
     pages.publish(1, [11, 12, 13])
-    assert pages.open(2, [11, 12, 99, 13]) == 2
-    pages.take(2, 2)
+    assert pages.open_table(2, [11, 12, 99, 13]) == 2
+    pages.allocate(2, 2)
     assert pages.table(2)[:2] == (1, 2)
     assert pages.free == 10 - 4 - 2
-    assert pages.shared(1) == 2
-    assert pages.give_back(1) == (1, 2, 3, 4)
+    assert pages.shared_length(1) == 2
+    assert pages.release(1) == (1, 2, 3, 4)
     assert pages.free == 10 - 4, "two are still owned"
 
 
 def test_a_prefix_outlives_its_owner_until_its_pages_are_needed() -> None:
-    pages = Pages(6)
+    pages = PageAllocator(6)
     for owner, names in ((1, [11, 12]), (2, [21, 22])):
-        pages.take(owner, 2)
+        pages.allocate(owner, 2)
         pages.publish(owner, names)
-    pages.give_back(2)
-    pages.give_back(1)
+    pages.release(2)
+    pages.release(1)
     assert pages.free == 6
-    pages.take(3, 3)
-    assert (pages.match([11, 12]), pages.match([21, 22])) == (2, 1), "the end of the oldest first"
-    pages.take(3, 1)
-    assert (pages.match([11, 12]), pages.match([21, 22])) == (2, 0)
-    assert pages.open(4, [11, 12]) == 2
+    pages.allocate(3, 3)
+    assert (pages.match_length([11, 12]), pages.match_length([21, 22])) == (2, 1), (
+        "the end of the oldest first"
+    )
+    pages.allocate(3, 1)
+    assert (pages.match_length([11, 12]), pages.match_length([21, 22])) == (2, 0)
+    assert pages.open_table(4, [11, 12]) == 2
     with pytest.raises(OutOfPages, match="1 pages wanted, 0 free"):
-        pages.take(4, 1)
+        pages.allocate(4, 1)
 
 
 def test_an_owner_cannot_take_more_than_it_reserved() -> None:
-    pages = Pages(10)
-    pages.open(1, most=3)
-    pages.take(1, 2)
+    pages = PageAllocator(10)
+    pages.open_table(1, reserved_pages=3)
+    pages.allocate(1, 2)
     with pytest.raises(OutOfPages, match="2 pages wanted, 1 reserved"):
-        pages.take(1, 2)
-    assert pages.held(1) == 2
+        pages.allocate(1, 2)
+    assert pages.page_count(1) == 2
 
 
 def test_equal_content_is_published_once_and_a_retracted_one_not_at_all() -> None:
-    pages = Pages(10)
+    pages = PageAllocator(10)
     for owner in (1, 2):
-        pages.take(owner, 2)
+        pages.allocate(owner, 2)
         pages.publish(owner, [11, 12])
-    pages.retract(2)
+    pages.unpublish(2)
     assert pages.find(11) == pages.table(1)[0]
-    pages.retract(1)
-    assert pages.match([11]) == 0
-    pages.give_back(1)
+    pages.unpublish(1)
+    assert pages.match_length([11]) == 0
+    pages.release(1)
     assert pages.free == 8
 
 
 def test_the_gain_of_giving_back_counts_only_what_nobody_else_owns() -> None:
-    pages = Pages(10)
-    pages.take(1, 3)
+    pages = PageAllocator(10)
+    pages.allocate(1, 3)
     pages.publish(1, [11, 12])
-    pages.open(2, [11, 12])
-    pages.take(2, 1)
+    pages.open_table(2, [11, 12])
+    pages.allocate(2, 1)
     dropped = Counter[int]()
-    assert pages.gain(2, dropped) == 1
-    assert pages.gain(1, dropped) == 3, "with both gone nobody owns what they share"
+    assert pages.pages_freed_by(2, dropped) == 1
+    assert pages.pages_freed_by(1, dropped) == 3, "with both gone nobody owns what they share"
 
 
-class Allocation(RuleBasedStateMachine):
+class AllocatorMachine(RuleBasedStateMachine):
     """Owners write to pages that they alone own, publish, share and leave, in any order."""
 
     @initialize(count=st.integers(1, 24))
     def start(self, count: int) -> None:
-        self.count, self.pages = count, Pages(count)
+        self.count, self.pages = count, PageAllocator(count)
         self.tables: dict[int, list[int]] = {}
         self.published: dict[int, int] = {}
         """Leading pages that an owner writes no more."""
@@ -196,7 +198,7 @@ class Allocation(RuleBasedStateMachine):
     def open(self, family: int, length: int, hope: int) -> None:
         self.next += 1
         names = [hash((family, index)) for index in range(length)]
-        shared = self.pages.open(self.next, names, hope)
+        shared = self.pages.open_table(self.next, names, hope)
         self.tables[self.next] = list(self.pages.table(self.next))
         self.prefix[self.next] = [hash((family, index)) for index in range(40)]
         self.published[self.next] = shared
@@ -208,9 +210,9 @@ class Allocation(RuleBasedStateMachine):
         owner = data.draw(st.sampled_from(list(self.tables)))
         if count > self.pages.free:
             with pytest.raises(OutOfPages):
-                self.pages.take(owner, count)
+                self.pages.allocate(owner, count)
             return
-        fresh = self.pages.take(owner, count)
+        fresh = self.pages.allocate(owner, count)
         owned = {page for table in self.tables.values() for page in table}
         assert owned.isdisjoint(fresh), "a page in use was given away"
         for page in fresh:
@@ -231,8 +233,8 @@ class Allocation(RuleBasedStateMachine):
     def leave(self, data: st.DataObject, retract: bool) -> None:
         owner = data.draw(st.sampled_from(list(self.tables)))
         if retract:
-            self.pages.retract(owner)
-        assert list(self.pages.give_back(owner)) == self.tables.pop(owner)
+            self.pages.unpublish(owner)
+        assert list(self.pages.release(owner)) == self.tables.pop(owner)
 
     @invariant()
     def pages_are_conserved_and_never_shared_while_written(self) -> None:
@@ -248,18 +250,18 @@ class Allocation(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "pages"):
             for owner in self.tables:
-                self.pages.give_back(owner)
+                self.pages.release(owner)
             assert self.pages.free == self.count
-            assert len(self.pages.take(0, self.count)) == self.count
+            assert len(self.pages.allocate(0, self.count)) == self.count
 
 
 def test_no_order_of_operations_loses_or_mixes_pages() -> None:
     rules = settings(max_examples=200, stateful_step_count=50, deadline=None)
-    run_state_machine_as_test(Allocation, settings=rules)
+    run_state_machine_as_test(AllocatorMachine, settings=rules)
 
 
 def test_ten_thousand_random_operations_leak_nothing() -> None:
-    random, machine = Random(11), Allocation()
+    random, machine = Random(11), AllocatorMachine()
     machine.start(64)
     for _ in range(10_000):
         owner = random.choice(list(machine.tables) or [0])
@@ -274,13 +276,13 @@ def test_ten_thousand_random_operations_leak_nothing() -> None:
                 machine.pages.publish(owner, machine.prefix[owner][first:upto], first)
                 machine.published[owner] = upto
             case 4 if owner:
-                assert list(machine.pages.give_back(owner)) == machine.tables.pop(owner)
+                assert list(machine.pages.release(owner)) == machine.tables.pop(owner)
         machine.pages_are_conserved_and_never_shared_while_written()
     machine.teardown()
 
 
-def _grow(machine: Allocation, owner: int, count: int) -> None:
+def _grow(machine: AllocatorMachine, owner: int, count: int) -> None:
     if count <= machine.pages.free:
-        for page in machine.pages.take(owner, count):
+        for page in machine.pages.allocate(owner, count):
             machine.holds[page] = machine.prefix[owner][len(machine.tables[owner])]
             machine.tables[owner].append(page)

@@ -1,23 +1,23 @@
-from router.scheduler.acceptance import Survival
-from router.scheduler.api import End, Job, Outcome
+from router.scheduler.acceptance import AcceptanceCurve
+from router.scheduler.api import Job, Outcome, RowEnded
 from router.scheduler.estimation.estimator import Estimator
-from router.scheduler.policies.baselines import Fcfs, Las, LengthSjf, Ranked
-from router.scheduler.policies.multilevel_queue import Levels
+from router.scheduler.policies.baselines import Fcfs, Las, LengthSjf, SizeRanked
+from router.scheduler.policies.multilevel_queue import MultilevelQueue
 from router.scheduler.policies.policy import Policy
 from router.scheduler.row import Row
 from tests.support.virtual_device import capacity
 
 
 def arrive(policy: Policy, id: int, arrived: float = 0.0, expected: float | None = None) -> Row:
-    row = Row(Job(id, arrived, 4, 1000, expected), Survival.unknown(3), 3)
-    policy.arrive(row, arrived)
+    row = Row(Job(id, arrived, 4, 1000, expected), AcceptanceCurve.uninformed(3), 3)
+    policy.add(row, arrived)
     return row
 
 
 def serve(policy: Policy, row: Row, seconds: float, emitted: int = 1) -> None:
     row.started = True
     outcome = Outcome(row.job.id, 0, 0, 0, emitted, seconds)
-    row.learn(outcome)
+    row.apply_outcome(outcome)
     policy.observe(row, outcome, 0.0)
 
 
@@ -33,7 +33,7 @@ def test_fcfs_serves_by_arrival_not_by_submission() -> None:
 
 
 def test_las_serves_the_least_served_level_first() -> None:
-    policy = Las(Levels.geometric(3, 2.0, 1.0, 100.0))
+    policy = Las(MultilevelQueue.geometric(3, 2.0, 1.0, 100.0))
     first, second, _ = (arrive(policy, id) for id in (1, 2, 3))
     serve(policy, first, 1.5)
     serve(policy, first, 1.0)
@@ -43,7 +43,7 @@ def test_las_serves_the_least_served_level_first() -> None:
 
 
 def test_las_does_not_alternate_inside_a_level() -> None:
-    policy = Las(Levels.geometric(3, 2.0, 1.0, 100.0))
+    policy = Las(MultilevelQueue.geometric(3, 2.0, 1.0, 100.0))
     first, _ = arrive(policy, 1), arrive(policy, 2)
     serve(policy, first, 0.9)
     assert ids(policy) == [1, 2]
@@ -51,7 +51,7 @@ def test_las_does_not_alternate_inside_a_level() -> None:
 
 def sjf(preemptive: bool = False, estimator: Estimator | None = None) -> LengthSjf:
     estimator = estimator or Estimator(capacity())
-    return LengthSjf(Levels((), 100.0, 1.0), estimator, preemptive=preemptive)
+    return LengthSjf(MultilevelQueue((), 100.0, 1.0), estimator, preemptive=preemptive)
 
 
 def test_sjf_serves_the_shortest_prediction_first() -> None:
@@ -62,16 +62,16 @@ def test_sjf_serves_the_shortest_prediction_first() -> None:
 
 
 def test_sjf_learns_lengths_from_what_was_served_to_its_end() -> None:
-    for end, order in ((End.EOS, [3, 2]), (End.STOP, [3, 2]), (None, [2, 3])):
+    for end, order in ((RowEnded.EOS, [3, 2]), (RowEnded.STOP, [3, 2]), (None, [2, 3])):
         estimator = Estimator(capacity())
         policy = sjf(estimator=estimator)
         done = arrive(policy, 1)
         for _ in range(20):
             done.emitted = 20
-            estimator.end(done, end)
+            estimator.remove(done, end)
         arrive(policy, 2, expected=50.0)
         arrive(policy, 3)
-        policy.leave(done, end)
+        policy.remove(done, end)
         assert ids(policy) == order
 
 
@@ -104,7 +104,7 @@ def test_preemptive_sjf_displaces_a_started_request_by_the_whole_prediction() ->
 
 
 def test_esrpt_counts_what_is_left_and_how_fast_it_goes() -> None:
-    policy = Ranked(Levels((), None, 1.0), Estimator(capacity()).remaining)
+    policy = SizeRanked(MultilevelQueue((), None, 1.0), Estimator(capacity()).remaining_seconds)
     first = arrive(policy, 1, expected=500.0)
     serve(policy, first, 1.0, emitted=480)
     arrive(policy, 2, expected=30.0)
@@ -112,6 +112,6 @@ def test_esrpt_counts_what_is_left_and_how_fast_it_goes() -> None:
     slow = arrive(policy, 3, expected=29.0)
     assert ids(policy) == [1, 3, 2]
     for _ in range(20):
-        slow.survival.observe(3, 0)
+        slow.acceptance.observe(3, 0)
     policy.observe(slow, Outcome(3, 0, 3, 0, 1, 0.1), 0.0)
     assert ids(policy) == [1, 2, 3]

@@ -9,15 +9,15 @@ import pytest
 
 from router.config import SchedulerConfig
 from router.scheduler import build
-from router.scheduler.api import End, Job, Outcome, Scheduler
+from router.scheduler.api import Job, Outcome, RowEnded, Scheduler
 from router.scheduler.estimation.estimator import Estimator
-from router.scheduler.estimation.length import Served
-from router.scheduler.policies.laps import Laps, Parts
-from router.scheduler.policies.multilevel_queue import Levels
+from router.scheduler.estimation.length import LearnedLengths
+from router.scheduler.policies.laps import Laps, LapsOptions
+from router.scheduler.policies.multilevel_queue import MultilevelQueue
 from router.scheduler.row import Row
 from tests.support.virtual_device import Client, Device, capacity, run
 
-RANKED = Parts(rank="remaining", perception="posterior", join=True)
+RANKED = LapsOptions(rank="remaining", perception="posterior", join=True)
 
 
 @dataclass
@@ -28,15 +28,15 @@ class Stage:
     estimator: Estimator
 
     def arrive(self, id: int, expected: float | None, now: float = 0.0, **more: int) -> Row:
-        row = self.estimator.row(Job(id, now, 4, 1000, expected, **more))  # type: ignore[arg-type]
-        row.unfed = 0
-        self.laps.arrive(row, now)
+        row = self.estimator.new_row(Job(id, now, 4, 1000, expected, **more))  # type: ignore[arg-type]
+        row.unprefilled = 0
+        self.laps.add(row, now)
         return row
 
     def rounds(self, row: Row, *accepted: int, seconds: float = 0.13) -> None:
         for count in accepted:
             outcome = Outcome(row.job.id, 0, 3, count, count + 1, seconds)
-            row.learn(outcome)
+            row.apply_outcome(outcome)
             self.estimator.observe(row, outcome)
             self.laps.observe(row, outcome, 0.0)
 
@@ -44,11 +44,11 @@ class Stage:
         return [row.job.id for row in self.laps.order(now, used)]
 
 
-def stage(parts: Parts = RANKED, patience: float = 1e6, plain: bool = True) -> Stage:
+def stage(parts: LapsOptions = RANKED, patience: float = 1e6, plain: bool = True) -> Stage:
     device = capacity()
-    estimator = Estimator(device, Served(plain=plain), alarm=5.0)
-    brackets = Levels.geometric(4, 2.0, 1.0, None)
-    return Stage(Laps(estimator, brackets, Levels((), patience, 0.5), parts), estimator)
+    estimator = Estimator(device, LearnedLengths(raw_hints=plain), drift_threshold=5.0)
+    brackets = MultilevelQueue.geometric(4, 2.0, 1.0, None)
+    return Stage(Laps(estimator, brackets, MultilevelQueue((), patience, 0.5), parts), estimator)
 
 
 def test_an_arrival_enters_by_its_prior_estimate() -> None:
@@ -59,7 +59,7 @@ def test_an_arrival_enters_by_its_prior_estimate() -> None:
 
 
 def test_without_the_prior_it_enters_the_first_queue() -> None:
-    at = stage(Parts())
+    at = stage(LapsOptions())
     long, short = at.arrive(1, 300.0), at.arrive(2, 5.0)
     assert at.order() == [1, 2]
     assert (at.laps.level(long), at.laps.level(short)) == (1, 1)
@@ -69,29 +69,29 @@ def test_a_request_is_perceptible_while_its_yield_is_known_and_its_answer_not_ou
     at = stage()
     row = at.arrive(1, 60.0)
     at.rounds(row, 1, 0, 3)
-    assert not at.laps.perceives(row)
+    assert not at.laps.is_perceptible(row)
     at.rounds(row, *[1, 0, 3, 2] * 4)
-    assert at.laps.perceives(row)
-    assert at.laps.perceptible == 1
+    assert at.laps.is_perceptible(row)
+    assert at.laps.perceptible_count == 1
     at.rounds(row, *[3] * 12)
     assert row.emitted > 60
-    assert not at.laps.perceives(row), "its answer goes on beyond the prediction"
-    at.laps.leave(row, None)
-    assert at.laps.perceptible == 0
+    assert not at.laps.is_perceptible(row), "its answer goes on beyond the prediction"
+    at.laps.remove(row, None)
+    assert at.laps.perceptible_count == 0
 
 
 def test_a_drift_of_acceptance_is_noticed_and_the_past_forgotten() -> None:
     at = stage()
     row = at.arrive(1, 900.0)
     at.rounds(row, *[3, 2, 3, 3] * 15)
-    assert at.laps.perceives(row)
-    settled, before = row.survival.width(3), row.survival.tokens(3)
+    assert at.laps.is_perceptible(row)
+    settled, before = row.acceptance.relative_std(3), row.acceptance.expected_tokens(3)
     widths = []
     for accepted in [0, 1] * 8:
         at.rounds(row, accepted)
-        widths.append(row.survival.width(3))
+        widths.append(row.acceptance.relative_std(3))
     assert max(widths) > 2 * settled, "the alarm was raised"
-    assert row.survival.tokens(3) < 0.65 * before
+    assert row.acceptance.expected_tokens(3) < 0.65 * before
 
 
 def test_an_even_acceptance_raises_no_alarm() -> None:
@@ -101,7 +101,7 @@ def test_an_even_acceptance_raises_no_alarm() -> None:
         row = at.arrive(1, 900.0)
         for _ in range(150):
             at.rounds(row, sum(random.random() < 0.7**k for k in range(1, 4)))
-            alarms += row.survival.width(3) > 0.2 and row.emitted > 60
+            alarms += row.acceptance.relative_std(3) > 0.2 and row.emitted > 60
     assert alarms < 50
 
 
@@ -127,9 +127,9 @@ def test_a_request_near_its_end_is_locked() -> None:
 
 def test_with_pages_short_a_request_that_holds_many_goes_later() -> None:
     at = stage(replace(RANKED, volume=1.0))
-    long = at.estimator.row(Job(1, 0.0, 900, 1000, 20.0))
-    long.unfed = 0
-    at.laps.arrive(long, 0.0)
+    long = at.estimator.new_row(Job(1, 0.0, 900, 1000, 20.0))
+    long.unprefilled = 0
+    at.laps.add(long, 0.0)
     at.arrive(2, 24.0)
     assert at.order(used=0.5) == [1, 2]
     assert at.order(used=1.0) == [2, 1]
@@ -197,16 +197,16 @@ def test_what_was_learned_reorders_those_that_wait() -> None:
     for id in range(10, 60):
         long = id % 2
         row = at.arrive(id, 20.0 if long else 200.0)
-        at.laps.leave(row, End.EOS)
+        at.laps.remove(row, RowEnded.EOS)
         row.emitted = 200 if long else 20
-        at.estimator.end(row, End.EOS)
+        at.estimator.remove(row, RowEnded.EOS)
         at.order()
     assert at.order() == [2, 1]
 
 
 def test_the_paper_s_thresholds_are_refused_where_they_mean_nothing() -> None:
     with pytest.raises(ValueError, match="no stability"):
-        stage(Parts(window=0))
+        stage(LapsOptions(window=0))
 
 
 def preempted(peak: bool) -> int:
@@ -218,7 +218,7 @@ def preempted(peak: bool) -> int:
     device = Device(capacity(pages=100, max_rows=32, prefill_tokens=64), random)
     scheduler = build(SchedulerConfig(laps_peak=peak), device.capacity)
     run(scheduler, device, clients)
-    counts = scheduler.view().preemptions
+    counts = scheduler.status().preemptions
     return counts["swap"] + counts["recompute"]
 
 

@@ -3,12 +3,12 @@ from random import Random
 
 import pytest
 
-from router.scheduler.acceptance import Survival
-from router.scheduler.api import Capacity, Job, Outcome
+from router.scheduler.acceptance import AcceptanceCurve
+from router.scheduler.api import DeviceCapacity, Job, Outcome
 from router.scheduler.estimation.estimator import Estimator, execution_time
 from router.scheduler.planner import Planner
-from router.scheduler.policies.laps_paper import Paper
-from router.scheduler.policies.multilevel_queue import Levels
+from router.scheduler.policies.laps_paper import LapsPaper
+from router.scheduler.policies.multilevel_queue import MultilevelQueue
 from router.scheduler.row import Row
 from tests.support.virtual_device import Client, Device, capacity, serve
 
@@ -17,24 +17,24 @@ from tests.support.virtual_device import Client, Device, capacity, serve
 class Stage:
     """A policy and the estimator that the planner would teach."""
 
-    policy: Paper
+    policy: LapsPaper
     estimator: Estimator
 
 
-def paper(capacity: Capacity, window: int = 2, patience: float | None = None) -> Stage:
-    estimator, levels = Estimator(capacity), Levels.geometric(3, 2.0, 1.0, patience)
-    return Stage(Paper(estimator, levels, window, 0.05), estimator)
+def paper(capacity: DeviceCapacity, window: int = 2, patience: float | None = None) -> Stage:
+    estimator, levels = Estimator(capacity), MultilevelQueue.geometric(3, 2.0, 1.0, patience)
+    return Stage(LapsPaper(estimator, levels, window, 0.05), estimator)
 
 
 def arrive(stage: Stage, id: int, expected: float = 100.0, cap: int = 3) -> Row:
-    row = Row(Job(id, 0.0, 4, 1000, expected), Survival.unknown(cap), cap)
-    row.unfed = 0
-    stage.policy.arrive(row, 0.0)
+    row = Row(Job(id, 0.0, 4, 1000, expected), AcceptanceCurve.uninformed(cap), cap)
+    row.unprefilled = 0
+    stage.policy.add(row, 0.0)
     return row
 
 
 def observe(stage: Stage, row: Row, outcome: Outcome) -> None:
-    row.learn(outcome)
+    row.apply_outcome(outcome)
     stage.estimator.observe(row, outcome)
     stage.policy.observe(row, outcome, 0.0)
 
@@ -56,14 +56,14 @@ def test_execution_time_is_rounds_times_the_cost_of_a_round() -> None:
 def test_a_request_arrives_non_perceptible_in_the_first_level() -> None:
     stage = paper(capacity())
     row = arrive(stage, 1)
-    assert (stage.policy.level(row), stage.policy.perceptible) == (1, 0)
+    assert (stage.policy.level(row), stage.policy.perceptible_count) == (1, 0)
 
 
 def test_a_non_perceptible_request_sinks_as_its_service_passes_each_threshold() -> None:
     stage = paper(capacity())
     row = arrive(stage, 1)
     for attained, level in ((0.9, 1), (1.1, 2), (2.1, 3), (50.0, 3)):
-        observe(stage, row, Outcome(1, 4, 0, 0, 0, attained - row.attained))
+        observe(stage, row, Outcome(1, 4, 0, 0, 0, attained - row.device_seconds))
         assert stage.policy.level(row) == level
 
 
@@ -78,10 +78,10 @@ def test_steady_acceptance_makes_a_request_perceptible_in_the_bracket_of_its_tim
     stage = paper(capacity())
     row = arrive(stage, 1, expected=30.0)
     rounds(stage, row, 1)
-    assert stage.policy.perceptible == 0
+    assert stage.policy.perceptible_count == 0
     rounds(stage, row, 1)
-    assert stage.policy.perceptible == 1
-    left = execution_time(30 - 4, row.survival.tokens(3), 3, capacity())
+    assert stage.policy.perceptible_count == 1
+    left = execution_time(30 - 4, row.acceptance.expected_tokens(3), 3, capacity())
     assert left == pytest.approx(1.6, abs=0.2)
     assert stage.policy.level(row) == 2
 
@@ -127,18 +127,18 @@ def test_there_is_no_way_back_to_non_perceptible() -> None:
     stage = paper(capacity())
     row = arrive(stage, 1)
     rounds(stage, row, 1, 1, 3, 0, 3, 0, 3, 0)
-    assert stage.policy.perceptible == 1
-    stage.policy.leave(row, None)
-    assert stage.policy.perceptible == 0
+    assert stage.policy.perceptible_count == 1
+    stage.policy.remove(row, None)
+    assert stage.policy.perceptible_count == 0
 
 
 def test_without_drafts_the_first_token_makes_a_request_perceptible() -> None:
     stage = paper(capacity(speculate=0))
     row = arrive(stage, 1, cap=0)
     observe(stage, row, Outcome(1, 4, 0, 0, 0, 0.1))
-    assert stage.policy.perceptible == 0
+    assert stage.policy.perceptible_count == 0
     observe(stage, row, Outcome(1, 4, 0, 0, 1, 0.1))
-    assert stage.policy.perceptible == 1
+    assert stage.policy.perceptible_count == 1
 
 
 def served(clients: list[Client], stage: Stage, device: Device) -> dict[int, float]:
@@ -176,11 +176,11 @@ def test_queues_cut_anew_take_each_row_by_its_estimate_or_its_service() -> None:
     known, blind = arrive(stage, 1, expected=30.0), arrive(stage, 2)
     rounds(stage, known, 1, 1, 1, 1)
     observe(stage, blind, Outcome(2, 4, 0, 0, 0, 1.5))
-    assert stage.policy.perceives(known)
-    assert not stage.policy.perceives(blind)
-    seconds = stage.estimator.remaining(known)
-    stage.policy.recut((0.5 * seconds, 1.01 * seconds, 1.49))
+    assert stage.policy.is_perceptible(known)
+    assert not stage.policy.is_perceptible(blind)
+    seconds = stage.estimator.remaining_seconds(known)
+    stage.policy.set_thresholds((0.5 * seconds, 1.01 * seconds, 1.49))
     assert (stage.policy.level(known), stage.policy.level(blind)) == (2, 4)
-    stage.policy.recut(())
+    stage.policy.set_thresholds(())
     assert (stage.policy.level(known), stage.policy.level(blind)) == (1, 1)
     assert ids(stage) == [1, 2]
