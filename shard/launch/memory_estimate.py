@@ -34,7 +34,8 @@ class MemoryEstimate:
     def __str__(self) -> str:
         return (
             f"weights take {self.weight_bytes / GIB:.2f} GiB of {self.free_bytes / GIB:.1f} GiB"
-            f" free for each rank, the KV cache {self.kv_bytes_per_token / KIB:.1f} KiB for each token"
+            f" free for each rank, the KV cache {self.kv_bytes_per_token / KIB:.1f} KiB"
+            " for each token"
         )
 
     def check(self, tokens: int | None) -> None:
