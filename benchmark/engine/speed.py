@@ -76,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure both pairs, print a table and write the figures."""
     size = RunSize(1, 24) if args.quick else RunSize(7, 96)
     torch.set_num_threads(1)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     report: dict[str, Any] = {"load": [os.getloadavg()[0]], "figures": {}}
     with tempfile.TemporaryDirectory() as folder:
         for pair in (pairs.demo_pair(ROWS, MAX_PROMPT_TOKENS), pairs.wide_pair(Path(folder), ROWS)):

@@ -99,7 +99,7 @@ def answer_traces(
     families: Sequence[str], prompts: Sequence[Sequence[int]], answers: Sequence[ClientResponse]
 ) -> tuple[list[Trace], bool]:
     """What the simulator needs of each answer, and whether all are the target's greedy choice."""
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     target, draft = (load_model(DEMO / part) for part in ("target", "draft"))
     found, greedy = list[Trace](), True
     for family, prompt, answer in zip(families, prompts, answers, strict=True):

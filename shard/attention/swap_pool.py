@@ -27,7 +27,7 @@ class HostPool:
         self._pools = [pool for cache in caches for pool in cache.pools_by_page]
         self._device = self._pools[0].device
         cuda = self._device.type == "cuda"
-        self._stream = torch.cuda.Stream(self._device) if cuda else None  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(self._device) if cuda else None
         self._host_pools = [
             torch.empty(slots, *pool.shape[1:], dtype=pool.dtype, pin_memory=cuda)
             for pool in self._pools

@@ -40,7 +40,7 @@ def load(
     report: ProgressCallback,
 ) -> LoadedModel:
     """The model in folder `path`, cut for `ranks`. Raises Fault 4 for what cannot be served."""
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # the launcher shows progress
+    disable_progress_bar()  # the launcher shows progress
     config = _read_config(path)
     name = refuse_unsupported(config)
     precision = _resolve_dtype(dtype, config, device)
@@ -107,7 +107,7 @@ def _build_without_memory(config: Any, name: str, dtype: torch.dtype) -> nn.Modu
     """The module with shapes and without memory."""
     try:
         with torch.device("meta"):
-            module: nn.Module = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            module: nn.Module = AutoModelForCausalLM.from_config(
                 config, dtype=dtype, attn_implementation=IMPLEMENTATION
             )
     except Exception as fault:

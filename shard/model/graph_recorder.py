@@ -39,7 +39,7 @@ class CudaGraph:
 
     def record(self, work: Callable[[], None]) -> None:
         """See `Graph`. The warm-up compiles kernels, which a recording stream may not."""
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             work()

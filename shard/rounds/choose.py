@@ -45,7 +45,7 @@ class AsyncResultCopy:
         cuda = result.is_cuda
         self._host_copy = torch.empty(result.shape, dtype=result.dtype, pin_memory=cuda)
         self._host_copy.copy_(result, non_blocking=cuda)
-        self._event: Any = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]
+        self._event: Any = torch.cuda.Event() if cuda else None
         if self._event is not None:
             self._event.record()
 

@@ -35,7 +35,7 @@ def milliseconds(work: Callable[[], object]) -> float:
         stop.record()
         stop.synchronize()
         times.append(start.elapsed_time(stop))
-    return median(times)
+    return float(median(times))
 
 
 @pytest.fixture(autouse=True)

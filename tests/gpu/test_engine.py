@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from shard.batch.packing import TokenSpan, pack_spans
 from shard.batch.rows import CachedRow
 from shard.engine import Engine
 from shard.model.cuda_graphs import ForwardGraphs
-from shard.wire.protocol import ReportOptions
+from shard.wire.protocol import ReportOptions, Sampling
 from tests.conftest import ROOT
 from tests.gpu.conftest import Record, milliseconds
 from tests.shard.test_engine import PLANS, asks
@@ -47,7 +48,8 @@ def graphs(engine: Engine) -> ForwardGraphs:
 @pytest.mark.parametrize("name", PAGED)
 def test_greedy_tokens_in_float32_are_those_of_transformers(model: Model, name: str) -> None:
     wanted = asks(GREEDY)
-    reference = AutoModelForCausalLM.from_pretrained(model(name), dtype=torch.float32).cuda().eval()
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model(name), dtype=torch.float32)
+    reference = loaded.cuda().eval()
     for ask, found in zip(
         wanted, drive(engine(model(name), None), wanted, DrivePlan()), strict=True
     ):
@@ -63,7 +65,7 @@ def test_greedy_tokens_in_float32_are_those_of_transformers(model: Model, name: 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_tokens_in_float32_do_not_depend_on_the_plan(
-    model: Model, name: str, sampling: tiny.Sampling, plan: DrivePlan
+    model: Model, name: str, sampling: Sampling, plan: DrivePlan
 ) -> None:
     served = engine(model(name), model("llama", 1))
     plain = drive(served, asks(sampling), DrivePlan(batch=1))

@@ -17,8 +17,14 @@ POINTERS = ("table", "starts", "counts", "lengths")
 ITEMSIZE = {"*fp32": 4, "*bf16": 2}
 
 
-def compile_kernel(kernel: Any, capability: int, types: dict[str, str], **constants: Any) -> Any:
-    """The binary of `kernel` for a device of compute `capability`; the rest are integers."""
+def compile_kernel(
+    kernel: Any, capability: int, types: dict[str, str], constants: dict[str, int]
+) -> Any:
+    """Compile `kernel` for compute `capability`.
+
+    `types` are Triton's names of the arguments' types: an argument that is neither there nor in
+    `constants` is a 32-bit integer, and the page tables are pointers to such integers.
+    """
     kinds = {name: types.get(name, "i32") for name in kernel.arg_names}
     kinds |= dict.fromkeys(POINTERS & kinds.keys(), "*i32")
     kinds |= dict.fromkeys(constants, "constexpr")
@@ -32,18 +38,30 @@ def compiled_variants() -> Iterator[tuple[str, int]]:
     sums = dict.fromkeys(("partial", "peaks", "sums"), "*fp32")
     for capability, dim, dtype in ((80, 256, "*bf16"), (80, 128, "*fp32"), (90, 256, "*bf16")):
         padded, tile, block = paged_triton.tile_sizes(dim, 64, ITEMSIZE[dtype])
-        found = compile_kernel(
-            *(paged_triton._attend_split, capability),
+        compiled = compile_kernel(
+            paged_triton._attend_split,
+            capability,
             {"query": dtype, "pool": dtype, "scale": "fp32", "softcap": "fp32", **sums},
-            **{"GROUP": 4, "DIM": dim, "PADDED": padded, "PAGE": 16, "WINDOW": 100},
-            **{"SOFTCAP": True, "SPLITS": 4, "TILE": tile, "BLOCK": block, "CAST": False},
+            {
+                "GROUP": 4,
+                "DIM": dim,
+                "PADDED": padded,
+                "PAGE": 16,
+                "WINDOW": 100,
+                "SOFTCAP": True,
+                "SPLITS": 4,
+                "TILE": tile,
+                "BLOCK": block,
+                "CAST": False,
+            },
         )
-        assert found.asm["cubin"]
-        yield f"{capability} {dim} {dtype}", found.metadata.shared
+        assert compiled.asm["cubin"]
+        yield f"{capability} {dim} {dtype}", compiled.metadata.shared
     merge = compile_kernel(
-        *(paged_triton._merge_splits, 90),
+        paged_triton._merge_splits,
+        90,
         {"out": "*bf16", "sinks": "*bf16", **sums},
-        **{"DIM": 128, "PADDED": 128, "SINKS": True, "SPLITS": 4, "PARTS": 4},
+        {"DIM": 128, "PADDED": 128, "SINKS": True, "SPLITS": 4, "PARTS": 4},
     )
     assert merge.asm["cubin"]
     yield "merge", merge.metadata.shared

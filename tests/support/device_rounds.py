@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +93,12 @@ def run_both(
     one: Engine, other: Engine, asks: Sequence[tiny.RowSpec], plan: tiny.DrivePlan
 ) -> list[list[RowResult]]:
     """What two engines say to the same Steps."""
-    made = []
+    results = []
     for engine in (one, other):
         engine.reset()
-        made.append(tiny.run_steps(asks, plan, lambda step, own=engine: own.execute(step).items))
-    return made
+        results.append(tiny.run_steps(asks, plan, partial(_results, engine)))
+    return results
+
+
+def _results(engine: Engine, step: Step) -> Sequence[RowResult]:
+    return engine.execute(step).items

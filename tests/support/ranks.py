@@ -72,7 +72,8 @@ class RankProcess:
     def next_event(self) -> dict[str, Any]:
         """The next thing that the process tells its launcher."""
         assert self.process.stdout
-        return json.loads(self.process.stdout.readline())
+        event: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return event
 
     def close_stdin(self) -> None:
         """What the launcher's death looks like."""
@@ -138,8 +139,8 @@ def echo_group(world: int, **changes: Any) -> Iterator[list[RankProcess]]:
         ranks: list[RankProcess] = []
         try:
             for number in range(world):
-                place = {"rank": number, "world": world, "socket": str(path / f"{number}.sock")}
-                ranks.append(RankProcess(replace(ECHO, **place, **changes)))
+                place = replace(ECHO, rank=number, world=world, socket=str(path / f"{number}.sock"))
+                ranks.append(RankProcess(replace(place, **changes)))
             for rank in ranks:
                 assert rank.next_event() == {"event": "ready"}
             yield ranks
@@ -170,8 +171,8 @@ def wait_until_ready(ranks: Sequence[RankProcess]) -> None:
 
 def config_for_rank(config: ShardConfig, rank: int, world: int, path: Path) -> ShardConfig:
     """`config` for one of `world` ranks that meet in the folder `path`."""
-    place = {"socket": str(path / f"{rank}.sock"), "rendezvous": str(path / "rendezvous")}
-    return replace(config, rank=rank, world=world, **place)
+    socket, rendezvous = str(path / f"{rank}.sock"), str(path / "rendezvous")
+    return replace(config, rank=rank, world=world, socket=socket, rendezvous=rendezvous)
 
 
 class RankGroup:

@@ -24,7 +24,7 @@ from shard.sampling.sampler import Position
 from shard.wire.protocol import Sampling
 
 
-class Penalties(LogitsProcessor):  # type: ignore[misc]
+class Penalties(LogitsProcessor):
     """OpenAI's additive penalties, token by token; transformers has none."""
 
     def __init__(self, sampling: Sampling, output: list[int]) -> None:
@@ -48,26 +48,26 @@ def reference(logits: Tensor, position: Position, eos: list[int]) -> Tensor:
 
 
 def _processors(position: Position, eos: list[int], vocabulary: int) -> Iterator[LogitsProcessor]:
-    given = position.sampling
-    if given.watermark:
+    sampling = position.sampling
+    if sampling.watermark:
         yield WatermarkLogitsProcessor(vocabulary, "cpu", greenlist_ratio=0.5, bias=2.0)
-    if given.repetition_penalty != 1:
-        yield RepetitionPenaltyLogitsProcessor(given.repetition_penalty)
-    yield Penalties(given, position.output)
-    if given.bias:
-        yield SequenceBiasLogitsProcessor({(each.token,): each.value for each in given.bias})
-    yield MinNewTokensLengthLogitsProcessor(position.prompt_length, given.min_new_tokens, eos)
-    if given.temperature:
-        yield from _warpers(given)
+    if sampling.repetition_penalty != 1:
+        yield RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)
+    yield Penalties(sampling, position.output)
+    if sampling.bias:
+        yield SequenceBiasLogitsProcessor([[[each.token], each.value] for each in sampling.bias])
+    yield MinNewTokensLengthLogitsProcessor(position.prompt_length, sampling.min_new_tokens, eos)
+    if sampling.temperature:
+        yield from _warpers(sampling)
 
 
-def _warpers(given: Sampling) -> Iterator[LogitsProcessor]:
-    yield TemperatureLogitsWarper(given.temperature)
-    if given.top_k:
-        yield TopKLogitsWarper(given.top_k)
-    if given.top_p < 1:
-        yield TopPLogitsWarper(given.top_p)
-    if given.typical_p < 1:
-        yield TypicalLogitsWarper(given.typical_p)
-    if given.min_p:
-        yield MinPLogitsWarper(given.min_p)
+def _warpers(sampling: Sampling) -> Iterator[LogitsProcessor]:
+    yield TemperatureLogitsWarper(sampling.temperature)
+    if sampling.top_k:
+        yield TopKLogitsWarper(sampling.top_k)
+    if sampling.top_p < 1:
+        yield TopPLogitsWarper(sampling.top_p)
+    if sampling.typical_p < 1:
+        yield TypicalLogitsWarper(sampling.typical_p)
+    if sampling.min_p:
+        yield MinPLogitsWarper(sampling.min_p)

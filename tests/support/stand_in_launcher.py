@@ -1,24 +1,38 @@
 """The launcher with stand-ins for its children: argv[1] is what they do, the rest is its own."""
 
+from __future__ import annotations
+
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import launcher
+from shard.launch.model_source import ModelFolders
+from shard.launch.supervisor import ChildCommand
 
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in.py")))
 plan = json.loads(sys.argv.pop(1))
 
 
-def shard(_chosen, _models, _sockets, rank, _folder):
+def shard(
+    chosen: launcher.LauncherOptions,
+    models: ModelFolders,
+    paths: Sequence[str],
+    rank: int,
+    folder: Path,
+) -> ChildCommand:
     config = plan["shards"][rank] | {"name": f"rank {rank}"}
-    return launcher.ChildCommand(f"rank {rank}", STAND_IN, config)
+    return ChildCommand(f"rank {rank}", STAND_IN, config)
 
 
-def router(_chosen, _models, _sockets, descriptor):
-    return launcher.ChildCommand(
-        "router", STAND_IN, plan["router"] | {"name": "router"}, (descriptor,)
-    )
+def router(
+    chosen: launcher.LauncherOptions,
+    models: ModelFolders,
+    paths: tuple[str, ...],
+    listen_fd: int,
+) -> ChildCommand:
+    return ChildCommand("router", STAND_IN, plan["router"] | {"name": "router"}, (listen_fd,))
 
 
 launcher.shard_command = shard

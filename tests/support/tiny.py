@@ -43,7 +43,7 @@ from shard.wire.protocol import (
 )
 
 VOCABULARY = 101
-NO_SPECIAL = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
+NO_SPECIAL: dict[str, Any] = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -62,6 +62,27 @@ LONGROPE: dict[str, Any] = {
     "long_factor": [1.0, 3.0, 9.0, 27.0],
 }
 EXPERTS: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2}
+QWEN_EXPERTS: dict[str, Any] = {"head_dim": 8, "moe_intermediate_size": 16}
+GPT_OSS: dict[str, Any] = {
+    **EXPERTS,
+    "head_dim": 8,
+    "sliding_window": 7,
+    "rope_parameters": ROPE,
+}
+LATENT: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 8,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 4,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+}
+"""DeepSeek's multi-head latent attention, with experts."""
 CONFIGS: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaConfig(**SHAPE),
     "llama-one-kv": lambda: LlamaConfig(**{**SHAPE, "num_key_value_heads": 1}),
@@ -80,24 +101,13 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "qwen2": lambda: Qwen2Config(**SHAPE, tie_word_embeddings=True),
     "cohere": lambda: CohereConfig(**SHAPE, logit_scale=0.5),
     "mixtral": lambda: MixtralConfig(**SHAPE, **EXPERTS),
-    "qwen3-moe": lambda: Qwen3MoeConfig(**SHAPE, **EXPERTS, head_dim=8, moe_intermediate_size=16),
-    "gpt-oss": lambda: GptOssConfig(
-        **SHAPE, **EXPERTS, head_dim=8, sliding_window=7, rope_parameters=ROPE
-    ),
-    "gpt-oss-wide": lambda: GptOssConfig(
-        **{**SHAPE, "intermediate_size": 64},
-        **EXPERTS,
-        **{"head_dim": 8, "sliding_window": 7, "rope_parameters": ROPE},
-    ),
+    "qwen3-moe": lambda: Qwen3MoeConfig(**{**SHAPE, **EXPERTS, **QWEN_EXPERTS}),
+    "gpt-oss": lambda: GptOssConfig(**{**SHAPE, **GPT_OSS}),
+    "gpt-oss-wide": lambda: GptOssConfig(**{**SHAPE, **GPT_OSS, "intermediate_size": 64}),
     "bert": lambda: BertConfig(**{**SHAPE, "pad_token_id": 0}),
     "diffllama": lambda: DiffLlamaConfig(**SHAPE),
     "moshi": lambda: MoshiConfig(**{**SHAPE, "ffn_dim": 48, "num_codebooks": 1}, sliding_window=7),
-    "mla": lambda: DeepseekV3Config(
-        **{**SHAPE, "num_key_value_heads": 4},
-        **{"q_lora_rank": 8, "kv_lora_rank": 8, "n_routed_experts": 4, "n_group": 1},
-        **{"qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 4, "topk_group": 1},
-        **{"num_experts_per_tok": 2, "moe_intermediate_size": 16},
-    ),
+    "mla": lambda: DeepseekV3Config(**{**SHAPE, **LATENT}),
     "mamba": lambda: MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2),
     "llama-wide": lambda: LlamaConfig(**{**SHAPE, "vocab_size": VOCABULARY + 6}),
 }
