@@ -140,13 +140,13 @@ PAGE = """# The demo models
 
 `shard/demo` holds a pair of Llama models small enough to ship and to run on a laptop: a target
 of {target:.1f} million weights and a draft of {draft:.2f} million, with one tokenizer. They know
-nothing but the Python standard library, and serve to show and to measure the server.
+nothing but the Python standard library, and exist to demonstrate and measure the server.
 
 ## Measured
 
-Held-out prompts, greedy, at most {limit} new tokens, float32 from the stored weights. A held-out
-prompt asks in words the models never saw; the function it asks for they did see, in other
-words. (A bare function head, held out as a prompt, they did see in the plain code.)
+Held-out prompts, greedy, at most {limit} new tokens, float32 from the stored weights. The
+wording of a held-out prompt is not in the training text; the function that it asks about is, in
+other words. (A bare function head that is held out as a prompt does occur in the plain code.)
 Lengths are in tokens. Accepted is the fraction of drafted tokens that the target
 accepts with {drafted} drafted tokens a round, counted by `accepted_fraction` in
 `benchmark/demo/report.py`.
@@ -160,7 +160,7 @@ accepts with {drafted} drafted tokens a round, counted by `accepted_fraction` in
 The output of median length of each family.
 
 {samples}
-## Making them anew
+## Training them again
 
 ~~~sh
 python -m benchmark train-demo
@@ -168,14 +168,15 @@ python -m benchmark demo-report
 ~~~
 
 The training text is the standard library of the Python that runs the command, and training
-stops by the clock, so another machine gives other weights of the same kind. The default minutes
-are an estimate for two idle cores; more minutes for the draft raise the accepted fraction.
+stops by the clock, so another machine gives different weights of the same kind. The default
+durations are estimates for two idle cores; a longer training of the draft raises the accepted
+fraction.
 
-The bundled weights were made on two busy cores, in parts. The target read 2.3 million tokens
+The bundled weights were trained on two busy cores, in stages. The target read 2.3 million tokens
 from 72 modules in 12 minutes, and from there (`--resume-target`) 2.9 million from the 27 modules
 of `benchmark/demo/stdlib_source.py` in 22 minutes. The draft read 1.0 million tokens of
 the corpus in 4 minutes, then 0.3 million by distillation in one; four
-minutes of distillation gave an accepted fraction of 0.86, too near to always for a demonstration.
+minutes of distillation gave an accepted fraction of 0.86, too close to 1 for a demonstration.
 
 Held-out prompts come from `benchmark.demo.prompts.prompts(family, count, seed, held_out=True)`.
 """
