@@ -85,7 +85,7 @@ def test_a_place_that_cannot_be_written_is_one_warning_for_one_state(
 
 
 async def test_it_is_kept_now_and_then(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learned, "PERIOD_SECONDS", 0.001)
+    monkeypatch.setattr(learned, "SAVE_INTERVAL_SECONDS", 0.001)
     asked, thrice = count(1), asyncio.Event()
 
     def state() -> dict[str, Any]:

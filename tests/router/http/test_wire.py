@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -266,7 +267,7 @@ async def test_the_wire_is_the_one_on_record(
     call = CALLS[name]
     head, body = call.bytes()
     async with _served(call) as server:
-        answer = await server.raw(head, body)
+        answer = await server.send_raw(head, body)
     answer = re.sub(rb"\r\nDate: [^\r]*", b"\r\nDate: ...", answer)
     answer = re.sub(rb"x-request-id: [0-9a-f]{32}", b"x-request-id: ...", answer)
     answer = re.sub(rb'"(created|created_at)":[1-9][0-9]*', rb'"\1":0', answer)
@@ -274,7 +275,7 @@ async def test_the_wire_is_the_one_on_record(
     golden(f"wire/{name}.http", sent + f"\n{LINE}\n".encode() + answer)
 
 
-def _served(call: Call) -> Any:
+def _served(call: Call) -> AbstractAsyncContextManager[RunningServer]:
     settings = {"server_info": SERVER_INFO, "timeouts": TIMEOUTS} | call.server
     make = settings.pop("dispatcher", ScriptedDispatcher)
     return serving(make(), **settings)
@@ -321,7 +322,7 @@ async def _ask(path: str, **more: Any) -> tuple[int, bytes, bytes]:
     route = path.partition("#")[0]
     call = Call("POST", route, **{"body": ROUTES[path], **more})
     async with _served(call) as server:
-        answer = await server.raw(*call.bytes())
+        answer = await server.send_raw(*call.bytes())
     head, _, body = answer.partition(b"\r\n\r\n")
     return int(answer.split(b" ", 2)[1]), head + b"\r\n", body
 
@@ -386,7 +387,7 @@ async def test_of_several_broken_rules_the_first_in_order_is_told(
     status: int, error_type: str, call: Call
 ) -> None:
     async with _served(call) as server:
-        answer = await server.raw(*call.bytes())
+        answer = await server.send_raw(*call.bytes())
     assert int(answer.split(b" ", 2)[1]) == status
     assert f'"error_type":"{error_type}"'.encode() in answer
 

@@ -156,7 +156,7 @@ async def test_what_compiled_is_remembered_and_forgotten_in_turn(
     first = [await grammars.compile(source) for source in sources]
     assert list(grammars._cache) == sources
     await grammars.compile(sources[0])
-    monkeypatch.setattr("router.text.grammar.REMEMBERED", grammars._cached_characters)
+    monkeypatch.setattr("router.text.grammar.MAX_CACHED_CHARACTERS", grammars._cached_characters)
     await grammars.compile(GrammarSource(GrammarKind.REGEX, "b"))
     assert sources[0] in grammars._cache
     assert sources[1] not in grammars._cache
