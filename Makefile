@@ -28,7 +28,7 @@ fuzz: $(STAMP)
 
 # Other people's clients, each in an environment of its own under .venv-clients; needs an index.
 test-clients: $(STAMP)
-	$(BIN)/python tests/outside $(ARGS)
+	$(BIN)/python tests/clients/isolated $(ARGS)
 
 gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)

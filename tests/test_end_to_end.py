@@ -11,7 +11,8 @@ from signal import SIGTERM
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from tests.conftest import ROOT, Processes
+from tests.support.paths import ROOT
+from tests.support.processes import Processes
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from benchmark.demo.prompts import prompts
 from shard.wire.protocol import Sampling
-from tests.conftest import ROOT, Processes
+from tests.support.paths import ROOT
+from tests.support.processes import Processes
 from tests.support.tiny import DrivePlan, RowSpec, drive, engine
 
 TARGET, DRAFT = (str(ROOT / "shard" / "demo" / part) for part in ("target", "draft"))

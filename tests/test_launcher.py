@@ -17,7 +17,8 @@ import pytest
 import launcher
 from shard.config import DEFAULT_DRAFT_LENGTH
 from shard.errors import StartupError
-from tests.conftest import ROOT, Processes, Running
+from tests.support.paths import ROOT
+from tests.support.processes import Processes, Running
 
 READY = {"event": "ready"}
 GOOD = {"say": [READY]}

@@ -10,7 +10,8 @@ from zipfile import ZipFile
 
 import pytest
 
-from tests.conftest import ROOT, Processes
+from tests.support.paths import ROOT
+from tests.support.processes import Processes
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SOURCES = ("launcher.py", "pyproject.toml", "README.md", "LICENSE")

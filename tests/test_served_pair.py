@@ -15,7 +15,8 @@ from huggingface_hub import AsyncInferenceClient, InferenceClient
 from huggingface_hub.errors import ValidationError
 
 from benchmark.demo.prompts import prompts
-from tests.conftest import ROOT, SOON, Processes
+from tests.support.paths import ROOT
+from tests.support.processes import SOON, Processes
 
 PROMPT = "<|user|>What does shutil.copy do?<|assistant|>"
 

@@ -11,7 +11,7 @@ import pytest
 
 from router.observability.metrics import Metrics
 from router.scheduler.api import SchedulerStatus
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 from tests.support.serving import BOUNDS, CAPACITY
 
 BOARD = json.loads((ROOT / "deploy" / "grafana" / "text-generation.json").read_text())

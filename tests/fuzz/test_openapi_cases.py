@@ -31,7 +31,8 @@ from router.native.openapi import NATIVE_OPERATIONS
 from router.native.request_models import GenerateRequest
 from router.openai.openapi import OPENAI_OPERATIONS
 from router.openai.request_models import ChatBody
-from tests.conftest import ROOT, Processes
+from tests.support.paths import ROOT
+from tests.support.processes import Processes
 
 CHECKS = [
     not_a_server_error,

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import ROOT
 from tests.support import tiny
+from tests.support.paths import ROOT
 
 RESULT = ROOT / "benchmark" / "results" / "gpu.json"
 Record = Callable[[str, Any], None]

@@ -15,10 +15,10 @@ from shard.batch.rows import CachedRow
 from shard.engine import Engine
 from shard.model.cuda_graphs import ForwardGraphs
 from shard.wire.protocol import ReportOptions, Sampling
-from tests.conftest import ROOT
 from tests.gpu.conftest import Record, milliseconds
 from tests.shard.test_engine import PLANS, asks
 from tests.support import tiny
+from tests.support.paths import ROOT
 from tests.support.tiny import GREEDY, PAGED, SAMPLED, DrivePlan, RowSpec, drive
 
 pytestmark = pytest.mark.gpu

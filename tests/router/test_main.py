@@ -21,7 +21,8 @@ from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
 from router.dispatch.learned_state import SchedulerStateFile
 from router.requests.request import resolve_limits
 from tests.support.families import byte_level
-from tests.support.ranks import ECHO, ROOT, RankProcess
+from tests.support.paths import ROOT
+from tests.support.ranks import ECHO, RankProcess
 from tests.support.scripted_ranks import ready_message
 
 LONG = {"inputs": "some words", "parameters": {"max_new_tokens": 200, "ignore_eos": True}}

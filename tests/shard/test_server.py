@@ -39,7 +39,8 @@ from shard.wire.protocol import (
     pack,
 )
 from shard.wire.sockets import MAX_PATH_BYTES, listening
-from tests.support.ranks import ECHO, ROOT, RankConnection, RankProcess, socket_folder
+from tests.support.paths import ROOT
+from tests.support.ranks import ECHO, RankConnection, RankProcess, socket_folder
 
 PROMPT = (5, 6, 7)
 FIRST = Step(

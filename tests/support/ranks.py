@@ -27,8 +27,7 @@ from shard.wire.protocol import (
     pack,
     unpack,
 )
-
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
 
 ECHO = ShardConfig(
     model_path="",

@@ -31,8 +31,8 @@ from router.text.chat_template import ChatTemplate
 from router.text.grammar import GrammarCompiler
 from router.text.tokenizer import Tokenizer
 from router.text.worker_pool import WorkerFiles, WorkerPool
-from tests.conftest import ROOT
 from tests.support.families import byte_level
+from tests.support.paths import ROOT
 
 DEMO = ROOT / "shard" / "demo" / "target"
 VOCAB_SIZE = 4096

@@ -17,7 +17,7 @@ from router.dispatch.learned_state import (
     save_periodically,
     state_path,
 )
-from tests.conftest import SOON
+from tests.support.processes import SOON
 
 LEARNED: dict[str, Any] = {"lengths": {"3": [1, 2.5]}, "survival": [0.5, 0.25], "count": 7}
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.support.paged import TOLERANCE, AttentionCase, PagedPool, max_difference
-from tests.support.ranks import ROOT
+from tests.support.paths import ROOT
 
 pytest.importorskip("triton", reason="Triton has no build for this platform")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

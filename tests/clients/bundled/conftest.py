@@ -8,7 +8,8 @@ from signal import SIGTERM
 
 import pytest
 
-from tests.conftest import ROOT, Processes
+from tests.support.paths import ROOT
+from tests.support.processes import Processes
 
 
 @pytest.fixture(scope="session")

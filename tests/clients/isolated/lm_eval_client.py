@@ -15,7 +15,7 @@ import lm_eval
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 from lm_eval.tasks import TaskManager
 
-TOKENIZER = Path(__file__).resolve().parents[2] / "shard" / "demo" / "target"
+TOKENIZER = Path(__file__).resolve().parents[3] / "shard" / "demo" / "target"
 QUESTIONS = [
     {"text": "import", "choices": [" os", "zqxjk"], "answer": 0},
     {"text": "def main", "choices": ["():", " banana"], "answer": 0},

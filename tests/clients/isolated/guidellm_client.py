@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-TOKENIZER = Path(__file__).resolve().parents[2] / "shard" / "demo" / "target"
+TOKENIZER = Path(__file__).resolve().parents[3] / "shard" / "demo" / "target"
 TOKENS, REQUESTS = 12, 6
 url = sys.argv[1]
 program = Path(sys.executable).with_name("guidellm")

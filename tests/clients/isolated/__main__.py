@@ -1,8 +1,9 @@
-"""Other people's clients against a running server, each in an environment of its own.
+"""Run third-party clients against a live server, each in its own virtual environment.
 
-`python tests/outside [name …]`, or `make test-clients`, installs what a client needs (their pins
-clash with ours and with each other's), starts the bundled pair, and runs each client's script with
-the server's address. A script that ends with another status than 0 fails the whole.
+`python tests/clients/isolated [name ...]`, or `make test-clients`, installs each client (their
+pinned dependencies conflict with this project's and with each other's), starts the server with the
+bundled pair, and runs each client's script with the server's URL as its argument. A script that
+exits with a non-zero status fails the run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+ROOT = HERE.parents[2]
 ENVIRONMENTS = ROOT / ".venv-clients"
 CLIENTS = {
     "text_generation": ("text-generation==0.7.0",),

@@ -1,0 +1,9 @@
+"""Where the repository lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "shard" / "demo"
+"""The bundled pair: folders `target` and `draft`."""
