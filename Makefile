@@ -1,42 +1,48 @@
-# The one set-up that a fresh machine needs: `make serve` and `make test` install what is missing.
+# The only setup that a fresh machine needs: every target installs into .venv what is missing.
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 CASES ?= 5000
-# Test files at a time. Each computes in one thread, as models this small want it.
+# Test files run in parallel. Each computes in one thread, which is fastest for models this small.
 JOBS ?= 2
-# Where a machine without an NVIDIA GPU looks for the small CPU build of torch before the ordinary
-# index is asked. Empty: only the ordinary index. A source that cannot be reached breaks nothing.
+# Index of the small CPU build of torch, used on machines without an NVIDIA GPU before the default
+# index. Empty: only the default index. An unreachable index does not stop the installation.
 TORCH_INDEX ?= $(if $(shell nvidia-smi -L 2>/dev/null),,https://download.pytorch.org/whl/cpu)
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: serve test fuzz test-clients gpu check install clean
+.PHONY: serve test check fuzz nightly test-clients gpu install clean
 
 serve: $(STAMP)
 	$(BIN)/python launcher.py $(ARGS)
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
-
-# Many more cases than `make test` has, for a nightly run.
-fuzz: $(STAMP)
-	$(BIN)/python -m pytest tests/fuzz --cases $(CASES) $(ARGS)
-
-# Other people's clients, each in an environment of its own under .venv-clients; needs an index.
-test-clients: $(STAMP)
-	$(BIN)/python tests/clients/isolated $(ARGS)
-
-gpu: $(STAMP)
-	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
+	$(PYTEST) -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+
+# Many more cases than `make test` runs.
+fuzz: $(STAMP)
+	$(PYTEST) tests/fuzz --cases $(CASES) $(ARGS)
+
+# What is too long for every commit: many fuzz cases, and other projects' clients.
+nightly: check fuzz test-clients
+
+# Other projects' clients, each in its own environment under .venv-clients; needs a package index.
+test-clients: $(STAMP)
+	$(BIN)/python tests/clients/isolated $(ARGS)
+
+# On a machine with a GPU only.
+gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
 
 install: $(STAMP)
 
@@ -50,4 +56,4 @@ endif
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
