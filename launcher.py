@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The one command line: parse, bind, find, check, start the shards and the router, end them all.
+"""The command line: parse it, bind the port, find the models, start the shards and the router.
 
-The flags are the fields of the config classes. The port is bound before any model is read, so
-that a clash shows at once. This process loads neither torch nor an HTTP library: what is wrong
-with the command line or with a model's folder is said within a second.
+The flags are the fields of the config classes. The port is bound before any model is read, so that
+a conflict is reported at once. This process imports neither torch nor an HTTP library: an error in
+the command line or in a model's folder is reported within a second.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from time import monotonic
 from typing import get_type_hints
 
 from router import log_levels
@@ -35,9 +34,11 @@ from shard.config import (
     option,
 )
 from shard.errors import StartupError
+from shard.launch.child import PYTHON_COMMAND, ChildCommand
 from shard.launch.memory_estimate import estimate_memory
-from shard.launch.model_source import PYTHON_COMMAND, ModelFolders, resolve_models
-from shard.launch.supervisor import Child, ChildCommand, StopRequested, Supervisor
+from shard.launch.model_source import ModelFolders, resolve_models
+from shard.launch.serving import serve
+from shard.launch.supervisor import StopRequested, Supervisor
 from shard.loading import checkpoint
 from shard.wire import sockets
 
@@ -49,9 +50,7 @@ ERROR_PREFIXES = {
     6: "NotEnoughMemory: ",
     7: "RunFolder: ",
 }
-"""What stands after `Error: `, by exit status; faults of 1 and 8 bring their own name."""
-REMINDER_SECONDS = 10.0
-"""Seconds between two lines that say what is waited for."""
+"""The error's name after `Error: `, by exit status; the texts of 1 and 8 contain their own."""
 DEFAULT_BATCH_SIZE = 64
 """Default of `max_batch_size`."""
 CURL_EXAMPLE = (
@@ -61,17 +60,19 @@ CURL_EXAMPLE = (
 
 @dataclass(frozen=True, slots=True)
 class LauncherFlags:
-    """What this program does with the rest."""
+    """What the launcher itself does."""
 
     config: str | None = option(None, "TOML file with a key for each flag", environment=None)
-    print_config: bool = option(False, "print such a file, and end", environment=None)
-    check: bool = option(False, "check all but the weights themselves, and end", environment=None)
+    print_config: bool = option(
+        False, "print the configuration as a TOML file and exit", environment=None
+    )
+    check: bool = option(False, "check everything except the weights and exit", environment=None)
     env: bool = option(False, "print versions and devices first", short="-e", environment=None)
 
 
 @dataclass(frozen=True, slots=True)
 class DeveloperFlags:
-    """Flags for tests and router benchmarks; not in the help."""
+    """Flags for tests and benchmarks of the router; not shown by `--help`."""
 
     echo: bool = option(False, argparse.SUPPRESS, environment=None)
     echo_seconds: float = option(0.0, argparse.SUPPRESS, environment=None)
@@ -80,15 +81,15 @@ class DeveloperFlags:
 
 @dataclass(frozen=True, slots=True)
 class LauncherOptions:
-    """The whole command line, a field for each group of flags."""
+    """The parsed command line, with a field for each group of flags in `--help`."""
 
     model: ModelConfig
     limits: Limits
     scheduler: SchedulerConfig
     server: ServerConfig
-    launch: LauncherFlags
-    accepted: IgnoredTgiFlags
-    refused: UnsupportedTgiFlags
+    launcher: LauncherFlags
+    ignored: IgnoredTgiFlags
+    unsupported: UnsupportedTgiFlags
     developer: DeveloperFlags
 
     @property
@@ -98,63 +99,69 @@ class LauncherOptions:
 
 
 def main() -> int:
-    """The exit status: 0 clean or signalled, 1 a failure at run time, 2 to 8 one at start."""
+    """Run the launcher and return the exit status.
+
+    0 is a clean end or a signal, 1 a failure while serving, 2 to 8 a failure at startup.
+    """
     log = ConsoleLog(as_json=False)
     try:
-        chosen = parse(sys.argv[1:], os.environ)
+        options = parse(sys.argv[1:], os.environ)
         log = ConsoleLog(
-            as_json=chosen.server.json_output or os.environ.get("LOG_FORMAT") == "json"
+            as_json=options.server.json_output or os.environ.get("LOG_FORMAT") == "json"
         )
-        if chosen.launch.print_config:
-            print("\n".join(config_file.dump(*chosen.serving_configs)))
+        if options.launcher.print_config:
+            print("\n".join(config_file.dump(*options.serving_configs)))
             return 0
-        log_startup(chosen, log)
-        with bind(chosen.server) as bound, sockets.run_folder() as folder:
-            work = check if chosen.launch.check else launch
-            asyncio.run(run(partial(work, chosen, bound, folder, log), log))
-    except StartupError as fault:
-        log.error("Error: " + ERROR_PREFIXES.get(fault.code, "") + fault.text)
-        return fault.code
+        log_startup(options, log)
+        with bind(options.server) as http_socket, sockets.run_folder() as folder:
+            work = check if options.launcher.check else launch
+            asyncio.run(run(partial(work, options, http_socket, folder, log), log))
+    except StartupError as error:
+        log.error("Error: " + ERROR_PREFIXES.get(error.code, "") + error.text)
+        return error.code
     return 0
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> LauncherOptions:
-    """Raises Fault(2)."""
+    """Parse and check the command line. Raises StartupError(2)."""
     groups = get_type_hints(LauncherOptions)
     about = "Serve a language model over HTTP, with a draft model and LAPS-SD scheduling."
     try:
         parser = flags.FlagParser(groups, "text-generation-launcher", about)
-        chosen = LauncherOptions(**parser.parse_configs(arguments, environment))
-        for config in (*chosen.serving_configs, chosen.refused):
+        options = LauncherOptions(**parser.parse_configs(arguments, environment))
+        for config in (*options.serving_configs, options.unsupported):
             config.check()
-        chosen.model.shard_count(environment)
-        return replace(chosen, server=chosen.server.with_api_key())
+        options.model.shard_count(environment)
+        return replace(options, server=options.server.with_api_key())
     except ValueError as error:
         raise StartupError(2, str(error)) from None
 
 
-def log_startup(chosen: LauncherOptions, log: ConsoleLog) -> None:
-    """What is said before anything is done."""
-    for line in describe() if chosen.launch.env else ():
+def log_startup(options: LauncherOptions, log: ConsoleLog) -> None:
+    """Log the versions if `--env` asks for them, and a warning about ignored flags."""
+    for line in describe() if options.launcher.env else ():
         log(line, event="environment")
-    if warning := chosen.accepted.warning():
+    if warning := options.ignored.warning():
         log.warning(warning)
 
 
 def bind(server: ServerConfig) -> socket.socket:
-    """Raises Fault(5) for a clash, Fault(2) for an address that is not this machine's."""
+    """Bind the HTTP socket.
+
+    Raises StartupError: 5 for a port in use, 2 for an address that this host does not have.
+    """
     try:
         return port.bind(server.hostname, server.port)
-    except port.PortInUse as clash:
-        raise StartupError(5, str(clash)) from None
+    except port.PortInUse as conflict:
+        raise StartupError(5, str(conflict)) from None
     except OSError as error:
         where = f"`hostname`({server.hostname}) and `port`({server.port})"
         raise StartupError(2, f"{where} cannot be bound: {error.strerror}") from None
 
 
 async def run(work: Callable[[Supervisor], Awaitable[None]], log: ConsoleLog) -> None:
-    """Do `work` with children; whatever happens, none is left over. Raises Fault."""
-    fault = None
+    """Await `work` with a supervisor, then end all children. Raises StartupError."""
+    failure = None
     loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as tasks:
         children = Supervisor(tasks, log)
@@ -164,51 +171,59 @@ async def run(work: Callable[[Supervisor], Awaitable[None]], log: ConsoleLog) ->
             await work(children)
         except StopRequested:
             log("Stopped before the server was ready")
-        except StartupError as error:  # kept, since the group would wrap it
-            fault = error
+        except StartupError as error:  # the task group would wrap it in an ExceptionGroup
+            failure = error
         finally:
             await children.shutdown()
-    if fault:
-        raise fault
+    if failure:
+        raise failure
 
 
 async def launch(
-    chosen: LauncherOptions,
+    options: LauncherOptions,
     http_socket: socket.socket,
     folder: Path,
     log: ConsoleLog,
     children: Supervisor,
 ) -> None:
-    """Find and check the models, then serve until the operator asks for the end."""
-    world = chosen.model.shard_count(os.environ)
-    models = await resolve_models(chosen.model, children, folder)
-    if not chosen.developer.echo:
+    """Find and check the models, then serve until a signal arrives. Raises as `serve` does."""
+    world = options.model.shard_count(os.environ)
+    models = await resolve_models(options.model, children, folder)
+    if not options.developer.echo:
         checkpoint.check(models.target, models.draft, world)
-    paths = sockets.socket_paths(chosen.model.shard_uds_path, folder, world)
-    shards = [shard_command(chosen, models, paths, rank, folder) for rank in range(world)]
-    router = router_command(chosen, models, paths, http_socket.fileno())
-    await serve(
-        shards, router, http_socket, chosen.server.graceful_termination_timeout, log, children
-    )
+    paths = sockets.socket_paths(options.model.shard_uds_path, folder, world)
+    shards = [shard_command(options, models, paths, rank, folder) for rank in range(world)]
+    router = router_command(options, models, paths, http_socket.fileno())
+    on_ready = partial(announce, http_socket, log)
+    grace_seconds = options.server.graceful_termination_timeout
+    await serve(shards, router, on_ready, grace_seconds, log, children)
+
+
+def announce(http_socket: socket.socket, log: ConsoleLog) -> None:
+    """Log the URL of the server, which now listens."""
+    port.allow_address_reuse(http_socket)
+    url = port.url(http_socket)
+    text = f"Connected: serving at {url}; try: {CURL_EXAMPLE.format(url=url)}"
+    log(text, event="connected", url=url)
 
 
 async def check(
-    chosen: LauncherOptions,
+    options: LauncherOptions,
     http_socket: socket.socket,
     folder: Path,
     log: ConsoleLog,
     children: Supervisor,
 ) -> None:
-    """Everything that can go wrong at start, as far as it shows without a weight. Raises Fault."""
-    world = chosen.model.shard_count(os.environ)
-    models = await resolve_models(chosen.model, children, folder, weights=False)
+    """Check everything that a start needs except the weights. Raises StartupError."""
+    world = options.model.shard_count(os.environ)
+    models = await resolve_models(options.model, children, folder, weights=False)
     checkpoint.check(models.target, models.draft, world, weights=False)
     log(f"Models: {' and '.join(filter(None, (models.target_id, models.draft_id)))}")
-    need = estimate_memory(models.folders, chosen.model.dtype, world)
-    need.check(chosen.limits.max_batch_total_tokens)
-    log(f"Memory: {need}")
-    sockets.socket_paths(chosen.model.shard_uds_path, folder, world)
-    router = router_command(chosen, models, (), http_socket.fileno())
+    estimate = estimate_memory(models.folders, options.model.dtype, world)
+    estimate.check(options.limits.max_batch_total_tokens)
+    log(f"Memory: {estimate}")
+    sockets.socket_paths(options.model.shard_uds_path, folder, world)
+    router = router_command(options, models, (), http_socket.fileno())
     child = children.start(replace(router, argv=(*PYTHON_COMMAND, "router.preflight")))
     checked = await children.wait_for("checked", child)
     child.exit_expected = True
@@ -217,68 +232,11 @@ async def check(
     log("Checked: the server can start", event="checked")
 
 
-async def serve(
-    shards: Sequence[ChildCommand],
-    router: ChildCommand,
-    http_socket: socket.socket,
-    grace_seconds: float,
-    log: ConsoleLog,
-    children: Supervisor,
-) -> None:
-    """Start, supervise and drain. Raises StopRequested before it served, and Fault."""
-    ranks = [children.start(shard) for shard in shards]
-    await wait_until_ready(ranks, children, log)
-    front = children.start(router)
-    await children.wait_for("ready", front)
-    port.allow_address_reuse(http_socket)
-    url = port.url(http_socket)
-    log(
-        f"Connected: serving at {url}; try: {CURL_EXAMPLE.format(url=url)}",
-        event="connected",
-        url=url,
-    )
-    try:
-        await children.wait_for("ended", front)
-    except StopRequested:
-        log("Draining: live requests may finish", event="draining", seconds=grace_seconds)
-    await drain(front, grace_seconds, log, children)
-
-
-async def wait_until_ready(ranks: Sequence[Child], children: Supervisor, log: ConsoleLog) -> None:
-    """Wait for every rank, and say so from time to time."""
-    begun = monotonic()
-    reminder = children.tasks.create_task(_remind(log))
-    try:
-        async for report in children.wait_each("ready", ranks):
-            seconds = monotonic() - begun
-            log(f"Shard ready in {seconds:.1f}s", event="ready", rank=ranks.index(report.child))
-    finally:
-        reminder.cancel()
-
-
-async def _remind(log: ConsoleLog) -> None:
-    while True:
-        await asyncio.sleep(REMINDER_SECONDS)
-        log("Waiting for shard to be ready...", event="waiting")
-
-
-async def drain(router: Child, grace_seconds: float, log: ConsoleLog, children: Supervisor) -> None:
-    """Let live requests finish. Raises Fault(1) at a second signal."""
-    router.terminate()
-    try:
-        async with asyncio.timeout(grace_seconds):
-            await children.wait_for("ended", router)
-    except TimeoutError:
-        log(f"Requests still live after {grace_seconds} s are cut", event="cut")
-    except StopRequested:
-        raise StartupError(1, "Aborted: a second signal came while requests were live") from None
-
-
 def shard_command(
-    chosen: LauncherOptions, models: ModelFolders, paths: Sequence[str], rank: int, folder: Path
+    options: LauncherOptions, models: ModelFolders, paths: Sequence[str], rank: int, folder: Path
 ) -> ChildCommand:
-    """The child of one rank."""
-    model, limits = chosen.model, chosen.limits
+    """The command that starts one rank."""
+    model, limits = options.model, options.limits
     config = ShardConfig(
         model_path=str(models.target),
         model_id=models.target_id,
@@ -293,30 +251,30 @@ def shard_command(
         max_total_tokens=limits.max_total_tokens,
         max_batch_total_tokens=limits.max_batch_total_tokens,
         max_swap_tokens=limits.max_swap_tokens,
-        echo=chosen.developer.echo,
-        echo_seconds=chosen.developer.echo_seconds,
+        echo=options.developer.echo,
+        echo_seconds=options.developer.echo_seconds,
         cuda_memory_fraction=model.cuda_memory_fraction,
         prefill_tokens=limits.max_batch_prefill_tokens or DEFAULT_PREFILL_TOKENS,
-        log_level=log_levels.effective_level(chosen.server.log_level, log_levels.SHARD_TARGETS),
+        log_level=log_levels.effective_level(options.server.log_level, log_levels.SHARD_TARGETS),
     )
     return ChildCommand(f"rank {rank}", (*PYTHON_COMMAND, "shard"), asdict(config))
 
 
 def router_command(
-    chosen: LauncherOptions, models: ModelFolders, paths: tuple[str, ...], listen_fd: int
+    options: LauncherOptions, models: ModelFolders, paths: tuple[str, ...], listen_fd: int
 ) -> ChildCommand:
-    """The child that speaks HTTP."""
+    """The command that starts the router."""
     config = RouterConfig(
-        limits=chosen.limits,
-        scheduler=chosen.scheduler,
-        server=chosen.server,
+        limits=options.limits,
+        scheduler=options.scheduler,
+        server=options.server,
         model_path=str(models.target),
         model_id=models.target_id,
-        revision=chosen.model.revision,
+        revision=options.model.revision,
         draft_model_id=models.draft_id,
         sockets=paths,
         listen_fd=listen_fd,
-        step_log=chosen.developer.step_log,
+        step_log=options.developer.step_log,
     )
     return ChildCommand(
         "router", (*PYTHON_COMMAND, "router"), asdict(config), descriptors=(listen_fd,)

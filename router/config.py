@@ -1,6 +1,6 @@
-"""What the router is told at its birth. Help, default and environment name stand beside the field.
+"""The router's configuration. Each field carries its flag's help and default.
 
-Frozen and free of imports that cost time, since the launcher reads it too.
+Frozen, and free of slow imports, since the launcher reads it too.
 """
 
 from __future__ import annotations
@@ -11,64 +11,74 @@ from pathlib import Path
 from typing import Any, Self
 
 
-def option(default: Any, help: str, **more: Any) -> Any:
-    """A field that is also a flag: `--field-name`, environment twin `FIELD_NAME`."""
-    secret = more.pop("secret", False)
-    return field(default=default, repr=not secret, metadata={"help": help, **more})
+def option(default: Any, help: str, **metadata: Any) -> Any:
+    """A field that is also a flag, `--field-name`, and an environment variable, `FIELD_NAME`.
+
+    A field with `secret=True` is left out of `repr` and of printed configurations. The rest of
+    `metadata` is described in `router.cli.flags`.
+    """
+    secret = metadata.pop("secret", False)
+    return field(default=default, repr=not secret, metadata={"help": help, **metadata})
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request, and all of them together, may ask for."""
+    """Limits on one request, and on all requests together."""
 
-    max_concurrent_requests: int = option(128, "requests at once; more are answered 429")
-    max_best_of: int = option(2, "largest `best_of`")
-    max_stop_sequences: int = option(4, "most stop sequences of a request")
-    max_top_n_tokens: int = option(5, "largest `top_n_tokens`")
+    max_concurrent_requests: int = option(
+        128, "maximum number of concurrent requests; any more are answered with status 429"
+    )
+    max_best_of: int = option(2, "maximum value of `best_of`")
+    max_stop_sequences: int = option(4, "maximum number of stop sequences per request")
+    max_top_n_tokens: int = option(5, "maximum value of `top_n_tokens`")
     max_input_tokens: int | None = option(
         None,
-        "longest prompt in tokens; default: max-total-tokens - 1",
+        "maximum number of prompt tokens per request; default: max-total-tokens - 1",
         aliases=("max-input-length",),
     )
     max_total_tokens: int | None = option(
-        None, "prompt and output tokens of one request; default: what model and memory allow"
+        None,
+        "maximum number of prompt and output tokens per request; default: what the model and the"
+        " memory allow",
     )
-    max_client_batch_size: int = option(4, "most prompts of one request")
-    payload_limit: int = option(2_000_000, "largest request body in bytes")
-    max_batch_size: int | None = option(None, "most requests in one Step; default: 64")
+    max_client_batch_size: int = option(4, "maximum number of prompts per request")
+    payload_limit: int = option(2_000_000, "maximum size of a request body in bytes")
+    max_batch_size: int | None = option(None, "maximum number of requests in one step; default: 64")
     max_batch_prefill_tokens: int | None = option(
-        None, "most prompt tokens in one Step; default: 512 on CPU, 4096 on CUDA"
+        None, "maximum number of prompt tokens in one step; default: 512 on CPU, 4096 on CUDA"
     )
     max_batch_total_tokens: int | None = option(
-        None, "tokens that the KV cache holds; default: what memory allows"
+        None, "size of the KV cache in tokens; default: what the memory allows"
     )
     max_swap_tokens: int | None = option(
         None,
-        "tokens of preempted requests that host memory holds; default: on CUDA as many as the KV"
-        " cache, within a quarter of the free memory; on CPU none",
+        "host memory for preempted requests, in tokens; default: on CUDA the size of the KV cache,"
+        " but at most a quarter of the free memory; on CPU none",
     )
-    validation_workers: int = option(2, "threads that tokenise")
-    watermark_gamma: float = option(0.5, "share of the vocabulary that a watermark favours")
-    watermark_delta: float = option(2.0, "what a favoured token's score gains")
-    disable_grammar_support: bool = option(False, "refuse every request with a grammar")
+    validation_workers: int = option(
+        2, "number of tokenizer threads, and of processes for templates, grammars and long texts"
+    )
+    watermark_gamma: float = option(0.5, "fraction of the vocabulary on the watermark's green list")
+    watermark_delta: float = option(2.0, "logit bias added to green-list tokens")
+    disable_grammar_support: bool = option(False, "reject every request that has a grammar")
 
     def check(self) -> None:
-        """Raises ValueError for what cannot go together, in TGI's words where it has some."""
-        longest, total, cache = (
-            self.max_input_tokens,
-            self.max_total_tokens,
-            self.max_batch_total_tokens,
-        )
+        """Raises ValueError for values that contradict each other, in TGI's words if it has any."""
         if not 0 < self.watermark_gamma < 1:
             raise ValueError("`watermark_gamma` must be > 0 and < 1")
         if self.max_batch_size is not None and self.max_batch_size < 1:
             raise ValueError("max_batch_size must be > 0")
         for name in (item.name for item in fields(self)):
-            value, least = getattr(self, name), 0 if name in _MAY_BE_ZERO else 1
-            if type(value) is int and value < least:
-                raise ValueError(f"`{name}` must be {'>= 0' if least == 0 else '> 0'}")
-        if longest is not None and total is not None and longest >= total:
-            raise ValueError(f"`max_input_tokens`({longest}) must be < `max_total_tokens`({total})")
+            value, minimum = getattr(self, name), 0 if name in _MAY_BE_ZERO else 1
+            if type(value) is int and value < minimum:
+                raise ValueError(f"`{name}` must be {'>= 0' if minimum == 0 else '> 0'}")
+        self._check_lengths()
+
+    def _check_lengths(self) -> None:
+        prompt, total = self.max_input_tokens, self.max_total_tokens
+        cache = self.max_batch_total_tokens
+        if prompt is not None and total is not None and prompt >= total:
+            raise ValueError(f"`max_input_tokens`({prompt}) must be < `max_total_tokens`({total})")
         if total is not None and cache is not None and total > cache:
             raise ValueError(
                 "`max_total_tokens` must be <= `max_batch_total_tokens`."
@@ -204,56 +214,67 @@ class SchedulerConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Where the server listens and how it speaks to its operator."""
+    """The address, the access rules, the logs and the traces of the HTTP server."""
 
     hostname: str = option("0.0.0.0", "address to listen on", environment=None)  # noqa: S104
-    port: int = option(3000, "port to listen on; 0 takes a free one", short="-p")
-    api_key: str | None = option(None, "key that every route but the probes asks for", secret=True)
-    api_key_file: str | None = option(
-        None, "file that holds the key, which `ps` then does not show"
+    port: int = option(3000, "port to listen on; 0 chooses a free one", short="-p")
+    api_key: str | None = option(
+        None, "API key required by every route except the health checks", secret=True
     )
-    protect_metrics: bool = option(False, "ask for the key at /metrics too")
+    api_key_file: str | None = option(
+        None, "file that contains the API key, so that `ps` does not show it"
+    )
+    protect_metrics: bool = option(False, "require the API key at /metrics too")
     cors_allow_origin: tuple[str, ...] = option(
-        (), "origin whose pages may call the server; may be repeated; default: any"
+        (), "origin allowed to call the server from a browser; may be repeated; default: any"
     )
     tokenizer_config_path: str | None = option(
-        None, "file whose chat template is used instead of the model's own"
+        None, "file whose chat template replaces the model's own"
     )
     tool_call_parser: str = option(
         "auto",
-        "format in which the model writes tool calls; auto: that of its chat template",
+        "format of the model's tool calls; auto: the format of its chat template",
         choices=(
-            *("auto", "hermes", "qwen3_coder", "mistral", "deepseek", "llama3_json", "glm"),
-            *("granite", "harmony", "json"),
+            "auto",
+            "hermes",
+            "qwen3_coder",
+            "mistral",
+            "deepseek",
+            "llama3_json",
+            "glm",
+            "granite",
+            "harmony",
+            "json",
         ),
     )
     json_output: bool = option(False, "log one JSON object per line")
     log_level: str = option(
-        "info",
-        "what is logged: a level, or TGI's filters, such as info,text_generation_router=debug",
+        "info", "log level, or filters as in TGI, such as info,text_generation_router=debug"
     )
-    no_ui: bool = option(False, "serve no pages: /docs is then not found")
-    max_connections: int = option(1024, "connections at once; more are turned away")
-    keepalive_timeout: float = option(15.0, "seconds that an idle connection stays open")
+    no_ui: bool = option(False, "do not serve the API documentation at /docs")
+    max_connections: int = option(
+        1024, "maximum number of open connections; any more are answered with status 503"
+    )
+    keepalive_timeout: float = option(15.0, "seconds before an idle connection is closed")
     step_timeout: float | None = option(
         None,
-        "seconds after which a Step that has not ended means that the shards hang; default: 10, or"
-        " 20 times the 99th percentile where that is longer",
+        "seconds after which an unfinished step counts as a hang of the shards; default: 10, or 20"
+        " times the 99th percentile of recent steps if that is more",
     )
     otlp_endpoint: str | None = option(
-        None, "where traces are sent by OTLP over gRPC; needs the extra `traces`"
+        None, "OTLP/gRPC endpoint that traces are sent to; needs the extra `traces`"
     )
     otlp_service_name: str = option(
-        "text-generation-inference.router", "name under which traces are sent"
+        "text-generation-inference.router", "service name of the traces"
     )
     graceful_termination_timeout: int = option(
-        90, "seconds that live requests are given when the server is asked to stop", short="-g"
+        90, "seconds that live requests have to finish when the server is stopped", short="-g"
     )
 
     def check(self) -> None:
-        """Raises ValueError for what means nothing."""
+        """Raises ValueError for a value that is out of range or contradicts another."""
         if not 0 <= self.port < 65536:
-            raise ValueError(f"`port`({self.port}) must be in 0..65535")
+            raise ValueError(f"`port`({self.port}) must be between 0 and 65535")
         for name in ("keepalive_timeout", "max_connections", "step_timeout"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"`{name}` must be > 0")
@@ -267,7 +288,10 @@ class ServerConfig:
             raise ValueError("`graceful_termination_timeout` must be >= 0")
 
     def with_api_key(self) -> Self:
-        """The same with the key that `api_key_file` holds. Raises ValueError."""
+        """A copy whose `api_key` is the content of `api_key_file`, if that is set.
+
+        Raises ValueError for a file that is empty or cannot be read.
+        """
         path = self.api_key_file
         if path is None:
             return self
@@ -282,7 +306,7 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class RouterConfig:
-    """The router child's whole configuration."""
+    """The complete configuration of the router process."""
 
     limits: Limits
     scheduler: SchedulerConfig
@@ -293,8 +317,8 @@ class RouterConfig:
     revision: str | None
     draft_model_id: str | None
     sockets: tuple[str, ...]
-    """Unix socket of every rank, rank 0 first."""
+    """Path of each rank's Unix socket, rank 0 first."""
     listen_fd: int
-    """Inherited descriptor of the bound, not yet listening HTTP socket."""
+    """Inherited file descriptor of the HTTP socket, which is bound but not yet listening."""
     step_log: str | None = None
-    """File for a line about every Step; for benchmarks."""
+    """File that gets one line per step; for benchmarks."""

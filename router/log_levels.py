@@ -1,6 +1,6 @@
-"""LOG_LEVEL as TGI has it: a filter of levels, such as `info,text_generation_router=debug`. Pure.
+"""TGI's LOG_LEVEL: a level, or a list of filters such as `info,text_generation_router=debug`. Pure.
 
-The part for a process wins over the part for all, and what is not understood changes nothing.
+A filter that names a process wins over one that does not. Unknown filters have no effect.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ LEVELS = {
 }
 ROUTER_TARGETS = ("text_generation_router", "router")
 SHARD_TARGETS = ("text_generation_server", "shard")
-"""Targets of a filter that mean a router, and a shard."""
+"""Filter targets that stand for the router, and for the shards."""
 
 
 def effective_level(directives: str, targets: Sequence[str]) -> int:
-    """The level that a filter gives to those of `targets`; INFO where it gives none."""
-    named = dict(_parse_directive(part) for part in directives.lower().split(","))
-    words = [*map(named.get, targets), named.get(""), "info"]
-    return next(LEVELS[word] for word in words if word in LEVELS)
+    """The `logging` level that `directives` set for `targets`; INFO if they set none."""
+    levels = dict(_parse_directive(part) for part in directives.lower().split(","))
+    candidates = [*map(levels.get, targets), levels.get(""), "info"]
+    return next(LEVELS[level] for level in candidates if level in LEVELS)
 
 
 def _parse_directive(text: str) -> tuple[str, str]:
-    target, equals, word = text.strip().rpartition("=")
-    return (target.strip(), word.strip()) if equals else ("", word)
+    target, equals, level = text.strip().rpartition("=")
+    return (target.strip(), level.strip()) if equals else ("", level)

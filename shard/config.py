@@ -1,7 +1,7 @@
-"""What a shard is told at its birth. Help, default and environment name stand beside the field.
+"""The configuration of the models and of a shard. Fields carry their flag's help and default.
 
-Frozen and free of imports that cost time, since the launcher reads it too. `rank`, `world`,
-`socket`, `model_path` and `draft_path` are filled in by the launcher, one value per child.
+Frozen, and free of slow imports, since the launcher reads it too. The launcher makes one
+ShardConfig per rank.
 """
 
 from __future__ import annotations
@@ -13,35 +13,39 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT_DRAFT_LENGTH, AUTO_DRAFT_LENGTH, MAX_DRAFT_LENGTH = 5, 8, 64
-"""Longest draft with a draft model where nothing is said, for `auto`, and at all."""
+"""Draft length in tokens: with a draft model if `speculate` is not set, for `auto`, and at most."""
 
 
-def option(default: Any, help: str, **more: Any) -> Any:
-    """A field that is also a flag: `--field-name`, environment twin `FIELD_NAME`.
+def option(default: Any, help: str, **metadata: Any) -> Any:
+    """A field that is also a flag, `--field-name`, and an environment variable, `FIELD_NAME`.
 
-    Its twin is in `router.config`: neither package may import the other.
+    `router.config` has the same function, since neither package may import the other.
     """
-    return field(default=default, metadata={"help": help, **more})
+    return field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Which models are served, and on how many shards."""
+    """The models, their precision, and the number of shards."""
 
-    model_id: str | None = option(None, "hub id or folder of the target; default: the bundled pair")
-    revision: str | None = option(None, "revision of the target on the hub")
+    model_id: str | None = option(
+        None, "hub id or folder of the target model; default: the bundled target and draft"
+    )
+    revision: str | None = option(None, "revision of the target model on the hub")
     draft_model_id: str | None = option(
         None,
         "hub id or folder of the draft model",
         aliases=("assistant-model-id", "speculative-model-id"),
     )
     draft_revision: str | None = option(None, "revision of the draft model on the hub")
-    sharded: bool | None = option(None, "use every visible device", choices=("true", "false"))
+    sharded: bool | None = option(
+        None, "shard the model over all visible devices", choices=("true", "false")
+    )
     num_shard: int | None = option(None, "number of tensor-parallel shards")
     speculate: str | None = option(
         None,
-        "most tokens drafted per round, by the draft model or by prompt lookup; 0: none, auto: 8;"
-        " default: 5 with a draft model, else 0",
+        "maximum number of tokens drafted per round, by the draft model or by prompt lookup; 0"
+        " drafts nothing, auto is 8; default: 5 with a draft model, else 0",
     )
     dtype: str | None = option(
         None,
@@ -49,45 +53,49 @@ class ModelConfig:
         choices=("float16", "bfloat16", "float32"),
     )
     cuda_memory_fraction: float = option(
-        1.0, "share of each GPU's memory that the server may take, weights included"
+        1.0, "fraction of each GPU's memory that the server may use, weights included"
     )
     huggingface_hub_cache: str | None = option(
-        None, "folder of models that were fetched; default: where HF_HOME says"
+        None, "folder of downloaded models; default: the cache under HF_HOME"
     )
     weights_cache_override: str | None = option(
-        None, "folder whose *.safetensors files are served as the target's weights"
+        None, "folder whose *.safetensors files replace the target model's weights"
     )
     shard_uds_path: str | None = option(
-        None, "prefix of the shards' Unix sockets; default: a fresh private folder"
+        None, "path prefix of the shards' Unix sockets; default: a new private folder"
     )
 
     def check(self) -> None:
-        """Raises ValueError for what cannot go together, in TGI's words where it has some."""
+        """Raises ValueError for values that contradict each other, in TGI's words if it has any."""
         if self.sharded and self.num_shard is not None and self.num_shard <= 1:
             raise ValueError("`sharded` is true but `num_shard` <= 1")
         if self.num_shard is not None and self.num_shard < 1:
             raise ValueError("`num_shard` cannot be < 1")
-        longest = self.max_draft_length(0)
-        if longest < 0:
+        draft_length = self.max_draft_length(0)
+        if draft_length < 0:
             raise ValueError("`speculate` cannot be < 0")
         if not 0 < self.cuda_memory_fraction <= 1:
             raise ValueError("`cuda_memory_fraction` must be > 0 and <= 1")
-        if longest > MAX_DRAFT_LENGTH:
-            raise ValueError(f"`speculate`({longest}) cannot be > {MAX_DRAFT_LENGTH}")
+        if draft_length > MAX_DRAFT_LENGTH:
+            raise ValueError(f"`speculate`({draft_length}) cannot be > {MAX_DRAFT_LENGTH}")
 
     def max_draft_length(self, default: int) -> int:
-        """The flag as a number; `default` where it is not given. Raises ValueError for a word."""
+        """`speculate` as a number of tokens; `default` if it is not set.
+
+        Raises ValueError if it is neither a number nor `auto`.
+        """
         if self.speculate is None or self.speculate == "auto":
             return default if self.speculate is None else AUTO_DRAFT_LENGTH
         try:
             return int(self.speculate)
         except ValueError:
-            raise ValueError(f"`speculate`: `{self.speculate}` is no number, nor auto") from None
+            raise ValueError("`speculate` must be an integer or `auto`") from None
 
     def shard_count(self, environment: Mapping[str, str]) -> int:
-        """Number of shards: the one given, else the visible devices unless `sharded` is false.
+        """`num_shard` if set, else 1 if `sharded` is false, else the number of visible devices.
 
-        The rule is TGI's. Raises ValueError if `sharded` is true and no two devices are visible.
+        This is TGI's rule. Raises ValueError if `sharded` is true and fewer than two devices are
+        visible.
         """
         if self.num_shard is not None or self.sharded is False:
             return self.num_shard or 1
@@ -109,12 +117,12 @@ _NO_DEVICE_VALUES = frozenset(("", "-1", "none", "void"))
 
 
 DEFAULT_PREFILL_TOKENS = 4096
-"""Most prompt tokens of one Step on CUDA unless the operator says otherwise."""
+"""Default maximum of prompt tokens in one step on CUDA."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardConfig:
-    """One rank's whole configuration."""
+    """The complete configuration of one rank."""
 
     model_path: str
     model_id: str
@@ -123,22 +131,22 @@ class ShardConfig:
     world: int
     socket: str
     rendezvous: str
-    """File through which the ranks of one group find each other."""
+    """File through which the ranks of a group find each other, see `torch.distributed`."""
     speculate: int
     dtype: str | None
     max_rows: int
     max_total_tokens: int | None
     max_batch_total_tokens: int | None
     echo: bool = False
-    """Serve the deterministic engine without a model, for tests and router benchmarks."""
+    """Run the deterministic echo engine, which needs no model, for tests and benchmarks."""
     echo_seconds: float = 0.0
-    """Seconds that the echo engine takes for a Step."""
+    """Seconds that each step of the echo engine takes."""
     cuda_memory_fraction: float = 1.0
     prefill_tokens: int = DEFAULT_PREFILL_TOKENS
-    """Most prompt tokens of one Step on CUDA, for which workspace is set aside."""
+    """Maximum number of prompt tokens in one step on CUDA; workspace is reserved for it."""
     max_swap_tokens: int | None = None
-    """Tokens that the host pool holds; None: what suits the device."""
+    """Size of the swap pool in tokens; None for the device's default."""
     log_level: int = INFO
-    """Least level of `logging` that goes to stderr."""
+    """Lowest `logging` level that is written to stderr."""
     resident: bool | None = None
-    """Whether rounds stay on the device where they can; None: on a GPU."""
+    """Whether to run rounds on the device where possible; None: only on a GPU."""

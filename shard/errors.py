@@ -1,17 +1,18 @@
-"""The one error with which a shard refuses to start.
+"""The error that ends the start of a shard or of the launcher.
 
-Nothing is raised as a `Fault` once the shard serves: from then on a failure is a traceback and the
-exit status 1, since nobody is left who could mend a flag or a file.
+A shard that is already serving never raises it: a failure is then a traceback and exit status 1,
+since it is not something that the operator could fix with a flag or a file.
 """
 
 from __future__ import annotations
 
 
 class StartupError(Exception):
-    """A start that cannot succeed: one line with its cause and what to do, and an exit status.
+    """The server cannot start. `text` is one line: the cause and what to do.
 
-    Codes: 2 flags that do not fit together, 3 model not found, 4 model not usable, 5 port in use,
-    6 out of memory, 7 folder or socket not usable, 8 shard died.
+    `code` is the exit status: 1 a failure while serving, 2 invalid flags, 3 model not found, 4
+    model not supported or damaged, 5 port in use, 6 out of memory, 7 folder or socket not usable,
+    8 a child died.
     """
 
     def __init__(self, code: int, text: str) -> None:
@@ -21,5 +22,5 @@ class StartupError(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """What another library says, as far as it fits a Fault."""
+    """The first line of a library's error message, for the text of a StartupError."""
     return (str(error).strip() or type(error).__name__).split("\n")[0]

@@ -1,4 +1,4 @@
-"""The launcher as a process: what the operator sees, and what is left when it is gone."""
+"""The launcher as a process: its output, its exit status, and that no process is left behind."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 import launcher
+from router.cli import config_file
 from shard.config import DEFAULT_DRAFT_LENGTH
 from shard.errors import StartupError
+from shard.launch.model_source import ModelFolders
 from tests.support.paths import ROOT
 from tests.support.processes import Processes, Running
 
@@ -45,7 +47,7 @@ def launch(processes: Processes, tmp_path: Path):
     return start
 
 
-def test_connected_follows_every_rank_and_the_router(launch) -> None:
+def test_connected_is_logged_after_every_rank_and_the_router_are_ready(launch) -> None:
     running = launch(GOOD, GOOD)
     url = re.search(r"http://127\.0\.0\.1:\d+", running.line("Connected"))
     assert url
@@ -72,15 +74,17 @@ def test_ctrl_c_drains_as_well(launch) -> None:
     assert running.end() == 0
 
 
-def test_requests_that_outlive_the_grace_are_cut_and_the_exit_is_still_0(launch) -> None:
+def test_requests_that_outlive_the_grace_period_are_cancelled_and_the_exit_is_still_0(
+    launch,
+) -> None:
     running = launch(GOOD, router=GOOD | {"stubborn": True}, flags=["-g", "0"])
     running.line("Connected")
     running.signal(SIGTERM)
     assert running.end() == 0
-    assert any("are cut" in line for line in running.lines)
+    assert any("are cancelled" in line for line in running.lines)
 
 
-def test_a_second_signal_aborts_with_exit_1_and_leaves_nothing(launch, processes) -> None:
+def test_a_second_signal_aborts_with_exit_1_and_leaves_no_process(launch, processes) -> None:
     running = launch(GOOD | {"stubborn": True}, router=GOOD | {"stubborn": True})
     children = launch.child(running), launch.child(running)
     running.line("Connected")
@@ -92,7 +96,7 @@ def test_a_second_signal_aborts_with_exit_1_and_leaves_nothing(launch, processes
     assert all(map(processes.gone, children))
 
 
-def test_sigterm_while_a_shard_loads_exits_0_even_if_the_shard_does_not_listen(
+def test_sigterm_while_a_shard_loads_exits_0_even_if_the_shard_ignores_it(
     launch, processes
 ) -> None:
     running = launch({"stubborn": True})
@@ -110,7 +114,7 @@ def test_a_fault_of_a_shard_is_one_line_and_its_code_is_the_exit_status(launch) 
     assert not any("Traceback" in line for line in running.lines)
 
 
-def test_a_shard_that_dies_at_start_is_told_with_rank_status_and_last_words(launch) -> None:
+def test_a_shard_that_dies_at_startup_is_reported_with_rank_status_and_last_stderr(launch) -> None:
     running = launch(GOOD | {"stubborn": True}, {"stderr": ["no memory left"], "exit": 3})
     assert running.end() == 8
     text = "\n".join(running.lines)
@@ -119,7 +123,7 @@ def test_a_shard_that_dies_at_start_is_told_with_rank_status_and_last_words(laun
     assert running.lines[-1] == "  no memory left"
 
 
-def test_a_router_that_dies_at_start_is_told_as_the_webserver(launch) -> None:
+def test_a_router_that_dies_at_startup_is_reported_as_the_webserver(launch) -> None:
     running = launch(GOOD, router={"exit": 1})
     assert running.end() == 8
     assert any(line.startswith("Error: WebserverCannotStart: router") for line in running.lines)
@@ -137,7 +141,7 @@ def test_a_shard_killed_at_run_time_ends_everything_with_exit_1(launch, processe
     assert processes.gone(router)
 
 
-def test_a_router_that_notices_a_dead_shard_first_does_not_take_the_blame(launch) -> None:
+def test_a_dead_shard_is_reported_as_the_cause_even_if_the_router_reports_first(launch) -> None:
     lost = {"event": "fault", "code": 1, "text": "the shards were lost"}
     running = launch(GOOD, router={"say": [READY], "witness": lost})
     shard, router = launch.child(running), launch.child(running)
@@ -168,7 +172,7 @@ def test_a_router_killed_at_run_time_ends_everything_with_exit_1(launch, process
     assert processes.gone(shard)
 
 
-def test_killing_the_launcher_leaves_no_child_however_stubborn(launch, processes) -> None:
+def test_killing_the_launcher_leaves_no_child_even_if_it_ignores_signals(launch, processes) -> None:
     running = launch(GOOD | {"stubborn": True}, router=GOOD | {"stubborn": True})
     children = launch.child(running), launch.child(running)
     running.line("Connected")
@@ -176,7 +180,7 @@ def test_killing_the_launcher_leaves_no_child_however_stubborn(launch, processes
     assert all(map(processes.gone, children))
 
 
-def test_a_port_in_use_is_told_before_any_child_starts(launch) -> None:
+def test_a_port_in_use_is_reported_before_any_child_starts(launch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         running = launch(GOOD, flags=["--port", str(port)])
@@ -194,7 +198,7 @@ def test_two_servers_that_both_load_cannot_share_a_port(launch) -> None:
     assert launch(GOOD, flags=["--port", port]).end() == 5
 
 
-def test_nobody_can_connect_before_the_server_is_ready(launch) -> None:
+def test_connections_are_refused_before_the_server_is_ready(launch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     launch({"stubborn": True}, flags=["--port", str(port)]).line("pid ")
@@ -214,18 +218,18 @@ def test_with_json_output_every_line_is_an_object(launch) -> None:
     assert {"level": "INFO"} in lines
 
 
-def test_an_endless_line_of_a_child_is_cut_and_kept_in_bounds(launch) -> None:
+def test_an_endless_line_of_a_child_is_split_at_a_maximum_length(launch) -> None:
     running = launch(GOOD | {"flood": 1_000_000})
     running.line("Connected")
     assert max(map(len, running.lines)) < 200_000
 
 
-def test_the_operator_is_told_what_is_waited_for(launch) -> None:
+def test_waiting_for_the_shards_is_logged(launch) -> None:
     running = launch({"stubborn": True}, plan={"remind": 0.01})
     running.line("Waiting for shard to be ready...")
 
 
-def test_the_run_folder_is_private_and_gone_afterwards(launch, tmp_path) -> None:
+def test_the_run_folder_is_private_and_removed_afterwards(launch, tmp_path) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     running = launch(GOOD, env={"TMPDIR": str(temporary)})
@@ -285,8 +289,8 @@ def options(*arguments: str, **environment: str) -> launcher.LauncherOptions:
         (["--modle-id", "x"], "unknown argument `--modle-id`; did you mean `--model-id`?"),
         (["--validation-workers", "0"], "`validation_workers` must be > 0"),
         (["--laps-ratio", "1"], "`laps_ratio` must be > 1, or the thresholds do not rise"),
-        (["--port", "65536"], "`port`(65536) must be in 0..65535"),
-        (["--speculate", "many"], "`speculate`: `many` is no number, nor auto"),
+        (["--port", "65536"], "`port`(65536) must be between 0 and 65535"),
+        (["--speculate", "many"], "`speculate` must be an integer or `auto`"),
         (["--speculate", "-1"], "`speculate` cannot be < 0"),
         (["--speculate", "65"], "`speculate`(65) cannot be > 64"),
         (["--quantize", "awq"], "`--quantize` is not supported yet"),
@@ -297,7 +301,9 @@ def options(*arguments: str, **environment: str) -> launcher.LauncherOptions:
         (["--sharded", "true"], "`sharded` is true but only found 0 CUDA devices"),
     ],
 )
-def test_argument_errors_have_tgis_words_and_status_2(processes, arguments, text) -> None:
+def test_argument_errors_have_status_2_and_tgis_words_if_it_has_any(
+    processes, arguments, text
+) -> None:
     bare = {"CUDA_VISIBLE_DEVICES": ""}
     running = processes.start(str(ROOT / "launcher.py"), *arguments, env=bare)
     assert running.end() == 2
@@ -313,10 +319,10 @@ def test_shards_are_counted_from_the_visible_devices() -> None:
     assert options("--num-shard", "4").model.shard_count({"CUDA_VISIBLE_DEVICES": "0,1"}) == 4
 
 
-def test_children_receive_what_was_chosen(tmp_path) -> None:
+def test_children_receive_the_options(tmp_path) -> None:
     flags = ("--dtype", "bfloat16", "--max-batch-size", "7", "--laps-levels", "5")
     chosen = options(*flags, LOG_LEVEL="warn,text_generation_router=debug")
-    models = launcher.ModelFolders(tmp_path, tmp_path / "draft", "target", "draft")
+    models = ModelFolders(tmp_path, tmp_path / "draft", "target", "draft")
     shard = launcher.shard_command(chosen, models, ("a", "b"), 1, tmp_path)
     assert shard.argv[0] == sys.executable
     assert (shard.config["rank"], shard.config["world"], shard.config["socket"]) == (1, 2, "b")
@@ -332,8 +338,10 @@ def test_children_receive_what_was_chosen(tmp_path) -> None:
     ("flags", "drafted"),
     [([], 0), (["--speculate", "3"], 3), (["--speculate", "auto"], 8), (["--speculate", "0"], 0)],
 )
-def test_without_a_draft_model_nothing_is_drafted_unless_asked(tmp_path, flags, drafted) -> None:
-    models = launcher.ModelFolders(tmp_path, None, "target", None)
+def test_without_a_draft_model_nothing_is_drafted_unless_speculate_is_set(
+    tmp_path, flags, drafted
+) -> None:
+    models = ModelFolders(tmp_path, None, "target", None)
     command = launcher.shard_command(options(*flags), models, ("a",), 0, tmp_path)
     assert (command.config["speculate"], command.config["draft_path"]) == (drafted, None)
 
@@ -385,7 +393,7 @@ TGI = {
     "prometheus-port": "9000",
     "graceful-termination-timeout": "5",
 }
-"""TGI's flags that a script may hold, `--hostname` and the refused ones apart."""
+"""TGI's flags with a value each, except `--hostname` and the unsupported ones."""
 
 
 def test_every_flag_of_tgi_is_a_flag_and_a_variable() -> None:
@@ -399,7 +407,7 @@ def test_every_flag_of_tgi_is_a_flag_and_a_variable() -> None:
 @pytest.mark.parametrize(
     "name", ["quantize", "kv-cache-dtype", "lora-adapters", "rope-scaling", "rope-factor"]
 )
-def test_what_is_refused_is_refused_as_a_variable_too(name: str) -> None:
+def test_unsupported_flags_are_refused_as_variables_too(name: str) -> None:
     text = f"`--{name}` is not supported yet"
     with pytest.raises(StartupError, match=text):
         options(f"--{name}", "x")
@@ -407,19 +415,21 @@ def test_what_is_refused_is_refused_as_a_variable_too(name: str) -> None:
         options(**{name.upper().replace("-", "_"): "x"})
 
 
-def test_a_containers_host_name_is_not_an_address() -> None:
+def test_the_variable_hostname_is_ignored() -> None:
     assert options(HOSTNAME="pod-0").server.hostname == "0.0.0.0"
     assert options("--hostname", "127.0.0.1").server.hostname == "127.0.0.1"
 
 
-def test_what_has_no_effect_is_named_in_one_line(launch) -> None:
+def test_flags_without_effect_are_named_in_one_warning(launch) -> None:
     running = launch(GOOD, flags=["--ngrok", "--usage-stats", "off", "--master-port", "29501"])
     running.line("Connected")
-    told = [line for line in running.lines if line.startswith("Warning: ")]
-    assert told == ["Warning: Without effect here: `--master-port`, `--usage-stats`, `--ngrok`"]
+    warnings = [line for line in running.lines if line.startswith("Warning: ")]
+    assert warnings == [
+        "Warning: These flags have no effect: `--master-port`, `--usage-stats`, `--ngrok`"
+    ]
 
 
-def test_the_key_may_stand_in_a_file(tmp_path) -> None:
+def test_the_api_key_can_be_read_from_a_file(tmp_path) -> None:
     (tmp_path / "key").write_text("secret\n")
     chosen = options("--api-key-file", str(tmp_path / "key"))
     assert chosen.server.api_key == "secret"
@@ -431,11 +441,11 @@ def test_the_key_may_stand_in_a_file(tmp_path) -> None:
 
 def _saved(chosen: launcher.LauncherOptions, folder: Path) -> str:
     file = folder / "saved.toml"
-    file.write_text("\n".join(launcher.config_file.dump(*chosen.serving_configs)), encoding="utf-8")
+    file.write_text("\n".join(config_file.dump(*chosen.serving_configs)), encoding="utf-8")
     return str(file)
 
 
-def test_the_printed_settings_are_a_file_that_says_the_same_but_for_secrets(
+def test_the_printed_configuration_reads_back_to_the_same_except_secrets(
     processes, tmp_path
 ) -> None:
     flags = ["--model-id", 'a "b" ☃', "--api-key", "hush", "--max-best-of", "3"]
@@ -444,7 +454,7 @@ def test_the_printed_settings_are_a_file_that_says_the_same_but_for_secrets(
     assert running.end() == 0
     assert "hush" not in "\n".join(running.lines)
     assert "# api_key is secret and set" in running.lines
-    file = tmp_path / "settings.toml"
+    file = tmp_path / "config.toml"
     file.write_text("\n".join(running.lines), encoding="utf-8")
     assert (
         options("--config", str(file)).serving_configs
@@ -452,7 +462,7 @@ def test_the_printed_settings_are_a_file_that_says_the_same_but_for_secrets(
     )
 
 
-def test_everything_is_checked_without_loading_a_weight(processes) -> None:
+def test_check_needs_no_weights(processes) -> None:
     running = processes.start(str(ROOT / "launcher.py"), "--check", "--port", "0", "--env")
     assert running.end() == 0
     assert running.lines[-1] == "Checked: the server can start"
@@ -465,17 +475,21 @@ def test_everything_is_checked_without_loading_a_weight(processes) -> None:
     [
         (["--max-total-tokens", "9999"], 2, "`max_total_tokens`(9999) must be <= 2048"),
         (["--num-shard", "3"], 2, "`num_shard`(3) must divide the model's 8 attention heads"),
-        (["--max-batch-total-tokens", "9999999999"], 6, "lower `--max-batch-total-tokens` to "),
+        (
+            ["--max-batch-total-tokens", "9999999999"],
+            6,
+            "lower `--max-batch-total-tokens` to at most ",
+        ),
         (["--shard-uds-path", "/nowhere/at/all"], 7, "is not writable"),
     ],
 )
-def test_a_check_finds_what_would_stop_the_start(processes, flags, code, text) -> None:
+def test_check_finds_what_would_prevent_the_start(processes, flags, code, text) -> None:
     running = processes.start(str(ROOT / "launcher.py"), "--check", "--port", "0", *flags)
     assert running.end() == code
     assert text in running.lines[-1]
 
 
-def test_a_check_finds_a_port_in_use_and_a_broken_tokenizer(processes, tmp_path) -> None:
+def test_check_finds_a_port_in_use_and_a_broken_tokenizer(processes, tmp_path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = str(holder.getsockname()[1])
         flags = ("--check", "--hostname", "127.0.0.1", "--port")
@@ -489,7 +503,7 @@ def test_a_check_finds_a_port_in_use_and_a_broken_tokenizer(processes, tmp_path)
     assert "Error: ModelRefused: tokenizer: " in running.lines[-1]
 
 
-def test_weights_may_lie_in_another_folder(processes, tmp_path) -> None:
+def test_weights_can_be_in_another_folder(processes, tmp_path) -> None:
     demo, model, weights = ROOT / "shard" / "demo" / "target", tmp_path / "m", tmp_path / "w"
     model.mkdir()
     weights.mkdir()
@@ -502,4 +516,4 @@ def test_weights_may_lie_in_another_folder(processes, tmp_path) -> None:
     (weights / "model.safetensors").symlink_to(demo / "model.safetensors")
     running = processes.start(*flags, "--weights-cache-override", str(weights))
     assert running.end() == 0
-    assert "Memory: weights take 0.02 GiB" in "\n".join(running.lines)
+    assert "Memory: weights take 0.02 of " in "\n".join(running.lines)

@@ -1,7 +1,7 @@
-"""A file of settings: TOML, a key for each flag, written `max_batch_size` or `max-batch-size`.
+"""The configuration file: TOML with one key per flag, `max_batch_size` or `max-batch-size`.
 
-A flag and a variable win over it. What `--print-config` writes is such a file again, whole but
-for secrets.
+Flags and environment variables override it. `--print-config` writes a file that `--config` reads
+back to the same configuration, except for secrets.
 """
 
 from __future__ import annotations
@@ -14,22 +14,28 @@ from pathlib import Path
 from typing import Any
 
 RawValue = str | list[str]
-"""A value as the command line would give it; a list where the flag may be repeated."""
+"""A value as the command line would pass it; a list for a flag that may be repeated."""
 
 
 def load(path: str) -> dict[str, RawValue]:
-    """The settings in a file, by field name. Raises ValueError of one line."""
+    """Read the values of a configuration file, by field name.
+
+    Raises ValueError, with a message of one line, for a file that cannot be read or parsed.
+    """
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as fault:
-        raise ValueError(f"`config`: {path} cannot be read: {fault.strerror}") from None
-    except ValueError as fault:
-        raise ValueError(f"`config`: {path} is not TOML: {fault}") from None
+    except OSError as error:
+        raise ValueError(f"`config`: {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"`config`: {path} is not valid TOML: {error}") from None
     return {key.replace("-", "_"): _to_raw(key, value) for key, value in table.items()}
 
 
 def dump(*configs: Any) -> Iterator[str]:
-    """Lines of a file that says the same as `configs`; what is unset stands in a comment."""
+    """The lines of a configuration file with the values of `configs`.
+
+    Fields that are secret or not set become comments.
+    """
     for config in configs:
         yield f"# {type(config).__name__}"
         for item in fields(config):
@@ -50,4 +56,4 @@ def _to_raw(key: str, value: object) -> RawValue:
             return str(value)
         case [*items] if all(isinstance(item, str) for item in items):
             return [str(item) for item in items]
-    raise ValueError(f"`{key}`: a string, number, boolean or array of strings is expected")
+    raise ValueError(f"`{key}` must be a string, a number, a boolean or an array of strings")

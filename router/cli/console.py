@@ -1,4 +1,7 @@
-"""What the operator reads: plain lines, or with `--json-output` one JSON object a line."""
+"""The launcher's log: plain lines, or with `--json-output` one JSON object per line.
+
+Events and the children's lines go to stdout, warnings and errors to stderr.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,20 @@ from typing import Any, TextIO
 
 
 class ConsoleLog:
-    """What the operator reads: plain lines, or one JSON object a line."""
+    """Writes events, warnings, errors and the children's lines for the operator."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
 
-    def __call__(self, text: str, **facts: Any) -> None:
-        """An event; in a plain line only its numbers follow the text."""
+    def __call__(self, text: str, **fields: Any) -> None:
+        """Log an event. A plain line shows `rank` and `percent` of the `fields`, JSON shows all."""
         if self._as_json:
-            return self._print_json("INFO", text, facts)
-        numbers = (
-            f" {name}={facts[name]}" for name in ("rank", "percent") if facts.get(name) is not None
-        )
-        print(text + "".join(numbers), flush=True)
+            return self._print_json("INFO", text, fields)
+        shown = (name for name in ("rank", "percent") if fields.get(name) is not None)
+        print(text + "".join(f" {name}={fields[name]}" for name in shown), flush=True)
 
     def forward(self, child: str, line: str) -> None:
-        """A child's own line; what is already an object passes as it is."""
+        """Log a line that a child wrote. As JSON, a line that is an object is passed through."""
         if not self._as_json:
             print(f"{child}: {line}", flush=True)
         elif line.startswith("{") and line.endswith("}"):
@@ -33,22 +34,22 @@ class ConsoleLog:
             self._print_json("INFO", line, {"source": child})
 
     def warning(self, text: str) -> None:
-        """Something to know, on stderr."""
+        """Log a warning on stderr."""
         if self._as_json:
             self._print_json("WARN", text, {}, sys.stderr)
         else:
             print(f"Warning: {text}", file=sys.stderr, flush=True)
 
     def error(self, text: str) -> None:
-        """The last word, on stderr."""
+        """Log an error on stderr."""
         if self._as_json:
             self._print_json("ERROR", text, {}, sys.stderr)
         else:
             print(text, file=sys.stderr, flush=True)
 
     def _print_json(
-        self, level: str, text: str, facts: dict[str, Any], stream: TextIO | None = None
+        self, level: str, text: str, fields: dict[str, Any], stream: TextIO | None = None
     ) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = {"timestamp": now, "level": level, "message": text, **facts}
+        line = {"timestamp": now, "level": level, "message": text, **fields}
         print(json.dumps(line), file=stream, flush=True)

@@ -1,11 +1,11 @@
-"""From config dataclasses to a command line, and back: a field is a flag and a variable.
+"""Command-line flags from config dataclasses: each field is a flag, a variable and a file key.
 
-Field `max_batch_size` is `--max-batch-size`, MAX_BATCH_SIZE and a key of the file of settings; the
-flag wins over the variable, the variable over the file, and an empty variable counts as absent. A
-tuple is a flag that may be repeated, and its variable holds commas. Metadata of a field: `help`,
-`choices`, `short`, `aliases`, and `environment=None` for a field without a variable. What is wrong
-is a ValueError of one line that names the field; whether values fit together is the dataclass's
-own affair.
+Field `max_batch_size` is the flag `--max-batch-size`, the variable MAX_BATCH_SIZE and the key
+`max_batch_size` of the configuration file. The flag overrides the variable and the variable
+overrides the file; an empty variable counts as not set. A tuple field is a flag that may be
+repeated, and a variable with commas. Metadata of a field: `help`, `choices`, `short`, `aliases`,
+and `environment=None` for a field without a variable. Errors are ValueErrors of one line that name
+the field. Whether the values of a class fit together is for its own `check` to decide.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, fields
+from inspect import getdoc
 from types import NoneType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
@@ -25,14 +26,14 @@ TRUE, FALSE = ("true", "1"), ("false", "0")
 
 @dataclass(frozen=True, slots=True)
 class RawOptions:
-    """Raw values by the names of fields, from the three places that a field can be set in."""
+    """Unparsed values by field name, from the three places where an option can be set."""
 
     flags: Mapping[str, RawValue | None]
     environment: Mapping[str, str]
     file: Mapping[str, RawValue]
 
     def raw_value(self, item: Field[Any], name: str) -> RawValue | None:
-        """The value for `item` under one of its names, from the place that wins."""
+        """The value that is set for `item` under one of its names; None if there is none."""
         return (
             self.flags[name]
             or self.environment.get(_environment_name(item, name))
@@ -41,36 +42,37 @@ class RawOptions:
 
 
 class FlagParser(argparse.ArgumentParser):
-    """Every flag of `groups`, a config class per title; errors are raised, not printed."""
+    """An argparse parser with one group of flags per config class; it raises instead of exiting."""
 
     def __init__(self, groups: Mapping[str, type], name: str, description: str) -> None:
         super().__init__(name, "%(prog)s [flags]", description, allow_abbrev=False)
         self._groups = groups
         for title, config in groups.items():
-            group = self.add_argument_group(title)
+            group = self.add_argument_group(title, _summary(config))
             for item in fields(config):
                 _add_flag(group, config, item)
 
     def parse_configs(
         self, arguments: Sequence[str], environment: Mapping[str, str]
     ) -> dict[str, Any]:
-        """One config object per title. Raises ValueError; exits after `--help`.
+        """Parse one config object per group, by the group's title.
 
-        The value of a flag `--config` is the path of a file of settings.
+        The flag `--config`, if a class declares it, is the path of a configuration file. Raises
+        ValueError for anything unknown or malformed. Exits after `--help`.
         """
         namespace, unknown = self.parse_known_args(arguments)
         if unknown:
             raise ValueError(self._unknown_name_message("argument", unknown[0]))
         flags = vars(namespace)
         path = flags.get("config")
-        given = RawOptions(flags, environment, load(path) if path else {})
-        for key in given.file:
+        options = RawOptions(flags, environment, load(path) if path else {})
+        for key in options.file:
             if key not in flags or key == "config":
                 raise ValueError(self._unknown_name_message("setting", key))
-        return {title: _build_config(config, given) for title, config in self._groups.items()}
+        return {title: _build_config(config, options) for title, config in self._groups.items()}
 
     def error(self, message: str) -> NoReturn:
-        """What argparse finds wrong."""
+        """Raise argparse's own errors as ValueError."""
         raise ValueError(message)
 
     def _unknown_name_message(self, kind: str, text: str) -> str:
@@ -82,19 +84,26 @@ class FlagParser(argparse.ArgumentParser):
         return f"unknown {kind} `{name}`" + (f"; did you mean `{close[0]}`?" if close else "")
 
 
+def _summary(config: type) -> str | None:
+    """The first line of the class's docstring; None if no flag of the class is shown."""
+    if all(item.metadata["help"] is argparse.SUPPRESS for item in fields(config)):
+        return None
+    return (getdoc(config) or "").partition("\n")[0]
+
+
 def _add_flag(group: argparse._ArgumentGroup, config: type, item: Field[Any]) -> None:
-    shape: dict[str, Any] = {"metavar": "|".join(item.metadata.get("choices", ())) or "VALUE"}
+    options: dict[str, Any] = {"metavar": "|".join(item.metadata.get("choices", ())) or "VALUE"}
     if _value_type(config, item) is bool:
-        shape = {"metavar": "true|false", "nargs": "?", "const": TRUE[0]}
+        options = {"metavar": "true|false", "nargs": "?", "const": TRUE[0]}
     elif _is_repeatable(config, item):
-        shape["action"] = "append"
-    for name in _flag_names(item):
+        options["action"] = "append"
+    for name in _field_names(item):
         short = [item.metadata["short"]] if "short" in item.metadata else []
         long = "--" + name.replace("_", "-")
-        group.add_argument(long, *short, help=_help_text(item, name), **shape)
+        group.add_argument(long, *short, help=_help_text(item, name), **options)
 
 
-def _flag_names(item: Field[Any]) -> list[str]:
+def _field_names(item: Field[Any]) -> list[str]:
     return [item.name, *(alias.replace("-", "_") for alias in item.metadata.get("aliases", ()))]
 
 
@@ -102,20 +111,21 @@ def _help_text(item: Field[Any], name: str) -> str:
     text: str = item.metadata["help"]
     if text is argparse.SUPPRESS:
         return text
-    text = text if name == item.name else f"the same as --{item.name.replace('_', '-')}"
-    unset = item.default in (None, ()) or name != item.name
-    text += "" if unset else f" [default: {item.default}]"
+    if name != item.name:
+        text = f"same as --{item.name.replace('_', '-')}"
+    elif item.default not in (None, ()):
+        text += f" [default: {item.default}]"
     variable = _environment_name(item, name)
     return (text + (f" [env: {variable}]" if variable else "")).replace("%", "%%")
 
 
 def _environment_name(item: Field[Any], name: str) -> str:
-    """Empty for a field that the environment must not set."""
+    """The name of the variable; empty for a field that the environment must not set."""
     return name.upper() if item.metadata.get("environment", name) else ""
 
 
 def _value_type(config: type, item: Field[Any]) -> type:
-    """The type of a value that is given: `int | None` is `int`, as is `tuple[int, ...]`."""
+    """The type of one value of a field: `int` for `int | None` and for `tuple[int, ...]`."""
     hint = get_type_hints(config)[item.name]
     kind: type = next(kind for kind in get_args(hint) or (hint,) if kind is not NoneType)
     return kind
@@ -125,15 +135,15 @@ def _is_repeatable(config: type, item: Field[Any]) -> bool:
     return get_origin(get_type_hints(config)[item.name]) is tuple
 
 
-def _build_config(config: type, raw_options: RawOptions) -> Any:
+def _build_config(config: type, options: RawOptions) -> Any:
     values = {}
     for item in fields(config):
-        found = {
-            name: raw for name in _flag_names(item) if (raw := raw_options.raw_value(item, name))
+        raw_values = {
+            name: raw for name in _field_names(item) if (raw := options.raw_value(item, name))
         }
-        if len(found) > 1:
-            raise ValueError(f"Both {' and '.join(found)} are set")
-        for name, raw in found.items():
+        if len(raw_values) > 1:
+            raise ValueError(f"Both {' and '.join(raw_values)} are set")
+        for name, raw in raw_values.items():
             values[item.name] = _convert_option(config, item, name, raw)
     return config(**values)
 
@@ -141,8 +151,8 @@ def _build_config(config: type, raw_options: RawOptions) -> Any:
 def _convert_option(config: type, item: Field[Any], name: str, raw: RawValue) -> Any:
     kind = _value_type(config, item)
     if _is_repeatable(config, item):
-        several = raw if isinstance(raw, list) else raw.split(",")
-        return tuple(_convert_value(item, kind, name, one.strip()) for one in several)
+        parts = raw if isinstance(raw, list) else raw.split(",")
+        return tuple(_convert_value(item, kind, name, part.strip()) for part in parts)
     if isinstance(raw, list):
         raise ValueError(f"`{name}` takes one value")
     return _convert_value(item, kind, name, raw)
@@ -152,7 +162,7 @@ def _convert_value(item: Field[Any], value_type: type, name: str, raw: str) -> A
     choices = TRUE + FALSE if value_type is bool else item.metadata.get("choices", ())
     text = raw.lower() if value_type is bool else raw
     if choices and text not in choices:
-        raise ValueError(f"`{name}`: `{raw}` is none of {', '.join(choices)}")
+        raise ValueError(f"`{name}`: `{raw}` is not one of {', '.join(choices)}")
     try:
         value = text in TRUE if value_type is bool else value_type(text)
     except ValueError:

@@ -1,10 +1,10 @@
-"""The HTTP socket before there is a server: bound, so that the port is ours, but not listening.
+"""The HTTP socket before the server listens on it: bound, so that no other process can take it.
 
-The launcher binds and keeps it; the router listens on it when it is ready, and until then clients
-are refused, which is what they retry. The non-obvious part is SO_REUSEADDR: set from the start,
-two servers that both still load could bind the same port; never set, a server could not start
-again while connections of the last one linger. So it is tried without first, and allowed to the
-next server (`release`) only once this one listens.
+The launcher binds the socket and keeps it; the router listens on it once it is ready. Until then
+clients are refused, and retry. SO_REUSEADDR needs care: set from the start, two servers that are
+both still loading could bind the same port; never set, a server could not restart while
+connections of the previous one linger in TIME_WAIT. So `bind` tries without it first, and
+`allow_address_reuse` sets it once this server listens.
 """
 
 from __future__ import annotations
@@ -21,19 +21,22 @@ TCP_LISTEN_STATE = "0A"
 
 
 class PortInUse(Exception):
-    """One line: the port, its holder as far as /proc shows it, and the next free port."""
+    """The port is taken. The text is one line: its owner as far as /proc shows it, a free port."""
 
 
 def bind(hostname: str, port: int) -> socket.socket:
-    """Raises PortInUse for a clash and OSError for an address that is not ours to bind."""
-    found = socket.getaddrinfo(hostname, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, _, _, _, address = found[0]
+    """Bind a TCP socket without listening on it.
+
+    Raises PortInUse for a taken port, and OSError for an address that this host does not have.
+    """
+    addresses = socket.getaddrinfo(hostname, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = addresses[0]
     listener = _bind_if_free(family, address, reuse=False) or _bind_if_free(
         family, address, reuse=True
     )
     if listener is None:
         raise PortInUse(
-            f"port {port} is in use by {_port_holder(port)}{_free_port_hint(family, address)}"
+            f"port {port} is in use by {_port_owner(port)}{_free_port_hint(family, address)}"
         )
     return listener
 
@@ -44,14 +47,14 @@ def allow_address_reuse(listener: socket.socket) -> None:
 
 
 def url(listener: socket.socket) -> str:
-    """Where a client on this machine finds the server."""
+    """The server's URL for a client on this host."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _bind_if_free(family: int, address: Any, *, reuse: bool) -> socket.socket | None:
-    """None if somebody else holds the address."""
+    """None if another process holds the address."""
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
@@ -72,7 +75,7 @@ def _free_port_hint(family: int, address: Any) -> str:
     return ""
 
 
-def _port_holder(port: int) -> str:
+def _port_owner(port: int) -> str:
     rows = [row.split() for table in ("tcp", "tcp6") for row in _lines(f"/proc/net/{table}")]
     sockets = {
         f"socket:[{row[9]}]"
@@ -80,7 +83,7 @@ def _port_holder(port: int) -> str:
         if row[3] == TCP_LISTEN_STATE and row[1].endswith(f":{port:04X}")
     }
     for process in filter(str.isdigit, os.listdir("/proc")):
-        with suppress(OSError):  # it ended meanwhile, or belongs to another user
+        with suppress(OSError):  # the process has ended, or belongs to another user
             links = Path(f"/proc/{process}/fd").iterdir()
             if any(os.readlink(link) in sockets for link in links):
                 return f"process {process} ({_lines(f'/proc/{process}/comm')[0]})"

@@ -1,8 +1,7 @@
-"""TGI's flags that mean nothing here, and those that nothing here can honour yet.
+"""TGI's flags that have no effect here, and those that are not supported.
 
-An operator's script must start the server as it is. What had only to do with TGI's own insides is
-accepted, and one line of warning names it. What would change the answers is refused by name,
-never ignored.
+Existing start scripts must keep working: a flag that configured TGI's own internals is accepted
+with one warning. A flag that would change what is computed is refused by name, never ignored.
 """
 
 from __future__ import annotations
@@ -11,40 +10,39 @@ from dataclasses import dataclass, fields
 
 from router.config import option
 
-_NO_EFFECT = "accepted, without effect: "
-_UNSUPPORTED = "refused by name until it is supported"
+_NO_EFFECT = "no effect: "
+_UNSUPPORTED = "not supported; the server refuses to start with it"
 
 
 @dataclass(frozen=True, slots=True)
 class IgnoredTgiFlags:
-    """Flags without effect; those that are given differ from None and False."""
+    """Flags of TGI that are accepted with a warning and have no effect."""
 
-    master_addr: str | None = option(None, _NO_EFFECT + "one host needs no rendezvous by TCP")
-    master_port: int | None = option(None, _NO_EFFECT + "one host needs no rendezvous by TCP")
-    trust_remote_code: bool = option(False, _NO_EFFECT + "no code of a model is ever run")
-    max_waiting_tokens: int | None = option(None, _NO_EFFECT + "prefill runs beside decoding")
-    waiting_served_ratio: float | None = option(None, _NO_EFFECT + "prefill runs beside decoding")
-    cuda_graphs: str | None = option(None, _NO_EFFECT + "sizes are chosen by the server")
-    disable_custom_kernels: bool = option(False, _NO_EFFECT + "kernels are checked at start")
-    enable_prefill_logprobs: bool = option(False, _NO_EFFECT + "they come to who asks for them")
-    prometheus_port: int | None = option(None, _NO_EFFECT + "metrics are at /metrics")
-    usage_stats: str | None = option(None, _NO_EFFECT + "nothing is ever sent")
-    ngrok: bool = option(False, _NO_EFFECT + "no tunnel is opened")
-    ngrok_authtoken: str | None = option(None, _NO_EFFECT + "no tunnel is opened")
-    ngrok_edge: str | None = option(None, _NO_EFFECT + "no tunnel is opened")
-
-    def check(self) -> None:
-        """Nothing here can be wrong."""
+    master_addr: str | None = option(None, _NO_EFFECT + "one host needs no TCP rendezvous")
+    master_port: int | None = option(None, _NO_EFFECT + "one host needs no TCP rendezvous")
+    trust_remote_code: bool = option(False, _NO_EFFECT + "a model's own code is never run")
+    max_waiting_tokens: int | None = option(None, _NO_EFFECT + "prefill and decode are mixed")
+    waiting_served_ratio: float | None = option(None, _NO_EFFECT + "prefill and decode are mixed")
+    cuda_graphs: str | None = option(None, _NO_EFFECT + "the server chooses the sizes")
+    disable_custom_kernels: bool = option(False, _NO_EFFECT + "kernels are tested at startup")
+    enable_prefill_logprobs: bool = option(
+        False, _NO_EFFECT + "every request that asks for prompt log-probabilities gets them"
+    )
+    prometheus_port: int | None = option(None, _NO_EFFECT + "metrics are served at /metrics")
+    usage_stats: str | None = option(None, _NO_EFFECT + "usage statistics are never sent")
+    ngrok: bool = option(False, _NO_EFFECT + "tunnels are not supported")
+    ngrok_authtoken: str | None = option(None, _NO_EFFECT + "tunnels are not supported")
+    ngrok_edge: str | None = option(None, _NO_EFFECT + "tunnels are not supported")
 
     def warning(self) -> str | None:
-        """One line that names what was given."""
-        given = [f"`--{_flag_name(name)}`" for name in _set_flags(self)]
-        return f"Without effect here: {', '.join(given)}" if given else None
+        """One line that names every flag that is set; None if there is none."""
+        names = [f"`--{_flag_name(name)}`" for name in _set_fields(self)]
+        return f"These flags have no effect: {', '.join(names)}" if names else None
 
 
 @dataclass(frozen=True, slots=True)
 class UnsupportedTgiFlags:
-    """Flags whose value would have to change what is computed."""
+    """Flags of TGI that are refused."""
 
     quantize: str | None = option(None, _UNSUPPORTED)
     kv_cache_dtype: str | None = option(None, _UNSUPPORTED)
@@ -53,15 +51,15 @@ class UnsupportedTgiFlags:
     rope_factor: str | None = option(None, _UNSUPPORTED)
 
     def check(self) -> None:
-        """Raises ValueError for the first that is given."""
-        for name in _set_flags(self):
+        """Raises ValueError for the first flag that is set."""
+        for name in _set_fields(self):
             raise ValueError(f"`--{_flag_name(name)}` is not supported yet")
 
 
-def _set_flags(flags: IgnoredTgiFlags | UnsupportedTgiFlags) -> list[str]:
+def _set_fields(flags: IgnoredTgiFlags | UnsupportedTgiFlags) -> list[str]:
     names = [field.name for field in fields(flags)]
     return [name for name in names if getattr(flags, name) not in (None, False)]
 
 
-def _flag_name(name: str) -> str:
-    return name.replace("_", "-")
+def _flag_name(field_name: str) -> str:
+    return field_name.replace("_", "-")

@@ -1,4 +1,4 @@
-"""What a report of a fault should begin with: versions and devices, for `--env`."""
+"""Versions and devices, for `--env` and bug reports. Imports no heavy library."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "triton", "ai
 
 
 def describe() -> Iterator[str]:
-    """Lines; nothing heavy is imported for them."""
-    yield f"tgi-laps {_version('tgi-laps')}"
+    """One line per version or device."""
+    yield f"tgi-laps {_installed_version('tgi-laps')}"
     yield f"Python {platform.python_version()} on {platform.platform()}"
-    yield from (f"{name} {_version(name)}" for name in LIBRARIES)
+    yield from (f"{name} {_installed_version(name)}" for name in LIBRARIES)
     yield from _gpus() or ["no NVIDIA GPU"]
 
 
-def _version(name: str) -> str:
+def _installed_version(name: str) -> str:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -31,5 +31,5 @@ def _gpus() -> list[str]:
     if program is None:
         return []
     query = (program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
-    told = subprocess.run(query, capture_output=True, text=True, check=False, timeout=10)  # noqa: S603
-    return told.stdout.strip().splitlines()
+    result = subprocess.run(query, capture_output=True, text=True, check=False, timeout=10)  # noqa: S603
+    return result.stdout.strip().splitlines()

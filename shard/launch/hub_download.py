@@ -1,8 +1,8 @@
-"""A child that brings a model from the Hub to the local cache and says where it lies.
+"""A child process that downloads a model from the Hub to the local cache and reports its folder.
 
-`python -m shard.launch.hub_download` reads a wish from the first line of its stdin, see `fetch`,
-and writes events to stdout: progress, then found or fault. It is a process of its own so that the
-launcher loads no HTTP client, and so that a download is ended like any other child.
+`python -m shard.launch.hub_download` reads the arguments of `download_model` as JSON from the first
+line of its stdin, and writes events to stdout: `progress`, then `found` or `fault`. It is a process
+of its own so that the launcher imports no HTTP client and can stop a download like any child.
 """
 
 from __future__ import annotations
@@ -31,35 +31,37 @@ from shard.errors import StartupError
 
 WEIGHT_PATTERN = "*.safetensors"
 TEXT_PATTERNS = ["*.json", "*.model", "*.txt", "*.jinja"]
-"""Nothing that could run, and no pickle."""
+"""Files that are downloaded besides the weights; no code and no pickles."""
 
 
 class ProgressReporter(tqdm):  # type: ignore[misc]
-    """A bar that tells the launcher instead of drawing."""
+    """A progress bar that emits events instead of drawing."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        """Called at most every `mininterval`; True says that it was shown."""
+        """Emit the progress. tqdm calls this at most once per `mininterval`."""
         percent = int(100 * self.n / self.total) if self.total else None
         _emit(event="progress", text=self.desc or "downloading", percent=percent)
         return True
 
 
 def main() -> int:
-    wish = json.loads(sys.stdin.readline())
+    """Download the model that the first line of stdin names; return the exit status."""
+    arguments = json.loads(sys.stdin.readline())
     try:
-        _emit(event="found", path=download_model(**wish))
-    except StartupError as fault:
-        _emit(event="fault", code=fault.code, text=fault.text)
-        return fault.code
+        _emit(event="found", path=download_model(**arguments))
+    except StartupError as error:
+        _emit(event="fault", code=error.code, text=error.text)
+        return error.code
     return 0
 
 
 def download_model(
     model_id: str, revision: str | None, cache: str | None = None, weights: bool = True
 ) -> str:
-    """The folder of a model's snapshot in `cache`. Raises Fault(3), or Fault(7) for a full disk.
+    """Download a model and return the folder of its snapshot in `cache`.
 
-    Without `weights` only texts are fetched, and Fault(4) says that there are no safetensors.
+    Without `weights`, only the other files are downloaded. Raises StartupError: 3 if the model
+    cannot be downloaded, 4 if it has no safetensors, 7 if the disk is full.
     """
     token = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
     try:
@@ -83,7 +85,7 @@ def download_model(
 def _require_weights(model: str, files: Iterable[str]) -> None:
     if not any(file.endswith(".safetensors") for file in files):
         raise StartupError(
-            4, f"`{model}` holds no {WEIGHT_PATTERN} file; pickled weights are refused"
+            4, f"`{model}` has no {WEIGHT_PATTERN} file; pickled weights are not loaded"
         )
 
 
@@ -94,7 +96,7 @@ def _as_startup_error(
         case GatedRepoError():
             page = f"{constants.ENDPOINT}/{model}"
             return StartupError(
-                3, f"`{model}` is gated: accept the licence at {page}, set HF_TOKEN"
+                3, f"`{model}` is gated: accept its licence at {page} and set HF_TOKEN"
             )
         case RepositoryNotFoundError() | HFValidationError():
             near = _nearest_cached(model, cache)
@@ -104,14 +106,14 @@ def _as_startup_error(
         case LocalEntryNotFoundError():
             names = ", ".join(_cached_models(cache)) or "none"
             return StartupError(
-                3, f"`{model}` is not cached, and there is no network; cached models: {names}"
+                3, f"`{model}` is not cached and there is no network; cached models: {names}"
             )
         case HfHubHTTPError():
             return StartupError(3, f"the Hub refused `{model}`: {str(error).splitlines()[0]}")
         case OSError(errno=errno.ENOSPC):
             return StartupError(7, f"the disk is full: {cache or constants.HF_HUB_CACHE}")
         case _:
-            return StartupError(3, f"`{model}` could not be fetched: {error}".splitlines()[0])
+            return StartupError(3, f"`{model}` cannot be downloaded: {error}".splitlines()[0])
 
 
 def _nearest_cached(model: str, cache: str | None) -> str:

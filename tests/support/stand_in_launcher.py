@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import launcher
+from shard.launch import serving
+from shard.launch.child import ChildCommand
 from shard.launch.model_source import ModelFolders
-from shard.launch.supervisor import ChildCommand
 
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in.py")))
 plan = json.loads(sys.argv.pop(1))
@@ -37,5 +38,5 @@ def router(
 
 launcher.shard_command = shard
 launcher.router_command = router
-launcher.REMINDER_SECONDS = plan.get("remind", launcher.REMINDER_SECONDS)
+serving.REMINDER_SECONDS = plan.get("remind", serving.REMINDER_SECONDS)
 sys.exit(launcher.main())

@@ -1,7 +1,8 @@
-"""Flags and variables are the fields of a dataclass."""
+"""Flags, variables and file keys from the fields of a dataclass."""
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +12,13 @@ from router.cli.flags import FlagParser
 
 
 def option(default: Any, **more: Any) -> Any:
-    return field(default=default, metadata={"help": "words", **more})
+    return field(default=default, metadata={"help": "text", **more})
 
 
 @dataclass(frozen=True)
 class Config:
+    """A summary."""
+
     max_size: int | None = option(None, aliases=("max-length",))
     ratio: float = option(2.0)
     color: str = option("red", choices=("red", "blue"))
@@ -25,13 +28,19 @@ class Config:
     config: str | None = option(None, environment=None)
 
 
+@dataclass(frozen=True)
+class HiddenConfig:
+    """Also hidden."""
+
+    secret_flag: bool = field(default=False, metadata={"help": argparse.SUPPRESS})
+
+
 def read(*arguments: str, **environment: str) -> Config:
-    return FlagParser({"config": Config}, "program", "about").parse_configs(arguments, environment)[
-        "config"
-    ]
+    parser = FlagParser({"config": Config, "hidden": HiddenConfig}, "program", "about")
+    return parser.parse_configs(arguments, environment)["config"]
 
 
-def test_the_flag_wins_over_the_variable_and_the_variable_over_the_default() -> None:
+def test_the_flag_overrides_the_variable_and_the_variable_the_default() -> None:
     assert read().max_size is None
     assert read(MAX_SIZE="3").max_size == 3
     assert read("--max-size", "4", MAX_SIZE="3").max_size == 4
@@ -57,7 +66,7 @@ def test_a_boolean_flag_alone_means_true() -> None:
     assert read("--verbose").verbose is True
 
 
-def test_an_old_name_sets_the_same_field_but_not_together_with_the_new_one() -> None:
+def test_an_alias_sets_the_same_field_but_not_together_with_the_name() -> None:
     assert read("--max-length", "5").max_size == 5
     assert read(MAX_LENGTH="5").max_size == 5
     with pytest.raises(ValueError, match="Both max_size and max_length are set"):
@@ -68,28 +77,29 @@ def test_an_old_name_sets_the_same_field_but_not_together_with_the_new_one() -> 
     ("arguments", "text"),
     [
         (("--max-size", "many"), "`max_size`: `many` is not of type int"),
-        (("--color", "green"), "`color`: `green` is none of red, blue"),
+        (("--color", "green"), "`color`: `green` is not one of red, blue"),
         (("--ratio", "nan"), "`ratio`: `nan` is not finite"),
-        (("--verbose", "maybe"), "`verbose`: `maybe` is none of true, 1, false, 0"),
+        (("--verbose", "maybe"), "`verbose`: `maybe` is not one of true, 1, false, 0"),
         (("--colour", "red"), "unknown argument `--colour`; did you mean `--color`?"),
         (("stray",), "unknown argument `stray`"),
         (("--max-size",), "argument --max-size: expected one argument"),
         (("--max", "5"), "unknown argument `--max`"),
     ],
 )
-def test_what_is_wrong_is_one_line_that_names_the_flag(arguments, text) -> None:
+def test_an_error_is_one_line_that_names_the_flag(arguments, text) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         read(*arguments)
     assert str(caught.value).startswith(text)
 
 
-def test_help_shows_default_and_variable_in_the_group(capsys) -> None:
+def test_help_shows_summary_default_and_variable_and_nothing_that_is_hidden(capsys) -> None:
     with pytest.raises(SystemExit):
         read("--help")
     shown = " ".join(capsys.readouterr().out.split())
-    assert "config:" in shown
-    assert "words [default: 2.0] [env: RATIO]" in shown
-    assert "words [default: here]" in shown
+    assert "config: A summary." in shown
+    assert "text [default: 2.0] [env: RATIO]" in shown
+    assert "hidden" not in shown
+    assert "text [default: here]" in shown
     assert "HOSTNAME" not in shown.replace("--hostname", "")
 
 
@@ -99,8 +109,8 @@ def test_a_flag_may_be_repeated_and_its_variable_holds_commas() -> None:
     assert read().origins == ()
 
 
-def test_the_file_of_settings_gives_way_to_variable_and_flag(tmp_path) -> None:
-    file = tmp_path / "settings.toml"
+def test_variable_and_flag_override_the_configuration_file(tmp_path) -> None:
+    file = tmp_path / "config.toml"
     file.write_text('max-length = 3\nratio = 4\nverbose = true\norigins = ["a,b"]\ncolor = "blue"')
     flags = ("--config", str(file))
     assert read(*flags) == Config(3, 4.0, "blue", True, origins=("a,b",), config=str(file))
@@ -109,25 +119,25 @@ def test_the_file_of_settings_gives_way_to_variable_and_flag(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("rato = 1", "unknown setting `rato`; did you mean `ratio`?"),
         ('config = "x"', "unknown setting `config`"),
-        ("ratio = [1]", "`ratio`: a string, number, boolean or array of strings is expected"),
+        ("ratio = [1]", "`ratio` must be a string, a number, a boolean or an array of strings"),
         ('ratio = ["1"]', "`ratio` takes one value"),
-        ("[table]\nratio = 1", "`table`: a string, number, boolean or array of strings"),
-        ("ratio =", "`config`: FILE is not TOML: "),
+        ("[table]\nratio = 1", "`table` must be a string, a number"),
+        ("ratio =", "`config`: FILE is not valid TOML: "),
         ("max_size = 1\nmax_length = 1", "Both max_size and max_length are set"),
     ],
 )
-def test_a_wrong_setting_is_named(tmp_path, text: str, told: str) -> None:
-    file = tmp_path / "settings.toml"
+def test_a_wrong_key_of_the_configuration_file_is_named(tmp_path, text: str, message: str) -> None:
+    file = tmp_path / "config.toml"
     file.write_text(text)
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         read("--config", str(file))
-    assert str(caught.value).startswith(told.replace("FILE", str(file)))
+    assert str(caught.value).startswith(message.replace("FILE", str(file)))
 
 
-def test_a_file_of_settings_that_is_not_there_is_named(tmp_path) -> None:
+def test_a_missing_configuration_file_is_named(tmp_path) -> None:
     with pytest.raises(ValueError, match="nothing cannot be read: No such file"):
         read("--config", str(tmp_path / "nothing"))

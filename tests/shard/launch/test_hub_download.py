@@ -1,4 +1,4 @@
-"""What the Hub answers becomes a folder, or one line that says what to do."""
+"""A download ends in a folder, or in one line that says what to do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 )
 
 from shard.errors import StartupError
-from shard.launch import hub_download as fetch
+from shard.launch import hub_download
 
 REVISION = "0123456789012345678901234567890123456789"
 
@@ -33,13 +33,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def answer(monkeypatch: pytest.MonkeyPatch, error: Exception) -> StartupError:
+def download_error(monkeypatch: pytest.MonkeyPatch, error: Exception) -> StartupError:
     def refuse(*_: object, **__: object) -> str:
         raise error
 
-    monkeypatch.setattr(fetch, "snapshot_download", refuse)
+    monkeypatch.setattr(hub_download, "snapshot_download", refuse)
     with pytest.raises(StartupError) as caught:
-        fetch.download_model("someone/smal", None)
+        hub_download.download_model("someone/smal", None)
     return caught.value
 
 
@@ -47,54 +47,54 @@ def status(code: int) -> httpx2.Response:
     return httpx2.Response(code, request=httpx2.Request("GET", "https://hub.invalid"))
 
 
-def test_a_cached_model_is_found_without_network(processes, cache: Path) -> None:
+def test_a_cached_model_needs_no_network(processes, cache: Path) -> None:
     offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
     running = processes.start("-m", "shard.launch.hub_download", env=offline, stdin=-1)
-    wish = {"model_id": "someone/small", "revision": REVISION}
-    running.process.stdin.write(json.dumps(wish).encode() + b"\n")
+    job = {"model_id": "someone/small", "revision": REVISION}
+    running.process.stdin.write(json.dumps(job).encode() + b"\n")
     running.process.stdin.close()
     found = json.loads(running.line("found"))
     assert Path(found["path"], "config.json").exists()
     assert running.end() == 0
 
 
-def test_a_model_that_is_not_cached_names_those_that_are(cache: Path) -> None:
+def test_the_error_for_a_model_that_is_not_cached_names_the_cached_ones(cache: Path) -> None:
     with pytest.raises(StartupError, match="no network; cached models: someone/small") as caught:
-        fetch.download_model("nobody/nothing", None)
+        hub_download.download_model("nobody/nothing", None)
     assert caught.value.code == 3
 
 
-def test_a_typo_is_answered_with_the_nearest_cached_name(cache: Path, monkeypatch) -> None:
-    fault = answer(monkeypatch, RepositoryNotFoundError("404", response=status(404)))
-    assert fault.code == 3
-    assert "`someone/smal` was not found on the Hub or as a folder" in fault.text
-    assert "nearest cached model is `someone/small`" in fault.text
+def test_a_typo_is_answered_with_the_nearest_cached_model(cache: Path, monkeypatch) -> None:
+    error = download_error(monkeypatch, RepositoryNotFoundError("404", response=status(404)))
+    assert error.code == 3
+    assert "`someone/smal` was not found on the Hub or as a folder" in error.text
+    assert "nearest cached model is `someone/small`" in error.text
 
 
-def test_a_path_that_is_no_folder_is_not_looked_up(cache: Path) -> None:
+def test_a_path_that_is_not_a_folder_is_not_looked_up(cache: Path) -> None:
     with pytest.raises(StartupError, match="not found on the Hub or as a folder"):
-        fetch.download_model("/no/such/folder", None)
+        hub_download.download_model("/no/such/folder", None)
 
 
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
-        (GatedRepoError("403", response=status(403)), 3, "accept the licence at https://"),
+        (GatedRepoError("403", response=status(403)), 3, "accept its licence at https://"),
         (RevisionNotFoundError("404", response=status(404)), 3, "has no revision"),
         (LocalEntryNotFoundError("offline"), 3, "no network"),
         (OSError(errno.ENOSPC, "No space left"), 7, "the disk is full"),
-        (PermissionError(errno.EACCES, "Permission denied"), 3, "could not be fetched"),
+        (PermissionError(errno.EACCES, "Permission denied"), 3, "cannot be downloaded"),
     ],
 )
-def test_each_refusal_has_its_line(cache: Path, monkeypatch, error, code, text) -> None:
-    fault = answer(monkeypatch, error)
-    assert fault.code == code
-    assert text in fault.text
-    assert "\n" not in fault.text
+def test_each_failure_has_its_own_line(cache: Path, monkeypatch, error, code, text) -> None:
+    startup_error = download_error(monkeypatch, error)
+    assert startup_error.code == code
+    assert text in startup_error.text
+    assert "\n" not in startup_error.text
 
 
-def test_progress_is_an_event(capsys) -> None:
-    with fetch.ProgressReporter(total=4, desc="files", mininterval=0) as bar:
+def test_progress_is_emitted_as_an_event(capsys) -> None:
+    with hub_download.ProgressReporter(total=4, desc="files", mininterval=0) as bar:
         bar.update(2)
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {"event": "progress", "text": "files", "percent": 50} in events

@@ -1,4 +1,4 @@
-"""What a model takes, by arithmetic on headers."""
+"""The memory estimate, from the headers of safetensors files."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     save_file(tensors, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    monkeypatch.setattr(estimate, "_device_bytes", lambda: None)
+    monkeypatch.setattr(estimate, "_free_device_bytes", lambda: None)
     return tmp_path
 
 
-def test_floats_take_the_width_that_is_asked_for_and_integers_their_own(folder: Path) -> None:
+def test_floats_have_the_width_of_the_dtype_and_integers_their_own(folder: Path) -> None:
     assert estimate.estimate_memory([folder], "bfloat16", 1).weight_bytes == 2080
     assert estimate.estimate_memory([folder], "float32", 1).weight_bytes == 4080
     assert estimate.estimate_memory([folder], None, 1).weight_bytes == 4080  # the CPU's precision
 
 
-def test_ranks_share_the_target_and_each_hold_the_draft(folder: Path) -> None:
-    need = estimate.estimate_memory([folder, folder], "bfloat16", 2)
-    assert need.weight_bytes == 1040 + 2080
-    assert need.kv_bytes_per_token == 2 * 3 * 8 * 2 * (2 + 4)
+def test_ranks_share_the_target_and_each_holds_the_whole_draft(folder: Path) -> None:
+    memory = estimate.estimate_memory([folder, folder], "bfloat16", 2)
+    assert memory.weight_bytes == 1040 + 2080
+    assert memory.kv_bytes_per_token == 2 * 3 * 8 * 2 * (2 + 4)
 
 
-def test_a_device_keeps_the_checkpoints_own_precision(folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr(estimate, "_device_bytes", lambda: 5000)
-    need = estimate.estimate_memory([folder], None, 1)
-    assert (need.weight_bytes, need.free_bytes) == (2080, 5000)
+def test_a_gpu_keeps_the_checkpoints_own_precision(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(estimate, "_free_device_bytes", lambda: 5000)
+    memory = estimate.estimate_memory([folder], None, 1)
+    assert (memory.weight_bytes, memory.free_bytes) == (2080, 5000)
 
 
-def test_what_does_not_fit_is_refused_with_numbers() -> None:
+def test_a_model_that_does_not_fit_is_refused_with_numbers() -> None:
     estimate.MemoryEstimate(weight_bytes=50, kv_bytes_per_token=1, free_bytes=100).check(50)
-    with pytest.raises(StartupError, match="lower `--max-batch-total-tokens` to 50 at most"):
+    with pytest.raises(StartupError, match="lower `--max-batch-total-tokens` to at most 50"):
         estimate.MemoryEstimate(weight_bytes=50, kv_bytes_per_token=1, free_bytes=100).check(51)
     with pytest.raises(StartupError, match="raise `--num-shard`"):
         estimate.MemoryEstimate(weight_bytes=100, kv_bytes_per_token=1, free_bytes=100).check(None)
