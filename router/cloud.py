@@ -25,7 +25,7 @@ from router.native.response_models import VertexResponse
 from router.native.routes import Gateway
 from router.offload import offload
 from router.openai.openapi import CHAT_OPERATION, COMPLETIONS_OPERATION
-from router.openai.request_models import ChatBody
+from router.openai.request_models import ChatRequest
 from router.openai.routes import OpenAIRoutes
 
 
@@ -34,7 +34,7 @@ def _instance_kind(value: Any) -> str:
 
 
 Instance = Annotated[
-    Annotated[GenerateRequest, Tag("inputs")] | Annotated[ChatBody, Tag("messages")],
+    Annotated[GenerateRequest, Tag("inputs")] | Annotated[ChatRequest, Tag("messages")],
     Discriminator(_instance_kind),
 ]
 
@@ -46,15 +46,20 @@ class VertexRequest(Body):
     """Body of `/vertex`."""
 
     instances: Annotated[list[Instance], Field(fail_fast=True, max_length=MAX_INSTANCES)]
+    """Up to 1024 bodies of `/generate` or `/v1/chat/completions`."""
 
 
 CLOUD_OPERATIONS = (
     Operation(
-        *("post", "/invocations", "Generate for SageMaker, as the route of that body does"),
+        method="post",
+        path="/invocations",
+        summary="Generate for SageMaker; the body selects the route",
         aliases_of=(ROOT, CHAT_OPERATION, COMPLETIONS_OPERATION),
     ),
     Operation(
-        *("post", "/vertex", "Generate for Vertex AI"),
+        method="post",
+        path="/vertex",
+        summary="Generate for Vertex AI",
         request_model=VertexRequest,
         example={"instances": [EXAMPLE]},
         response_model=VertexResponse,
@@ -105,7 +110,7 @@ class CloudRoutes:
             raise
 
     async def _predictions(
-        self, http: web.Request, instances: Sequence[GenerateRequest | ChatBody]
+        self, http: web.Request, instances: Sequence[GenerateRequest | ChatRequest]
     ) -> list[str]:
         """The text of each instance; all are live before the first is waited for."""
         async with AsyncExitStack() as stack:
@@ -113,9 +118,9 @@ class CloudRoutes:
             return [await text() for text in live]
 
     async def _start(
-        self, stack: AsyncExitStack, http: web.Request, body: GenerateRequest | ChatBody
+        self, stack: AsyncExitStack, http: web.Request, body: GenerateRequest | ChatRequest
     ) -> Callable[[], Awaitable[str]]:
-        if isinstance(body, ChatBody):
+        if isinstance(body, ChatRequest):
             return await stack.enter_async_context(self._openai.running_chat(http, body))
         records = await stack.enter_async_context(self._gateway.open(http, body, stream=False))
 

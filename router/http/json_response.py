@@ -7,17 +7,25 @@ from typing import Any
 
 import orjson
 from aiohttp import web
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from router.offload import offload
 from router.requests.record import LiveRequest
 
 
-class ErrorResponse(BaseModel):
-    """What went wrong."""
+class ResponseModel(BaseModel):
+    """A JSON object of a response; the docstrings of its fields describe them in the document."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class ErrorResponse(ResponseModel):
+    """An error."""
 
     error: str
+    """Description of the error."""
     error_type: str
+    """Kind of error, such as `validation` or `overloaded`."""
 
 
 def dump_json(value: Any) -> bytes:

@@ -6,8 +6,12 @@ from router.http.openapi_document import Operation
 from router.native import request_models, response_models
 
 EXAMPLE = {"inputs": "def main():", "parameters": {"max_new_tokens": 20}}
+HEALTH_PATHS = ("/", "/health", "/ping", "/health/ready")
+CANCEL_PATHS = (("delete", "/requests/{request_id}"), ("post", "/cancel/{request_id}"))
 ROOT = Operation(
-    *("post", "/", "Generate; a stream if `stream` is true"),
+    method="post",
+    path="/",
+    summary="Generate text, as a stream if `stream` is true",
     request_model=request_models.CompatGenerateRequest,
     example=EXAMPLE,
     response_model=response_models.GenerateResponse,
@@ -17,47 +21,57 @@ ROOT = Operation(
 NATIVE_OPERATIONS = (
     ROOT,
     Operation(
-        *("post", "/generate", "Generate and answer at the end"),
+        method="post",
+        path="/generate",
+        summary="Generate text",
         request_model=request_models.GenerateRequest,
         example=EXAMPLE,
         response_model=response_models.GenerateResponse,
     ),
     Operation(
-        *("post", "/generate_stream", "Generate and answer token by token"),
+        method="post",
+        path="/generate_stream",
+        summary="Generate text and stream it token by token",
         request_model=request_models.GenerateRequest,
         example=EXAMPLE,
         event_model=response_models.StreamResponse,
     ),
     Operation(
-        *("post", "/tokenize", "The tokens of a text"),
+        method="post",
+        path="/tokenize",
+        summary="Tokenize a text",
         request_model=request_models.GenerateRequest,
         example=EXAMPLE,
         response_model=response_models.SimpleToken,
         is_list=True,
     ),
     Operation(
-        "get",
-        "/info",
-        "What is served, and within which limits",
+        method="get",
+        path="/info",
+        summary="Get the served model and the limits of requests",
         response_model=response_models.Info,
     ),
     *(
-        Operation("get", path, "Whether requests can be served now")
-        for path in ("/", "/health", "/ping", "/health/ready")
+        Operation(method="get", path=path, summary="Check whether requests can be served")
+        for path in HEALTH_PATHS
     ),
-    Operation("get", "/health/live", "Whether the server runs at all"),
-    Operation("get", "/metrics", "Metrics for Prometheus", is_text=True),
     Operation(
-        *("get", "/requests/{request_id}", "How a live request stands, by its x-request-id"),
+        method="get", path="/health/live", summary="Check whether the server process is running"
+    ),
+    Operation(method="get", path="/metrics", summary="Get Prometheus metrics", is_text=True),
+    Operation(
+        method="get",
+        path="/requests/{request_id}",
+        summary="Get the status of a live request",
         response_model=response_models.RequestStatusResponse,
     ),
     *(
         Operation(
-            method,
-            path,
-            "Stop a live request, by its x-request-id",
+            method=method,
+            path=path,
+            summary="Cancel a live request",
             response_model=response_models.CancelResponse,
         )
-        for method, path in (("delete", "/requests/{request_id}"), ("post", "/cancel/{request_id}"))
+        for method, path in CANCEL_PATHS
     ),
 )

@@ -1,93 +1,72 @@
-"""Typed bodies of TGI's native routes. What the values mean together is `validation`'s business."""
+"""Request bodies of TGI's native routes: names, types and descriptions.
+
+What the values mean together is decided in `validation`.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import (
-    AliasChoices,
-    Field,
-)
+from pydantic import Field
 
-from router.http.json_body import I32, U32, U64, Body, Float32, Json, StringList
+from router.http.json_body import U32, U64, Body, Float32, Json, StringList
+from router.native.parameters import SharedParameters
 
 
-class Grammar(Body):
+class GrammarType(Body):
     """A constraint on the output."""
 
     type: Literal["json", "json_object", "json_schema", "regex", "lark"]
+    """Kind of grammar. The three `json` kinds are synonyms."""
     value: Json
+    """The grammar: a JSON schema for the `json` kinds, otherwise a string."""
 
 
-class GenerateParameters(Body):
-    """TGI's generation parameters and ours."""
+class GenerateParameters(SharedParameters):
+    """Generation parameters: TGI's, and those shared with the OpenAI routes."""
 
     best_of: U64 | None = None
-    """Out of how many sequences the likeliest is the answer; needs sampling."""
-    temperature: Float32 | None = None
-    """Divides the scores; above 0."""
-    repetition_penalty: Float32 | None = None
-    """Of every token in prompt and output; above 0, 1 is neutral."""
-    frequency_penalty: Float32 | None = None
-    """Times a token's count in the output, taken from its score; -2 to 2."""
-    top_k: I32 | None = None
-    """Sample from so many of the likeliest tokens."""
-    top_p: Float32 | None = None
-    """Sample from the likeliest tokens that together have this probability; between 0 and 1."""
+    """Generate this many sequences and return the most likely one. Requires sampling."""
     typical_p: Float32 | None = None
-    """Sample from the most typical tokens that together have this probability."""
+    """Locally typical sampling: sample from the tokens whose surprise is closest to the entropy,
+    until their probabilities add up to `typical_p`. Between 0 and 1, exclusive."""
     do_sample: bool = False
-    """Sample, although no parameter asks for it; true without any `parameters`."""
+    """Sample even if no other parameter implies it. True if the request has no `parameters`."""
     max_new_tokens: U32 | None = None
-    """Most tokens to generate; null: as many as fit."""
+    """Maximum number of tokens to generate. If null, as many as fit into the context."""
     return_full_text: bool | None = None
-    """Whether the prompt stands before the generated text; null: as the route has it."""
+    """Whether to prepend the prompt to the generated text. If null, the route decides."""
     stop: StringList = Field(default_factory=list)
-    """Texts after which generation ends; they stay in the output."""
+    """Stop generating after any of these strings; the string stays in the output."""
     truncate: U64 | None = None
-    """Keep so many of the prompt's last tokens."""
+    """Truncate the prompt to its last N tokens."""
     watermark: bool = False
-    """Favour a list of tokens that the token before decides (Kirchenbauer et al. 2023)."""
+    """Watermark the output (Kirchenbauer et al. 2023)."""
     details: bool = False
-    """Tell tokens, log-probabilities and how it ended."""
+    """Return tokens, log-probabilities and the finish reason."""
     decoder_input_details: bool = False
-    """Tell the prompt's tokens and log-probabilities too; not with a stream."""
+    """Also return the tokens and log-probabilities of the prompt. Not supported when streaming."""
     seed: U64 | None = None
-    """Of the sampling; null: a fresh one, which is told."""
+    """Sampling seed. If null, one is chosen and returned in the details."""
     top_n_tokens: U32 | None = None
-    """Tell so many of the likeliest tokens at each place."""
-    grammar: Grammar | None = None
-    """What the output must match."""
+    """Return the N most likely tokens at each position."""
+    grammar: GrammarType | None = None
+    """A grammar that the output must match."""
     adapter_id: str | None = None
-    """Not supported: refused by name."""
-    speculate: I32 | None = None
-    """Most tokens drafted in a round, 0 to 64; null: as the server has it."""
-    ignore_eos_token: bool = Field(
-        default=False, validation_alias=AliasChoices("ignore_eos_token", "ignore_eos")
-    )
-    """Go on after the token that ends a text."""
-    min_new_tokens: U32 | None = Field(
-        default=None, validation_alias=AliasChoices("min_new_tokens", "min_tokens")
-    )
-    """The text does not end before so many tokens."""
-    expected_new_tokens: U32 | None = None
-    """About how many tokens will come, if the caller knows; the scheduler trusts it at first."""
-    priority: I32 = 0
-    """Lower goes first."""
-    user: str | None = None
-    """On whose behalf; told apart by the scheduler."""
-    cache_salt: str | None = None
-    """Share cached prompts only with those who give the same."""
+    """Not supported: a request with an adapter is rejected."""
 
 
 class GenerateRequest(Body):
-    """Body of `/generate*`. As in TGI, no `parameters` at all means sampling, `{}` does not."""
+    """Body of `/generate` and `/generate_stream`."""
 
     inputs: str
+    """The prompt."""
     parameters: GenerateParameters = GenerateParameters(do_sample=True)
+    """Generation parameters. As in TGI, sampling is the default only without `parameters`."""
 
 
 class CompatGenerateRequest(GenerateRequest):
     """Body of `/`."""
 
     stream: bool = False
+    """Whether to stream the tokens as server-sent events."""

@@ -11,7 +11,7 @@ from router.openai import logprobs, validation
 from router.openai.chat_prompt import ChatPrompt
 from router.openai.parsing.output import OutputDelta
 from router.openai.parsing.tool_calls import ToolCallDelta
-from router.openai.request_models import ChatBody
+from router.openai.request_models import ChatRequest
 from router.openai.shape import (
     ResponseHeader,
     error_event_body,
@@ -29,7 +29,7 @@ CHAT_ROUTE = 1
 
 
 def build_requests(
-    body: ChatBody, prompt: ChatPrompt, bounds: ResolvedLimits, vocabulary_size: int
+    body: ChatRequest, prompt: ChatPrompt, bounds: ResolvedLimits, vocabulary_size: int
 ) -> list[Request]:
     """The `n` Requests of `body`, but for their grammar. Raises ValidationError."""
     count = validation.validated_choice_count(body, bounds)
@@ -57,7 +57,7 @@ class ChatFormatter:
 
     def __init__(
         self,
-        body: ChatBody,
+        body: ChatRequest,
         prompt: ChatPrompt,
         records: Sequence[LiveRequest],
         response_header: ResponseHeader,

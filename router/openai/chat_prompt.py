@@ -20,7 +20,7 @@ from router.openai.parsing.output import (
     find_reasoning_tags,
 )
 from router.openai.parsing.tool_calls import KnownTools
-from router.openai.request_models import ChatBody, Message, ResponseFormat
+from router.openai.request_models import ChatRequest, Message, ResponseFormat
 from router.text import grammar
 from router.text.chat_template import ChatTemplate, JobRejected
 from router.text.worker_pool import WorkerLimitExceeded, WorkerPool
@@ -54,7 +54,7 @@ class ChatPromptBuilder:
         self._format = tool_choice.select_format(source if self._template_has_tools else "", parser)
         self._reasoning_tags = find_reasoning_tags(source)
 
-    async def build(self, body: ChatBody, body_bytes: float) -> ChatPrompt:
+    async def build(self, body: ChatRequest, body_bytes: float) -> ChatPrompt:
         """The prompt of `body`, which had `size` bytes.
 
         Raises ToolError, TemplateFailed, VariableMissing or ValidationError.
@@ -102,7 +102,7 @@ class ChatPromptBuilder:
         return ChatPrompt(text, None, shown, reply)
 
     def _prepare(
-        self, body: ChatBody
+        self, body: ChatRequest
     ) -> tuple[tool_choice.ToolUse, grammar.GrammarSource | None, dict[str, Any]]:
         """The tools, what the answer must match, and what the template is told."""
         use = tool_choice.resolve_tool_use(body)
@@ -121,7 +121,9 @@ class ChatPromptBuilder:
         except WorkerLimitExceeded as fault:
             raise ChatTemplateError("it takes too much time or memory") from fault
 
-    def _template_variables(self, body: ChatBody, tool_use: tool_choice.ToolUse) -> dict[str, Any]:
+    def _template_variables(
+        self, body: ChatRequest, tool_use: tool_choice.ToolUse
+    ) -> dict[str, Any]:
         messages = [
             _template_message(message, self._template_has_calls) for message in body.messages
         ]

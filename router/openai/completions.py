@@ -9,7 +9,7 @@ from typing import Any
 from router.errors import RouterError, SuffixNotSupported, TooManyPrompts, ValidationError
 from router.openai import validation
 from router.openai.logprobs import LogprobColumns
-from router.openai.request_models import CompletionBody
+from router.openai.request_models import CompletionRequest
 from router.openai.shape import (
     ResponseHeader,
     error_event_body,
@@ -25,7 +25,7 @@ ID_PREFIX = "cmpl"
 TextOrIds = str | tuple[int, ...]
 
 
-def parse_prompts(body: CompletionBody, bounds: ResolvedLimits) -> Sequence[TextOrIds]:
+def parse_prompts(body: CompletionRequest, bounds: ResolvedLimits) -> Sequence[TextOrIds]:
     """The prompts in `body`. Raises SuffixNotSupported, TooManyPrompts or ValidationError."""
     if body.suffix:
         raise SuffixNotSupported
@@ -42,7 +42,7 @@ def parse_prompts(body: CompletionBody, bounds: ResolvedLimits) -> Sequence[Text
 
 
 def build_requests(
-    body: CompletionBody,
+    body: CompletionRequest,
     bounds: ResolvedLimits,
     vocabulary_size: int,
     decode: Callable[[Sequence[int]], str],
@@ -63,7 +63,7 @@ def build_requests(
     return [request for each in single for request in expand_best_of(each, count)]
 
 
-def _is_prompt_only(body: CompletionBody) -> bool:
+def _is_prompt_only(body: CompletionRequest) -> bool:
     """Whether only the prompt is wanted."""
     return body.max_tokens == 0 and body.echo
 
@@ -87,7 +87,7 @@ class CompletionFormatter:
 
     def __init__(
         self,
-        body: CompletionBody,
+        body: CompletionRequest,
         records: Sequence[LiveRequest],
         response_header: ResponseHeader,
         server_info: ServerInfo,

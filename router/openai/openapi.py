@@ -1,4 +1,4 @@
-"""OpenAI's routes for the OpenAPI document."""
+"""OpenAI's operations of the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from router.openai import request_models, response_models, responses_request
 EXAMPLE_QUESTION = "What does shutil.copy do?"
 EXAMPLE_CHAT = {"messages": [{"role": "user", "content": EXAMPLE_QUESTION}], "max_tokens": 50}
 CHAT_OPERATION = Operation(
-    *("post", "/v1/chat/completions", "Answer a chat; a stream if `stream` is true"),
-    request_model=request_models.ChatBody,
+    method="post",
+    path="/v1/chat/completions",
+    summary="Generate the next message of a chat, as a stream if `stream` is true",
+    request_model=request_models.ChatRequest,
     example=EXAMPLE_CHAT,
     response_model=response_models.ChatCompletion,
     event_model=response_models.ChatCompletionChunk,
@@ -17,8 +19,10 @@ CHAT_OPERATION = Operation(
     error_model=response_models.OpenAiErrorResponse,
 )
 COMPLETIONS_OPERATION = Operation(
-    *("post", "/v1/completions", "Complete prompts; a stream if `stream` is true"),
-    request_model=request_models.CompletionBody,
+    method="post",
+    path="/v1/completions",
+    summary="Complete one or more prompts, as a stream if `stream` is true",
+    request_model=request_models.CompletionRequest,
     example={"prompt": "def main():", "max_tokens": 20},
     response_model=response_models.Completion,
     event_model=response_models.Completion,
@@ -29,21 +33,27 @@ OPENAI_OPERATIONS = (
     CHAT_OPERATION,
     COMPLETIONS_OPERATION,
     Operation(
-        *("post", "/v1/responses", "Answer without a memory; a stream if `stream` is true"),
-        request_model=responses_request.ResponsesBody,
+        method="post",
+        path="/v1/responses",
+        summary="Generate a response that is not stored, as a stream if `stream` is true",
+        request_model=responses_request.ResponsesRequest,
         example={"input": EXAMPLE_QUESTION, "max_output_tokens": 50},
         response_model=response_models.ResponseObject,
         event_model=response_models.ResponseEvent,
         error_model=response_models.OpenAiErrorResponse,
     ),
     Operation(
-        *("post", "/chat_tokenize", "A chat's text and its tokens"),
-        request_model=request_models.ChatBody,
+        method="post",
+        path="/chat_tokenize",
+        summary="Render and tokenize a chat",
+        request_model=request_models.ChatRequest,
         example=EXAMPLE_CHAT,
         response_model=response_models.ChatTokenizeResponse,
     ),
     Operation(
-        *("get", "/v1/models", "What is served"),
+        method="get",
+        path="/v1/models",
+        summary="List the served models",
         response_model=response_models.ModelsInfo,
         error_model=response_models.OpenAiErrorResponse,
     ),

@@ -1,4 +1,4 @@
-"""What OpenAI's routes take: strict models, from which the OpenAPI document is made too.
+"""Request bodies of OpenAI's routes: strict models, of which the OpenAPI document is made.
 
 As on the native routes, unknown fields are ignored and null equals absent. What the values mean
 together is decided elsewhere.
@@ -8,15 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AliasChoices,
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import AliasChoices, Discriminator, Field, Tag, model_validator
 
-from router.http.json_body import I32, U32, Body, Float32, Json, StringList
+from router.http.json_body import U32, Body, Float32, Json, StringList
+from router.native.parameters import SharedParameters
 
 MAX_MESSAGES = 4096
 MAX_TOOLS = 256
@@ -44,120 +39,148 @@ PromptInput = Annotated[
 
 
 class StreamOptions(Body):
-    """What a stream tells beside the text."""
+    """Options of a streamed response."""
 
     include_usage: bool = False
+    """Send a last chunk with the token usage of the whole request."""
     continuous_usage_stats: bool = False
+    """Include the token usage so far in every chunk."""
 
 
-class CommonParameters(Body):
-    """What chats and completions have in common."""
+class CommonParameters(SharedParameters):
+    """Parameters that chats and completions have in common."""
 
     model: str | None = None
+    """Name to return as the response's `model`. The server always uses the model it serves."""
     max_tokens: U32 | None = Field(
         default=None, validation_alias=AliasChoices("max_tokens", "max_completion_tokens")
     )
-    temperature: Float32 | None = None
-    top_p: Float32 | None = None
-    top_k: I32 | None = None
+    """Maximum number of tokens to generate; defaults to as many as fit into the context. Also
+    accepted as `max_completion_tokens`."""
     min_p: Float32 | None = None
-    frequency_penalty: Float32 | None = None
+    """Sample only from tokens at least `min_p` times as likely as the most likely one. Between 0
+    and 1."""
     presence_penalty: Float32 | None = None
-    repetition_penalty: Float32 | None = None
+    """Subtracted once from the score of every token that is in the output so far. Between -2 and
+    2."""
     logit_bias: Annotated[dict[str, Float32], Field(fail_fast=True)] | list[Json] | None = None
+    """Map from token id to a value between -100 and 100 that is added to the token's score. A
+    list is ignored."""
     n: U32 | None = None
+    """Number of choices to generate for each prompt; defaults to 1."""
     stop: str | StringList | None = None
+    """Stop generating before any of these strings."""
     seed: Seed | None = None
+    """Sampling seed; choices of one request get different seeds derived from it."""
     stream: bool = False
+    """Whether to stream the response as server-sent events."""
     stream_options: StreamOptions = StreamOptions()
-    speculate: I32 | None = None
-    expected_new_tokens: U32 | None = None
-    priority: I32 = 0
-    user: str | None = None
-    cache_salt: str | None = None
-    ignore_eos: bool = Field(
-        default=False, validation_alias=AliasChoices("ignore_eos", "ignore_eos_token")
-    )
-    min_tokens: U32 | None = Field(
-        default=None, validation_alias=AliasChoices("min_tokens", "min_new_tokens")
-    )
+    """Options of a streamed response."""
 
 
-class CompletionBody(CommonParameters):
+class CompletionRequest(CommonParameters):
     """Body of `/v1/completions`."""
 
     prompt: PromptInput
+    """One prompt or several, each a string or a list of token ids."""
     suffix: str | None = None
+    """Not supported: a request with a suffix is rejected."""
     logprobs: U32 | None = None
+    """Return the log-probabilities of the generated tokens and of this many most likely tokens at
+    each position."""
     echo: bool = False
+    """Prepend the prompt to the generated text."""
     best_of: U32 | None = None
+    """Must equal `n`, or be 1."""
 
 
 class Part(Body):
-    """A part of a message: text, or something that is refused."""
+    """A part of a message's content."""
 
     type: str
+    """Kind of content: `text`, `input_text` or `output_text`. Images are rejected."""
     text: str | None = None
+    """The text."""
 
 
 ContentParts = Annotated[list[Part], Field(fail_fast=True)]
 
 
 class CalledFunction(Body):
-    """A call that the assistant made earlier; `arguments` is JSON text, or the object itself."""
+    """The function and the arguments of an earlier tool call."""
 
     name: str
+    """Name of the function."""
     arguments: Json = Field(default=None, validation_alias=AliasChoices("arguments", "parameters"))
+    """Arguments of the call, as JSON text or as an object."""
 
 
 class EarlierCall(Body):
-    """The same, with its id."""
+    """A tool call that the assistant made in an earlier turn."""
 
     id: str | None = None
+    """Id of the call."""
     type: str = "function"
+    """Kind of tool; always `function`."""
     function: CalledFunction
+    """The function that was called."""
 
 
 class Message(Body):
-    """One turn."""
+    """One message of a chat."""
 
     role: str
+    """Author of the message, such as `system`, `developer`, `user`, `assistant` or `tool`."""
     content: str | ContentParts | None = None
+    """Content of the message, as text or as a list of text parts."""
     name: str | None = None
+    """Name of the author, passed on to the chat template."""
     tool_calls: Annotated[list[EarlierCall], Field(fail_fast=True)] | None = None
+    """Tool calls made by this assistant message."""
     tool_call_id: str | None = None
+    """Id of the tool call that this `tool` message answers."""
     reasoning_content: str | None = None
+    """Reasoning that preceded this assistant message, passed on to the chat template."""
 
 
 class Function(Body):
-    """What the model may call."""
+    """A function that the model may call."""
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
+    """Name of the function."""
     description: str | None = None
+    """What the function does, for the model to read."""
     parameters: dict[str, Json] | None = Field(
         default=None, validation_alias=AliasChoices("parameters", "arguments")
     )
+    """JSON schema of the function's arguments."""
     strict: bool | None = None
+    """Passed on to the chat template. A required call always matches its schema."""
 
 
 class Tool(Body):
-    """A function to call."""
+    """A tool that the model may call."""
 
     type: Literal["function"] = "function"
+    """Kind of tool; always `function`."""
     function: Function
+    """The function."""
 
 
 class FunctionName(Body):
-    """Names a function."""
+    """The name of a function."""
 
     name: str
+    """Name of the function."""
 
 
 class NamedTool(Body):
-    """A choice of one tool; OpenAI's responses put the name beside the type."""
+    """The one tool to call. The Responses API puts the name next to the type."""
 
     type: Literal["function"] = "function"
+    """Kind of tool; always `function`."""
     function: FunctionName
+    """The function to call."""
 
     @model_validator(mode="before")
     @classmethod
@@ -168,39 +191,58 @@ class NamedTool(Body):
 
 
 class NamedSchema(Body):
-    """A JSON schema and its name, or TGI's bare schema under `value`."""
+    """A JSON schema with a name."""
 
     name: str | None = None
+    """Name of the schema; not used."""
     schema_: Json = Field(default=None, alias="schema")
+    """The JSON schema that the output must match."""
     strict: bool | None = None
+    """Not used: the output always matches the schema."""
 
 
 class ResponseFormat(Body):
-    """What the answer must be."""
+    """The format that the output must have."""
 
     type: Literal["text", "json_object", "json_schema", "json", "regex"]
+    """Kind of format; `text` is unconstrained."""
     json_schema: NamedSchema | None = None
+    """The schema, in OpenAI's form."""
     value: Json = None
+    """The schema or the regular expression, in TGI's form."""
 
 
 class TemplateVariables(Body):
-    """What a request may tell the chat template; anything else is dropped."""
+    """Variables for the chat template; any other is ignored."""
 
     enable_thinking: bool | None = None
+    """Whether the model should reason before it answers, as Qwen's templates name it."""
     thinking: bool | None = None
+    """Whether the model should reason before it answers, as DeepSeek's templates name it."""
     reasoning_effort: str | None = None
+    """How much the model should reason."""
 
 
-class ChatBody(CommonParameters):
+class ChatRequest(CommonParameters):
     """Body of `/v1/chat/completions` and `/chat_tokenize`."""
 
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
+    """The messages of the chat so far."""
     logprobs: bool = False
+    """Return the log-probabilities of the generated tokens."""
     top_logprobs: U32 | None = None
+    """Return the N most likely tokens at each position. Requires `logprobs`."""
     response_format: ResponseFormat | None = None
+    """The format that the output must have."""
     tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
+    """Tools that the model may call."""
     tool_choice: str | NamedTool | None = None
+    """Which tool to call: `none`, `auto`, `required`, or the name of one tool."""
     tool_prompt: str | None = None
+    """Instruction put after the tools if the chat template does not support tools."""
     parallel_tool_calls: bool = True
+    """Whether the model may call several tools in one message."""
     chat_template_kwargs: TemplateVariables = TemplateVariables()
+    """Variables for the chat template."""
     reasoning_effort: str | None = None
+    """How much the model should reason, passed on to the chat template."""

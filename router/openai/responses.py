@@ -15,7 +15,7 @@ from router.errors import RouterError
 from router.openai.parsing.output import OutputParser
 from router.openai.parsing.tool_calls import ToolCallDelta
 from router.openai.request_models import NamedTool
-from router.openai.responses_request import ResponsesBody
+from router.openai.responses_request import ResponsesRequest
 from router.openai.shape import ResponseHeader, error_event_body, finish_reason, usage
 from router.requests.record import LiveRequest
 
@@ -29,7 +29,7 @@ class ResponsesApiFormatter:
 
     def __init__(
         self,
-        body: ResponsesBody,
+        body: ResponsesRequest,
         parser: OutputParser,
         record: LiveRequest,
         response_header: ResponseHeader,

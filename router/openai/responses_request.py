@@ -1,6 +1,6 @@
-"""The body of `/v1/responses`, and the chat that asks the same.
+"""The body of `/v1/responses`, and its translation into a chat request.
 
-What needs a memory, and every tool that is no function, is refused by name.
+Whatever needs stored responses, and every tool that is not a function, is refused by name.
 """
 
 from __future__ import annotations
@@ -15,54 +15,74 @@ from router.http.json_body import U32, Body, Float32, Json, validate_body
 from router.openai.request_models import (
     MAX_MESSAGES,
     MAX_TOOLS,
-    ChatBody,
+    ChatRequest,
     ContentParts,
     NamedTool,
     Part,
 )
+from router.requests.rules import require
 
 
 class InputItem(Body):
-    """A message, a call that the model made, or what a call gave."""
+    """A message, a function call that the model made, or the output of one."""
 
     type: str = "message"
+    """Kind of item: `message`, `function_call`, `function_call_output` or `reasoning`, which is
+    ignored."""
     role: str | None = None
+    """Author of a message, such as `system`, `developer`, `user` or `assistant`."""
     content: str | ContentParts | None = None
+    """Content of a message, as text or as a list of text parts."""
     call_id: str | None = None
+    """Id of the function call."""
     name: str | None = None
+    """Name of the called function."""
     arguments: str | None = None
+    """Arguments of the function call, as JSON text."""
     output: str | ContentParts | None = None
+    """Output of the function call, as text or as a list of text parts."""
 
 
 class FlatTool(Body):
-    """A tool, with its fields beside its type."""
+    """A tool that the model may call."""
 
     type: str
+    """Kind of tool; only `function` is supported."""
     name: str | None = None
+    """Name of the function."""
     description: str | None = None
+    """What the function does, for the model to read."""
     parameters: dict[str, Json] | None = None
+    """JSON schema of the function's arguments."""
     strict: bool | None = None
+    """Passed on to the chat template. A required call always matches its schema."""
 
 
 class TextFormat(Body):
-    """What the text must be."""
+    """The format that the text must have."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
+    """Kind of format; `text` is unconstrained."""
     name: str | None = None
+    """Name of the schema; not used."""
     schema_: Json = Field(default=None, alias="schema")
+    """The JSON schema that the text must match."""
     strict: bool | None = None
+    """Not used: the text always matches the schema."""
 
 
 class TextOptions(Body):
-    """How text is written."""
+    """Options of the text output."""
 
     format: TextFormat = TextFormat()
+    """The format that the text must have."""
 
 
 class ReasoningOptions(Body):
-    """How much the model thinks."""
+    """Options of the model's reasoning."""
 
     effort: str | None = None
+    """How much the model should reason, passed on to the chat template."""
 
 
 MAX_METADATA_ENTRIES = 16
@@ -70,43 +90,61 @@ Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
     Field(max_length=MAX_METADATA_ENTRIES, fail_fast=True),
 ]
-"""As much as OpenAI takes; it is told again with every state of the response."""
+"""OpenAI's limits; the metadata is part of every response object."""
 
 
-class ResponsesBody(Body):
+class ResponsesRequest(Body):
     """Body of `/v1/responses`."""
 
     input: str | Annotated[list[InputItem], Field(fail_fast=True, max_length=MAX_MESSAGES)]
+    """The prompt: the text of one user message, or a list of items."""
     model: str | None = None
+    """Name to return as the response's `model`. The server always uses the model it serves."""
     instructions: str | None = None
+    """System message to put first."""
     max_output_tokens: U32 | None = None
+    """Maximum number of tokens to generate; defaults to as many as fit into the context."""
     temperature: Float32 | None = None
+    """Sampling temperature: higher values make the output more random, 0 means greedy decoding.
+    Defaults to 1."""
     top_p: Float32 | None = None
+    """Nucleus sampling: sample from the smallest set of most likely tokens whose probabilities
+    add up to `top_p`. Above 0, at most 1."""
     stream: bool = False
+    """Whether to stream the response as server-sent events."""
     text: TextOptions = TextOptions()
+    """Options of the text output."""
     tools: Annotated[list[FlatTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
+    """Tools that the model may call."""
     tool_choice: str | NamedTool | None = None
+    """Which tool to call: `none`, `auto`, `required`, or the name of one tool."""
     parallel_tool_calls: bool = True
+    """Whether the model may call several tools in one response."""
     reasoning: ReasoningOptions = ReasoningOptions()
+    """Options of the model's reasoning."""
     user: str | None = None
+    """End-user id, used for fair scheduling between users."""
     metadata: Metadata | None = None
+    """Up to 16 key-value pairs that are returned with the response."""
     previous_response_id: str | None = None
+    """Not supported: responses are not stored, so a request with an id is rejected."""
     background: bool = False
+    """Not supported: responses are not stored, so `true` is rejected."""
 
 
-def to_chat_body(body: ResponsesBody) -> ChatBody:
-    """The chat that asks the same.
+def to_chat_body(body: ResponsesRequest) -> ChatRequest:
+    """The equivalent chat request.
 
-    Raises ValidationError for what needs a memory, or is no function, and Mistyped.
+    Raises ValidationError for what is not supported, and BodyTypeError.
     """
-    if body.previous_response_id is not None:
-        raise ValidationError("`previous_response_id` is not supported: responses are not stored")
-    if body.background:
-        raise ValidationError("`background` is not supported: responses are not stored")
+    require(
+        body.previous_response_id is None,
+        "`previous_response_id` is not supported: responses are not stored",
+    )
+    require(not body.background, "`background` is not supported: responses are not stored")
     messages = list(_messages(body))
-    if not messages:
-        raise ValidationError("`inputs` cannot be empty")
-    given = {
+    require(bool(messages), "`inputs` cannot be empty")
+    fields = {
         "model": body.model,
         "messages": messages,
         "max_tokens": body.max_output_tokens,
@@ -121,10 +159,10 @@ def to_chat_body(body: ResponsesBody) -> ChatBody:
     }
     choice = body.tool_choice
     plain = choice.model_dump() if isinstance(choice, NamedTool) else choice
-    return validate_body({**given, "tool_choice": plain}, ChatBody)
+    return validate_body({**fields, "tool_choice": plain}, ChatRequest)
 
 
-def _messages(body: ResponsesBody) -> Iterator[dict[str, Any]]:
+def _messages(body: ResponsesRequest) -> Iterator[dict[str, Any]]:
     if body.instructions:
         yield {"role": "system", "content": body.instructions}
     if isinstance(body.input, str):
@@ -138,7 +176,7 @@ def _messages(body: ResponsesBody) -> Iterator[dict[str, Any]]:
         if calls:
             yield {"role": "assistant", "tool_calls": calls}
             calls = []
-        if item.type != "reasoning":  # what it thought is no part of what it said
+        if item.type != "reasoning":  # templates drop the reasoning of earlier turns
             yield _message(item)
     if calls:
         yield {"role": "assistant", "tool_calls": calls}
@@ -166,8 +204,7 @@ def _assistant_call(item: InputItem) -> dict[str, Any]:
 
 
 def _nested_tool(tool: FlatTool) -> dict[str, Any]:
-    if tool.type != "function":
-        raise ValidationError(f"`{tool.type[:40]}` is not supported as a tool")
+    require(tool.type == "function", f"`{tool.type[:40]}` is not supported as a tool")
     return {"type": "function", "function": tool.model_dump(exclude={"type"})}
 
 

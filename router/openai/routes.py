@@ -33,8 +33,8 @@ from router.offload import offload
 from router.openai import chat, completions, responses
 from router.openai import shape as shapes
 from router.openai.chat_prompt import ChatPromptBuilder
-from router.openai.request_models import ChatBody, CommonParameters, CompletionBody
-from router.openai.responses_request import ResponsesBody, to_chat_body
+from router.openai.request_models import ChatRequest, CommonParameters, CompletionRequest
+from router.openai.responses_request import ResponsesRequest, to_chat_body
 from router.openai.shape import ResponseFormatter, ResponseHeader
 from router.requests.record import LiveRequest
 from router.requests.request import Request
@@ -98,24 +98,24 @@ class OpenAIRoutes:
 
     async def chat(self, http: web.Request) -> web.StreamResponse:
         """POST `/v1/chat/completions`."""
-        body = await self._gateway.read_body(http, ChatBody)
+        body = await self._gateway.read_body(http, ChatRequest)
         return await self._serve(http, lambda: self._plan_chat(http, body), stream=body.stream)
 
     async def completions(self, http: web.Request) -> web.StreamResponse:
         """POST `/v1/completions`."""
-        body = await self._gateway.read_body(http, CompletionBody)
+        body = await self._gateway.read_body(http, CompletionRequest)
         return await self._serve(
             http, lambda: self._plan_completion(http, body), stream=body.stream
         )
 
     async def responses(self, http: web.Request) -> web.StreamResponse:
         """POST `/v1/responses`."""
-        body = await self._gateway.read_body(http, ResponsesBody)
+        body = await self._gateway.read_body(http, ResponsesRequest)
         return await self._serve(http, lambda: self._plan_response(http, body), stream=body.stream)
 
     async def chat_tokenize(self, http: web.Request) -> web.StreamResponse:
         """POST `/chat_tokenize`: a chat's text, and its tokens."""
-        body = await self._gateway.read_body(http, ChatBody)
+        body = await self._gateway.read_body(http, ChatRequest)
         text = (await self._prompt_builder.build(body, _body_bytes(http))).text
         spans = await self._encoder.tokens_with_offsets(text, add_special_tokens=False)
         head, tail = (
@@ -126,7 +126,7 @@ class OpenAIRoutes:
 
     @asynccontextmanager
     async def running_chat(
-        self, http: web.Request, body: ChatBody
+        self, http: web.Request, body: ChatRequest
     ) -> AsyncIterator[Callable[[], Awaitable[str]]]:
         """A chat that runs, and a function that waits for the text of its first answer."""
         async with self._live_requests(http, lambda: self._plan_chat(http, body)) as (
@@ -140,7 +140,7 @@ class OpenAIRoutes:
 
             yield text
 
-    async def _plan_chat(self, http: web.Request, body: ChatBody) -> GenerationPlan:
+    async def _plan_chat(self, http: web.Request, body: ChatRequest) -> GenerationPlan:
         prompt = await self._prompt_builder.build(body, _body_bytes(http))
         self._gateway.require_permit()
         requests = chat.build_requests(body, prompt, self._gateway.bounds, self._vocabulary_size)
@@ -155,7 +155,7 @@ class OpenAIRoutes:
             send_compute_time=True,
         )
 
-    async def _plan_completion(self, http: web.Request, body: CompletionBody) -> GenerationPlan:
+    async def _plan_completion(self, http: web.Request, body: CompletionRequest) -> GenerationPlan:
         completions.parse_prompts(body, self._gateway.bounds)
         self._gateway.require_permit()
         decode = self._encoder.tokenizer.decode_without_gil
@@ -170,7 +170,7 @@ class OpenAIRoutes:
             choices_per_prompt=body.n or 1,
         )
 
-    async def _plan_response(self, http: web.Request, body: ResponsesBody) -> GenerationPlan:
+    async def _plan_response(self, http: web.Request, body: ResponsesRequest) -> GenerationPlan:
         asked = await offload(_body_bytes(http), to_chat_body, body)
         prompt = await self._prompt_builder.build(asked, _body_bytes(http))
         self._gateway.require_permit()

@@ -21,7 +21,7 @@ from router.openai.parsing.tool_calls import (
     ToolCallParser,
     tool_call_parser_factory,
 )
-from router.openai.request_models import ChatBody, Tool
+from router.openai.request_models import ChatRequest, Tool
 from router.text import grammar
 
 DEFAULT_TOOL_PROMPT = (
@@ -83,7 +83,7 @@ class ToolUse:
         return [tool.model_dump(exclude_none=True) for tool in self.tools] or None
 
 
-def resolve_tool_use(body: ChatBody) -> ToolUse:
+def resolve_tool_use(body: ChatRequest) -> ToolUse:
     """What `body` asks for. Raises ToolError."""
     tools = tuple(body.tools or ())
     choice = body.tool_choice

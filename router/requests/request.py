@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from router.config import Limits
-from router.errors import ValidationError
+from router.requests.rules import require
 from shard.wire.protocol import ReportOptions, Sampling
 
 COUNTED_NEW_TOKENS = 1024
@@ -145,28 +145,19 @@ def fit_to_context(
     room = max(most - used, 0)
     asked = room if request.max_new_tokens is None else request.max_new_tokens
     counted = min(asked, COUNTED_NEW_TOKENS)
-    _reject_if(
-        used + counted > most,
+    require(
+        used + counted <= most,
         f"`inputs` tokens + `max_new_tokens` must be <= {most}. "
         f"Given: {used} `inputs` tokens and {counted} `max_new_tokens`",
     )
-    _reject_if(
-        used > bounds.max_input_tokens,
+    require(
+        used <= bounds.max_input_tokens,
         f"`inputs` must have less than {bounds.max_input_tokens} tokens. Given: {used}",
     )
-    _reject_if(
-        request.decoder_input_details and used > MAX_PROMPT_LOGPROBS,
+    require(
+        not request.decoder_input_details or used <= MAX_PROMPT_LOGPROBS,
         f"log-probabilities are returned for prompts of at most {MAX_PROMPT_LOGPROBS} tokens."
         f" Given: {used}",
     )
-    _reject_if(not used, "`inputs` cannot be empty")  # a tokenizer may add nothing to odd text
+    require(used > 0, "`inputs` cannot be empty")  # a tokenizer may add nothing to odd text
     return tuple(kept), min(asked, room)
-
-
-def _reject_if(violated: bool, text: str) -> None:
-    if violated:
-        raise ValidationError(text)
-
-
-def _strictly_between(value: float | None, low: float, high: float) -> bool:
-    return value is None or low < value < high

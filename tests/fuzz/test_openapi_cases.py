@@ -30,7 +30,7 @@ from router.http.openapi_document import Operation, openapi_document
 from router.native.openapi import NATIVE_OPERATIONS
 from router.native.request_models import GenerateRequest
 from router.openai.openapi import OPENAI_OPERATIONS
-from router.openai.request_models import ChatBody
+from router.openai.request_models import ChatRequest
 from tests.support.paths import ROOT
 from tests.support.processes import Processes
 
@@ -78,7 +78,7 @@ def guests(owner: Operation) -> list[Operation]:
         for one in each.aliases_of or (each,)
         if OWNERS.get(one.request_model) == owner
     ]
-    instances = [VERTEX] if owner.request_model in (GenerateRequest, ChatBody) else []
+    instances = [VERTEX] if owner.request_model in (GenerateRequest, ChatRequest) else []
     return [each for each in alike if each != owner] + instances
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -69,6 +69,40 @@ def test_every_reference_leads_somewhere_and_operations_have_names_of_their_own(
     assert names <= set(DOCUMENT["components"]["schemas"])
     operations = [each for path in DOCUMENT["paths"].values() for each in path.values()]
     assert len({each["operationId"] for each in operations}) == len(operations)
+
+
+def test_every_property_has_a_description() -> None:
+    undescribed = [name for name, schema in properties(DOCUMENT) if not description(schema)]
+    assert undescribed == []
+
+
+def test_every_schema_operation_and_path_parameter_is_described() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    operations = [each for path in DOCUMENT["paths"].values() for each in path.values()]
+    described = [*schemas.values(), *(item for each in operations for item in parameters(each))]
+    assert all(each.get("description") for each in described)
+    assert all(each["summary"] for each in operations)
+
+
+def properties(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every property of every schema in `node`, by its path in the document."""
+    children = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in children:
+        if key == "properties":
+            yield from ((f"{path}/{name}", schema) for name, schema in value.items())
+        if isinstance(value, dict | list):
+            yield from properties(value, f"{path}/{key}")
+
+
+def description(schema: dict[str, Any]) -> str:
+    """The description of `schema`, or of the schema that it refers to."""
+    name = schema.get("$ref", "").rpartition("/")[2]
+    target = DOCUMENT["components"]["schemas"].get(name, {})
+    return str(schema.get("description") or target.get("description", ""))
+
+
+def parameters(operation: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(operation.get("parameters", []))
 
 
 async def test_every_route_of_the_server_is_in_the_document_and_no_other() -> None:
