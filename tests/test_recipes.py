@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from benchmark.__main__ import COMMANDS
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
     path.relative_to(ROOT)
     for pattern in ("*.md", "docs/*.md", "deploy/**/*.md")
@@ -99,9 +99,9 @@ def resolves(dotted: str) -> bool:
 def defines(body: list[ast.stmt], names: list[str]) -> bool:
     if not names:
         return True
-    found = [node for name, node in members(body) if name == names[0]]
-    inner = [node.body for node in found if isinstance(node, ast.ClassDef)]
-    return bool(found) and (len(names) == 1 or any(defines(body, names[1:]) for body in inner))
+    nodes = [node for name, node in members(body) if name == names[0]]
+    inner = [node.body for node in nodes if isinstance(node, ast.ClassDef)]
+    return bool(nodes) and (len(names) == 1 or any(defines(body, names[1:]) for body in inner))
 
 
 @cache
@@ -156,8 +156,8 @@ def test_every_path_on_a_page_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_every_dotted_name_on_a_page_resolves(page: Path) -> None:
     dotted = [span for span in spans(page) if _DOTTED.fullmatch(span) and not is_path(span)]
-    ours = [span for span in dotted if span.split(".")[0] in FOLDERS]
-    assert [span for span in ours if not resolves(span)] == []
+    in_tree = [span for span in dotted if span.split(".")[0] in FOLDERS]
+    assert [span for span in in_tree if not resolves(span)] == []
 
 
 @pytest.mark.parametrize("page", MAPS, ids=str)
@@ -182,9 +182,9 @@ def test_every_flag_on_a_page_exists(page: Path) -> None:
 def test_every_command_on_a_page_exists(page: Path) -> None:
     text = (ROOT / page).read_text()
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    made = {name for span in spans(page) for name in re.findall(r"^make ([a-z-]+)", span)}
+    make_targets = {name for span in spans(page) for name in re.findall(r"^make ([a-z-]+)", span)}
     assert set(re.findall(r"python -m benchmark ([a-z-]+)", text)) <= set(COMMANDS)
-    assert made <= targets
+    assert make_targets <= targets
 
 
 @pytest.mark.parametrize("page", [*PAGES, Path("docs/style.md")], ids=str)
