@@ -54,7 +54,7 @@ class RoundWatch:
             self.kinds.append(found or "resident")
             return found
 
-        patch.setattr(rounds, "refusal", refused)
+        patch.setattr(rounds, "why_not_on_device", refused)
         patch.setattr(rounds, "launch", launch)
 
     @property

@@ -61,7 +61,7 @@ def test_a_crowd_attends_as_its_rows_do(
         found = together.attend_layer(0, fresh, query, rule)
         assert crowd.call_count == 1
         alone = PagedLayout(together.cache, together.slots, segments)
-        with patch.object(attention, "joins", return_value=False):
+        with patch.object(attention, "fits_padded_batch", return_value=False):
             wanted = alone.attend_layer(0, fresh, query, rule)
         assert crowd.call_count == 1
     assert (found - wanted).abs().max() < 2e-6

@@ -34,7 +34,7 @@ class Streams:
 def streams(monkeypatch: pytest.MonkeyPatch) -> Streams:
     made = Streams()
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: made)
-    monkeypatch.setattr(HostPool, "_aside", lambda *_: nullcontext())
+    monkeypatch.setattr(HostPool, "_on_copy_stream", lambda *_: nullcontext())
     return made
 
 

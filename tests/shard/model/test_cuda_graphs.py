@@ -65,9 +65,9 @@ def engine(
     """An engine with a device's backend and graphs, on this machine."""
     device = tiny.engine(target)._target.facts.device
     paging = backends.TritonPagedAttention(device, 8, None)
-    monkeypatch.setattr(backends, "choose", lambda _: paging)
+    monkeypatch.setattr(backends, "choose_backend", lambda _: paging)
     monkeypatch.setattr("shard.attention.paged_triton.paged_attention", paged.reference_attention)
-    monkeypatch.setattr(recorder, "cuda_graphs", lambda: graph)
+    monkeypatch.setattr(recorder, "cuda_graph_factory", lambda: graph)
     config = tiny.config(target, draft, speculate=3, max_rows=2, resident=resident)
     return Engine(config, lambda text, percent: None)
 

@@ -305,7 +305,7 @@ def test_a_round_without_memory_is_the_hosts(model: Model, monkeypatch: pytest.M
     def full(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(DeviceRound, "_judge", full)
+    monkeypatch.setattr(DeviceRound, "_choose_all", full)
     assert drive(served, wanted, DrivePlan(draft=3)) == plain
 
 
@@ -359,7 +359,7 @@ def test_a_whole_round_runs_where_there_are_no_values(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the meta device whoever asks for a value gets an error, in transformers' code too."""
-    monkeypatch.setattr(backends, "choose", lambda _: backends.SdpaAttention())
+    monkeypatch.setattr(backends, "choose_backend", lambda _: backends.SdpaAttention())
     with torch.inference_mode():
         target, draft = (PackedModel(weightless(each), 20) for each in (name, "llama"))
         bridge = VocabularyMap(VOCABULARY, VOCABULARY, {id: 100 - id for id in range(90)}, META)

@@ -137,7 +137,7 @@ def test_a_gap_is_closed_in_parts_and_drafting_then_resumes(
     pairs: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twenty Steps without drafts, then eight tokens of the gap in each Step with."""
-    monkeypatch.setattr(drafters, "CATCH_UP", 8)
+    monkeypatch.setattr(drafters, "MAX_CATCH_UP_TOKENS", 8)
     served = pairs["shuffled"]
     [plain] = drive(served, [RowSpec((5, 6, 7), 60, SAMPLED)], DrivePlan())
     served.reset()
