@@ -66,7 +66,7 @@ def build_router(
     except ValueError as fault:
         raise RouterStartupError(BAD_FLAG, str(fault)) from fault
     capacity = combined_capacity(ranks, bounds, config.scheduler.preemption)
-    metrics = Metrics(bounds, capacity, len(ranks), ranks[0].drafter or "model")
+    metrics = Metrics(bounds, capacity, ranks[0].drafter or "model")
     scheduler = build_scheduler(config.scheduler, capacity, state_file)
     encoder = Encoder(model.vocabulary, workers)
     log = StepLog(config.step_log, capacity) if config.step_log else None

@@ -1,1 +1,1 @@
-"""What the server tells about itself: metrics and the scheduler's status."""
+"""The server's metrics, and the scheduler's status as JSON."""

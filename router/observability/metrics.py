@@ -1,9 +1,9 @@
-"""What `/metrics` shows: TGI's names verbatim and ours beside them, in one registry of its own.
+"""The Prometheus metrics of `/metrics`: TGI's names verbatim, plus a few others with `tgi_`.
 
-Others report facts through a few verbs; names, labels and buckets are here alone. Every series
-whose labels are known exists from the start, at zero. The text is rendered here because
-prometheus_client renames counters to `*_total` and adds `*_created`, which leaves the panels of
-TGI's Grafana board empty.
+Callers report events; names, labels and buckets are declared in this file only. Every series whose
+labels are known exists from the start, at zero. The text is rendered here because prometheus_client
+renames counters to `*_total` and adds `*_created`, which would leave the panels of TGI's Grafana
+dashboard empty.
 """
 
 from __future__ import annotations
@@ -22,69 +22,77 @@ from router.scheduler.api import DeviceCapacity, SchedulerStatus
 
 DURATION_BUCKETS = tuple(0.0001 * 1.5**k for k in range(1, 36))
 METHODS = ("prefill", "decode")
+SOURCES = ("model", "ngram")
 
 Labels = Mapping[str, Sequence[str]]
 
 _COUNTERS: dict[str, tuple[str, Labels]] = {
     "tgi_request_count": ("Requests that reached validation", {}),
-    "tgi_request_success": ("Requests that ended well", {}),
+    "tgi_request_success": ("Requests that completed successfully", {}),
     "tgi_request_failure": (
-        "Requests that ended badly",
+        "Requests that failed, by cause",
         {
             "err": (
-                *("validation", "overloaded", "generation", "incomplete", "dropped"),
-                *("template", "cancelled", "unavailable"),
+                "validation",
+                "overloaded",
+                "generation",
+                "incomplete",
+                "dropped",
+                "template",
+                "cancelled",
+                "unavailable",
             )
         },
     ),
-    "tgi_batch_inference_count": ("Steps sent", {"method": METHODS}),
-    "tgi_batch_inference_success": ("Steps done", {"method": METHODS}),
-    "tgi_batch_inference_failure": ("Steps lost", {"method": METHODS}),
+    "tgi_batch_inference_count": ("Steps sent to the shards", {"method": METHODS}),
+    "tgi_batch_inference_success": ("Steps completed", {"method": METHODS}),
+    "tgi_batch_inference_failure": ("Steps lost with the shards", {"method": METHODS}),
     "tgi_batch_concat": (
-        "Batches joined",
+        "Steps in which prompts joined requests that decode",
         {"reason": ("backpressure", "wait_exceeded", "chunking")},
     ),
-    "tgi_speculative_drafted_tokens": ("Tokens proposed", {"source": ("model", "ngram")}),
-    "tgi_speculative_accepted_tokens": ("Proposed tokens kept", {"source": ("model", "ngram")}),
-    "tgi_preemptions": ("Requests paused", {"action": ("keep", "swap", "recompute")}),
-    "tgi_preemptions_prefetched": ("Swapped requests brought back while others ran", {}),
+    "tgi_speculative_drafted_tokens": ("Draft tokens proposed", {"source": SOURCES}),
+    "tgi_speculative_accepted_tokens": ("Draft tokens accepted", {"source": SOURCES}),
+    "tgi_preemptions": ("Preempted requests", {"action": ("keep", "swap", "recompute")}),
+    "tgi_preemptions_prefetched": ("Swapped requests copied back while others ran", {}),
 }
 
 _GAUGES = {
-    "tgi_queue_size": "Requests that wait for a place in a batch",
+    "tgi_queue_size": "Requests that wait for a place in the batch",
     "tgi_batch_current_size": "Requests in the batch",
-    "tgi_batch_current_max_tokens": "Tokens that the batch's pages hold",
-    "tgi_batch_max_total_tokens": "Tokens that the KV cache holds",
+    "tgi_batch_current_max_tokens": "Capacity of the KV cache pages in use, in tokens",
+    "tgi_batch_max_total_tokens": "Capacity of the KV cache, in tokens",
     "tgi_requests_running": "Requests in the batch",
-    "tgi_kv_cache_usage": "Part of the KV cache in use, 0 to 1",
-    "tgi_perceptible_ratio": "Share of live requests that are ranked by their remaining time",
-    "tgi_estimate_error_ratio": "Mean relative error of recent estimates of execution time",
-    "tgi_acceptance_ratio": "Share of recent draft tokens that were kept",
+    "tgi_kv_cache_usage": "Fraction of the KV cache in use, 0 to 1",
+    "tgi_perceptible_ratio": "Fraction of live requests ranked by their estimated remaining time",
+    "tgi_estimate_error_ratio": "Mean relative error of recent estimates of the service time",
+    "tgi_acceptance_ratio": "Fraction of recent draft tokens that were accepted",
 }
 
+_NOT_OBSERVED = "Part of TGI's dashboards; never observed here"
 _DURATIONS: dict[str, tuple[str, Labels]] = {
-    "tgi_request_duration": ("Arrival to the last token", {}),
-    "tgi_request_validation_duration": ("Arrival to the queue", {}),
-    "tgi_request_queue_duration": ("Queue to the first Step", {}),
-    "tgi_request_inference_duration": ("First Step to the last token", {}),
-    "tgi_request_mean_time_per_token_duration": ("Inference by token", {}),
-    "tgi_request_ttft_duration": ("Arrival to the first token", {}),
-    "tgi_request_inter_token_duration": ("Between tokens of one request", {}),
-    "tgi_batch_inference_duration": ("A Step", {"method": METHODS}),
-    "tgi_batch_forward_duration": ("A Step on the device", {"method": METHODS}),
-    "tgi_batch_decode_duration": ("A Step's tokens to text", {"method": METHODS}),
-    "tgi_batch_filter_duration": ("A batch's filtering", {"method": METHODS}),
-    "tgi_batch_concat_duration": ("A batch's joining", {"method": ("decode",)}),
+    "tgi_request_duration": ("Seconds from arrival to the last token", {}),
+    "tgi_request_validation_duration": ("Seconds from arrival to the queue", {}),
+    "tgi_request_queue_duration": ("Seconds from the queue to the first step", {}),
+    "tgi_request_inference_duration": ("Seconds from the first step to the last token", {}),
+    "tgi_request_mean_time_per_token_duration": ("Seconds of inference per output token", {}),
+    "tgi_request_ttft_duration": ("Seconds from arrival to the first token", {}),
+    "tgi_request_inter_token_duration": ("Seconds between the tokens of a request", {}),
+    "tgi_batch_inference_duration": ("Seconds per step", {"method": METHODS}),
+    "tgi_batch_forward_duration": ("Seconds of device time per step", {"method": METHODS}),
+    "tgi_batch_decode_duration": ("Seconds to detokenize a step", {"method": METHODS}),
+    "tgi_batch_filter_duration": (_NOT_OBSERVED, {"method": METHODS}),
+    "tgi_batch_concat_duration": (_NOT_OBSERVED, {"method": ("decode",)}),
 }
 
 
 class Metrics:
-    """One server's metrics. Every method is called from the event loop."""
+    """The metrics of one server, in a registry of their own. Not thread-safe."""
 
     def __init__(
-        self, bounds: ResolvedLimits, capacity: DeviceCapacity, ranks: int, source: str = "model"
+        self, limits: ResolvedLimits, capacity: DeviceCapacity, source: str = "model"
     ) -> None:
-        """`source`: who drafts, `model` or `ngram`."""
+        """`source` is the kind of drafter, `model` or `ngram`."""
         self._capacity = capacity
         self._source = source
         self._registry = registry = CollectorRegistry()
@@ -95,27 +103,32 @@ class Metrics:
         self._gauges = {
             name: Gauge(name, help, registry=registry) for name, help in _GAUGES.items()
         }
-        self._sizes = _size_histograms(registry, bounds)
+        self._sizes = _size_histograms(registry, limits)
         self._queue_depth = Gauge(
-            "tgi_queue_depth", "Waiting by level", ["level"], registry=registry
+            "tgi_queue_depth",
+            "Requests that wait, by queue level",
+            ["level"],
+            registry=registry,
         )
         self._skipped = Summary(
             "tgi_request_skipped_tokens",
-            "Draft tokens kept, by request and Step",
+            "Draft tokens accepted per request and step",
             registry=registry,
         )
-        restarts = {"rank": tuple(map(str, range(ranks)))}
-        self._restarts = _counter(registry, "tgi_shard_restarts", "Restarts of a shard", restarts)
         self._preempted: dict[str, int] = {}
         self._prefetched = 0
         self._gauges["tgi_batch_max_total_tokens"].set(capacity.pages * capacity.page_size)
 
     def request_started(self) -> None:
-        """A request's body has its right types."""
+        """Count a request whose body has the right types."""
         self._counters["tgi_request_count"].inc()
 
     def request_ended(self, record: LiveRequest | None, err: str | None) -> None:
-        """It ended, well if `err` is None; `record` is None where it never reached the queue."""
+        """Count the end of a request.
+
+        `err` is a label of `tgi_request_failure`, or None for a success. `record` is None for a
+        request that never reached the queue.
+        """
         if record is not None:
             self._observe_request(record)
         if err is not None:
@@ -126,9 +139,10 @@ class Metrics:
     def step_completed(
         self, method: str, rows: int, seconds: float, *, mixed: bool = False
     ) -> None:
-        """A Step over `rows` requests took `seconds` of the device; a mixed one is a prefill.
+        """Observe a step over `rows` requests that took `seconds` of device time.
 
-        `joined`: it had prompts beside rows that decode, which TGI calls a concat.
+        `mixed`: prompts joined requests that decode, which TGI calls a concat. Such a step has the
+        method `prefill`.
         """
         if mixed:
             self._counters["tgi_batch_concat"].labels("chunking").inc()
@@ -140,51 +154,47 @@ class Metrics:
             self._sizes["tgi_batch_next_size"].observe(rows)
 
     def step_detokenized(self, method: str, seconds: float) -> None:
-        """The tokens of a Step were text after `seconds`."""
+        """Observe the `seconds` that it took to turn the tokens of a step into text."""
         self._durations["tgi_batch_decode_duration"].labels(method).observe(seconds)
 
     def step_aborted(self, method: str) -> None:
-        """A Step's result will never come."""
+        """Count a step that was lost with the shards."""
         self._counters["tgi_batch_inference_count"].labels(method).inc()
         self._counters["tgi_batch_inference_failure"].labels(method).inc()
 
     def tokens_emitted(self, tokens: int, seconds: float) -> None:
-        """One request got `tokens` at once, `seconds` after those before."""
+        """Observe `tokens` that a request got together, `seconds` after its previous ones."""
         for _ in range(tokens):
             self._durations["tgi_request_inter_token_duration"].observe(seconds / tokens)
 
     def tokens_drafted(self, drafted: int, accepted: int) -> None:
-        """One request's part of a Step."""
+        """Count the draft tokens of one request in one step."""
         self._counters["tgi_speculative_drafted_tokens"].labels(self._source).inc(drafted)
         self._counters["tgi_speculative_accepted_tokens"].labels(self._source).inc(accepted)
         self._skipped.observe(accepted)
 
-    def shard_restarted(self, rank: int) -> None:
-        """A rank came back."""
-        self._restarts.labels(str(rank)).inc()
-
-    def update_gauges(self, view: SchedulerStatus) -> None:
-        """The present state, asked for before it is shown and not at every Step."""
-        used = self._capacity.pages - view.free_pages
-        self._gauges["tgi_queue_size"].set(sum(view.waiting))
-        self._gauges["tgi_batch_current_size"].set(view.running)
-        self._gauges["tgi_requests_running"].set(view.running)
+    def update_gauges(self, status: SchedulerStatus) -> None:
+        """Set the gauges to the scheduler's status; called before each `render`."""
+        used = self._capacity.pages - status.free_pages
+        self._gauges["tgi_queue_size"].set(sum(status.waiting))
+        self._gauges["tgi_batch_current_size"].set(status.running)
+        self._gauges["tgi_requests_running"].set(status.running)
         self._gauges["tgi_batch_current_max_tokens"].set(used * self._capacity.page_size)
         self._gauges["tgi_kv_cache_usage"].set(used / self._capacity.pages)
-        self._gauges["tgi_perceptible_ratio"].set(perceptible_share(view))
-        self._gauges["tgi_estimate_error_ratio"].set(view.estimate_error)
-        self._gauges["tgi_acceptance_ratio"].set(view.acceptance_rate)
-        for level, waiting in enumerate(view.waiting):
+        self._gauges["tgi_perceptible_ratio"].set(perceptible_share(status))
+        self._gauges["tgi_estimate_error_ratio"].set(status.estimate_error)
+        self._gauges["tgi_acceptance_ratio"].set(status.acceptance_rate)
+        for level, waiting in enumerate(status.waiting):
             self._queue_depth.labels(str(level)).set(waiting)
-        for action, count in view.preemptions.items():
+        for action, count in status.preemptions.items():
             new = count - self._preempted.get(action, 0)
             self._counters["tgi_preemptions"].labels(action).inc(new)
-        self._preempted = dict(view.preemptions)
-        self._counters["tgi_preemptions_prefetched"].inc(view.prefetched - self._prefetched)
-        self._prefetched = view.prefetched
+        self._preempted = dict(status.preemptions)
+        self._counters["tgi_preemptions_prefetched"].inc(status.prefetched - self._prefetched)
+        self._prefetched = status.prefetched
 
     def render(self) -> bytes:
-        """Prometheus' text format, version 0.0.4, UTF-8."""
+        """Render all metrics in Prometheus' text format 0.0.4, UTF-8."""
         return "".join(chain.from_iterable(map(_lines, self._registry.collect()))).encode()
 
     def _observe_request(self, record: LiveRequest) -> None:
@@ -195,12 +205,12 @@ class Metrics:
     def _observe_success(self, record: LiveRequest) -> None:
         self._counters["tgi_request_success"].inc()
         self._sizes["tgi_request_generated_tokens"].observe(len(record.tokens))
-        spent = timing(record)
+        times = timing(record)
         for name, seconds in (
-            ("tgi_request_duration", spent.total),
-            ("tgi_request_queue_duration", spent.queue),
-            ("tgi_request_inference_duration", spent.inference),
-            ("tgi_request_mean_time_per_token_duration", spent.per_token),
+            ("tgi_request_duration", times.total),
+            ("tgi_request_queue_duration", times.queue),
+            ("tgi_request_inference_duration", times.inference),
+            ("tgi_request_mean_time_per_token_duration", times.per_token),
             ("tgi_request_ttft_duration", record.first_token - record.arrived),
         ):
             self._durations[name].observe(seconds)
@@ -224,21 +234,23 @@ def _duration_histogram(
     return histogram
 
 
-def _size_histograms(registry: CollectorRegistry, bounds: ResolvedLimits) -> dict[str, Histogram]:
-    buckets = {
-        "tgi_request_input_length": _linear_buckets(bounds.max_input_tokens),
-        "tgi_request_generated_tokens": _linear_buckets(bounds.max_total_tokens),
-        "tgi_request_max_new_tokens": _linear_buckets(bounds.max_total_tokens),
-        "tgi_batch_next_size": tuple(range(1, 1025)),
+def _size_histograms(registry: CollectorRegistry, limits: ResolvedLimits) -> dict[str, Histogram]:
+    rows = {
+        "tgi_request_input_length": ("Prompt tokens per request", limits.max_input_tokens),
+        "tgi_request_generated_tokens": ("Output tokens per request", limits.max_total_tokens),
+        "tgi_request_max_new_tokens": ("`max_new_tokens` per request", limits.max_total_tokens),
     }
-    return {
-        name: Histogram(name, "Tokens or requests", buckets=row, registry=registry)
-        for name, row in buckets.items()
+    histograms = {
+        name: Histogram(name, help, buckets=_linear_buckets(maximum), registry=registry)
+        for name, (help, maximum) in rows.items()
     }
+    name, buckets = "tgi_batch_next_size", tuple(range(1, 1025))
+    help = "Requests per step that prefills"
+    return {**histograms, name: Histogram(name, help, buckets=buckets, registry=registry)}
 
 
-def _linear_buckets(largest: int) -> tuple[float, ...]:
-    return tuple(largest * i / 100 for i in range(1, 101))
+def _linear_buckets(maximum: int) -> tuple[float, ...]:
+    return tuple(maximum * i / 100 for i in range(1, 101))
 
 
 def _lines(metric: Metric) -> Iterator[str]:

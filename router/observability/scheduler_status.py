@@ -1,7 +1,7 @@
-"""What is told of the scheduler: to operators of all requests, to callers of their own.
+"""The scheduler's status as JSON: of all requests for operators, of one request for its caller.
 
-Pure: values in, JSON-ready values out. Times are seconds, to the microsecond; levels are counted
-as in `tgi_queue_depth`, from 0, the highest.
+Pure: values in, JSON-ready values out. Times are seconds, rounded to microseconds. Levels are those
+of `tgi_queue_depth`: 0 is the highest.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from router.requests.record import LiveRequest
 from router.scheduler.api import RequestStatus, SchedulerStatus
 
 
-def perceptible_share(view: SchedulerStatus) -> float:
-    """Share of the live requests whose remaining time is known well enough to rank by it."""
-    live = view.running + sum(view.waiting)
-    return min(1.0, view.perceptible / live) if live else 0.0
+def perceptible_share(status: SchedulerStatus) -> float:
+    """Fraction of the live requests whose remaining time is known well enough to rank by it."""
+    live = status.running + sum(status.waiting)
+    return min(1.0, status.perceptible / live) if live else 0.0
 
 
-def scheduler_info(policy: str, view: SchedulerStatus) -> dict[str, Any]:
-    """The `scheduler` of `/info`."""
+def scheduler_info(policy: str, status: SchedulerStatus) -> dict[str, Any]:
+    """The object `scheduler` of `/info`."""
     return {
         "policy": policy,
-        "queue_depth": list(view.waiting),
-        "running": view.running,
-        "perceptible_share": _rounded(perceptible_share(view)),
-        "estimate_error": _rounded(view.estimate_error),
-        "acceptance_rate": _rounded(view.acceptance_rate),
-        "preemptions": dict(view.preemptions),
+        "queue_depth": list(status.waiting),
+        "running": status.running,
+        "perceptible_share": _rounded(perceptible_share(status)),
+        "estimate_error": _rounded(status.estimate_error),
+        "acceptance_rate": _rounded(status.acceptance_rate),
+        "preemptions": dict(status.preemptions),
     }
 
 
 def service_details(record: LiveRequest) -> dict[str, Any]:
-    """Ours in the details of an answer: the wait, the device's time, and interruptions by kind."""
+    """Additions to the `details` of a response: queue time, device time, preemptions by kind."""
     return {
         "queue_time": _rounded(record.started - record.queued),
         "attained_service": _rounded(record.device_seconds),
@@ -44,18 +44,18 @@ def service_details(record: LiveRequest) -> dict[str, Any]:
 def request_status(
     request_id: str, sequences: Iterable[tuple[LiveRequest, RequestStatus | None]]
 ) -> dict[str, Any]:
-    """Body of `/requests/{request_id}`; best_of and the like are several sequences of one id."""
+    """The body of `/requests/{request_id}`; a request with `best_of` has several sequences."""
     return {
         "request_id": request_id,
-        "sequences": [_sequence_status(record, look) for record, look in sequences],
+        "sequences": [_sequence_status(record, status) for record, status in sequences],
     }
 
 
 def _sequence_status(record: LiveRequest, status: RequestStatus | None) -> dict[str, Any]:
-    told = {"state": _state(record, status), "emitted_tokens": len(record.tokens)}
-    if status is None:  # the scheduler is still to hear of it
-        return told
-    return told | {
+    fields = {"state": _state(record, status), "emitted_tokens": len(record.tokens)}
+    if status is None:  # not yet submitted to the scheduler
+        return fields
+    return fields | {
         "level": max(0, status.level - 1),
         "perceptible": status.perceptible,
         "estimated_wait": _rounded(status.wait),

@@ -32,7 +32,7 @@ def expressions(panels: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def series() -> dict[str, set[str]]:
     """The labels of every series that the server shows, by its name."""
-    metrics = Metrics(BOUNDS, CAPACITY, 1)
+    metrics = Metrics(BOUNDS, CAPACITY)
     metrics.update_gauges(
         SchedulerStatus((0,), running=0, perceptible=0, free_pages=0, preemptions={})
     )

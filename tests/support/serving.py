@@ -309,7 +309,7 @@ async def _serving(
 ) -> AsyncIterator[RunningServer]:
     workers = WorkerPool(WorkerFiles(str(folder), VOCAB_SIZE), 1)
     model = replace(MODEL, template=ChatTemplate.load(str(folder)))
-    parts = (Metrics(BOUNDS, CAPACITY, 1), BOUNDS, server_info, timeouts, GrammarCompiler(workers))
+    parts = (Metrics(BOUNDS, CAPACITY), BOUNDS, server_info, timeouts, GrammarCompiler(workers))
     front = Gateway(dispatcher, *parts)  # type: ignore[arg-type]
     more = build_routes(front, server_info, model, VOCAB_SIZE, workers, docs_ui=docs_ui)
     listener = socket.socket()

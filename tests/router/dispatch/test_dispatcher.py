@@ -107,7 +107,7 @@ async def serving(
         limits = {"max_batch_prefill_tokens": 64, **limits}
         bounds = resolve_limits(Limits(**limits), longest or shards.ready_messages[0].max_length)
         capacity = combined_capacity(shards.ready_messages, bounds)
-        metrics = SeenMetrics(bounds, capacity, len(shards.ready_messages))
+        metrics = SeenMetrics(bounds, capacity)
         metrics.changed = asyncio.Event()
         scheduler = build(SchedulerConfig(scheduler=policy), capacity)
         options: dict[str, Any] = {"clock": clock} if clock else {}

@@ -1,3 +1,5 @@
+"""The metrics: their names, labels and buckets, and what each event changes."""
+
 import re
 from dataclasses import replace
 
@@ -11,46 +13,69 @@ from shard.wire.protocol import Sampling
 from tests.support.serving import BOUNDS, CAPACITY, HELLO, ScriptedRecord, serving
 
 COUNTERS = {
-    *("tgi_request_count", "tgi_request_success", "tgi_request_failure"),
-    *("tgi_batch_inference_count", "tgi_batch_inference_success", "tgi_batch_inference_failure"),
-    *("tgi_batch_concat", "tgi_speculative_drafted_tokens", "tgi_speculative_accepted_tokens"),
-    *("tgi_preemptions", "tgi_preemptions_prefetched", "tgi_shard_restarts"),
+    "tgi_request_count",
+    "tgi_request_success",
+    "tgi_request_failure",
+    "tgi_batch_inference_count",
+    "tgi_batch_inference_success",
+    "tgi_batch_inference_failure",
+    "tgi_batch_concat",
+    "tgi_speculative_drafted_tokens",
+    "tgi_speculative_accepted_tokens",
+    "tgi_preemptions",
+    "tgi_preemptions_prefetched",
 }
 GAUGES = {
-    *("tgi_queue_size", "tgi_batch_current_size", "tgi_batch_current_max_tokens"),
-    *("tgi_batch_max_total_tokens", "tgi_requests_running", "tgi_queue_depth"),
-    *("tgi_kv_cache_usage", "tgi_perceptible_ratio", "tgi_estimate_error_ratio"),
+    "tgi_queue_size",
+    "tgi_batch_current_size",
+    "tgi_batch_current_max_tokens",
+    "tgi_batch_max_total_tokens",
+    "tgi_requests_running",
+    "tgi_queue_depth",
+    "tgi_kv_cache_usage",
+    "tgi_perceptible_ratio",
+    "tgi_estimate_error_ratio",
     "tgi_acceptance_ratio",
 }
 HISTOGRAMS = {
-    *("tgi_request_duration", "tgi_request_validation_duration", "tgi_request_queue_duration"),
-    *("tgi_request_inference_duration", "tgi_request_mean_time_per_token_duration"),
-    *("tgi_request_input_length", "tgi_request_generated_tokens", "tgi_request_max_new_tokens"),
-    *("tgi_batch_next_size", "tgi_batch_inference_duration", "tgi_batch_forward_duration"),
-    *("tgi_batch_decode_duration", "tgi_batch_filter_duration", "tgi_batch_concat_duration"),
-    *("tgi_request_ttft_duration", "tgi_request_inter_token_duration"),
+    "tgi_request_duration",
+    "tgi_request_validation_duration",
+    "tgi_request_queue_duration",
+    "tgi_request_inference_duration",
+    "tgi_request_mean_time_per_token_duration",
+    "tgi_request_input_length",
+    "tgi_request_generated_tokens",
+    "tgi_request_max_new_tokens",
+    "tgi_batch_next_size",
+    "tgi_batch_inference_duration",
+    "tgi_batch_forward_duration",
+    "tgi_batch_decode_duration",
+    "tgi_batch_filter_duration",
+    "tgi_batch_concat_duration",
+    "tgi_request_ttft_duration",
+    "tgi_request_inter_token_duration",
 }
 
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics(BOUNDS, CAPACITY, 2)
+    return Metrics(BOUNDS, CAPACITY)
 
 
 def value(metrics: Metrics, series: str) -> float:
-    found = re.search(rf"^{re.escape(series)} (\S+)$", metrics.render().decode(), re.MULTILINE)
-    assert found, series
-    return float(found[1])
+    match = re.search(rf"^{re.escape(series)} (\S+)$", metrics.render().decode(), re.MULTILINE)
+    assert match, series
+    return float(match[1])
 
 
-async def test_the_exporter_speaks_prometheus_text() -> None:
+async def test_the_metrics_route_answers_in_prometheus_text_format() -> None:
     async with serving() as server:
         response = await server.request("GET", "/metrics")
         assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
         assert list(text_string_to_metric_families(response.body.decode()))
 
 
-def test_every_name_is_there_from_the_start(metrics: Metrics) -> None:
+def test_every_name_exists_from_the_start(metrics: Metrics) -> None:
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", metrics.render().decode(), re.MULTILINE))
     summary = {"tgi_request_skipped_tokens": "summary"}
     assert kinds == summary | (
@@ -75,7 +100,6 @@ def test_counters_keep_their_bare_names(metrics: Metrics) -> None:
         'tgi_batch_concat{reason="chunking"}',
         'tgi_batch_concat_duration_count{method="decode"}',
         'tgi_preemptions{action="swap"}',
-        'tgi_shard_restarts{rank="1"}',
         "tgi_request_skipped_tokens_sum",
         "tgi_request_skipped_tokens_count",
     ],
@@ -104,7 +128,7 @@ def record() -> ScriptedRecord:
     return ScriptedRecord(request, (), "eos_token", tokens=list(HELLO), max_new=9)
 
 
-def test_a_request_that_ends_well_leaves_its_times(metrics: Metrics) -> None:
+def test_a_successful_request_is_observed_with_its_durations(metrics: Metrics) -> None:
     metrics.request_started()
     metrics.request_ended(record(), None)  # type: ignore[arg-type]
     assert value(metrics, "tgi_request_count") == 1
@@ -120,7 +144,7 @@ def test_a_request_that_ends_well_leaves_its_times(metrics: Metrics) -> None:
     assert value(metrics, "tgi_request_max_new_tokens_sum") == 9
 
 
-def test_a_request_that_ends_badly_leaves_its_reason(metrics: Metrics) -> None:
+def test_a_failed_request_is_counted_by_its_cause(metrics: Metrics) -> None:
     metrics.request_ended(None, "overloaded")
     metrics.request_ended(record(), "dropped")  # type: ignore[arg-type]
     assert value(metrics, 'tgi_request_failure{err="overloaded"}') == 1
@@ -141,7 +165,7 @@ def test_steps_are_counted_by_method(metrics: Metrics) -> None:
     assert value(metrics, "tgi_batch_next_size_sum") == 3
 
 
-def test_prompts_that_join_rows_which_decode_are_tgis_concats(metrics: Metrics) -> None:
+def test_a_step_of_prompts_and_decodes_is_counted_as_tgis_concat(metrics: Metrics) -> None:
     metrics.step_completed("prefill", 2, 0.25, mixed=True)
     metrics.step_completed("prefill", 1, 0.25)
     assert value(metrics, 'tgi_batch_concat{reason="chunking"}') == 1
@@ -149,7 +173,7 @@ def test_prompts_that_join_rows_which_decode_are_tgis_concats(metrics: Metrics) 
     assert value(metrics, 'tgi_batch_decode_duration_sum{method="decode"}') == 0.5
 
 
-def test_tokens_accepted_together_share_their_time(metrics: Metrics) -> None:
+def test_tokens_that_arrive_together_share_their_time(metrics: Metrics) -> None:
     metrics.tokens_emitted(4, 2.0)
     assert value(metrics, "tgi_request_inter_token_duration_count") == 4
     assert value(metrics, "tgi_request_inter_token_duration_sum") == 2.0
@@ -164,21 +188,21 @@ def test_speculation_is_counted(metrics: Metrics) -> None:
     assert value(metrics, "tgi_request_skipped_tokens_sum") == 3
 
 
-def test_prompt_lookup_is_counted_apart() -> None:
-    metrics = Metrics(BOUNDS, CAPACITY, 1, "ngram")
+def test_prompt_lookup_is_counted_as_its_own_source() -> None:
+    metrics = Metrics(BOUNDS, CAPACITY, "ngram")
     metrics.tokens_drafted(5, 3)
     assert value(metrics, 'tgi_speculative_drafted_tokens{source="ngram"}') == 5
     assert value(metrics, 'tgi_speculative_accepted_tokens{source="ngram"}') == 3
     assert value(metrics, 'tgi_speculative_drafted_tokens{source="model"}') == 0
 
 
-def test_the_schedulers_state_is_shown(metrics: Metrics) -> None:
-    view = SchedulerStatus(
+def test_the_gauges_show_the_schedulers_status(metrics: Metrics) -> None:
+    status = SchedulerStatus(
         (1, 2), 3, perceptible=3, free_pages=4, preemptions={"keep": 2}, acceptance_rate=0.75
     )
-    view = replace(view, estimate_error=0.125, prefetched=3)
-    metrics.update_gauges(view)
-    metrics.update_gauges(view)
+    status = replace(status, estimate_error=0.125, prefetched=3)
+    metrics.update_gauges(status)
+    metrics.update_gauges(status)
     assert value(metrics, "tgi_queue_size") == 3
     assert value(metrics, 'tgi_queue_depth{level="1"}') == 2
     assert value(metrics, "tgi_batch_current_size") == 3
@@ -191,8 +215,3 @@ def test_the_schedulers_state_is_shown(metrics: Metrics) -> None:
     assert value(metrics, "tgi_perceptible_ratio") == 0.5
     assert value(metrics, "tgi_acceptance_ratio") == 0.75
     assert value(metrics, "tgi_estimate_error_ratio") == 0.125
-
-
-def test_a_restart_is_counted_by_rank(metrics: Metrics) -> None:
-    metrics.shard_restarted(1)
-    assert value(metrics, 'tgi_shard_restarts{rank="1"}') == 1
