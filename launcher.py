@@ -25,7 +25,8 @@ from router.cli import config_file, flags, port
 from router.cli.console import ConsoleLog
 from router.cli.tgi_flags import IgnoredTgiFlags, UnsupportedTgiFlags
 from router.cli.versions import describe
-from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
+from router.config import Limits, RouterConfig, ServerConfig
+from router.scheduler.config import SchedulerConfig
 from shard.config import (
     DEFAULT_DRAFT_LENGTH,
     DEFAULT_PREFILL_TOKENS,

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from router.child import BAD_FLAG, BAD_MODEL, RouterStartupError
 from router.cloud import CLOUD_OPERATIONS, CloudRoutes
-from router.config import RouterConfig, SchedulerConfig, ServerConfig
+from router.config import RouterConfig, ServerConfig
 from router.dispatch.dispatcher import Dispatcher
 from router.dispatch.learned_state import SchedulerStateFile, state_path
 from router.dispatch.step_log import StepLog
@@ -33,6 +33,7 @@ from router.openai.routes import OpenAIRoutes
 from router.requests.request import ResolvedLimits, resolve_limits
 from router.scheduler import build
 from router.scheduler.api import DeviceCapacity, Scheduler
+from router.scheduler.config import SchedulerConfig
 from router.server_info import ServerInfo
 from router.shards.group import ShardGroup
 from router.text.chat_template import ChatTemplate

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
+from router.config import Limits, RouterConfig, ServerConfig
+from router.scheduler.config import SchedulerConfig
 
 
 def parse_config(line: bytes) -> RouterConfig:

@@ -5,20 +5,13 @@ Frozen, and free of slow imports, since the launcher reads it too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-
-def option(default: Any, help: str, **metadata: Any) -> Any:
-    """A field that is also a flag, `--field-name`, and an environment variable, `FIELD_NAME`.
-
-    A field with `secret=True` is left out of `repr` and of printed configurations. The rest of
-    `metadata` is described in `router.cli.flags`.
-    """
-    secret = metadata.pop("secret", False)
-    return field(default=default, repr=not secret, metadata={"help": help, **metadata})
+from router.options import option
+from router.scheduler.config import SchedulerConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,129 +80,6 @@ class Limits:
 
 
 _MAY_BE_ZERO = frozenset(("max_stop_sequences", "max_swap_tokens", "max_top_n_tokens"))
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerConfig:
-    """The policy and its parameters; names follow arXiv 2505.17074."""
-
-    scheduler: str = option(
-        "laps-sd",
-        "order of service",
-        choices=("laps-sd", "laps-sd-paper", "fcfs", "las", "sjf", "sjf-preemptive", "e-srpt"),
-    )
-    laps_levels: int = option(4, "K, the number of queues (the paper's best: 6 to 4)")
-    laps_ratio: float = option(2.0, "M, ratio of neighbouring thresholds (ours)")
-    laps_first_threshold: float | None = option(
-        None,
-        "Sup_1, seconds of service a request may take in the first queue; default: laps-window"
-        " rounds as the shards measure them (ours)",
-    )
-    laps_window: int = option(4, "gamma, rounds that the acceptance rate must stay stable (ours)")
-    laps_deviation: float = option(
-        0.08, "delta, largest standard deviation of the windowed acceptance rate (ours)"
-    )
-    laps_patience: float | None = option(
-        None,
-        "seconds without service after which a request goes before all others; default: 8192"
-        " rounds as the shards measure them for laps-sd, and never for the others (ours)",
-    )
-    laps_rank: str = option(
-        "gittins",
-        "order of laps-sd: by Gittins' index of the remaining time, by its mean, or in the paper's"
-        " queues (ours)",
-        choices=("gittins", "remaining", "queues"),
-    )
-    laps_join: str = option(
-        "prior",
-        "where a request enters the queues: by its prior estimate (ours) or in the first (paper)",
-        choices=("prior", "first"),
-    )
-    laps_perception: str = option(
-        "posterior",
-        "when a request is perceptible: its yield is known well enough (ours) or its acceptance"
-        " was stable once (paper)",
-        choices=("posterior", "window"),
-    )
-    laps_width: float = option(
-        0.2, "relative deviation of the yield within which a request is perceptible (ours)"
-    )
-    laps_lengths: str = option(
-        "calibrated",
-        "predicted lengths, and the cost of a round: corrected by what was served (ours), or taken"
-        " as they are (paper)",
-        choices=("calibrated", "plain"),
-    )
-    laps_memory: int = option(
-        64, "rounds that a request's acceptance remembers; 0 for all, as in the paper (ours)"
-    )
-    laps_prior: float = option(
-        8.0, "rounds that the acceptance of all requests weighs in the estimate for one (ours)"
-    )
-    laps_alarm: float = option(
-        5.0, "threshold at which a drift of acceptance is noticed; 0 for never, the paper (ours)"
-    )
-    laps_drafts: str = option(
-        "adaptive",
-        "draft lengths under any scheduler: what yields most tokens a second (ours), or always the"
-        " longest (paper)",
-        choices=("adaptive", "longest"),
-    )
-    laps_hysteresis: float = option(
-        0.1, "share by which an estimate may rise without effect; 0 in the paper (ours)"
-    )
-    laps_lock: float = option(
-        1.0, "share of its service after which a request is not displaced; 1 for never (ours)"
-    )
-    laps_volume: float = option(
-        0.0, "weight of the pages held, when all are in use; 0 for none, as in the paper (ours)"
-    )
-    laps_peak: bool = option(
-        False, "start a request only if pages are expected to suffice to its end (ours)"
-    )
-    laps_tail: float = option(
-        0.0, "between the least mean latency, 0, and the order of arrival, 1 (ours)"
-    )
-    laps_fairness: float = option(
-        0.0, "weight of service that a tenant received beyond the least served one (ours)"
-    )
-    preemption: str = option(
-        "auto",
-        "how a request gives up its pages: the cheaper way, or always this one",
-        choices=("auto", "swap", "recompute"),
-    )
-    scheduler_state: str | None = option(
-        None,
-        "file that keeps what was learned of lengths and drafts over a restart; none: nowhere;"
-        " default: by the model's name in $XDG_STATE_HOME/text-generation-laps",
-    )
-
-    def check(self) -> None:
-        """Raises ValueError for parameters that give no order."""
-        if self.laps_levels < 1:
-            raise ValueError("`laps_levels` must be > 0")
-        if self.laps_ratio <= 1:
-            raise ValueError("`laps_ratio` must be > 1, or the thresholds do not rise")
-        if self.laps_window < 1:
-            raise ValueError("`laps_window` must be > 0")
-        if self.laps_deviation < 0:
-            raise ValueError("`laps_deviation` must be >= 0")
-        for name in (
-            "laps_memory",
-            "laps_alarm",
-            "laps_hysteresis",
-            "laps_volume",
-            "laps_fairness",
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must be >= 0")
-        for name in ("laps_lock", "laps_tail"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must be in 0..1")
-        for name in ("laps_first_threshold", "laps_patience", "laps_width", "laps_prior"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"`{name}` must be > 0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -288,7 +288,7 @@ def options(*arguments: str, **environment: str) -> launcher.LauncherOptions:
         (["--max-batch-size", "0"], "max_batch_size must be > 0"),
         (["--modle-id", "x"], "unknown argument `--modle-id`; did you mean `--model-id`?"),
         (["--validation-workers", "0"], "`validation_workers` must be > 0"),
-        (["--laps-ratio", "1"], "`laps_ratio` must be > 1, or the thresholds do not rise"),
+        (["--laps-ratio", "1"], "`laps_ratio` must be > 1"),
         (["--port", "65536"], "`port`(65536) must be between 0 and 65535"),
         (["--speculate", "many"], "`speculate` must be an integer or `auto`"),
         (["--speculate", "-1"], "`speculate` cannot be < 0"),

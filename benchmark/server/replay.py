@@ -29,9 +29,9 @@ from benchmark.simulation.device import NORMAL_LAG
 from benchmark.simulation.simulator import SimulatedRequest, SimulatedRun, simulate
 from benchmark.simulation.step_costs import StepCosts, StepWork
 from benchmark.simulation.traces import Trace
-from router.config import SchedulerConfig
 from router.scheduler import build
 from router.scheduler.api import DeviceCapacity
+from router.scheduler.config import SchedulerConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,25 +96,27 @@ class SimulationResult:
 def flatten(row: SimulationResult) -> dict[str, Any]:
     """A row without nesting: load, arm, results."""
     whole = asdict(row)
-    load, arm = whole.pop("load"), whole.pop("arm")
+    workload, variant = whole.pop("workload"), whole.pop("variant")
     results = {name: _rounded(value) for name, value in whole.items()}
-    return {**load, **arm, "flags": dict(arm["flags"]), **results}
+    return {**workload, **variant, "flags": dict(variant["flags"]), **results}
 
 
 def unflatten(values: Mapping[str, Any]) -> SimulationResult:
-    """What `flat` made flat. Raises KeyError for anything else."""
-    load, arm = (
+    """The inverse of `flatten`. Raises KeyError for anything else."""
+    workload, variant = (
         {field.name: values[field.name] for field in fields(kind)}
         for kind in (Workload, PolicyVariant)
     )
-    arm["flags"] = tuple(arm["flags"].items())
-    load["waves"] = tuple(load["waves"])
+    variant["flags"] = tuple(variant["flags"].items())
+    workload["waves"] = tuple(workload["waves"])
     results = {
-        f.name: values[f.name] for f in fields(SimulationResult) if f.name not in ("load", "arm")
+        f.name: values[f.name]
+        for f in fields(SimulationResult)
+        if f.name not in ("workload", "variant")
     }
     for name in ("slowdowns", "tenant_slowdowns", "errors"):
         results[name] = tuple(results[name])
-    return SimulationResult(Workload(**load), PolicyVariant(**arm), **results)
+    return SimulationResult(Workload(**workload), PolicyVariant(**variant), **results)
 
 
 def _rounded(value: Any) -> Any:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from math import log2
 
-from router.config import SchedulerConfig
 from router.scheduler.api import DeviceCapacity, RowEnded, Scheduler
+from router.scheduler.config import SchedulerConfig
 from router.scheduler.estimation.estimator import Estimator
 from router.scheduler.planner import Planner
 from router.scheduler.policies.laps_paper import LapsPaper
@@ -84,12 +84,12 @@ class AdaptiveQueues(LapsPaper):
         self._ended.append(row.device_seconds)
         super().remove(row, end)
 
-    def order(self, now: float, page_usage: float) -> Sequence[Row]:
+    def order(self, now: float) -> Sequence[Row]:
         thresholds = self._threshold_rule(self._live_count, self._ended, self._thresholds)
         if now >= self._due and thresholds != self._thresholds:
             self._due, self._thresholds = now + MIN_CHANGE_SECONDS, thresholds
             self.set_thresholds(thresholds)
-        return super().order(now, page_usage)
+        return super().order(now)
 
 
 def adaptive_queues(

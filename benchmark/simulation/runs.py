@@ -27,9 +27,9 @@ from benchmark.simulation.queues import THRESHOLD_RULES, adaptive_queues
 from benchmark.simulation.simulator import SimulatedRequest, SimulatedRun, quantile, simulate
 from benchmark.simulation.step_costs import StepCosts
 from benchmark.simulation.traces import Trace
-from router.config import SchedulerConfig
 from router.scheduler import build
 from router.scheduler.api import DeviceCapacity, Job, Scheduler
+from router.scheduler.config import SchedulerConfig
 
 PAGE_SIZE = 16
 """Tokens."""

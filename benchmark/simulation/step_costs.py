@@ -151,11 +151,11 @@ def load(path: Path = RECORDED_COSTS) -> StepCosts:
 _COLUMNS = {
     "step": lambda w: 1.0,
     "row": lambda w: float(w.rows),
-    "draft_step": lambda w: float(w.longest),
+    "draft_step": lambda w: float(w.longest_draft),
     "draft_row": lambda w: float(w.drafts),
     "context": lambda w: float(w.context),
     "prefill_step": lambda w: float(w.prefilling > 0),
     "prefill": lambda w: float(w.prefill),
-    "catch_up": lambda w: float(w.missed),
+    "catch_up": lambda w: float(w.missed_tokens),
     "swap": lambda w: float(w.moved),
 }

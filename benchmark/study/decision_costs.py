@@ -13,8 +13,8 @@ from benchmark.simulation import step_costs
 from benchmark.simulation.device import SimulatedDevice
 from benchmark.simulation.simulator import SimulatedRequest
 from benchmark.simulation.traces import Trace
-from router.config import SchedulerConfig
 from router.scheduler import build
+from router.scheduler.config import SchedulerConfig
 
 ROWS = 64
 SIZES = (16, 64, 256, 1024, 4096, 10_000)

@@ -136,9 +136,6 @@ MEMORY_VARIANTS = {
     "fcfs": FCFS,
     "sjf": SJF,
     "laps-sd": LAPS,
-    "with volume": replace(LAPS, flags=(("laps_volume", 1.0),)),
-    "with peak test": replace(LAPS, flags=(("laps_peak", True),)),
-    "with both": replace(LAPS, flags=(("laps_volume", 1.0), ("laps_peak", True))),
     "srpt, real switches": SRPT,
 }
 

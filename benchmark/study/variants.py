@@ -39,11 +39,6 @@ ABLATIONS = {
     "as shipped": LAPS,
     "ranked by the mean": replace(LAPS, flags=(("laps_rank", "remaining"),)),
     "plain lengths": replace(LAPS, flags=(("laps_lengths", "plain"),)),
-    "no hysteresis": replace(LAPS, flags=(("laps_hysteresis", 0.0),)),
-    "no alarm": replace(LAPS, flags=(("laps_alarm", 0.0),)),
-    "lock 0.8": replace(LAPS, flags=(("laps_lock", 0.8),)),
-    "volume 1": replace(LAPS, flags=(("laps_volume", 1.0),)),
-    "peak test": replace(LAPS, flags=(("laps_peak", True),)),
 }
 TENANTS = {
     "FCFS": FCFS,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from router.config import option
+from router.options import option
 
 _NO_EFFECT = "no effect: "
 _UNSUPPORTED = "not supported; the server refuses to start with it"

@@ -17,7 +17,7 @@ waits for nothing but Steps in flight: its own, or the prefill of a prefix.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from router.scheduler.api import DeviceCapacity, ScheduledRow
 from router.scheduler.memory.kv_placement import KvPlacement
@@ -37,23 +37,13 @@ class BatchBuilder:
         order: Sequence[Row],
         drafts: Mapping[int, int],
         in_flight: Iterable[Row],
-        expected_remaining: Callable[[Row, float], float] | None = None,
     ) -> None:
-        """`drafts`: draft length by id; 0 for rows that it does not name. `flying`: in flight.
-
-        `expect`: tokens that a row with so many emits yet; None: nobody looks ahead.
-        """
+        """`drafts`: draft length by id; 0 for rows that it does not name. `flying`: in flight."""
         self._capacity = capacity
         self._placement = placement
         self._order = order
         self._drafts = drafts
-        self._expected_remaining = expected_remaining
         self._prefill_budget = capacity.prefill_tokens
-        self._capacity_tokens = capacity.pages * capacity.page_size
-        self._reserved_ahead = capacity.page_size / 2 + capacity.depth * (capacity.speculate + 1)
-        """Tokens that a row reserves on average beyond those that it holds."""
-        self._demand = 0
-        """Tokens that the rows of this Batch may hold one day, and those that asked to enter."""
         self._waiting_for_pages = False
         """A row above waits for pages."""
         self._pages_in_progress = {hash for row in in_flight for hash in self._pending_prefix(row)}
@@ -100,7 +90,6 @@ class BatchBuilder:
         if row.unprefilled and not self._prefill_budget:
             return
         if self._placement.pages.page_count(row.job.id):
-            self._demand += row.job.prompt + row.job.max_new
             ready = self._reserve(row, position)
         else:
             ready = (
@@ -119,9 +108,6 @@ class BatchBuilder:
 
     def _admit(self, row: Row, position: int) -> bool:
         """Bring in a row without pages, if there is room."""
-        if not self._fits_to_completion(row):
-            self._waiting_for_pages = True
-            return False
         source = self._placement.begin_admission(row)
         short = self._missing_pages(row)
         # A row that starts leaves a page for each row above it, lest they displace it at once.
@@ -131,30 +117,6 @@ class BatchBuilder:
         self._placement.pages.allocate(row.job.id, short)
         self._placement.finish_admission(row, source)
         return True
-
-    def _fits_to_completion(self, row: Row) -> bool:
-        """Whether pages are expected to last for `row` beside the rows of this Batch.
-
-        All grow alike and each leaves with its pages when it ends, so pages are shortest when one
-        of them ends: with rows by what they have left, when the i-th ends, the longer i - 1 hold
-        what they hold now and as much more as the i-th grew (Past-Future, arXiv 2507.10150).
-        """
-        self._demand += row.job.prompt + row.job.max_new
-        if (
-            self._expected_remaining is None
-            or not self.step
-            or self._demand <= self._capacity_tokens
-        ):
-            return True
-        rows = [row, *(other for other, _ in self.step.values())]
-        ends = sorted(
-            ((self._expected_remaining(r, r.emitted), r.known_tokens) for r in rows), reverse=True
-        )
-        now, most = 0, 0.0
-        for index, (left, known) in enumerate(ends, 1):
-            now += known
-            most = max(most, now + index * left)
-        return most + len(ends) * self._reserved_ahead <= self._capacity_tokens
 
     def _reserve(self, row: Row, position: int) -> bool:
         """Own pages for the worst case of the next Step of a row that has some."""

@@ -39,18 +39,15 @@ class Planner:
         policy: Policy,
         estimator: Estimator | None = None,
         *,
-        peak: bool = False,
         adapt: bool = True,
     ) -> None:
         """`estimator`: the one that `policy` asks, if it asks any.
 
-        `peak`: a row starts only where pages are expected to suffice for it and all before it.
-        `adapt`: draft lengths follow what pays, or else are the longest.
+        `adapt`: choose the draft lengths with the most tokens per second, not the longest.
         """
         self._capacity = capacity
         self._policy = policy
         self._estimator = estimator or Estimator(capacity)
-        self._expected_remaining = self._estimator.expected_remaining_tokens if peak else None
         self._draft_chooser = DraftLengthChooser(capacity, adapt=adapt)
         self._placement = KvPlacement(capacity)
         self._rows: dict[int, Row] = {}
@@ -92,10 +89,10 @@ class Planner:
         release = tuple(self._to_release)
         self._to_release.clear()
         self._placement.release(release)
-        order, memory = self._order(now), self._placement
+        order, memory = self._policy.order(now), self._placement
         drafts = self._draft_chooser.choose(order, memory.rows_with_kv)
         flying = [row for flight in self._in_flight for row, _ in flight.values() if row.hashes]
-        plan = BatchBuilder(self._capacity, memory, order, drafts, flying, self._expected_remaining)
+        plan = BatchBuilder(self._capacity, memory, order, drafts, flying)
         plan.fill()
         if not plan.step and not release:
             return None
@@ -158,16 +155,13 @@ class Planner:
         """What is worth keeping over a restart."""
         return self._estimator.learned_state()
 
-    def _order(self, now: float) -> Sequence[Row]:
-        return self._policy.order(now, 1 - self._placement.pages.free / self._capacity.pages)
-
     def _ran_last(self, row: Row) -> bool:
         """Whether the last Batch served `row`."""
         return self._last_rows.get(row.job.id) is row
 
     def _estimated_wait(self, row: Row, now: float) -> float:
         """Until enough of those before `row` have ended, if they end evenly; 0 with a row free."""
-        order = self._order(now)
+        order = self._policy.order(now)
         ahead = [
             self._estimator.remaining_seconds(r) for r in takewhile(lambda r: r is not row, order)
         ]

@@ -17,9 +17,10 @@ import pytest
 
 from router.app import check_ranks_agree, combined_capacity
 from router.child import RouterStartupError
-from router.config import Limits, RouterConfig, SchedulerConfig, ServerConfig
+from router.config import Limits, RouterConfig, ServerConfig
 from router.dispatch.learned_state import SchedulerStateFile
 from router.requests.request import resolve_limits
+from router.scheduler.config import SchedulerConfig
 from tests.support.families import byte_level
 from tests.support.paths import ROOT
 from tests.support.ranks import ECHO, RankProcess

@@ -1,18 +1,54 @@
-"""What LAPS-SD is measured against, under the same planner and with the same estimates."""
+"""What LAPS-SD is compared with, under the same planner and with the same estimates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from router.scheduler.api import Outcome, RowEnded
+from router.scheduler.api import DeviceCapacity, Outcome, RowEnded
 from router.scheduler.estimation.estimator import Estimator
+from router.scheduler.policies.builders import level_queue, published_estimator, single_queue
 from router.scheduler.policies.multilevel_queue import MultilevelQueue, RankInLevel
+from router.scheduler.policies.policy import Policy
 from router.scheduler.policies.sorted_rows import SortedRows
 from router.scheduler.row import Row
 
+if TYPE_CHECKING:  # the configuration lists the policies, so it imports them
+    from router.scheduler.config import SchedulerConfig
+
+
+def build_fcfs(config: SchedulerConfig, capacity: DeviceCapacity) -> tuple[Policy, Estimator]:
+    """Build `fcfs`."""
+    return Fcfs(), published_estimator(config, capacity)
+
+
+def build_las(config: SchedulerConfig, capacity: DeviceCapacity) -> tuple[Policy, Estimator]:
+    """Build `las`."""
+    return Las(level_queue(config, capacity)), published_estimator(config, capacity)
+
+
+def build_sjf(config: SchedulerConfig, capacity: DeviceCapacity) -> tuple[Policy, Estimator]:
+    """Build `sjf`."""
+    estimator = published_estimator(config, capacity)
+    return LengthSjf(single_queue(config, capacity), estimator), estimator
+
+
+def build_preemptive_sjf(
+    config: SchedulerConfig, capacity: DeviceCapacity
+) -> tuple[Policy, Estimator]:
+    """Build `sjf-preemptive`."""
+    estimator = published_estimator(config, capacity)
+    return LengthSjf(single_queue(config, capacity), estimator, preemptive=True), estimator
+
+
+def build_esrpt(config: SchedulerConfig, capacity: DeviceCapacity) -> tuple[Policy, Estimator]:
+    """Build `e-srpt`."""
+    estimator = published_estimator(config, capacity)
+    return SizeRanked(single_queue(config, capacity), estimator.remaining_seconds), estimator
+
 
 class Fcfs:
-    """First come, first served; ties by id. Nobody starves: the oldest row is always first."""
+    """First come, first served; ties by id. No request starves: the oldest is always first."""
 
     level_count = 1
     perceptible_count = 0
@@ -35,17 +71,20 @@ class Fcfs:
     def remove(self, row: Row, end: RowEnded | None) -> None:
         self._sorted_rows.remove(row)
 
-    def order(self, now: float, page_usage: float) -> Sequence[Row]:
+    def order(self, now: float) -> Sequence[Row]:
         return self._sorted_rows.rows
 
 
-class _MultilevelPolicy:
-    """What the policies below share: an order by level and rank, and ageing."""
+class _RankedPolicy:
+    """What the policies below share: an order by level and rank, and ageing.
+
+    A row enters level 1 with `rank(row)`, a function that each policy passes in.
+    """
 
     perceptible_count = 0
 
-    def __init__(self, queue: MultilevelQueue) -> None:
-        self._queue = queue
+    def __init__(self, queue: MultilevelQueue, rank: Callable[[Row], RankInLevel]) -> None:
+        self._queue, self._rank = queue, rank
 
     @property
     def level_count(self) -> int:
@@ -57,35 +96,6 @@ class _MultilevelPolicy:
     def level(self, row: Row) -> int:
         return self._queue.level(row)
 
-    def remove(self, row: Row, end: RowEnded | None) -> None:
-        self._queue.remove(row)
-
-    def order(self, now: float, page_usage: float) -> Sequence[Row]:
-        return self._queue.order(now)
-
-
-class Las(_MultilevelPolicy):
-    """Least attained service in the same levels as LAPS-SD, without any prediction."""
-
-    def add(self, row: Row, now: float) -> None:
-        self._queue.add(row, 1, (0.0,), now)
-
-    def observe(self, row: Row, outcome: Outcome, now: float) -> None:
-        self._queue.record_service(row, outcome, now)
-        self._queue.demote(row)
-
-
-class SizeRanked(_MultilevelPolicy):
-    """One level, ranked by a size that is known at arrival and followed while a row is served.
-
-    E-SRPT is this order by the estimated remaining execution time.
-    """
-
-    def __init__(self, queue: MultilevelQueue, size: Callable[[Row], float]) -> None:
-        """`levels`: one level, for its ageing."""
-        super().__init__(queue)
-        self._size = size
-
     def add(self, row: Row, now: float) -> None:
         self._queue.add(row, 1, self._rank(row), now)
 
@@ -93,12 +103,37 @@ class SizeRanked(_MultilevelPolicy):
         self._queue.record_service(row, outcome, now)
         self._queue.move(row, 1, self._rank(row))
 
-    def _rank(self, row: Row) -> RankInLevel:
-        return (self._size(row),)
+    def remove(self, row: Row, end: RowEnded | None) -> None:
+        self._queue.remove(row)
+
+    def order(self, now: float) -> Sequence[Row]:
+        return self._queue.order(now)
 
 
-class LengthSjf(SizeRanked):
-    """Shortest predicted answer first, whatever its acceptance: the whole answer, not what is left.
+class Las(_RankedPolicy):
+    """Least attained service in the same levels as LAPS-SD, without any prediction."""
+
+    def __init__(self, queue: MultilevelQueue) -> None:
+        super().__init__(queue, lambda row: ())
+
+    def observe(self, row: Row, outcome: Outcome, now: float) -> None:
+        self._queue.record_service(row, outcome, now)
+        self._queue.demote(row)
+
+
+class SizeRanked(_RankedPolicy):
+    """One level, ranked by a size that is known at arrival and updated while a row is served.
+
+    E-SRPT is this order by the estimated remaining execution time.
+    """
+
+    def __init__(self, queue: MultilevelQueue, size: Callable[[Row], float]) -> None:
+        """`queue`: one level, for its ageing. `size`: least first."""
+        super().__init__(queue, lambda row: (size(row),))
+
+
+class LengthSjf(_RankedPolicy):
+    """Shortest predicted answer first: the whole answer, not what is left, at any acceptance.
 
     A started row is not displaced, unless `preemptive`.
     """
@@ -106,11 +141,14 @@ class LengthSjf(SizeRanked):
     def __init__(
         self, queue: MultilevelQueue, estimator: Estimator, *, preemptive: bool = False
     ) -> None:
-        """`levels`: one level, for its ageing."""
-        super().__init__(
-            queue, lambda row: row.emitted + estimator.expected_remaining_tokens(row, row.emitted)
-        )
-        self._preemptive = preemptive
+        """`queue`: one level, for its ageing."""
+
+        def rank(row: Row) -> RankInLevel:
+            if row.started and not preemptive:
+                return (0, 0.0)
+            return (1, row.emitted + estimator.expected_remaining_tokens(row, row.emitted))
+
+        super().__init__(queue, rank)
         self._waiting: dict[int, Row] = {}
 
     def add(self, row: Row, now: float) -> None:
@@ -121,14 +159,9 @@ class LengthSjf(SizeRanked):
         self._waiting.pop(row.job.id, None)
         super().remove(row, end)
 
-    def order(self, now: float, page_usage: float) -> Sequence[Row]:
-        # A row is first served between two orders, and nobody says so.
+    def order(self, now: float) -> Sequence[Row]:
+        # A row is first scheduled between two calls of `order`, without a call of `observe`.
         for row in [row for row in self._waiting.values() if row.started]:
             del self._waiting[row.job.id]
             self._queue.move(row, 1, self._rank(row))
-        return self._queue.order(now)
-
-    def _rank(self, row: Row) -> RankInLevel:
-        if row.started and not self._preemptive:
-            return (0, 0.0)
-        return (1, self._size(row))
+        return super().order(now)

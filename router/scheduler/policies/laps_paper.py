@@ -16,14 +16,26 @@ Step in flight is ours as well: the batch is the beginning of the order.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from router.scheduler.acceptance import AcceptanceStability
-from router.scheduler.api import Outcome, RowEnded
+from router.scheduler.api import DeviceCapacity, Outcome, RowEnded
 from router.scheduler.estimation.estimator import Estimator
+from router.scheduler.policies.builders import level_queue, published_estimator
 from router.scheduler.policies.multilevel_queue import MultilevelQueue, RankInLevel
+from router.scheduler.policies.policy import Policy
 from router.scheduler.row import Row
 
+if TYPE_CHECKING:  # the configuration lists the policies, so it imports them
+    from router.scheduler.config import SchedulerConfig
+
 _NON_PERCEPTIBLE: RankInLevel = (1, 0.0)
+
+
+def build(config: SchedulerConfig, capacity: DeviceCapacity) -> tuple[Policy, Estimator]:
+    """Build `laps-sd-paper`."""
+    estimator, queue = published_estimator(config, capacity), level_queue(config, capacity)
+    return LapsPaper(estimator, queue, config.laps_window, config.laps_deviation), estimator
 
 
 class LapsPaper:
@@ -73,7 +85,7 @@ class LapsPaper:
         self._non_perceptible.pop(row.job.id, None)
         self._perceptible.pop(row.job.id, None)
 
-    def order(self, now: float, page_usage: float) -> Sequence[Row]:
+    def order(self, now: float) -> Sequence[Row]:
         return self._queue.order(now)
 
     def set_thresholds(self, thresholds: Iterable[float]) -> None:

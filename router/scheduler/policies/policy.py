@@ -1,4 +1,4 @@
-"""The seam between what decides the order of service and the planner, which does all the rest."""
+"""The interface between what decides the order of service and the planner, which does the rest."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from router.scheduler.row import Row
 class Policy(Protocol):
     """An order over the live rows. It owns no row and no page, and reads no clock.
 
-    Contract: `order` names every live row once, and its first row is served whatever that takes,
-    so a policy starves nobody if every row comes first in the end.
+    Contract: `order` contains every live row exactly once, and its first row is served whatever
+    that takes. So a policy starves no request if every row eventually becomes the first.
     """
 
     @property
@@ -22,25 +22,25 @@ class Policy(Protocol):
 
     @property
     def perceptible_count(self) -> int:
-        """Live rows whose acceptance rate is stable."""
+        """Number of live rows whose acceptance rate is stable."""
 
     def is_perceptible(self, row: Row) -> bool:
-        """Whether a live row is one of those."""
+        """Return whether the acceptance rate of a live row is stable."""
 
     def level(self, row: Row) -> int:
-        """Level of a live row: 1 is the highest, 0 the rows that have waited too long."""
+        """Return the level of a live row: 1 is the highest, 0 is for rows that waited too long."""
 
     def add(self, row: Row, now: float) -> None:
-        """Take a row that holds nothing yet."""
+        """Add a row that holds no KV yet. `now`: monotonic seconds."""
 
     def observe(self, row: Row, outcome: Outcome, now: float) -> None:
-        """A Step served `row`, which already counts `outcome` and lives on."""
+        """A Step served `row`, which already counts `outcome` and has not ended."""
 
     def remove(self, row: Row, end: RowEnded | None) -> None:
-        """Forget a row that ended, or was cancelled (None)."""
+        """Remove a row that ended, or was cancelled (None)."""
 
-    def order(self, now: float, page_usage: float) -> Sequence[Row]:
-        """Every live row, highest rank first; to be read before any other call, and not changed.
+    def order(self, now: float) -> Sequence[Row]:
+        """Return every live row, highest rank first.
 
-        `used`: share of the pages that live rows hold.
+        The caller must not change the result, and must read it before any other call.
         """

@@ -8,8 +8,8 @@ from benchmark.simulation.plans import PolicyVariant, Workload
 from benchmark.simulation.runs import requests_of
 from benchmark.simulation.simulator import simulate
 from benchmark.simulation.step_costs import LLAMA_7B
-from router.config import SchedulerConfig
 from router.scheduler import build
+from router.scheduler.config import SchedulerConfig
 
 
 @pytest.mark.parametrize("depth", [1, 2])

@@ -15,9 +15,10 @@ from benchmark.simulation.runs import ORACLES, capacity_of, requests_of, run, sc
 from benchmark.simulation.simulator import SimulatedRequest, SimulatedRun, simulate
 from benchmark.simulation.step_costs import LLAMA_7B
 from benchmark.simulation.traces import Trace
-from router.config import SchedulerConfig as Settings
-from router.scheduler import POLICY_NAMES, build
+from router.scheduler import build
 from router.scheduler.api import ScheduledBatch, ScheduledRow
+from router.scheduler.config import SchedulerConfig as Settings
+from router.scheduler.policies import POLICIES
 
 SMALL = Workload("code", seed=3, count=30, rho=0.9, shrink=2.0, costs="7b")
 
@@ -26,7 +27,7 @@ def result(load: Workload, arm: PolicyVariant) -> SimulatedRun:
     return simulate(scheduler_of(load, arm), requests_of(load, arm), LLAMA_7B, load.depth)
 
 
-@pytest.mark.parametrize("policy", [*POLICY_NAMES, *ORACLES, *THRESHOLD_RULES])
+@pytest.mark.parametrize("policy", [*POLICIES, *ORACLES, *THRESHOLD_RULES])
 @pytest.mark.parametrize(("batch", "depth"), [(1, 1), (3, 2)])
 def test_every_request_gets_its_whole_answer(policy: str, batch: int, depth: int) -> None:
     load = replace(SMALL, batch=batch, depth=depth, memory=0.5)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from router.app import combined_capacity
-from router.config import Limits, SchedulerConfig
+from router.config import Limits
 from router.dispatch.dispatcher import Dispatcher
 from router.dispatch.step_log import StepLog
 from router.errors import (
@@ -30,6 +30,7 @@ from router.requests.record import GeneratedToken, LiveRequest
 from router.requests.request import Request, resolve_limits
 from router.scheduler import build
 from router.scheduler.api import Job, Scheduler, SchedulerStatus
+from router.scheduler.config import SchedulerConfig
 from router.shards.group import MIN_STEP_TIMEOUT_SECONDS, ShardGroup, ShardGroupFailed
 from router.text.encoder import Encoder
 from router.text.tokenizer import Tokenizer

@@ -9,9 +9,9 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.config import SchedulerConfig
 from router.scheduler import build
 from router.scheduler.api import DeviceCapacity, Job, ScheduledBatch
+from router.scheduler.config import SchedulerConfig
 from tests.support.virtual_device import Client, Device, capacity, serve
 
 OFF = {
@@ -20,11 +20,6 @@ OFF = {
     "laps_perception": "window",
     "laps_lengths": "plain",
     "laps_memory": 0,
-    "laps_alarm": 0.0,
-    "laps_hysteresis": 0.0,
-    "laps_lock": 1.0,
-    "laps_volume": 0.0,
-    "laps_peak": False,
     "laps_tail": 0.0,
     "laps_fairness": 0.0,
     "laps_patience": 1e9,

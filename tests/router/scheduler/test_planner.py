@@ -2,8 +2,7 @@ from random import Random
 
 import pytest
 
-from router.config import SchedulerConfig
-from router.scheduler import POLICY_NAMES, build
+from router.scheduler import build
 from router.scheduler.api import (
     DeviceCapacity,
     Job,
@@ -13,6 +12,8 @@ from router.scheduler.api import (
     ScheduledRow,
     Scheduler,
 )
+from router.scheduler.config import SchedulerConfig
+from router.scheduler.policies import POLICIES
 from tests.support.virtual_device import Client, Device, capacity, run, serve
 
 
@@ -249,7 +250,7 @@ def test_a_started_row_leaves_a_page_for_each_row_above() -> None:
     assert plan(scheduler).run == (ScheduledRow(1, 7, 0),)
 
 
-@pytest.mark.parametrize("policy", POLICY_NAMES)
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("rung", ["swap", "recompute"])
 def test_a_pool_of_half_the_demand_still_finishes_everything(
@@ -269,7 +270,7 @@ def test_a_pool_of_half_the_demand_still_finishes_everything(
         "preemption": rung,
     }
     device = Device(capacity(**room, max_rows=64, depth=depth, prefill_tokens=64), random)
-    config = SchedulerConfig(scheduler=policy, laps_peak=False)
+    config = SchedulerConfig(scheduler=policy)
     scheduler = build(config, device.capacity)
     batches = run(scheduler, device, clients)
     assert all(client.end_count == 1 for client in clients)

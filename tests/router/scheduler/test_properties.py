@@ -20,15 +20,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from router.config import SchedulerConfig
-from router.scheduler import POLICY_NAMES, build
+from router.scheduler import build
 from router.scheduler.api import Job
+from router.scheduler.config import SchedulerConfig
 from router.scheduler.memory.kv_placement import PREEMPTION_MODES
+from router.scheduler.policies import POLICIES
 from tests.support.virtual_device import Client, Device, capacity, chain, page_hashes, run, serve
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "every part": {"laps_tail": 0.3, "laps_fairness": 1.0, "laps_lock": 0.7},
-    "queues": {"laps_rank": "queues", "laps_peak": False, "laps_lengths": "plain"},
+    "every part": {"laps_tail": 0.3, "laps_fairness": 1.0},
+    "queues": {"laps_rank": "queues", "laps_lengths": "plain"},
 }
 """Of laps-sd, beside its defaults."""
 
@@ -187,7 +188,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert getattr(twin, verb)(*arguments) == result, "same events, other decisions"
 
 
-@pytest.mark.parametrize("policy", [*POLICY_NAMES, *VARIANTS])
+@pytest.mark.parametrize("policy", [*POLICIES, *VARIANTS])
 def test_any_order_of_events_keeps_pages_and_requests_whole(policy: str) -> None:
     machine = type(
         "Life_" + "".join(filter(str.isalpha, policy)), (SchedulerMachine,), {"policy": policy}
@@ -204,7 +205,7 @@ def test_any_order_of_events_keeps_pages_and_requests_whole(policy: str) -> None
     )
 
 
-@pytest.mark.parametrize("policy", [name for name in (*POLICY_NAMES, *VARIANTS) if name != "fcfs"])
+@pytest.mark.parametrize("policy", [name for name in (*POLICIES, *VARIANTS) if name != "fcfs"])
 @given(seed=st.integers(0, 1 << 32), pages=st.integers(16, 60))
 @settings(max_examples=5, deadline=None)
 def test_in_an_endless_crowd_nobody_waits_longer_than_the_age_bound(
@@ -227,7 +228,7 @@ def test_in_an_endless_crowd_nobody_waits_longer_than_the_age_bound(
         assert max(gaps) <= patience + (most - 1) * turn
 
 
-@pytest.mark.parametrize("policy", POLICY_NAMES)
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("preemption", PREEMPTION_MODES)
 def test_conversations_go_on_from_the_pages_of_their_earlier_turns(
     policy: str, preemption: str

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from router.config import SchedulerConfig
-from router.scheduler import POLICY_NAMES, build
+from router.scheduler import build
 from router.scheduler.api import Job, Outcome, RowEnded, Scheduler
+from router.scheduler.config import SchedulerConfig
+from router.scheduler.policies import POLICIES
 from tests.support.virtual_device import Client, Device, capacity, run
 
 
@@ -21,7 +22,7 @@ def test_a_stranger_has_no_look() -> None:
     assert scheduler().request_status(1, 0.0) is None
 
 
-@pytest.mark.parametrize("name", POLICY_NAMES)
+@pytest.mark.parametrize("name", POLICIES)
 def test_attained_service_grows_and_the_remainder_shrinks(name: str) -> None:
     served = scheduler(name)
     served.submit(Job(1, 0.0, 4, 50, 40.0), 0.0)
@@ -93,7 +94,7 @@ def test_the_view_shows_acceptance_and_how_good_estimates_are() -> None:
     assert 0.0 < view.estimate_error < 0.5
 
 
-@pytest.mark.parametrize("name", POLICY_NAMES)
+@pytest.mark.parametrize("name", POLICIES)
 def test_what_was_learned_survives_a_restart(name: str) -> None:
     first = scheduler(name)
     serve(first, hints=False)
@@ -132,7 +133,7 @@ def plain(value: Any) -> bool:
     return isinstance(value, int | float | str)
 
 
-@pytest.mark.parametrize("name", POLICY_NAMES)
+@pytest.mark.parametrize("name", POLICIES)
 def test_what_was_learned_is_made_of_plain_values(name: str) -> None:
     served = scheduler(name)
     serve(served)

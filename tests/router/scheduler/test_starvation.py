@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from random import Random
 
 from router.scheduler.api import Job, Outcome, RowEnded
+from router.scheduler.config import SchedulerConfig
 from router.scheduler.estimation.estimator import Estimator
 from router.scheduler.policies.baselines import Las, LengthSjf
-from router.scheduler.policies.laps import Laps, LapsOptions
+from router.scheduler.policies.laps import Laps
 from router.scheduler.policies.laps_paper import LapsPaper
+from router.scheduler.policies.laps_queues import LapsQueues
 from router.scheduler.policies.multilevel_queue import MultilevelQueue
 from router.scheduler.policies.policy import Policy
 from router.scheduler.row import Row
@@ -35,17 +37,15 @@ def policy(random: Random, patience: float, estimator: Estimator) -> Policy:
         return LengthSjf(one, estimator, preemptive=random.random() < 0.5)
     if kind == 2:
         return LapsPaper(estimator, levels, 2, 0.1)
-    parts = LapsOptions(
-        rank=random.choice(("gittins", "remaining", "queues")),
-        join=random.random() < 0.5,
-        perception=random.choice(("window", "posterior")),
-        hysteresis=random.choice((0.0, 0.3)),
-        lock=random.choice((0.7, 1.0)),
-        volume=random.choice((0.0, 1.0)),
-        tail=random.choice((0.0, 0.5)),
-        fairness=random.choice((0.0, 2.0)),
+    config = SchedulerConfig(
+        laps_rank=random.choice(("gittins", "remaining", "queues")),
+        laps_join=random.choice(("prior", "first")),
+        laps_perception=random.choice(("window", "posterior")),
+        laps_tail=random.choice((0.0, 0.5)),
+        laps_fairness=random.choice((0.0, 2.0)),
     )
-    return Laps(estimator, levels, one, parts)
+    kind = LapsQueues if config.laps_rank == "queues" else Laps
+    return kind(estimator, levels, one, config)
 
 
 def excess(seed: int, patience: float) -> Iterator[float]:
@@ -59,7 +59,7 @@ def excess(seed: int, patience: float) -> Iterator[float]:
             job = Job(id, now, 4, 500, hint, priority=-id, tenant=random.randrange(3))
             rows[id], since[id] = estimator.new_row(job), now
             tried.add(rows[id], now)
-        row = tried.order(now, random.random())[0]
+        row = tried.order(now)[0]
         now += STEP
         bound = PATIENCE + (len(rows) - 1) * TURN
         yield max(now - since[id] for id in rows if id != row.job.id or len(rows) == 1) - bound

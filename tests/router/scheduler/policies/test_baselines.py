@@ -22,7 +22,7 @@ def serve(policy: Policy, row: Row, seconds: float, emitted: int = 1) -> None:
 
 
 def ids(policy: Policy, now: float = 0.0) -> list[int]:
-    return [row.job.id for row in policy.order(now, 0.0)]
+    return [row.job.id for row in policy.order(now)]
 
 
 def test_fcfs_serves_by_arrival_not_by_submission() -> None:

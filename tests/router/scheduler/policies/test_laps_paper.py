@@ -45,7 +45,7 @@ def rounds(stage: Stage, row: Row, *accepted: int, seconds: float = 0.1) -> None
 
 
 def ids(stage: Stage, now: float = 0.0) -> list[int]:
-    return [row.job.id for row in stage.policy.order(now, 0.0)]
+    return [row.job.id for row in stage.policy.order(now)]
 
 
 def test_execution_time_is_rounds_times_the_cost_of_a_round() -> None:

@@ -1,0 +1,65 @@
+"""Rows in the order of a rank that also changes while they wait.
+
+The rank of a row that was served is computed at once. When something that all ranks depend on has
+changed, the ranks of waiting rows are recomputed a few at a time, in turn, so that no Step pays for
+thousands of them. Knows no policy: the rank is a function that is passed in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from router.scheduler.api import Outcome
+from router.scheduler.policies.multilevel_queue import MultilevelQueue, RankInLevel
+from router.scheduler.row import Row
+
+RERANKED_ROWS = 32
+"""Maximum number of rows whose rank is recomputed before a Step."""
+
+
+class IncrementalOrder:
+    """Live rows by rank, aged rows first."""
+
+    def __init__(self, queue: MultilevelQueue, rank: Callable[[Row], RankInLevel]) -> None:
+        """`queue`: one level, for order and ageing. `rank`: least first; called at every change."""
+        self._queue, self._rank = queue, rank
+        self._live: dict[int, Row] = {}
+        self._ring: deque[Row] = deque()
+        """All live rows, and rows that ended since their last turn."""
+        self._stale_count = 0
+        """Rows at the head of the ring whose rank may be out of date."""
+
+    def add(self, row: Row, now: float) -> None:
+        """Add a row."""
+        self._live[row.job.id] = row
+        self._ring.append(row)
+        self._queue.add(row, 1, self._rank(row), now)
+
+    def observe(self, row: Row, outcome: Outcome, now: float) -> None:
+        """A Step served `row`: its wait starts again, and its rank is recomputed."""
+        self._queue.record_service(row, outcome, now)
+        self._queue.move(row, 1, self._rank(row))
+
+    def remove(self, row: Row) -> None:
+        """Remove a row."""
+        del self._live[row.job.id]
+        self._queue.remove(row)
+
+    def is_aged(self, row: Row) -> bool:
+        """Return whether the row waited so long that it goes before all ranks."""
+        return not self._queue.level(row)
+
+    def mark_stale(self) -> None:
+        """All ranks may have changed."""
+        self._stale_count = len(self._ring)
+
+    def rows(self, now: float) -> Sequence[Row]:
+        """Return every live row, first to be served first."""
+        for _ in range(min(RERANKED_ROWS, self._stale_count)):
+            self._stale_count -= 1
+            row = self._ring.popleft()
+            if self._live.get(row.job.id) is row:
+                self._ring.append(row)
+                self._queue.move(row, 1, self._rank(row))
+        return self._queue.order(now)
