@@ -26,7 +26,7 @@ from shard.rounds.device_round import (
     RoundResult,
     decode_result,
 )
-from shard.rounds.device_rows import DeviceRowTable, sampling_kind, upload
+from shard.rounds.device_rows import DeviceRowTable, sampling_kind, unsupported_option, upload
 from shard.rounds.drafters import NORMAL_LAG, Drafter, ModelDrafter
 from shard.rounds.host_round import RowTask
 from shard.rounds.round_graphs import RoundGraphs
@@ -187,17 +187,13 @@ class DeviceRounds:
 
     def _unsupported_feature(self, task: RowTask) -> str | None:
         """Why `work` must be the host's. Nothing here may depend on what has landed."""
-        row, given = task.row, task.row.sampling
+        row = task.row
+        option = unsupported_option(row.sampling, row.report)
         obstacles = {
             "a prefill": task.prefill > 0,
             "a row of one token": len(row.tokens) < 2,
             "a grammar": row.matcher is not None,
-            "a list of the likeliest tokens": row.report.top_n > 0,
-            "a watermark": given.watermark,
-            "a bias": bool(given.bias),
-            "a repetition penalty": given.repetition_penalty != 1,
-            "a frequency penalty": given.frequency_penalty != 0,
-            "a presence penalty": given.presence_penalty != 0,
+            f"`{option}`": option is not None,
             "a draft that has fallen behind": task.draft > 0 and self._draft_lag(row) > 0,
         }
         return next((name for name, met in obstacles.items() if met), None)

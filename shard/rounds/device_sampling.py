@@ -1,8 +1,8 @@
-"""Which token comes next, decided where the models run: `sampling` with parameters as tensors.
+"""Sampling on the device: the rules of `shard.sampling` with the parameters as tensors.
 
-The same rules in the same order with the same noise, for what can be said without the host: no
-grammar, no watermark, no list of tokens. Every row gets every rule that the round's kind has, at
-neutral values where it did not ask, so nothing depends on values that the host would have to read.
+The same rules in the same order with the same noise, for the fields in `device_rows.ON_DEVICE`.
+Every rule of the round's kind is applied to every row, at neutral values where the row does not use
+it, so nothing depends on values that the host would have to read back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shard.sampling.warpers import mass_cutoff, typicality
 
 
 class DeviceSampler:
-    """Scores and chooses for a vocabulary of `size` tokens, of which `eos` end a text."""
+    """Scores and picks tokens of a vocabulary of `size` tokens, of which `eos` end a text."""
 
     def __init__(self, size: int, eos: Collection[int], device: torch.device) -> None:
         self.is_eos = torch.zeros(size, dtype=torch.bool, device=device)
@@ -29,11 +29,11 @@ class DeviceSampler:
     def process(
         self, logits: Tensor, params: DeviceRowParams, positions: Tensor, kind: SamplingKind
     ) -> Tensor:
-        """Scores [N, V] float32 of `logits` [N, V] for tokens at `positions` [N]."""
+        """Scores [N, V] float32 from `logits` [N, V] for the tokens at `positions` [N]."""
         scores = logits.float()
         if kind is SamplingKind.FILTERED:
-            early = positions < params.first_eos_position
-            scores = scores.masked_fill(early[:, None] & self.is_eos, -math.inf)
+            too_early = positions < params.first_eos_position
+            scores = scores.masked_fill(too_early[:, None] & self.is_eos, -math.inf)
         if kind is not SamplingKind.GREEDY:
             scores = scores / params.temperature[:, None]
         return _filter(scores, params) if kind is SamplingKind.FILTERED else scores
@@ -41,7 +41,7 @@ class DeviceSampler:
     def pick(
         self, scores: Tensor, params: DeviceRowParams, positions: Tensor, kind: SamplingKind
     ) -> Tensor:
-        """The chosen tokens, int64 [N]."""
+        """The next tokens, int64 [N], from processed `scores` [N, V]."""
         if kind is SamplingKind.GREEDY:
             return argmax(scores)
         noisy = scores + gumbel_from_keys(
@@ -51,7 +51,10 @@ class DeviceSampler:
 
 
 def _filter(scores: Tensor, params: DeviceRowParams) -> Tensor:
-    """Top-k, top-p, typical-p, min-p. All tokens are sorted: a second look would need the host."""
+    """Top-k, top-p, typical-p and min-p.
+
+    All tokens are sorted: whether fewer would do is a value that the host would have to read.
+    """
     size = scores.shape[1]
     best = scores.sort(-1, descending=True).values
     scores = _mask_below(scores, scores, best.gather(1, params.top_k[:, None] - 1))
@@ -64,9 +67,9 @@ def _filter(scores: Tensor, params: DeviceRowParams) -> Tensor:
 
 
 def _mass_cutoff(key: Tensor, logs: Tensor, mass: Tensor, size: int) -> Tensor:
-    """Where to cut [N, 1] so that `mass` [N] is left; nowhere for a whole mass."""
-    found, _ = mass_cutoff(key, logs, mass[:, None], size)
-    return found.masked_fill(mass[:, None] >= 1.0, -math.inf)
+    """The lowest `key` to keep, [N, 1], for a probability `mass` [N]; -inf for a mass of 1."""
+    cutoff, _ = mass_cutoff(key, logs, mass[:, None], size)
+    return cutoff.masked_fill(mass[:, None] >= 1.0, -math.inf)
 
 
 def _mask_below(scores: Tensor, key: Tensor, cutoff: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def test_results_read_late_change_no_token(
     watch = RoundWatch(served, monkeypatch)
     assert run(LateEngine(served), batch, rung, kind != "no draft") == plain(target)
     assert "resident" in watch.kinds
-    assert "a watermark" in watch.kinds
+    assert "`watermark`" in watch.kinds
 
 
 @pytest.fixture(scope="module", params=["some accepted", "all accepted"])
