@@ -71,7 +71,7 @@ class BatchBuilder:
             )  # to those that hold nothing
             if (closed and not holders) or (full and not self._placement.rows_on_host):
                 return
-            holds = row.unprefilled < row.known_tokens
+            holds = row.holds_kv
             holders -= holds
             if row.remaining_tokens <= 0 or row.job.id in self.excluded or row.swapping_in:
                 continue

@@ -184,6 +184,7 @@ class Planner:
 
     def _end_row(self, row: Row, end: RowEnded | None) -> None:
         del self._rows[row.job.id]
+        row.end()
         self._estimator.remove(row, end)
         self._policy.remove(row, end)
         if self._placement.remove(row):

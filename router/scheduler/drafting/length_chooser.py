@@ -103,7 +103,7 @@ class DraftLengthChooser:
                 if row.remaining_tokens > 0:
                     rows.append(row)
             else:
-                rows_with_kv -= row.unprefilled < row.known_tokens
+                rows_with_kv -= row.holds_kv
         return rows
 
     def _curves_and_catch_up(

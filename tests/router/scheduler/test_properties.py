@@ -24,7 +24,9 @@ from router.scheduler import build
 from router.scheduler.api import Job
 from router.scheduler.config import SchedulerConfig
 from router.scheduler.memory.kv_placement import PREEMPTION_MODES
+from router.scheduler.planner import Planner
 from router.scheduler.policies import POLICIES
+from router.scheduler.row import TRANSITIONS, Row, RowState
 from tests.support.virtual_device import Client, Device, capacity, chain, page_hashes, run, serve
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -66,11 +68,23 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler = build(self.config, self.capacity)
         self.now = 0.0
         self.log: list[tuple[str, tuple[object, ...], object]] = []
+        self.states: dict[Row, RowState] = {}
+        """Of every row that was ever live, after the last event."""
 
     def call(self, verb: str, *arguments: object) -> object:
         result = getattr(self.scheduler, verb)(*arguments)
         self.log.append((verb, arguments, result))
+        self.check_transitions()
         return result
+
+    def check_transitions(self) -> None:
+        assert isinstance(self.scheduler, Planner)
+        for row in self.scheduler._rows.values():
+            self.states.setdefault(row, RowState.WAITING)
+        for row, before in self.states.items():
+            now = row.state
+            assert now is before or now in TRANSITIONS[before], f"{before} became {now}"
+            self.states[row] = now
 
     @rule(
         prompt=st.integers(1, 40),
@@ -151,6 +165,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         if hasattr(self, "device"):
             free = self.scheduler.status().free_pages
             assert free + len(self.device.owned_pages()) == self.capacity.pages
+
+    @invariant()
+    def the_state_of_a_row_says_where_its_kv_is(self) -> None:
+        for row, state in self.states.items() if hasattr(self, "device") else ():
+            if state is not RowState.ENDED:
+                assert state.holds_pages == (row.job.id in self.device.slots)
+                assert (state is RowState.SWAPPED) == (row.job.id in self.device.host.values())
 
     @invariant()
     def every_live_request_is_waiting_or_ran_last(self) -> None:
