@@ -1,7 +1,7 @@
-"""What every rank was asked to have ready, and who waits for it.
+"""Prepare requests to all ranks, and the tasks that wait for them.
 
-Rule: a wish is fulfilled when all ranks have said so, each once; they prepare as fast as they can,
-and a row that needs it is sent only then, so that it starts in the same Step everywhere.
+A prepare request completes once every rank has acknowledged it, each exactly once. A row that needs
+the grammar is sent only then, so that it starts in the same step on every rank.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from shard.wire.protocol import ProtocolError
 class _PendingPrepare:
     done: asyncio.Future[None]
     pending_ranks: set[int]
-    """Ranks that are not ready."""
+    """Ranks that have not acknowledged the request."""
 
     def release(self) -> None:
-        """Whoever waits goes on, unless it has left."""
+        """Wake the waiting task, unless it was cancelled."""
         if not self.done.done():
             self.done.set_result(None)
 
 
 class RankBarrier:
-    """Those of one group of `ranks`."""
+    """The open prepare requests of a group of `ranks` ranks."""
 
     def __init__(self, ranks: int) -> None:
         self._ranks = ranks
@@ -34,22 +34,22 @@ class RankBarrier:
         self._last_number = 0
 
     def open(self) -> tuple[int, Awaitable[None]]:
-        """A new wish's number, and what waits until it is fulfilled or dropped."""
+        """Open a request: its number, and what to await until it is complete or cancelled."""
         self._last_number += 1
-        wish = _PendingPrepare(asyncio.get_running_loop().create_future(), set(range(self._ranks)))
-        self._pending[self._last_number] = wish
-        return self._last_number, wish.done
+        done = asyncio.get_running_loop().create_future()
+        self._pending[self._last_number] = _PendingPrepare(done, set(range(self._ranks)))
+        return self._last_number, done
 
     def acknowledge(self, rank: int, number: int) -> None:
-        """Rank `rank` is ready. Raises ProtocolError if it was not asked."""
-        wish = self._pending.get(number)
-        if wish is None or rank not in wish.pending_ranks:
-            raise ProtocolError(f"Prepared {number} answers nothing")
-        wish.pending_ranks.discard(rank)
-        if not wish.pending_ranks:
+        """Note that `rank` is prepared. Raises ProtocolError if it owes no acknowledgement."""
+        request = self._pending.get(number)
+        if request is None or rank not in request.pending_ranks:
+            raise ProtocolError(f"Prepared {number} does not answer an open request")
+        request.pending_ranks.discard(rank)
+        if not request.pending_ranks:
             self._pending.pop(number).release()
 
     def cancel_all(self) -> None:
-        """Nobody will fulfil them any more."""
+        """Wake all waiting tasks, since no rank will answer any more."""
         while self._pending:
             self._pending.popitem()[1].release()

@@ -1,28 +1,27 @@
-"""The shards as one: a Unix socket per rank, numbered Steps, and one verdict on the group's life.
+"""The group of all ranks: sends numbered steps, collects the answers, detects failures.
 
-A Step is packed once and the same bytes go to every rank; writing never waits, since at most
-`depth` Steps are in flight. It is complete when every rank has answered with the same digest of
-its rows. A closed connection, a broken rule, unequal digests, a Step that takes too long or an
-unanswered ping is GroupLost: collectives cannot be rejoined, so there is no partial repair.
-Time is an argument, nothing here reads a clock; what a Step means is not known here.
+A step is packed once and the same bytes go to every rank. Writing never blocks, since at most
+`depth` steps are in flight. A step is complete once every rank has answered it with the same digest
+of its rows. A closed connection, a protocol violation, different digests, an overdue step or an
+unanswered ping fail the whole group: collectives cannot be rejoined, so no rank is replaced.
+
+Time is an argument; nothing here reads a clock. What a step computes is not known here.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import inf
 
 from router.shards.barrier import RankBarrier
+from router.shards.rank_connection import RankConnection
 from shard.wire.protocol import (
-    HEADER_BYTES,
-    VERSION,
     Ack,
     Fatal,
-    Hello,
     Message,
     Ping,
     Pong,
@@ -32,26 +31,25 @@ from shard.wire.protocol import (
     Ready,
     Step,
     StepResult,
-    body_length,
     pack,
-    unpack,
 )
 
 HANDSHAKE_SECONDS = 10.0
-"""Time for all ranks to answer Hello."""
+"""Maximum time for all ranks to answer Hello."""
 MIN_STEP_TIMEOUT_SECONDS = 10.0
-"""A Step may take this long, or STEP_FACTOR times the 99th percentile where that is longer."""
 STEP_TIMEOUT_FACTOR = 20.0
+"""By default a step is overdue after MIN_STEP_TIMEOUT_SECONDS, or STEP_TIMEOUT_FACTOR times the
+99th percentile of recent steps if that is more."""
 STEP_HISTORY = 512
-"""Steps from which the percentile is taken."""
+"""Number of recent steps from which the percentile is computed."""
 PING_INTERVAL_SECONDS = 1.0
-"""Time between two pings while no Step is in flight."""
+"""Time between two pings while no step is in flight."""
 PONG_TIMEOUT_SECONDS = 10.0
-"""Time for every rank to answer one."""
+"""Maximum time for all ranks to answer a ping."""
 
 
 class ShardGroupFailed(Exception):
-    """The shards are of no further use; the text says why, for the log and never for a client."""
+    """The shards have failed. The text gives the reason, for the log; no client may see it."""
 
 
 GroupEvent = StepResult | ShardGroupFailed
@@ -59,7 +57,7 @@ GroupEvent = StepResult | ShardGroupFailed
 
 @dataclass(slots=True)
 class _PendingStep:
-    """A Step on its way; `answers` counts the ranks that are done with it."""
+    """A step in flight; `answers` is the number of ranks that have completed it."""
 
     sent_at: float
     answers: int = 0
@@ -68,7 +66,10 @@ class _PendingStep:
 
 
 class ShardGroup:
-    """Every rank of one start of the shards. `connect` makes it, `set_listener` gives it an ear."""
+    """All ranks of one start of the shards.
+
+    Created by `connect`. Call `set_listener` to receive results.
+    """
 
     def __init__(self, world_size: int, depth: int, step_timeout: float | None) -> None:
         self.depth = depth
@@ -76,26 +77,24 @@ class ShardGroup:
         self.failure: ShardGroupFailed | None = None
         self._all_ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ready_messages: dict[int, Ready] = {}
-        self._ranks = [_RankConnection(self, number, world_size) for number in range(world_size)]
+        self._ranks = [RankConnection(self, number, world_size) for number in range(world_size)]
         self._last_answered = [0] * world_size
         self._in_flight: deque[_PendingStep] = deque()
         self._step_durations: deque[float] = deque(maxlen=STEP_HISTORY)
         self._barrier = RankBarrier(world_size)
         self._pinged_at, self._nonce = -inf, 0
         self._awaiting_pong: set[int] = set()
-        self._listener: Callable[[GroupEvent], None] = lambda report: None
+        self._listener: Callable[[GroupEvent], None] = lambda event: None
 
     @classmethod
     @asynccontextmanager
     async def connect(
         cls, paths: Sequence[str], depth: int = 2, step_timeout: float | None = None
     ) -> AsyncIterator[ShardGroup]:
-        """Greet the rank behind every socket path, rank 0 first; the connections end at the exit.
+        """Connect to the ranks' sockets, rank 0 first, and close the connections on exit.
 
-        A Step that takes longer than `step_timeout` means that the ranks hang; without it, what
-        their Steps took so far says so.
-
-        Raises ShardGroupFailed if one is not there, or not of this version and group.
+        A step is overdue after `step_timeout` seconds; None derives the timeout from recent steps.
+        Raises ShardGroupFailed if a rank does not answer, or has another version or group size.
         """
         group = cls(len(paths), depth, step_timeout)
         try:
@@ -106,29 +105,29 @@ class ShardGroup:
 
     @property
     def ready_messages(self) -> tuple[Ready, ...]:
-        """What each rank said of itself, rank 0 first."""
+        """Each rank's Ready message, rank 0 first."""
         return tuple(self._ready_messages[number] for number in range(len(self._ranks)))
 
     @property
     def has_capacity(self) -> bool:
-        """Whether one more Step may be sent."""
+        """Whether another step may be sent."""
         return self.failure is None and len(self._in_flight) < self.depth
 
     def set_listener(self, listener: Callable[[GroupEvent], None]) -> None:
-        """From now on hand `listener` each Step's result in order, and at the end the loss."""
+        """Call `listener` with the result of each step in order, and at last with the failure."""
         self._listener = listener
         if self.failure:
             listener(self.failure)
 
     def send(self, step: Step, now: float) -> None:
-        """Put the same bytes on the way to every rank. Only while `free`; numbers go up by one."""
+        """Send a step to every rank. Only while `has_capacity`; step numbers are consecutive."""
         frame = pack(step)
         self._in_flight.append(_PendingStep(now))
         for rank in self._ranks:
             rank.write(frame)
 
     async def prepare_grammar(self, grammar: str) -> None:
-        """Wait until every rank is ready for rows with `grammar`, or the group is lost."""
+        """Wait until every rank is prepared for rows with `grammar`, or the group has failed."""
         if self.failure:
             return
         number, done = self._barrier.open()
@@ -138,7 +137,7 @@ class ShardGroup:
         await done
 
     def is_overdue(self, now: float) -> bool:
-        """Whether the oldest Step in flight takes longer than any Step should."""
+        """Whether the oldest step in flight has exceeded the step timeout."""
         if not self._in_flight:
             return False
         age = now - self._in_flight[0].sent_at
@@ -147,18 +146,18 @@ class ShardGroup:
         return age > MIN_STEP_TIMEOUT_SECONDS and age > STEP_TIMEOUT_FACTOR * self._step_p99()
 
     def check_health(self, now: float) -> None:
-        """Ping idle ranks; lose a group that hangs. To be called about once a second."""
+        """Ping idle ranks and fail a group that hangs. To be called about once a second."""
         if self.is_overdue(now):
-            self._fail("a Step takes too long")
+            self._fail("a step exceeded its timeout")
         elif self._in_flight or self.failure:
             return
         elif self._awaiting_pong and now - self._pinged_at > PONG_TIMEOUT_SECONDS:
-            self._fail(f"ranks {sorted(self._awaiting_pong)} answer no ping")
+            self._fail(f"ranks {sorted(self._awaiting_pong)} do not answer a ping")
         elif not self._awaiting_pong and now - self._pinged_at >= PING_INTERVAL_SECONDS:
             self._send_pings(now)
 
     def on_message(self, rank: int, message: Message) -> None:
-        """Take a message of rank `number`. Raises ProtocolError if it has no business here."""
+        """Handle a message of `rank`. Raises ProtocolError if it is not expected."""
         match message:
             case Ready() if rank not in self._ready_messages and message.rank == rank:
                 self._on_ready(rank, message)
@@ -177,7 +176,7 @@ class ShardGroup:
                 raise ProtocolError(f"unexpected {type(message).__name__}")
 
     def on_disconnect(self, rank: int, reason: str) -> None:
-        """Rank `number` is of no further use."""
+        """Fail the group, since `rank` cannot be used any more."""
         self._fail(f"rank {rank}: {reason}")
 
     async def _handshake(self, paths: Sequence[str]) -> None:
@@ -186,8 +185,9 @@ class ShardGroup:
                 for rank, path in zip(self._ranks, paths, strict=True):
                     await rank.connect(path)
                 await self._all_ready
-        except (OSError, TimeoutError) as fault:
-            raise ShardGroupFailed(f"cannot greet the shards: {fault or 'no answer'}") from fault
+        except (OSError, TimeoutError) as error:
+            reason = str(error) or "no answer"
+            raise ShardGroupFailed(f"cannot connect to the shards: {reason}") from error
         if self.failure:
             raise self.failure
 
@@ -201,21 +201,21 @@ class ShardGroup:
     ) -> None:
         ahead = self._last_answered[rank] - min(self._last_answered)
         if number != self._last_answered[rank] + 1 or ahead >= len(self._in_flight):
-            raise ProtocolError(f"Step {number} answered after Step {self._last_answered[rank]}")
-        flight = self._in_flight[ahead]
-        if flight.digest not in (None, digest):
+            raise ProtocolError(f"Step {number} was answered after {self._last_answered[rank]}")
+        step = self._in_flight[ahead]
+        if step.digest not in (None, digest):
             raise ProtocolError(f"rows differ between ranks after Step {number}")
         self._last_answered[rank] = number
-        flight.digest, flight.result = digest, flight.result or result
-        flight.answers += 1
-        if flight.answers == len(self._ranks):
+        step.digest, step.result = digest, step.result or result
+        step.answers += 1
+        if step.answers == len(self._ranks):
             self._complete_step(self._in_flight.popleft())
 
-    def _complete_step(self, flight: _PendingStep) -> None:
-        self._awaiting_pong.clear()  # an answered Step is as good as a pong
-        if flight.result:
-            self._step_durations.append(flight.result.seconds)
-            self._listener(flight.result)
+    def _complete_step(self, step: _PendingStep) -> None:
+        self._awaiting_pong.clear()  # a completed step shows as well as a pong that all ranks live
+        if step.result:
+            self._step_durations.append(step.result.seconds)
+            self._listener(step.result)
 
     def _step_p99(self) -> float:
         ordered = sorted(self._step_durations) or [0.0]
@@ -241,53 +241,3 @@ class ShardGroup:
         self._barrier.cancel_all()
         for rank in self._ranks:
             rank.close()
-
-
-class _RankConnection(asyncio.Protocol):
-    """One rank's connection: frames in, bytes out."""
-
-    def __init__(self, group: ShardGroup, number: int, world_size: int) -> None:
-        self._group = group
-        self._number = number
-        self._hello = Hello(VERSION, number, world_size)
-        self._buffer = bytearray()
-        self._transport: asyncio.WriteTransport | None = None
-
-    async def connect(self, path: str) -> None:
-        """Connect and say Hello. Raises OSError."""
-        await asyncio.get_running_loop().create_unix_connection(lambda: self, path)
-
-    def write(self, frame: bytes) -> None:
-        """Queue `frame`; never waits."""
-        if self._transport:
-            self._transport.write(frame)
-
-    def close(self) -> None:
-        """End the connection at once."""
-        if self._transport:
-            self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101  narrows the type
-        self._transport = transport
-        self.write(pack(self._hello))
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        try:
-            for body in self._frames():
-                self._group.on_message(self._number, unpack(body))
-        except ProtocolError as fault:
-            self._group.on_disconnect(self._number, str(fault))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._group.on_disconnect(self._number, "the connection ended")
-
-    def _frames(self) -> Iterator[bytes]:
-        while len(self._buffer) >= HEADER_BYTES:
-            end = HEADER_BYTES + body_length(bytes(self._buffer[:HEADER_BYTES]))
-            if len(self._buffer) < end:
-                return
-            body = bytes(self._buffer[HEADER_BYTES:end])
-            del self._buffer[:end]
-            yield body

@@ -1,4 +1,4 @@
-"""The group of ranks over real sockets: when a Step is done, and when the group is lost."""
+"""The group of ranks over real sockets: when a step is complete, and when the group fails."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def result(number: int, digest: int = 7, seconds: float = 0.5) -> StepResult:
     return StepResult(number, seconds, (), digest)
 
 
-async def test_every_rank_is_sent_the_same_bytes_and_they_are_the_steps() -> None:
+async def test_every_rank_is_sent_the_bytes_of_the_step_and_no_others() -> None:
     ranks = [ScriptedRank(number) for number in range(3)]
     async with connected_group(*ranks) as (group, _):
         group.send(step(1), 0.0)
@@ -54,64 +54,64 @@ async def test_every_rank_is_sent_the_same_bytes_and_they_are_the_steps() -> Non
         assert [bytes(rank.received) for rank in ranks] == [pack(step(1)) + pack(step(2))] * 3
 
 
-async def test_a_step_is_done_when_all_ranks_have_answered_with_one_digest() -> None:
+async def test_a_step_is_complete_when_all_ranks_have_answered_with_the_same_digest() -> None:
     first, second = ScriptedRank(0), ScriptedRank(1)
-    async with connected_group(first, second) as (group, reports):
+    async with connected_group(first, second) as (group, events):
         group.send(step(1), 0.0)
         group.send(step(2), 0.0)
         second.send(Ack(1, 7), Ack(2, 8))
         first.send(result(1, 7))
-        assert await reports.get() == result(1, 7)
+        assert await events.get() == result(1, 7)
         first.send(result(2, 8))
-        assert await reports.get() == result(2, 8)
-        assert reports.empty()
+        assert await events.get() == result(2, 8)
+        assert events.empty()
 
 
 async def test_at_most_two_steps_are_in_flight() -> None:
     rank = ScriptedRank(0)
-    async with connected_group(rank) as (group, reports):
+    async with connected_group(rank) as (group, events):
         free = [group.has_capacity]
         for number in (1, 2):
             group.send(step(number), 0.0)
             free.append(group.has_capacity)
         rank.send(result(1))
-        await reports.get()
+        await events.get()
         assert [*free, group.has_capacity] == [True, True, False, True]
 
 
-async def test_a_frame_may_come_in_any_pieces() -> None:
+async def test_a_frame_may_arrive_in_any_pieces() -> None:
     rank = ScriptedRank(0)
-    async with connected_group(rank) as (group, reports):
+    async with connected_group(rank) as (group, events):
         group.send(step(1), 0.0)
         for byte in pack(result(1)):
             rank.send_bytes(bytes([byte]))
             await asyncio.sleep(0)
-        assert await reports.get() == result(1)
+        assert await events.get() == result(1)
 
 
-async def test_the_group_knows_what_each_rank_said_of_itself() -> None:
+async def test_the_group_keeps_each_ranks_ready_message() -> None:
     async with connected_group(ScriptedRank(0), ScriptedRank(1)) as (group, _):
         assert group.ready_messages == (ready_message(0), ready_message(1))
 
 
-async def test_a_rank_that_is_not_there_is_no_group() -> None:
-    with pytest.raises(ShardGroupFailed, match="cannot greet"):
+async def test_a_missing_rank_fails_the_group() -> None:
+    with pytest.raises(ShardGroupFailed, match="cannot connect to the shards"):
         async with ShardGroup.connect(["/nowhere/0.sock"]):
             pass
 
 
-async def test_a_rank_that_refuses_the_greeting_is_no_group() -> None:
+async def test_a_rank_that_refuses_the_hello_fails_the_group() -> None:
     class Refusing(ScriptedRank):
         def greet(self, hello: Hello) -> None:
             self.disconnect()
 
     async with listening(ScriptedRank(0), Refusing(1)) as paths:
-        with pytest.raises(ShardGroupFailed, match="rank 1: the connection ended"):
+        with pytest.raises(ShardGroupFailed, match="rank 1: the connection was closed"):
             async with ShardGroup.connect(paths):
                 pass
 
 
-async def test_a_rank_that_answers_as_another_is_no_group() -> None:
+async def test_a_rank_that_answers_as_another_fails_the_group() -> None:
     class Confused(ScriptedRank):
         def greet(self, hello: Hello) -> None:
             self.send(ready_message(1))
@@ -122,9 +122,9 @@ async def test_a_rank_that_answers_as_another_is_no_group() -> None:
                 pass
 
 
-async def test_a_grammar_is_prepared_when_all_ranks_have_said_so() -> None:
+async def test_a_grammar_is_prepared_when_all_ranks_have_acknowledged_it() -> None:
     first, second = ScriptedRank(0), ScriptedRank(1)
-    async with connected_group(first, second) as (group, reports):
+    async with connected_group(first, second) as (group, events):
         waiting = [asyncio.ensure_future(group.prepare_grammar(text)) for text in "ab"]
         for rank in (first, second):
             assert [await rank.next_message(), await rank.next_message()] == [
@@ -134,13 +134,13 @@ async def test_a_grammar_is_prepared_when_all_ranks_have_said_so() -> None:
         group.send(step(1), 0.0)
         first.send(Prepared(2), Prepared(1), result(1))
         second.send(Prepared(2), Ack(1, 7))
-        await reports.get()
+        await events.get()
         assert [task.done() for task in waiting] == [False, True]
         second.send(Prepared(1))
         await waiting[0]
 
 
-async def test_a_lost_group_prepares_nothing_and_nobody_waits() -> None:
+async def test_a_failed_group_prepares_nothing_and_keeps_no_task_waiting() -> None:
     rank = ScriptedRank(0)
     async with connected_group(rank) as (group, _):
         waiting = asyncio.ensure_future(group.prepare_grammar("a"))
@@ -151,23 +151,23 @@ async def test_a_lost_group_prepares_nothing_and_nobody_waits() -> None:
         assert group.failure
 
 
-async def test_whoever_leaves_before_a_grammar_is_prepared_is_forgotten() -> None:
+async def test_a_task_that_is_cancelled_before_a_grammar_is_prepared_does_no_harm() -> None:
     rank = ScriptedRank(0)
-    async with connected_group(rank) as (group, reports):
+    async with connected_group(rank) as (group, events):
         waiting = asyncio.ensure_future(group.prepare_grammar("a"))
         await rank.next_message()
         waiting.cancel()
         group.send(step(1), 0.0)
         rank.send(Prepared(1), result(1))
-        assert await reports.get() == result(1)
+        assert await events.get() == result(1)
 
 
 @pytest.mark.parametrize(
     ("speaker", "message", "reason"),
     [
-        (0, Prepared(1), "rank 0: Prepared 1 answers nothing"),
-        (0, result(2), "rank 0: Step 2 answered after Step 0"),
-        (1, Ack(2, 7), "rank 1: Step 2 answered after Step 0"),
+        (0, Prepared(1), "rank 0: Prepared 1 does not answer an open request"),
+        (0, result(2), "rank 0: Step 2 was answered after 0"),
+        (1, Ack(2, 7), "rank 1: Step 2 was answered after 0"),
         (0, Ack(1, 7), "rank 0: unexpected Ack"),
         (1, result(1), "rank 1: unexpected StepResult"),
         (1, step(1), "rank 1: unexpected Step"),
@@ -176,89 +176,91 @@ async def test_whoever_leaves_before_a_grammar_is_prepared_is_forgotten() -> Non
     ],
     ids=lambda value: type(value).__name__,
 )
-async def test_a_broken_rule_loses_the_group(speaker: int, message: Message, reason: str) -> None:
+async def test_a_protocol_violation_fails_the_group(
+    speaker: int, message: Message, reason: str
+) -> None:
     ranks = [ScriptedRank(0), ScriptedRank(1)]
-    async with connected_group(*ranks) as (group, reports):
+    async with connected_group(*ranks) as (group, events):
         group.send(step(1), 0.0)
         ranks[speaker].send(message)
-        lost = await reports.get()
-        assert isinstance(lost, ShardGroupFailed)
-        assert str(lost) == reason
+        failure = await events.get()
+        assert isinstance(failure, ShardGroupFailed)
+        assert str(failure) == reason
         assert not group.has_capacity
-        assert reports.empty()
+        assert events.empty()
 
 
-async def test_unequal_digests_lose_the_group() -> None:
+async def test_different_digests_fail_the_group() -> None:
     first, second = ScriptedRank(0), ScriptedRank(1)
-    async with connected_group(first, second) as (group, reports):
+    async with connected_group(first, second) as (group, events):
         group.send(step(1), 0.0)
         first.send(result(1, 7))
         second.send(Ack(1, 8))
-        assert "rows differ between ranks" in str(await reports.get())
+        assert "rows differ between ranks" in str(await events.get())
 
 
-async def test_an_answer_to_no_step_loses_the_group() -> None:
+async def test_an_answer_to_no_step_fails_the_group() -> None:
     rank = ScriptedRank(0)
-    async with connected_group(rank) as (_, reports):
+    async with connected_group(rank) as (_, events):
         rank.send(result(1))
-        assert "Step 1 answered" in str(await reports.get())
+        assert "Step 1 was answered" in str(await events.get())
 
 
-async def test_a_frame_that_is_no_message_loses_the_group() -> None:
+async def test_a_frame_that_is_not_a_message_fails_the_group() -> None:
     rank = ScriptedRank(0)
-    async with connected_group(rank) as (_, reports):
+    async with connected_group(rank) as (_, events):
         rank.send_bytes(b"\xff" * HEADER_BYTES)
-        assert "exceeds" in str(await reports.get())
+        assert "exceeds" in str(await events.get())
 
 
-async def test_a_closed_connection_loses_the_group_and_closes_the_others() -> None:
+async def test_a_closed_connection_fails_the_group_and_closes_the_others() -> None:
     first, second = ScriptedRank(0), ScriptedRank(1)
-    async with connected_group(first, second) as (_, reports):
+    async with connected_group(first, second) as (_, events):
         second.disconnect()
-        assert str(await reports.get()) == "rank 1: the connection ended"
+        assert str(await events.get()) == "rank 1: the connection was closed"
         assert await first.next_message() is None
 
 
-async def test_a_subscriber_that_comes_late_hears_of_the_loss() -> None:
+async def test_a_listener_that_is_set_after_the_failure_is_called_with_it() -> None:
     rank = ScriptedRank(0)
-    async with connected_group(rank) as (group, reports):
+    async with connected_group(rank) as (group, events):
         rank.disconnect()
-        lost = await reports.get()
+        failure = await events.get()
         late: list[object] = []
         group.set_listener(late.append)
-        assert late == [lost]
+        assert late == [failure]
 
 
-async def finish(rank: ScriptedRank, group: ShardGroup, reports: object, seconds: float) -> None:
-    """Let the group see HISTORY Steps of `seconds`."""
-    assert isinstance(reports, asyncio.Queue)
+async def finish(rank: ScriptedRank, group: ShardGroup, events: object, seconds: float) -> None:
+    """Complete STEP_HISTORY steps of `seconds` each."""
+    assert isinstance(events, asyncio.Queue)
     for number in range(1, STEP_HISTORY + 1):
         group.send(step(number), 0.0)
         rank.send(result(number, seconds=seconds))
-        await reports.get()
+        await events.get()
 
 
 @pytest.mark.parametrize(
-    ("usual", "limit"),
+    ("duration", "limit"),
     [(0.01, MIN_STEP_TIMEOUT_SECONDS), (2.0, STEP_TIMEOUT_FACTOR * 2.0)],
     ids=["short", "long"],
 )
-async def test_a_step_may_take_ten_seconds_or_twenty_times_the_usual(
-    usual: float, limit: float
+async def test_a_step_may_take_ten_seconds_or_twenty_times_the_99th_percentile(
+    duration: float, limit: float
 ) -> None:
     rank = ScriptedRank(0)
-    async with connected_group(rank) as (group, reports):
-        await finish(rank, group, reports, usual)
+    async with connected_group(rank) as (group, events):
+        await finish(rank, group, events, duration)
         group.send(step(STEP_HISTORY + 1), 100.0)
         group.check_health(100.0 + limit)
-        assert reports.empty()
+        assert events.empty()
         assert not group.is_overdue(100.0 + limit)
         assert group.is_overdue(100.1 + limit)
         group.check_health(100.1 + limit)
-        assert str(await reports.get()) == "a Step takes too long"
+        assert str(await events.get()) == "a step exceeded its timeout"
 
 
-async def test_the_operator_may_say_how_long_a_step_may_take() -> None:
+async def test_the_step_timeout_can_be_configured() -> None:
     rank = ScriptedRank(0)
     async with (
         listening(rank) as paths,
@@ -285,31 +287,31 @@ async def test_idle_ranks_are_pinged_once_a_second() -> None:
         assert await rank.next_message() == Ping(2)
 
 
-async def test_a_rank_that_answers_no_ping_loses_the_group() -> None:
+async def test_a_rank_that_does_not_answer_a_ping_fails_the_group() -> None:
     first, second = ScriptedRank(0), ScriptedRank(1)
-    async with connected_group(first, second) as (group, reports):
+    async with connected_group(first, second) as (group, events):
         group.check_health(100.0)
         first.send(Pong(1, 0))
         await first.next_message()
         group.check_health(100.0 + PONG_TIMEOUT_SECONDS)
-        assert reports.empty()
-        await until(lambda: not reports.empty() or group.check_health(101.0 + PONG_TIMEOUT_SECONDS))
-        assert "1] answer no ping" in str(await reports.get())
+        assert events.empty()
+        await until(lambda: not events.empty() or group.check_health(101.0 + PONG_TIMEOUT_SECONDS))
+        assert "ranks [1] do not answer a ping" in str(await events.get())
 
 
-async def test_a_ping_left_open_by_a_long_step_is_forgiven() -> None:
+async def test_a_completed_step_replaces_the_answer_to_an_open_ping() -> None:
     rank = ScriptedRank(0)
-    async with connected_group(rank) as (group, reports):
+    async with connected_group(rank) as (group, events):
         group.check_health(100.0)
         group.send(step(1), 100.0)
         rank.send(result(1))
-        await reports.get()
+        await events.get()
         group.check_health(200.0)
-        assert reports.empty()
+        assert events.empty()
         assert group.has_capacity
 
 
-async def until(holds: Callable[[], object]) -> None:
-    """Let the loop turn until `holds`."""
-    while not holds():  # noqa: ASYNC110  the group has no event for a pong
+async def until(condition: Callable[[], object]) -> None:
+    """Run other tasks until `condition()` is true."""
+    while not condition():  # noqa: ASYNC110  the group has no event for a pong
         await asyncio.sleep(0)
