@@ -22,8 +22,9 @@ from router.openai.parsing.output import (
 from router.openai.parsing.tool_calls import KnownTools
 from router.openai.request_models import ChatRequest, Message, ResponseFormat
 from router.text import grammar
-from router.text.chat_template import ChatTemplate, JobRejected
-from router.text.worker_pool import WorkerLimitExceeded, WorkerPool
+from router.text.chat_template import ChatTemplate
+from router.text.job_errors import JobRejected, WorkerLimitExceeded
+from router.text.worker_pool import WorkerPool
 
 
 @dataclass(frozen=True, slots=True)

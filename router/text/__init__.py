@@ -1,1 +1,1 @@
-"""Between text and token ids: tokenizer, chat templates, stop strings, grammars."""
+"""Text processing: tokenizer, detokenizer, chat templates, stop strings, grammars."""

@@ -1,4 +1,9 @@
-"""The text of a row as its tokens come: whole characters only, each exactly once."""
+"""Incremental detokenization of one row: complete characters only, each exactly once.
+
+A token whose bytes do not complete a character has the text "", and at the end of the output they
+are dropped; U+FFFD is emitted only for bytes that can never become one. Special tokens are emitted
+by name. Which of them are part of the whole text, `stop_strings` decides.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +15,15 @@ from router.text.tokenizer import Tokenizer
 
 REPLACEMENT_CHARACTER = "\ufffd"
 MAX_INCOMPLETE_TOKENS = 8
-"""Tokens without any text after which U+FFFD is shown: no character takes so many."""
+"""After this many tokens without text U+FFFD is emitted, since no character needs more."""
 MAX_CONTEXT_TOKENS = 8
-"""Most prompt tokens before the first generated one that decide whether it opens with a space."""
+"""Maximum number of prompt tokens that are decoded before the first generated one, since they
+decide whether its text starts with a space."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """What one more token adds; `stopped`: a stop string is now complete."""
+    """The text that one token adds. `stopped`: it completes a stop string."""
 
     text: str
     special: bool
@@ -25,10 +31,11 @@ class TextDelta:
 
 
 class Detokenizer:
-    """Ids in, pieces of text out, of one request.
+    """Turns the token ids of one request into pieces of text.
 
-    The window holds the tokens of the last piece and those after it. The first are there since
-    some decoders treat a first token differently; they begin and end between characters.
+    The window holds the tokens of the last emitted piece, its context, and the tokens after it. The
+    context is there because some decoders treat the first token differently. It starts and ends at
+    character boundaries.
     """
 
     def __init__(
@@ -46,35 +53,32 @@ class Detokenizer:
 
     @property
     def text(self) -> str:
-        """What is shown so far; the rule for special tokens is that of the stops."""
+        """All text so far; the stops decide whether it includes special tokens."""
         return self._stops.text
 
     def push(self, id: int, *, last: bool = False) -> TextDelta:
-        """Take one more token; nothing is withheld behind the `last`."""
+        """Add a token. Text that might become a stop string is not held back for the `last`."""
         name = self._tokenizer.special_name(id)
         text = self._advance(id) if name is None else name
-        shown, stopped = self._stops.push(text, special=name is not None, last=last)
-        return TextDelta(shown, special=name is not None, stopped=stopped)
+        emitted, stopped = self._stops.push(text, special=name is not None, last=last)
+        return TextDelta(emitted, special=name is not None, stopped=stopped)
 
     def _advance(self, id: int) -> str:
         self._window.append(id)
-        whole = self._tokenizer.decode(self._window)
+        decoded = self._tokenizer.decode(self._window)
         self._held_tokens += 1
-        settled = (
-            whole
-            if self._held_tokens > MAX_INCOMPLETE_TOKENS
-            else whole.rstrip(REPLACEMENT_CHARACTER)
-        )
-        piece = settled[len(self._emitted_text) :]
+        gave_up = self._held_tokens > MAX_INCOMPLETE_TOKENS
+        complete = decoded if gave_up else decoded.rstrip(REPLACEMENT_CHARACTER)
+        piece = complete[len(self._emitted_text) :]
         if piece:
-            self._held_tokens, self._emitted_text = 0, settled
-        if settled == whole and (piece or self._held_tokens > MAX_INCOMPLETE_TOKENS):
+            self._held_tokens, self._emitted_text = 0, complete
+        if complete == decoded and (piece or gave_up):
             self._reset(self._window[self._context_size :])
         return piece
 
 
 def _context_tokens(tokenizer: Tokenizer, prompt: Sequence[int]) -> list[int]:
-    """The fewest last tokens of `prompt` that are whole characters; none if that takes many."""
+    """The shortest end of `prompt` that decodes to complete characters; empty if it is too long."""
     plain = [id for id in prompt[-MAX_CONTEXT_TOKENS:] if tokenizer.special_name(id) is None]
     windows = (plain[-size:] for size in range(1, len(plain) + 1))
     return next((ids for ids in windows if REPLACEMENT_CHARACTER not in tokenizer.decode(ids)), [])

@@ -1,7 +1,7 @@
-"""What an output must match: from a client's words to llguidance's form, checked once.
+"""Grammars of requests: parsed here, compiled to llguidance's format in a worker process.
 
-JSON schemas, regular expressions and Lark grammars are compiled in a worker process, so that a
-hostile one costs its sender a 422 and nobody else anything; the shards see only what compiled.
+A malicious JSON schema, regular expression or Lark grammar is answered with 422 and cannot delay
+other requests. The shards get only grammars that have compiled.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 import orjson
 
 from router.errors import ValidationError
-from router.text.chat_template import JobRejected
-from router.text.worker_pool import WorkerLimitExceeded, WorkerPool
+from router.text.job_errors import JobRejected, WorkerLimitExceeded
+from router.text.worker_pool import WorkerPool
 
 MAX_GRAMMAR_CHARACTERS = 1 << 18
-"""Most characters of a grammar."""
+"""Maximum length of a grammar's source."""
 MAX_CACHED_CHARACTERS = 1 << 24
-"""Characters of compiled grammars that are kept."""
+"""Maximum length of all cached grammars, sources included."""
 
 
 class GrammarKind(StrEnum):
-    """What a grammar is written in."""
+    """The language of a grammar."""
 
     JSON = "json"
     REGEX = "regex"
@@ -36,16 +36,16 @@ _ERROR_PREFIXES = {GrammarKind.JSON: "cannot compile regex from schema: "}
 
 @dataclass(frozen=True, slots=True)
 class GrammarSource:
-    """A grammar as its author wrote it; a JSON schema as JSON text."""
+    """The source text of a grammar; for a JSON schema, JSON."""
 
     kind: GrammarKind
     text: str
 
 
 def parse_grammar(kind: str, value: Any) -> GrammarSource:
-    """The native `grammar` parameter. Raises ValidationError.
+    """Parse the `grammar` parameter of the native API. Raises ValidationError.
 
-    `json` and `json_object` take a schema or its text, with TGI's rule that it has `properties`;
+    `json` and `json_object` take a JSON schema or its text, which must have `properties` as in TGI;
     `json_schema` takes `{"schema": …}`; `regex` and `lark` take text.
     """
     if kind in ("regex", "lark"):
@@ -57,17 +57,17 @@ def parse_grammar(kind: str, value: Any) -> GrammarSource:
 
 
 def from_schema(schema: Any) -> GrammarSource:
-    """Of any JSON schema; it cannot change how it is compiled. Raises ValidationError."""
+    """The grammar of a JSON schema, without its options for llguidance. Raises ValidationError."""
     if schema is True:
         schema = {}
     if not isinstance(schema, dict):
-        raise ValidationError("grammar is not valid: a JSON schema is an object")
-    plain = {key: value for key, value in schema.items() if key != "x-guidance"}
-    return GrammarSource(GrammarKind.JSON, orjson.dumps(plain).decode())
+        raise ValidationError("grammar is not valid: a JSON schema must be an object")
+    without_options = {key: value for key, value in schema.items() if key != "x-guidance"}
+    return GrammarSource(GrammarKind.JSON, orjson.dumps(without_options).decode())
 
 
 class GrammarCompiler:
-    """Compiles grammars and remembers what compiled."""
+    """Compiles grammars and keeps the most recently used results."""
 
     def __init__(self, workers: WorkerPool, enabled: bool = True) -> None:
         self._workers, self._enabled = workers, enabled
@@ -75,7 +75,7 @@ class GrammarCompiler:
         self._cached_characters = 0
 
     async def compile(self, source: GrammarSource | None) -> str | None:
-        """llguidance's form of `source`; None for none. Raises ValidationError."""
+        """`source` in llguidance's format; None for None. Raises ValidationError."""
         if source is None:
             return None
         if not self._enabled:
@@ -91,10 +91,10 @@ class GrammarCompiler:
             raise ValidationError(f"{prefix}it has more than {MAX_GRAMMAR_CHARACTERS} characters")
         try:
             return await self._workers.run_job("compile", kind=source.kind, text=source.text)
-        except JobRejected as fault:
-            raise ValidationError(f"{prefix}{fault}") from fault
-        except WorkerLimitExceeded as fault:
-            raise ValidationError(f"{prefix}it takes too much time or memory") from fault
+        except JobRejected as error:
+            raise ValidationError(f"{prefix}{error}") from error
+        except WorkerLimitExceeded as error:
+            raise ValidationError(f"{prefix}it takes too much time or memory") from error
 
     def _add_to_cache(self, source: GrammarSource, text: str) -> None:
         self._cache[source] = text
@@ -109,7 +109,7 @@ def _characters(source: GrammarSource, text: str) -> int:
 
 def _require_text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValidationError("grammar is not valid: its value is not a string")
+        raise ValidationError("grammar is not valid: its value must be a string")
     return value
 
 
@@ -118,8 +118,8 @@ def _load_if_text(value: Any) -> Any:
         return value
     try:
         return orjson.loads(value)
-    except orjson.JSONDecodeError as fault:
-        raise ValidationError(f"grammar is not valid: {fault}") from fault
+    except orjson.JSONDecodeError as error:
+        raise ValidationError(f"grammar is not valid: {error}") from error
 
 
 def _unwrap_schema(value: Any) -> Any:

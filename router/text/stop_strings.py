@@ -1,8 +1,8 @@
-"""Stop strings in a text that grows piece by piece. Pure.
+"""Stop strings in a text that arrives in pieces. Pure.
 
-`InclusiveStops` follows TGI: a piece is shown as it comes, special tokens by name, and the stop
-stays. `ExclusiveStops` follows OpenAI: what may be the start of a stop waits until that is decided,
-and neither a part of a stop nor what comes behind it is ever shown.
+`InclusiveStops` follows TGI: each piece is emitted at once, special tokens by name, and the stop
+string stays in the text. `ExclusiveStops` follows OpenAI: text that may be the start of a stop
+string is held back until that is decided, and no part of it or of what follows is ever emitted.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ from typing import Protocol
 
 
 class Stops(Protocol):
-    """Takes the pieces of one text."""
+    """Finds stop strings in the pieces of one text."""
 
     @property
     def text(self) -> str:
-        """The whole text so far."""
+        """The text so far."""
 
     def push(self, piece: str, *, special: bool, last: bool) -> tuple[str, bool]:
-        """What to show now, and whether a stop is complete; nothing waits behind the `last`."""
+        """Add a piece: the text to emit now, and whether a stop string is complete.
+
+        `special`: the piece is the name of a special token. `last`: hold nothing back.
+        """
 
 
 class InclusiveStops:
-    """Stops stay in the text; special tokens are shown, and matched, but are no part of it."""
+    """Keeps stop strings in the text. Special tokens are emitted and searched, but not kept."""
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
         self._stops = stops
@@ -33,11 +36,11 @@ class InclusiveStops:
 
     @property
     def text(self) -> str:
-        """All pieces so far, without special tokens."""
+        """All pieces so far, except special tokens."""
         return "".join(self._parts)
 
     def push(self, piece: str, *, special: bool, last: bool) -> tuple[str, bool]:
-        """Show `piece`; a stop may begin in earlier ones."""
+        """Emit `piece`. A stop string may have started in an earlier one."""
         if not special:
             self._parts.append(piece)
         searched = self._tail + piece
@@ -46,7 +49,7 @@ class InclusiveStops:
 
 
 class ExclusiveStops:
-    """Stops and special tokens stay out of the text, but for the special tokens named `shown`."""
+    """Leaves out stop strings and special tokens, except those in `visible_tokens`."""
 
     def __init__(self, stops: Sequence[str] = (), visible_tokens: Collection[str] = ()) -> None:
         self._stops, self._visible_tokens = stops, visible_tokens
@@ -55,26 +58,26 @@ class ExclusiveStops:
 
     @property
     def text(self) -> str:
-        """All that was shown."""
+        """All text that was emitted."""
         return "".join(self._parts)
 
     def push(self, piece: str, *, special: bool, last: bool) -> tuple[str, bool]:
-        """Show what is certain. A special token is a stop where one names it whole."""
+        """Emit what is decided. A special token also matches a stop string equal to its name."""
         hidden = special and piece not in self._visible_tokens
-        named = special and piece in self._stops
-        self._pending += "" if hidden or named else piece
-        found = [place for stop in self._stops if (place := self._pending.find(stop)) >= 0]
-        stopped = bool(found) or named
-        cut = min(found, default=len(self._pending) if last or named else self._undecided_from())
-        shown, self._pending = self._pending[:cut], self._pending[cut:]
-        self._parts.append(shown)
-        return shown, stopped
+        is_stop = special and piece in self._stops
+        self._pending += "" if hidden or is_stop else piece
+        matches = [start for stop in self._stops if (start := self._pending.find(stop)) >= 0]
+        stopped = bool(matches) or is_stop
+        end = min(matches, default=len(self._pending) if last or is_stop else self._held_from())
+        emitted, self._pending = self._pending[:end], self._pending[end:]
+        self._parts.append(emitted)
+        return emitted, stopped
 
-    def _undecided_from(self) -> int:
-        """Where the longest end of the held text that may become a stop begins."""
-        ends = range(len(self._pending))
-        starts = (place for place in ends if self._may_become_stop(self._pending[place:]))
-        return next(starts, len(self._pending))
+    def _held_from(self) -> int:
+        """The start of the longest suffix of the pending text that may become a stop string."""
+        starts = range(len(self._pending))
+        held = (start for start in starts if self._may_become_stop(self._pending[start:]))
+        return next(held, len(self._pending))
 
-    def _may_become_stop(self, end: str) -> bool:
-        return any(stop.startswith(end) for stop in self._stops)
+    def _may_become_stop(self, suffix: str) -> bool:
+        return any(stop.startswith(suffix) for stop in self._stops)

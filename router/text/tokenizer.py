@@ -1,10 +1,8 @@
-"""Between text and token ids: the tokenizer, and the text of a stream whose ids come one by one.
+"""The model's tokenizer: text to token ids and back.
 
-No U+FFFD is shown for a character whose bytes are not all there: such a token has the text "",
-and at the very end it is dropped. Special tokens show their name and stay out of the whole text,
-so that the whole is the joined pieces less exactly those, unless `stops` has it otherwise.
-`tokenizers`' own DecodeStream is not used: it raises once a run of byte tokens turns invalid, as
-sampled ones may, and withholds without end.
+Text that is decoded token by token is `detokenizer`'s. The DecodeStream of `tokenizers` is not used
+for it: it raises once a run of byte tokens is invalid, as sampled ones may be, and holds text back
+without a limit.
 """
 
 from __future__ import annotations
@@ -20,11 +18,11 @@ from tokenizers import Tokenizer as HfTokenizer
 
 
 class TokenizationError(ValueError):
-    """The tokenizer cannot take a text."""
+    """The tokenizer cannot encode a text."""
 
 
 class Tokenizer:
-    """A tokenizer and its special tokens; safe to share, since nothing in it changes."""
+    """A tokenizer and its special tokens. Immutable, so safe to share between threads."""
 
     def __init__(self, tokenizer: HfTokenizer) -> None:
         tokenizer.no_truncation()
@@ -35,27 +33,30 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str) -> Self:
-        """The vocabulary of `tokenizer.json` in `folder`. Raises OSError or ValueError."""
+        """Load `tokenizer.json` from `folder`. Raises OSError or ValueError."""
         text = Path(folder, "tokenizer.json").read_text(encoding="utf-8")
         try:
             return cls(HfTokenizer.from_str(text))
-        except Exception as fault:  # tokenizers raises nothing narrower
-            raise ValueError(f"tokenizer.json is not usable: {fault}") from fault
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise ValueError(f"tokenizer.json is not usable: {error}") from error
 
     @property
     def size(self) -> int:
-        """Number of tokens, added ones included."""
+        """Number of tokens, including added ones."""
         return int(self._backend.get_vocab_size(with_added_tokens=True))
 
     def encode(self, text: str, add_special_tokens: bool = True) -> array[int]:
-        """Token ids of `text`, int32, the tokenizer's own included if `special`.
+        """The token ids of `text`, int32. Raises TokenizationError.
 
-        Raises Unreadable.
+        With `add_special_tokens`, those that the tokenizer adds, such as BOS, are included.
         """
         return array("i", self._encode(text, add_special_tokens, with_offsets=False).ids)
 
     def tokens_with_offsets(self, text: str, add_special_tokens: bool = True) -> bytes:
-        """JSON: each token with its place in the UTF-8 bytes of `text`. Raises Unreadable."""
+        """JSON array of the tokens with their offsets in the UTF-8 bytes of `text`.
+
+        Raises TokenizationError.
+        """
         encoding = self._encode(text, add_special_tokens, with_offsets=True)
         offsets = _byte_offsets(text, encoding.offsets)
         return orjson.dumps(
@@ -66,35 +67,32 @@ class Tokenizer:
         )
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, special tokens included by name."""
+        """The text of `ids`, including the names of special tokens."""
         text: str = self._backend.decode(ids, skip_special_tokens=False)
         return text
 
     def decode_without_gil(self, ids: Sequence[int]) -> str:
-        """The same without the interpreter's lock, for a thread."""
+        """Same as `decode`, but releases the GIL; for use in a thread."""
         [text] = self._backend.decode_batch([ids], skip_special_tokens=False)
         return str(text)
 
     def special_name(self, id: int) -> str | None:
-        """The name of a special token; None for any other id."""
+        """The name of a special token; None if `id` is not one."""
         return self._special_names.get(id)
 
     def _encode(self, text: str, add_special_tokens: bool, with_offsets: bool) -> Encoding:
-        """With `places` also where each token stands.
-
-        As a batch of one: `encode` would hold the interpreter's lock, and with it every stream.
-        """
+        """Encode as a batch of one, since `encode` of `tokenizers` would hold the GIL."""
         batch = self._backend.encode_batch if with_offsets else self._backend.encode_batch_fast
         try:
             return batch([text], add_special_tokens=add_special_tokens)[0]
-        except Exception as fault:  # tokenizers raises nothing narrower
-            raise TokenizationError(str(fault)) from fault
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise TokenizationError(str(error)) from error
 
 
 def _byte_offsets(text: str, character_spans: Sequence[tuple[int, int]]) -> dict[int, int]:
-    """Of each place among the characters of `text`, the one among its bytes."""
+    """The byte offset of each character offset that occurs in `character_spans`."""
     offsets, last, size = {}, 0, 0
-    for place in sorted({place for pair in character_spans for place in pair}):
-        size += len(text[last:place].encode())
-        offsets[place], last = size, place
+    for offset in sorted({offset for span in character_spans for offset in span}):
+        size += len(text[last:offset].encode())
+        offsets[offset], last = size, offset
     return offsets

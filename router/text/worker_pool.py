@@ -1,8 +1,8 @@
-"""Worker processes and their time limits: what may not end never runs in this process.
+"""A pool of worker processes with time limits, for jobs that may never end.
 
-A job goes to an idle worker or waits for one. A worker that runs out of time or memory is ended by
-the kernel, which is seen here as the end of its output; the next job gets a fresh one. An answer of
-any size arrives in parts, none of which takes the loop long.
+A job goes to an idle worker, or waits for one. The kernel kills a worker that exceeds its time or
+memory, which shows here as the end of its output; the next job gets a new worker. A result is read
+in chunks, so that a large one does not block the event loop.
 """
 
 from __future__ import annotations
@@ -17,62 +17,59 @@ from typing import Any
 
 import orjson
 
-from router.text.chat_template import JobRejected
+from router.text.job_errors import JobRejected, WorkerLimitExceeded
 
 CHUNK_BYTES = 1 << 18
-"""Most bytes of an answer that are read at once."""
-
-
-class WorkerLimitExceeded(Exception):
-    """A job took more time or memory than it may."""
+"""Maximum number of bytes of a result that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerFiles:
-    """What the workers work for."""
+    """The files that the workers load."""
 
     folder: str
-    """Holds `tokenizer.json`, and the chat template."""
+    """The model's folder, with `tokenizer.json` and the chat template."""
     vocab_size: int
+    """Size of the model's logits, which may exceed that of the tokenizer."""
     tokenizer_config: str | None = None
-    """Read in place of the folder's `tokenizer_config.json`."""
+    """File that replaces the folder's `tokenizer_config.json`."""
 
 
 class WorkerPool:
-    """At most `count` processes, started as they are needed; `close` ends them."""
+    """At most `count` processes, started on demand; `close` ends them."""
 
     def __init__(self, files: WorkerFiles, count: int = 2, seconds: float = 2.0) -> None:
-        """`seconds`: for one job."""
+        """`seconds` is the time limit of a job."""
         self._arguments = json.dumps([files.folder, files.vocab_size, files.tokenizer_config])
         self._job_seconds = seconds
         self._slots = asyncio.Semaphore(count)
         self._idle: list[Process] = []
 
     async def run_job(self, job: str, **values: Any) -> str:
-        """The text that `job` makes of `values`. Raises Refused or WorkerLimitExceeded."""
+        """Run `job` with `values`; return its result as text. Raises as `run_chunked` does."""
         return b"".join(await self.run_chunked(job, **values)).decode()
 
     async def run_chunked(
         self, job: str, seconds: float | None = None, **values: Any
     ) -> list[bytes]:
-        """The bytes that `job` makes of `values`, part by part. Raises Refused or
-        WorkerLimitExceeded.
+        """Run `job` with `values`; return the bytes of its result in chunks.
 
-        `seconds`: for this job alone.
+        `seconds` replaces the pool's time limit. Raises JobRejected, or WorkerLimitExceeded if the
+        job exceeded its time or memory, or its worker died.
         """
-        time = self._job_seconds if seconds is None else seconds
-        line = orjson.dumps({"job": job, "seconds": time, **values}) + b"\n"
+        limit = self._job_seconds if seconds is None else seconds
+        line = orjson.dumps({"job": job, "seconds": limit, **values}) + b"\n"
         async with self._slots:
             return await self._run_line(line)
 
     async def prestart(self) -> None:
-        """Start one worker, so that the first job need not wait for it."""
+        """Start one worker, so that the first job does not wait for it."""
         async with self._slots:
             if not self._idle:
                 self._idle.append(await self._start())
 
     async def close(self) -> None:
-        """End all that wait for work."""
+        """Kill the idle workers."""
         while self._idle:
             await _kill(self._idle.pop())
 
@@ -98,7 +95,7 @@ class WorkerPool:
 
 
 async def _exchange(worker: Process, line: bytes) -> tuple[Mapping[str, Any], list[bytes]]:
-    """The head of the answer, and its bytes."""
+    """Send a job; read the first line of the result, and its bytes in chunks."""
     assert worker.stdin  # noqa: S101 - by construction
     assert worker.stdout  # noqa: S101
     try:
@@ -111,8 +108,8 @@ async def _exchange(worker: Process, line: bytes) -> tuple[Mapping[str, Any], li
         while left:
             parts.append(await worker.stdout.readexactly(min(left, CHUNK_BYTES)))
             left -= len(parts[-1])
-    except (ConnectionError, asyncio.IncompleteReadError) as fault:
-        raise WorkerLimitExceeded from fault
+    except (ConnectionError, asyncio.IncompleteReadError) as error:
+        raise WorkerLimitExceeded from error
     return head, parts
 
 

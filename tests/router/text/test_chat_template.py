@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from router.text.chat_template import ChatTemplate, JobRejected
+from router.text.chat_template import ChatTemplate
+from router.text.job_errors import JobRejected
 from tests.support.chat_templates import TEMPLATES
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -64,7 +65,7 @@ def test_a_template_renders_as_transformers_renders_it(name: str, chat: str) -> 
         assert ours(source, messages, **more) == theirs(source, messages, **more)
 
 
-def test_known_prompts_have_their_known_text() -> None:
+def test_known_prompts_have_their_published_text() -> None:
     chat = CHATS["turns"]
     assert ours(TEMPLATES["chatml"], [SYSTEM, ANSWER, USER]) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>assistant\nIt is true.<|im_end|>\n"
@@ -78,7 +79,7 @@ def test_known_prompts_have_their_known_text() -> None:
     )
 
 
-def test_a_last_message_of_the_assistant_is_left_open() -> None:
+def test_the_model_continues_a_last_message_of_the_assistant() -> None:
     chat = [USER, {"role": "assistant", "content": "It is "}]
     assert ours(TEMPLATES["headers"], chat) == (
         "<s><|start_header_id|>user<|end_header_id|>\n\nWhat is 2 < 3 & «é»?<|eot_id|>"
@@ -86,12 +87,12 @@ def test_a_last_message_of_the_assistant_is_left_open() -> None:
     )
 
 
-def test_what_a_template_refuses_is_told_in_its_words() -> None:
+def test_an_error_that_a_template_raises_keeps_its_text() -> None:
     with pytest.raises(JobRejected, match=r"^Conversation roles must alternate$"):
         ChatTemplate(TEMPLATES["inst"], TOKENS).render([ANSWER, USER])
 
 
-def test_a_variable_that_is_missing_is_named() -> None:
+def test_a_missing_variable_is_named() -> None:
     with pytest.raises(JobRejected) as caught:
         ChatTemplate("{{ persona.name }}", {}).render([USER])
     assert caught.value.missing_variable == "persona"
@@ -117,7 +118,7 @@ def test_a_variable_that_is_missing_is_named() -> None:
         "{{ ('a' * 3)('b') }}",
     ],
 )
-def test_a_template_that_reaches_too_far_is_refused(source: str) -> None:
+def test_a_template_cannot_reach_outside_the_sandbox(source: str) -> None:
     chat = [dict(USER)]
     with suppress(JobRejected):
         assert ChatTemplate(source, TOKENS).render(chat).strip() == ""
@@ -129,7 +130,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_template_comes_from_the_first_place_that_has_one(folder: Path) -> None:
+def test_the_places_of_a_template_have_an_order(folder: Path) -> None:
     assert ChatTemplate.load(str(folder)) is None
     config: dict[str, Any] = {"bos_token": {"content": "<b>", "lstrip": False}, "eos_token": None}
     config["chat_template"] = "c {{ bos_token }}{{ eos_token }}"
@@ -146,13 +147,13 @@ def test_a_template_comes_from_the_first_place_that_has_one(folder: Path) -> Non
     assert chosen.render([USER]) == "o"
 
 
-def test_of_several_named_templates_the_default_is_taken(folder: Path) -> None:
+def test_the_default_of_several_named_templates_is_used(folder: Path) -> None:
     named = [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
     assert loaded(folder).source == "d"
 
 
-def test_a_template_that_does_not_parse_is_refused_with_its_line(folder: Path) -> None:
+def test_a_template_that_does_not_parse_is_refused_with_the_line(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("one\n{% if %}")
     with pytest.raises(ValueError, match="chat template, line 2: "):
         ChatTemplate.load(str(folder))

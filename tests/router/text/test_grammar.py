@@ -114,14 +114,14 @@ async def refused(grammars: GrammarCompiler, kind: str, value: Any) -> str:
     return str(caught.value)
 
 
-async def test_faulty_schemas_are_refused(grammars: GrammarCompiler) -> None:
+async def test_invalid_schemas_are_refused(grammars: GrammarCompiler) -> None:
     for schema in BROKEN:
         text = await refused(grammars, "json", schema)
         assert text.startswith("Input validation error: cannot compile regex from schema: ")
         assert "\n" not in text
 
 
-async def test_two_hundred_malformed_schemas_are_refused_whatever_is_around_the_fault(
+async def test_two_hundred_invalid_schemas_are_refused_wherever_the_error_is(
     grammars: GrammarCompiler,
 ) -> None:
     for schema in malformed(200):
@@ -129,13 +129,13 @@ async def test_two_hundred_malformed_schemas_are_refused_whatever_is_around_the_
 
 
 @pytest.mark.parametrize("regex", BAD_REGEXES)
-async def test_faulty_regexes_are_refused(grammars: GrammarCompiler, regex: str) -> None:
+async def test_invalid_regexes_are_refused(grammars: GrammarCompiler, regex: str) -> None:
     text = await refused(grammars, "regex", regex)
     assert text.startswith("Input validation error: grammar is not valid: ")
 
 
 @pytest.mark.parametrize("lark", ["", "x", 'strat: "a"', "start: start", "start: /(/", "start: b"])
-async def test_faulty_lark_grammars_are_refused(grammars: GrammarCompiler, lark: str) -> None:
+async def test_invalid_lark_grammars_are_refused(grammars: GrammarCompiler, lark: str) -> None:
     await refused(grammars, "lark", lark)
 
 
@@ -144,12 +144,12 @@ async def test_look_around_is_refused_by_name(grammars: GrammarCompiler) -> None
     assert "backreferences" in await refused(grammars, "regex", "(a)\\1")
 
 
-async def test_a_grammar_has_a_longest_length(grammars: GrammarCompiler) -> None:
+async def test_a_grammar_has_a_maximum_length(grammars: GrammarCompiler) -> None:
     text = await refused(grammars, "regex", "a" * (MAX_GRAMMAR_CHARACTERS + 1))
     assert f"more than {MAX_GRAMMAR_CHARACTERS} characters" in text
 
 
-async def test_what_compiled_is_remembered_and_forgotten_in_turn(
+async def test_compiled_grammars_are_cached_and_evicted_in_order(
     grammars: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = [GrammarSource(GrammarKind.REGEX, f"a{{{count}}}") for count in range(1, 5)]
@@ -163,7 +163,7 @@ async def test_what_compiled_is_remembered_and_forgotten_in_turn(
     assert await grammars.compile(sources[1]) == first[1]
 
 
-async def test_a_server_without_grammars_says_so(folder: Path) -> None:
+async def test_a_server_with_grammars_disabled_refuses_them(folder: Path) -> None:
     workers = WorkerPool(WorkerFiles(str(folder), 300), 1)
     off = GrammarCompiler(workers, enabled=False)
     assert await off.compile(None) is None
@@ -185,9 +185,9 @@ def test_native_json_is_a_schema_or_its_text() -> None:
 
 
 @pytest.mark.parametrize("kind", ["regex", "lark"])
-def test_other_grammars_are_text(kind: str) -> None:
+def test_other_grammars_must_be_text(kind: str) -> None:
     assert parse_grammar(kind, "a") == GrammarSource(GrammarKind(kind), "a")
-    with pytest.raises(ValidationError, match="its value is not a string"):
+    with pytest.raises(ValidationError, match="its value must be a string"):
         parse_grammar(kind, {"a": 1})
 
 
@@ -195,7 +195,9 @@ def test_a_schema_cannot_change_how_it_is_compiled() -> None:
     assert from_schema({"x-guidance": {"lenient": True}, "not": {}}).text == '{"not":{}}'
 
 
-async def test_a_tokenizer_that_llguidance_cannot_read_has_no_grammars(tmp_path: Path) -> None:
+async def test_grammars_are_refused_with_a_tokenizer_that_llguidance_cannot_read(
+    tmp_path: Path,
+) -> None:
     words = Tokenizer(WordLevel({"a": 0, "b": 1, "[UNK]": 2}, unk_token="[UNK]"))
     words.save(str(tmp_path / "tokenizer.json"))
     workers = WorkerPool(WorkerFiles(str(tmp_path), 3), 1)

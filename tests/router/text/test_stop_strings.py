@@ -52,7 +52,7 @@ def shown(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_hidden_stops_end_the_text_before_the_first_and_nothing_of_them_is_shown(
+def test_exclusive_stops_end_the_text_before_the_first_match_and_emit_no_part_of_it(
     family: str,
 ) -> None:
     for text, stops in cases(f"hidden {family}"):
@@ -76,7 +76,7 @@ def test_hidden_stops_end_the_text_before_the_first_and_nothing_of_them_is_shown
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_kept_stops_end_the_text_behind_the_token_that_completes_one(family: str) -> None:
+def test_inclusive_stops_end_the_text_after_the_token_that_completes_one(family: str) -> None:
     for text, stops in cases(f"kept {family}"):
         ids = ids_of(family, text)
         whole = FAMILIES[family].decode(ids)
@@ -92,19 +92,19 @@ def test_kept_stops_end_the_text_behind_the_token_that_completes_one(family: str
             assert not any(stop in "".join(pieces[:-1]) for stop in stops)
 
 
-def test_text_waits_only_while_it_may_still_become_a_stop() -> None:
+def test_text_is_held_back_only_while_it_may_become_a_stop() -> None:
     stops = ExclusiveStops(["\n\n", "end."])
     pushed = [stops.push(piece, special=False, last=False)[0] for piece in ("a\n", "b e", "n", "t")]
     assert pushed == ["a", "\nb ", "", "ent"]
 
 
-def test_what_waits_is_shown_with_the_last_token() -> None:
+def test_held_text_is_emitted_with_the_last_token() -> None:
     stops = ExclusiveStops(["END"])
     assert stops.push("an EN", special=False, last=False) == ("an ", False)
     assert stops.push(EOS, special=True, last=True) == ("EN", False)
 
 
-def test_special_tokens_stay_out_but_for_those_asked_for_and_may_be_stops() -> None:
+def test_special_tokens_are_left_out_unless_visible_and_may_be_stops() -> None:
     stops = ExclusiveStops([EOS], visible_tokens={"<call>"})
     assert stops.push("<call>", special=True, last=False) == ("<call>", False)
     assert stops.push("<pad>", special=True, last=False) == ("", False)
@@ -112,7 +112,7 @@ def test_special_tokens_stay_out_but_for_those_asked_for_and_may_be_stops() -> N
     assert stops.text == "<call>"
 
 
-def test_a_stop_is_found_around_a_special_token_that_is_not_shown() -> None:
+def test_a_stop_is_found_across_a_hidden_special_token() -> None:
     stops = ExclusiveStops(["abcd"])
     assert stops.push("xab", special=False, last=False) == ("x", False)
     assert stops.push("<pad>", special=True, last=False) == ("", False)

@@ -46,7 +46,7 @@ def read(
 @families
 @given(text=texts)
 @settings(max_examples=400, deadline=None)
-def test_the_pieces_join_to_the_whole_without_replacement_characters(
+def test_the_pieces_join_to_the_whole_text_without_replacement_characters(
     family: str, text: str
 ) -> None:
     ids = ids_of(family, text)
@@ -58,9 +58,7 @@ def test_the_pieces_join_to_the_whole_without_replacement_characters(
 @families
 @given(prompt=texts, text=texts)
 @settings(max_examples=200, deadline=None)
-def test_text_goes_on_from_the_prompt_as_if_it_were_one(
-    family: str, prompt: str, text: str
-) -> None:
+def test_output_text_continues_the_prompt_as_one_text(family: str, prompt: str, text: str) -> None:
     head, ids = ids_of(family, "x" + prompt), ids_of(family, text)
     pieces, _ = read(family, ids, tuple(head))
     assert "".join(pieces) == FAMILIES[family].decode(head + ids)[len("x" + prompt) :]
@@ -69,7 +67,9 @@ def test_text_goes_on_from_the_prompt_as_if_it_were_one(
 @families
 @given(text=texts, cut=st.integers(0, 200))
 @settings(max_examples=200, deadline=None)
-def test_a_text_cut_within_a_character_ends_before_it(family: str, text: str, cut: int) -> None:
+def test_a_text_that_ends_inside_a_character_ends_before_it(
+    family: str, text: str, cut: int
+) -> None:
     ids = ids_of(family, text)[:cut]
     pieces, stream = read(family, ids)
     assert "".join(pieces) == stream.text
@@ -80,12 +80,12 @@ def test_a_text_cut_within_a_character_ends_before_it(family: str, text: str, cu
 @families
 @given(ids=st.lists(st.integers(1, 255), max_size=60))
 @settings(max_examples=200, deadline=None)
-def test_any_sampled_ids_have_a_text(family: str, ids: list[int]) -> None:
+def test_any_sampled_ids_can_be_decoded(family: str, ids: list[int]) -> None:
     pieces, stream = read(family, ids)
     assert "".join(pieces) == stream.text
 
 
-def test_the_librarys_own_stream_raises_where_ours_does_not() -> None:
+def test_the_librarys_own_decode_stream_raises_where_the_detokenizer_does_not() -> None:
     """Why TextStream exists: byte tokens after a letter that turn the run invalid."""
     ids = [id_of("sentencepiece_like", name) for name in ("<0x41>", "<0x80>", "b")]
     stream = DecodeStream(skip_special_tokens=False)
@@ -95,21 +95,21 @@ def test_the_librarys_own_stream_raises_where_ours_does_not() -> None:
     assert read("sentencepiece_like", ids)[1].text.startswith("A")
 
 
-def test_bytes_that_never_make_a_character_are_shown_in_the_end() -> None:
+def test_bytes_that_never_form_a_character_are_emitted_after_a_limit() -> None:
     ids = ids_of("byte_level", "a") + [id_of("byte_level", "ÿ")] * 20
     _, stream = read("byte_level", ids)
     assert stream.text.startswith("a\ufffd")
 
 
 @families
-def test_a_character_in_parts_has_empty_texts_until_it_is_whole(family: str) -> None:
+def test_the_tokens_of_a_character_have_no_text_until_it_is_complete(family: str) -> None:
     pieces, _ = read(family, ids_of(family, "世")[-3:])
     assert [piece for piece in pieces if piece] == ["世"]
     assert pieces[-1] == "世"
 
 
 @families
-def test_special_tokens_are_named_but_stay_out_of_the_whole(family: str) -> None:
+def test_special_tokens_are_emitted_by_name_but_not_part_of_the_text(family: str) -> None:
     word, end = ids_of(family, "the")[-1:], id_of(family, EOS)
     stream = Detokenizer(VOCABULARIES[family], ())
     pieces = [stream.push(id) for id in (*word, end, *word)]
@@ -129,7 +129,7 @@ def test_a_space_before_the_first_generated_word_is_kept(family: str) -> None:
 @families
 @given(text=texts, start=st.integers(0, 40), size=st.integers(1, 6))
 @settings(max_examples=400, deadline=None)
-def test_a_stop_is_seen_with_the_very_token_that_completes_it(
+def test_a_stop_is_found_at_the_token_that_completes_it(
     family: str, text: str, start: int, size: int
 ) -> None:
     whole = FAMILIES[family].decode(ids_of(family, text))
@@ -145,7 +145,7 @@ def test_a_stop_is_seen_with_the_very_token_that_completes_it(
     assert not stop or stop not in stream.text
 
 
-def test_a_stop_that_ends_inside_a_token_is_seen_and_stays_with_the_rest() -> None:
+def test_a_stop_that_ends_inside_a_token_is_found_and_the_rest_is_kept() -> None:
     stream = Detokenizer(VOCABULARIES["sentencepiece_like"], (), InclusiveStops(("a th",)))
     ids = [id_of("sentencepiece_like", name) for name in ("▁a", "▁the")]
     assert [stream.push(id).stopped for id in ids] == [False, True]
@@ -153,7 +153,7 @@ def test_a_stop_that_ends_inside_a_token_is_seen_and_stays_with_the_rest() -> No
 
 
 @families
-def test_a_stop_may_name_a_special_token(family: str) -> None:
+def test_a_stop_may_be_the_name_of_a_special_token(family: str) -> None:
     stream = Detokenizer(VOCABULARIES[family], (), InclusiveStops((EOS,)))
     ids = (*ids_of(family, "the"), id_of(family, BOS), id_of(family, EOS))
     stopped = [stream.push(id).stopped for id in ids]
@@ -161,26 +161,26 @@ def test_a_stop_may_name_a_special_token(family: str) -> None:
     assert stream.text == "the"
 
 
-def test_a_text_is_encoded_with_its_places_in_bytes() -> None:
+def test_tokens_have_their_offsets_in_bytes() -> None:
     vocabulary = VOCABULARIES["byte_level"]
     spans = json.loads(vocabulary.tokens_with_offsets("世the"))
     assert [span["id"] for span in spans] == list(vocabulary.encode("世the"))
     assert spans[-2] == {"id": id_of("byte_level", "th"), "text": "th", "start": 3, "stop": 5}
 
 
-def test_a_text_that_the_tokenizer_cannot_take_is_unreadable() -> None:
+def test_a_text_that_cannot_be_encoded_raises_tokenization_error() -> None:
     with pytest.raises(TokenizationError):
         VOCABULARIES["byte_level"].encode("\ud800")
 
 
 @families
-def test_ids_of_a_prompt_are_the_same_text_in_a_thread(family: str) -> None:
+def test_decoding_without_the_gil_gives_the_same_text(family: str) -> None:
     vocabulary = VOCABULARIES[family]
     ids = list(vocabulary.encode("a the 世 <s>"))
     assert vocabulary.decode_without_gil(ids) == vocabulary.decode(ids)
 
 
-def test_a_vocabulary_is_loaded_from_its_file(tmp_path: Path) -> None:
+def test_a_tokenizer_is_loaded_from_its_file(tmp_path: Path) -> None:
     FAMILIES["byte_level"].save(str(tmp_path / "tokenizer.json"))
     assert Tokenizer.load(str(tmp_path)).special_name(id_of("byte_level", EOS)) == EOS
 

@@ -1,4 +1,4 @@
-"""Work that does not end is ended, and costs the next job nothing."""
+"""A job that never ends is killed, and the next job gets a new worker."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from router.text.chat_template import JobRejected
-from router.text.worker_pool import WorkerFiles, WorkerLimitExceeded, WorkerPool
+from router.text.job_errors import JobRejected, WorkerLimitExceeded
+from router.text.worker_pool import WorkerFiles, WorkerPool
 from tests.support.families import byte_level
 
 FOREVER = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
@@ -20,15 +20,15 @@ CHAT = [{"role": "user", "content": "hi"}]
 
 @pytest.fixture
 async def workers(tmp_path: Path) -> AsyncIterator[WorkerPool]:
-    """One worker with a quarter of a second for a job; a message decides what the template does."""
+    """One worker with a second per job; the message decides what the template does."""
     byte_level().save(str(tmp_path / "tokenizer.json"))
     source = f"{{% if messages[0].content == 'loop' %}}{FOREVER}{{% endif %}}"
     source += "{% if messages[0].content == 'big' %}{{ 'x' * 9999999999 }}{% endif %}"
     source += "{{ messages[0].content }}"
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": source}))
-    made = WorkerPool(WorkerFiles(str(tmp_path), 300), count=1, seconds=1.0)
-    yield made
-    await made.close()
+    pool = WorkerPool(WorkerFiles(str(tmp_path), 300), count=1, seconds=1.0)
+    yield pool
+    await pool.close()
 
 
 async def render(workers: WorkerPool, text: str) -> str:
@@ -36,13 +36,13 @@ async def render(workers: WorkerPool, text: str) -> str:
     return await workers.run_job("render", variables={"messages": chat})
 
 
-async def test_a_job_is_done_again_and_again_by_the_same_process(workers: WorkerPool) -> None:
+async def test_the_same_process_runs_one_job_after_another(workers: WorkerPool) -> None:
     assert [await render(workers, text) for text in ("a", "é\n", "c")] == ["a", "é\n", "c"]
     assert len(workers._idle) == 1
 
 
 @pytest.mark.parametrize("text", ["loop", "big"])
-async def test_a_job_without_end_is_ended_and_the_next_is_done(
+async def test_a_job_without_end_is_killed_and_the_next_one_runs(
     workers: WorkerPool, text: str
 ) -> None:
     async with asyncio.timeout(30):
@@ -60,7 +60,7 @@ async def test_a_killed_worker_is_replaced(workers: WorkerPool) -> None:
     assert await render(workers, "a") == "a"
 
 
-async def test_a_caller_that_leaves_takes_its_worker_along_and_frees_the_place(
+async def test_a_cancelled_job_kills_its_worker_and_frees_its_slot(
     workers: WorkerPool,
 ) -> None:
     await workers.prestart()
@@ -80,16 +80,16 @@ async def test_jobs_wait_for_a_free_worker(workers: WorkerPool) -> None:
     assert len(workers._idle) == 1
 
 
-async def test_idle_workers_end_when_they_are_closed(workers: WorkerPool) -> None:
+async def test_closing_the_pool_ends_idle_workers(workers: WorkerPool) -> None:
     await render(workers, "a")
     [worker] = workers._idle
     await workers.close()
     assert worker.returncode is not None
 
 
-async def test_a_model_without_a_template_is_told_so(tmp_path: Path) -> None:
+async def test_rendering_without_a_template_is_rejected(tmp_path: Path) -> None:
     byte_level().save(str(tmp_path / "tokenizer.json"))
-    made = WorkerPool(WorkerFiles(str(tmp_path), 300), count=1)
+    pool = WorkerPool(WorkerFiles(str(tmp_path), 300), count=1)
     with pytest.raises(JobRejected, match="template not found"):
-        await render(made, "a")
-    await made.close()
+        await render(pool, "a")
+    await pool.close()
