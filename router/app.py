@@ -1,37 +1,42 @@
-"""The router's parts, put together for one model and the shards that serve it.
+"""The router's parts, built for one model and the shards that serve it.
 
-What they are told follows from the configuration and from what the ranks say of themselves; ranks
-that contradict each other are refused. Nothing runs yet when this is done.
+How they are built follows from the configuration and from what the ranks report; ranks that
+contradict each other are rejected. Nothing runs yet when this is done.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from router.child import BAD_FLAG, BAD_MODEL, RouterStartupError
 from router.cloud import CLOUD_OPERATIONS, CloudRoutes
-from router.config import RouterConfig, ServerConfig
+from router.config import Limits, RouterConfig, ServerConfig
 from router.dispatch.dispatcher import Dispatcher
+from router.dispatch.intake import Intake
 from router.dispatch.learned_state import SchedulerStateFile, state_path
 from router.dispatch.step_log import StepLog
+from router.errors import openai_error
 from router.http.access import AccessPolicy
-from router.http.context import Timeouts
+from router.http.gateway import Gateway, Timeouts
 from router.http.openapi_document import openapi_document
+from router.http.route_group import RouteGroup
+from router.http.server import build_application
 from router.http.swagger import DocsRoutes
 from router.native.openapi import NATIVE_OPERATIONS
-from router.native.routes import Gateway
-from router.native.token_routes import TokenizeRoutes
+from router.native.routes import NativeRoutes
+from router.native.status_routes import StatusRoutes
 from router.observability.metrics import Metrics
 from router.openai.chat_prompt import ChatPromptBuilder
 from router.openai.openapi import OPENAI_OPERATIONS
-from router.openai.routes import OpenAIRoutes
+from router.openai.routes import PREFIX, OpenAIRoutes
 from router.requests.request import ResolvedLimits, resolve_limits
-from router.scheduler import build
+from router.scheduler import build as scheduler_for
 from router.scheduler.api import DeviceCapacity, Scheduler
 from router.scheduler.config import SchedulerConfig
 from router.server_info import ServerInfo
@@ -40,89 +45,142 @@ from router.text.chat_template import ChatTemplate
 from router.text.encoder import Encoder
 from router.text.grammar import GrammarCompiler
 from router.text.tokenizer import Tokenizer
-from router.text.worker_pool import WorkerPool
+from router.text.worker_pool import WorkerFiles, WorkerPool
 from shard.wire.protocol import Ready
+
+OPERATIONS = (*NATIVE_OPERATIONS, *OPENAI_OPERATIONS, *CLOUD_OPERATIONS)
+"""Of the OpenAPI document."""
 
 
 def scheduler_state_file(
     config: RouterConfig, environment: Mapping[str, str]
 ) -> SchedulerStateFile:
-    """Where this server keeps what its scheduler learns."""
+    """The file in which this server keeps what its scheduler has learned."""
     pair = " ".join(filter(None, (config.model_id, config.draft_model_id)))
     return SchedulerStateFile(state_path(config.scheduler.scheduler_state, pair, environment), pair)
 
 
-def build_router(
-    config: RouterConfig,
-    shards: ShardGroup,
-    model: ServedModel,
-    workers: WorkerPool,
-    state_file: SchedulerStateFile,
-) -> tuple[Dispatcher, Gateway]:
-    """The router's parts for these shards. Raises Fault."""
-    ranks = shards.ready_messages
-    check_ranks_agree(ranks)
+def resolve_bounds(limits: Limits, max_length: int) -> ResolvedLimits:
+    """`limits` for rows of up to `max_length` tokens. Raises RouterStartupError."""
     try:
-        bounds = resolve_limits(config.limits, min(ready.max_length for ready in ranks))
+        return resolve_limits(limits, max_length)
     except ValueError as fault:
         raise RouterStartupError(BAD_FLAG, str(fault)) from fault
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """The router's parts, of which `router.__main__` runs three: dispatcher, workers and server."""
+
+    dispatcher: Dispatcher
+    workers: WorkerPool
+    state_file: SchedulerStateFile
+    application: web.Application
+    timeouts: Timeouts
+
+
+def build(config: RouterConfig, shards: ShardGroup, middlewares: Sequence[Middleware] = ()) -> App:
+    """The router for these shards. Raises RouterStartupError."""
+    state_file, model = scheduler_state_file(config, os.environ), load_model(config)
+    ready = shards.ready_messages[0]
+    workers = WorkerPool(
+        WorkerFiles(config.model_path, ready.vocab_size, config.server.tokenizer_config_path),
+        config.limits.validation_workers,
+    )
+    backend = build_backend(config, shards, model, state_file)
+    timeouts = Timeouts(keepalive=config.server.keepalive_timeout)
+    groups = build_route_groups(backend, model, workers, timeouts, docs_ui=not config.server.no_ui)
+    application = build_application(
+        groups, build_access_policy(config.server), backend.bounds.payload_limit, middlewares
+    )
+    return App(backend.dispatcher, workers, state_file, application, timeouts)
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What the routes serve from."""
+
+    dispatcher: Dispatcher
+    metrics: Metrics
+    bounds: ResolvedLimits
+    server_info: ServerInfo
+    page_size: int
+    """Tokens in a page of the KV cache."""
+    vocabulary_size: int
+    """Number of the model's logits."""
+
+
+def build_backend(
+    config: RouterConfig, shards: ShardGroup, model: ServedModel, state_file: SchedulerStateFile
+) -> Backend:
+    """The dispatcher over `shards`, and what is known of them. Raises RouterStartupError."""
+    ranks = shards.ready_messages
+    check_ranks_agree(ranks)
+    bounds = resolve_bounds(config.limits, min(ready.max_length for ready in ranks))
     capacity = combined_capacity(ranks, bounds, config.scheduler.preemption)
     metrics = Metrics(bounds, capacity, ranks[0].drafter or "model")
-    scheduler = build_scheduler(config.scheduler, capacity, state_file)
-    encoder = Encoder(model.vocabulary, workers)
-    log = StepLog(config.step_log, capacity) if config.step_log else None
-    dispatcher = Dispatcher(scheduler, shards, encoder, bounds, metrics, log=log)
-    patience = Timeouts(keepalive=config.server.keepalive_timeout)
-    about = build_server_info(config, ranks)
-    grammars = GrammarCompiler(workers, enabled=not bounds.disable_grammar_support)
-    return dispatcher, Gateway(dispatcher, metrics, bounds, about, patience, grammars)
+    dispatcher = Dispatcher(
+        build_scheduler(config.scheduler, capacity, state_file),
+        shards,
+        model.tokenizer,
+        bounds.max_concurrent_requests,
+        metrics,
+        log=StepLog(config.step_log, capacity) if config.step_log else None,
+    )
+    server_info = build_server_info(config, ranks)
+    return Backend(
+        dispatcher, metrics, bounds, server_info, capacity.page_size, ranks[0].vocab_size
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What the router knows of the target."""
+    """The files of the target model that the router uses."""
 
-    vocabulary: Tokenizer
+    tokenizer: Tokenizer
     template: ChatTemplate | None
     tool_call_parser: str = "auto"
 
 
 def load_model(config: RouterConfig) -> ServedModel:
-    """The target's vocabulary and chat template. Raises Fault."""
+    """The target's tokenizer and chat template. Raises RouterStartupError."""
     try:
-        vocabulary = Tokenizer.load(config.model_path)
+        tokenizer = Tokenizer.load(config.model_path)
         template = ChatTemplate.load(config.model_path, config.server.tokenizer_config_path)
     except (OSError, ValueError) as fault:
         raise RouterStartupError(BAD_MODEL, f"tokenizer: {fault}") from fault
-    return ServedModel(vocabulary, template, config.server.tool_call_parser)
+    return ServedModel(tokenizer, template, config.server.tool_call_parser)
 
 
-def build_routes(
-    gateway: Gateway,
-    server_info: ServerInfo,
+def build_route_groups(
+    backend: Backend,
     model: ServedModel,
-    logits_size: int,
     workers: WorkerPool,
+    timeouts: Timeouts,
     *,
     docs_ui: bool = True,
-) -> list[web.RouteDef]:
-    """What is served beside native generation; `size` is that of the model's logits."""
+) -> list[RouteGroup]:
+    """Everything that is served, in groups whose errors have one form."""
+    bounds, server_info = backend.bounds, backend.server_info
+    encoder = Encoder(model.tokenizer, workers)
+    grammars = GrammarCompiler(workers, enabled=not bounds.disable_grammar_support)
+    intake = Intake(backend.dispatcher, encoder, grammars, bounds, backend.page_size)
+    gateway = Gateway(backend.dispatcher, intake, backend.metrics, bounds, timeouts)
     prompts = ChatPromptBuilder(model.template, workers, model.tool_call_parser)
-    encoder = Encoder(model.vocabulary, workers)
-    openai = OpenAIRoutes(gateway, server_info, encoder, logits_size, prompts)
-    hosted = CloudRoutes(gateway, openai)
-    return [
-        *TokenizeRoutes(gateway, encoder).routes(),
-        *openai.routes(),
-        *hosted.routes(os.environ.get("AIP_PREDICT_ROUTE")),
-        *DocsRoutes(
-            openapi_document((*NATIVE_OPERATIONS, *OPENAI_OPERATIONS, *CLOUD_OPERATIONS))
-        ).routes(docs_ui=docs_ui),
+    native = NativeRoutes(gateway, server_info, encoder)
+    openai = OpenAIRoutes(gateway, server_info, encoder, backend.vocabulary_size, prompts)
+    routes = [
+        *native.routes(),
+        *StatusRoutes(backend.dispatcher, backend.metrics, bounds, server_info).routes(),
+        *openai.tgi_routes(),
+        *CloudRoutes(gateway, native, openai).routes(os.environ.get("AIP_PREDICT_ROUTE")),
+        *DocsRoutes(openapi_document(OPERATIONS)).routes(docs_ui=docs_ui),
     ]
+    return [RouteGroup(routes), RouteGroup(openai.routes(), PREFIX, openai_error)]
 
 
 def build_access_policy(server: ServerConfig) -> AccessPolicy:
-    """Who may come in."""
+    """The access policy that the flags describe."""
     return AccessPolicy(
         api_key=server.api_key or None,
         protect_metrics=server.protect_metrics,
@@ -134,16 +192,16 @@ def build_access_policy(server: ServerConfig) -> AccessPolicy:
 def build_scheduler(
     config: SchedulerConfig, capacity: DeviceCapacity, state_file: SchedulerStateFile
 ) -> Scheduler:
-    """The scheduler that goes on from what `store` holds."""
+    """The scheduler, which continues from the state in `state_file`."""
     try:
-        return build(config, capacity, state_file.load())
+        return scheduler_for(config, capacity, state_file.load())
     except ValueError as fault:
         state_file.warn_unusable(fault)
-        return build(config, capacity)
+        return scheduler_for(config, capacity)
 
 
 def check_ranks_agree(ranks: tuple[Ready, ...]) -> None:
-    """Raises Fault where ranks are not parts of one model; what they can hold may differ."""
+    """Raises RouterStartupError if ranks do not serve one model; their capacities may differ."""
     for name in ("model", "dtype", "page_size", "vocab_size", "speculate", "drafter"):
         values = [getattr(ready, name) for ready in ranks]
         for rank, value in enumerate(values):
@@ -158,7 +216,7 @@ def check_ranks_agree(ranks: tuple[Ready, ...]) -> None:
 def combined_capacity(
     ranks: tuple[Ready, ...], bounds: ResolvedLimits, preemption: str = "auto"
 ) -> DeviceCapacity:
-    """What all ranks together can hold and do: the least of what each can, rank 0's speed."""
+    """The capacity of all ranks together: the smallest of each, and the speed of rank 0."""
     rows = min(ready.max_rows for ready in ranks)
     prefill = 512 if ranks[0].device == "cpu" else 4096
     return DeviceCapacity(
@@ -179,7 +237,7 @@ def combined_capacity(
 
 
 def build_server_info(config: RouterConfig, ranks: tuple[Ready, ...]) -> ServerInfo:
-    """What the server says of itself: names, never a path."""
+    """The server's description of itself: names, never a path."""
     device = ranks[0].device.lower().replace(" ", "-")
     draft = config.draft_model_id
     return ServerInfo(

@@ -1,28 +1,29 @@
 """The routes of hosted platforms: SageMaker's `/invocations` and Vertex AI's `/vertex`.
 
-Both only lead elsewhere. SageMaker's body is that of another route, told by the field it has, and
-errors have that route's form. Vertex sends several at once, of which some may be chats; they run
-together, each with a permit, and are answered together.
+Both delegate to other routes. A SageMaker body is that of another route, recognised by its fields,
+and errors have that route's form. Vertex AI sends several bodies at once, some of which may be
+chats; they run at the same time, each with a permit, and are answered together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Annotated, Any
 
 from aiohttp import web
 from pydantic import Discriminator, Field, Tag
 
-from router.errors import BodyTypeError, NoInstances, NoPredictions, RouterError
+from router.errors import BodyTypeError, NoInstances, NoPredictions, RouterError, openai_error
+from router.http.context import ERROR_FORMAT
+from router.http.gateway import Gateway
 from router.http.json_body import Body, parse_json
 from router.http.json_response import json_response
 from router.http.openapi_document import Operation
-from router.http.server import error_response
 from router.native.openapi import EXAMPLE, ROOT
 from router.native.request_models import GenerateRequest
 from router.native.response_models import VertexResponse
-from router.native.routes import Gateway
+from router.native.routes import NativeRoutes
 from router.offload import offload
 from router.openai.openapi import CHAT_OPERATION, COMPLETIONS_OPERATION
 from router.openai.request_models import ChatRequest
@@ -40,6 +41,7 @@ Instance = Annotated[
 
 
 MAX_INSTANCES = 1024
+"""Maximum number of bodies in one request to `/vertex`."""
 
 
 class VertexRequest(Body):
@@ -70,12 +72,12 @@ CLOUD_OPERATIONS = (
 class CloudRoutes:
     """Both routes, over the native ones and OpenAI's."""
 
-    def __init__(self, gateway: Gateway, openai: OpenAIRoutes) -> None:
-        self._gateway, self._openai = gateway, openai
+    def __init__(self, gateway: Gateway, native: NativeRoutes, openai: OpenAIRoutes) -> None:
+        self._gateway, self._native, self._openai = gateway, native, openai
         self._openai_handlers = {"messages": openai.chat, "prompt": openai.completions}
 
     def routes(self, vertex_path: str | None = None) -> list[web.RouteDef]:
-        """Path by path; `vertex_path` is another path that Vertex AI has chosen."""
+        """The routes; `vertex_path` is one more path, which Vertex AI has chosen."""
         paths = dict.fromkeys(filter(None, ("/vertex", vertex_path)))
         return [
             web.post("/invocations", self.invocations),
@@ -83,18 +85,16 @@ class CloudRoutes:
         ]
 
     async def invocations(self, http: web.Request) -> web.StreamResponse:
-        """POST `/invocations`."""
+        """POST `/invocations`: delegate to the route that the body's fields belong to."""
         payload = await self._gateway.read_payload(http)
         value = await offload(len(payload), parse_json, payload, self._gateway.max_values)
         fields = value if isinstance(value, dict) else {}
         if "inputs" in fields:
-            return await self._gateway.compat_generate(http)
+            return await self._native.compat_generate(http)
         for name, handler in self._openai_handlers.items():
             if name in fields:
-                try:
-                    return await handler(http)
-                except RouterError as error:
-                    return error_response(error, CHAT_OPERATION.path)
+                http[ERROR_FORMAT] = openai_error
+                return await handler(http)
         raise BodyTypeError("body: `inputs` or `messages` or `prompt` is required")
 
     async def vertex(self, http: web.Request) -> web.StreamResponse:
@@ -114,18 +114,15 @@ class CloudRoutes:
     ) -> list[str]:
         """The text of each instance; all are live before the first is waited for."""
         async with AsyncExitStack() as stack:
-            live = [await self._start(stack, http, body) for body in instances]
-            return [await text() for text in live]
+            texts = [
+                await stack.enter_async_context(self._running_text(http, body))
+                for body in instances
+            ]
+            return [await text() for text in texts]
 
-    async def _start(
-        self, stack: AsyncExitStack, http: web.Request, body: GenerateRequest | ChatRequest
-    ) -> Callable[[], Awaitable[str]]:
+    def _running_text(
+        self, http: web.Request, body: GenerateRequest | ChatRequest
+    ) -> AbstractAsyncContextManager[Callable[[], Awaitable[str]]]:
         if isinstance(body, ChatRequest):
-            return await stack.enter_async_context(self._openai.running_chat(http, body))
-        records = await stack.enter_async_context(self._gateway.open(http, body, stream=False))
-
-        async def text() -> str:
-            _, answer = await self._gateway.collect_response(records, full_text=False)
-            return str(answer["generated_text"])
-
-        return text
+            return self._openai.running_text(http, body)
+        return self._native.running_text(http, body)

@@ -153,7 +153,7 @@ def test_what_the_launcher_loads_is_light(path: Path) -> None:
 
 FEW = {"router": 20, "shard": 16, "router/scheduler": 10, "benchmark": 8}
 SHARED_STEMS = {"__init__", "__main__", "config"}
-MIRRORED = {"routes", "openapi", "request_models", "response_models", "validation"}
+MIRRORED = {"routes", "openapi", "generation", "request_models", "response_models", "validation"}
 """The files of both API folders: each has its own, under the same name."""
 
 

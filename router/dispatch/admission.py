@@ -19,11 +19,6 @@ class Admission:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    @property
-    def full(self) -> bool:
-        """Whether no permit is free."""
-        return self._held >= self._capacity
-
     @contextmanager
     def hold(self, count: int) -> Iterator[None]:
         """`count` permits, or none: raises Overloaded, and Unavailable while draining."""

@@ -10,25 +10,40 @@ Shards that are lost end every live request.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from router.dispatch.admission import Admission
 from router.dispatch.events import CancelRequested, Event, EventQueue, Submitted
+from router.dispatch.page_hashes import PromptPages
 from router.dispatch.step_log import StepLog
-from router.dispatch.step_pipeline import PromptPages, StepPipeline
+from router.dispatch.step_pipeline import StepPipeline
 from router.errors import Cancelled, GenerationFailed, Unavailable, ValidationError
 from router.observability.metrics import Metrics
-from router.offload import offload
-from router.requests import request as rules
 from router.requests.record import LiveRequest
-from router.requests.request import Request, ResolvedLimits
+from router.requests.request import Request
 from router.scheduler import api
 from router.scheduler.api import RequestStatus, Scheduler, SchedulerStatus
 from router.shards.group import ShardGroup, ShardGroupFailed
-from router.text.encoder import Encoder
+from router.text.tokenizer import Tokenizer
 from shard.wire.protocol import End, RowResult, StepResult
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """A request that has passed every check and lacks nothing that a row needs."""
+
+    request_id: str
+    request: Request
+    prompt: tuple[int, ...]
+    """Token ids."""
+    max_new: int
+    """Maximum number of new tokens, at least 1."""
+    pages: PromptPages
+    arrived: float
+    """By the dispatcher's clock, in seconds."""
 
 
 class Dispatcher:
@@ -38,21 +53,20 @@ class Dispatcher:
         self,
         scheduler: Scheduler,
         shards: ShardGroup,
-        encoder: Encoder,
-        limits: ResolvedLimits,
+        tokenizer: Tokenizer,
+        permits: int,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         log: StepLog | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._shards = shards
-        self._encoder = encoder
-        self._limits = limits
+        self._tokenizer = tokenizer
         self._metrics = metrics
         self._clock = clock
         self._step_log = log
-        self._admission = Admission(limits.max_concurrent_requests)
-        self._pipeline = StepPipeline(shards.ready_messages[0].page_size)
+        self._admission = Admission(permits)
+        self._pipeline = StepPipeline()
         self._events = EventQueue()
         self._records: dict[int, LiveRequest] = {}
         """Requests that the scheduler knows, or will once the inbox is read, by id."""
@@ -74,38 +88,34 @@ class Dispatcher:
         finally:
             self._fail_all()
 
-    @asynccontextmanager
-    async def open(self, request: Request, request_id: str) -> AsyncIterator[LiveRequest]:
-        """One request's whole life; leaving is its only exit, and cancels what still runs.
+    def now(self) -> float:
+        """The present time of the dispatcher's clock, in seconds."""
+        return self._clock()
 
-        Raises Overloaded, Unavailable or ValidationError before anything runs.
-        """
-        async with self.open_all([request], request_id) as (record,):
-            yield record
-
-    @asynccontextmanager
-    async def open_all(
-        self,
-        requests: Sequence[Request],
-        request_id: str,
-        prepare: Callable[[Request], Awaitable[Request]] | None = None,
-    ) -> AsyncIterator[tuple[LiveRequest, ...]]:
-        """`open` for requests that live together, such as the sequences of `best_of`.
-
-        Each takes a permit; they get them all, or Overloaded is raised. `complete` adds what takes
-        work to a request whose length is known to fit.
-        """
+    def hold_permits(self, count: int) -> AbstractContextManager[None]:
+        """`count` permits for the length of a `with`. Raises Overloaded or Unavailable."""
         self._require_shards()
-        with self._admission.hold(len(requests)):
-            records: list[LiveRequest] = []
-            try:
-                for request in requests:
-                    records.append(await self._enqueue(request, request_id, prepare))
-                yield tuple(records)
-            finally:
-                for record in records:
-                    if record.is_live:
-                        self._events.put(CancelRequested(record))
+        return self._admission.hold(count)
+
+    async def prepare_grammar(self, compiled: str) -> None:
+        """Wait until every rank has compiled the grammar."""
+        await self._shards.prepare_grammar(compiled)
+
+    @contextmanager
+    def start(self, prepared: PreparedRequest) -> Iterator[LiveRequest]:
+        """Queue a request; leaving the `with` is its only exit, and cancels it if it still runs.
+
+        Raises Unavailable if the shards are lost.
+        """
+        self._require_shards()  # without them no event is ever handled
+        record = self._new_record(prepared)
+        self._records[record.id] = record
+        self._events.put(Submitted(record, prepared.pages))
+        try:
+            yield record
+        finally:
+            if record.is_live:
+                self._events.put(CancelRequested(record))
 
     def cancel(self, request_id: str) -> int:
         """End what runs under `request_id` with Cancelled; the number of requests that did."""
@@ -132,11 +142,6 @@ class Dispatcher:
         """What the scheduler knows that is worth keeping."""
         return self._scheduler.learned_state()
 
-    @property
-    def full(self) -> bool:
-        """Whether no permit is free."""
-        return self._admission.full
-
     def unhealthy_reason(self) -> str | None:
         """None, or why requests had better go elsewhere: failed, draining or stalled."""
         if self._failed:
@@ -153,34 +158,19 @@ class Dispatcher:
         if self._failed:
             raise Unavailable("Model is unavailable")
 
-    async def _enqueue(
-        self,
-        request: Request,
-        request_id: str,
-        prepare: Callable[[Request], Awaitable[Request]] | None,
-    ) -> LiveRequest:
-        arrived = self._clock()
-        prompt, max_new = rules.fit_to_context(
-            request, await self._prompt_ids(request), self._limits
-        )
-        request = request if prepare is None else await prepare(request)
-        if request.grammar is not None:
-            await self._shards.prepare_grammar(request.grammar)
-        named = await offload(4 * len(prompt), self._pipeline.hash_pages, request, prompt)
-        self._require_shards()  # if they were lost meanwhile, nobody reads the inbox
+    def _new_record(self, prepared: PreparedRequest) -> LiveRequest:
         self._last_id += 1
         record = LiveRequest(
-            self._last_id, request_id, request, prompt, max_new, self._encoder.tokenizer, arrived
+            self._last_id,
+            prepared.request_id,
+            prepared.request,
+            prepared.prompt,
+            prepared.max_new,
+            self._tokenizer,
+            prepared.arrived,
         )
         record.queued = self._clock()
-        self._records[record.id] = record
-        self._events.put(Submitted(record, named))
         return record
-
-    async def _prompt_ids(self, request: Request) -> Sequence[int]:
-        if request.prompt_token_ids is not None:
-            return request.prompt_token_ids
-        return await self._encoder.encode(request.inputs, request.add_special_tokens)
 
     def _fill_pipeline(self) -> None:
         while self._shards.has_capacity:

@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass
 from itertools import count
 
-from router.dispatch.step_pipeline import PromptPages
+from router.dispatch.page_hashes import PromptPages
 from router.requests.record import LiveRequest
 from router.shards.group import GroupEvent
 

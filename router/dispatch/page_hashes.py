@@ -1,15 +1,16 @@
-"""Names for the pages of one request: a chain of hashes over its tokens, page by page. Pure.
+"""Hashes of the pages of one request: a chain over its tokens, page by page. Pure.
 
-Each name covers every token up to its page's end, so equal names mean equal keys and values. The
-names are 128 bits of BLAKE2b: a collision would serve one caller what another wrote. Requests
-under different salts share nothing, so neither can tell from its first token's time what the other
-has asked.
+Each hash covers every token up to its page's end, so equal hashes mean equal keys and values. They
+are 128 bits of BLAKE2b: a collision would serve one caller what another wrote. Requests with
+different salts share nothing, so neither can learn from its time to first token what the other
+has sent.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
 _DIGEST_BYTES = 16
@@ -24,18 +25,31 @@ class PageHasher:
         self._partial_page: list[int] = []
 
     def add(self, tokens: Iterable[int]) -> tuple[int, ...]:
-        """Names of the pages that `tokens` fill."""
+        """Append `tokens`; return the hashes of the pages that they fill."""
         self._partial_page.extend(tokens)
-        whole = len(self._partial_page) // self._page_size * self._page_size
-        filled, self._partial_page = (
-            array("i", self._partial_page[:whole]),
-            self._partial_page[whole:],
-        )
+        full = len(self._partial_page) // self._page_size * self._page_size
+        filled = array("i", self._partial_page[:full])
+        self._partial_page = self._partial_page[full:]
         return tuple(
             self._hash_page(filled[start : start + self._page_size].tobytes())
-            for start in range(0, whole, self._page_size)
+            for start in range(0, full, self._page_size)
         )
 
     def _hash_page(self, page: bytes) -> int:
         self._digest = blake2b(self._digest + page, digest_size=_DIGEST_BYTES).digest()
         return int.from_bytes(self._digest, "little")
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPages:
+    """The hashes of a prompt's full pages; by default none, so that nothing is reused."""
+
+    hashes: tuple[int, ...] = ()
+    hasher: PageHasher | None = None
+    """Continues the chain with the generated tokens."""
+
+
+def hash_prompt(prompt: Sequence[int], page_size: int, salt: str) -> PromptPages:
+    """The pages of `prompt`. Takes time proportional to its length: offload long ones."""
+    hasher = PageHasher(page_size, salt)
+    return PromptPages(hasher.add(prompt), hasher)

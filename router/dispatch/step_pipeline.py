@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from router.dispatch import step_messages
-from router.dispatch.page_hashes import PageHasher
+from router.dispatch.page_hashes import PageHasher, PromptPages
 from router.requests.record import LiveRequest
-from router.requests.request import Request
 from router.scheduler.api import Job, Outcome, ScheduledBatch
 from shard.wire.protocol import RowResult, Step, StepResult
 
@@ -36,49 +35,33 @@ class CompletedStep:
     """The same for the scheduler, in the same order."""
 
 
-PromptPages = tuple[PageHasher | None, tuple[int, ...]]
-"""The names of a request's pages as they go on, and those of the prompt's."""
-
-
 class StepPipeline:
-    """Rows and Steps of one group of shards, whose pages hold `page_size` tokens."""
+    """Rows and Steps of one group of shards."""
 
-    def __init__(self, page_size: int) -> None:
-        self._page_size = page_size
+    def __init__(self) -> None:
         self._page_hashers: dict[int, PageHasher] = {}
-        """Of the pages of the requests that the scheduler knows."""
+        """Of the requests that the scheduler knows, by id."""
         self._held_rows: set[int] = set()
         """Rows that the shards hold."""
         self._in_flight: deque[tuple[Step, float]] = deque()
         self._last_number = 0
 
-    def hash_pages(self, request: Request, prompt: Sequence[int]) -> PromptPages:
-        """Names of the prompt's pages; a prompt that is to be told has to be computed, too.
-
-        Changes nothing here, and takes long for long prompts.
-        """
-        if request.report.prompt_logprobs:
-            return None, ()
-        names = PageHasher(self._page_size, request.cache_salt or "")
-        return names, names.add(prompt)
-
     def add(self, record: LiveRequest, prompt_pages: PromptPages) -> Job:
-        """The job of a request that wants to run."""
-        wish = record.request
-        names, hashes = prompt_pages
-        if names is not None:
-            self._page_hashers[record.id] = names
+        """The scheduler's job for a submitted request."""
+        request = record.request
+        if prompt_pages.hasher is not None:
+            self._page_hashers[record.id] = prompt_pages.hasher
         return Job(
             id=record.id,
             arrived=record.queued,
             prompt=len(record.prompt),
             max_new=record.max_new,
-            expected=wish.expected_new_tokens,
-            speculate=wish.speculate,
-            hashes=hashes,
-            priority=wish.priority,
-            tenant=wish.tenant,
-            route=wish.route,
+            expected=request.expected_new_tokens,
+            speculate=request.speculate,
+            hashes=prompt_pages.hashes,
+            priority=request.priority,
+            tenant=request.tenant,
+            route=request.route,
         )
 
     def remove(self, id: int) -> None:

@@ -206,24 +206,36 @@ class LiveRequest:
         return len(self.tokens) - had
 
     def fail(self, error: RouterError, now: float) -> None:
-        """End badly, unless it has ended: `stream` raises `error` after the tokens so far."""
+        """End badly, unless it has ended: its readers get `error` after the tokens so far."""
         if self.is_live:
             self.error, self.ended = error, now
             self._changed.set()
 
-    async def stream(self) -> AsyncIterator[GeneratedToken]:
-        """Each token once, as it comes; one reader. Raises the RouterError of a bad end."""
-        read = 0
-        while True:
-            while read < len(self.tokens):
-                yield self.tokens[read]
-                read += 1
-            if not self.is_live:
-                break
-            self._changed.clear()
-            await self._changed.wait()
+    async def wait(self) -> None:
+        """Return once the request has ended well. Raises the RouterError of a bad end."""
+        while self.is_live:
+            await self._next_change()
         if self.error:
             raise self.error
+
+    async def numbers(self) -> AsyncIterator[int]:
+        """1, 2, ... as tokens arrive; number n is `tokens[n - 1]`.
+
+        Raises the RouterError of a bad end, after the tokens that came before it.
+        """
+        number = 0
+        while self.is_live or number < len(self.tokens):
+            if number < len(self.tokens):
+                number += 1
+                yield number
+            else:
+                await self._next_change()
+        if self.error:
+            raise self.error
+
+    async def _next_change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
 
     def _remaining_report(self) -> ReportOptions:
         """What is still to be told: a whole prompt is not told twice."""
@@ -257,6 +269,11 @@ class LiveRequest:
         return GeneratedToken(
             id, self.token_text(id), logprob, self._tokenizer.special_name(id) is not None
         )
+
+
+def by_likelihood(record: LiveRequest) -> float:
+    """Sorts the most likely record first."""
+    return -record.mean_logprob
 
 
 def _make_stops(request: Request) -> InclusiveStops | ExclusiveStops:

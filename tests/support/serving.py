@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,19 +16,18 @@ import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from router.app import ServedModel, build_routes
+from router.app import Backend, ServedModel, build_route_groups
 from router.config import Limits
+from router.dispatch.dispatcher import PreparedRequest
 from router.errors import Overloaded, RouterError
 from router.http.access import AccessPolicy
-from router.http.context import Timeouts
-from router.http.server import run_server
-from router.native.routes import Gateway
+from router.http.gateway import Timeouts
+from router.http.server import build_application, run_server
 from router.observability.metrics import Metrics
 from router.requests.request import Request, resolve_limits
 from router.scheduler.api import DeviceCapacity, RequestStatus, SchedulerStatus
 from router.server_info import ServerInfo
 from router.text.chat_template import ChatTemplate
-from router.text.grammar import GrammarCompiler
 from router.text.tokenizer import Tokenizer
 from router.text.worker_pool import WorkerFiles, WorkerPool
 from tests.support.families import byte_level
@@ -151,8 +150,12 @@ class ScriptedRecord:
         asked = self.request.decoder_input_details
         return [PromptToken(1, "a", None), PromptToken(2, "b", -0.5)] if asked else []
 
-    async def stream(self) -> AsyncIterator[Token]:
-        for number, part in enumerate(self.script, 1):
+    async def wait(self) -> None:
+        async for _ in self.numbers():
+            pass
+
+    async def numbers(self) -> AsyncIterator[int]:
+        for position, part in enumerate(self.script, 1):
             if isinstance(part, Exception):
                 raise part
             if isinstance(part, asyncio.Event):
@@ -164,9 +167,9 @@ class ScriptedRecord:
                 and part.text not in self.request.visible_specials
             )
             self.tokens.append(replace(part, text="") if hides else part)
-            if number == len(self.script):
+            if position == len(self.script):
                 self.finish_reason = self.ending
-            yield part
+            yield len(self.tokens)
 
 
 class ScriptedDispatcher:
@@ -204,25 +207,27 @@ class ScriptedDispatcher:
     def cancel(self, request_id: str) -> int:
         return len(self.known.pop(request_id, []))
 
-    @asynccontextmanager
-    async def open_all(
-        self,
-        requests: Sequence[Request],
-        request_id: str,
-        prepare: Callable[[Request], Awaitable[Request]],
-    ) -> AsyncIterator[tuple[ScriptedRecord, ...]]:
+    def now(self) -> float:
+        return 0.0
+
+    @contextmanager
+    def hold_permits(self, count: int) -> Iterator[None]:
         if self.full:
             raise Overloaded
+        yield
+
+    async def prepare_grammar(self, compiled: str) -> None:
+        """Every rank is ready at once."""
+
+    @contextmanager
+    def start(self, prepared: PreparedRequest) -> Iterator[ScriptedRecord]:
         if self.refusal:
             raise self.refusal
-        requests = [await prepare(request) for request in requests]
-        self.opened += [(request, request_id) for request in requests]
+        head = self.heads[len(self.opened) % len(self.heads)]
+        self.opened.append((prepared.request, prepared.request_id))
         self.entered.set()
         try:
-            yield tuple(
-                ScriptedRecord(request, [*head, *self.script], self.ending)
-                for request, head in zip(requests, self.heads, strict=False)
-            )
+            yield ScriptedRecord(prepared.request, [*head, *self.script], self.ending)
         finally:
             self.left.set()
 
@@ -309,19 +314,20 @@ async def _serving(
 ) -> AsyncIterator[RunningServer]:
     workers = WorkerPool(WorkerFiles(str(folder), VOCAB_SIZE), 1)
     model = replace(MODEL, template=ChatTemplate.load(str(folder)))
-    parts = (Metrics(BOUNDS, CAPACITY), BOUNDS, server_info, timeouts, GrammarCompiler(workers))
-    front = Gateway(dispatcher, *parts)  # type: ignore[arg-type]
-    more = build_routes(front, server_info, model, VOCAB_SIZE, workers, docs_ui=docs_ui)
+    metrics = Metrics(BOUNDS, CAPACITY)
+    backend = Backend(dispatcher, metrics, BOUNDS, server_info, CAPACITY.page_size, VOCAB_SIZE)  # type: ignore[arg-type]
+    groups = build_route_groups(backend, model, workers, timeouts, docs_ui=docs_ui)
+    app = build_application(groups, access, BOUNDS.payload_limit, middlewares)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     ready, stop = asyncio.Event(), asyncio.Event()
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-        group.create_task(_run(front, listener, access, more, middlewares, ready, stop))
+        group.create_task(_run(app, listener, access.max_connections, timeouts, ready, stop))
         await ready.wait()
         try:
             async with aiohttp.ClientSession() as session:
-                paths = [(route.method, route.path) for route in (*front.routes(), *more)]
+                paths = [(route.method, route.path) for group in groups for route in group.routes]
                 yield RunningServer(f"http://127.0.0.1:{port}", port, dispatcher, session, paths)
         finally:
             await workers.close()
@@ -329,11 +335,10 @@ async def _serving(
 
 
 async def _run(
-    gateway: Gateway,
+    app: web.Application,
     listener: socket.socket,
-    access: AccessPolicy,
-    extra_routes: Sequence[web.RouteDef],
-    middlewares: Sequence[Middleware],
+    max_connections: int,
+    timeouts: Timeouts,
     ready: asyncio.Event,
     stop: asyncio.Event,
 ) -> None:
@@ -341,11 +346,5 @@ async def _run(
         await stop.wait()
 
     await run_server(
-        gateway,
-        listener,
-        access,
-        extra_routes,
-        middlewares,
-        on_ready=ready.set,
-        wait_drained=drained,
+        app, listener, max_connections, timeouts, on_ready=ready.set, wait_drained=drained
     )

@@ -16,6 +16,7 @@ import pytest
 from router.app import combined_capacity
 from router.config import Limits
 from router.dispatch.dispatcher import Dispatcher
+from router.dispatch.intake import Intake
 from router.dispatch.step_log import StepLog
 from router.errors import (
     Cancelled,
@@ -33,6 +34,7 @@ from router.scheduler.api import Job, Scheduler, SchedulerStatus
 from router.scheduler.config import SchedulerConfig
 from router.shards.group import MIN_STEP_TIMEOUT_SECONDS, ShardGroup, ShardGroupFailed
 from router.text.encoder import Encoder
+from router.text.grammar import GrammarKind, GrammarSource
 from router.text.tokenizer import Tokenizer
 from router.text.worker_pool import WorkerFiles, WorkerPool
 from shard.config import ShardConfig
@@ -89,9 +91,41 @@ class Serving:
     """A running dispatcher and what stands around it."""
 
     dispatcher: Dispatcher
+    intake: Intake
     scheduler: Scheduler
     metrics: SeenMetrics
     running: asyncio.Task[None]
+
+    @asynccontextmanager
+    async def open(self, request_id: str, *requests: Request) -> AsyncIterator[list[LiveRequest]]:
+        """The live `requests`, after the whole intake."""
+
+        async def precheck() -> ValidRequests:
+            return ValidRequests(requests)
+
+        async with self.intake.open(request_id, precheck) as (_, records):
+            yield records
+
+
+@dataclass(frozen=True)
+class ValidRequests:
+    """A Generation without any rules."""
+
+    requests: Sequence[Request]
+
+    async def validate(self) -> Sequence[Request]:
+        return self.requests
+
+    def grammar(self) -> GrammarSource | None:
+        text = self.requests[0].grammar
+        return None if text is None else GrammarSource(GrammarKind.LARK, text)
+
+
+class CompiledGrammars:
+    """A compiler of grammars that are compiled already."""
+
+    async def compile(self, source: GrammarSource | None) -> str | None:
+        return None if source is None else source.text
 
 
 @asynccontextmanager
@@ -114,11 +148,14 @@ async def serving(
         options: dict[str, Any] = {"clock": clock} if clock else {}
         options |= {"log": StepLog(str(log), capacity)} if log else {}
         encoder = Encoder(Tokenizer(TOKENIZER), WorkerPool(WorkerFiles("", 0)))
-        dispatcher = Dispatcher(scheduler, shards, encoder, bounds, metrics, **options)
+        permits = bounds.max_concurrent_requests
+        dispatcher = Dispatcher(scheduler, shards, encoder.tokenizer, permits, metrics, **options)
+        grammars: Any = CompiledGrammars()
+        intake = Intake(dispatcher, encoder, grammars, bounds, capacity.page_size)
         metrics.view = dispatcher.scheduler_status
         running = asyncio.ensure_future(dispatcher.run())
         try:
-            yield Serving(dispatcher, scheduler, metrics, running)
+            yield Serving(dispatcher, intake, scheduler, metrics, running)
         finally:
             running.cancel()
             with suppress(asyncio.CancelledError, ShardGroupFailed):
@@ -181,11 +218,11 @@ def expected(request: Request) -> tuple[tuple[int, ...], End]:
 
 
 async def read(record: LiveRequest) -> list[GeneratedToken]:
-    return [token async for token in record.stream()]
+    return [record.tokens[number - 1] async for number in record.numbers()]
 
 
 async def finish(server: Serving, request: Request) -> LiveRequest:
-    async with server.dispatcher.open(request, "id") as record:
+    async with server.open("id", request) as (record,):
         await read(record)
     return record
 
@@ -291,16 +328,16 @@ async def test_what_a_request_wishes_for_its_turn_reaches_the_scheduler() -> Non
 
 async def test_a_token_is_streamed_before_the_request_ends() -> None:
     async with echoing() as (server, _):
-        async with server.dispatcher.open(ask(max_new=2000, ignore_eos=True), "id") as record:
-            first = await anext(aiter(record.stream()))
+        async with server.open("id", ask(max_new=2000, ignore_eos=True)) as (record,):
+            assert await anext(aiter(record.numbers())) == 1
             assert record.is_live
-        assert first == record.tokens[0]
+        assert record.tokens[0].id == expected(ask(max_new=2000, ignore_eos=True))[0][0]
 
 
 async def test_the_reason_is_known_when_the_last_token_is_read() -> None:
-    async with echoing() as (server, _), server.dispatcher.open(ask(), "id") as record:
-        async for token in record.stream():
-            last = token is record.tokens[-1] and len(record.tokens) == len(expected(ask())[0])
+    async with echoing() as (server, _), server.open("id", ask()) as (record,):
+        async for number in record.numbers():
+            last = number == len(expected(ask())[0])
             assert last <= (record.finish_reason is not None)
     assert record.finish_reason == expected(ask())[1].value
 
@@ -309,8 +346,8 @@ async def test_the_reason_is_known_when_the_last_token_is_read() -> None:
 async def test_a_leaver_frees_its_pages_within_three_steps(read_before: int) -> None:
     async with echoing() as (server, _):
         request = ask("x" * 200, 3000, ignore_eos=True)
-        async with server.dispatcher.open(request, "id") as record:
-            stream = aiter(record.stream())
+        async with server.open("id", request) as (record,):
+            stream = aiter(record.numbers())
             for _ in range(read_before):
                 await anext(stream)
             await server.metrics.until(lambda view: view.running > 0)
@@ -321,7 +358,7 @@ async def test_a_leaver_frees_its_pages_within_three_steps(read_before: int) -> 
 
 async def test_a_leaver_that_never_ran_leaves_nothing() -> None:
     async with echoing() as (server, _):
-        async with server.dispatcher.open(ask(), "id"):
+        async with server.open("id", ask()):
             pass
         assert (await finish(server, ask())).finish_reason
         await server.metrics.until_empty()
@@ -331,9 +368,9 @@ async def test_random_leavers_disturb_nobody() -> None:
     chance, requests = random.Random(1), mixed_requests(60, seed=1)
 
     async def leave(server: Serving, request: Request) -> None:
-        async with server.dispatcher.open(request, "id") as record:
+        async with server.open("id", request) as (record,):
             left = chance.randint(0, 10)
-            async for _ in record.stream():
+            async for _ in record.numbers():
                 left -= 1
                 if left < 0:
                     return
@@ -387,8 +424,8 @@ async def test_a_waiting_request_is_told_how_it_stands() -> None:
     shard = {"echo_seconds": 0.001}
     async with echoing(shard=shard, max_batch_size=1, policy="fcfs") as (server, _):
         dispatcher = server.dispatcher
-        async with dispatcher.open(long, "first") as first, dispatcher.open(ask(), "second"):
-            stream = aiter(first.stream())
+        async with server.open("first", long) as (first,), server.open("second", ask()):
+            stream = aiter(first.numbers())
             for _ in range(20):
                 await anext(stream)
             [(record, runs)], [(_, waits)] = (
@@ -410,7 +447,7 @@ async def test_a_request_of_a_lower_priority_number_goes_first() -> None:
     shard = {"echo_seconds": 0.001}
     async with echoing(shard=shard, max_batch_size=1) as (server, _):
         asked = [ask(seed=0, max_new=200, ignore_eos=True), ask(seed=1), ask(seed=1, priority=-1)]
-        async with server.dispatcher.open_all(asked, "id") as records:
+        async with server.open("id", *asked) as records:
             await asyncio.gather(*map(read, records))
     _, plain, urgent = records
     assert urgent.output_ids == plain.output_ids
@@ -450,8 +487,8 @@ async def test_the_step_log_says_what_every_step_did_for_every_row(tmp_path: Pat
 
 async def test_a_request_is_cancelled_by_its_id() -> None:
     async with echoing() as (server, _):
-        async with server.dispatcher.open(ask(max_new=3000, ignore_eos=True), "mine") as record:
-            stream = aiter(record.stream())
+        async with server.open("mine", ask(max_new=3000, ignore_eos=True)) as (record,):
+            stream = aiter(record.numbers())
             await anext(stream)
             assert server.dispatcher.cancel("another") == 0
             assert server.dispatcher.cancel("mine") == 1
@@ -468,8 +505,8 @@ async def test_a_dead_rank_ends_every_live_stream_with_an_error(victim: int) -> 
 
         async def follow(number: int) -> RouterError:
             request = ask(max_new=3000, seed=number, ignore_eos=True)
-            async with server.dispatcher.open(request, "id") as record:
-                stream = aiter(record.stream())
+            async with server.open("id", request) as (record,):
+                stream = aiter(record.numbers())
                 await anext(stream)
                 await started.wait()
                 with pytest.raises(RouterError) as caught:
@@ -548,8 +585,7 @@ async def test_a_prompt_over_the_limit_is_invalid_before_anything_runs() -> None
 
 async def test_more_requests_than_permits_are_refused_until_one_leaves() -> None:
     async with echoing(max_concurrent_requests=2) as (server, _):
-        async with server.dispatcher.open(ask(), "1"), server.dispatcher.open(ask(), "2"):
-            assert server.dispatcher.full
+        async with server.open("1", ask()), server.open("2", ask()):
             with pytest.raises(Overloaded):
                 await finish(server, ask())
         assert (await finish(server, ask())).finish_reason
@@ -558,18 +594,19 @@ async def test_more_requests_than_permits_are_refused_until_one_leaves() -> None
 async def test_requests_that_live_together_get_all_their_permits_or_none() -> None:
     async with echoing(max_concurrent_requests=3) as (server, _):
         pair = [ask(seed=1), ask(seed=2)]
-        async with server.dispatcher.open_all(pair, "1") as records:
+        async with server.open("1", *pair) as records:
             assert {record.request_id for record in records} == {"1"}
             with pytest.raises(Overloaded):
-                async with server.dispatcher.open_all(pair, "2"):
+                async with server.open("2", *pair):
                     pass
             for record, request in zip(records, pair, strict=True):
-                assert [token.id async for token in record.stream()] == list(expected(request)[0])
+                assert [token.id for token in await read(record)] == list(expected(request)[0])
         long = [ask("on", 1000, seed=n, ignore_eos=True) for n in range(3)]
-        async with server.dispatcher.open_all(long, "3"):
-            assert server.dispatcher.full
+        async with server.open("3", *long):
+            with pytest.raises(Overloaded):
+                await finish(server, ask())
             assert server.dispatcher.cancel("3") == 3
-        assert not server.dispatcher.full
+        assert (await finish(server, ask())).finish_reason
 
 
 async def test_prompt_and_likeliest_tokens_come_through_chunks_and_processes() -> None:
@@ -587,7 +624,7 @@ async def test_prompt_and_likeliest_tokens_come_through_chunks_and_processes() -
 async def test_a_drain_refuses_new_requests_and_waits_for_the_open_ones() -> None:
     async with echoing() as (server, _):
         assert server.dispatcher.unhealthy_reason() is None
-        async with server.dispatcher.open(ask(), "id") as record:
+        async with server.open("id", ask()) as (record,):
             drained = asyncio.ensure_future(server.dispatcher.drain())
             await asyncio.sleep(0)
             assert server.dispatcher.unhealthy_reason() == "draining"
@@ -603,13 +640,13 @@ async def test_a_hung_group_is_seen_at_once_and_then_lost() -> None:
     rank, now = EngineRank(0), [0.0]
     rank.silent = True
     async with listening(rank) as paths, serving(paths, clock=lambda: now[0]) as server:
-        async with server.dispatcher.open(ask(), "1") as record:
+        async with server.open("1", ask()) as (record,):
             while not isinstance(await rank.next_message(), Step):
                 pass
             assert server.dispatcher.unhealthy_reason() is None
             now[0] = MIN_STEP_TIMEOUT_SECONDS + 1
             assert server.dispatcher.unhealthy_reason() == "stalled"
-            async with server.dispatcher.open(ask(), "2"):
+            async with server.open("2", ask()):
                 with pytest.raises(GenerationFailed):
                     await read(record)
         with pytest.raises(ShardGroupFailed, match="exceeded its timeout"):

@@ -25,7 +25,7 @@ from router.errors import (
     ValidationError,
 )
 from router.http.access import AccessPolicy
-from router.http.context import Timeouts
+from router.http.gateway import Timeouts
 from router.requests.request import Request
 from router.scheduler.api import RequestStatus
 from shard.wire.protocol import Sampling

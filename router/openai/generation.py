@@ -1,0 +1,121 @@
+"""OpenAI's bodies on their way through the intake: what each asks for, and how it is answered.
+
+A chat's template is rendered before a permit is taken, the parameters are checked after it. The
+rules and the forms of each route lie in the route's own file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+
+from aiohttp import web
+
+from router.http.context import REQUEST_ID
+from router.offload import offload
+from router.openai import chat, completions, responses
+from router.openai.chat_prompt import ChatPromptBuilder
+from router.openai.request_models import ChatRequest, CommonParameters, CompletionRequest
+from router.openai.responses_request import ResponsesRequest, to_chat_body
+from router.openai.shape import ResponseFormatter, ResponseHeader
+from router.requests.record import LiveRequest
+from router.requests.request import Request, ResolvedLimits
+from router.server_info import ServerInfo
+from router.text.grammar import GrammarSource
+from router.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIGeneration:
+    """A body that has passed its prechecks."""
+
+    build_requests: Callable[[], list[Request]]
+    """Raises RouterError."""
+    build_size: float
+    """About as many bytes as `build_requests` has to look at."""
+    new_formatter: Callable[[Sequence[LiveRequest]], ResponseFormatter]
+    choices_per_prompt: int = 1
+    """Number of consecutive Requests that share a prompt."""
+    grammar_source: GrammarSource | None = None
+    send_compute_time: bool = False
+    """Whether the headers include `x-compute-time`, as TGI's do for chats."""
+
+    async def validate(self) -> Sequence[Request]:
+        """One Request for each choice of each prompt. Raises RouterError."""
+        return await offload(self.build_size, self.build_requests)
+
+    def grammar(self) -> GrammarSource | None:
+        """What each choice must match."""
+        return self.grammar_source
+
+
+class GenerationBuilder:
+    """The prechecks of each body, for one model."""
+
+    def __init__(
+        self,
+        bounds: ResolvedLimits,
+        server_info: ServerInfo,
+        tokenizer: Tokenizer,
+        vocabulary_size: int,
+        prompt_builder: ChatPromptBuilder,
+    ) -> None:
+        """`vocabulary_size`: number of the model's logits; token ids are below it."""
+        self._bounds, self._server_info, self._tokenizer = bounds, server_info, tokenizer
+        self._vocabulary_size, self._prompt_builder = vocabulary_size, prompt_builder
+
+    async def chat(self, http: web.Request, body: ChatRequest) -> OpenAIGeneration:
+        """Of `/v1/chat/completions`. Raises RouterError."""
+        prompt = await self._prompt_builder.build(body, body_bytes(http))
+        header = self._response_header(http, body)
+        return OpenAIGeneration(
+            partial(chat.build_requests, body, prompt, self._bounds, self._vocabulary_size),
+            build_size=0,
+            new_formatter=lambda records: chat.ChatFormatter(
+                body, prompt, records, header, self._server_info
+            ),
+            choices_per_prompt=body.n or 1,
+            grammar_source=prompt.grammar,
+            send_compute_time=True,
+        )
+
+    async def completion(self, http: web.Request, body: CompletionRequest) -> OpenAIGeneration:
+        """Of `/v1/completions`. Raises RouterError."""
+        completions.parse_prompts(body, self._bounds)
+        header = replace(self._response_header(http, body), model=self._server_info.model_id)
+        decode = self._tokenizer.decode_without_gil
+        return OpenAIGeneration(
+            partial(completions.build_requests, body, self._bounds, self._vocabulary_size, decode),
+            build_size=body_bytes(http),
+            new_formatter=lambda records: completions.CompletionFormatter(
+                body, records, header, self._server_info
+            ),
+            choices_per_prompt=body.n or 1,
+        )
+
+    async def response(self, http: web.Request, body: ResponsesRequest) -> OpenAIGeneration:
+        """Of `/v1/responses`. Raises RouterError."""
+        as_chat = await offload(body_bytes(http), to_chat_body, body)
+        prompt = await self._prompt_builder.build(as_chat, body_bytes(http))
+        header = self._response_header(http, as_chat)
+        return OpenAIGeneration(
+            partial(chat.build_requests, as_chat, prompt, self._bounds, self._vocabulary_size),
+            build_size=0,
+            new_formatter=lambda records: responses.ResponsesApiFormatter(
+                body, prompt.new_parser(), records[0], header
+            ),
+            grammar_source=prompt.grammar,
+        )
+
+    def _response_header(self, http: web.Request, body: CommonParameters) -> ResponseHeader:
+        unnamed = body.model in (None, "", "tgi")
+        model = self._server_info.model_id if unnamed else str(body.model)
+        return ResponseHeader(http[REQUEST_ID], int(datetime.now(UTC).timestamp()), model)
+
+
+def body_bytes(http: web.Request) -> float:
+    """Size of the body; infinite if it was not declared."""
+    return math.inf if http.content_length is None else http.content_length

@@ -1,0 +1,161 @@
+"""The order in which a request is checked and prepared, and what is held meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from router.config import Limits
+from router.dispatch.dispatcher import PreparedRequest
+from router.dispatch.intake import Intake
+from router.dispatch.page_hashes import PageHasher
+from router.errors import Overloaded, ValidationError
+from router.requests.request import Request, resolve_limits
+from router.text.grammar import GrammarKind, GrammarSource
+from shard.wire.protocol import Sampling
+
+PAGE_SIZE = 4
+PROMPT = tuple(range(10))
+SOURCE = GrammarSource(GrammarKind.REGEX, "a")
+
+
+@dataclass
+class Journal:
+    """Plays every part around an intake and notes what it is asked for, in order."""
+
+    requests: Sequence[Request]
+    permits: int = 8
+    source: GrammarSource | None = None
+    steps: list[str] = field(default_factory=list)
+    started: list[PreparedRequest] = field(default_factory=list)
+
+    async def precheck(self) -> Journal:
+        self.steps.append("precheck")
+        return self
+
+    async def validate(self) -> Sequence[Request]:
+        self.steps.append("validate")
+        return self.requests
+
+    def grammar(self) -> GrammarSource | None:
+        self.steps.append("grammar")
+        return self.source
+
+    async def compile(self, source: GrammarSource | None) -> str | None:
+        return None if source is None else f"compiled {source.text}"
+
+    async def encode(self, text: str, add_special_tokens: bool) -> Sequence[int]:
+        self.steps.append("encode")
+        return PROMPT
+
+    def now(self) -> float:
+        return 7.0
+
+    @contextmanager
+    def hold_permits(self, count: int) -> Iterator[None]:
+        self.steps.append(f"hold {count}")
+        if count > self.permits:
+            raise Overloaded
+        self.permits -= count
+        try:
+            yield
+        finally:
+            self.permits += count
+
+    async def prepare_grammar(self, compiled: str) -> None:
+        self.steps.append(f"prepare {compiled}")
+
+    @contextmanager
+    def start(self, prepared: PreparedRequest) -> Iterator[PreparedRequest]:
+        self.steps.append("start")
+        self.started.append(prepared)
+        try:
+            yield prepared
+        finally:
+            self.steps.append("cancel")
+
+
+def intake(journal: Journal, max_total_tokens: int = 100) -> Intake:
+    parts: Any = journal
+    bounds = resolve_limits(Limits(), max_total_tokens)
+    return Intake(parts, parts, parts, bounds, PAGE_SIZE)
+
+
+def request(**more: Any) -> Request:
+    return Request("text", Sampling(), max_new_tokens=20, **more)
+
+
+async def test_the_steps_come_in_order_and_leaving_undoes_them() -> None:
+    journal = Journal([request(), request()], source=SOURCE)
+    async with intake(journal).open("id", journal.precheck) as (generation, records):
+        assert generation is journal
+        assert records == journal.started
+        assert journal.permits == 6
+    each = ["encode", "grammar", "prepare compiled a", "start"]
+    assert journal.steps == [
+        *("precheck", "hold 1", "validate", "hold 1"),
+        *each,
+        *each,
+        *("cancel", "cancel"),
+    ]
+    assert journal.permits == 8
+
+
+async def test_what_is_started_lacks_nothing() -> None:
+    journal = Journal([request(cache_salt="salt")], source=SOURCE)
+    async with intake(journal).open("id", journal.precheck):
+        (prepared,) = journal.started
+    assert (prepared.request_id, prepared.arrived) == ("id", 7.0)
+    assert (prepared.prompt, prepared.max_new) == (PROMPT, 20)
+    assert prepared.request.grammar == "compiled a"
+    assert prepared.pages.hashes == PageHasher(PAGE_SIZE, "salt").add(PROMPT)
+
+
+async def test_a_prompt_whose_logprobs_are_wanted_shares_no_pages() -> None:
+    journal = Journal([request(decoder_input_details=True)])
+    async with intake(journal).open("id", journal.precheck):
+        (prepared,) = journal.started
+    assert (prepared.pages.hashes, prepared.pages.hasher) == ((), None)
+
+
+async def test_token_ids_are_not_encoded() -> None:
+    journal = Journal([request(prompt_token_ids=(5, 6))])
+    async with intake(journal).open("id", journal.precheck):
+        assert journal.started[0].prompt == (5, 6)
+    assert "encode" not in journal.steps
+
+
+@pytest.mark.parametrize(("permits", "last"), [(0, "hold 1"), (1, "hold 2")])
+async def test_without_a_permit_for_every_sequence_nothing_is_encoded(
+    permits: int, last: str
+) -> None:
+    """None at all comes before the rules for parameters, too few after them."""
+    journal = Journal([request()] * 3, permits)
+    with pytest.raises(Overloaded):
+        async with intake(journal).open("id", journal.precheck):
+            pass
+    assert journal.steps[-1] == last
+    assert ("validate" in journal.steps) == (permits > 0)
+    assert journal.permits == permits
+
+
+async def test_a_prompt_that_is_too_long_is_refused_before_its_grammar_is_looked_at() -> None:
+    journal = Journal([request()], source=SOURCE)
+    with pytest.raises(ValidationError, match="must be <= 20"):
+        async with intake(journal, max_total_tokens=20).open("id", journal.precheck):
+            pass
+    assert journal.steps[-1] == "encode"
+    assert journal.permits == 8
+
+
+async def test_a_sequence_that_fails_ends_those_before_it() -> None:
+    journal = Journal([request(), request(truncate=0, prompt_token_ids=())])
+    with pytest.raises(ValidationError, match="cannot be empty"):
+        async with intake(journal).open("id", journal.precheck):
+            pass
+    assert journal.steps[-2:] == ["start", "cancel"]
+    assert journal.permits == 8
