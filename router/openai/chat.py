@@ -1,4 +1,7 @@
-"""`/v1/chat/completions`: its Requests, its chunks and its answer."""
+"""`/v1/chat/completions`: from a body to Requests, and from live requests to chunks and a response.
+
+Pure. What the output means (reasoning, tool calls) is decided in `parsing`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from router.errors import RouterError, ValidationError
+from router.errors import RouterError
 from router.openai import logprobs, validation
 from router.openai.chat_prompt import ChatPrompt
 from router.openai.parsing.output import OutputDelta
@@ -21,28 +24,27 @@ from router.openai.shape import (
 )
 from router.requests.record import LiveRequest
 from router.requests.request import Request, ResolvedLimits, expand_best_of
+from router.requests.rules import require
 from router.server_info import ServerInfo
 
 ID_PREFIX = "chatcmpl"
 CHAT_ROUTE = 1
-"""Of chats, as the scheduler tells kinds of text apart."""
+"""`Request.route` of chats."""
 
 
 def build_requests(
     body: ChatRequest, prompt: ChatPrompt, bounds: ResolvedLimits, vocabulary_size: int
 ) -> list[Request]:
-    """The `n` Requests of `body`, but for their grammar. Raises ValidationError."""
+    """The `n` Requests of `body`, without their grammar. Raises ValidationError."""
     count = validation.validated_choice_count(body, bounds)
     top = body.top_logprobs or 0
-    if top and not body.logprobs:
-        raise ValidationError("`top_logprobs` needs `logprobs`")
-    plain = validation.validate(
+    require(not top or body.logprobs, "`top_logprobs` needs `logprobs`")
+    base = validation.validate(
         body, bounds, vocabulary_size, validation.LogprobOptions(body.logprobs, top)
     )
-    if not prompt.text:
-        raise ValidationError("`inputs` cannot be empty")
+    require(bool(prompt.text), "`inputs` cannot be empty")
     request = replace(
-        plain,
+        base,
         inputs=prompt.text,
         add_special_tokens=False,
         visible_specials=prompt.visible_special_tokens,
@@ -51,7 +53,7 @@ def build_requests(
 
 
 class ChatFormatter:
-    """The Shape of a chat."""
+    """Formats the response of a chat."""
 
     ends_with_done = True
 
@@ -68,25 +70,25 @@ class ChatFormatter:
         self._parsers = [prompt.new_parser() for _ in records]
 
     def start_events(self) -> Iterable[dict[str, Any]]:
-        """Nothing."""
+        """None."""
         return ()
 
     def token_events(self, index: int, number: int) -> Iterable[dict[str, Any]]:
         """One chunk."""
-        reason, told = self._parse_token(index, number)
+        reason, delta = self._parse_token(index, number)
         first = {"role": "assistant"} if number == 1 else {}
         choice = {
             "index": index,
-            "delta": {**first, **_delta_fields(told)},
+            "delta": {**first, **_delta_fields(delta)},
             "logprobs": self._logprobs(index, number),
             "finish_reason": reason,
         }
-        running = self._body.stream_options.continuous_usage_stats
-        counts = usage([self._records[index]]) if running else None
+        with_usage = self._body.stream_options.continuous_usage_stats
+        counts = usage([self._records[index]]) if with_usage else None
         yield {**self._header_fields("chat.completion.chunk"), "choices": [choice], "usage": counts}
 
     def final_events(self) -> Iterable[dict[str, Any]]:
-        """Usage, if asked for."""
+        """One chunk with the usage, if requested."""
         if self._body.stream_options.include_usage:
             yield {
                 **self._header_fields("chat.completion.chunk"),
@@ -99,7 +101,7 @@ class ChatFormatter:
         return error_event_body(error)
 
     def full_response(self) -> dict[str, Any]:
-        """All choices."""
+        """The response with all choices."""
         choices = [self._choice(index) for index in range(len(self._records))]
         return {
             **self._header_fields("chat.completion"),
@@ -115,10 +117,10 @@ class ChatFormatter:
         return {"usage": counts, **speculation_metrics(self._records, self._server_info)}
 
     def _parse_token(self, index: int, number: int) -> tuple[str | None, OutputDelta]:
-        record, reply = self._records[index], self._parsers[index]
+        record, parser = self._records[index], self._parsers[index]
         reason = finish_reason(record, number)
-        told = reply.push(record.tokens[number - 1].text, last=reason is not None)
-        return "tool_calls" if reason == "stop" and reply.has_calls else reason, told
+        delta = parser.push(record.tokens[number - 1].text, last=reason is not None)
+        return "tool_calls" if reason == "stop" and parser.has_calls else reason, delta
 
     def _logprobs(self, index: int, number: int) -> dict[str, Any] | None:
         if not self._body.logprobs:
@@ -128,27 +130,27 @@ class ChatFormatter:
 
     def _choice(self, index: int) -> dict[str, Any]:
         numbers = range(1, len(self._records[index].tokens) + 1)
-        read = [self._parse_token(index, number) for number in numbers]
-        told = [self._logprobs(index, number) for number in numbers]
+        parsed = [self._parse_token(index, number) for number in numbers]
+        entries = [self._logprobs(index, number) for number in numbers]
         return {
             "index": index,
-            "message": assistant_message([delta for _, delta in read]),
-            "logprobs": logprobs.merge_chat_logprobs(told),
-            "finish_reason": read[-1][0],
+            "message": assistant_message([delta for _, delta in parsed]),
+            "logprobs": logprobs.merge_chat_logprobs(entries),
+            "finish_reason": parsed[-1][0],
         }
 
 
 def assistant_message(deltas: Sequence[OutputDelta]) -> dict[str, Any]:
-    """The assistant's whole message."""
+    """The assistant's message, joined from its deltas."""
     content = "".join(delta.content for delta in deltas)
     reasoning = "".join(delta.reasoning for delta in deltas)
     calls = merge_call_deltas(call for delta in deltas for call in delta.calls)
-    told: dict[str, Any] = {"role": "assistant"}
-    told["content"] = None if calls and not content else content
+    message: dict[str, Any] = {"role": "assistant"}
+    message["content"] = None if calls and not content else content
     if reasoning:
-        told["reasoning_content"] = reasoning
+        message["reasoning_content"] = reasoning
     if calls:
-        told["tool_calls"] = [
+        message["tool_calls"] = [
             {
                 "id": call.id,
                 "type": "function",
@@ -156,16 +158,16 @@ def assistant_message(deltas: Sequence[OutputDelta]) -> dict[str, Any]:
             }
             for call in calls
         ]
-    return told
+    return message
 
 
 def merge_call_deltas(parts: Iterable[ToolCallDelta]) -> list[ToolCallDelta]:
-    """Whole calls from their parts."""
+    """The calls, each joined from its deltas."""
     calls: dict[int, ToolCallDelta] = {}
     for part in parts:
-        before = calls.get(part.index)
-        whole = before and replace(before, arguments=before.arguments + part.arguments)
-        calls[part.index] = whole or part
+        call = calls.get(part.index)
+        joined = call and replace(call, arguments=call.arguments + part.arguments)
+        calls[part.index] = joined or part
     return list(calls.values())
 
 

@@ -1,4 +1,8 @@
-"""From a chat's messages to the text that its template renders, and what to look for afterwards."""
+"""From the messages of a chat to the prompt, and to the parser for the model's output.
+
+The chat template decides which format of tool calls and which reasoning tags are expected.
+Rendering runs in a worker process, because a template is a program.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from router.errors import ChatTemplateError, MissingTemplateVariable, ValidationError
+from router.errors import ChatTemplateError, MissingTemplateVariable
 from router.offload import offload
 from router.openai import tool_choice
 from router.openai.parsing import harmony, tool_call_formats
@@ -21,6 +25,7 @@ from router.openai.parsing.output import (
 )
 from router.openai.parsing.tool_calls import KnownTools
 from router.openai.request_models import ChatRequest, Message, ResponseFormat
+from router.requests.rules import require
 from router.text import grammar
 from router.text.chat_template import ChatTemplate
 from router.text.job_errors import JobRejected, WorkerLimitExceeded
@@ -29,23 +34,23 @@ from router.text.worker_pool import WorkerPool
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A rendered chat, and how its answers are read."""
+    """A rendered chat, and how the output is parsed."""
 
     text: str
     grammar: grammar.GrammarSource | None
     visible_special_tokens: frozenset[str]
-    """Special tokens that the reading needs."""
+    """Special tokens that the parser needs."""
     new_parser: Callable[[], OutputParser]
-    """Makes what reads one choice."""
+    """Makes the parser of one choice."""
 
 
 class ChatPromptBuilder:
-    """Renders chats with the model's template; the work is done by `workers`."""
+    """Renders chats with the model's template, in the worker processes of `workers`."""
 
     def __init__(
         self, template: ChatTemplate | None, workers: WorkerPool, parser: str = "auto"
     ) -> None:
-        """`parser`: the format of tool calls, `auto` or one of `formats.NAMES`."""
+        """`parser`: the format of tool calls, `auto` or a key of `tool_call_formats.FORMATS`."""
         self._workers = workers
         self._template_source = template.source if template else None
         self._template_has_tools = template is not None and template.uses_variable("tools")
@@ -56,14 +61,14 @@ class ChatPromptBuilder:
         self._reasoning_tags = find_reasoning_tags(source)
 
     async def build(self, body: ChatRequest, body_bytes: float) -> ChatPrompt:
-        """The prompt of `body`, which had `size` bytes.
+        """The prompt of `body`, whose JSON was `body_bytes` long.
 
-        Raises ToolError, TemplateFailed, VariableMissing or ValidationError.
+        Raises ToolError, ChatTemplateError, MissingTemplateVariable or ValidationError.
         """
-        use, wanted, variables = await offload(body_bytes, self._prepare, body)
+        use, source, variables = await offload(body_bytes, self._prepare, body)
         text = await self._render(variables)
-        if wanted:
-            return self._with_grammar(text, use, wanted)
+        if source:
+            return self._with_grammar(text, use, source)
         if self._format is tool_call_formats.HARMONY_FORMAT:
             known = partial(KnownTools, tool_call_formats.HARMONY_FORMAT, use.names, use.max_calls)
             return ChatPrompt(
@@ -77,38 +82,37 @@ class ChatPromptBuilder:
     def _with_grammar(
         self, text: str, tool_use: tool_choice.ToolUse, grammar_source: grammar.GrammarSource
     ) -> ChatPrompt:
-        """The answer is what a grammar says, from its first token."""
+        """A prompt whose output is constrained by a grammar from its first token."""
         if self._format is tool_call_formats.HARMONY_FORMAT:
             text = harmony.with_final_header(text)
-        caller = tool_use.call_parser_factory(tool_call_formats.JSON_FORMAT)
+        new_call_parser = tool_use.call_parser_factory(tool_call_formats.JSON_FORMAT)
         return ChatPrompt(
-            text, grammar_source, frozenset(), lambda: DelegatingOutputParser(None, caller())
+            text,
+            grammar_source,
+            frozenset(),
+            lambda: DelegatingOutputParser(None, new_call_parser()),
         )
 
     def _unconstrained(self, text: str, tool_use: tool_choice.ToolUse) -> ChatPrompt:
-        """The answer may reason, speak and call."""
-        marks, read = (
-            self._reasoning_tags,
-            self._format if tool_use.tools else tool_call_formats.JSON_FORMAT,
-        )
-        shown, caller = (
-            read.special_tokens | frozenset(marks or ()),
-            tool_use.call_parser_factory(read),
-        )
+        """A prompt whose output may hold reasoning, content and tool calls."""
+        tags = self._reasoning_tags
+        format = self._format if tool_use.tools else tool_call_formats.JSON_FORMAT
+        visible = format.special_tokens | frozenset(tags or ())
+        new_call_parser = tool_use.call_parser_factory(format)
 
-        def reply() -> DelegatingOutputParser:
-            open = marks and ReasoningSplitter(marks, text.rstrip().endswith(marks[0]))
-            return DelegatingOutputParser(open, caller())
+        def new_parser() -> DelegatingOutputParser:
+            splitter = tags and ReasoningSplitter(tags, text.rstrip().endswith(tags[0]))
+            return DelegatingOutputParser(splitter, new_call_parser())
 
-        return ChatPrompt(text, None, shown, reply)
+        return ChatPrompt(text, None, visible, new_parser)
 
     def _prepare(
         self, body: ChatRequest
     ) -> tuple[tool_choice.ToolUse, grammar.GrammarSource | None, dict[str, Any]]:
-        """The tools, what the answer must match, and what the template is told."""
+        """The tools, the grammar of the output, and the variables of the template."""
         use = tool_choice.resolve_tool_use(body)
-        wanted = use.grammar or _response_grammar(body.response_format)
-        return use, wanted, self._template_variables(body, use)
+        source = use.grammar or _response_grammar(body.response_format)
+        return use, source, self._template_variables(body, use)
 
     async def _render(self, variables: dict[str, Any]) -> str:
         if self._template_source is None:
@@ -130,37 +134,38 @@ class ChatPromptBuilder:
         ]
         if not self._template_has_developer:
             messages = [_developer_to_system(message) for message in messages]
-        listed = tool_use.for_template()
-        if listed and not self._template_has_tools:
-            more = tool_choice.tools_as_text(listed, body.tool_prompt)
-            messages[-1] = {**messages[-1], "content": f"{messages[-1].get('content') or ''}{more}"}
-            listed = None
+        tools = tool_use.for_template()
+        if tools and not self._template_has_tools:
+            suffix = tool_choice.tools_as_text(tools, body.tool_prompt)
+            content = f"{messages[-1].get('content') or ''}{suffix}"
+            messages[-1] = {**messages[-1], "content": content}
+            tools = None
         if self._format is tool_call_formats.HARMONY_FORMAT:
             messages = [harmony.template_message(message) for message in messages]
-            listed = [harmony.with_description(tool) for tool in listed or ()] or None
-        told = body.chat_template_kwargs.model_dump(exclude_none=True)
+            tools = [harmony.with_description(tool) for tool in tools or ()] or None
+        variables = body.chat_template_kwargs.model_dump(exclude_none=True)
         if body.reasoning_effort is not None:
-            told = {"reasoning_effort": body.reasoning_effort, **told}
-        return {**told, "messages": messages, "tools": listed}
+            variables = {"reasoning_effort": body.reasoning_effort, **variables}
+        return {**variables, "messages": messages, "tools": tools}
 
 
 def _template_message(message: Message, template_has_calls: bool) -> dict[str, Any]:
-    """The message as templates know it: text in one piece, calls with their arguments parsed.
+    """The message as templates expect it: text in one piece, calls with parsed arguments.
 
-    No text is None only beside calls, and only where the template reads them.
+    Absent content is None only together with calls that the template reads, otherwise "".
     """
-    plain = message.model_dump(exclude_none=True)
-    plain["content"] = _content_text(message)
-    for call in plain.get("tool_calls", ()):
+    fields = message.model_dump(exclude_none=True)
+    fields["content"] = _content_text(message)
+    for call in fields.get("tool_calls", ()):
         arguments = call["function"].get("arguments")
         call["function"]["arguments"] = _parse_arguments(arguments)
-    if plain["content"] is None and not (template_has_calls and plain.get("tool_calls")):
-        plain["content"] = ""
-    return plain
+    if fields["content"] is None and not (template_has_calls and fields.get("tool_calls")):
+        fields["content"] = ""
+    return fields
 
 
 def _developer_to_system(message: dict[str, Any]) -> dict[str, Any]:
-    """A developer's word, by the name that older templates have for it."""
+    """The message with the role `system` in place of `developer`, which older templates lack."""
     return {**message, "role": "system"} if message["role"] == "developer" else message
 
 
@@ -168,10 +173,9 @@ def _content_text(message: Message) -> str | None:
     if not isinstance(message.content, list):
         return message.content
     for part in message.content:
-        if part.type.startswith("image"):
-            raise ValidationError("image modality is not supported")
-        if part.type not in ("text", "input_text", "output_text") or part.text is None:
-            raise ValidationError(f"`{part.type[:40]}` is not supported as a part of a message")
+        require(not part.type.startswith("image"), "image modality is not supported")
+        is_text = part.type in ("text", "input_text", "output_text") and part.text is not None
+        require(is_text, f"`{part.type[:40]}` is not supported as a part of a message")
     return "".join(part.text or "" for part in message.content)
 
 
@@ -184,7 +188,7 @@ def _parse_arguments(arguments: Any) -> Any:
 
 
 def _response_grammar(response_format: ResponseFormat | None) -> grammar.GrammarSource | None:
-    """What the answer must match. Raises ValidationError."""
+    """The grammar that the output must match. Raises ValidationError."""
     if response_format is None or response_format.type == "text":
         return None
     if response_format.type == "regex":

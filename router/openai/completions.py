@@ -1,4 +1,7 @@
-"""`/v1/completions`: several prompts, as text or token ids, with echo and log-probabilities."""
+"""`/v1/completions`: from a body to Requests, and from live requests to events and a response.
+
+There may be several prompts, as text or as token ids, with echo and log-probabilities. Pure.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from router.openai.shape import (
 )
 from router.requests.record import LiveRequest
 from router.requests.request import Request, ResolvedLimits, expand_best_of
+from router.requests.rules import require
 from router.server_info import ServerInfo
 
 ID_PREFIX = "cmpl"
@@ -29,16 +33,16 @@ def parse_prompts(body: CompletionRequest, bounds: ResolvedLimits) -> Sequence[T
     """The prompts in `body`. Raises SuffixNotSupported, TooManyPrompts or ValidationError."""
     if body.suffix:
         raise SuffixNotSupported
-    given = body.prompt
-    if isinstance(given, str):
-        return [given]
-    if not given or [] in given:
+    prompt = body.prompt
+    if isinstance(prompt, str):
+        return [prompt]
+    if not prompt or [] in prompt:
         raise ValidationError("Empty array detected. Do not use an empty array for the prompt.")
-    if isinstance(given[0], int):
-        return [tuple(given)]
-    if len(given) > bounds.max_client_batch_size:
+    if isinstance(prompt[0], int):
+        return [tuple(prompt)]
+    if len(prompt) > bounds.max_client_batch_size:
         raise TooManyPrompts(str(bounds.max_client_batch_size))
-    return [entry if isinstance(entry, str) else tuple(entry) for entry in given]
+    return [entry if isinstance(entry, str) else tuple(entry) for entry in prompt]
 
 
 def build_requests(
@@ -48,40 +52,40 @@ def build_requests(
     decode: Callable[[Sequence[int]], str],
 ) -> list[Request]:
     """`n` Requests for each prompt, prompt by prompt. Raises RouterError."""
-    told = validation.LogprobOptions(
+    options = validation.LogprobOptions(
         logprobs=body.logprobs is not None,
         top_n=body.logprobs or 0,
         include_prompt=body.echo and body.logprobs is not None,
     )
     texts, count = parse_prompts(body, bounds), validation.validated_choice_count(body, bounds)
-    if body.best_of not in (None, 1, count):
-        raise ValidationError("`best_of` must be 1 or `n`")
-    silent = _is_prompt_only(body)
-    asked = body.model_copy(update={"max_tokens": 1}) if silent else body
-    plain = validation.validate(asked, bounds, vocabulary_size, told)
-    single = [_with_prompt(plain, text, vocabulary_size, decode) for text in texts]
-    return [request for each in single for request in expand_best_of(each, count)]
+    require(body.best_of in (None, 1, count), "`best_of` must be 1 or `n`")
+    if _is_prompt_only(body):
+        body = body.model_copy(update={"max_tokens": 1})
+    base = validation.validate(body, bounds, vocabulary_size, options)
+    requests = [_with_prompt(base, text, vocabulary_size, decode) for text in texts]
+    return [choice for request in requests for choice in expand_best_of(request, count)]
 
 
 def _is_prompt_only(body: CompletionRequest) -> bool:
-    """Whether only the prompt is wanted."""
+    """Whether only the prompt is to be returned, and no output."""
     return body.max_tokens == 0 and body.echo
 
 
 def _with_prompt(
     request: Request, text: TextOrIds, vocabulary_size: int, decode: Callable[[Sequence[int]], str]
 ) -> Request:
-    if not text:
-        raise ValidationError("`inputs` cannot be empty")
+    require(bool(text), "`inputs` cannot be empty")
     if isinstance(text, str):
         return replace(request, inputs=text)
-    if max(text) >= vocabulary_size:
-        raise ValidationError(f"token ids must be below {vocabulary_size}. Given: {max(text)}")
+    largest = max(text)
+    require(
+        largest < vocabulary_size, f"token ids must be below {vocabulary_size}. Given: {largest}"
+    )
     return replace(request, inputs=decode(text), prompt_token_ids=text)
 
 
 class CompletionFormatter:
-    """The Shape of a completion."""
+    """Formats the response of a completion."""
 
     ends_with_done = True
 
@@ -98,11 +102,11 @@ class CompletionFormatter:
         self._prompt_only = _is_prompt_only(body)
 
     def start_events(self) -> Iterable[dict[str, Any]]:
-        """Nothing."""
+        """None."""
         return ()
 
     def token_events(self, index: int, number: int) -> Iterable[dict[str, Any]]:
-        """One chunk."""
+        """One event."""
         record = self._records[index]
         choice = {
             "index": index,
@@ -110,53 +114,53 @@ class CompletionFormatter:
             "logprobs": self._logprobs(index, number),
             "finish_reason": self._finish_reason(record, number),
         }
-        running = self._body.stream_options.continuous_usage_stats
-        counts = self._usage([record]) if running else None
+        with_usage = self._body.stream_options.continuous_usage_stats
+        counts = self._usage([record]) if with_usage else None
         yield {**self._header_fields, "choices": [choice], "usage": counts}
 
     def final_events(self) -> Iterable[dict[str, Any]]:
-        """Usage, if asked for."""
+        """One event with the usage, if requested."""
         if self._body.stream_options.include_usage:
             counts = self._usage(self._records)
-            more = speculation_metrics(self._records, self._server_info)
-            yield {**self._header_fields, "choices": [], "usage": counts, **more}
+            metrics = speculation_metrics(self._records, self._server_info)
+            yield {**self._header_fields, "choices": [], "usage": counts, **metrics}
 
     def error_event(self, error: RouterError) -> dict[str, Any]:
         """The event of an error."""
         return error_event_body(error)
 
     def full_response(self) -> dict[str, Any]:
-        """All choices, in order."""
+        """The response with all choices, prompt by prompt."""
         choices = [self._choice(index, record) for index, record in enumerate(self._records)]
-        more = speculation_metrics(self._records, self._server_info)
+        metrics = speculation_metrics(self._records, self._server_info)
         return {
             **self._header_fields,
             "choices": choices,
             "usage": self._usage(self._records),
-            **more,
+            **metrics,
         }
 
     def _choice(self, index: int, record: LiveRequest) -> dict[str, Any]:
-        told = [self._logprobs(index, number + 1) for number in range(len(record.tokens))]
-        own = "" if self._prompt_only else record.text
+        parts = [self._logprobs(index, number + 1) for number in range(len(record.tokens))]
+        output = "" if self._prompt_only else record.text
         return {
             "index": index,
-            "text": f"{record.request.inputs}{own}" if self._body.echo else own,
-            "logprobs": _merge_columns([part for part in told if part is not None]),
+            "text": f"{record.request.inputs}{output}" if self._body.echo else output,
+            "logprobs": _merge_columns([part for part in parts if part is not None]),
             "finish_reason": self._finish_reason(record, len(record.tokens)),
         }
 
     def _token_text(self, record: LiveRequest, number: int) -> str:
-        own = "" if self._prompt_only else record.tokens[number - 1].text
-        return f"{record.request.inputs}{own}" if self._body.echo and number == 1 else own
+        output = "" if self._prompt_only else record.tokens[number - 1].text
+        return f"{record.request.inputs}{output}" if self._body.echo and number == 1 else output
 
     def _logprobs(self, index: int, number: int) -> dict[str, Any] | None:
         if self._body.logprobs is None:
             return None
         record, columns = self._records[index], self._columns[index]
         if number == 1:
-            for told in record.prompt_tokens:
-                columns.add(told, told.text, len(told.text))
+            for prompt_token in record.prompt_tokens:
+                columns.add(prompt_token, prompt_token.text, len(prompt_token.text))
         if not self._prompt_only:
             token = record.tokens[number - 1]
             columns.add(token, record.token_text(token.id), len(token.text))

@@ -1,7 +1,7 @@
 """Log-probabilities in OpenAI's two forms: the chat's list of objects, the completion's columns.
 
-The chosen token's value and its entry among the likeliest are the same float, so that a client
-may compare them for equality to learn whether a choice was greedy. Pure.
+The chosen token's value and its entry among the most likely tokens are the same float, so that a
+client may compare them for equality to see whether a choice was greedy. Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from router.requests.record import GeneratedToken, LiveRequest, PromptToken
 
 
 def chat_logprobs(record: LiveRequest, token: GeneratedToken) -> dict[str, Any]:
-    """`logprobs` of one token of a chat."""
+    """The `logprobs` of one token of a chat."""
     top = [_token_entry(other.text, other.logprob) for other in token.top]
     top = top[: record.request.top_n_tokens]
     return {
@@ -27,14 +27,14 @@ def chat_logprobs(record: LiveRequest, token: GeneratedToken) -> dict[str, Any]:
 
 
 def merge_chat_logprobs(parts: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """Those of several tokens."""
-    told = [entry for part in parts if part is not None for entry in part["content"]]
-    return {"content": told} if told else None
+    """The `logprobs` of several tokens, from those of each; None if there are none."""
+    entries = [entry for part in parts if part is not None for entry in part["content"]]
+    return {"content": entries} if entries else None
 
 
 @dataclass(slots=True)
 class LogprobColumns:
-    """`logprobs` of a completion; `offset` is where in the text the next token begins."""
+    """The `logprobs` of a completion; `offset` is where the next token begins in the text."""
 
     offset: int = 0
     tokens: list[str] = field(default_factory=list)
@@ -43,7 +43,7 @@ class LogprobColumns:
     text_offset: list[int] = field(default_factory=list)
 
     def add(self, token: GeneratedToken | PromptToken, token_text: str, length: int) -> None:
-        """One token more, whose part of the text has `length` characters."""
+        """Add a token whose part of the text has `length` characters."""
         self.tokens.append(token_text)
         self.token_logprobs.append(_require_finite(token.logprob))
         self.top_logprobs.append(_logprobs_by_text(token, token_text))
@@ -51,27 +51,27 @@ class LogprobColumns:
         self.offset += length
 
     def drain(self) -> dict[str, Any]:
-        """What was added since the last time."""
+        """Return the columns added since the last call."""
         names = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
-        told = {name: getattr(self, name) for name in names}
+        columns = {name: getattr(self, name) for name in names}
         for name in names:
             setattr(self, name, [])
-        return told
+        return columns
 
 
 def _logprobs_by_text(
     token: GeneratedToken | PromptToken, token_text: str
 ) -> dict[str, float] | None:
-    """The likeliest and the chosen; of two with one text the likelier stays."""
+    """The most likely tokens and the chosen one, by text; the likelier one of equal texts."""
     if token.logprob is None:
         return None
-    likeliest: dict[str, float] = {}
+    by_text: dict[str, float] = {}
     for text, value in [
         (token_text, token.logprob),
         *((top.text, top.logprob) for top in token.top),
     ]:
-        likeliest[text] = max(value, likeliest.get(text, -math.inf))
-    return likeliest
+        by_text[text] = max(value, by_text.get(text, -math.inf))
+    return by_text
 
 
 def _token_entry(text: str, logprob: float) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""`/v1/responses`, in its stateless text and tool form: how a chat is told there.
+"""`/v1/responses`, without stored responses: from a live request to events and a response.
 
-The output is a row of items, reasoning, messages and calls, of which one is open at a time; the
-events of a stream say how it grows, and the answer is its end.
+The output is a sequence of items (reasoning, messages, calls), one of which is open at a time. The
+events of a stream describe how it grows, and the complete response is its last state. Pure but for
+ids.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ ID_PREFIX = "resp"
 
 
 class ResponsesApiFormatter:
-    """The Shape of a response."""
+    """Formats a response."""
 
     ends_with_done = False
 
@@ -34,57 +35,53 @@ class ResponsesApiFormatter:
         record: LiveRequest,
         response_header: ResponseHeader,
     ) -> None:
-        self._body, self._parser, self._record, self._response_header = (
-            body,
-            parser,
-            record,
-            response_header,
-        )
+        self._body, self._parser, self._record = body, parser, record
+        self._response_header = response_header
         self._output: list[dict[str, Any]] = []
-        """Items; the last is open if `_kind` says so."""
+        """Items; the last one is open if `_open_kind` is set."""
         self._open_kind: str | None = None
         self._open_call_index = -1
-        """Number of the open call."""
+        """Index of the open call."""
         self._reasoning_tokens = 0
-        """Tokens that were reasoning."""
+        """Number of tokens that were reasoning."""
         self._sequence_number = 0
 
     def start_events(self) -> Iterable[dict[str, Any]]:
-        """That it exists and is worked on."""
+        """`response.created` and `response.in_progress`."""
         yield self._event("response.created", response=self._response_object("in_progress"))
         yield self._event("response.in_progress", response=self._response_object("in_progress"))
 
     def token_events(self, index: int, number: int) -> Iterable[dict[str, Any]]:
-        """How the open item grows, and which items end and begin."""
+        """What the token adds to the open item, and the items that it closes and opens."""
         last = finish_reason(self._record, number) is not None
-        told = self._parser.push(self._record.tokens[number - 1].text, last)
-        if told.reasoning:
+        delta = self._parser.push(self._record.tokens[number - 1].text, last)
+        if delta.reasoning:
             self._reasoning_tokens += 1
-            yield from self._append_text("reasoning", told.reasoning)
-        if told.content:
-            yield from self._append_text("message", told.content)
-        for call in told.calls:
+            yield from self._append_text("reasoning", delta.reasoning)
+        if delta.content:
+            yield from self._append_text("message", delta.content)
+        for call in delta.calls:
             yield from self._append_call(call)
 
     def final_events(self) -> Iterable[dict[str, Any]]:
-        """The end of the last item, and the whole."""
+        """The end of the last item, and the complete response."""
         yield from self._close_item()
         status = self._status()
         yield self._event(f"response.{status}", response=self._response_object(status))
 
     def error_event(self, error: RouterError) -> dict[str, Any]:
         """The event of an error."""
-        told = self._event("error", code=error.error_type, message=str(error), param=None)
-        return {**told, **error_event_body(error)}
+        event = self._event("error", code=error.error_type, message=str(error), param=None)
+        return {**event, **error_event_body(error)}
 
     def full_response(self) -> dict[str, Any]:
-        """The whole alone."""
+        """The complete response."""
         for number in range(1, len(self._record.tokens) + 1):
             for _ in self.token_events(0, number):
                 pass
         *_, last = self.final_events()
-        whole: dict[str, Any] = last["response"]
-        return whole
+        response: dict[str, Any] = last["response"]
+        return response
 
     def _status(self) -> str:
         return "incomplete" if self._record.finish_reason == "length" else "completed"
@@ -151,27 +148,27 @@ class ResponsesApiFormatter:
         return {"type": kind, "sequence_number": self._sequence_number - 1, **more}
 
     def _response_object(self, status: str) -> dict[str, Any]:
-        body, asked = self._body, self._echoed_fields
-        cut = {"reason": "max_output_tokens"} if status == "incomplete" else None
+        body, echoed = self._body, self._echoed_fields
+        incomplete = {"reason": "max_output_tokens"} if status == "incomplete" else None
         return {
             "id": f"{ID_PREFIX}_{self._response_header.request_id}",
             "object": "response",
             "created_at": self._response_header.created,
             "status": status,
             "error": None,
-            "incomplete_details": cut,
+            "incomplete_details": incomplete,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
             "model": self._response_header.model,
             "output": list(self._output) if status != "in_progress" else [],
             "parallel_tool_calls": body.parallel_tool_calls,
             "previous_response_id": None,
-            "reasoning": {**asked["reasoning"], "summary": None},
+            "reasoning": {**echoed["reasoning"], "summary": None},
             "store": False,
             "temperature": 1.0 if body.temperature is None else body.temperature,
-            "text": asked["text"],
+            "text": echoed["text"],
             "tool_choice": _tool_choice(body.tool_choice),
-            "tools": asked["tools"] or [],
+            "tools": echoed["tools"] or [],
             "top_p": 1.0 if body.top_p is None else body.top_p,
             "truncation": "disabled",
             "usage": self._usage() if status != "in_progress" else None,
@@ -181,9 +178,9 @@ class ResponsesApiFormatter:
 
     @cached_property
     def _echoed_fields(self) -> dict[str, Any]:
-        """What is told as it was asked."""
-        told = {"reasoning", "text", "tools"}
-        return self._body.model_dump(mode="json", by_alias=True, include=told)
+        """Fields of the request that every response object repeats."""
+        names = {"reasoning", "text", "tools"}
+        return self._body.model_dump(mode="json", by_alias=True, include=names)
 
     def _usage(self) -> dict[str, Any]:
         counts = usage([self._record])

@@ -1,4 +1,4 @@
-"""What all of OpenAI's answers share: the envelope, usage, finish reasons, errors. Pure."""
+"""What OpenAI's responses have in common: header fields, usage, finish reasons, errors. Pure."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _FINISH_REASONS = {"eos_token": "stop", "stop_sequence": "stop", "length": "leng
 
 
 class ResponseFormatter(Protocol):
-    """How one request's Records are told; it may remember what it told."""
+    """Formats the live requests of one HTTP request; may keep state between events."""
 
     def start_events(self) -> Iterable[dict[str, Any]]:
         """Events before the first token."""
 
     def token_events(self, index: int, number: int) -> Iterable[dict[str, Any]]:
-        """Events of token `number`, from 1, of choice `index`."""
+        """Events of token `number`, counted from 1, of choice `index`."""
 
     def final_events(self) -> Iterable[dict[str, Any]]:
         """Events after the last token of all choices."""
 
     def error_event(self, error: RouterError) -> dict[str, Any]:
-        """The event of an error after the headers."""
+        """The event of an error that occurs after the headers."""
 
     def full_response(self) -> dict[str, Any]:
-        """The whole, once all choices are finished."""
+        """The complete response, once all choices have finished."""
 
     ends_with_done: bool
     """Whether the stream ends with `[DONE]`."""
@@ -38,7 +38,7 @@ class ResponseFormatter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ResponseHeader:
-    """What every object of one request repeats."""
+    """What every object of one response repeats."""
 
     request_id: str
     created: int
@@ -46,7 +46,7 @@ class ResponseHeader:
     model: str
 
     def common_fields(self, kind: str, prefix: str) -> dict[str, Any]:
-        """The first fields of an object."""
+        """The first fields of a response object or chunk."""
         return {
             "object": kind,
             "id": f"{prefix}-{self.request_id}",
@@ -57,13 +57,13 @@ class ResponseHeader:
 
 
 def error_event_body(error: RouterError) -> dict[str, Any]:
-    """An error after the headers, with the status that it would have had."""
+    """An error that occurs after the headers, with the HTTP status that it would have had."""
     body = openai_error(error)
     return {**body, "error": {**body["error"], "http_status_code": error.status}}
 
 
 def finish_reason(record: LiveRequest, number: int) -> str | None:
-    """OpenAI's finish reason at token `number`; None where more follows."""
+    """OpenAI's finish reason at token `number`; None if more tokens follow."""
     if record.finish_reason is None or number < len(record.tokens):
         return None
     return _FINISH_REASONS[record.finish_reason]
@@ -72,7 +72,7 @@ def finish_reason(record: LiveRequest, number: int) -> str | None:
 def usage(
     records: Sequence[LiveRequest], choices_per_prompt: int = 1, prompt_only: bool = False
 ) -> dict[str, Any]:
-    """Tokens of `records`, of which each `choices` in a row share a prompt."""
+    """Token usage of `records`; each `choices_per_prompt` consecutive ones share a prompt."""
     prompt = sum(len(record.prompt) for record in records[::choices_per_prompt])
     cached = sum(record.cached_tokens for record in records[::choices_per_prompt])
     completion = 0 if prompt_only else sum(len(record.tokens) for record in records)
@@ -85,14 +85,14 @@ def usage(
 
 
 def speculation_metrics(records: Sequence[LiveRequest], server_info: ServerInfo) -> dict[str, Any]:
-    """`metrics` in the shape of vLLM's, summed over choices; nothing without a drafter."""
+    """vLLM's `metrics` object, summed over choices; empty without speculative decoding."""
     if not server_info.speculate:
         return {}
     rounds = [accepted for record in records for accepted in record.accepted_by_round]
     drafted = sum(record.drafted for record in records)
     accepted = sum(rounds)
     longest = max((record.longest_draft for record in records), default=0)
-    told = {
+    statistics = {
         "num_spec_steps": len(rounds),
         "num_draft_tokens": drafted,
         "num_accepted_draft_tokens": accepted,
@@ -101,13 +101,13 @@ def speculation_metrics(records: Sequence[LiveRequest], server_info: ServerInfo)
         "mean_acceptance_length": 1 + accepted / len(rounds) if rounds else 1.0,
         "acceptance_histogram": [rounds.count(length) for length in range(longest + 1)],
     }
-    return {"metrics": {"speculative_decoding": told}}
+    return {"metrics": {"speculative_decoding": statistics}}
 
 
 def stream_headers(
     records: Sequence[LiveRequest], server_info: ServerInfo, choices_per_prompt: int
 ) -> dict[str, str]:
-    """What is known before the first token."""
+    """TGI's headers that are known before the first token."""
     characters = sum(len(record.request.inputs) for record in records[::choices_per_prompt])
     return {"x-compute-type": server_info.compute_type, "x-compute-characters": str(characters)}
 
@@ -121,17 +121,17 @@ def tgi_headers(
 ) -> dict[str, str]:
     """TGI's headers, summed over prompts and choices; times are whole milliseconds.
 
-    If `timed`, the longest of the choices' whole times too, in seconds.
+    With `send_compute_time` also the longest total time of a choice, in seconds.
     """
-    spent = [timing(record) for record in records]
-    longest = max(times.total for times in spent)
+    timings = [timing(record) for record in records]
+    longest = max(times.total for times in timings)
     counts = usage(records, choices_per_prompt)
     sums = {
-        "x-total-time": sum(times.total for times in spent),
-        "x-validation-time": sum(times.validation for times in spent),
-        "x-queue-time": sum(times.queue for times in spent),
-        "x-inference-time": sum(times.inference for times in spent),
-        "x-time-per-token": sum(times.per_token for times in spent),
+        "x-total-time": sum(times.total for times in timings),
+        "x-validation-time": sum(times.validation for times in timings),
+        "x-queue-time": sum(times.queue for times in timings),
+        "x-inference-time": sum(times.inference for times in timings),
+        "x-time-per-token": sum(times.per_token for times in timings),
     }
     return {
         **stream_headers(records, server_info, choices_per_prompt),

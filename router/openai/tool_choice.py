@@ -1,7 +1,7 @@
-"""Which tools a chat may call, and what that means for prompt, grammar and reading. Pure.
+"""Which tools a chat may call, and what follows for prompt, grammar and parsing. Pure.
 
-`auto` leaves the model free and reads the calls that its own format marks. Where a call is
-demanded, a grammar admits nothing else: `{"name": "f", "arguments": …}` under the tool's schema.
+`auto` leaves the output unconstrained and parses calls in the model's own format. If a call is
+required, a grammar allows nothing else: `{"name": "f", "arguments": …}` under the tool's schema.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DEFAULT_TOOL_PROMPT = (
     " {name: function name, parameters: dictionary of argument name and its value}."
     "Do not use variables."
 )
-"""TGI's `tool_prompt`, for templates that do not know tools."""
+"""TGI's `tool_prompt`, for templates without tools."""
 
 _ANY_OBJECT = {"type": "object"}
 _WHITESPACE_OPTIONS = {"whitespace_pattern": "[ ]?"}
@@ -41,27 +41,27 @@ class ToolUse:
     """The tools of one chat."""
 
     tools: tuple[Tool, ...] = ()
-    """Those that the model is told of."""
+    """Tools that are put into the prompt."""
     required: tuple[Tool, ...] = ()
-    """One of these must be called; none: the model is free."""
+    """One of these must be called; if empty, the output is unconstrained."""
     parallel: bool = True
 
     @property
     def grammar(self) -> grammar.GrammarSource | None:
-        """What a demanded call must match."""
+        """The grammar of a required call."""
         if not self.required:
             return None
-        rules = [f"call_{place}: {_call_rule(tool)}" for place, tool in enumerate(self.required)]
-        start = " | ".join(f"call_{place}" for place in range(len(self.required)))
+        rules = [f"call_{index}: {_call_rule(tool)}" for index, tool in enumerate(self.required)]
+        start = " | ".join(f"call_{index}" for index in range(len(self.required)))
         return grammar.GrammarSource(
             grammar.GrammarKind.LARK, "\n".join((f"start: {start}", *rules))
         )
 
     def call_parser_factory(self, format: ToolCallFormat) -> Callable[[], ToolCallParser]:
-        """Makes what finds the calls in one choice."""
+        """Makes the parser of the calls in one choice."""
         if self.required:
-            heads = {_call_prefix(tool): tool.function.name for tool in self.required}
-            return lambda: ForcedCall(heads)
+            prefixes = {_call_prefix(tool): tool.function.name for tool in self.required}
+            return lambda: ForcedCall(prefixes)
         return (
             tool_call_parser_factory(format, self.names, self.max_calls)
             if self.tools
@@ -70,21 +70,21 @@ class ToolUse:
 
     @property
     def names(self) -> frozenset[str]:
-        """Of the tools."""
+        """Names of the tools."""
         return frozenset(tool.function.name for tool in self.tools)
 
     @property
     def max_calls(self) -> int | None:
-        """Calls of one answer beyond so many are dropped."""
+        """Maximum number of calls in one message; any further ones are dropped."""
         return None if self.parallel else 1
 
     def for_template(self) -> list[dict[str, Any]] | None:
-        """The tools as the client wrote them."""
+        """The tools as in the request; None if there are none."""
         return [tool.model_dump(exclude_none=True) for tool in self.tools] or None
 
 
 def resolve_tool_use(body: ChatRequest) -> ToolUse:
-    """What `body` asks for. Raises ToolError."""
+    """The tools and the choice in `body`. Raises ToolError."""
     tools = tuple(body.tools or ())
     choice = body.tool_choice
     if choice == "none":
@@ -96,18 +96,18 @@ def resolve_tool_use(body: ChatRequest) -> ToolUse:
         raise ToolError("Grammar and tools are mutually exclusive")
     if choice in (None, "auto"):
         return ToolUse(tools, (), body.parallel_tool_calls)
-    demanded = tools if choice == "required" else (_find_chosen_tool(tools, choice),)
-    return ToolUse(tools, demanded)
+    required = tools if choice == "required" else (_find_chosen_tool(tools, choice),)
+    return ToolUse(tools, required)
 
 
 def tools_as_text(tools: Sequence[dict[str, Any]], prompt: str | None) -> str:
-    """What is added to the last message where the template does not know tools."""
+    """The text to append to the last message if the template does not support tools."""
     text = orjson.dumps(tools).decode()
     return f"\n---\n{text}\n{DEFAULT_TOOL_PROMPT if prompt is None else prompt}"
 
 
 def select_format(template: str, name: str = "auto") -> ToolCallFormat:
-    """The format named `name`; `auto`: that of the template."""
+    """The format named `name`; for `auto` the one that the template uses."""
     return (
         tool_call_formats.detect_format(template)
         if name == "auto"
@@ -117,10 +117,10 @@ def select_format(template: str, name: str = "auto") -> ToolCallFormat:
 
 def _find_chosen_tool(tools: Sequence[Tool], choice: Any) -> Tool:
     name = choice if isinstance(choice, str) else choice.function.name
-    found = next((tool for tool in tools if tool.function.name == name), None)
-    if found is None:
+    chosen = next((tool for tool in tools if tool.function.name == name), None)
+    if chosen is None:
         raise ToolError(f"Tool with name {name} not found")
-    return found
+    return chosen
 
 
 def _call_prefix(tool: Tool) -> str:

@@ -1,7 +1,7 @@
-"""One choice's text, parted as it comes: reasoning, content, tool calls. Pure but for ids.
+"""Splits the text of one choice, as it arrives, into reasoning, content and tool calls.
 
-Reasoning is what stands first, before a mark that the chat template itself knows. White space
-around it belongs to the marks.
+Reasoning comes first, between tags that the chat template itself contains. White space around it
+belongs to the tags. Pure but for ids.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ REASONING_TAGS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 
 @dataclass(frozen=True, slots=True)
 class OutputDelta:
-    """What one piece of text adds."""
+    """What one piece of text adds to the message."""
 
     content: str = ""
     reasoning: str = ""
@@ -24,18 +24,18 @@ class OutputDelta:
 
 
 class ReasoningSplitter:
-    """Parts reasoning from content at a pair of `marks`."""
+    """Splits reasoning from content at a pair of `tags`."""
 
     def __init__(self, tags: tuple[str, str], in_reasoning: bool) -> None:
-        """`begun`: the prompt holds the opening mark already."""
+        """`in_reasoning`: the prompt already ends with the opening tag."""
         self._opening, self._closing = tags
         self._state = "reasoning" if in_reasoning else "start"
         self._held = ""
         self._has_reasoning = False
-        """Whether any reasoning was told."""
+        """Whether any reasoning was returned."""
 
     def push(self, text: str, last: bool) -> tuple[str, str]:
-        """Reasoning and content; nothing is withheld behind the `last`."""
+        """Reasoning and content that `text` adds; nothing is held back once it is the `last`."""
         self._held += text
         reasoning = ""
         if self._state == "start":
@@ -59,37 +59,37 @@ class ReasoningSplitter:
 
     def _take_reasoning(self, last: bool) -> str:
         held = self._held if self._has_reasoning else self._held.lstrip()
-        told, mark, rest = held.partition(self._closing)
-        if mark:
+        reasoning, tag, rest = held.partition(self._closing)
+        if tag:
             self._held, self._state = rest, "gap"
-            return told.rstrip()
-        cut = len(told) - (0 if last else held_suffix_length(told, self._closing))
-        self._held, self._has_reasoning = told[cut:], self._has_reasoning or cut > 0
-        return told[:cut]
+            return reasoning.rstrip()
+        cut = len(reasoning) - (0 if last else held_suffix_length(reasoning, self._closing))
+        self._held, self._has_reasoning = reasoning[cut:], self._has_reasoning or cut > 0
+        return reasoning[:cut]
 
 
 class OutputParser(Protocol):
-    """Takes the shown text of a choice, piece by piece."""
+    """Parses the visible text of one choice, piece by piece."""
 
     has_calls: bool
-    """Whether there is a call."""
+    """Whether the output has a tool call."""
 
     def push(self, text: str, last: bool) -> OutputDelta:
-        """What `text` adds; nothing is withheld behind the `last`."""
+        """What `text` adds; nothing is held back once it is the `last`."""
 
 
 class DelegatingOutputParser:
-    """Takes the shown text of a choice, piece by piece."""
+    """Splits off reasoning, and leaves the rest to a parser of tool calls."""
 
     def __init__(
         self, reasoning_splitter: ReasoningSplitter | None, tool_call_parser: ToolCallParser
     ) -> None:
         self._reasoning_splitter, self._tool_call_parser = reasoning_splitter, tool_call_parser
         self.has_calls = False
-        """Whether there is a call."""
+        """Whether the output has a tool call."""
 
     def push(self, text: str, last: bool) -> OutputDelta:
-        """What `text` adds; nothing is withheld behind the `last`."""
+        """What `text` adds; nothing is held back once it is the `last`."""
         reasoning = ""
         if self._reasoning_splitter is not None:
             reasoning, text = self._reasoning_splitter.push(text, last)
@@ -99,5 +99,5 @@ class DelegatingOutputParser:
 
 
 def find_reasoning_tags(template: str) -> tuple[str, str] | None:
-    """The marks of reasoning that a chat template knows."""
-    return next((marks for marks in REASONING_TAGS if marks[1] in template), None)
+    """The reasoning tags that a chat template contains."""
+    return next((tags for tags in REASONING_TAGS if tags[1] in template), None)

@@ -1,8 +1,8 @@
 # ruff: noqa: RUF001 - the full-width bars are DeepSeek's own marks
-"""How models write tool calls: the marks around them and what stands between.
+"""The formats in which models write tool calls: the marks around a call, and the text between them.
 
-A format is found by a mark that the chat template itself writes. `read` turns what stands between
-the marks into calls, or None where it is no call; nothing here guesses beyond that. Pure.
+A format is detected by a mark in the chat template. `parse` turns the text between the marks into
+calls, or returns None if it is not a call; nothing here guesses beyond that. Pure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import orjson
 
 @dataclass(frozen=True, slots=True)
 class ParsedCall:
-    """One call; `arguments` is the JSON text of an object."""
+    """One call; `arguments` is a JSON object as text."""
 
     name: str
     arguments: str
@@ -28,27 +28,31 @@ ParsedCalls = list[ParsedCall] | None
 
 @dataclass(frozen=True, slots=True)
 class ToolCallFormat:
-    """One family's way. `opening` "" is a whole output that is JSON, `closing` "" its end."""
+    """The format of one model family.
+
+    An empty `opening` means that the whole output is JSON, an empty `closing` that a call ends with
+    the output.
+    """
 
     opening: str
     closing: str
     parse: Callable[[str], ParsedCalls]
     extra_marks: tuple[str, ...] = ()
-    """More marks that may be special tokens and must reach `read`."""
+    """Further marks that may be special tokens and that `parse` needs."""
 
     @property
     def special_tokens(self) -> frozenset[str]:
-        """All marks."""
+        """All marks of the format."""
         return frozenset(filter(None, (self.opening, self.closing, *self.extra_marks)))
 
 
 def _single_object(text: str) -> ParsedCalls:
-    """`{"name": …, "arguments": …}`; Llama says `parameters`."""
+    """`{"name": …, "arguments": …}`, or `parameters` as Llama writes it."""
     return _to_calls([_load_json(text)])
 
 
 def _objects(text: str) -> ParsedCalls:
-    """Several objects, split by semicolons, or an array of them."""
+    """Several objects separated by semicolons, or an array of objects."""
     value = _load_json(text)
     if value is _INVALID_JSON:
         return _to_calls([_load_json(part) for part in text.split(";") if part.strip()])
@@ -56,45 +60,48 @@ def _objects(text: str) -> ParsedCalls:
 
 
 def _parse_mistral(text: str) -> ParsedCalls:
-    """An array of objects, or names that each stand before their arguments."""
+    """An array of objects, or names that are each followed by their arguments."""
     if text.lstrip().startswith("["):
         return _objects(text)
-    found = [_MISTRAL_CALL.fullmatch(part) for part in text.split("[TOOL_CALLS]")]
-    return _calls_from_pairs([(part[1], part[2]) for part in found if part]) if all(found) else None
+    matches = [_MISTRAL_CALL.fullmatch(part) for part in text.split("[TOOL_CALLS]")]
+    if not all(matches):
+        return None
+    return _calls_from_pairs([(match[1], match[2]) for match in matches if match])
 
 
 def _parse_deepseek(text: str) -> ParsedCalls:
-    found = _DEEPSEEK_CALL.findall(text)
-    return _calls_from_pairs([(name or short, body or plain) for name, body, short, plain in found])
+    """DeepSeek's: a name and JSON arguments, in a code block (R1) or not (V3.1)."""
+    calls = _DEEPSEEK_CALL.findall(text)
+    return _calls_from_pairs([(name or short, body or plain) for name, body, short, plain in calls])
 
 
 def _parse_glm(text: str) -> ParsedCalls:
-    """GLM's: a name, then keys and values in elements of their own."""
-    found = _GLM_CALL.fullmatch(text)
-    if not found:
+    """GLM's: a name, then elements with keys and values."""
+    match = _GLM_CALL.fullmatch(text)
+    if not match:
         return None
-    values = {name.strip(): _json_or_text(value) for name, value in _GLM_ARGUMENT.findall(found[2])}
-    return [ParsedCall(found[1], orjson.dumps(values).decode())]
+    values = {name.strip(): _json_or_text(value) for name, value in _GLM_ARGUMENT.findall(match[2])}
+    return [ParsedCall(match[1], orjson.dumps(values).decode())]
 
 
 def _parse_harmony(text: str) -> ParsedCalls:
-    """A header that names a function, and a message that holds its arguments."""
+    """gpt-oss's: a header that names a function, and a message with its arguments."""
     header, _, message = text.partition(MESSAGE_MARK)
-    found = _HARMONY_RECIPIENT.search(header)
-    return _calls_from_pairs([(found[1], message)]) if found else None
+    recipient = _HARMONY_RECIPIENT.search(header)
+    return _calls_from_pairs([(recipient[1], message)]) if recipient else None
 
 
 def _parse_qwen_coder(text: str) -> ParsedCalls:
-    """Qwen coder's elements; a value that is JSON is taken as such, any other as text."""
-    found = _QWEN_CODER_CALL.fullmatch(text)
-    if not found:
+    """Qwen3-Coder's: elements; a value that is not JSON is text."""
+    match = _QWEN_CODER_CALL.fullmatch(text)
+    if not match:
         return None
-    values = {name: _json_or_text(value) for name, value in _QWEN_CODER_PARAMETER.findall(found[2])}
-    return [ParsedCall(found[1], orjson.dumps(values).decode())]
+    values = {name: _json_or_text(value) for name, value in _QWEN_CODER_PARAMETER.findall(match[2])}
+    return [ParsedCall(match[1], orjson.dumps(values).decode())]
 
 
 MESSAGE_MARK = "<|message|>"
-"""What stands between a header and a message of gpt-oss's."""
+"""Between the header and the text of a gpt-oss message."""
 _INVALID_JSON: Any = object()
 _MISTRAL_CALL = re.compile(r"\s*([\w.-]+)(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(\{.*\})\s*", re.DOTALL)
 _DEEPSEEK_CALL = re.compile(
@@ -123,7 +130,7 @@ HARMONY_FORMAT = ToolCallFormat(
     _parse_harmony,
     ("<|start|>", "<|constrain|>", MESSAGE_MARK, "<|end|>", "<|return|>"),
 )
-"""gpt-oss's, which is about whole answers: `harmony` reads it."""
+"""gpt-oss's, which covers the whole output and is parsed by `harmony`."""
 _DEEPSEEK_FORMAT = ToolCallFormat(
     "<｜tool▁calls▁begin｜>",
     "<｜tool▁calls▁end｜>",
@@ -140,7 +147,7 @@ _FORMAT_BY_MARK = (
     ("<|tool_call|>", _GRANITE_FORMAT),
     ("<|python_tag|>", _LLAMA_FORMAT),
 )
-"""The first mark that a template holds decides."""
+"""The first of these marks that the template contains decides."""
 
 FORMATS = {
     "hermes": _HERMES_FORMAT,
@@ -153,11 +160,11 @@ FORMATS = {
     "harmony": HARMONY_FORMAT,
     "json": JSON_FORMAT,
 }
-"""Those that `--tool-call-parser` may name."""
+"""The values of `--tool-call-parser`, other than `auto`."""
 
 
 def detect_format(template: str) -> ToolCallFormat:
-    """The format of a chat template; plain JSON where it marks none."""
+    """The format that a chat template uses; plain JSON if it contains no mark."""
     return next((format for mark, format in _FORMAT_BY_MARK if mark in template), JSON_FORMAT)
 
 
