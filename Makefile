@@ -33,8 +33,9 @@ check: $(STAMP)
 fuzz: $(STAMP)
 	$(PYTEST) tests/fuzz --cases $(CASES) $(ARGS)
 
-# What is too long for every commit: many fuzz cases, and other projects' clients.
+# What is too long for every commit: larger instances, many fuzz cases, other projects' clients.
 nightly: check fuzz test-clients
+	$(PYTEST) -m nightly -n $(JOBS) --dist loadfile $(ARGS)
 
 # Other projects' clients, each in its own environment under .venv-clients; needs a package index.
 test-clients: $(STAMP)
