@@ -65,9 +65,9 @@ def _serve_until_stopped(config: ShardConfig, emit: Callable[[dict[str, object]]
 def _build_engine(config: ShardConfig, progress: Callable[[str, int], None]) -> StepEngine:
     if config.echo:
         return EchoEngine(config)
-    from shard.engine import Engine as ModelEngine
+    from shard.engine import start_engine
 
-    return ModelEngine(config, progress)
+    return start_engine(config, progress)
 
 
 def _open_event_channel() -> Callable[[dict[str, object]], None]:

@@ -148,5 +148,7 @@ class ShardConfig:
     """Size of the swap pool in tokens; None for the device's default."""
     log_level: int = INFO
     """Lowest `logging` level that is written to stderr."""
-    resident: bool | None = None
-    """Whether to run rounds on the device where possible; None: only on a GPU."""
+    resident: bool = False
+    """Whether to run rounds on the device where possible; off until proven on a GPU."""
+    drafter: str | None = None
+    """Name of the drafter; None: the draft model if there is one, else prompt lookup."""

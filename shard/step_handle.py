@@ -1,85 +1,51 @@
-"""Steps that an engine has started: they may still be running where the models run."""
+"""Steps that an engine has started; they may still be running on the device.
+
+It knows the order in which the Steps of one engine finish, and nothing of rows or tensors.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
-from shard.wire.protocol import RowResult, StepResult
-
-if TYPE_CHECKING:
-    from shard.batch.rows import CachedRow
+from shard.wire.protocol import StepResult
 
 
 class StepHandle(Protocol):
-    """One Step on its way. Flights of one engine land in the order of their starts."""
+    """One started Step. The Steps of an engine finish in the order in which they were started."""
 
     def is_complete(self) -> bool:
-        """Whether `result` returns at once."""
+        """Whether `result` returns without waiting."""
 
     def result(self) -> StepResult:
-        """What the Step did; waits for it. Whatever this raises ends the process."""
+        """Wait for the Step and return its result. Any exception raised here ends the process."""
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedStep:
-    """A Step that was done when its start returned."""
+class StartedStep:
+    """The `StepHandle` of every engine.
 
-    step_result: StepResult
+    `finish` is called once, after `previous` has finished, and may wait until `is_ready()`.
+    """
+
+    def __init__(
+        self,
+        finish: Callable[[], StepResult],
+        is_ready: Callable[[], bool] = lambda: True,
+        previous: StartedStep | None = None,
+    ) -> None:
+        self._finish, self._is_ready, self._previous = finish, is_ready, previous
+        self._result: StepResult | None = None
 
     def is_complete(self) -> bool:
-        """See `Flight`."""
-        return True
+        """See `StepHandle`."""
+        if self._result is not None:
+            return True
+        return (self._previous is None or self._previous.is_complete()) and self._is_ready()
 
     def result(self) -> StepResult:
-        """See `Flight`."""
-        return self.step_result
-
-
-class PendingRound(Protocol):
-    """A round that was started."""
-
-    def is_complete(self) -> bool:
-        """Whether `items` returns at once."""
-
-    def finish(self) -> tuple[RowResult, ...]:
-        """Move the host's rows on and tell what was done. To be called once, in order."""
-
-
-@dataclass(frozen=True, slots=True)
-class CompletedRound:
-    """A round of the host's."""
-
-    row_results: tuple[RowResult, ...]
-
-    def is_complete(self) -> bool:
-        """See `PendingRound`."""
-        return True
-
-    def finish(self) -> tuple[RowResult, ...]:
-        """See `PendingRound`."""
-        return self.row_results
-
-
-@dataclass(slots=True)
-class RunningStep:
-    """The flight of a round that may still be running. The oldest lands first, by `land`."""
-
-    complete_oldest: Callable[[], None]
-    number: int
-    rows: Sequence[CachedRow]
-    """The rows that the Step runs."""
-    pending_round: PendingRound
-    started_at: float
-    step_result: StepResult | None = None
-
-    def is_complete(self) -> bool:
-        """See `Flight`."""
-        return self.step_result is not None or self.pending_round.is_complete()
-
-    def result(self) -> StepResult:
-        """See `Flight`."""
-        while self.step_result is None:
-            self.complete_oldest()
-        return self.step_result
+        """See `StepHandle`."""
+        if self._result is None:
+            if self._previous is not None:
+                self._previous.result()
+            self._result, self._previous = self._finish(), None
+        return self._result

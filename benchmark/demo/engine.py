@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from shard.config import ShardConfig
-from shard.engine import Engine
+from shard.engine import Engine, start_engine
 
 DEMO = Path(__file__).resolve().parents[2] / "shard" / "demo"
 
@@ -34,6 +34,6 @@ def load(target: str | None = None, draft: str | None = None, **changes: Any) ->
         "max_total_tokens": None,
         "max_batch_total_tokens": None,
     }
-    engine = Engine(ShardConfig(**{**fields, **changes}), lambda text, percent: None)
+    engine = start_engine(ShardConfig(**{**fields, **changes}), lambda text, percent: None)
     torch.set_num_threads(1)
     return engine

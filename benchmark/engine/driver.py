@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from shard.attention.kv_cache import PAGE_SIZE
 from shard.config import ShardConfig
-from shard.engine import Engine
+from shard.engine import Engine, start_engine
 from shard.wire.protocol import AppendPages, NewRow, RowResult, RowWork, Sampling, Step
 
 
@@ -45,7 +45,7 @@ def start(target: str, draft: str | None, speculate: int, tokens: int, rows: int
         max_total_tokens=tokens,
         max_batch_total_tokens=rows * each,
     )
-    return Engine(config, lambda text, percent: None)
+    return start_engine(config, lambda text, percent: None)
 
 
 def drive(

@@ -41,8 +41,6 @@ class CachedRow:
     cached: int = 0
     draft_cached: int = 0
     done: bool = False
-    token_bytes: bytearray = field(default_factory=bytearray)
-    """The leading tokens as int32, as far as prompt lookup has needed them."""
 
     @property
     def remaining(self) -> int:

@@ -19,7 +19,7 @@ from zlib import crc32
 from shard.config import ShardConfig
 from shard.echo.echo_cache import PAGE_SIZE, EchoCache, prefix_checksums
 from shard.echo.echo_cache import require as _require
-from shard.step_handle import FinishedStep
+from shard.step_handle import StartedStep
 from shard.wire.protocol import (
     AppendPages,
     End,
@@ -148,9 +148,10 @@ class EchoEngine:
     def prepare(self, grammar: str) -> None:
         """Nothing: an echo follows no grammar."""
 
-    def start(self, step: Step) -> FinishedStep:
-        """Do `execute` at once."""
-        return FinishedStep(self.execute(step))
+    def start(self, step: Step) -> StartedStep:
+        """Execute `step` at once."""
+        result = self.execute(step)
+        return StartedStep(lambda: result)
 
     def execute(self, step: Step) -> StepResult:
         """Do as `step` says. Raises ProtocolError for a Step against the rules."""

@@ -1,16 +1,16 @@
-"""A Step's rows, done by one of two rounds: the host's, or one that stays where the models run.
+"""Device rounds: which Steps they can do, how they start, and how their results are applied.
 
-`Rounds.refusal` is the one rule that chooses, by name and from Steps alone, so that all ranks
-choose alike. The host's round (`host_round`) does everything and is done when it returns. A
-resident one is started and lands later; until then the host's rows are as they were. So a round of
-the host's, which reads them, begins when all others have landed.
+`DeviceRounds.why_not_on_device` is the one rule that chooses between the two rounds. It names its
+reason and depends on Steps alone, so that all ranks choose alike. The host's round (`host_round`)
+can do everything and has finished when it returns. A device round is started and finishes later;
+until then the host's rows are as they were. So a host round, which reads them, begins when all
+others have finished.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,71 +18,27 @@ from torch import Tensor
 from shard.attention.kv_cache import PAGE_SIZE
 from shard.batch.rows import CachedRow
 from shard.model.packed_model import PackedModel
-from shard.rounds.device_round import (
+from shard.rounds.device_round import DeviceRound
+from shard.rounds.device_rows import DeviceRowTable, sampling_kind, unsupported_option, upload
+from shard.rounds.drafter import Drafter
+from shard.rounds.host_round import RowTask
+from shard.rounds.model_drafter import NORMAL_LAG
+from shard.rounds.round_graphs import RoundGraphs
+from shard.rounds.round_result import (
     FLAG_ALIVE,
     FLAG_FINITE,
     FLAG_HAS_PAGES,
-    DeviceRound,
+    AsyncResultCopy,
     RoundResult,
-    decode_result,
 )
-from shard.rounds.device_rows import DeviceRowTable, sampling_kind, unsupported_option, upload
-from shard.rounds.drafters import NORMAL_LAG, Drafter, ModelDrafter
-from shard.rounds.host_round import RowTask
-from shard.rounds.round_graphs import RoundGraphs
-from shard.step_handle import PendingRound
 from shard.wire.protocol import End, ProtocolError, RowResult
 
 _TABLE_FACTOR = 2
-"""Times the rows of a Step: how many the device's table holds, with those kept in place."""
-
-
-class AsyncResultCopy:
-    """A result on its way to the host, which need not wait for it."""
-
-    def __init__(self, result: Tensor) -> None:
-        """On CUDA the copy goes to pinned memory, behind the round itself, and then an event."""
-        cuda = result.is_cuda
-        self._host_copy = torch.empty(result.shape, dtype=result.dtype, pin_memory=cuda)
-        self._host_copy.copy_(result, non_blocking=cuda)
-        self._event: Any = torch.cuda.Event() if cuda else None
-        if self._event is not None:
-            self._event.record()
-
-    def is_complete(self) -> bool:
-        """Whether it is here."""
-        return self._event is None or bool(self._event.query())
-
-    def wait(self) -> list[RoundResult]:
-        """What it says, once it is here."""
-        if self._event is not None:
-            self._event.synchronize()
-        return decode_result(self._host_copy)
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceRoundHandle:
-    """A resident round."""
-
-    rounds: DeviceRounds
-    rows: Sequence[CachedRow]
-    draft_up_to_date: Sequence[bool]
-    """Whether the draft's cache took in the newest tokens of each row."""
-    result_copy: AsyncResultCopy
-
-    def is_complete(self) -> bool:
-        """See `PendingRound`."""
-        return self.result_copy.is_complete()
-
-    def finish(self) -> tuple[RowResult, ...]:
-        """See `PendingRound`. Raises ProtocolError if a row lacked pages."""
-        lines = zip(self.rows, self.result_copy.wait(), self.draft_up_to_date, strict=True)
-        items = [self.rounds.apply_result(row, line, rides) for row, line, rides in lines]
-        return tuple(item for item in items if item is not None)
+"""Slots of the device's table per row of a Step, so that rows which pause keep their slots."""
 
 
 class DeviceRounds:
-    """Resident rounds of `target`, drafted by `drafter` if that is a model."""
+    """Device rounds of `target`, with drafts if `drafter` is resident."""
 
     def __init__(
         self,
@@ -93,70 +49,82 @@ class DeviceRounds:
         drafts: int,
     ) -> None:
         """For Steps of up to `rows` rows of up to `length` tokens and `drafts` drafts."""
-        self._drafter = drafter if isinstance(drafter, ModelDrafter) else None
+        self._keeps_cache = drafter is not None and drafter.keeps_cache
+        self._drafter = None if drafter is None else drafter.device_drafter
         self._device, self._eos = target.facts.device, target.facts.eos
         self._slots = _TABLE_FACTOR * rows
         pages = -(-length // PAGE_SIZE)
         self._table = DeviceRowTable(self._slots, pages, target.facts.vocab_size, self._device)
-        resident = DeviceRound(target, self._drafter, self._table)
-        self._run: RoundGraphs | Callable[..., Tensor] = resident.run
+        device_round = DeviceRound(target, self._drafter, self._table)
+        self._run: RoundGraphs | Callable[..., Tensor] = device_round.run
         if target.uses_graphs:
-            most = drafts if self._drafter is not None else 0
-            self._run = RoundGraphs(resident, rows, most, self._device)
+            longest = drafts if self._drafter is not None else 0
+            self._run = RoundGraphs(device_round, rows, longest, self._device)
 
     def why_not_on_device(self, tasks: Sequence[RowTask]) -> str | None:
-        """What the host's round is needed for, if it is."""
+        """Why the host's round is needed; None if a device round can do `tasks`."""
         if len(tasks) > self._slots:
             return "more rows than the device's table holds"
-        if self._drafter is None and any(work.draft for work in tasks):
-            return "drafts that are not a model's"
+        if self._drafter is None and any(task.draft for task in tasks):
+            return "a drafter that runs on the host"
         return next(filter(None, map(self._unsupported_feature, tasks)), None)
 
-    def launch(self, tasks: Sequence[RowTask], complete_all: Callable[[], None]) -> PendingRound:
-        """Start the round of `works`; `settle` lets all others land, if room is needed.
+    def launch(self, tasks: Sequence[RowTask], complete_all: Callable[[], None]) -> AsyncResultCopy:
+        """Start a round for `tasks`. `complete_all` finishes all others, if slots must be freed.
 
         Raises ProtocolError for a row that cannot decode.
         """
-        rows = [work.row for work in tasks]
+        rows = [task.row for task in tasks]
         if not self._table.can_hold(rows):
             complete_all()
             self._table.keep_only(row.id for row in rows)
-        drafts = max(work.draft for work in tasks)
-        gaps = [self._draft_lag(row) for row in rows]
+        drafts = max(task.draft for task in tasks)
+        lags = [self._draft_lag(row) for row in rows]
         entries = self._table.ensure_rows(rows)
-        most = max(sampling_kind(row.sampling) for row in rows)
-        asked = [work.draft if gap <= 0 else -1 for work, gap in zip(tasks, gaps, strict=True)]
-        numbers = [[entry.slot for entry in entries], asked]
-        reach = max(1, *(entry.page_count for entry in entries))
+        kind = max(sampling_kind(row.sampling) for row in rows)
+        max_drafts = [task.draft if lag <= 0 else -1 for task, lag in zip(tasks, lags, strict=True)]
+        slots = [entry.slot for entry in entries]
+        max_pages = max(1, *(entry.page_count for entry in entries))
+        up_to_date = [drafts > 0 and lag <= 0 for lag in lags]
         with torch.inference_mode():
-            slots = upload(numbers, torch.int64, self._device)
-            landing = AsyncResultCopy(self._run(slots, drafts, most, reach))
-        rode = [drafts > 0 and gap <= 0 for gap in gaps]
-        for entry, gap, rides in zip(entries, gaps, rode, strict=True):
-            entry.draft_lag = 0 if rides else gap + 1
-        return DeviceRoundHandle(self, rows, rode, landing)
+            slots_and_drafts = upload([slots, max_drafts], torch.int64, self._device)
+            result = self._run(slots_and_drafts, drafts, kind, max_pages)
+            copy = AsyncResultCopy(result, partial(self._apply_results, rows, up_to_date))
+        for entry, lag, current in zip(entries, lags, up_to_date, strict=True):
+            entry.draft_lag = 0 if current else lag + 1
+        return copy
 
     def mark_stale(self, tasks: Sequence[RowTask]) -> None:
-        """The host's round did `works`."""
-        self._table.mark_stale(work.row for work in tasks)
+        """The host's round has advanced the rows of `tasks`."""
+        self._table.mark_stale(task.row for task in tasks)
 
     def remove(self, ids: Sequence[int]) -> None:
-        """Rows that are released."""
+        """Forget rows that are released."""
         self._table.remove(ids)
 
     def clear(self) -> None:
         """Forget every row."""
         self._table.keep_only(())
 
-    def apply_result(
-        self, row: CachedRow, result: RoundResult, draft_up_to_date: bool
-    ) -> RowResult | None:
-        """Move the host's `row` on as the device's has moved; None if it had ended before.
+    def _apply_results(
+        self,
+        rows: Sequence[CachedRow],
+        up_to_date: Sequence[bool],
+        results: Sequence[RoundResult],
+    ) -> tuple[RowResult, ...]:
+        """Advance the host's rows as the device's were; rows that had ended before are left out.
 
-        Raises ProtocolError if the row lacked pages for its tokens.
+        `up_to_date` says whether the draft's cache took in the newest tokens of each row. Raises
+        ProtocolError if a row lacked pages for its tokens.
         """
-        if not result.flags & FLAG_ALIVE:
-            return None
+        lines = zip(rows, results, up_to_date, strict=True)
+        return tuple(
+            self._apply_result(row, result, current)
+            for row, result, current in lines
+            if result.flags & FLAG_ALIVE
+        )
+
+    def _apply_result(self, row: CachedRow, result: RoundResult, up_to_date: bool) -> RowResult:
         known = len(row.tokens)
         if not result.flags & FLAG_HAS_PAGES:
             raise ProtocolError(
@@ -166,12 +134,11 @@ class DeviceRounds:
             row.done = True
             return RowResult(row.id, (), (), result.drafted, 0, End.ERROR)
         row.cached = known + result.accepted
-        if (
-            draft_up_to_date
-            and self._drafter is not None
-            and known <= self._drafter.model.facts.max_length
-        ):
+        if up_to_date and self._drafter is not None and known <= self._drafter.max_length:
             row.draft_cached = known + max(0, min(result.accepted, result.drafted - 1))
+        return self._emit(row, result)
+
+    def _emit(self, row: CachedRow, result: RoundResult) -> RowResult:
         kept, end = row.append(result.tokens[: result.accepted + 1], self._eos)
         if len(row.tokens) != result.token_count:
             raise RuntimeError(f"row {row.id} has {result.token_count} tokens on the device")
@@ -182,11 +149,11 @@ class DeviceRounds:
             drafted=result.drafted,
             accepted=min(result.accepted, len(kept)),
             end=end,
-            draft_cached=row.cached if self._drafter is None else row.draft_cached,
+            draft_cached=row.draft_cached if self._keeps_cache else row.cached,
         )
 
     def _unsupported_feature(self, task: RowTask) -> str | None:
-        """Why `work` must be the host's. Nothing here may depend on what has landed."""
+        """Why `task` needs the host. The answer must not depend on what has finished so far."""
         row = task.row
         option = unsupported_option(row.sampling, row.report)
         obstacles = {
@@ -199,11 +166,13 @@ class DeviceRounds:
         return next((name for name, met in obstacles.items() if met), None)
 
     def _draft_lag(self, row: CachedRow) -> int:
-        """At most so many tokens does the draft lack beyond those that a round feeds anyway."""
+        """An upper bound for the tokens that the draft lacks beyond those that a round feeds."""
+        if not self._keeps_cache:
+            return 0
         entry = self._table.find(row)
         if entry is not None:
             return entry.draft_lag
         known = len(row.tokens)
-        if self._drafter is None or known > self._drafter.model.facts.max_length:
-            return 0  # there is nothing to be done about it
+        if self._drafter is None or known > self._drafter.max_length:
+            return 0  # it will not draft here, so there is nothing to catch up for
         return known - row.draft_cached - NORMAL_LAG

@@ -1,10 +1,10 @@
-"""One round of batched assisted generation: draft, verify all rows at once, accept, roll back.
+"""One round of batched assisted generation on the host: draft, verify all rows, accept, roll back.
 
-Rows are ragged: each brings its own number of drafts (0 is plain decoding) or a prefill chunk,
-and all share one target forward. A draft is accepted while it equals the target's own coupled
-choice at its position; the first difference is replaced by that choice and ends the row's round
-(Leviathan et al. 2023, with Gumbel-max coupling in place of rejection). So what is emitted is
-always what the target alone would have emitted.
+Rows are ragged: each brings its own number of drafts (0 is plain decoding) or a prefill chunk, and
+all share one target forward. A draft is accepted while it equals the target's own coupled choice
+at its position; the first difference is replaced by that choice and ends the row's round
+(Leviathan et al. 2023, with Gumbel-max coupling in place of rejection). So the tokens are always
+those that the target alone would have emitted. A round does not know which drafter there is.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from shard.batch.packing import TokenSpan
 from shard.batch.rows import CachedRow
 from shard.model.packed_model import PackedModel
-from shard.rounds.drafters import Drafter, DraftRequest
+from shard.rounds.drafter import Drafter, DraftRequest
 from shard.rounds.verify import Verification, prompt_logprobs_wanted, verify
 from shard.wire.protocol import End, ProtocolError, RowResult
 
 
 @dataclass(frozen=True, slots=True)
 class RowTask:
-    """What a Step asks of one live row: `prefill` known tokens, or 0 and at most `draft`."""
+    """A Step's work for one live row: `prefill` known tokens, or 0 and up to `draft` drafts."""
 
     row: CachedRow
     prefill: int
@@ -32,44 +32,43 @@ class RowTask:
 def run_round(
     target: PackedModel, drafter: Drafter | None, tasks: Sequence[RowTask]
 ) -> tuple[RowResult, ...]:
-    """Do every work in one round and return its items in order.
+    """Do all `tasks` in one round; the results are in order, prefills first.
 
-    Raises ProtocolError for work that does not fit its row.
+    Raises ProtocolError for a task that does not fit its row.
     """
-    chunks = [_prefill_span(work) for work in tasks if work.prefill]
-    asks = {} if drafter is None else _draft_requests(drafter, tasks)
+    chunks = [_prefill_span(task) for task in tasks if task.prefill]
+    requests = {} if drafter is None else _draft_requests(drafter, tasks)
     if drafter is not None:
-        drafter.propose(list(asks.values()), chunks)
-    feeds = [*chunks, *(_verify_span(work.row, asks) for work in tasks if not work.prefill)]
-    if not feeds:
+        drafter.propose(list(requests.values()), chunks)
+    spans = [*chunks, *(_verify_span(task.row, requests) for task in tasks if not task.prefill)]
+    if not spans:
         return ()
     eos = target.facts.eos
-    drafts = [asks[feed.row.id].drafts if feed.row.id in asks else () for feed in feeds]
-    verdicts = verify(target.logits(feeds), feeds, drafts, eos)
-    items = [
-        _accept(feed, verdict, asks.get(feed.row.id), drafter, eos)
-        for feed, verdict in zip(feeds, verdicts, strict=True)
-    ]
-    return tuple(items)
+    drafts = [requests[s.row.id].drafts if s.row.id in requests else () for s in spans]
+    verifications = verify(target.logits(spans), spans, drafts, eos)
+    return tuple(
+        _accept(span, verification, requests.get(span.row.id), drafter, eos)
+        for span, verification in zip(spans, verifications, strict=True)
+    )
 
 
 def _prefill_span(task: RowTask) -> TokenSpan:
     row, stop = task.row, task.row.cached + task.prefill
     if stop > len(row.tokens):
         raise ProtocolError(f"row {row.id} has no {stop} tokens to prefill")
-    whole = prompt_logprobs_wanted(row, row.cached, stop)
-    wanted = task.prefill if whole else int(stop == len(row.tokens))
-    return TokenSpan(row, row.cached, row.tokens[row.cached : stop], wanted)
+    reports_prompt = prompt_logprobs_wanted(row, row.cached, stop)
+    logit_count = task.prefill if reports_prompt else int(stop == len(row.tokens))
+    return TokenSpan(row, row.cached, row.tokens[row.cached : stop], logit_count)
 
 
 def _draft_requests(drafter: Drafter, tasks: Sequence[RowTask]) -> dict[int, DraftRequest]:
-    """Drafts wanted by row, never more than the row may still emit beside the bonus token."""
-    asks = {}
-    for work in tasks:
-        count = min(work.draft, work.row.remaining - 1, drafter.max_drafts(work.row))
-        if count > 0 and not work.prefill:
-            asks[work.row.id] = DraftRequest(work.row, count)
-    return asks
+    """Requests by row id; the last token that a row may emit is never a draft."""
+    requests = {}
+    for task in tasks:
+        count = min(task.draft, task.row.remaining - 1, drafter.max_drafts(task.row))
+        if count > 0 and not task.prefill:
+            requests[task.row.id] = DraftRequest(task.row, count)
+    return requests
 
 
 def _verify_span(row: CachedRow, requests: dict[int, DraftRequest]) -> TokenSpan:
@@ -80,41 +79,41 @@ def _verify_span(row: CachedRow, requests: dict[int, DraftRequest]) -> TokenSpan
 
 
 def _accept(
-    feed: TokenSpan,
+    span: TokenSpan,
     verification: Verification,
     request: DraftRequest | None,
     drafter: Drafter | None,
     eos: frozenset[int],
 ) -> RowResult:
-    """Move the row on by what `verdict` confirms."""
-    row, known = feed.row, len(feed.row.tokens)
+    """Advance the row by the tokens that `verification` confirms."""
+    row, known = span.row, len(span.row.tokens)
     drafts = [] if request is None else request.drafts
     if not verification.valid:
         row.done = True
         return RowResult(row.id, (), (), len(drafts), 0, End.ERROR)
     accepted = _agreeing_count(drafts, verification.tokens)
-    row.cached = min(feed.start + len(feed.tokens), known + accepted)
+    row.cached = min(span.start + len(span.tokens), known + accepted)
     if request is not None and drafter is not None:
         drafter.rollback(request, known, accepted)
     kept, end = row.append(verification.tokens[: accepted + 1], eos)
-    told = verification.sampled[: len(kept)]
+    sampled = verification.sampled[: len(kept)]
     return RowResult(
         id=row.id,
         tokens=tuple(kept),
-        logprobs=tuple(choice.logprob for choice in told),
+        logprobs=tuple(choice.logprob for choice in sampled),
         drafted=len(drafts),
         accepted=min(accepted, len(kept)),
         end=end,
-        top=tuple(choice.top for choice in told) if row.report.top_n else (),
-        prompt_start=feed.start + 1 if verification.prompt_logprobs else 0,
+        top=tuple(choice.top for choice in sampled) if row.report.top_n else (),
+        prompt_start=span.start + 1 if verification.prompt_logprobs else 0,
         prompt_logprobs=verification.prompt_logprobs,
         prompt_top=verification.prompt_top,
-        draft_cached=row.draft_cached if drafter is not None and drafter.caches else row.cached,
+        draft_cached=row.draft_cached if drafter and drafter.keeps_cache else row.cached,
     )
 
 
 def _agreeing_count(drafts: Sequence[int], chosen: Sequence[int]) -> int:
-    """How many leading drafts equal the target's choices."""
+    """Number of leading drafts that equal the target's choices."""
     for index, draft in enumerate(drafts):
         if draft != chosen[index]:
             return index

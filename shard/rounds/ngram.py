@@ -1,48 +1,61 @@
-"""Prompt lookup: what followed the last tokens when they occurred before will follow again.
+"""Prompt lookup: what followed the last tokens when they occurred before is proposed again.
 
-The longest suffix of prompt and output that occurs earlier, and of that the latest occurrence,
-says what comes next. The copy may run into what it has itself proposed, so a loop is continued.
-It costs no forward and no memory beyond four bytes a token. (Saxena 2023, "Prompt Lookup
-Decoding"; the flag's meaning is TGI's.)
+The longest suffix of prompt and output that occurred earlier, at its latest occurrence, gives the
+continuation. The copy may run into its own proposal, so a loop is continued. It needs no forward
+and four bytes of memory per token. (Saxena 2023, "Prompt Lookup Decoding"; TGI's flag selects the
+same method.)
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 from shard.batch.packing import TokenSpan
 from shard.batch.rows import CachedRow
-from shard.rounds.drafters import DraftRequest
+from shard.rounds.drafter import Drafter, DraftRequest
 
 MIN_MATCH_TOKENS = 2
-"""Tokens that must agree; the last one alone says next to nothing."""
+"""Minimum length of a match; a single token predicts too little."""
 MAX_MATCH_TOKENS = 16
-"""Tokens that are compared at most."""
+"""Maximum number of tokens that are compared."""
 _BYTES_PER_TOKEN = array("i").itemsize
 
 
-class NgramDrafter:
+class NgramDrafter(Drafter):
     """Drafts by copying from the row itself."""
 
     name = "ngram"
-    caches = ()
+    may_abstain = True
 
-    def max_drafts(self, row: CachedRow) -> int:
-        """As many as there are tokens to copy, and that is without end."""
-        return row.remaining
+    def __init__(self) -> None:
+        self._packed: defaultdict[int, bytearray] = defaultdict(bytearray)
+        """Tokens as int32 by row id, which can be searched at memory speed."""
 
     def propose(self, requests: Sequence[DraftRequest], prefills: Sequence[TokenSpan]) -> None:
-        """Fill the asks whose rows repeat themselves."""
-        for ask in requests:
-            ask.drafts = continuation(ask.row.tokens, _token_bytes(ask.row), ask.count)
+        """Fill the requests whose rows contain a match."""
+        for request in requests:
+            packed = self._packed_tokens(request.row)
+            request.drafts = continuation(request.row.tokens, packed, request.count)
 
-    def rollback(self, request: DraftRequest, token_count: int, accepted: int) -> None:
-        """There is no cache to roll back."""
+    def remove(self, ids: Iterable[int]) -> None:
+        """See `Drafter`."""
+        for id in ids:
+            self._packed.pop(id, None)
+
+    def clear(self) -> None:
+        """See `Drafter`."""
+        self._packed.clear()
+
+    def _packed_tokens(self, row: CachedRow) -> bytearray:
+        packed = self._packed[row.id]
+        packed += array("i", row.tokens[len(packed) // _BYTES_PER_TOKEN :]).tobytes()
+        return packed
 
 
 def continuation(tokens: Sequence[int], packed: bytearray, count: int) -> list[int]:
-    """`count` tokens after `tokens`, or none; `packed` holds them as int32."""
+    """The `count` tokens expected after `tokens`, or none; `packed` holds `tokens` as int32."""
     start = _match_end(packed)
     if start is None:
         return []
@@ -51,31 +64,24 @@ def continuation(tokens: Sequence[int], packed: bytearray, count: int) -> list[i
 
 
 def _match_end(packed: bytearray) -> int | None:
-    """Index after the latest earlier occurrence of the longest suffix, None below
-    `MIN_MATCH_TOKENS`.
+    """Index after the latest earlier occurrence of the longest suffix.
 
-    An occurrence of a longer suffix ends where one of every shorter suffix ends, so the search
-    only ever moves to the left.
+    None if the longest match is shorter than `MIN_MATCH_TOKENS`. An occurrence of a longer suffix
+    ends where one of every shorter suffix ends, so the search only moves to the left.
     """
-    found, end = None, len(packed) - _BYTES_PER_TOKEN
+    match_end, limit = None, len(packed) - _BYTES_PER_TOKEN
     for length in range(1, MAX_MATCH_TOKENS + 1):
-        at = _find(packed, packed[-length * _BYTES_PER_TOKEN :], end)
-        if at < 0:
+        offset = _rfind_aligned(packed, packed[-length * _BYTES_PER_TOKEN :], limit)
+        if offset < 0:
             break
-        end = at + length * _BYTES_PER_TOKEN
-        found = end // _BYTES_PER_TOKEN if length >= MIN_MATCH_TOKENS else None
-    return found
+        limit = offset + length * _BYTES_PER_TOKEN
+        match_end = limit // _BYTES_PER_TOKEN if length >= MIN_MATCH_TOKENS else None
+    return match_end
 
 
-def _find(packed: bytearray, wanted: bytearray, end: int) -> int:
-    """Last offset of `wanted` that ends by `end` and begins at a token; -1 without one."""
-    at = packed.rfind(wanted, 0, max(0, end))
-    while at > 0 and at % _BYTES_PER_TOKEN:
-        at = packed.rfind(wanted, 0, at + len(wanted) - 1)
-    return at
-
-
-def _token_bytes(row: CachedRow) -> bytearray:
-    """The row's tokens as bytes, which can be searched at the speed of memory."""
-    row.token_bytes += array("i", row.tokens[len(row.token_bytes) // _BYTES_PER_TOKEN :]).tobytes()
-    return row.token_bytes
+def _rfind_aligned(packed: bytearray, suffix: bytearray, end: int) -> int:
+    """Last offset of `suffix` that ends by `end` and starts at a token; -1 if there is none."""
+    offset = packed.rfind(suffix, 0, max(0, end))
+    while offset > 0 and offset % _BYTES_PER_TOKEN:
+        offset = packed.rfind(suffix, 0, offset + len(suffix) - 1)
+    return offset

@@ -19,7 +19,7 @@ import torch
 
 from shard.model.memory import ForwardWorkspace
 from shard.model.packed_model import PackedModel
-from shard.rounds.drafters import Drafter
+from shard.rounds.drafter import Drafter
 from shard.rounds.host_round import RowTask, run_round
 from shard.wire.protocol import End, RowResult
 

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from shard.model.cuda_graphs import ROW_BUCKETS
 from shard.model.graph_recorder import Graph, GraphRecorder
-from shard.rounds.device_round import DeviceRound, result_width
+from shard.rounds.device_round import DeviceRound
 from shard.rounds.device_rows import SamplingKind
+from shard.rounds.round_result import result_width
 
 
 @dataclass(frozen=True, slots=True)

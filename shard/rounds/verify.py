@@ -1,8 +1,9 @@
-"""The target's word on every feed of a round: its choices and what is told about them.
+"""What the target says of every span of a round: its choices and what is reported about them.
 
-A feed's last positions are choices: one after a whole prefill, one more than the drafts in a
-verification, none in an earlier chunk. Where a row reports its prompt, the positions before them
-score the prompt's next token with the model's unchanged logits.
+The last positions of a span are choices: one at the end of a prefill, one more than the drafts in
+a verification, none in an earlier chunk. Where a row reports its prompt, the positions before them
+score the prompt's next token with the model's unchanged logits. Which choices are emitted is
+decided elsewhere.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from shard.sampling.sampler import logprobs, process, sample, top_tokens
 from shard.wire.protocol import TopTokens
 
 _PROMPT_BLOCK = 256
-"""Most positions of a prompt whose logits are held in float32 at once."""
+"""Maximum number of prompt positions whose logits are held in float32 at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
-    """One position: the token, its log-probability, and the likeliest ones if asked for."""
+    """One position: the token, its log-probability, and the most likely tokens if requested."""
 
     token: int
     logprob: float
@@ -35,15 +36,15 @@ class SampledToken:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What the target says at the positions of one feed."""
+    """What the target says at the positions of one span."""
 
     sampled: list[SampledToken]
     prompt_logprobs: tuple[float, ...]
-    """Log-probabilities of the prompt's tokens behind the feed's first, if reported."""
+    """Log-probabilities of the prompt's tokens after the span's first, if reported."""
     prompt_top: tuple[TopTokens, ...]
-    """The likeliest tokens at their places, if asked for."""
+    """The most likely tokens at these positions, if requested."""
     valid: bool
-    """False where a logit was NaN or infinite, or the row's grammar broke."""
+    """False where a logit is NaN or infinite, or the row's grammar failed."""
 
     @property
     def tokens(self) -> list[int]:
@@ -52,37 +53,37 @@ class Verification:
 
 
 def prompt_logprobs_wanted(row: CachedRow, start: int, stop: int) -> int:
-    """How many of the prompt's tokens the positions from `start` to `stop` score."""
+    """Number of prompt tokens that positions `start` to `stop` score; 0 if not reported."""
     return max(0, min(stop, row.prompt_length - 1) - start) if row.report.prompt_logprobs else 0
 
 
 def verify(
-    logits: Tensor, feeds: Sequence[TokenSpan], drafts: Sequence[Sequence[int]], eos: frozenset[int]
+    logits: Tensor, spans: Sequence[TokenSpan], drafts: Sequence[Sequence[int]], eos: frozenset[int]
 ) -> list[Verification]:
-    """The verdict on every feed; `logits` are those that `feeds` want, side by side."""
-    stops = list(accumulate(feed.logit_count for feed in feeds))
-    counts = [_sampled_count(feed) for feed in feeds]
+    """One `Verification` per span; `logits` [sum of logit counts, V] are theirs, side by side."""
+    stops = list(accumulate(span.logit_count for span in spans))
+    counts = [_sampled_count(span) for span in spans]
     rows = [row for stop, n in zip(stops, counts, strict=True) for row in range(stop - n, stop)]
-    spots = [
-        feed.row.position_after(guess[:index])
-        for feed, guess, count in zip(feeds, drafts, counts, strict=True)
+    positions = [
+        span.row.position_after(proposed[:index])
+        for span, proposed, count in zip(spans, drafts, counts, strict=True)
         for index in range(count)
     ]
     with torch.inference_mode():
-        sound = (logits.amax(-1) < float("inf")).tolist()  # False for NaN too
-        chosen = iter(_sample(logits if len(rows) == len(logits) else logits[rows], spots, eos))
+        finite = (logits.amax(-1) < float("inf")).tolist()  # False for NaN too
+        chosen = iter(_sample(logits if len(rows) == len(logits) else logits[rows], positions, eos))
         return [
             Verification(
                 [next(chosen) for _ in range(count)],
-                *_score_prompt(feed, logits[stop - feed.logit_count : stop]),
-                valid=all(sound[stop - feed.logit_count : stop]) and not _grammar_failed(feed.row),
+                *_score_prompt(span, logits[stop - span.logit_count : stop]),
+                valid=all(finite[stop - span.logit_count : stop]) and not _grammar_failed(span.row),
             )
-            for feed, stop, count in zip(feeds, stops, counts, strict=True)
+            for span, stop, count in zip(spans, stops, counts, strict=True)
         ]
 
 
-def _sampled_count(feed: TokenSpan) -> int:
-    return max(0, feed.start + len(feed.tokens) - len(feed.row.tokens) + 1)
+def _sampled_count(span: TokenSpan) -> int:
+    return max(0, span.start + len(span.tokens) - len(span.row.tokens) + 1)
 
 
 def _grammar_failed(row: CachedRow) -> bool:
@@ -96,30 +97,30 @@ def _sample(
         return []
     scores = process(logits, positions, eos)
     tokens = sample(scores, positions)
-    raw = [row for row, spot in enumerate(positions) if spot.report.raw_logprobs]
+    raw = [row for row, position in enumerate(positions) if position.report.raw_logprobs]
     if raw:
         scores[raw] = logits[raw].float()
     logs = logprobs(scores)
     values = logs.gather(1, tokens[:, None])[:, 0]
-    tops = top_tokens(logs, [spot.report.top_n for spot in positions])
+    tops = top_tokens(logs, [position.report.top_n for position in positions])
     return list(map(SampledToken, tokens.tolist(), values.tolist(), tops))
 
 
 def _score_prompt(
-    feed: TokenSpan, logits: Tensor
+    span: TokenSpan, logits: Tensor
 ) -> tuple[tuple[float, ...], tuple[TopTokens, ...]]:
-    """What `logits`, the feed's own, say of the prompt's tokens that they predict."""
-    count = prompt_logprobs_wanted(feed.row, feed.start, feed.start + len(feed.tokens))
+    """Log-probabilities and most likely tokens, from the span's own `logits`, of the prompt."""
+    count = prompt_logprobs_wanted(span.row, span.start, span.start + len(span.tokens))
     if not count:
         return (), ()
-    first = feed.start + 1
-    ids = torch.tensor(feed.row.tokens[first : first + count], device=logits.device)
+    first = span.start + 1
+    ids = torch.tensor(span.row.tokens[first : first + count], device=logits.device)
     values: list[float] = []
     tops: list[TopTokens] = []
-    for block, told in zip(
+    for block, tokens in zip(
         torch.split(logits[:count], _PROMPT_BLOCK), torch.split(ids, _PROMPT_BLOCK), strict=True
     ):
         logs = logprobs(block.float())
-        values += logs.gather(1, told[:, None])[:, 0].tolist()
-        tops += top_tokens(logs, [feed.row.report.top_n] * len(told))
-    return tuple(values), tuple(tops) if feed.row.report.top_n else ()
+        values += logs.gather(1, tokens[:, None])[:, 0].tolist()
+        tops += top_tokens(logs, [span.row.report.top_n] * len(tokens))
+    return tuple(values), tuple(tops) if span.row.report.top_n else ()

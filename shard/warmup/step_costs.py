@@ -12,8 +12,7 @@ from typing import Protocol
 
 from shard.attention.kv_cache import PAGE_SIZE
 from shard.batch.packing import TokenSpan
-from shard.batch.rows import CachedRow
-from shard.rounds.drafters import DraftRequest
+from shard.rounds.drafter import Drafter, DraftRequest
 from shard.wire.protocol import (
     AppendPages,
     Ids,
@@ -53,23 +52,15 @@ class WarmupLimits:
     pages: int
 
 
-class ZeroDrafter:
-    """Drafts zeros, so that verification is timed where prompt lookup would find nothing."""
+class ZeroDrafter(Drafter):
+    """Fills every request with zeros: the stand-in for a drafter that may find nothing."""
 
     name = "zeros"
-    caches = ()
-
-    def max_drafts(self, row: CachedRow) -> int:
-        """No limit of its own."""
-        return row.remaining
 
     def propose(self, requests: Sequence[DraftRequest], prefills: Sequence[TokenSpan]) -> None:
-        """Fill every ask."""
-        for ask in requests:
-            ask.drafts = [0] * ask.count
-
-    def rollback(self, request: DraftRequest, token_count: int, accepted: int) -> None:
-        """It keeps nothing."""
+        """See `Drafter`."""
+        for request in requests:
+            request.drafts = [0] * request.count
 
 
 class StepExecutor(Protocol):

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from shard.batch.packing import TokenSpan, pack_spans
 from shard.batch.rows import CachedRow
-from shard.engine import Engine
+from shard.engine import Engine, start_engine
 from shard.model.cuda_graphs import ForwardGraphs
 from shard.wire.protocol import ReportOptions, Sampling
 from tests.gpu.conftest import Record, milliseconds
@@ -36,7 +36,7 @@ def engine(
 ) -> Engine:
     """By default one with the host's rounds; `test_resident` is about the others."""
     changes = {"dtype": dtype, "resident": resident, "max_swap_tokens": max_swap_tokens}
-    return Engine(tiny.config(target, draft, **changes), lambda text, percent: None)
+    return start_engine(tiny.config(target, draft, **changes), lambda text, percent: None)
 
 
 def graphs(engine: Engine) -> ForwardGraphs:

@@ -20,7 +20,7 @@ from router.scheduler.planner import Planner
 from router.scheduler.row import Row
 from shard.echo.echo_engine import EchoEngine, full_reply
 from shard.engine import Engine
-from shard.step_handle import FinishedStep
+from shard.step_handle import StartedStep
 from shard.wire.protocol import AppendPages, NewRow, PageCopy, RowResult, RowWork, Sampling, Step
 from tests.support import tiny
 from tests.support.ranks import ECHO
@@ -55,7 +55,7 @@ class RandomPolicy:
     def remove(self, row: Row, end: SchedulerEnd | None) -> None:
         self._rows.remove(row)
 
-    def order(self, now: float, page_usage: float) -> Sequence[Row]:
+    def order(self, now: float) -> Sequence[Row]:
         if self._random.random() < self._change:
             self._random.shuffle(self._rows)
         return list(self._rows)
@@ -82,10 +82,10 @@ class RecordingEngine:
         self.items: list[RowResult] = []
         self._engine = engine
 
-    def start(self, step: Step) -> FinishedStep:
+    def start(self, step: Step) -> StartedStep:
         result = self._engine.execute(step)
         self.items.extend(result.items)
-        return FinishedStep(result)
+        return StartedStep(lambda: result)
 
 
 def plain(engine: Engine, wanted: Sequence[InProcessRequest]) -> list[list[int]]:

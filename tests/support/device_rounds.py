@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from shard.engine import Engine
+from shard.engine import Engine, start_engine
 from shard.rounds.host_round import RowTask
 from shard.step_handle import StepHandle
 from shard.wire.protocol import RowResult, Step, StepResult
@@ -24,7 +24,7 @@ from tests.support import tiny
 def device_engine(target: str, draft: str | None, **changes: Any) -> Engine:
     """An engine that keeps its rounds on the device where it can."""
     config = tiny.config(target, draft, resident=True, **changes)
-    loaded = Engine(config, lambda text, percent: None)
+    loaded = start_engine(config, lambda text, percent: None)
     torch.set_num_threads(1)
     return loaded
 

@@ -31,7 +31,7 @@ from transformers.models.qwen3_moe import Qwen3MoeConfig
 
 from shard.attention.kv_cache import PAGE_SIZE
 from shard.config import ShardConfig
-from shard.engine import Engine
+from shard.engine import Engine, start_engine
 from shard.wire.protocol import (
     AppendPages,
     NewRow,
@@ -159,7 +159,7 @@ def config(model: str, draft: str | None = None, **changes: Any) -> ShardConfig:
 @cache
 def engine(model: str, draft: str | None = None) -> Engine:
     """The engine that serves `model`; loaded once a session, on one thread."""
-    loaded = Engine(config(model, draft), lambda text, percent: None)
+    loaded = start_engine(config(model, draft), lambda text, percent: None)
     torch.set_num_threads(1)  # models this small lose time to a second one
     return loaded
 
@@ -167,7 +167,7 @@ def engine(model: str, draft: str | None = None) -> Engine:
 @cache
 def swapping_engine(model: str, draft: str | None) -> Engine:
     """The same with a host pool; without a draft it drafts by prompt lookup."""
-    loaded = Engine(config(model, draft, max_swap_tokens=1024), lambda text, percent: None)
+    loaded = start_engine(config(model, draft, max_swap_tokens=1024), lambda text, percent: None)
     torch.set_num_threads(1)
     return loaded
 

@@ -13,7 +13,7 @@ import torch
 
 from shard.batch.packing import TokenSpan
 from shard.batch.rows import CachedRow
-from shard.engine import Engine
+from shard.engine import start_engine
 from shard.errors import StartupError
 from shard.loading.load import load
 from shard.loading.partition import TensorParallelRank
@@ -28,7 +28,7 @@ Model = Callable[..., str]
 
 def start(model: str, draft: str | None = None, **changes: object) -> StartupError:
     with pytest.raises(StartupError) as caught:
-        Engine(tiny.config(model, draft, **changes), lambda text, percent: None)
+        start_engine(tiny.config(model, draft, **changes), lambda text, percent: None)
     assert "\n" not in caught.value.text
     return caught.value
 
@@ -64,7 +64,7 @@ def test_models_that_the_device_cannot_hold_are_one_line(
     def refuse(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.\nAnd so on")
 
-    monkeypatch.setattr("shard.engine.load", refuse)
+    monkeypatch.setattr("shard.engine_parts.load", refuse)
     fault = start(model("llama"))
     assert (fault.code, fault.text) == (
         6,
@@ -121,7 +121,7 @@ def test_every_end_of_sequence_id_ends_a_row(model: Model, tmp_path: Path, ids: 
 def test_half_precision_serves_with_logits_near_those_of_float32(
     model: Model, name: str, dtype: str, near: float
 ) -> None:
-    half = Engine(tiny.config(model(name), dtype=dtype), lambda text, percent: None)
+    half = start_engine(tiny.config(model(name), dtype=dtype), lambda text, percent: None)
     assert half.ready().dtype == dtype
     torch.set_num_threads(1)
     ask = RowSpec(tuple(range(5, 25)), 16)
@@ -136,7 +136,7 @@ def test_half_precision_serves_with_logits_near_those_of_float32(
 
 def test_the_launcher_hears_how_much_is_read(model: Model) -> None:
     told: list[tuple[str, int]] = []
-    Engine(tiny.config(model("llama")), lambda text, percent: told.append((text, percent)))
+    start_engine(tiny.config(model("llama")), lambda text, percent: told.append((text, percent)))
     read = [(text, percent) for text, percent in told if text.startswith("loading the target")]
     assert read[-1] == ("loading the target: 0 of 0 MB", 60)
     assert [percent for _, percent in told] == sorted(percent for _, percent in told)

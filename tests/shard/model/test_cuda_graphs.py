@@ -16,14 +16,14 @@ from shard.attention import backends
 from shard.attention.kv_cache import KvCache, LayerShape
 from shard.batch.packing import TokenSpan, pack_spans
 from shard.batch.rows import CachedRow
-from shard.engine import Engine
+from shard.engine import Engine, start_engine
 from shard.model import cuda_graphs
 from shard.model import graph_recorder as recorder
 from shard.model.cuda_graphs import Bucket, GraphInputs, find_bucket, largest_bucket
 from shard.model.graph_recorder import Graph
-from shard.rounds.device_round import FLAG_ALIVE
 from shard.rounds.device_rows import SamplingKind
 from shard.rounds.round_graphs import RoundGraphs, RoundShape
+from shard.rounds.round_result import FLAG_ALIVE
 from shard.wire.protocol import ReportOptions, Sampling
 from tests.support import paged, tiny
 from tests.support.tiny import GREEDY, SAMPLED, DrivePlan, RowSpec, drive
@@ -69,7 +69,7 @@ def engine(
     monkeypatch.setattr("shard.attention.paged_triton.paged_attention", paged.reference_attention)
     monkeypatch.setattr(recorder, "cuda_graph_factory", lambda: graph)
     config = tiny.config(target, draft, speculate=3, max_rows=2, resident=resident)
-    return Engine(config, lambda text, percent: None)
+    return start_engine(config, lambda text, percent: None)
 
 
 def runner(engine: Engine) -> cuda_graphs.ForwardGraphs:

@@ -17,9 +17,10 @@ from shard.attention import backends, interface
 from shard.engine import Engine
 from shard.model.packed_model import LoadedModel, PackedModel, probe_layer_shapes
 from shard.rounds import device_sampling
-from shard.rounds.device_round import DeviceRound, result_width
+from shard.rounds.device_round import DeviceRound
 from shard.rounds.device_rows import DeviceRowTable, SamplingKind
-from shard.rounds.drafters import ModelDrafter
+from shard.rounds.model_drafter import ModelDrafter
+from shard.rounds.round_result import result_width
 from shard.rounds.vocabulary_map import VocabularyMap
 from shard.sampling.sampler import as_int64, mix64, mix64_tensor, stream_key
 from shard.wire.protocol import (
@@ -229,7 +230,7 @@ def test_prompt_lookup_drafts_on_the_host_and_decodes_on_the_device(
     plain = drive(tiny.engine(model("llama")), wanted, DrivePlan(batch=1))
     watch = RoundWatch(served, monkeypatch)
     assert drive(served, wanted, DrivePlan(draft=3)) == plain
-    assert watch.decoding == {"drafts that are not a model's"}
+    assert watch.decoding == {"a drafter that runs on the host"}
     assert drive(served, wanted, DrivePlan()) == plain
     assert "resident" in watch.decoding
 
@@ -260,7 +261,7 @@ def test_a_row_whose_draft_lacks_more_than_a_round_feeds_writes_none_of_it(model
         (AppendPages(1, (1,)), AppendPages(2, (2,))),
     )
     served.execute(Step(1, (), new, grow, (RowWork(1, 2, 0),)))
-    pools = served._drafter.model.cache.pools
+    pools = served._drafter.model.cache.pools_by_page
     before = [pool[2].clone().view(torch.int32) for pool in pools]
     items = served.execute(Step(2, (), (), (), (RowWork(1, 0, 3), RowWork(2, 0, 0)))).items
     assert [(item.drafted, item.draft_cached) for item in items] == [(3, 5), (0, 0)]
@@ -305,7 +306,7 @@ def test_a_round_without_memory_is_the_hosts(model: Model, monkeypatch: pytest.M
     def full(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(DeviceRound, "_choose_all", full)
+    monkeypatch.setattr(DeviceRound, "_verify", full)
     assert drive(served, wanted, DrivePlan(draft=3)) == plain
 
 
@@ -365,7 +366,7 @@ def test_a_whole_round_runs_where_there_are_no_values(
         bridge = VocabularyMap(VOCABULARY, VOCABULARY, {id: 100 - id for id in range(90)}, META)
         table = DeviceRowTable(8, 8, VOCABULARY, META)
         drafter = ModelDrafter(draft, frozenset({EOS}), bridge)
-        rounds = DeviceRound(target, drafter, table)
+        rounds = DeviceRound(target, drafter.device_drafter, table)
         numbers = torch.ones(2, 4, dtype=torch.int64, device=META)
         for kind in SamplingKind:
             for drafts in (0, 3):

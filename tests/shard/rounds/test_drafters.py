@@ -13,9 +13,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from shard.engine import Engine
+from shard.engine import Engine, start_engine
 from shard.errors import StartupError
-from shard.rounds import drafters
+from shard.rounds import model_drafter
 from shard.wire.protocol import AppendPages, NewRow, RowResult, RowWork, Sampling, Step
 from tests.support import tiny
 from tests.support.tiny import SAMPLED, VOCABULARY, DrivePlan, RowSpec, drive, engine
@@ -113,7 +113,8 @@ def test_a_draft_that_knows_a_part_of_the_tokens_drafts_only_after_those(
 ) -> None:
     done = items(pairs["part"], SAMPLED, DrivePlan(draft=4))
     assert sum(item.drafted for item in done) > sum(item.accepted for item in done) > 0
-    known = {token for token in range(VOCABULARY) if pairs["part"]._drafter.bridge.knows(token)}
+    has_token = pairs["part"]._drafter.vocabulary_map.has_token
+    known = set(filter(has_token, range(VOCABULARY)))
     assert len(known) == 70
     for before, after in _neighbours(done):
         assert (after.drafted > 0) <= (before.tokens[-1] in known)
@@ -137,7 +138,7 @@ def test_a_gap_is_closed_in_parts_and_drafting_then_resumes(
     pairs: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twenty Steps without drafts, then eight tokens of the gap in each Step with."""
-    monkeypatch.setattr(drafters, "MAX_CATCH_UP_TOKENS", 8)
+    monkeypatch.setattr(model_drafter, "MAX_CATCH_UP_TOKENS", 8)
     served = pairs["shuffled"]
     [plain] = drive(served, [RowSpec((5, 6, 7), 60, SAMPLED)], DrivePlan())
     served.reset()
@@ -159,7 +160,7 @@ def test_a_draft_of_another_vocabulary_is_refused_with_sizes_and_a_token(
     with pytest.raises(
         StartupError, match=r"\(50 tokens\) shares 0 with the target's \(101\)"
     ) as caught:
-        Engine(tiny.config(str(target), str(draft)), lambda text, percent: None)
+        start_engine(tiny.config(str(target), str(draft)), lambda text, percent: None)
     assert caught.value.code == 4
     assert "'other 0' is 0 in the draft, absent in the target" in caught.value.text
 
@@ -170,6 +171,8 @@ def test_ready_says_who_drafts_and_what_it_costs(pairs: dict[str, Engine], model
     assert {(cost.rows, cost.draft) for cost in ready.costs} >= {(1, 0), (1, 1), (1, 5)}
     assert pairs["ngram"].ready().drafter == "ngram"
     assert pairs["ngram"].ready().catch_up_seconds == 0
-    plain = Engine(tiny.config(model("llama"), speculate=0), lambda text, percent: None).ready()
+    plain = start_engine(
+        tiny.config(model("llama"), speculate=0), lambda text, percent: None
+    ).ready()
     assert (plain.drafter, plain.speculate) == ("", 0)
     assert {cost.draft for cost in plain.costs} == {0}

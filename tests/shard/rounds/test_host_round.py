@@ -12,8 +12,8 @@ from torch import Tensor
 
 from shard.batch.packing import TokenSpan
 from shard.batch.rows import CachedRow
-from shard.rounds.drafters import ModelDrafter
 from shard.rounds.host_round import RowTask, run_round
+from shard.rounds.model_drafter import ModelDrafter
 from shard.rounds.vocabulary_map import VocabularyMap
 from shard.sampling.sampler import Position, process
 from shard.wire.protocol import ReportOptions, Sampling

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shard.batch.rows import CachedRow
-from shard.rounds.drafters import DraftRequest
+from shard.rounds.drafter import DraftRequest
 from shard.rounds.ngram import MAX_MATCH_TOKENS, MIN_MATCH_TOKENS, NgramDrafter, continuation
 from shard.wire.protocol import ReportOptions, Sampling
 
