@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from shard.engine import Engine
 from shard.model.packed_model import LoadedModel, PackedModel, probe_layer_shapes
 from shard.rounds import device_sampling
 from shard.rounds.device_round import DeviceRound
-from shard.rounds.device_rows import DeviceRowTable, SamplingKind
+from shard.rounds.device_rows import ON_DEVICE, DeviceRowTable, SamplingKind
 from shard.rounds.model_drafter import ModelDrafter
 from shard.rounds.round_result import result_width
 from shard.rounds.vocabulary_map import VocabularyMap
@@ -77,6 +77,16 @@ def pair(request: pytest.FixtureRequest, model: Model) -> tuple[Engine, Engine]:
     drafts = {"none": model("llama", 1), "some": disturbed(target), "all": target}
     target, draft = with_eos(target, *ENDS), drafts[request.param]
     return tiny.engine(target, draft), device_engine(target, draft)
+
+
+def test_every_field_on_the_list_of_the_device_is_compared_with_the_host() -> None:
+    changed = {
+        field.name
+        for given in DEVICE_SAMPLINGS.values()
+        for field in fields(Sampling)
+        if getattr(given, field.name) != getattr(Sampling(), field.name)
+    }
+    assert changed | {"seed"} == {field.name for field in fields(Sampling)} & ON_DEVICE
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)

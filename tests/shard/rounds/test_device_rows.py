@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from router.native.parameters import WARPERS
 from shard.rounds.device_rows import ON_DEVICE, SamplingKind, sampling_kind, unsupported_option
 from shard.sampling import sampler
 from shard.sampling.position import Position
@@ -67,6 +68,16 @@ def test_every_sampling_field_changes_the_scores_or_the_choice_on_the_host(name:
     base = {"temperature": 1.0, "watermark": name.startswith("watermark_")}
     plain, changed = outcome(Sampling(**base)), outcome(Sampling(**{**base, name: CHANGED[name]}))
     assert plain != changed
+
+
+def test_the_parameters_without_effect_on_greedy_decoding_are_the_routers_warpers() -> None:
+    without_effect = set()
+    for name in SAMPLING_FIELDS:
+        base = {"watermark": name.startswith("watermark_")}
+        changed = {**base, name: CHANGED[name], "temperature": 0.0}
+        if outcome(Sampling(**changed)) == outcome(Sampling(**base)):
+            without_effect.add(name)
+    assert without_effect == {"seed", *WARPERS}
 
 
 def outcome(sampling: Sampling) -> tuple[list[list[float]], list[int]]:
