@@ -109,12 +109,12 @@ async def test_every_route_of_the_server_is_in_the_document_and_no_other() -> No
     async with serving() as server:
         text = (await server.request("GET", "/api-doc/openapi.json")).json()
         served = {(path, method.lower()) for method, path in server.paths}
-    told = {(path, method) for path, item in text["paths"].items() for method in item}
+    documented = {(path, method) for path, item in text["paths"].items() for method in item}
     hidden = {("/docs", "get"), ("/docs/{name}", "get"), ("/api-doc/openapi.json", "get")}
-    assert served - hidden == told
+    assert served - hidden == documented
 
 
-async def test_an_answer_is_what_the_document_says() -> None:
+async def test_a_response_has_the_fields_of_the_document() -> None:
     properties: dict[str, Any] = DOCUMENT["components"]["schemas"]
     async with serving() as server:
         info = (await server.request("GET", "/info")).json()
@@ -125,7 +125,7 @@ async def test_an_answer_is_what_the_document_says() -> None:
         assert list(details) == order
 
 
-async def test_every_example_is_answered_well() -> None:
+async def test_every_example_is_a_valid_request() -> None:
     async with serving() as server:
         for path, item in DOCUMENT["paths"].items():
             if body := item.get("post", {}).get("requestBody"):
@@ -150,7 +150,7 @@ async def test_the_page_and_all_that_it_loads_come_from_the_server() -> None:
             assert (await server.request("GET", f"/docs/{name}")).status == 404
 
 
-async def test_a_server_may_have_no_pages_and_still_tell_its_document() -> None:
+async def test_a_server_without_pages_still_serves_its_document() -> None:
     async with serving(docs_ui=False) as server:
         for path in ("/docs", "/docs/swagger-ui.css"):
             assert (await server.request("GET", path)).status == 404

@@ -66,12 +66,12 @@ def test_each_broken_rule_has_tgis_text(parameters: dict[str, Any], text: str) -
 
 
 @pytest.mark.parametrize("place", range(1, len(BROKEN) - 1))
-def test_the_first_broken_rule_in_tgis_order_is_told(place: int) -> None:
+def test_the_first_broken_rule_in_tgis_order_is_reported(place: int) -> None:
     (first, text), (second, _) = BROKEN[place], BROKEN[place + 1]
     assert refusal(**{**second, **first}) == text
 
 
-def test_best_of_without_sampling_is_told_before_all_else() -> None:
+def test_best_of_without_sampling_is_reported_before_all_else() -> None:
     assert refusal("", best_of=2, repetition_penalty=0.0) == BROKEN[0][1]
 
 
@@ -103,13 +103,11 @@ def test_a_temperature_below_float32_is_not_positive() -> None:
         ({"adapter_id": "x"}, "adapter_id"),
     ],
 )
-def test_what_the_engine_does_not_have_is_refused_by_name(
-    parameters: dict[str, Any], name: str
-) -> None:
+def test_unsupported_parameters_are_refused_by_name(parameters: dict[str, Any], name: str) -> None:
     assert refusal(**parameters) == f"`{name}` is not supported"
 
 
-def test_values_that_ask_nothing_of_the_engine_are_neutral() -> None:
+def test_neutral_values_equal_absent_ones() -> None:
     made = request(best_of=1, frequency_penalty=0, watermark=False, top_n_tokens=0, min_tokens=0)
     assert made == request()
 
@@ -120,14 +118,14 @@ def test_processors_do_not_imply_sampling() -> None:
     assert made.seed is None
 
 
-def test_the_operators_watermark_goes_with_who_asks_for_one() -> None:
+def test_the_operators_watermark_settings_apply_only_with_a_watermark() -> None:
     bounds = resolve_limits(Limits(watermark_gamma=0.25, watermark_delta=3.0), 2000)
     assert request(bounds=bounds).sampling == Sampling()
     marked = Sampling(watermark=True, watermark_gamma=0.25, watermark_delta=3.0)
     assert request(bounds=bounds, watermark=True).sampling == marked
 
 
-def test_what_is_to_be_told_goes_to_the_shards() -> None:
+def test_report_options_reach_the_shards() -> None:
     made = request(top_n_tokens=5, decoder_input_details=True)
     assert made.report == ReportOptions(top_n=5, prompt_logprobs=True)
     assert made.details
@@ -185,9 +183,9 @@ def test_the_rest_is_passed_on() -> None:
     )
 
 
-def test_wishes_about_the_turn_are_passed_on_and_users_become_numbers() -> None:
-    wishes = {"expected_new_tokens": 7, "priority": -3, "user": "a", "cache_salt": "s"}
-    assert request(**wishes) == replace(request(), **wishes)
+def test_scheduling_hints_are_passed_on_and_users_become_numbers() -> None:
+    hints = {"expected_new_tokens": 7, "priority": -3, "user": "a", "cache_salt": "s"}
+    assert request(**hints) == replace(request(), **hints)
     tenants = [request(user=user).tenant for user in ("a", "a", "b")]
     assert tenants[0] == tenants[1] != tenants[2]
     assert request().tenant == request(user="").tenant == 0
@@ -251,7 +249,7 @@ def unfit(tokens: int, bounds: ResolvedLimits = BOUNDS, **parameters: Any) -> st
     return str(caught.value).removeprefix("Input validation error: ")
 
 
-def test_without_a_wish_all_that_fits_is_the_budget() -> None:
+def test_without_max_new_tokens_all_that_fits_is_the_budget() -> None:
     assert fit_to_context(request(), range(30), BOUNDS) == (tuple(range(30)), 1970)
 
 
