@@ -1,1 +1,1 @@
-"""A checkpoint becomes one rank's partition of a model."""
+"""Loads one rank's partition of a checkpoint as a model."""

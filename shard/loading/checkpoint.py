@@ -1,8 +1,8 @@
-"""What can be said of a model folder without reading a weight.
+"""Checks of a model folder that read no weight.
 
-Every check raises `Fault`, with one line that names the file and the cure, so that a model that
-cannot work is refused in a second and not after minutes of loading. Standard library alone: the
-launcher runs these checks before any process exists.
+Every check raises StartupError, with one line that names the file and what to do, so that a model
+that cannot be served is refused within a second and not after minutes of loading. Only the standard
+library is imported: the launcher runs these checks before it starts any process.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ RECURRENT_MODEL_TYPES = frozenset(
     " kimi_linear lfm2 lfm2_moe mamba mamba2 minimax nemotron_h olmo_hybrid qwen3_5 qwen3_5_moe"
     " qwen3_next qwen4_exp recurrent_gemma rwkv xlstm zamba zamba2 zaya".split()
 )
-"""Values of `model_type` whose layers carry a state that cannot be rewound after a draft."""
+"""Values of `model_type` whose layers keep a state that cannot be rolled back after a draft."""
 RECURRENT_LAYER_TYPES = frozenset(
     ("linear_attention", "mamba", "mamba2", "conv", "recurrent", "hybrid", "hybrid_sliding")
 )
 MIN_SHARED_VOCABULARY = 0.5
-"""Part of the smaller vocabulary that a draft must share with its target to be of use (ours)."""
+"""Fraction of the smaller vocabulary that draft and target must share, or drafting is useless."""
 HEADER_LENGTH_BYTES = 8
 """Bytes of a safetensors file's first field, the length of its JSON header."""
 
 
 def check(target: Path, draft: Path | None, world: int, *, weights: bool = True) -> None:
-    """Refuse what `world` shards cannot serve. Raises Fault(2) for heads, Fault(4) for the rest.
+    """Refuse models that `world` shards cannot serve.
 
-    Without `weights`, files that are not there yet are not missed.
+    Without `weights`, weight files may be missing. Raises StartupError: 2 if the attention heads
+    cannot be divided, 4 otherwise.
     """
     for folder in (target, draft) if draft else (target,):
         check_architecture(folder, read_config(folder))
@@ -45,13 +46,13 @@ def check(target: Path, draft: Path | None, world: int, *, weights: bool = True)
 
 
 def check_architecture(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse remote code, recurrent state and encoder-decoders, by name."""
+    """Refuse remote code, recurrent state and encoder-decoders. Raises StartupError(4)."""
     kind = str(config.get("model_type"))
     if "auto_map" in config and not _is_in_transformers(kind):
         raise StartupError(
             4,
-            f"{folder / 'config.json'} asks for code of its own (`auto_map`), which is never run;"
-            f" `{kind}` must be an architecture of transformers",
+            f"{folder / 'config.json'} requires the model's own code (`auto_map`), which is never"
+            f" run; `{kind}` is not an architecture of transformers",
         )
     text = _text_config(config)
     layers = {str(layer) for key in _LAYER_KEYS for layer in text.get(key) or ()}
@@ -62,14 +63,14 @@ def check_architecture(folder: Path, config: dict[str, Any]) -> None:
         raise StartupError(
             4,
             f"{folder / 'config.json'}: `{kind}` keeps a recurrent state (state space or linear"
-            " attention), which cannot be rewound after a draft; serve a model with attention only",
+            " attention), which cannot be rolled back after a draft; choose a model that has none",
         )
     if config.get("is_encoder_decoder"):
         raise StartupError(4, f"{folder / 'config.json'}: `{kind}` is not a causal language model")
 
 
 def check_heads(config: dict[str, Any], world: int) -> None:
-    """Every rank needs the same number of attention heads; KV heads may be fewer than ranks."""
+    """Refuse a number of attention heads that `world` does not divide; KV heads may be fewer."""
     heads = _text_config(config).get("num_attention_heads", _text_config(config).get("n_head"))
     if isinstance(heads, int) and heads % world:
         choices = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
@@ -81,12 +82,12 @@ def check_heads(config: dict[str, Any], world: int) -> None:
 
 
 def check_weights(folder: Path) -> None:
-    """Refuse a folder without safetensors, with a missing part, or with a cut one."""
+    """Refuse a folder without safetensors, or with a missing or truncated file."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise StartupError(
             4,
-            f"{folder} holds no *.safetensors file; pickled weights are refused, since reading"
+            f"{folder} holds no *.safetensors file; pickled weights are refused, since loading"
             " them can run code: convert them with `save_pretrained` of transformers",
         )
     index = folder / "model.safetensors.index.json"
@@ -98,10 +99,10 @@ def check_weights(folder: Path) -> None:
 
 
 def draft_token_ids(target: Path, draft: Path) -> dict[int, int] | None:
-    """The draft's id of each target id whose piece both have; None where equal ids are equal.
+    """Map target ids to draft ids for the tokens that both have; None if the ids are the same.
 
-    `vocab_size` may differ, since models pad it; it is compared only where a folder has no
-    `tokenizer.json`. Raises Fault(4) if the smaller vocabulary shares too little with the other.
+    `vocab_size` may differ, since models pad it; it is compared only if a folder has no
+    `tokenizer.json`. Raises StartupError(4) if the vocabularies share too few tokens.
     """
     first, second = read_vocabulary(target), read_vocabulary(draft)
     if first is None or second is None:
@@ -126,30 +127,30 @@ def draft_token_ids(target: Path, draft: Path) -> dict[int, int] | None:
 
 
 def read_vocabulary(folder: Path) -> dict[str, int] | None:
-    """Piece to id of `tokenizer.json`, added tokens included; None without such a file."""
+    """The ids of all tokens in `tokenizer.json`, including added ones; None without the file."""
     path = folder / "tokenizer.json"
     if not path.exists():
         return None
     tokenizer = _read_json(path)
     pieces: Any = tokenizer["model"]["vocab"]
-    if isinstance(pieces, list):  # Unigram: the id is the place in the list
-        pieces = {piece: place for place, (piece, _) in enumerate(pieces)}
+    if isinstance(pieces, list):  # Unigram: the id is the index in the list
+        pieces = {piece: id for id, (piece, _) in enumerate(pieces)}
     added = tokenizer.get("added_tokens") or ()
     return {**pieces, **{token["content"]: token["id"] for token in added}}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The model's configuration. Raises Fault(4) for one that is missing or damaged."""
+    """Read `config.json`. Raises StartupError(4) if it is missing or damaged."""
     return _read_json(folder / "config.json")
 
 
 def read_header(file: Path) -> tuple[int, dict[str, Any]]:
-    """Where a safetensors file's data begin, and its tensors by name. Raises Fault(4)."""
+    """The offset of a safetensors file's data, and its tensors by name. Raises StartupError(4)."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(HEADER_LENGTH_BYTES), "little")
         if HEADER_LENGTH_BYTES + length > size:
-            raise StartupError(4, f"{file} is cut short within its header; fetch it again")
+            raise StartupError(4, f"{file} is truncated within its header; download it again")
         return HEADER_LENGTH_BYTES + length, _parse_object(file, stream.read(length))
 
 
@@ -157,16 +158,17 @@ _LAYER_KEYS = ("layer_types", "layers_block_type", "block_types")
 
 
 def _text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of the configuration that speaks of the language model."""
+    """The part of the configuration for the language model."""
     nested = config.get("text_config")
     return nested if isinstance(nested, dict) else config
 
 
 def _is_in_transformers(kind: str) -> bool:
-    """Whether transformers has the architecture itself; looked up without importing it."""
-    found = find_spec("transformers")
-    places = found.submodule_search_locations if found else None
-    return any((Path(place) / "models" / kind.replace("-", "_")).is_dir() for place in places or ())
+    """Whether transformers has the architecture; looked up without importing it."""
+    spec = find_spec("transformers")
+    folders = spec.submodule_search_locations if spec else None
+    name = kind.replace("-", "_")
+    return any((Path(folder) / "models" / name).is_dir() for folder in folders or ())
 
 
 def _describe_id(pieces: dict[str, int], piece: str) -> str:
@@ -174,13 +176,13 @@ def _describe_id(pieces: dict[str, int], piece: str) -> str:
 
 
 def _check_file_size(file: Path) -> None:
-    """A safetensors file is exactly its header and the bytes that the header speaks of."""
+    """Refuse a safetensors file whose size differs from what its header implies."""
     size = file.stat().st_size
     start, tensors = read_header(file)
     expected = start + max(_data_ends(file, tensors), default=0)
     if size != expected:
         raise StartupError(
-            4, f"{file} has {size} bytes, its header says {expected}; fetch it again"
+            4, f"{file} has {size} bytes, its header implies {expected}; download it again"
         )
 
 
@@ -191,14 +193,14 @@ def _data_ends(file: Path, tensors: dict[str, Any]) -> Iterator[int]:
         try:
             yield int(tensor["data_offsets"][1])
         except (TypeError, KeyError, IndexError, ValueError):
-            raise StartupError(4, f"{file}: the header does not say where `{name}` lies") from None
+            raise StartupError(4, f"{file}: the header has no valid offsets for `{name}`") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return _parse_object(path, path.read_bytes())
     except FileNotFoundError:
-        raise StartupError(4, f"{path} is missing; a model folder holds it") from None
+        raise StartupError(4, f"{path} is missing; every model folder needs it") from None
 
 
 def _parse_object(path: Path, body: bytes) -> dict[str, Any]:
@@ -207,5 +209,5 @@ def _parse_object(path: Path, body: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise StartupError(4, f"{path} is damaged: {error}") from None
     if not isinstance(value, dict):
-        raise StartupError(4, f"{path} is damaged: an object is expected")
+        raise StartupError(4, f"{path} is damaged: it must be a JSON object")
     return value

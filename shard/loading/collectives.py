@@ -1,9 +1,9 @@
-"""Tensor parallelism on plain tensors: the group of ranks, and the sums that a plan implies.
+"""Tensor parallelism on plain tensors: the process group, and the collectives of a plan.
 
-`slices` says what a rank keeps of each parameter; here the modules get the hooks that make the
-parts add up: an all-reduce after a row-wise module and after experts, a gather after a head that
-must return the whole vocabulary. Ranks gather identical bits and sample alike, so tokens need no
-broadcast; Acks carry a digest.
+`partition` says what a rank keeps of each parameter. Here modules get the hooks that combine the
+parts: an all-reduce after a row-wise module and after experts, a gather after a head that must
+return the whole vocabulary. All ranks gather identical bits and sample the same tokens, so tokens
+need no broadcast; the digests in Acks verify it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from shard.loading.partition import (
 )
 
 _COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-"""A dead peer is seen at once; a hung one is the router's watchdog's to find."""
+"""A dead peer is noticed at once; a peer that hangs is detected by the router."""
 _ALL_REDUCED = (*ROWWISE, "all_reduce", "moe_tp_experts")
 
 
 def join_process_group(ranks: TensorParallelRank, rendezvous: str, device: torch.device) -> None:
-    """Join the group of all ranks through the file `rendezvous`; loopback only."""
+    """Join the process group of all ranks through the file `rendezvous`; loopback only."""
     if ranks.world == 1:
         return
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -54,18 +54,21 @@ def max_over_ranks(seconds: float, ranks: TensorParallelRank, device: torch.devi
 
 
 def all_agree(agrees: bool, device: torch.device) -> bool:
-    """Whether every rank of the group says `agrees`: one small collective, one answer."""
+    """Whether `agrees` is true on every rank; one small all-reduce."""
     vote = torch.tensor(int(agrees), device=device)
     dist.all_reduce(vote, dist.ReduceOp.MIN)
     return bool(vote.item())
 
 
 def install_collectives(module: nn.Module, name: str, ranks: TensorParallelRank) -> None:
-    """Let the cut parts of `module` add up to what the whole would compute. Raises like `plan`."""
+    """Add hooks to `module` so that its parts compute what the whole module would.
+
+    Raises as `tensor_parallel_plan` does.
+    """
     for path, style in tensor_parallel_plan(module, name, ranks).items():
-        part = next((part for own, part in module.named_modules() if own == path), None)
+        part = next((part for key, part in module.named_modules() if key == path), None)
         if part is None:
-            continue  # a parameter; its module has an entry of its own
+            continue  # a parameter, whose module has its own entry
         if style in SPLIT_INPUT:
             part.register_forward_pre_hook(_split_input_hook(ranks))
         if style in _ALL_REDUCED:
@@ -75,7 +78,7 @@ def install_collectives(module: nn.Module, name: str, ranks: TensorParallelRank)
 
 
 def _split_input_hook(ranks: TensorParallelRank) -> Callable[[nn.Module, Any], tuple[Tensor]]:
-    """For a row-wise module whose input is whole on every rank."""
+    """A hook for a row-wise module whose input is complete on every rank."""
 
     def split(_module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         return (inputs[0].chunk(ranks.world, dim=-1)[ranks.rank],)

@@ -1,8 +1,8 @@
-"""Which architectures can be served: refused by name before loading, or checked after it.
+"""Which architectures can be served: refused by name before loading, or tested after it.
 
-Rolling back rejected drafts needs a cache that is keys and values by position. So state-space and
-linear attention are refused by their class, selecting or chunked attention by its layer type.
-What no name tells is measured: `verify` compares a few tokens with transformers' own attention.
+Rolling back rejected drafts needs a cache of keys and values by position. State-space models and
+linear attention are therefore refused by class, and sparse or chunked attention by layer type. What
+no name shows is tested: `verify_logits` compares a few tokens with transformers' own attention.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from shard.attention.interface import IMPLEMENTATION, AttentionProbe, use_layout
 from shard.batch.packing import TokenSpan
 from shard.batch.rows import CachedRow
-from shard.errors import StartupError
+from shard.errors import StartupError, first_line
 from shard.model.packed_model import LoadedModel, PackedModel
 from shard.wire.protocol import Sampling
 
@@ -27,18 +27,19 @@ _log = logging.getLogger(__name__)
 _RECURRENT_LAYERS = ("mamba", "linear_attention", "conv", "recurrent", "rwkv", "hybrid")
 _ATTENTION_LAYERS = frozenset(("full_attention", "sliding_attention", "attention"))
 _PROBE_TOKENS = (5, 3, 8, 1, 2, 7, 4, 6, 9, 3, 1, 5)
-"""Tokens of the comparison; two chunks of them, so that the second attends to cached keys."""
 _PROBE_CHUNK = 3
+"""The compared tokens, and the length of the first of two chunks of them, so that the second chunk
+attends to cached keys."""
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
-"""Largest accepted difference of logits, as a share of their spread."""
+"""Maximum difference of the logits, relative to their standard deviation."""
 
 
 def refuse_unsupported(config: Any) -> str:
-    """The architecture's name. Raises Fault 4 if its rows could not be rolled back or paged."""
+    """The name of its model class. Raises StartupError(4) if it cannot be paged or rolled back."""
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if kind is None:
         raise StartupError(
-            4, f"{config.model_type} is not supported: it is no causal language model"
+            4, f"{config.model_type} is not supported: it is not a causal language model"
         )
     kind = kind[0] if isinstance(kind, (tuple, list)) else kind
     name: str = kind.__name__
@@ -64,11 +65,11 @@ def _unsupported_reason(kind: Any, config: Any) -> str | None:
 
 
 def max_positions(config: Any, name: str) -> int:
-    """Most tokens of a row: all that the model knows positions of, unless those depend on others.
+    """Maximum length of a row: the positions that the model was trained for.
 
-    A rotary embedding of type longrope has two sets of frequencies. transformers chooses one for
-    the whole forward by its last position, so one long row would turn the keys of all others.
-    Within the length that the model was first trained for there is no choice.
+    A rotary embedding of type longrope has two sets of frequencies, and transformers chooses one
+    for the whole forward pass by its last position. One long row would then change the keys of all
+    others, so that only the model's original length is served.
     """
     longest: int = config.max_position_embeddings
     rope: Any = getattr(config, "rope_parameters", None) or {}
@@ -78,51 +79,53 @@ def max_positions(config: Any, name: str) -> int:
             longest = min(longest, kind["original_max_position_embeddings"])
     if longest < config.max_position_embeddings:
         _log.warning(
-            "%s serves %d of its %d positions: beyond them its longrope would let rows change"
-            " each other",
-            *(name, longest, config.max_position_embeddings),
+            "%s serves %d of its %d positions: beyond that, its longrope embedding would make the"
+            " rows of a batch depend on each other",
+            name,
+            longest,
+            config.max_position_embeddings,
         )
     return longest
 
 
 def verify_logits(model: LoadedModel) -> None:
-    """Compare packed, paged logits with transformers' own.
+    """Compare packed, paged logits with those of transformers' own attention.
 
-    Raises Fault 4 where they differ: an attention that looks ahead, positions of the model's own
-    making, a bias in the mask. All ranks compare alike.
+    They differ if the attention is not causal, if the model computes its own positions, or if its
+    mask has a bias. Every rank gets the same result. Raises StartupError(4) if they differ.
     """
     _refuse_hidden_window(model)
-    ours = _packed_logits(model).float()
+    logits = _packed_logits(model).float()
     try:
         with _local_key_value_groups(model):
-            theirs = _reference_logits(model).float()
+            reference = _reference_logits(model).float()
     except torch.OutOfMemoryError:
         raise
-    except Exception as fault:
-        line = str(fault).strip().split("\n")[0]
+    except Exception as error:
         raise StartupError(
-            4, f"{model.name} is not supported: it does not run as it is ({line})"
-        ) from fault
-    error = _relative_error(ours, theirs)
-    if not error <= _TOLERANCE[model.dtype]:
+            4, f"{model.name} is not supported: transformers cannot run it ({first_line(error)})"
+        ) from error
+    difference = _relative_error(logits, reference)
+    if not difference <= _TOLERANCE[model.dtype]:
         raise StartupError(
             4,
             f"{model.name} is not supported: its paged logits differ from transformers' own"
-            f" by {error:.2g} of their spread",
+            f" by {difference:.2g} of their standard deviation",
         )
 
 
-def _relative_error(ours: Tensor, theirs: Tensor) -> float:
-    """Of the median token: root mean square of the difference over the spread of its logits.
+def _relative_error(logits: Tensor, reference: Tensor) -> float:
+    """Root mean square difference over the standard deviation of the logits, of the median token.
 
-    Not the largest, since in half precision a rounding may choose another expert for a token.
+    Not of the worst token, since in half precision rounding may route one to another expert.
     """
-    error = (ours - theirs).pow(2).mean(dim=-1).sqrt() / theirs.std(dim=-1).clamp(min=1e-6)
+    difference = (logits - reference).pow(2).mean(dim=-1).sqrt()
+    error = difference / reference.std(dim=-1).clamp(min=1e-6)
     return error.median().item()
 
 
 def _refuse_hidden_window(model: LoadedModel) -> None:
-    """A window that only a mask would tell is lost, since no mask is built."""
+    """Refuse a sliding window that appears only in the mask, since no mask is built."""
     text: Any = model.module.config.get_text_config()  # type: ignore[union-attr, operator]
     window = getattr(text, "sliding_window", None)
     layers = getattr(text, "layer_types", None)
@@ -130,7 +133,8 @@ def _refuse_hidden_window(model: LoadedModel) -> None:
         return
     if all(rule.window != window for rule in _record_attention(model).params.values()):
         raise StartupError(
-            4, f"{model.name} is not supported: its attention is not told its window"
+            4,
+            f"{model.name} is not supported: its layers do not report their sliding window",
         )
 
 
@@ -150,17 +154,17 @@ def _packed_logits(model: LoadedModel) -> Tensor:
 
 @contextmanager
 def _local_key_value_groups(model: LoadedModel) -> Iterator[None]:
-    """Inside, transformers' attention repeats keys as often as this rank's cut asks for.
+    """Inside, transformers' attention repeats keys as this rank's partition requires.
 
-    It divides the heads of the whole model, which is wrong where ranks share key/value heads.
+    It would use the heads of the whole model, which is wrong if ranks share key/value heads.
     """
-    heard = _record_attention(model)
-    own = model.module.modules()
-    parts: list[Any] = [part for part in own if hasattr(part, "num_key_value_groups")]
+    probe = _record_attention(model)
+    modules = model.module.modules()
+    parts: list[Any] = [part for part in modules if hasattr(part, "num_key_value_groups")]
     before = [part.num_key_value_groups for part in parts]
     try:
         for part in parts:
-            part.num_key_value_groups = heard.group_sizes[part.layer_idx]
+            part.num_key_value_groups = probe.group_sizes[part.layer_idx]
         yield
     finally:
         for part, groups in zip(parts, before, strict=True):
@@ -168,12 +172,12 @@ def _local_key_value_groups(model: LoadedModel) -> Iterator[None]:
 
 
 def _record_attention(model: LoadedModel) -> AttentionProbe:
-    """What the layers ask of attention for one token."""
+    """The parameters that each layer passes to attention, recorded with one token."""
     zero = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-    heard = AttentionProbe()
-    with torch.inference_mode(), use_layout(heard):
+    probe = AttentionProbe()
+    with torch.inference_mode(), use_layout(probe):
         model.module(input_ids=zero, position_ids=zero, use_cache=False)
-    return heard
+    return probe
 
 
 def _reference_logits(model: LoadedModel) -> Tensor:

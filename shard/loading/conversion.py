@@ -1,8 +1,8 @@
-"""Parameters that a checkpoint holds in parts or under another name, read as if they were there.
+"""Parameters that a checkpoint stores in several tensors or under another name.
 
-transformers knows which tensors of a file become which parameter. Two of its rules are followed
-here, since they can be read by slices: another name, and experts, each a tensor of its own in the
-file, that are stacked, with gate and up side by side. Other rules are transformers' to apply.
+transformers has rules that convert the tensors of a file to parameters. Two of them are implemented
+here, since their results can be read by slices: renaming, and stacking experts that are one tensor
+each, with gate and up concatenated. A checkpoint that needs another rule is loaded by transformers.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from transformers.core_model_loading import (
 
 
 class NotSliceable(Exception):
-    """A checkpoint that cannot be read by slices, and why."""
+    """The checkpoint cannot be read by slices. The text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSource:
-    """The tensors that make up one parameter.
+    """The stored tensors that make up one parameter.
 
-    Those of each part are stacked in a new first dimension, and the parts joined in the second. A
-    single tensor under another name is one part of one tensor, and is not `stacked`.
+    The tensors of each part are stacked along a new first dimension, and the parts concatenated
+    along the second. A tensor under another name is one part of one tensor, and not `stacked`.
     """
 
     parts: tuple[tuple[str, ...], ...]
     stacked: bool
 
     def open(self, slices: Callable[[str], Any]) -> Any:
-        """The whole as `slices`, which is `get_slice` of safetensors, gives each tensor."""
+        """The parameter as a lazy slice; `slices` is `get_slice` of safetensors."""
         if not self.stacked:
             return slices(self.parts[0][0])
         return StackedSlices([[slices(name) for name in part] for part in self.parts])
 
 
 class StackedSlices:
-    """Slices of [rows, ...] that act as one of [count, all parts' rows, ...].
+    """Lazy slices of shape [rows, ...], combined to one of shape [experts, sum of rows, ...].
 
-    Raises ValueError where they do not fit together.
+    Raises ValueError if their shapes do not match.
     """
 
     def __init__(self, parts: Sequence[Sequence[Any]]) -> None:
@@ -71,62 +71,62 @@ class StackedSlices:
         return dtype
 
     def __getitem__(self, index: tuple[slice, ...]) -> Tensor:
-        """The part within slices of the leading dimensions; nothing else is read."""
-        which, wanted, *rest = (*index, slice(None))[: max(2, len(index))]
+        """Read what `index`, slices of the leading dimensions, selects, and nothing else."""
+        experts, wanted, *rest = (*index, slice(None))[: max(2, len(index))]
         start, stop, _ = wanted.indices(sum(self._rows))
-        found, at = [], 0
+        selected, offset = [], 0
         for part, rows in zip(self._parts, self._rows, strict=True):
-            own = slice(max(start - at, 0), min(stop - at, rows))
-            if own.start < own.stop:
-                found.append(torch.stack([expert[(own, *rest)] for expert in part[which]]))
-            at += rows
-        return torch.cat(found, 1)
+            inside = slice(max(start - offset, 0), min(stop - offset, rows))
+            if inside.start < inside.stop:
+                selected.append(torch.stack([expert[(inside, *rest)] for expert in part[experts]]))
+            offset += rows
+        return torch.cat(selected, 1)
 
 
 def converted_sources(module: Any, names: Iterable[str]) -> dict[str, TensorSource]:
-    """The parameters of `module` that files with tensors called `names` hold in another way.
+    """The parameters of `module` that must be converted from stored tensors called `names`.
 
-    Raises Unreadable.
+    Raises NotSliceable.
     """
     rules = get_model_conversion_mapping(module)
     converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-    own = module.state_dict()
-    found: dict[str, TensorSource] = {}
+    parameters = module.state_dict()
+    sources: dict[str, TensorSource] = {}
     merged: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in sorted(names, key=_natural_key):
         target, pattern = rename_source_key(
-            name, renamings, converters, module.base_model_prefix, own
+            name, renamings, converters, module.base_model_prefix, parameters
         )
         if pattern is not None:
             merged[target][pattern].append(name)
-        elif target != name and target in own:
-            found[target] = TensorSource(((name,),), False)
+        elif target != name and target in parameters:
+            sources[target] = TensorSource(((name,),), False)
     for target, parts in merged.items():
-        found[target] = _converted_source(target, parts, converters)
-    return found
+        sources[target] = _converted_source(target, parts, converters)
+    return sources
 
 
 def _converted_source(
     target: str, parts: dict[str, list[str]], converters: Sequence[WeightConverter]
 ) -> TensorSource:
-    """The source of `target`, whose `parts` go by the pattern of the converter that takes them."""
-    takers = [rule for rule in converters if not parts.keys() - set(rule.source_patterns)]
-    if len(takers) != 1 or not _only_stacks(takers[0]):
+    """The source of `target`; `parts` are its tensors by the converter's pattern."""
+    matching = [rule for rule in converters if not parts.keys() - set(rule.source_patterns)]
+    if len(matching) != 1 or not _only_stacks(matching[0]):
         raise NotSliceable(f"`{next(iter(parts.values()))[0]}` becomes `{target}`")
-    [rule] = takers
+    [rule] = matching
     return TensorSource(
         tuple(tuple(parts[each]) for each in rule.source_patterns if each in parts), True
     )
 
 
 def _only_stacks(rule: WeightConverter) -> bool:
-    """Whether all that `rule` does is to stack, and to join what was stacked."""
+    """Whether `rule` only stacks tensors and concatenates the stacks."""
     dims = [(type(step), getattr(step, "dim", None)) for step in rule.operations]
-    joined = (MergeModulelist, 0), (Concatenate, 1)
-    return dims == [*joined[: len(dims)]] and (len(dims) == 2 or len(rule.source_patterns) == 1)
+    supported = (MergeModulelist, 0), (Concatenate, 1)
+    return dims == [*supported[: len(dims)]] and (len(dims) == 2 or len(rule.source_patterns) == 1)
 
 
 def _natural_key(name: str) -> list[str | int]:
-    """So that expert 10 comes after expert 9."""
+    """Sort key with which expert 10 comes after expert 9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

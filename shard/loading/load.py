@@ -1,9 +1,8 @@
-"""From a model folder to a `LoadedModel` model on this rank: find the class, refuse, read, cut,
-probe.
+"""Loads a model folder on this rank: find the class, refuse, read, partition, verify.
 
-Everything that can stop a start is a `Fault` with one line. The usual way builds the module
-without memory and reads this rank's slices. The other way, transformers' own loading of the
-whole and a cut in place, is for checkpoints that are Unreadable by slices.
+Every failure is a StartupError of one line. Normally the module is built on the meta device and
+this rank reads its slices. A checkpoint that is NotSliceable is loaded whole by transformers and
+then partitioned in place.
 """
 
 from __future__ import annotations
@@ -39,7 +38,11 @@ def load(
     ranks: TensorParallelRank,
     report: ProgressCallback,
 ) -> LoadedModel:
-    """The model in folder `path`, cut for `ranks`. Raises Fault 4 for what cannot be served."""
+    """Load the model in folder `path`, partitioned for `ranks`.
+
+    `dtype` None is float32 on a CPU and the checkpoint's own on a GPU. Raises StartupError: 2 if
+    the model cannot be divided by the ranks, 4 if it cannot be served or read.
+    """
     disable_progress_bar()  # the launcher shows progress
     config = _read_config(path)
     name = refuse_unsupported(config)
@@ -64,7 +67,7 @@ def _load_by_slices(
     ranks: TensorParallelRank,
     report: ProgressCallback,
 ) -> nn.Module:
-    """The module with this rank's part of every parameter."""
+    """Load only this rank's part of every parameter, if the checkpoint allows it."""
     module = _build_without_memory(config, name, dtype)
     kept = partitions(module, name, ranks)
     try:
@@ -99,24 +102,24 @@ def _describe_loaded(
 def _read_config(path: str) -> Any:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as fault:
-        raise StartupError(4, f"config.json cannot be read: {first_line(fault)}") from fault
+    except (OSError, ValueError, KeyError) as error:
+        raise StartupError(4, f"config.json cannot be read: {first_line(error)}") from error
 
 
 def _build_without_memory(config: Any, name: str, dtype: torch.dtype) -> nn.Module:
-    """The module with shapes and without memory."""
+    """The module on the meta device: shapes without memory."""
     try:
         with torch.device("meta"):
             module: nn.Module = AutoModelForCausalLM.from_config(
                 config, dtype=dtype, attn_implementation=IMPLEMENTATION
             )
-    except Exception as fault:
-        raise StartupError(4, f"{name} cannot be built: {first_line(fault)}") from fault
+    except Exception as error:
+        raise StartupError(4, f"{name} cannot be built: {first_line(error)}") from error
     return module
 
 
 def _refuse_mixed_precision(module: Any, dtype: torch.dtype) -> None:
-    """Raises Unreadable where transformers keeps some parameters in float32: it knows which."""
+    """Raises NotSliceable if transformers keeps some parameters in float32."""
     if module._get_dtype_plan(dtype):
         raise NotSliceable(f"some parameters stay in float32 although the model is {dtype}")
 
@@ -124,17 +127,17 @@ def _refuse_mixed_precision(module: Any, dtype: torch.dtype) -> None:
 def _load_by_transformers(
     path: str, name: str, dtype: torch.dtype, report: ProgressCallback, **options: Any
 ) -> nn.Module:
-    """The whole module; its bytes are told at the start and at the end only."""
+    """Load the whole module; progress is reported only at the start and at the end."""
     size = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
     report(0, size)
     try:
         module: nn.Module = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, attn_implementation=IMPLEMENTATION, use_safetensors=True, **options
         )
-    except Exception as fault:
+    except Exception as error:
         raise StartupError(
-            4, f"the weights of {name} cannot be read: {first_line(fault)}"
-        ) from fault
+            4, f"the weights of {name} cannot be read: {first_line(error)}"
+        ) from error
     report(size, size)
     return module
 
@@ -148,7 +151,7 @@ def _partition_in_place(module: nn.Module, kept: Mapping[str, Partition]) -> Non
 
 
 def _resolve_dtype(dtype: str | None, config: Any, device: torch.device) -> torch.dtype:
-    """float32 on CPU, where exactness is worth most; the checkpoint's own on CUDA."""
+    """By default float32 on a CPU, for exactness, and the checkpoint's own dtype on a GPU."""
     if dtype is not None:
         return {
             "float16": torch.float16,
@@ -157,12 +160,12 @@ def _resolve_dtype(dtype: str | None, config: Any, device: torch.device) -> torc
         }[dtype]
     if device.type == "cpu" or config.dtype is None:
         return torch.float32
-    own: torch.dtype = config.dtype
-    return own
+    checkpoint_dtype: torch.dtype = config.dtype
+    return checkpoint_dtype
 
 
 def _eos_ids(path: str, config: Any) -> frozenset[int]:
-    """Every end-of-sequence id: the generation config's, else the model config's."""
+    """The end-of-sequence ids of the generation config, or else of the model config."""
     ids = config.get_text_config().eos_token_id
     with contextlib.suppress(OSError):
         ids = GenerationConfig.from_pretrained(path).eos_token_id or ids

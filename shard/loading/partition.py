@@ -1,10 +1,10 @@
 """Which part of every parameter a rank keeps; a pure function of the model's shapes and its plan.
 
-transformers names for modules, and for parameters that have no module of their own, how they are
-cut (`tp_plan`, layer numbers as `*`). We turn a style into spans of one dimension. Nothing here
-reads, copies or assigns: `weights` reads by a `Cut`, `collectives` hooks what a plan sums.
-Embeddings and all unlisted parameters are replicated, and so are key/value heads where there are
-fewer than ranks. What cannot be followed is refused by name.
+The plan of transformers (`tp_plan`, with layer numbers as `*`) names a style for modules, and for
+parameters without a module of their own. A style becomes spans of one dimension. No weight is read
+or assigned here: `weights` reads a `Partition`, and `collectives` adds the hooks of a plan.
+Embeddings and unlisted parameters are replicated, and so are key/value heads if there are fewer
+than ranks. An unsupported style is refused by name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from shard.errors import StartupError
 
 Span = tuple[int, int]
-"""First element and the one after the last."""
+"""Start and stop."""
 GATHERED_OUTPUT = "colwise_gather_output"
 SPLIT_INPUT = ("rowwise_split_input", "rowwise_rep")
 ROWWISE = ("rowwise", *SPLIT_INPUT)
@@ -29,9 +29,9 @@ UNPARTITIONED = frozenset(
     "replicate replicated_with_grad_allreduce embedding_rowwise embedding_colwise"  # noqa: SIM905
     " local_params all_reduce moe_tp_experts".split()
 )
-"""Styles of modules whose own parameters stay whole, or are cut by entries of their own."""
+"""Styles of modules whose own parameters are kept whole, or have their own entries."""
 _FIRST_RANK_ONLY = "first_rank"
-"""Ours: a bias that is added before the sum over ranks, so only rank 0 has it."""
+"""Not a style of transformers: a bias that is added before the all-reduce, so on rank 0 only."""
 _KV_PROJECTIONS = ("k_proj", "v_proj")
 _HEAD_PROJECTIONS = ("q_proj", *_KV_PROJECTIONS)
 _EXTRA_PLANS = {
@@ -42,19 +42,19 @@ _EXTRA_PLANS = {
         "model.layers.*.self_attn.o_proj": "rowwise",
         "model.layers.*.self_attn.sinks": "colwise",
         "model.layers.*.mlp.experts": "moe_tp_experts",
-        # [experts, in, out], where gate and up alternate: a span holds whole pairs
+        # [experts, in, out], where gate and up alternate, so that a span has whole pairs
         "model.layers.*.mlp.experts.gate_up_proj": "rowwise",
         "model.layers.*.mlp.experts.gate_up_proj_bias": "rowwise",
         "model.layers.*.mlp.experts.down_proj": "colwise",
         "model.layers.*.mlp.experts.down_proj_bias": _FIRST_RANK_ONLY,
     }
 }
-"""Plans of our own, by `model_type`, added to what transformers says."""
+"""Additional plans by `model_type`, which extend those of transformers."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorParallelRank:
-    """One rank among `world` ranks."""
+    """Rank `rank` of `world`."""
 
     rank: int
     world: int
@@ -62,30 +62,33 @@ class TensorParallelRank:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """What this rank keeps of a parameter: `spans` of dimension `dim`, joined. All, if empty."""
+    """The part of a parameter that this rank keeps: the concatenated `spans` of dimension `dim`.
+
+    Without spans it keeps the whole parameter.
+    """
 
     dim: int = 0
     spans: tuple[Span, ...] = ()
     zeroed: bool = False
-    """Keep the shape and nothing of the values."""
+    """Keep the shape, but with all values 0."""
 
     def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
-        """The part's shape."""
+        """The shape of the part, for a parameter of shape `whole`."""
         if not self.spans:
             return whole
         size = sum(stop - start for start, stop in self.spans)
         return (*whole[: self.dim], size, *whole[self.dim + 1 :])
 
     def copy_to(self, whole: Any, part: Tensor) -> None:
-        """Fill `part` from `whole`, a Tensor or a file's slice; only the spans are read."""
+        """Copy the spans of `whole`, a tensor or a lazy slice of a file, to `part`."""
         if self.zeroed:
             part.zero_()
             return
-        at = 0
+        offset = 0
         for start, stop in self.spans or ((0, part.shape[self.dim]),) if part.ndim else ():
             index = (*[slice(None)] * self.dim, slice(start, stop))
-            part.narrow(self.dim, at, stop - start).copy_(whole[index])
-            at += stop - start
+            part.narrow(self.dim, offset, stop - start).copy_(whole[index])
+            offset += stop - start
         if not part.ndim:
             part.copy_(whole[...])
 
@@ -94,9 +97,9 @@ WHOLE = Partition()
 
 
 def tensor_parallel_plan(module: nn.Module, name: str, ranks: TensorParallelRank) -> dict[str, str]:
-    """Style of each module and parameter that the plan names, by full name; {} for one rank.
+    """The style of each module and parameter in the plan, by full name; empty for one rank.
 
-    Raises Fault 4 for an architecture without a plan that cuts its layers.
+    Raises StartupError(4) if the architecture has no plan that divides its layers.
     """
     if ranks.world == 1:
         return {}
@@ -110,14 +113,14 @@ def tensor_parallel_plan(module: nn.Module, name: str, ranks: TensorParallelRank
     names = [path for path, _ in module.named_modules()]
     names += [path for path, _ in module.named_parameters(remove_duplicate=False)]
     patterns = {re.compile(re.escape(key).replace(r"\*", r"\d+")): s for key, s in rules.items()}
-    found = ((n, next((s for p, s in patterns.items() if p.fullmatch(n)), None)) for n in names)
-    return {path: style for path, style in found if style is not None}
+    styles = ((n, next((s for p, s in patterns.items() if p.fullmatch(n)), None)) for n in names)
+    return {path: style for path, style in styles if style is not None}
 
 
 def partitions(module: nn.Module, name: str, ranks: TensorParallelRank) -> dict[str, Partition]:
-    """The cut of every parameter that is not whole, by its full name. Reads shapes only.
+    """The partition of every parameter that is not kept whole, by full name. Reads only shapes.
 
-    Raises Fault 2 where sizes do not divide by the ranks, Fault 4 for a style not followed.
+    Raises StartupError: 2 if a size cannot be divided by the ranks, 4 for an unsupported style.
     """
     styles = tensor_parallel_plan(module, name, ranks)
     return dict(_partitions(module, name, styles, ranks))
@@ -135,14 +138,16 @@ def _partitions(
             continue
         part = module.get_submodule(path)
         if not isinstance(part, nn.Linear):
-            raise StartupError(4, f"{name} cannot be sharded: {path} ({style}) is no linear layer")
+            raise StartupError(
+                4, f"{name} cannot be sharded: {path} ({style}) is not a linear layer"
+            )
         if style == GATHERED_OUTPUT and part.out_features % ranks.world:
             continue  # every rank computes all of it
         placed = _head_group(module, path, part, name, ranks)
         for leaf, parameter in part.named_parameters(recurse=False):
             bias = leaf == "bias" and style in ROWWISE
-            own = _FIRST_RANK_ONLY if bias else style
-            yield f"{path}.{leaf}", _partition(own, parameter.shape, path, name, placed)
+            leaf_style = _FIRST_RANK_ONLY if bias else style
+            yield f"{path}.{leaf}", _partition(leaf_style, parameter.shape, path, name, placed)
 
 
 def _partition(
@@ -160,21 +165,23 @@ def _partition(
     elif style in ROWWISE:
         dim = len(shape) - 1
     else:
-        raise StartupError(4, f"{name} cannot be sharded: its plan asks for {style} at {path}")
+        raise StartupError(
+            4, f"{name} cannot be sharded: the style {style} of {path} is not supported"
+        )
     return Partition(dim, (_rank_span(shape[dim], path, ranks),))
 
 
 def _rank_span(size: int, path: str, ranks: TensorParallelRank) -> Span:
     if size % ranks.world:
-        raise StartupError(2, f"{path}: {size} features do not divide by {ranks.world} shards")
-    share = size // ranks.world
-    return ranks.rank * share, (ranks.rank + 1) * share
+        raise StartupError(2, f"{path}: {size} features cannot be divided by {ranks.world} shards")
+    width = size // ranks.world
+    return ranks.rank * width, (ranks.rank + 1) * width
 
 
 def _head_group(
     module: nn.Module, path: str, part: nn.Linear, name: str, ranks: TensorParallelRank
 ) -> TensorParallelRank:
-    """`ranks`, or the fewer groups of ranks that share key/value heads; heads are never split."""
+    """`ranks`, or fewer groups of ranks if these share key/value heads; a head is never split."""
     if not path.endswith(_HEAD_PROJECTIONS):
         return ranks
     size = getattr(module.get_submodule(path.rpartition(".")[0]), "head_dim", None)
@@ -185,6 +192,6 @@ def _head_group(
         return TensorParallelRank(ranks.rank * heads // ranks.world, heads)
     if heads % ranks.world:
         raise StartupError(
-            2, f"{name}: the {heads} heads of {path} do not divide by {ranks.world} shards"
+            2, f"{name}: the {heads} heads of {path} cannot be divided by {ranks.world} shards"
         )
     return ranks

@@ -1,8 +1,8 @@
-"""Quantised checkpoints: which formats are read, by what, and that they are read on one rank.
+"""Quantized checkpoints: the supported formats and what they need. They cannot be sharded.
 
-transformers unpacks them all; a format is listed here once it was loaded, served and compared.
-`mxfp4` and `fp8` are turned back into the precision of the run, so they save disk and not memory;
-`torchao` weights stay packed and are multiplied by its own kernels.
+transformers loads all of them; a format is listed here once a test serves it and compares its
+tokens. `mxfp4` and `fp8` are dequantized to the precision of the run, so they save disk space but
+no memory; `torchao` weights stay packed and use its own kernels.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from shard.errors import StartupError
 from shard.loading.partition import TensorParallelRank
 
 _REQUIRED_PACKAGES = {"mxfp4": None, "fp8": "accelerate", "torchao": "torchao"}
-"""What a format needs beside transformers; all of it is in the extra `quantized`."""
+"""The package that a format needs besides transformers; the extra `quantized` has them all."""
 
 
 def quantization_options(
     config: Any, name: str, ranks: TensorParallelRank
 ) -> dict[str, Any] | None:
-    """What transformers must be told to load the format of `config`; None for a plain checkpoint.
+    """The arguments with which transformers loads the format; None if it is not quantized.
 
-    Raises Fault 4 for another format or a missing package, Fault 2 for more than one rank.
+    Raises StartupError: 2 for more than one rank, 4 for another format or a missing package.
     """
     settings = getattr(config, "quantization_config", None)
     if settings is None:
@@ -37,11 +37,13 @@ def quantization_options(
         )
     package = _REQUIRED_PACKAGES[method]
     if package is not None and find_spec(package) is None:
-        cure = "pip install 'tgi-laps[quantized]'"
-        raise StartupError(4, f"{name}: the format `{method}` needs the package {package}; {cure}")
+        command = "pip install 'tgi-laps[quantized]'"
+        raise StartupError(
+            4, f"{name}: the format `{method}` needs the package {package}; {command}"
+        )
     if ranks.world > 1:
         raise StartupError(
-            2, f"{name}: `{method}` weights are not sharded; serve it with --num-shard 1"
+            2, f"{name}: `{method}` weights cannot be sharded; serve it with --num-shard 1"
         )
     if method == "mxfp4":
         return {"quantization_config": Mxfp4Config(dequantize=True)}

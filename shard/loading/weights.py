@@ -1,9 +1,9 @@
-"""Parameters from safetensors files straight into a module that was built without memory.
+"""Reads parameters from safetensors files into a module that was built on the meta device.
 
-A rank reads the slices that it keeps and nothing else. Names in the files are the module's own,
-or `conversion` says what they are to it; what it cannot say is `loading`'s to route elsewhere. A
-tied parameter that the files leave out is read from its partner's name, and shares its memory where
-both keep the same part. What a file promises and does not hold is a Fault that names the file.
+A rank reads only the slices that it keeps. Names in the files are the module's own, or mapped to
+them by `conversion`. A tied parameter that the files leave out is read under the name of the one it
+is tied to, and shares its memory if both keep the same part. A tensor that is missing or damaged is
+a StartupError that names the file.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from shard.loading.conversion import TensorSource
 from shard.loading.partition import WHOLE, Partition
 
 ProgressCallback = Callable[[int, int], None]
-"""Called with bytes read and bytes to read."""
+"""Called with the number of bytes read so far and in total."""
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 _FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 class Weights:
-    """The tensors of a model folder by name; open files, nothing read. Use with `with`."""
+    """The tensors of a model folder by name. Holds the files open; a context manager."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises Fault 4 for a folder without weights or with an unreadable file."""
+        """Open the files. Raises StartupError(4) if there are none or one cannot be read."""
         self._exit_stack = ExitStack()
         self._locations: dict[str, tuple[Path, Any]] = {}
         self._converted: dict[str, TensorSource] = {}
@@ -43,7 +43,7 @@ class Weights:
                 self._locations.update({name: (file, handle) for name in handle.keys()})  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             self._exit_stack.close()
-            raise StartupError(4, f"{file} cannot be read: {error}; fetch it again") from error
+            raise StartupError(4, f"{file} cannot be read: {error}; download it again") from error
 
     def __enter__(self) -> Self:
         return self
@@ -53,17 +53,18 @@ class Weights:
 
     @property
     def names(self) -> frozenset[str]:
-        """Every tensor's name, and those of what `add_converted` made of them."""
+        """The names of all stored tensors, and of those that `add_converted` added."""
         return frozenset((*self._locations, *self._converted))
 
     def add_converted(self, sources: Mapping[str, TensorSource]) -> None:
-        """Let other names stand for what is made of these tensors."""
+        """Add tensors that are made of stored ones."""
         self._converted.update(sources)
 
     def read(self, name: str, cut: Partition, like: Tensor, device: torch.device) -> Tensor:
-        """This rank's part of `name` with the dtype of `like`, whose shape is the whole's.
+        """Read the part `cut` of tensor `name` to `device`, with the dtype of `like`.
 
-        Raises Fault 4, naming the file, where it holds something else or less than it says.
+        `like` has the shape of the whole tensor. Raises StartupError(4), naming the file, if the
+        stored tensor has another shape, is not floating point, or cannot be read.
         """
         source = self._converted.get(name, TensorSource(((name,),), False))
         file, handle = self._locations[source.parts[0][0]]
@@ -71,17 +72,17 @@ class Weights:
             whole = source.open(self._slice)
             if tuple(whole.get_shape()) != tuple(like.shape):
                 raise StartupError(
-                    4, f"{file}: `{name}` is {whole.get_shape()}, not {list(like.shape)}"
+                    4, f"{file}: `{name}` has shape {whole.get_shape()}, not {list(like.shape)}"
                 )
             if like.is_floating_point() and whole.get_dtype() not in _FLOAT_DTYPES:
                 raise StartupError(
-                    4, f"{file}: `{name}` holds {whole.get_dtype()}, not floating point"
+                    4, f"{file}: `{name}` has dtype {whole.get_dtype()}, not floating point"
                 )
             part = torch.empty(cut.shape(like.shape), dtype=like.dtype, device=device)
             cut.copy_to(whole if like.ndim else handle.get_tensor(source.parts[0][0]), part)
         except (SafetensorError, OSError, ValueError) as error:
             raise StartupError(
-                4, f"{file}: `{name}` cannot be read: {error}; fetch it again"
+                4, f"{file}: `{name}` cannot be read: {error}; download it again"
             ) from error
         return part
 
@@ -96,9 +97,9 @@ def load_parameters(
     device: torch.device,
     report: ProgressCallback,
 ) -> None:
-    """Give every parameter and buffer of `module`, built on the meta device, its value here.
+    """Load every parameter and buffer of `module`, which is on the meta device, to `device`.
 
-    Raises Fault 4 for a parameter that `weights` lacks.
+    Raises StartupError(4) for a parameter that `weights` does not have.
     """
     slots = list(_named_slots(module))
     sources = {name: _stored_name(name, module, weights) for name, _ in slots}
@@ -127,14 +128,15 @@ def set_parameter(module: nn.Module, name: str, value: Tensor) -> None:
 
 
 def _compute_buffers(module: nn.Module, device: torch.device) -> None:
-    """Buffers that no file holds, such as rotary frequencies, by the model's own initialisation.
+    """Compute the buffers that no file holds, such as rotary frequencies.
 
-    It leaves alone what is flagged as initialised, which is every parameter that was read.
+    The model's own `initialize_weights` does it, and skips the parameters that were read, since
+    these are marked as initialized.
     """
-    owned: Any = module
-    for name, buffer in owned.named_non_persistent_buffers():
+    model: Any = module
+    for name, buffer in model.named_non_persistent_buffers():
         set_parameter(module, name, torch.empty_like(buffer, device=device))
-    owned.initialize_weights()
+    model.initialize_weights()
 
 
 def _named_slots(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -142,16 +144,16 @@ def _named_slots(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _stored_name(name: str, module: nn.Module, weights: Weights) -> str:
-    """The name under which the files hold `name`: its own, or that of a parameter tied to it."""
+    """The name under which `name` is stored: its own, or that of a parameter tied to it."""
     ties: Mapping[str, str] = getattr(module, "all_tied_weights_keys", None) or {}
     root = ties.get(name, name)
-    family = (name, root, *(own for own, source in ties.items() if source == root))
-    found = next((own for own in family if own in weights.names), None)
-    if found is None:
+    tied = (name, root, *(other for other, source in ties.items() if source == root))
+    stored = next((other for other in tied if other in weights.names), None)
+    if stored is None:
         raise StartupError(
-            4, f"the weights lack `{name}`, which the architecture needs; fetch them again"
+            4, f"the weights lack `{name}`, which the architecture needs; download them again"
         )
-    return found
+    return stored
 
 
 def _partition_bytes(cut: Partition, like: Tensor) -> int:
@@ -159,7 +161,7 @@ def _partition_bytes(cut: Partition, like: Tensor) -> int:
 
 
 def _checkpoint_files(folder: Path) -> list[Path]:
-    """The files that make up the checkpoint, as transformers chooses them."""
+    """The files of the checkpoint, chosen as transformers does."""
     if (folder / SINGLE_FILE).exists():
         return [folder / SINGLE_FILE]
     index = folder / INDEX_FILE

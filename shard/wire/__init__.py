@@ -1,1 +1,1 @@
-"""The protocol between router and shards."""
+"""The protocol between the router and the shards."""

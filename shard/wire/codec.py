@@ -1,8 +1,8 @@
-"""From frozen values to msgpack's types and back, by their type hints alone.
+"""Converts frozen values to msgpack's types and back, driven by their type hints.
 
-A dataclass travels as an array of its fields, a tuple as an array, an enum as its value, and
-`Annotated[tuple[...], code]` as binary of that array code. Decoding accepts what encoding makes
-and nothing else: no conversion, no missing and no further field, no number that is not finite.
+A dataclass is encoded as an array of its fields, a tuple as an array, an enum as its value, and
+`Annotated[tuple[...], code]` as binary with that array code. Decoding accepts only what encoding
+produces: no type conversion, no missing or extra field, no number that is not finite.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 
 class ProtocolError(Exception):
-    """The peer broke the wire's rules; the connection is of no further use."""
+    """The peer violated the protocol; the connection must be closed."""
 
 
 EncodeFunction = Callable[[Any], Any]
@@ -27,7 +27,7 @@ DecodeFunction = Callable[[Any], Any]
 
 @cache
 def encoder(hint: Any) -> EncodeFunction:
-    """What turns a value of type `hint` into msgpack's own types."""
+    """A function that converts a value of type `hint` to msgpack's types."""
     if get_origin(hint) is Annotated:
         code = get_args(hint)[1]
         return lambda value: array(code, value).tobytes()
@@ -50,7 +50,10 @@ def _encode_scalar(value: Any) -> Any:
 
 @cache
 def decoder(hint: Any) -> DecodeFunction:
-    """What turns msgpack's types back, and raises ProtocolError for all but a value of `hint`."""
+    """A function that converts msgpack's types to a value of type `hint`.
+
+    It raises ProtocolError for anything that `encoder(hint)` does not produce.
+    """
     if get_origin(hint) is Annotated:
         return _array_decoder(get_args(hint)[1])
     if is_dataclass(hint) and isinstance(hint, type):
@@ -66,7 +69,7 @@ def decoder(hint: Any) -> DecodeFunction:
 
 
 def _optional_type(hint: Any) -> Any:
-    """What an optional value is where it is not None."""
+    """The type of an optional value that is not None."""
     return next(option for option in get_args(hint) if option is not NoneType)
 
 
@@ -104,8 +107,8 @@ def _enum_decoder(kind: type[Enum]) -> DecodeFunction:
     def decode(value: Any) -> Enum:
         try:
             return kind(value)
-        except ValueError as fault:
-            raise ProtocolError(str(fault)) from fault
+        except ValueError as error:
+            raise ProtocolError(str(error)) from error
 
     return decode
 

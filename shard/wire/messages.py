@@ -1,8 +1,7 @@
-"""What the messages between router and shards are made of: rows, pages, results.
+"""The values in the messages between router and shards: rows, pages, results.
 
-Frozen values and their meaning; how they travel is `codec`'s, and which messages there are
-`protocol`'s, from which both sides import them. A field of either file may have only types that the
-codec knows.
+How they are encoded is `codec`'s, and which messages exist is `protocol`'s, from which both sides
+import everything. A field here may only have types that the codec supports.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class End(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LogitBias:
-    """What is added to the score of `token`, an id inside the vocabulary."""
+    """A `value` that is added to the logit of `token`, an id inside the vocabulary."""
 
     token: int
     value: float
@@ -35,11 +34,11 @@ class LogitBias:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the target's next token is chosen. Neutral values switch a processor off.
+    """How the target's next token is chosen. Each default value disables its processor.
 
-    `temperature` 0 is greedy, without warpers; `top_k` 0, `top_p` 1, `typical_p` 1 and `min_p` 0
-    keep every token. `seed` and the absolute position fix the noise, so the text depends on
-    nothing else.
+    `temperature` 0 is greedy and skips the warpers; `top_k` 0, `top_p` 1, `typical_p` 1 and `min_p`
+    0 keep every token. The noise is a function of `seed`, position and token, so that the text
+    depends on nothing else.
     """
 
     seed: int = 0
@@ -50,40 +49,40 @@ class Sampling:
     typical_p: float = 1.0
     min_p: float = 0.0
     frequency_penalty: float = 0.0
-    """Times the token's count in the output."""
+    """Subtracted from a token's logit once per occurrence in the output."""
     presence_penalty: float = 0.0
-    """Once for a token in the output."""
+    """Subtracted from a token's logit once if it occurs in the output."""
     bias: tuple[LogitBias, ...] = ()
-    """No token twice."""
+    """At most one entry per token."""
     watermark: bool = False
     min_new_tokens: int = 0
-    """EOS is barred until so many tokens are emitted."""
+    """EOS is suppressed until this many tokens have been emitted."""
     watermark_gamma: float = 0.5
-    """Share of the vocabulary that the watermark favours; its default where there is none."""
+    """Fraction of the vocabulary on the green list; the default without a watermark."""
     watermark_delta: float = 2.0
-    """What a favoured token gains; its default where there is no watermark."""
+    """Logit bias of green-list tokens; the default without a watermark."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportOptions:
-    """What a row's Items tell beside its tokens."""
+    """What a row's results contain besides its tokens."""
 
     top_n: int = 0
-    """How many of the likeliest tokens at every position, the prompt's included if it is told."""
+    """Number of most likely tokens per position, of the prompt too with `prompt_logprobs`."""
     raw_logprobs: bool = False
-    """Log-probabilities of the model itself, not of what processors and warpers left."""
+    """Report log-probabilities before processors and warpers instead of after them."""
     prompt_logprobs: bool = False
-    """Log-probabilities of the prompt; the prefill must then start at its first token."""
+    """Report the prompt's log-probabilities. The prefill must then start at its first token."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewRow:
-    """A row the shards do not hold yet, or no longer hold.
+    """A row that the shards do not hold: a new one, or one that was evicted.
 
-    `tokens` is the prompt followed by what was already emitted; the first `prompt` of them are
-    the prompt. The row ends once `prompt + max_new` tokens exist. The pages that come with the same
-    Step hold the keys and values of the first `cached` tokens for the target, and of the first
-    `draft_cached` for the draft: shared with other rows, or brought back from the host.
+    `tokens` is the prompt, of length `prompt`, followed by the tokens already emitted. The row ends
+    at `prompt + max_new` tokens. Its pages in the same step already hold the keys and values of the
+    first `cached` tokens of the target and the first `draft_cached` of the draft, because they are
+    shared with other rows or swapped in.
     """
 
     id: int
@@ -94,14 +93,14 @@ class NewRow:
     sampling: Sampling
     report: ReportOptions = ReportOptions()
     grammar: str | None = None
-    """What the whole output must match, in llguidance's own form; the router has compiled it."""
+    """Grammar of the whole output in llguidance's format; the router has compiled it."""
     cached: int = 0
     draft_cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class AppendPages:
-    """Page ids appended to a row's block table."""
+    """Page ids to append to a row's block table."""
 
     id: int
     pages: Ids
@@ -109,9 +108,9 @@ class AppendPages:
 
 @dataclass(frozen=True, slots=True)
 class PageCopy:
-    """Whole pages, target and draft, copied from each of `sources` to the same place in `targets`.
+    """Copies of whole pages, of target and draft, from `sources[i]` to `targets[i]`.
 
-    All are read before any is written.
+    All pages are read before any is written.
     """
 
     sources: Ids = ()
@@ -119,14 +118,14 @@ class PageCopy:
 
 
 NO_COPY = PageCopy()
-"""No page moves."""
+"""Copies no page."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowWork:
-    """What one row does in a Step.
+    """What one row does in a step.
 
-    `prefill` > 0: feed that many known tokens; the last known one also samples. `prefill` 0:
+    `prefill` > 0: process that many known tokens, and sample after the last known one. `prefill` 0:
     draft `draft` tokens after the row's last token and verify them.
     """
 
@@ -137,7 +136,7 @@ class RowWork:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredStep:
-    """Seconds of a Step in which `rows` rows decode with `draft` drafts each."""
+    """Seconds of a step in which `rows` rows decode with `draft` draft tokens each."""
 
     rows: int
     draft: int
@@ -146,7 +145,7 @@ class MeasuredStep:
 
 @dataclass(frozen=True, slots=True)
 class TopTokens:
-    """The likeliest tokens at one position, the likeliest first, ties with the last included."""
+    """The most likely tokens at one position in descending order, including ties with the last."""
 
     ids: Ids
     logprobs: Floats
@@ -154,23 +153,22 @@ class TopTokens:
 
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """What a Step did for one row; a row that had ended before has no item."""
+    """The result of a step for one row; a row that had ended before has none."""
 
     id: int
     tokens: Ids
     logprobs: Floats
-    """Of the chosen tokens, natural log, one per token; after every processor and warper unless
-    the row's report asks for the model's own."""
+    """Natural log, one per token; after processors and warpers unless `raw_logprobs`."""
     drafted: int
     accepted: int
     end: End | None
     top: tuple[TopTokens, ...] = ()
-    """One per token where the report asks for them, else none."""
+    """One per token if the row reports them, else empty."""
     prompt_start: int = 0
     prompt_logprobs: Floats = ()
-    """The model's own, of the prompt's tokens from `prompt_start` on; the first has none."""
+    """Raw log-probabilities of the prompt from `prompt_start` on; its first token has none."""
     draft_cached: int = 0
-    """Leading tokens of the row whose keys and values the draft holds; the target's own count
-    where no draft keeps any."""
+    """Leading tokens of the row whose keys and values the draft holds; the target's count if no
+    drafter keeps any."""
     prompt_top: tuple[TopTokens, ...] = ()
-    """The model's likeliest tokens at the same places, where the report asks for some."""
+    """The most likely tokens at the same positions if the row reports them, else empty."""

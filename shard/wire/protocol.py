@@ -1,10 +1,10 @@
-"""The wire between the router and every shard: messages, frames, limits. All that users import.
+"""The protocol between the router and each shard: messages, frames, limits.
 
-A frame is a 4-byte little-endian length and a msgpack array ``[code, *fields]``. The union of
-messages is closed and its codes are append-only; nested values travel as arrays, token ids as
-int32 and log-probabilities as float32 binary. Parsing follows the type hints and accepts nothing
-else: a value of the wrong type, an unknown code or an oversized frame is a `ProtocolError`,
-which ends the connection. No pickle, no ext types, no torch, no asyncio.
+A frame is a 4-byte little-endian length and a msgpack array ``[code, *fields]``. The set of
+messages is closed and their codes are append-only. Nested values are arrays, token ids int32 binary
+and log-probabilities float32 binary. Parsing follows the type hints and accepts nothing else: a
+value of the wrong type, an unknown code or an oversized frame is a `ProtocolError`, which ends the
+connection. No pickle, no ext types, no torch, no asyncio. Other packages import only this module.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from shard.wire.messages import TopTokens as TopTokens
 
 VERSION = 1
 MAX_FRAME_BYTES = 64 << 20
-"""Largest frame in bytes; refused before it is read."""
+"""Maximum size of a frame; a larger one is refused before it is read."""
 HEADER_BYTES = 4
 """Bytes of the length prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Router to rank, first frame of a connection."""
+    """Router to rank, the first message of a connection."""
 
     version: int
     rank: int
@@ -49,7 +49,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Rank to router, the answer to `Hello`: what this rank serves and can hold."""
+    """Rank to router, the answer to `Hello`: the rank's model, capacity and measured costs."""
 
     rank: int
     model: str
@@ -58,29 +58,29 @@ class Ready:
     page_size: int
     """Tokens per page."""
     pages: int
-    """Usable pages; page 0 is the trash page and is not among them."""
+    """Usable pages, without page 0, the trash page."""
     max_rows: int
     max_length: int
-    """Most tokens, prompt and output, of one row."""
+    """Maximum number of tokens of one row, prompt and output."""
     vocab_size: int
     speculate: int
-    """Largest draft length; 0 where there is no drafter."""
+    """Maximum draft length; 0 without a drafter."""
     draft_token_seconds: float
     """Seconds of one draft forward for one row, measured at warm-up (the paper's T_SSM)."""
     verify_seconds: float
     """Seconds of one verify forward for one row, measured at warm-up (the paper's T_LLM)."""
     drafter: str = ""
-    """Who drafts: `model`, `ngram`, or nobody."""
+    """`model`, `ngram`, or empty without a drafter."""
     costs: tuple[MeasuredStep, ...] = ()
-    """Measured at warm-up. For every number of rows in it there is a draft length of 0."""
+    """Measured at warm-up. Each number of rows in it occurs with draft length 0."""
     catch_up_seconds: float = 0.0
     """Seconds that the drafter needs for one token that it has missed, measured at warm-up."""
     host_pages: int = 0
-    """Pages that fit the host's memory, for rows swapped out."""
+    """Pages of the swap pool in host memory."""
     swap_token_seconds: float = 0.0
-    """Seconds to copy one token's keys and values to the host, or back; measured at warm-up."""
+    """Seconds to copy one token's keys and values to the host or back, measured at warm-up."""
     prefill_token_seconds: float = 0.0
-    """Seconds of one prefilled token of a long chunk, draft included; measured at warm-up."""
+    """Seconds per prefilled token of a long chunk, draft included, measured at warm-up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Step:
 
     Ranks apply release, new, grow, swap_out (pages to host slots), copy (pages to pages) and
     swap_in (host slots to pages) in this order, then run. The copies of swap_in may overlap with
-    the runs: a row whose pages come back is not in `run` of the same Step.
+    the runs, so a row whose pages are swapped in is not in `run` of the same step.
     """
 
     number: int
@@ -104,7 +104,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Rank 0 to router. `seconds` is the device time of the Step, `digest` as in `Ack`."""
+    """Rank 0 to router. `seconds` is the step's device time, `digest` is as in `Ack`."""
 
     number: int
     seconds: float
@@ -114,10 +114,10 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Other ranks to router: Step `number` is done; `digest` covers the rows that it ran.
+    """Other ranks to router: step `number` is complete.
 
-    The digest is a zlib.crc32 of what the rank knows of them after the Step, whatever it has
-    started since; the router compares it between the ranks.
+    `digest` is a zlib.crc32 of the state of the rows that it ran, as of the end of the step. The
+    router compares it between ranks.
     """
 
     number: int
@@ -126,14 +126,14 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Router to rank; answered by the reader thread with `Pong`, also during a Step."""
+    """Router to rank; the reader thread answers with `Pong`, even during a step."""
 
     nonce: int
 
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """Rank to router; `step` is the last Step this rank finished."""
+    """Rank to router; `step` is the last step that this rank completed."""
 
     nonce: int
     step: int
@@ -141,7 +141,7 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class Fatal:
-    """Rank to router: this rank cannot go on. `code` is the process's exit status."""
+    """Rank to router: this rank has failed. `code` is the exit status of its process."""
 
     code: int
     text: str
@@ -149,19 +149,19 @@ class Fatal:
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Router to rank: rows with this `grammar` will come; `Prepared` answers, also during Steps.
+    """Router to rank: prepare for rows with `grammar`. Answered by `Prepared`, even during a step.
 
-    A row may come without it, and then waits for its grammar inside the Step that brings it.
+    It is optional: without it, the step that brings the row waits for the grammar.
     """
 
     number: int
     grammar: str
-    """llguidance's own form, as in `NewRow`."""
+    """In llguidance's format, as in `NewRow`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Rank to router: the Prepare of this `number` is done."""
+    """Rank to router: the `Prepare` with this `number` is complete."""
 
     number: int
 
@@ -174,7 +174,7 @@ Message = Hello | Ready | Step | StepResult | Ack | Ping | Pong | Fatal | Prepar
 
 
 def pack(message: Message) -> bytes:
-    """The frame of `message`, header included. Raises ProtocolError if it exceeds MAX_FRAME."""
+    """The frame of `message`, with its header. Raises ProtocolError above MAX_FRAME_BYTES."""
     kind: Any = type(message)
     value = [_code_of_type[kind], *encoder(kind)(message)]
     body: bytes = msgpack.packb(value)
@@ -184,7 +184,7 @@ def pack(message: Message) -> bytes:
 
 
 def body_length(header: bytes) -> int:
-    """Body length announced by a 4-byte `header`. Raises ProtocolError above MAX_FRAME."""
+    """The length of the body, from a frame's header. Raises ProtocolError above MAX_FRAME_BYTES."""
     size = int.from_bytes(header, "little")
     if size > MAX_FRAME_BYTES:
         raise ProtocolError(f"a frame of {size} bytes exceeds {MAX_FRAME_BYTES}")
@@ -192,11 +192,11 @@ def body_length(header: bytes) -> int:
 
 
 def unpack(body: bytes) -> Message:
-    """The message in a frame's `body`. Raises ProtocolError for anything but a valid one."""
+    """Parse the message in a frame's `body`. Raises ProtocolError if it is not valid."""
     try:
         value = msgpack.unpackb(body, use_list=True, strict_map_key=True)
-    except (ValueError, msgpack.UnpackException, RecursionError) as fault:
-        raise ProtocolError(f"not msgpack: {fault}") from fault
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise ProtocolError(f"not msgpack: {error}") from error
     if not isinstance(value, list) or not value or type(value[0]) is not int:
         raise ProtocolError("a message is an array that starts with its code")
     if value[0] not in _type_of_code:

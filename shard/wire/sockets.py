@@ -1,4 +1,4 @@
-"""Where the ranks listen: sockets in a private folder, or at a prefix that the operator gave."""
+"""The ranks' Unix sockets: in a private folder, or at a path prefix that the operator sets."""
 
 from __future__ import annotations
 
@@ -14,39 +14,41 @@ from pathlib import Path
 from shard.errors import StartupError
 
 MAX_PATH_BYTES = 107
-"""Bytes of a Unix socket's path on Linux."""
+"""Maximum length of a Unix socket's path on Linux."""
 
 
 @contextlib.contextmanager
 def run_folder() -> Iterator[Path]:
-    """A private folder (0700) for sockets, gone at the end. Raises Fault(7)."""
+    """A private folder (mode 0700) for sockets, removed on exit. Raises StartupError(7)."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="tgi-laps-")
     except OSError as error:
-        raise StartupError(7, f"no folder for sockets: {error}; set TMPDIR") from None
+        raise StartupError(
+            7, f"the folder for sockets cannot be created: {error}; set TMPDIR"
+        ) from None
     with folder as path:
         yield Path(path)
 
 
 def socket_paths(prefix: str | None, folder: Path, world: int) -> tuple[str, ...]:
-    """A Unix socket per rank. Raises Fault(7) for a path that the system cannot hold."""
+    """The path of each rank's socket. Raises StartupError(7) if one is too long or not writable."""
     start = Path(prefix).absolute() if prefix else folder / "rank"
-    found = tuple(f"{start}-{rank}" for rank in range(world))
+    paths = tuple(f"{start}-{rank}" for rank in range(world))
     if not os.access(start.parent, os.W_OK | os.X_OK):
         raise StartupError(7, f"`shard_uds_path`: the folder {start.parent} is not writable")
-    if any(len(os.fsencode(path)) > MAX_PATH_BYTES for path in found):
+    if any(len(os.fsencode(path)) > MAX_PATH_BYTES for path in paths):
         raise StartupError(
-            7, f"the path of a socket is longer than {MAX_PATH_BYTES} bytes: {found[-1]}"
+            7, f"the path of a socket is longer than {MAX_PATH_BYTES} bytes: {paths[-1]}"
         )
-    return found
+    return paths
 
 
 @contextlib.contextmanager
 def listening(path: str) -> Iterator[socket.socket]:
-    """A Unix socket at `path`, open to its owner alone and removed at the end.
+    """A listening Unix socket at `path` with mode 0600, removed on exit.
 
-    A socket that a dead process left is replaced. Raises Fault(7) if `path` is too long, in use or
-    not writable.
+    Replaces the socket of a process that has died. Raises StartupError(7) if `path` is too long, in
+    use or not writable.
     """
     if len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise StartupError(
@@ -56,10 +58,10 @@ def listening(path: str) -> Iterator[socket.socket]:
         try:
             _remove_stale(path)
             listener.bind(path)
-            os.chmod(path, 0o600)  # nobody can connect before `listen`
+            os.chmod(path, 0o600)  # before `listen`, so that no one else can connect
             listener.listen(1)
-        except OSError as fault:
-            raise StartupError(7, f"cannot listen on socket {path}: {fault.strerror}") from fault
+        except OSError as error:
+            raise StartupError(7, f"cannot listen on socket {path}: {error.strerror}") from error
         try:
             yield listener
         finally:
@@ -68,18 +70,18 @@ def listening(path: str) -> Iterator[socket.socket]:
 
 def _remove_stale(path: str) -> None:
     if not os.path.exists(path) or not stat.S_ISSOCK(os.stat(path).st_mode):
-        return  # `bind` reports anything that is in the way
+        return  # `bind` reports any other file at this path
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
             return
-    raise StartupError(7, f"socket {path} belongs to a live process; end it or use another path")
+    raise StartupError(7, f"socket {path} is in use by a process; stop it or use another path")
 
 
 def peer_uid(connection: socket.socket) -> int:
-    """User id of the process at the other end."""
+    """The user id of the process at the other end of a Unix socket."""
     credentials = connection.getsockopt(
         socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
     )

@@ -42,7 +42,7 @@ def refusal(target: Path, draft: Path | None = None, world: int = 1) -> StartupE
     return caught.value
 
 
-def test_a_sound_pair_passes_and_padded_sizes_may_differ(tmp_path) -> None:
+def test_a_valid_pair_passes_and_padded_sizes_may_differ(tmp_path) -> None:
     target = model(tmp_path / "target", LLAMA | {"vocab_size": 16}, {"a": 0})
     draft = model(tmp_path / "draft", LLAMA | {"vocab_size": 32}, {"a": 0})
     checkpoint.check(target, draft, 2)
@@ -85,10 +85,10 @@ def test_remote_code_is_refused_unless_transformers_has_the_architecture(tmp_pat
     checkpoint.check(model(tmp_path / "known", LLAMA | {"auto_map": {}}), None, 1)
     fault = refusal(model(tmp_path / "own", {"model_type": "nobodys", "auto_map": {}}))
     assert fault.code == 4
-    assert "config.json asks for code of its own" in fault.text
+    assert "config.json requires the model's own code" in fault.text
 
 
-def test_pickled_weights_are_refused_with_the_way_out(tmp_path) -> None:
+def test_pickled_weights_are_refused_with_a_remedy(tmp_path) -> None:
     target = model(tmp_path / "target")
     (target / "model.safetensors").rename(target / "pytorch_model.bin")
     fault = refusal(target)
@@ -97,19 +97,19 @@ def test_pickled_weights_are_refused_with_the_way_out(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("weights", [tensors()[:-1], tensors() + b"x", tensors()[:12], b""])
-def test_cut_or_padded_weights_are_refused_with_the_file(tmp_path, weights) -> None:
+def test_truncated_or_padded_weights_are_refused_with_the_file(tmp_path, weights) -> None:
     fault = refusal(model(tmp_path / "target", weights=weights))
     assert fault.code == 4
     assert "model.safetensors" in fault.text
 
 
-def test_a_header_that_lies_about_its_tensors_is_refused(tmp_path) -> None:
+def test_a_header_with_wrong_offsets_is_refused(tmp_path) -> None:
     header = b'{"w": {"data_offsets": "far"}}'
     weights = len(header).to_bytes(8, "little") + header
-    assert "where `w` lies" in refusal(model(tmp_path / "target", weights=weights)).text
+    assert "no valid offsets for `w`" in refusal(model(tmp_path / "target", weights=weights)).text
 
 
-def test_a_part_that_the_index_names_but_the_folder_lacks_is_named(tmp_path) -> None:
+def test_a_missing_file_that_the_index_names_is_named(tmp_path) -> None:
     target = model(tmp_path / "target")
     index = {"weight_map": {"w": "model-00002-of-00002.safetensors"}}
     (target / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -136,14 +136,14 @@ def test_a_draft_of_another_vocabulary_is_refused_with_sizes_and_a_token(tmp_pat
     assert "'a' is absent in the draft, 0 in the target" in fault.text
 
 
-def test_a_draft_that_shares_most_pieces_is_led_to_the_targets_ids(tmp_path) -> None:
+def test_a_draft_that_shares_most_tokens_is_mapped_to_the_targets_ids(tmp_path) -> None:
     target = model(tmp_path / "target", vocab={"a": 0, "b": 1, "c": 2})
     draft = model(tmp_path / "draft", vocab={"a": 0, "c": 1, "d": 2})
     checkpoint.check(target, draft, 1)
     assert checkpoint.draft_token_ids(target, draft) == {0: 0, 2: 1, 9: 9}
 
 
-def test_the_pieces_of_a_unigram_vocabulary_are_numbered_by_place(tmp_path) -> None:
+def test_the_tokens_of_a_unigram_vocabulary_are_numbered_by_index(tmp_path) -> None:
     target = model(tmp_path / "target", vocab=[["a", -1.0], ["b", -2.0]])
     assert checkpoint.read_vocabulary(target) == {"a": 0, "b": 1, "<s>": 9}
 

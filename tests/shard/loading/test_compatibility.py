@@ -54,7 +54,7 @@ def test_a_recurrent_state_is_refused_by_name(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ANOTHER_ATTENTION)
-def test_an_attention_that_is_not_by_position_is_refused_by_name(kind: str) -> None:
+def test_attention_that_is_not_by_position_is_refused_by_name(kind: str) -> None:
     assert "cannot be paged" in (verdict(kind) or "")
 
 
@@ -72,12 +72,12 @@ def test_an_encoder_decoder_is_refused_by_name() -> None:
     [
         ("bert", "differ from transformers' own"),
         ("diffllama", "differ from transformers' own"),
-        ("moshi", "is not told its window"),
+        ("moshi", "do not report their sliding window"),
         ("mla", "keys (1, 4, 1, 8) and values (1, 4, 1, 4) differ"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_what_would_be_served_wrong_is_refused_when_it_is_loaded(
+def test_a_model_that_would_be_served_wrong_is_refused_when_it_is_loaded(
     model: Model, name: str, reason: str
 ) -> None:
     with pytest.raises(StartupError) as caught:

@@ -47,7 +47,7 @@ def test_a_draft_of_another_vocabulary_is_refused_with_both_sizes(model: Model) 
     assert "101" in fault.text
 
 
-def test_truncated_weights_are_one_line(model: Model, tmp_path: Path) -> None:
+def test_truncated_weights_are_an_error_of_one_line(model: Model, tmp_path: Path) -> None:
     whole = Path(model("llama"))
     for file in whole.iterdir():
         data = file.read_bytes()
@@ -58,7 +58,7 @@ def test_truncated_weights_are_one_line(model: Model, tmp_path: Path) -> None:
     assert "model.safetensors" in fault.text
 
 
-def test_models_that_the_device_cannot_hold_are_one_line(
+def test_models_that_do_not_fit_the_device_are_an_error_of_one_line(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -72,7 +72,7 @@ def test_models_that_the_device_cannot_hold_are_one_line(
     )
 
 
-def test_a_prefill_that_the_device_cannot_hold_names_the_flag(
+def test_the_error_of_a_prefill_that_does_not_fit_the_device_names_the_flag(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = replace(engine(model("llama"))._target.facts, device=torch.device("cuda"))
@@ -90,7 +90,7 @@ def test_a_prefill_that_the_device_cannot_hold_names_the_flag(
     )
 
 
-def test_a_pool_too_small_for_one_request_names_the_flags(model: Model) -> None:
+def test_the_error_of_a_pool_too_small_for_one_request_names_the_flags(model: Model) -> None:
     fault = start(model("llama"), max_total_tokens=120, max_batch_total_tokens=64)
     assert fault.code == 6
     assert fault.text.startswith("Not enough memory to handle max_total_tokens=120: ")
@@ -134,7 +134,7 @@ def test_half_precision_serves_with_logits_near_those_of_float32(
     assert error.median() < near  # a rounding may choose another expert for one token
 
 
-def test_the_launcher_hears_how_much_is_read(model: Model) -> None:
+def test_progress_is_reported_to_the_launcher(model: Model) -> None:
     told: list[tuple[str, int]] = []
     start_engine(tiny.config(model("llama")), lambda text, percent: told.append((text, percent)))
     read = [(text, percent) for text, percent in told if text.startswith("loading the target")]

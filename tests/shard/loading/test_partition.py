@@ -61,13 +61,13 @@ def test_sinks_follow_their_heads_and_expert_biases_are_added_once() -> None:
     assert own[layer + "mlp.experts.gate_up_proj"] == Partition(2, ((48, 96),))
 
 
-def test_gate_and_up_of_packed_experts_are_cut_each() -> None:
+def test_gate_and_up_of_packed_experts_are_each_divided() -> None:
     own = partitions(empty("mixtral"), "mixtral", TensorParallelRank(1, 2))
     assert own["model.layers.0.mlp.experts.gate_up_proj"] == Partition(1, ((24, 48), (72, 96)))
     assert own["model.layers.0.mlp.experts.down_proj"] == Partition(2, ((24, 48),))
 
 
-def test_ranks_beyond_the_key_heads_share_them() -> None:
+def test_more_ranks_than_key_heads_share_them() -> None:
     key = "model.layers.0.self_attn.k_proj.weight"
     spans = [
         partitions(empty("llama"), "llama", TensorParallelRank(rank, 4))[key].spans
@@ -77,15 +77,15 @@ def test_ranks_beyond_the_key_heads_share_them() -> None:
 
 
 def test_heads_that_do_not_divide_are_refused_by_name() -> None:
-    with pytest.raises(StartupError, match=r"2 heads of .*k_proj do not divide by 3") as caught:
+    with pytest.raises(StartupError, match=r"2 heads of .*k_proj cannot be divided by 3") as caught:
         partitions(empty("llama", num_attention_heads=3), "llama", TensorParallelRank(0, 3))
     assert caught.value.code == 2
 
 
-def test_a_style_that_is_not_followed_is_refused_by_name() -> None:
+def test_an_unsupported_style_is_refused_by_name() -> None:
     module: Any = empty("llama")
     module.tp_plan["model.layers.*.mlp.up_proj"] = "sequence_parallel"
-    with pytest.raises(StartupError, match=r"asks for sequence_parallel at .*up_proj"):
+    with pytest.raises(StartupError, match=r"style sequence_parallel of .*up_proj is not supp"):
         partitions(module, "LlamaForCausalLM", TensorParallelRank(0, 2))
 
 

@@ -26,7 +26,7 @@ ASK = RowSpec(tuple(range(5, 25)), 16)
 
 
 def quantised(folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """The model in `folder` with `tensors` in the place of its own."""
+    """The model in `folder` with its tensors replaced by `tensors`."""
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
@@ -105,10 +105,10 @@ class Config:
     ("method", "world", "code", "reason"),
     [
         ("gptq", 1, 4, "the format `gptq` is not supported; supported: fp8, mxfp4, torchao"),
-        ("mxfp4", 2, 2, "`mxfp4` weights are not sharded; serve it with --num-shard 1"),
+        ("mxfp4", 2, 2, "`mxfp4` weights cannot be sharded; serve it with --num-shard 1"),
     ],
 )
-def test_what_is_not_read_is_refused_by_its_name(
+def test_an_unsupported_format_is_refused_by_name(
     method: str, world: int, code: int, reason: str
 ) -> None:
     with pytest.raises(StartupError) as caught:
@@ -122,9 +122,9 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch: A
         quantization_options(Config("torchao"), "It", TensorParallelRank(0, 1))
 
 
-def test_a_quantised_model_is_refused_on_two_ranks_before_it_is_read(
+def test_a_quantized_model_is_refused_on_two_ranks_before_it_is_read(
     model: Model, tmp_path: Path
 ) -> None:
     path = mxfp4(copytree(model("gpt-oss-wide"), tmp_path / "model"))
-    with pytest.raises(StartupError, match="not sharded"):
+    with pytest.raises(StartupError, match="cannot be sharded"):
         load(path, None, torch.device("cpu"), TensorParallelRank(0, 2), lambda done, total: None)

@@ -79,7 +79,7 @@ def test_every_value_is_the_one_that_transformers_loads(
     assert told[-1][0] == told[-1][1]
 
 
-def test_several_files_are_found_by_their_index(model: Model, tmp_path: Path) -> None:
+def test_several_files_are_found_through_their_index(model: Model, tmp_path: Path) -> None:
     whole = AutoModelForCausalLM.from_pretrained(model("llama"))
     whole.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
@@ -87,7 +87,7 @@ def test_several_files_are_found_by_their_index(model: Model, tmp_path: Path) ->
     assert all(torch.equal(value, found[key]) for key, value in values(whole).items())
 
 
-def test_a_rank_reads_its_share_alone(model: Model) -> None:
+def test_a_rank_reads_only_its_part(model: Model) -> None:
     path = Path(model("llama"))
     _, whole = read(path)
     shares = [read(path, ranks=TensorParallelRank(rank, 2))[1][-1][1] for rank in (0, 1)]
@@ -96,7 +96,7 @@ def test_a_rank_reads_its_share_alone(model: Model) -> None:
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3-moe"])
-def test_a_rank_reads_its_share_of_every_expert_alone(
+def test_a_rank_reads_only_its_part_of_every_expert(
     model: Model, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, read_values = Path(model(name)), [0]
@@ -130,7 +130,7 @@ def test_a_rank_reads_its_share_of_every_expert_alone(
             assert torch.equal(part[key], wanted), key
 
 
-def test_an_expert_that_is_missing_is_a_fault(model: Model, tmp_path: Path) -> None:
+def test_a_missing_expert_is_an_error(model: Model, tmp_path: Path) -> None:
     folder = copytree(model("mixtral"), tmp_path / "model")
     gone = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
     rewrite(folder, lambda tensors: tensors.pop(gone))
@@ -141,13 +141,13 @@ def test_an_expert_that_is_missing_is_a_fault(model: Model, tmp_path: Path) -> N
 
 def test_a_tensor_of_another_shape_is_named_with_its_file(folder: Path) -> None:
     rewrite(folder, lambda tensors: tensors.update({"model.norm.weight": torch.ones(7)}))
-    assert "model.safetensors: `model.norm.weight` is [7], not [32]" in fault(folder)
+    assert "model.safetensors: `model.norm.weight` has shape [7], not [32]" in fault(folder)
 
 
-def test_integers_are_not_taken_for_weights(folder: Path) -> None:
+def test_integers_are_refused_as_weights(folder: Path) -> None:
     ones = torch.ones(32, dtype=torch.int8)
     rewrite(folder, lambda tensors: tensors.update({"model.norm.weight": ones}))
-    assert "model.safetensors: `model.norm.weight` holds I8" in fault(folder)
+    assert "model.safetensors: `model.norm.weight` has dtype I8" in fault(folder)
 
 
 def test_a_missing_tensor_is_named(folder: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_truncated_file_is_named(folder: Path, keep: float) -> None:
     assert str(file) in fault(folder)
 
 
-def test_a_part_that_the_index_promises_is_named_if_it_is_absent(folder: Path) -> None:
+def test_a_missing_file_that_the_index_names_is_named(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     index = folder / "model.safetensors.index.json"
     assert "holds neither" in fault(folder)

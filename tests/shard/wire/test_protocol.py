@@ -215,7 +215,7 @@ def test_the_golden_bytes_cover_every_message() -> None:
 
 @given(messages)
 @settings(max_examples=300, deadline=None)
-def test_what_is_packed_unpacks_to_itself(message: Message) -> None:
+def test_a_packed_message_unpacks_to_itself(message: Message) -> None:
     frame = pack(message)
     assert body_length(frame[:HEADER_BYTES]) == len(frame) - HEADER_BYTES
     assert unpack(frame[HEADER_BYTES:]) == message
@@ -268,7 +268,7 @@ def test_wrong_types_are_refused(code: int, fields: list[Any]) -> None:
         ([2, 1, b"", None, [], [], [b"", b""], [b"", b""], [b"", b""]], "expected an array"),
     ],
 )
-def test_a_broken_message_is_refused_by_its_fault(value: Any, reason: str) -> None:
+def test_an_invalid_message_is_refused_with_the_reason(value: Any, reason: str) -> None:
     with pytest.raises(ProtocolError, match=reason):
         unpack(msgpack.packb(value))
 

@@ -8,23 +8,23 @@ from shard.errors import StartupError
 from shard.wire import sockets
 
 
-def test_a_prefix_in_a_folder_that_is_not_there_is_exit_7(tmp_path) -> None:
+def test_a_socket_prefix_in_a_missing_folder_is_error_7(tmp_path) -> None:
     with pytest.raises(StartupError) as caught:
         sockets.socket_paths(str(tmp_path / "absent" / "socket"), tmp_path, 1)
     assert caught.value.code == 7
     assert str(tmp_path / "absent") in caught.value.text
 
 
-def test_a_socket_path_that_the_system_cannot_hold_is_exit_7(tmp_path) -> None:
+def test_a_socket_path_that_is_too_long_is_error_7(tmp_path) -> None:
     with pytest.raises(StartupError, match="longer than 107 bytes"):
         sockets.socket_paths(str(tmp_path / ("x" * 100)), tmp_path, 2)
 
 
-def test_a_given_socket_prefix_gets_the_rank_as_tgi_does(tmp_path) -> None:
+def test_the_rank_is_appended_to_a_socket_prefix_as_in_tgi(tmp_path) -> None:
     assert sockets.socket_paths("/tmp/here", tmp_path, 2) == ("/tmp/here-0", "/tmp/here-1")
 
 
-def test_a_run_folder_that_cannot_be_made_is_exit_7(tmp_path, monkeypatch) -> None:
+def test_a_run_folder_that_cannot_be_created_is_error_7(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
     with pytest.raises(StartupError, match="set TMPDIR") as caught, sockets.run_folder():
         pass
