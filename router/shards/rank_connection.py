@@ -1,6 +1,6 @@
-"""One rank's connection: sends and receives frames, and hands over messages in order.
+"""One rank's connection: sends frames, and passes every message that arrives to its owner.
 
-What a message means is for the owner to decide, which is told of every message and of the end.
+The owner decides what a message means, and what follows from the end of the connection.
 """
 
 from __future__ import annotations

@@ -87,7 +87,10 @@ class WorkerPool:
 
     async def _start(self) -> Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "router.text.worker", self._arguments),
+            sys.executable,
+            "-m",
+            "router.text.worker",
+            self._arguments,
             stdin=PIPE,
             stdout=PIPE,
             limit=CHUNK_BYTES,
