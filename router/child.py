@@ -1,4 +1,4 @@
-"""The one error with which the router refuses to start, or ends."""
+"""The router as a child of the launcher: configuration in, events out, and its one fatal error."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def parse_config(line: bytes) -> RouterConfig:
 
 
 def parse_server_config(value: dict[str, Any]) -> ServerConfig:
-    """The same of the part for the server."""
+    """The part of the configuration for the server."""
     return ServerConfig(**{**value, "cors_allow_origin": tuple(value["cors_allow_origin"])})
 
 
 def emit(**event: Any) -> None:
-    """Tell the launcher."""
+    """Send an event to the launcher: one JSON object as a line on stdout."""
     print(json.dumps(event), flush=True)
 
 
 FAILED, BAD_FLAG, BAD_MODEL, DEAD_SHARD = 1, 2, 4, 8
-"""Exit statuses of the faults that this process can meet."""
+"""Exit statuses of this process."""
 
 
 class RouterStartupError(Exception):
-    """The router cannot start or go on: an exit status, and one line on cause and cure."""
+    """The router cannot start or continue: an exit status, and one line on the cause and remedy."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)

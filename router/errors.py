@@ -1,8 +1,9 @@
-"""Every way a request can end badly, and what its caller is told.
+"""Every way a request can fail, and the message that its caller gets.
 
-A RouterError knows its HTTP status, its `error_type` (TGI's names, on which `huggingface_hub`
-maps its exceptions) and the label under which `tgi_request_failure` counts it. Foreign exceptions
-are translated into these where they enter. Messages never hold a path, an address or a traceback.
+A RouterError knows its HTTP status, its `error_type` (TGI's names, which `huggingface_hub` maps to
+its exceptions) and the label under which `tgi_request_failure` counts it. Exceptions of libraries
+are translated into these where they are caught. Messages never hold a path, an address or a
+traceback.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class RouterError(Exception):
-    """The abstract error; `str()` of it is the message that the caller sees."""
+    """The abstract error; `str()` of it is the caller's message."""
 
     status: ClassVar[int]
     error_type: ClassVar[str]
     label: ClassVar[str] = "validation"
-    """`err` of `tgi_request_failure`; what fails before a body is read is never counted."""
+    """`err` of `tgi_request_failure`; failures before the body is read are not counted."""
     openai_type: ClassVar[str] = "invalid_request_error"
     """`type` of OpenAI's error object."""
     prefix: ClassVar[str] = ""
@@ -49,35 +50,35 @@ class BodyTypeError(RouterError):
 
 
 class ChatTemplateError(RouterError):
-    """The chat template refuses the messages, or there is none."""
+    """The chat template rejects the messages, or there is none."""
 
     status, error_type, label = 422, "template_error", "template"
     prefix = "Template error: "
 
 
 class MissingTemplateVariable(RouterError):
-    """The chat template needs a variable that it was not given; TGI's spelling."""
+    """The chat template needs a variable that is missing; the prefix has TGI's spelling."""
 
     status, error_type, label = 422, "missing_template_variable", "template"
     prefix = "Missing template vatiable: "
 
 
 class ToolError(RouterError):
-    """The tools cannot be used as asked."""
+    """The tools cannot be used as requested."""
 
     status, error_type = 422, "tool_error"
     prefix = "Tool error: "
 
 
 class SuffixNotSupported(RouterError):
-    """Text after the gap cannot be taken into account."""
+    """The `suffix` parameter is not supported."""
 
     status, error_type = 422, "suffix not supported"
     prefix = "Suffix is not supported and can be achieved by preprocessing the prompt."
 
 
 class TooManyPrompts(RouterError):
-    """`text` is the most that one request may hold."""
+    """`text` is the maximum number of prompts per request."""
 
     status, error_type = 422, "batch size exceeded"
     prefix = "Number of prompts exceeds the maximum allowed batch size of "
@@ -91,7 +92,7 @@ class MalformedJson(RouterError):
 
 
 class Unauthorized(RouterError):
-    """The key is missing or another."""
+    """Missing or invalid API key."""
 
     status, error_type, openai_type = 401, "unauthorized", "authentication_error"
     prefix = "Unauthorized"
@@ -99,7 +100,7 @@ class Unauthorized(RouterError):
 
 
 class BadRequest(RouterError):
-    """The request breaks HTTP's own rules."""
+    """Malformed HTTP."""
 
     status, error_type = 400, "bad_request"
     prefix = "Bad request"
@@ -128,7 +129,7 @@ class RequestTimeout(RouterError):
 
 
 class PayloadTooLarge(RouterError):
-    """The body exceeds the payload limit; the connection closes, since the rest stays unread."""
+    """The body exceeds the payload limit; the connection closes, since the rest is not read."""
 
     status, error_type = 413, "payload_too_large"
     prefix = "Failed to buffer the request body: length limit exceeded"
@@ -136,7 +137,7 @@ class PayloadTooLarge(RouterError):
 
 
 class UnsupportedMediaType(RouterError):
-    """The body is not declared to be JSON."""
+    """The `Content-Type` is not JSON."""
 
     status, error_type = 415, "unsupported_media_type"
     prefix = "Expected request with `Content-Type: application/json`"
@@ -179,7 +180,7 @@ class IncompleteGeneration(RouterError):
 
 
 class IncompleteGenerationStream(RouterError):
-    """The same, after the headers."""
+    """IncompleteGeneration after the headers have been sent."""
 
     status, error_type, label = 500, "incomplete_generation_stream", "incomplete"
     openai_type = "server_error"
@@ -187,7 +188,7 @@ class IncompleteGenerationStream(RouterError):
 
 
 class StreamSerializationError(RouterError):
-    """An event holds a value that JSON has no form for, such as NaN."""
+    """A value cannot be represented in JSON, such as NaN."""
 
     status, error_type, label = 500, "stream_serialization_error", "generation"
     openai_type = "server_error"
@@ -195,7 +196,7 @@ class StreamSerializationError(RouterError):
 
 
 class Unavailable(RouterError):
-    """Nothing is served now: `Server is shutting down` or `Model is unavailable`."""
+    """No request is served: `Server is shutting down` or `Model is unavailable`."""
 
     status, error_type, label = 503, "unavailable", "unavailable"
     openai_type = "server_error"
@@ -203,14 +204,14 @@ class Unavailable(RouterError):
 
 
 class NoInstances(RouterError):
-    """A body for Vertex AI that asks nothing."""
+    """A body for Vertex AI without instances."""
 
     status, error_type = 422, "Input validation error"
     prefix = "Input validation error"
 
 
 class NoPredictions(RouterError):
-    """A generation for Vertex AI that failed."""
+    """A failed generation for Vertex AI."""
 
     status, error_type, label = 500, "Incomplete generation", "generation"
     openai_type = "server_error"
@@ -218,11 +219,11 @@ class NoPredictions(RouterError):
 
 
 def native_error(error: RouterError) -> dict[str, Any]:
-    """An error's body, or event, on TGI's routes."""
+    """An error's body, or stream event, on TGI's routes."""
     return {"error": str(error), "error_type": error.error_type}
 
 
 def openai_error(error: RouterError) -> dict[str, Any]:
-    """The same on OpenAI's; the outer `error_type` is what `huggingface_hub` looks for."""
-    told = {"message": str(error), "type": error.openai_type, "code": error.error_type}
-    return {"error": told, "error_type": error.error_type}
+    """An error's body on OpenAI's routes; `huggingface_hub` reads the outer `error_type`."""
+    fields = {"message": str(error), "type": error.openai_type, "code": error.error_type}
+    return {"error": fields, "error_type": error.error_type}

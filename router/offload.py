@@ -1,10 +1,10 @@
-"""Work that would hold up every stream, done in a thread.
+"""Run blocking work off the event loop, in a thread.
 
-Rule: the loop belongs to the streams. What grows with what a client sends, or with a whole answer,
-is done aside once it is large; a small thing is done at once, since a thread costs more than it.
-A thread gives the interpreter back between two steps of Python, but not inside one call of a
-library: what takes longer than a few milliseconds in one call belongs in a worker process. And it
-is one thread, since the loop would have to wait for each of several in turn.
+Rule: the event loop belongs to the streams. Work that grows with what a client sends, or with a
+whole response, is offloaded once it is large; small work runs inline, since a thread would cost
+more. A thread yields the interpreter between two bytecodes, but not inside one call of a library:
+what takes longer than a few milliseconds in one call belongs in a worker process. There is only one
+thread, since the loop would have to wait for each of several in turn.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from functools import partial
 from typing import Any, TypeVar
 
 INLINE_LIMIT = 1 << 14
-"""Bytes, or things that take about as long as a byte, that the loop deals with itself."""
+"""Bytes, or items that take about as long as a byte, up to which work runs inline."""
 SWITCH_INTERVAL_SECONDS = 0.0005
-"""How long a thread may go on while the loop waits; Python's own 5 ms add up over a token."""
+"""How long the thread may run while the loop waits; Python's default of 5 ms is too long."""
 
 Result = TypeVar("Result")
 
-_EXECUTOR = ThreadPoolExecutor(1, "aside")
+_EXECUTOR = ThreadPoolExecutor(1, "offload")
 
 
 async def offload(size: float, function: Callable[..., Result], *args: Any) -> Result:
-    """`work(*values)`, in the thread if `size` is more than AT_ONCE. Raises what it raises."""
+    """`function(*args)`, in the thread if `size` is above INLINE_LIMIT. Raises what it raises."""
     if size <= INLINE_LIMIT:
         return function(*args)
     return await asyncio.get_running_loop().run_in_executor(_EXECUTOR, partial(function, *args))
 
 
 def tune_event_loop() -> None:
-    """Threads give way soon, and the collector never looks at what was there from the start.
+    """Shorten the thread switch interval, and exclude all present objects from garbage collection.
 
-    To be called once all that lives as long as the process is there.
+    Call it once everything that lives as long as the process exists.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     gc.collect()

@@ -1,4 +1,4 @@
-"""What the server says of itself on `/info` and in responses. A frozen value."""
+"""The server's description of itself, on `/info` and in responses. A frozen value."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What the server says of itself."""
+    """Names and sizes of what is served."""
 
     model_id: str
     model_sha: str | None
     pipeline_tag: str | None
-    """The hub's tag of the target; None where it is unknown."""
+    """The target model's tag on the hub; None if unknown."""
     compute_type: str
     """Number and name of the devices, such as `2-nvidia-h200`."""
     validation_workers: int
@@ -20,4 +20,4 @@ class ServerInfo:
     """Largest draft length; 0 without a drafter."""
     draft_model_id: str | None
     scheduler: str
-    """Name of the order of service."""
+    """Name of the scheduling policy."""

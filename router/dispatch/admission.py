@@ -1,4 +1,4 @@
-"""Who may come in: permits, one for each sequence, and no more of them while the server drains."""
+"""Permits, one for each sequence; none are given while the server drains."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from router.errors import Overloaded, Unavailable
 
 
 class Admission:
-    """`most` permits. A permit is tied to the life of a `with`, so it cannot leak."""
+    """`capacity` permits. A permit is bound to a `with`, so it cannot leak."""
 
     def __init__(self, capacity: int) -> None:
         self.draining = False
@@ -21,7 +21,7 @@ class Admission:
 
     @contextmanager
     def hold(self, count: int) -> Iterator[None]:
-        """`count` permits, or none: raises Overloaded, and Unavailable while draining."""
+        """Hold all of `count` permits. Raises Overloaded, or Unavailable while draining."""
         if self.draining:
             raise Unavailable("Server is shutting down")
         if self._held + count > self._capacity:
@@ -36,6 +36,6 @@ class Admission:
                 self._idle.set()
 
     async def drain(self) -> None:
-        """Give no permit any more, and wait until none is held."""
+        """Stop giving permits, and wait until none is held."""
         self.draining = True
         await self._idle.wait()

@@ -1,10 +1,10 @@
 """The one loop between requests, scheduler and shards.
 
 It fills the pipeline, takes one event and applies it, as the simulator does. It alone reads the
-clock, calls the scheduler and writes Records. Who comes in is `admission`'s choice, what to run
-the scheduler's; here every request gets exactly one end. Stop strings are seen only here: such a
-request ends at once, its row is cancelled, and what Steps in flight still bring for it is dropped.
-Shards that are lost end every live request.
+clock, calls the scheduler and writes records. `admission` decides how many requests there are, the
+scheduler what runs; here every request gets exactly one end. Stop strings are seen only here: such
+a request ends at once, its row is cancelled, and results of Steps in flight for it are dropped.
+If the shards are lost, every live request ends with an error.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PreparedRequest:
 
 
 class Dispatcher:
-    """Owns the scheduler and the Records."""
+    """Owns the scheduler and the live requests; `permits` is the maximum number of sequences."""
 
     def __init__(
         self,
@@ -69,14 +69,12 @@ class Dispatcher:
         self._pipeline = StepPipeline()
         self._events = EventQueue()
         self._records: dict[int, LiveRequest] = {}
-        """Requests that the scheduler knows, or will once the inbox is read, by id."""
+        """Requests that the scheduler knows, or will once the event queue is read, by id."""
         self._last_id = 0
         self._failed = False
 
     async def run(self) -> None:
-        """Serve until cancelled. Raises ShardGroupFailed; every live request has ended badly by
-        then.
-        """
+        """Serve until cancelled. Raises ShardGroupFailed, after every live request has failed."""
         self._shards.set_listener(self._events.put)
         try:
             while True:
@@ -118,32 +116,32 @@ class Dispatcher:
                 self._events.put(CancelRequested(record))
 
     def cancel(self, request_id: str) -> int:
-        """End what runs under `request_id` with Cancelled; the number of requests that did."""
+        """End every live request of `request_id` with Cancelled; return their number."""
         live = (record for record in self._records.values() if record.is_live)
-        found = [record for record in live if record.request_id == request_id]
-        for record in found:
+        cancelled = [record for record in live if record.request_id == request_id]
+        for record in cancelled:
             record.fail(Cancelled(), self._clock())
             self._events.put(CancelRequested(record))
-        return len(found)
+        return len(cancelled)
 
     def request_statuses(self, request_id: str) -> list[tuple[LiveRequest, RequestStatus | None]]:
-        """What runs under `request_id`, and how each stands if the scheduler has heard of it."""
+        """The live requests of `request_id`, each with its status once the scheduler knows it."""
         now = self._clock()
-        found = [record for record in self._records.values() if record.request_id == request_id]
+        records = [each for each in self._records.values() if each.request_id == request_id]
         return [
-            (each, self._scheduler.request_status(each.id, now)) for each in found if each.is_live
+            (each, self._scheduler.request_status(each.id, now)) for each in records if each.is_live
         ]
 
     def scheduler_status(self) -> SchedulerStatus:
-        """The scheduler's present state."""
+        """The scheduler's current state."""
         return self._scheduler.status()
 
     def learned_state(self) -> dict[str, Any]:
-        """What the scheduler knows that is worth keeping."""
+        """The scheduler's learned state, which is worth saving."""
         return self._scheduler.learned_state()
 
     def unhealthy_reason(self) -> str | None:
-        """None, or why requests had better go elsewhere: failed, draining or stalled."""
+        """None if healthy; else `failed`, `draining` or `stalled`."""
         if self._failed:
             return "failed"
         if self._admission.draining:
@@ -151,7 +149,7 @@ class Dispatcher:
         return "stalled" if self._shards.is_overdue(self._clock()) else None
 
     async def drain(self) -> None:
-        """Refuse new requests and wait until none is open."""
+        """Refuse new requests and wait until no permit is held."""
         await self._admission.drain()
 
     def _require_shards(self) -> None:
@@ -182,8 +180,8 @@ class Dispatcher:
 
     def _handle_event(self, event: Event) -> None:
         match event:
-            case Submitted(record, named):
-                self._on_submitted(record, named)
+            case Submitted(record, prompt_pages):
+                self._on_submitted(record, prompt_pages)
             case CancelRequested(record):
                 self._on_cancel_requested(record)
             case StepResult():
@@ -193,10 +191,10 @@ class Dispatcher:
 
     def _on_submitted(self, record: LiveRequest, prompt_pages: PromptPages) -> None:
         if record.id not in self._records:
-            return  # it left before it was heard of
+            return  # cancelled before it was submitted
         try:
             self._scheduler.submit(self._pipeline.add(record, prompt_pages), record.queued)
-        except ValueError as fault:  # it can never fit
+        except ValueError as fault:  # it can never fit into the KV cache
             record.fail(ValidationError(str(fault)), self._clock())
             self._remove(record)
 
@@ -210,24 +208,24 @@ class Dispatcher:
             self._scheduler.cancel(record.id, self._clock())
 
     def _on_step_result(self, result: StepResult) -> None:
-        now, landed = self._clock(), self._pipeline.complete(result)
+        now, step = self._clock(), self._pipeline.complete(result)
         if self._step_log:
-            self._step_log.write(landed, self._records, now)
-        for item in landed.items:
+            self._step_log.write(step, self._records, now)
+        for item in step.items:
             if item.end is not None:
                 self._save_preemptions(item.id, now)
-        self._scheduler.complete(landed.outcomes, now)
-        for item, outcome in zip(landed.items, landed.outcomes, strict=True):
+        self._scheduler.complete(step.outcomes, now)
+        for item, outcome in zip(step.items, step.outcomes, strict=True):
             self._apply_row_result(item, outcome.seconds, now)
-        rows = len(landed.items)
-        self._metrics.step_completed(landed.method, rows, landed.seconds, mixed=landed.mixed)
-        self._metrics.step_detokenized(landed.method, self._clock() - now)
+        rows = len(step.items)
+        self._metrics.step_completed(step.method, rows, step.seconds, mixed=step.mixed)
+        self._metrics.step_detokenized(step.method, self._clock() - now)
 
     def _save_preemptions(self, id: int, now: float) -> None:
-        """Ask the scheduler about a request that is about to end."""
-        record, look = self._records.get(id), self._scheduler.request_status(id, now)
-        if record is not None and look is not None:
-            record.preemptions = look.preemptions
+        """Copy the counts of a request that is about to end from the scheduler."""
+        record, status = self._records.get(id), self._scheduler.request_status(id, now)
+        if record is not None and status is not None:
+            record.preemptions = status.preemptions
 
     def _apply_row_result(self, item: RowResult, seconds: float, now: float) -> None:
         record = self._records.get(item.id)
@@ -240,16 +238,16 @@ class Dispatcher:
             self._append_tokens(record, item, now)
         if record.is_live:
             return
-        if item.end is None:  # only the text shows such an end
+        if item.end is None:  # a stop string, of which the shards know nothing
             self._save_preemptions(record.id, now)
             self._scheduler.cancel(record.id, now, api.RowEnded.STOP)
         self._remove(record)
 
     def _append_tokens(self, record: LiveRequest, item: RowResult, now: float) -> None:
-        before = record.last_token
+        previous = record.last_token
         kept = record.apply(item, now)
         if 0 < kept < len(record.tokens):
-            self._metrics.tokens_emitted(kept, now - before)
+            self._metrics.tokens_emitted(kept, now - previous)
         if item.drafted:
             self._metrics.tokens_drafted(item.drafted, item.accepted)
 

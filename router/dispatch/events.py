@@ -1,6 +1,6 @@
-"""What happens to the dispatcher, in the order in which it is to hear of it: leavers first.
+"""The dispatcher's events, in the order in which it handles them: cancellations first.
 
-A leaver overtakes what waits, so that the very next Step releases its row.
+A cancellation overtakes everything that waits, so that the very next Step releases its row.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from router.requests.record import LiveRequest
 from router.shards.group import GroupEvent
 
 HEALTH_CHECK_SECONDS = 1.0
-"""Longest time between two looks at the shards' health."""
+"""Maximum time between two checks of the shards' health."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A request has its Record, its pages have names, and it wants to run."""
+    """A prepared request is ready to be scheduled."""
 
     record: LiveRequest
     prompt_pages: PromptPages
@@ -27,7 +27,7 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequested:
-    """A request's caller has left, or someone has stopped it."""
+    """A request's caller has disconnected, or it was cancelled by its id."""
 
     record: LiveRequest
 
@@ -36,20 +36,20 @@ Event = Submitted | CancelRequested | GroupEvent
 
 
 class EventQueue:
-    """Events of one loop; many put, one takes."""
+    """Events of one loop, with many producers and one consumer."""
 
     def __init__(self) -> None:
         self._events: asyncio.PriorityQueue[tuple[bool, int, Event]] = asyncio.PriorityQueue()
         self._sequence = count()
 
     def put(self, event: Event) -> None:
-        """Never waits."""
+        """Add an event; never blocks."""
         self._events.put_nowait(
             (not isinstance(event, CancelRequested), next(self._sequence), event)
         )
 
     async def get(self) -> Event | None:
-        """The next event; None where there was none for `HEALTH_CHECK_SECONDS`."""
+        """The next event; None if there was none for `HEALTH_CHECK_SECONDS`."""
         try:
             async with asyncio.timeout(HEALTH_CHECK_SECONDS):
                 return (await self._events.get())[2]

@@ -1,8 +1,8 @@
-"""What the scheduler has learned, kept in a file, so that a restart does not begin from nothing.
+"""The scheduler's learned state in a file, so that a restart does not begin from nothing.
 
-Rule: nothing in this file is worth refusing to serve for, so whatever is wrong with it is one
-warning and a fresh start. It is written beside itself and then renamed: a reader, and a crash,
-find the old state or the new one. A file that another program has written is left alone.
+Rule: nothing in this file is worth refusing to serve for, so any problem with it is one warning and
+a fresh start. It is written to a temporary file and then renamed: readers, and a crash, leave the
+old state or the new one. A file that another program has written is not touched.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any
 import msgpack
 
 SAVE_INTERVAL_SECONDS = 60.0
-"""Time between two looks at whether something was learned."""
+"""Time between two saves."""
 DISABLED = "none"
-"""The name that keeps nothing."""
+"""The setting that saves nothing."""
 MAGIC_PREFIX = b"laps-learned "
 MAGIC = MAGIC_PREFIX + b"1\n"
 """First bytes of a file of this version; a MessagePack array of model and state follows."""
@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 
 
 def state_path(setting: str | None, model: str, environment: Mapping[str, str]) -> Path | None:
-    """The file that `wish` names; None: `wish` is `none`.
+    """The file that `setting` names; None if `setting` is `none`.
 
-    Without a wish it lies in the XDG state folder and is named by the model.
+    Without a setting it lies in the XDG state folder and is named after the model.
     """
     if setting == DISABLED:
         return None
@@ -50,18 +50,18 @@ def state_path(setting: str | None, model: str, environment: Mapping[str, str]) 
 
 
 class SchedulerStateFile:
-    """One file, or nowhere to keep anything."""
+    """One file; nothing is saved if `path` is None."""
 
     def __init__(self, path: Path | None, model: str) -> None:
-        """`model`: whose answers and drafts it is about."""
+        """`model`: the models whose lengths and acceptance were learned."""
         self._path = path
         self._model = model
         self._saved = b""
-        """What the file holds as far as this process knows."""
+        """The file's content, as far as this process knows."""
         self._write_lock = threading.Lock()
 
     def load(self) -> LearnedState | None:
-        """What the file holds, if it is about this model."""
+        """The saved state, if it belongs to this model."""
         if self._path is None:
             return None
         try:
@@ -72,47 +72,45 @@ class SchedulerStateFile:
             self.warn_unusable(fault.strerror)
             return None
         if content and not content.startswith(MAGIC_PREFIX):
-            self.warn_unusable(
-                "it is another program's file and stays as it is; nothing will be kept"
-            )
+            self.warn_unusable("it belongs to another program; nothing will be saved")
             self._path = None
             return None
         return self._parse(content)
 
     def warn_unusable(self, reason: object) -> None:
-        """Say that the file's content is of no use, and why."""
-        logger.warning("%s: the scheduler starts afresh: %s", self._path, reason)
+        """Log that the file's content is not used, and why."""
+        logger.warning("%s: the scheduler starts without learned state: %s", self._path, reason)
 
     def save(self, content: bytes) -> None:
-        """Write what `pack` made, unless it is what the file holds; to be called off the loop."""
+        """Write what `serialize` returned, unless it is unchanged; call it off the event loop."""
         with self._write_lock:
             if self._path is None or content == self._saved:
                 return
-            self._saved = content  # also where it fails: one warning for one state
+            self._saved = content  # even if writing fails: one warning for one state
             try:
                 self._write(content)
             except OSError as fault:
-                logger.warning("%s: what was learned is not kept: %s", self._path, fault.strerror)
+                logger.warning("%s: the learned state is not saved: %s", self._path, fault.strerror)
 
     def serialize(self, state: LearnedState) -> bytes:
-        """The content of a file that holds `learned`."""
+        """The content of a file that holds `state`."""
         packed: bytes = msgpack.packb([self._model, state])
         return MAGIC + packed
 
     def _parse(self, content: bytes) -> LearnedState | None:
         if not content.startswith(MAGIC):
-            self.warn_unusable("it is empty, or of another version")
+            self.warn_unusable("it is empty or has another version")
             return None
         try:
-            model, learned = msgpack.unpackb(content[len(MAGIC) :], strict_map_key=False)
+            model, state = msgpack.unpackb(content[len(MAGIC) :], strict_map_key=False)
         except (ValueError, TypeError, msgpack.UnpackException) as fault:
             self.warn_unusable(f"damaged ({type(fault).__name__})")
             return None
-        if model != self._model or not isinstance(learned, dict):
-            self.warn_unusable("it is about another model")
+        if model != self._model or not isinstance(state, dict):
+            self.warn_unusable("it belongs to another model")
             return None
         self._saved = content
-        return learned
+        return state
 
     def _write(self, content: bytes) -> None:
         assert self._path is not None  # noqa: S101  narrows the type
@@ -131,7 +129,7 @@ class SchedulerStateFile:
 async def save_periodically(
     state_file: SchedulerStateFile, get_state: Callable[[], LearnedState]
 ) -> None:
-    """Keep what `learned` tells, now and then, and a last time when cancelled."""
+    """Save the state every `SAVE_INTERVAL_SECONDS`, and a last time when cancelled."""
     try:
         while True:
             await asyncio.sleep(SAVE_INTERVAL_SECONDS)

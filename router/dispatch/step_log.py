@@ -1,8 +1,8 @@
-"""Every Step as a line of JSON, for whoever wants to know what Steps cost. A developer's flag.
+"""Every Step as a line of JSON, to study what Steps cost. For developers.
 
-The first line is the scheduler's Capacity; then one line a Step that served a row: when it was sent
-and landed (seconds of the dispatcher's clock), the device's seconds, and a list for each row: id,
-tokens known before, prefilled, drafted, accepted, emitted.
+The first line is the scheduler's DeviceCapacity; then one line for each Step that served a row:
+when it was sent and completed (seconds of the dispatcher's clock), the device's seconds, and a list
+for each row: id, tokens known before, prefilled, drafted, accepted, emitted.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from router.scheduler.api import DeviceCapacity
 
 
 class StepLog:
-    """One file; a reader sees every Step that has landed."""
+    """One file, which holds every completed Step."""
 
     def __init__(self, path: str, capacity: DeviceCapacity) -> None:
-        """Raises OSError where the file cannot be made."""
+        """Raises OSError if the file cannot be created."""
         self._path = Path(path)
         self._path.write_bytes(_line({"capacity": asdict(capacity)}))
 
     def write(
         self, completed: CompletedStep, records: Mapping[int, LiveRequest], now: float
     ) -> None:
-        """A Step landed `now`; `records` do not count it yet."""
+        """A Step completed `now`; `records` do not include its tokens yet."""
         rows = [
             [o.id, _known_tokens(records.get(o.id)), o.prefilled, o.drafted, o.accepted, o.emitted]
             for o in completed.outcomes

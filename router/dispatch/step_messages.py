@@ -1,8 +1,8 @@
-"""Between the scheduler's words and the wire's: Batch to Step, result to Outcomes. Pure.
+"""Translation between scheduler and wire: ScheduledBatch to Step, StepResult to Outcomes. Pure.
 
-The scheduler knows numbers, the shards know rows; that a Batch's `release`, `evict` and `swap_out`
-are one thing to a shard's table, and that a row which it does not hold enters as New, is decided
-here.
+The scheduler knows numbers, the shards know rows. Decided here: that a batch's `release`, `evict`
+and `swap_out` are the same to a shard's row table, and that a row which the shards do not hold is
+sent as a NewRow.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _SCHEDULER_ENDS = {
 
 
 class RowSource(Protocol):
-    """A row that can enter: the router's Record."""
+    """A source of a NewRow: the router's LiveRequest."""
 
     @property
     def id(self) -> int:
-        """Of the row."""
+        """The row's id."""
 
     def to_row(self) -> NewRow:
-        """The row as it is now, with nothing cached."""
+        """The row's current state, with nothing cached."""
 
 
 def to_step(
     number: int, batch: api.ScheduledBatch, held: Collection[int], entering: Iterable[RowSource]
 ) -> Step:
-    """The Step of `batch` for shards that hold the rows `held`; `fresh` are those that enter."""
+    """The Step of `batch` for shards that hold the rows `held`; `entering` are new to them."""
     starts = {start.id: start for start in batch.start}
     return Step(
         number=number,
@@ -64,13 +64,13 @@ def to_step(
 
 
 def held_rows(batch: api.ScheduledBatch) -> tuple[int, ...]:
-    """Rows that the shards' tables hold once they have `batch`: those that run or return."""
+    """Rows that the shards hold after `batch`: those that run or are swapped in."""
     back = tuple(swap.id for swap in batch.swap_in)
     return (*(run.id for run in batch.run), *back)
 
 
 def removed_rows(batch: api.ScheduledBatch) -> tuple[int, ...]:
-    """Rows that the shards' tables hold no longer, once they have `batch`."""
+    """Rows that the shards no longer hold after `batch`."""
     return (*batch.release, *batch.evict, *(swap.id for swap in batch.swap_out))
 
 
@@ -90,7 +90,7 @@ def _page_copy(pairs: Iterable[tuple[int, int]]) -> PageCopy:
 
 
 def completed_rows(step: Step, result: StepResult) -> list[tuple[RowWork, RowResult]]:
-    """What was planned and what came of it, for each row that had not ended before."""
+    """Work and result of each row that had not ended before the Step."""
     items = {item.id: item for item in result.items}
     return [(run, items[run.id]) for run in step.run if run.id in items]
 
@@ -100,9 +100,9 @@ def to_outcomes(
     seconds: float,
     page_hashers: Mapping[int, PageHasher],
 ) -> list[api.Outcome]:
-    """What the scheduler learns from `rows`; each had an equal share of the Step's `seconds`.
+    """The Outcomes of `rows`; each gets an equal share of the Step's `seconds`.
 
-    `names` of live rows follow the tokens that they emitted.
+    The `page_hashers` of live rows advance by the emitted tokens.
     """
     return [
         api.Outcome(
@@ -121,7 +121,7 @@ def to_outcomes(
 
 
 def is_mixed(step: Step) -> bool:
-    """Whether prompts run beside rows that decode."""
+    """Whether the Step both prefills and decodes."""
     return len({run.prefill > 0 for run in step.run}) == 2
 
 

@@ -1,7 +1,7 @@
-"""The books between scheduler and shards: rows that are held, names of pages, Steps on their way.
+"""State between scheduler and shards: rows that the shards hold, page hashers, Steps in flight.
 
-A Batch enters and a numbered Step leaves; a result enters and the rows that it speaks of leave.
-Decides nothing and reads no clock; how the words translate is the business of `steps`.
+A ScheduledBatch becomes a numbered Step; a StepResult becomes a CompletedStep. Decides nothing and
+reads no clock; `step_messages` translates the messages.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from shard.wire.protocol import RowResult, Step, StepResult
 
 @dataclass(frozen=True, slots=True)
 class CompletedStep:
-    """What one Step did."""
+    """The result of one Step."""
 
     method: str
     """Its label in TGI's metrics."""
     mixed: bool
-    """Whether it had prompts beside rows that decode."""
+    """Whether it both prefilled and decoded."""
     sent_at: float
-    """When, by the dispatcher's clock."""
+    """By the dispatcher's clock, in seconds."""
     seconds: float
-    """Of the device."""
+    """Device time."""
     items: tuple[RowResult, ...]
-    """Of the rows that had not ended before."""
+    """Of the rows that had not ended before the Step."""
     outcomes: Sequence[Outcome]
-    """The same for the scheduler, in the same order."""
+    """The scheduler's form of `items`, in the same order."""
 
 
 class StepPipeline:
@@ -65,7 +65,7 @@ class StepPipeline:
         )
 
     def remove(self, id: int) -> None:
-        """The scheduler knows the request no longer."""
+        """Forget a request that the scheduler no longer knows."""
         self._page_hashers.pop(id, None)
 
     def build_step(
@@ -73,31 +73,31 @@ class StepPipeline:
     ) -> Step:
         """The next Step; `records` are the live requests."""
         held = self._held_rows.difference(step_messages.removed_rows(batch))
-        fresh = [records[id] for id in step_messages.held_rows(batch) if id not in held]
+        entering = [records[id] for id in step_messages.held_rows(batch) if id not in held]
         cached = {start.id: start.cached for start in batch.start}
-        for record in fresh:
+        for record in entering:
             record.mark_scheduled(now, cached.get(record.id, 0))
         self._last_number += 1
-        step = step_messages.to_step(self._last_number, batch, self._held_rows, fresh)
-        self._held_rows = held.union(record.id for record in fresh)
+        step = step_messages.to_step(self._last_number, batch, self._held_rows, entering)
+        self._held_rows = held.union(record.id for record in entering)
         self._in_flight.append((step, now))
         return step
 
     def complete(self, result: StepResult) -> CompletedStep:
-        """The oldest Step on its way is done; live rows' names follow their new tokens."""
-        step, sent = self._in_flight.popleft()
+        """Complete the oldest Step in flight; live rows' page hashers advance by new tokens."""
+        step, sent_at = self._in_flight.popleft()
         rows = step_messages.completed_rows(step, result)
         outcomes = step_messages.to_outcomes(rows, result.seconds, self._page_hashers)
         items = tuple(item for _, item in rows)
         return CompletedStep(
             step_messages.metrics_method(step),
             step_messages.is_mixed(step),
-            sent,
+            sent_at,
             result.seconds,
             items,
             outcomes,
         )
 
     def abort(self) -> list[str]:
-        """Labels of the Steps that will never land."""
+        """Metrics labels of the Steps in flight, which will never complete."""
         return [step_messages.metrics_method(step) for step, _ in self._in_flight]

@@ -1,8 +1,8 @@
-"""Who may come in: the key of the server, and the pages of other origins (CORS).
+"""Access control: the server's API key, and pages of other origins (CORS).
 
-Every path asks for the key but those named here, so that a new route is closed until someone opens
-it. The key is compared in constant time and appears in no answer and no log. Without a key the
-header is not even read.
+Every path requires the key except those named here, so that a new route is closed by default. The
+key is compared in constant time and appears in no response and no log. Without a key the header is
+not read at all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from router.errors import Unauthorized
 
 HEALTH_PATHS = frozenset(("/", "/health", "/ping", "/health/live", "/health/ready"))
-"""Open to GET and HEAD, whatever is asked elsewhere."""
+"""Open to GET and HEAD, with or without a key."""
 READ_METHODS = ("GET", "HEAD")
 PREFLIGHT_HEADERS = {
     "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
@@ -29,36 +29,36 @@ EXPOSED_HEADERS = (
 
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
-    """The rules of one server."""
+    """The access rules of one server."""
 
     api_key: str | None = field(default=None, repr=False)
     protect_metrics: bool = False
     allowed_origins: tuple[str, ...] = ()
-    """Empty, or with `*` among them: any."""
+    """Any origin if empty or if it contains `*`."""
     max_connections: int = 1024
-    """Most at once."""
+    """Maximum number of simultaneous connections."""
 
     def authorize(self, method: str, path: str, headers: Mapping[str, str]) -> None:
-        """Raises Unauthorized for a request that needs the key and has another or none."""
+        """Raises Unauthorized if the key is required and is missing or wrong."""
         if self.api_key is None or self._is_public(method, path):
             return
-        scheme, _, given = headers.get("Authorization", "").partition(" ")
-        same = hmac.compare_digest(_bytes(given.strip()), _bytes(self.api_key))
+        scheme, _, key = headers.get("Authorization", "").partition(" ")
+        same = hmac.compare_digest(_bytes(key.strip()), _bytes(self.api_key))
         if scheme.lower() != "bearer" or not same:
             raise Unauthorized
 
     def cors_headers(self, origin: str | None, *, preflight: bool) -> dict[str, str]:
-        """The headers for a page of `origin`; without one, no page asks."""
+        """The CORS headers for `origin`; none if the request has no origin."""
         if origin is None:
             return {}
-        anyone = not self.allowed_origins or "*" in self.allowed_origins
-        if not anyone and origin not in self.allowed_origins:
+        any_origin = not self.allowed_origins or "*" in self.allowed_origins
+        if not any_origin and origin not in self.allowed_origins:
             return {"Vary": "Origin"}
-        told = {"Access-Control-Allow-Origin": "*" if anyone else origin}
+        allowed = {"Access-Control-Allow-Origin": "*" if any_origin else origin}
         more = (
             PREFLIGHT_HEADERS if preflight else {"Access-Control-Expose-Headers": EXPOSED_HEADERS}
         )
-        return told | more | ({} if anyone else {"Vary": "Origin"})
+        return allowed | more | ({} if any_origin else {"Vary": "Origin"})
 
     def _is_public(self, method: str, path: str) -> bool:
         metrics = path == "/metrics" and not self.protect_metrics

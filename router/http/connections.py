@@ -1,7 +1,7 @@
-"""HTTP connections before there is a request: how many there may be, and what broken ones are told.
+"""HTTP connections before there is a request: their maximum number, and malformed HTTP.
 
-aiohttp has no cap and answers what it cannot parse in plain text, with the parser's words; here a
-connection above the cap is answered 503 and closed, and broken HTTP gets a 400 in JSON.
+aiohttp has no limit, and answers what it cannot parse in plain text with the parser's message.
+Here a connection above the limit gets a 503 and is closed, and malformed HTTP gets a JSON 400.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from aiohttp import web
 from router.errors import BadRequest, Unavailable, native_error
 
 SERVER_NAME = "tgi-laps"
-"""Value of the `Server` header; versions are nobody's business."""
+"""Value of the `Server` header; it discloses no version."""
 
 READ_SIZE = 1 << 16
-"""Most bytes that are read at once: there may be a great many tiny chunks in them."""
+"""Maximum bytes per read: they may hold a great many tiny chunks, all parsed in one go."""
 
 logger = logging.getLogger(__name__)
 
 
 class Connection(web.RequestHandler):
-    """One connection; what is no HTTP is answered in JSON like every other error."""
+    """One connection; malformed HTTP gets a JSON 400."""
 
     __slots__ = ()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """As aiohttp does, but for the size of a read, which asyncio has as an attribute."""
+        """As in aiohttp, but with a smaller read size, which asyncio keeps as an attribute."""
         super().connection_made(transport)
         transport.max_size = READ_SIZE  # type: ignore[attr-defined]
 
@@ -44,8 +44,8 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """A 400 for a request that cannot be parsed. Raises ConnectionError once bytes are out."""
         if request.writer.output_size > 0:
-            raise ConnectionError("an answer is already on its way")
-        logger.debug("a connection broke HTTP's rules: %s", exc)
+            raise ConnectionError("the response has already started")
+        logger.debug("malformed HTTP: %s", exc)
         body = orjson.dumps(native_error(BadRequest()))
         response = web.Response(body=body, status=400, headers=_response_headers())
         response.force_close()
@@ -53,7 +53,7 @@ class Connection(web.RequestHandler):
 
 
 class RejectedConnection(asyncio.Protocol):
-    """A connection above the cap: told so, and closed."""
+    """A connection above the limit: gets a 503 and is closed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if isinstance(transport, asyncio.WriteTransport):
@@ -64,9 +64,9 @@ class RejectedConnection(asyncio.Protocol):
 def accept_connection(
     server: web.Server | None, max_connections: int, **settings: Any
 ) -> asyncio.Protocol:
-    """The protocol of a new connection to `server`, of which there are at most `most`.
+    """The protocol of a new connection to `server`, which has at most `max_connections`.
 
-    Without a server, one that is already torn down, nobody is let in.
+    Without a server (it is already torn down) every connection is rejected.
     """
     if server is None or len(server.connections) >= max_connections:
         return RejectedConnection()

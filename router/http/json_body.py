@@ -2,8 +2,8 @@
 
 Strict pydantic models: no bool as a number, no "5" as 5, every integer bounded by its type, floats
 rounded to float32 before anyone compares them. Unknown fields are ignored and an explicit null
-equals an absent field, at every depth. Nothing takes long: a body of too many values is refused
-before it is parsed, and the first wrong value ends the reading.
+equals an absent field, at every depth. Nothing takes long: a body with too many values is refused
+before it is parsed, and validation stops at the first wrong value.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ U64 = Annotated[int, Field(ge=0, lt=1 << 64)]
 I32 = Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)]
 StringList = Annotated[list[str], Field(fail_fast=True)]
 Json = Any
-"""Any value of a parsed body; pydantic's JsonValue would look at each part of it once more."""
+"""Any value of a parsed body; pydantic's JsonValue would traverse it once more."""
 
 _VALUE_SEPARATORS = (b",", b"[", b"{")
 MAX_BODY_VALUES = 1 << 16
-"""Values of one body, beside those that may be token ids: numbers, texts, arrays, objects."""
+"""Maximum number of JSON values in a body, apart from those that may be token ids."""
 
 
 class Body(BaseModel):
-    """Strict types, unknown fields ignored, null as good as absent."""
+    """A model with strict types, which ignores unknown fields and treats null as absent."""
 
     model_config = ConfigDict(
         strict=True, extra="ignore", frozen=True, use_attribute_docstrings=True
@@ -63,16 +63,16 @@ AnyBody = TypeVar("AnyBody", bound=Body)
 
 
 def parse_body(body: bytes, model: type[AnyBody], max_values: int = MAX_BODY_VALUES) -> AnyBody:
-    """`body` as a `kind`.
+    """`body` as a `model`.
 
     Raises MalformedJson (not JSON) or BodyTypeError (names the first wrong field, or says that
-    there are more than `most` values).
+    there are more than `max_values` values).
     """
     return validate_body(parse_json(body, max_values), model)
 
 
 def validate_body(value: Any, model: type[AnyBody]) -> AnyBody:
-    """A parsed `value` as a `kind`. Raises BodyTypeError, which names the first wrong field."""
+    """A parsed `value` as a `model`. Raises BodyTypeError, which names the first wrong field."""
     try:
         return model.model_validate(value)
     except ValidationError as fault:
@@ -80,7 +80,7 @@ def validate_body(value: Any, model: type[AnyBody]) -> AnyBody:
 
 
 def parse_json(body: bytes, max_values: int = MAX_BODY_VALUES) -> Any:
-    """What `body` says. Raises MalformedJson, or BodyTypeError for more than `most` values."""
+    """The parsed `body`. Raises MalformedJson, or BodyTypeError above `max_values` values."""
     if len(body) > max_values and _exceeds_values(body, max_values):
         raise BodyTypeError(f"body: it holds more than {max_values} values")
     try:
@@ -90,11 +90,11 @@ def parse_json(body: bytes, max_values: int = MAX_BODY_VALUES) -> Any:
 
 
 def _exceeds_values(body: bytes, max_values: int) -> bool:
-    """Whether there are more than `most` values: commas and openings outside of strings."""
+    """Whether there are too many values: commas and opening brackets outside of strings."""
     if sum(map(body.count, _VALUE_SEPARATORS)) <= max_values:
         return False
     plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
-    if plain.count(b'"') > 4 * max_values:  # a value has at most a name and a text
+    if plain.count(b'"') > 4 * max_values:  # a value has at most a key and a string
         return True
     outside = b"".join(plain.split(b'"')[::2])
     return sum(map(outside.count, _VALUE_SEPARATORS)) > max_values

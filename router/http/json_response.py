@@ -1,4 +1,4 @@
-"""JSON responses, small and large: a large one is written aside, or sent part by part."""
+"""JSON responses; a large one is serialized off the event loop, or sent part by part."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ def json_response(
 async def json_response_offloaded(
     value: Any, headers: Mapping[str, str], size: int
 ) -> web.Response:
-    """The same of a `value` that may be large: about `size` bytes."""
+    """A JSON response whose `value` may be large: about `size` bytes."""
     body = await offload(size, dump_json, value)
     return web.Response(body=body, headers=headers, content_type="application/json")
 
 
 def estimated_json_bytes(records: Sequence[LiveRequest]) -> int:
-    """About how many bytes an answer has that tells all of `records`."""
-    told = (
+    """Approximate size in bytes of a response that reports all of `records`."""
+    tokens = (
         len(each.tokens) + each.request.decoder_input_details * len(each.prompt) for each in records
     )
-    return _BYTES_PER_TOKEN * sum(told)
+    return _BYTES_PER_TOKEN * sum(tokens)
 
 
 def json_response_streamed(parts: Sequence[bytes]) -> web.Response:
-    """The response whose JSON is `parts`; many bytes are sent part by part, as the client reads."""
+    """The response whose JSON is `parts`; a large one is sent part by part, as the client reads."""
     size = sum(map(len, parts))
     if size <= _MAX_UNSTREAMED_BYTES:
         return web.Response(body=b"".join(parts), content_type="application/json")

@@ -1,6 +1,7 @@
-"""How the router logs: to stderr, which the launcher shows, at the level that LOG_LEVEL names.
+"""The router's log: on stderr, which the launcher forwards, at the level that LOG_LEVEL names.
 
-A line tells each request's end, with its id and never its text; at debug level if it ended well.
+One line for each request when it ends, with its id and never its text; at debug level unless it
+failed with a server error.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from router.http.context import REQUEST_ID
 from router.log_levels import ROUTER_TARGETS, effective_level
 
 MAX_PATH_LENGTH = 200
-"""Characters of a path that a line shows, as they were sent: encoded, so no line is forged."""
+"""Maximum characters of a logged path; it stays percent-encoded, so no line can be forged."""
 
 logger = logging.getLogger("router")
 
 
 def configure(directives: str) -> None:
-    """Log to stderr from now on; `directives` is LOG_LEVEL's value."""
-    own = effective_level(directives, ROUTER_TARGETS)
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=own)
+    """Start to log to stderr; `directives` is the value of LOG_LEVEL."""
+    level = effective_level(directives, ROUTER_TARGETS)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=level)
 
 
 @web.middleware
@@ -32,11 +33,14 @@ async def log_request(request: web.Request, handler: Handler) -> web.StreamRespo
     loop = asyncio.get_running_loop()
     started = loop.time()
     response = await handler(request)
-    quiet = response.status < 500  # a line for each would fill a pipe that nobody reads
+    quiet = response.status < 500  # one line per request could fill a pipe without a reader
     logger.log(
         logging.DEBUG if quiet else logging.INFO,
         "request %s: %s %s %d in %.3f s",
-        *(request[REQUEST_ID], request.method, request.rel_url.raw_path[:MAX_PATH_LENGTH]),
-        *(response.status, loop.time() - started),
+        request[REQUEST_ID],
+        request.method,
+        request.rel_url.raw_path[:MAX_PATH_LENGTH],
+        response.status,
+        loop.time() - started,
     )
     return response

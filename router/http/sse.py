@@ -1,8 +1,9 @@
-"""Server-sent events on one response: framing, keep-alive comments, and a limit on patience.
+"""Server-sent events on one response: framing, keep-alive comments, and a write timeout.
 
-An event is `data: ` + JSON + a blank line. A comment goes out after `interval` seconds without an
-event, so a proxy never sees a dead line while a request waits. A client that does not read for
-`stall` seconds is cut off, since its backlog holds the request's place. No meaning of events here.
+An event is `data: ` + JSON + a blank line. A comment is sent after `interval` seconds without an
+event, so that no proxy takes a waiting request for an idle connection. A client that does not read
+for `stall` seconds is disconnected, since its request occupies the server. The content of events is
+decided elsewhere.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ def encode_event(payload: bytes) -> bytes:
 
 
 class ClientDisconnected(Exception):
-    """The client left, or does not read; nothing more can be told to it."""
+    """The client has disconnected or does not read; nothing more can be sent."""
 
 
 class EventStream:
-    """A response whose head is sent; `write` events to it, one at a time."""
+    """A response whose headers have been sent; `write` events to it, one at a time."""
 
     def __init__(self, http: web.Request, response: web.StreamResponse, stall: float) -> None:
         self.response = response
@@ -45,7 +46,7 @@ class EventStream:
         await self._send(encode_event(payload))
 
     async def send_keepalives(self, interval: float) -> None:
-        """Send a comment whenever `interval` seconds pass without an event, while anyone reads."""
+        """Send a comment whenever `interval` seconds pass without an event."""
         with suppress(ClientDisconnected):  # the server cancels the handler of a lost connection
             while True:
                 self._event_written.clear()
@@ -69,7 +70,7 @@ class EventStream:
 async def open_event_stream(
     http: web.Request, headers: Mapping[str, str], *, interval: float, stall: float
 ) -> AsyncIterator[EventStream]:
-    """Send the head, then keep the line alive until the `async with` is left."""
+    """Send the headers, then keep the connection alive until the `async with` is left."""
     response = web.StreamResponse(headers={**HEADERS, **headers})
     await response.prepare(http)
     stream = EventStream(http, response, stall)

@@ -1,5 +1,7 @@
-"""`/docs`: Swagger UI from an installed package, and the document that it shows. Nothing is fetched
-from elsewhere, so it works without a network."""
+"""`/docs`: Swagger UI from an installed package, and the OpenAPI document that it shows.
+
+Nothing is fetched from elsewhere, so it works without a network.
+"""
 
 from __future__ import annotations
 
@@ -35,16 +37,16 @@ class DocsRoutes:
         self._asset_folder = _find_asset_folder()
 
     def routes(self, *, docs_ui: bool) -> list[web.RouteDef]:
-        """Path by path; without `pages` the document alone."""
-        shown = [web.get("/docs", self.page), web.get("/docs/{name}", self.asset)]
-        return [*(shown if docs_ui else ()), web.get("/api-doc/openapi.json", self.document)]
+        """The routes; without `docs_ui`, the document alone."""
+        pages = [web.get("/docs", self.page), web.get("/docs/{name}", self.asset)]
+        return [*(pages if docs_ui else ()), web.get("/api-doc/openapi.json", self.document)]
 
     async def page(self, http: web.Request) -> web.StreamResponse:
         """GET `/docs`."""
         return web.Response(text=PAGE_HTML, content_type="text/html")
 
     async def asset(self, http: web.Request) -> web.StreamResponse:
-        """GET `/docs/{name}`; only what the page needs has a name."""
+        """GET `/docs/{name}`: a file that the page needs; 404 for any other name."""
         name = http.match_info["name"]
         if name not in CONTENT_TYPES:
             raise web.HTTPNotFound
@@ -58,8 +60,8 @@ class DocsRoutes:
 
 
 def _find_asset_folder() -> Path:
-    """Where the package `swagger-ui-py` keeps its files; its code is not run."""
-    found = find_spec("swagger_ui")
-    if found is None or found.origin is None:
+    """The folder of files in the package `swagger-ui-py`, whose code is not run."""
+    spec = find_spec("swagger_ui")
+    if spec is None or spec.origin is None:
         raise ModuleNotFoundError("swagger-ui-py is not installed")
-    return Path(found.origin).with_name("static")
+    return Path(spec.origin).with_name("static")

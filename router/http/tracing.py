@@ -2,8 +2,8 @@
 
 The caller's W3C `traceparent` is the span's parent, so that the server's part appears in the
 caller's trace. Within it every sequence has spans for validation, queue, prefill and decode, made
-from its Record once it has ended: the shards know of no trace, their Steps say what they did. The
-libraries are an extra, `traces`; nothing of them is loaded without an endpoint.
+from its record once it has ended: the shards take no part in tracing. The libraries are an extra,
+`traces`, and are not loaded without an endpoint.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
 EXPORT_TIMEOUT_SECONDS = 2.0
-"""Longest time that one delivery may take; what a dead collector is owed is dropped."""
+"""Timeout of one export; spans that a dead collector does not accept are dropped."""
 
 
 def make_tracer_provider(endpoint: str, service: str) -> TracerProvider:
-    """Where spans go; `shutdown` it at the end, off the loop, so that the last ones leave."""
+    """The provider of spans; `shutdown` sends the last ones and blocks."""
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -41,7 +41,7 @@ def make_tracer_provider(endpoint: str, service: str) -> TracerProvider:
 
 
 def tracing_middleware(provider: TracerProvider) -> Middleware:
-    """Put a span around every request, streams included to their end."""
+    """A middleware with a span around every request, streams included."""
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import SpanKind, Status, StatusCode
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -58,12 +58,12 @@ def tracing_middleware(provider: TracerProvider) -> Middleware:
             kind=SpanKind.SERVER,
             attributes={"http.request.method": request.method, "url.path": request.path},
         ) as span:
-            begun = monotonic()
+            start = monotonic()
             try:
                 response = await handler(request)
             finally:
-                if isinstance(span, ReadableSpan) and span.start_time:  # not where none is kept
-                    _emit_phase_spans(tracer, request, span.start_time - _nanoseconds(begun))
+                if isinstance(span, ReadableSpan) and span.start_time:  # false if not sampled
+                    _emit_phase_spans(tracer, request, span.start_time - _nanoseconds(start))
             span.set_attribute("http.response.status_code", response.status)
             span.set_attribute("tgi.request_id", request[REQUEST_ID])
             if response.status >= 500:
@@ -75,7 +75,7 @@ def tracing_middleware(provider: TracerProvider) -> Middleware:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A part of a sequence's life, in seconds of the dispatcher's clock."""
+    """A phase of a sequence; times are readings of the dispatcher's clock, in seconds."""
 
     name: str
     begin: float
@@ -84,7 +84,7 @@ class Phase:
 
 
 def phases(record: LiveRequest, now: float) -> Iterator[Phase]:
-    """How far a sequence came; one that still lives, since its caller left, ends `now`."""
+    """The phases that a sequence reached; one that is still live ends `now`."""
     ended = now if record.is_live else record.ended
     started = record.started if record.steps else ended
     first = record.first_token if record.tokens else ended
@@ -101,7 +101,7 @@ def phases(record: LiveRequest, now: float) -> Iterator[Phase]:
 
 
 def _decode_attributes(record: LiveRequest) -> dict[str, int | float]:
-    """What the shards' Steps did for a sequence, prefill included."""
+    """Counts of what was done for a sequence, prefill included."""
     return {
         "tgi.generated_tokens": len(record.tokens),
         "tgi.steps": record.steps,
@@ -113,7 +113,9 @@ def _decode_attributes(record: LiveRequest) -> dict[str, int | float]:
 
 
 def _emit_phase_spans(tracer: Tracer, request: web.Request, clock_zero_ns: int) -> None:
-    """Spans for the phases of each sequence; `zero` is when the clock was 0, in ns since 1970."""
+    """Spans for the phases of each sequence; `clock_zero_ns` is the Unix time, in nanoseconds, at
+    which the dispatcher's clock was 0.
+    """
     now = monotonic()
     for record in request.get(RECORDS, ()):
         for phase in phases(record, now):

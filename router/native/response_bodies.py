@@ -1,7 +1,7 @@
-"""TGI's native shapes: bodies, stream events and headers of finished and running records.
+"""TGI's native responses: bodies, stream events and headers of finished and running records.
 
-Pure: values in, JSON-ready values or bytes out, with TGI's key order. Log-probabilities are
-float32 and are written as TGI does, with the fewest digits that name the same float32.
+Pure: records in, JSON-ready values out, with TGI's key order. Log-probabilities are float32 and are
+written as in TGI, with the fewest digits that identify the same float32.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from router.server_info import ServerInfo
 
 
 def info(server_info: ServerInfo, bounds: ResolvedLimits, view: SchedulerStatus) -> dict[str, Any]:
-    """Body of `/info`: TGI's keys, then ours."""
+    """Body of `/info`: TGI's keys, then extensions."""
     return {
         "model_id": server_info.model_id,
         "model_sha": server_info.model_sha,
@@ -50,9 +50,9 @@ def generate_response(
     full_text: bool,
     others: Sequence[LiveRequest] = (),
 ) -> dict[str, Any]:
-    """Body of a finished generation that won over `others`.
+    """Body of a finished generation; `others` are the other sequences of `best_of`.
 
-    Raises IncompleteGeneration where one has not finished.
+    Raises IncompleteGeneration if one has no finish reason.
     """
     body: dict[str, Any] = {"generated_text": _generated_text(record, full_text)}
     if record.request.details:
@@ -69,7 +69,7 @@ def generate_response(
 def stream_event(
     index: int, record: LiveRequest, server_info: ServerInfo, *, full_text: bool
 ) -> dict[str, Any]:
-    """The event of a record's token number `index`, counted from 1; the last one sums up."""
+    """The event of a record's token number `index`, from 1; the last one carries the details."""
     last = record.finish_reason is not None and index == len(record.tokens)
     return {
         "index": index,
@@ -82,7 +82,7 @@ def stream_event(
 
 
 def stream_headers(record: LiveRequest, server_info: ServerInfo) -> dict[str, str]:
-    """What is known before the first token."""
+    """The headers that are known before the first token."""
     return {
         "x-compute-type": server_info.compute_type,
         "x-compute-characters": str(len(record.request.inputs)),
@@ -147,10 +147,10 @@ def _top_tokens(record: LiveRequest) -> dict[str, Any]:
 
 
 def _event_token(record: LiveRequest, token: GeneratedToken) -> dict[str, Any]:
-    told: dict[str, Any] = {"token": _token(token)}
+    fields: dict[str, Any] = {"token": _token(token)}
     if record.request.top_n_tokens:
-        told["top_tokens"] = list(map(_token, token.top))
-    return told
+        fields["top_tokens"] = list(map(_token, token.top))
+    return fields
 
 
 def _stream_details(record: LiveRequest, server_info: ServerInfo) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _stream_details(record: LiveRequest, server_info: ServerInfo) -> dict[str, A
 
 
 def _extension_details(record: LiveRequest, server_info: ServerInfo) -> dict[str, Any]:
-    """Ours; a server that does not draft tells TGI's keys only."""
+    """The extensions to TGI's details; none on a server that does not draft."""
     if not server_info.speculate:
         return {}
     counts = {"drafted": record.drafted, "accepted": record.accepted}

@@ -1,4 +1,4 @@
-"""The native routes that ask how the server does, or a request: health, facts, metrics, standing.
+"""The native routes about the server or a request: health, `/info`, metrics, status, cancel.
 
 They read what others own and never wait; only `cancel` changes anything.
 """
@@ -31,7 +31,7 @@ class StatusRoutes:
         self._bounds, self._server_info = bounds, server_info
 
     def routes(self) -> list[web.RouteDef]:
-        """Path by path."""
+        """The routes."""
         return [
             *(web.get(path, self.health) for path in ("/", "/health", "/ping")),
             web.get("/health/live", self.live),
@@ -48,12 +48,12 @@ class StatusRoutes:
         return web.Response() if self._dispatcher.unhealthy_reason() is None else _unhealthy({})
 
     async def ready(self, http: web.Request) -> web.StreamResponse:
-        """GET `/health/ready`: the same, with the reason."""
+        """GET `/health/ready`: like `/health`, with the reason."""
         reason = self._dispatcher.unhealthy_reason()
         return web.Response() if reason is None else _unhealthy({"reason": reason})
 
     async def live(self, http: web.Request) -> web.StreamResponse:
-        """GET `/health/live`: whether this loop runs."""
+        """GET `/health/live`: 200 while the event loop runs."""
         return web.Response()
 
     async def info(self, http: web.Request) -> web.StreamResponse:
@@ -65,12 +65,12 @@ class StatusRoutes:
         )
 
     async def request_status(self, http: web.Request) -> web.StreamResponse:
-        """GET `/requests/{request_id}`: how long it will wait, and what it has had."""
+        """GET `/requests/{request_id}`: its expected wait, and the service it has received."""
         request_id = http.match_info["request_id"]
-        found = self._dispatcher.request_statuses(request_id)
-        if not found:
+        statuses = self._dispatcher.request_statuses(request_id)
+        if not statuses:
             raise NotFound
-        return json_response(scheduler_status.request_status(request_id, found))
+        return json_response(scheduler_status.request_status(request_id, statuses))
 
     async def cancel(self, http: web.Request) -> web.StreamResponse:
         """DELETE `/requests/{request_id}`, POST `/cancel/{request_id}`: end it."""

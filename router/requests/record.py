@@ -1,9 +1,9 @@
-"""The truth of one request: what was asked, what was emitted, how it ended.
+"""The authoritative state of one request: what was requested, what was emitted, how it ended.
 
-Shards are caches of this. `new` makes a row from the Record alone, so a first start, a return
-after an eviction and a refill of fresh shards are one path. The dispatcher writes, one stream
-reads. Unread tokens are bounded by the request's own budget, `max_new`, and kept in any case for
-the final details; a slow reader costs nothing beyond them.
+Shards are caches of this. `to_row` builds a row from the record alone, so that a first start and a
+return after an eviction are one path. The dispatcher writes, the handler of the HTTP request reads.
+Unread tokens are bounded by `max_new`, and are kept in any case for the final details; a slow
+reader costs nothing more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shard.wire.protocol import End, NewRow, ReportOptions, RowResult, TopTokens
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where a request's seconds went."""
+    """Durations of the phases of a request, in seconds."""
 
     total: float
     validation: float
@@ -56,22 +56,22 @@ class GeneratedToken:
     logprob: float
     special: bool
     top: tuple[GeneratedToken, ...] = ()
-    """The likeliest tokens at its place, if asked for, each with its text alone."""
+    """The most likely tokens at this position, if requested, each with its own text."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptToken:
-    """One token of the prompt. `logprob` is the model's own; the first token has none."""
+    """One token of the prompt. `logprob` is the raw model's; the first token has none."""
 
     id: int
     text: str
     logprob: float | None
     top: tuple[GeneratedToken, ...] = ()
-    """The likeliest tokens at its place, if asked for."""
+    """The most likely tokens at this position, if requested."""
 
 
 class LiveRequest:
-    """One live or ended request; times are readings of the dispatcher's clock, in seconds."""
+    """A live or ended request; times are readings of the dispatcher's clock, in seconds."""
 
     def __init__(
         self,
@@ -88,27 +88,27 @@ class LiveRequest:
         self.request = request
         self.prompt = tuple(prompt)
         self.max_new = max_new
-        """Most tokens to emit, at least 1."""
+        """Maximum number of tokens to emit, at least 1."""
         self.tokens: list[GeneratedToken] = []
         self.drafted = 0
         self.accepted = 0
         self.accepted_by_round: list[int] = []
-        """Accepted drafts of every round that had some."""
+        """Accepted draft tokens of every round that drafted."""
         self.longest_draft = 0
         self.steps = 0
-        """Steps that worked on this request, prefill included."""
+        """Steps that included this request, prefill included."""
         self.cached_tokens = 0
-        """Tokens of the prompt that came from the prefix cache."""
+        """Prompt tokens that came from the prefix cache."""
         self.device_seconds = 0.0
         """Device seconds of those Steps, each shared equally among its rows."""
         self.preemptions: Mapping[str, int] = {}
-        """By kind; told at the end."""
+        """By kind; set when the request ends."""
         self.finish_reason: str | None = None
         """`length`, `eos_token` or `stop_sequence`; set together with the last token."""
         self.error: RouterError | None = None
         self.arrived = arrived
         self.queued = self.started = self.ended = arrived
-        """Given to the scheduler, first planned, ended."""
+        """When it was submitted to the scheduler, first scheduled, and ended."""
         self.first_token = self.last_token = arrived
         self._tokenizer = tokenizer
         self._prompt_logprobs: list[float | None] = [None] * len(self.prompt)
@@ -118,7 +118,7 @@ class LiveRequest:
 
     @property
     def seed(self) -> int | None:
-        """The seed to report; None where no noise is used."""
+        """The seed to report; None for greedy decoding."""
         return self.request.seed
 
     @property
@@ -128,46 +128,46 @@ class LiveRequest:
 
     @property
     def text(self) -> str:
-        """The generated text, without special tokens; stop strings as the request has it."""
+        """The generated text, without special tokens; the request decides about stop strings."""
         return self._detokenizer.text
 
     @property
     def prompt_tokens(self) -> list[PromptToken]:
-        """The prompt as the model sees it, if the request asks for it; complete at the end."""
+        """The prompt as the model sees it, if requested; complete once the request has ended."""
         if not self.request.decoder_input_details:
             return []
-        told = zip(self.prompt, self._prompt_logprobs, self._prompt_tops, strict=True)
+        columns = zip(self.prompt, self._prompt_logprobs, self._prompt_tops, strict=True)
         return [
             PromptToken(id, self.token_text(id), value, self._top_tokens(top))
-            for id, value, top in told
+            for id, value, top in columns
         ]
 
     def token_text(self, id: int) -> str:
-        """The text of one token by itself, special ones by name."""
+        """The text of a single token; special tokens by name."""
         return self._tokenizer.decode([id])
 
     @property
     def mean_logprob(self) -> float:
-        """By which sequences are compared; -inf where none came."""
+        """Mean log-probability of the generated tokens; -inf without any."""
         if not self.tokens:
             return -math.inf
         return sum(token.logprob for token in self.tokens) / len(self.tokens)
 
     @property
     def is_live(self) -> bool:
-        """Whether the end is still to come."""
+        """Whether the request has not ended."""
         return self.finish_reason is None and self.error is None
 
     def mark_scheduled(self, now: float, cached: int) -> None:
-        """Note that the shards are about to get the row, which holds the KV of `cached` tokens.
+        """The row is about to be sent to the shards, with `cached` tokens in the KV cache.
 
-        The first time counts.
+        Only the first call counts.
         """
         if not self.steps:
             self.started, self.cached_tokens = now, cached
 
     def to_row(self) -> NewRow:
-        """The row that goes on from here, for shards that do not hold it."""
+        """The row that continues from here, for shards that do not hold it."""
         return NewRow(
             id=self.id,
             tokens=(*self.prompt, *self.output_ids),
@@ -180,39 +180,40 @@ class LiveRequest:
         )
 
     def apply(self, item: RowResult, now: float) -> int:
-        """Add what a Step did; the number of tokens kept: those behind a stop string are not.
+        """Add a Step's result; return the number of tokens kept, which excludes those after a stop
+        string.
 
-        An end without a token is a bad one, since the last token is what carries it.
+        An end without a token is an error, since the last token carries the finish reason.
         """
-        had = len(self.tokens)
+        tokens_before = len(self.tokens)
         self.drafted += item.drafted
         self.accepted += item.accepted
         self.steps += 1
         if item.drafted:
             self.accepted_by_round.append(item.accepted)
             self.longest_draft = max(self.longest_draft, item.drafted)
-        told = slice(item.prompt_start, item.prompt_start + len(item.prompt_logprobs))
-        self._prompt_logprobs[told] = item.prompt_logprobs
-        self._prompt_tops[told] = item.prompt_top or [_NO_TOP_TOKENS] * len(item.prompt_logprobs)
+        part = slice(item.prompt_start, item.prompt_start + len(item.prompt_logprobs))
+        self._prompt_logprobs[part] = item.prompt_logprobs
+        self._prompt_tops[part] = item.prompt_top or [_NO_TOP_TOKENS] * len(item.prompt_logprobs)
         left = len(item.tokens)
         tops = item.top or (_NO_TOP_TOKENS,) * left
         for id, logprob, top in zip(item.tokens, item.logprobs, tops, strict=True):
             left -= 1
             if self.is_live:
                 self._append_token(id, logprob, top, None if left else item.end)
-        self._update_times(had, now)
+        self._update_times(tokens_before, now)
         if item.end is not None:
             self.fail(IncompleteGeneration(), now)
-        return len(self.tokens) - had
+        return len(self.tokens) - tokens_before
 
     def fail(self, error: RouterError, now: float) -> None:
-        """End badly, unless it has ended: its readers get `error` after the tokens so far."""
+        """End with `error`, unless it has ended; readers get it after the tokens so far."""
         if self.is_live:
             self.error, self.ended = error, now
             self._changed.set()
 
     async def wait(self) -> None:
-        """Return once the request has ended well. Raises the RouterError of a bad end."""
+        """Return once the request has finished. Raises its RouterError if it has failed."""
         while self.is_live:
             await self._next_change()
         if self.error:
@@ -221,7 +222,7 @@ class LiveRequest:
     async def numbers(self) -> AsyncIterator[int]:
         """1, 2, ... as tokens arrive; number n is `tokens[n - 1]`.
 
-        Raises the RouterError of a bad end, after the tokens that came before it.
+        Raises the request's RouterError if it has failed, after the tokens that came before.
         """
         number = 0
         while self.is_live or number < len(self.tokens):
@@ -238,7 +239,7 @@ class LiveRequest:
         await self._changed.wait()
 
     def _remaining_report(self) -> ReportOptions:
-        """What is still to be told: a whole prompt is not told twice."""
+        """What the shards still have to report: a prompt is not reported twice."""
         report = self.request.report
         return replace(
             report, prompt_logprobs=report.prompt_logprobs and None in self._prompt_logprobs[1:]

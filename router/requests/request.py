@@ -1,6 +1,7 @@
-"""A typed body becomes a Request: valid once, never checked again.
+"""A Request: what a valid body asks for, whichever API it came from.
 
-`fit` holds the rules that need the prompt's length in tokens. No socket, clock or tokenizer.
+`fit_to_context` holds the rules that need the prompt's length in tokens. No socket, clock or
+tokenizer.
 """
 
 from __future__ import annotations
@@ -15,27 +16,27 @@ from router.requests.rules import require
 from shard.wire.protocol import ReportOptions, Sampling
 
 COUNTED_NEW_TOKENS = 1024
-"""Most new tokens that the length check counts, whatever was asked; TGI's generation chunk."""
+"""Maximum new tokens that the length check counts, as in TGI."""
 MAX_PROMPT_LOGPROBS = 8192
-"""Most tokens of a prompt whose log-probabilities are told."""
+"""Maximum length in tokens of a prompt whose log-probabilities are returned."""
 SEED_LIMIT = 1 << 53
-"""Seeds are picked below this, so that a client reading numbers as doubles sees them exactly."""
+"""Random seeds are below this, so that clients that parse numbers as doubles get them exactly."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedLimits(Limits):
-    """Limits whose two lengths are settled."""
+    """Limits whose two lengths are resolved."""
 
     max_input_tokens: int = 0
     max_total_tokens: int = 0
 
 
 def resolve_limits(limits: Limits, max_length: int) -> ResolvedLimits:
-    """`limits` for shards whose rows hold `longest` tokens. Raises ValueError if they clash."""
+    """`limits` for rows of up to `max_length` tokens. Raises ValueError if they conflict."""
     total = max_length if limits.max_total_tokens is None else limits.max_total_tokens
     longest_input = total - 1 if limits.max_input_tokens is None else limits.max_input_tokens
     if total > max_length:
-        raise ValueError(f"`max_total_tokens`({total}) must be <= {max_length}, all that fits")
+        raise ValueError(f"`max_total_tokens`({total}) must be <= {max_length}")
     if longest_input >= total:
         raise ValueError(
             f"`max_input_tokens`({longest_input}) must be < `max_total_tokens`({total})"
@@ -48,35 +49,35 @@ def resolve_limits(limits: Limits, max_length: int) -> ResolvedLimits:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to generate, valid but for its length in tokens; `fit` checks that."""
+    """What to generate; valid except for its length, which `fit_to_context` checks."""
 
     inputs: str
     sampling: Sampling
-    """Its seed is fixed; temperature 0 is greedy."""
+    """With a seed; temperature 0 is greedy."""
     max_new_tokens: int | None = None
-    """None: all that fits."""
+    """None: as many as fit."""
     stop: tuple[str, ...] = ()
     truncate: int | None = None
-    """Keep the last so many tokens of the prompt."""
+    """Keep only this many of the prompt's last tokens."""
     ignore_eos: bool = False
     speculate: int | None = None
-    """Cap on the draft length; None is the server's."""
+    """Maximum draft length; None: the server's."""
     details: bool = False
     return_full_text: bool | None = None
-    """None: as the route has it."""
+    """None: the route's default."""
     stream: bool = False
     top_n_tokens: int = 0
-    """How many of the likeliest tokens to tell at every position."""
+    """Return this many of the most likely tokens at each position."""
     decoder_input_details: bool = False
-    """Whether to tell the prompt's log-probabilities; implies `details`."""
+    """Return the prompt's log-probabilities; implies `details`."""
     best_of: int = 1
-    """Out of how many sequences the likeliest is the answer."""
+    """Generate this many sequences and return the most likely one."""
     prompt_token_ids: tuple[int, ...] | None = None
-    """The prompt where it was given as token ids; `inputs` is its text."""
+    """The prompt, if it was sent as token ids; `inputs` is its text."""
     add_special_tokens: bool = True
-    """Whether the tokenizer adds its own to `inputs`."""
+    """Whether the tokenizer adds its special tokens to `inputs`."""
     raw_logprobs: bool = False
-    """Log-probabilities of the model itself, not of what the parameters left of it."""
+    """Log-probabilities before penalties, temperature and filters."""
     hide_stops_and_specials: bool = False
     """Whether stop strings and special tokens stay out of the text, as OpenAI has it."""
     visible_specials: frozenset[str] = frozenset()
@@ -96,22 +97,22 @@ class Request:
 
     @property
     def tenant(self) -> int:
-        """A number for `user`, the same in every process; 0 for nobody."""
+        """A number for `user`, the same in every process; 0 without a user."""
         return digest(self.user) if self.user else 0
 
     @property
     def report(self) -> ReportOptions:
-        """What the shards are to tell beside the tokens."""
+        """What the shards report in addition to the tokens."""
         return ReportOptions(self.top_n_tokens, self.raw_logprobs, self.decoder_input_details)
 
     @property
     def seed(self) -> int | None:
-        """The seed to report: None where no noise is used."""
+        """The seed to report; None for greedy decoding."""
         return self.sampling.seed if self.sampling.temperature else None
 
 
 def random_seed() -> int:
-    """A fresh seed for a request that samples and names none."""
+    """A random seed for a request that samples and has none."""
     return secrets.randbelow(SEED_LIMIT)
 
 
@@ -134,11 +135,11 @@ def digest(text: str) -> int:
 def fit_to_context(
     request: Request, tokens: Sequence[int], bounds: ResolvedLimits
 ) -> tuple[tuple[int, ...], int]:
-    """The prompt's tokens that are kept and the most new ones, at least 1 each. Raises
-    ValidationError.
+    """The prompt's tokens after truncation, and the maximum number of new ones; at least 1 each.
 
-    The rule counts no more than CAP new tokens, as TGI's does, so 10000 passes where CAP fits;
-    the budget is what was asked, cut to what is left.
+    The check counts at most COUNTED_NEW_TOKENS new tokens, as in TGI, so 10000 passes where 1024
+    fit; the budget is the requested number, reduced to the room that is left. Raises
+    ValidationError.
     """
     kept = tokens if request.truncate is None else tokens[-request.truncate :]
     used, most = len(kept), bounds.max_total_tokens

@@ -49,7 +49,7 @@ def test_a_damaged_file_is_one_warning_and_then_replaced(
     store = SchedulerStateFile(path, "m")
     assert store.load() is None
     [line] = caplog.messages
-    assert "starts afresh" in line
+    assert "starts without learned state" in line
     store.save(store.serialize(LEARNED))
     assert SchedulerStateFile(path, "m").load() == LEARNED
 

@@ -283,7 +283,7 @@ async def test_a_stream_that_just_ends_is_incomplete(path: str) -> None:
         ({"messages": [{"content": "a"}]}, 422, "validation", "messages.0.role"),
         ({"temperature": "1"}, 422, "validation", "temperature"),
         ({"response_format": {"type": "xml"}}, 422, "validation", "response_format.type"),
-        ({"response_format": {"type": "json_schema"}}, 422, "validation", "schema is an object"),
+        ({"response_format": {"type": "json_schema"}}, 422, "validation", "must be an object"),
         ({"tools": [TOOL], "tool_choice": "g"}, 422, "tool_error", "Tool with name g not found"),
         ({"tool_choice": "required"}, 422, "tool_error", "`tool_choice` needs `tools`"),
         (
