@@ -1,37 +1,38 @@
-"""The dispatcher's loop in virtual time: a scheduler, requests whose answers are known, and costs.
+"""The dispatcher's loop in virtual time: a scheduler, requests with known answers, and costs.
 
-Rule: it decides nothing and reads no clock. It fills the pipeline and then takes whatever comes
-first, an arrival or the end of the oldest Step, as the live dispatcher does. It checks what the
-shards would check: a row decodes only with all its KV, and enters or leaves as the Batch says.
+Decides nothing and reads no clock. It fills the pipeline and then handles the next event, an
+arrival or the end of the oldest Step, as the live dispatcher does. The tests of the scheduler run
+the same loop with a device that checks every Batch.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, inf
+from math import ceil
+from typing import NamedTuple
 
-from benchmark.simulation.device import ContractViolation, SimulatedDevice
+from benchmark.simulation.device import Answer, ContractViolation, VirtualDevice
 from benchmark.simulation.step_costs import StepCosts
-from benchmark.simulation.traces import Trace
-from router.scheduler.api import Job, Outcome, Scheduler
+from benchmark.simulation.traces import Trace, TracedAnswer
+from router.scheduler.api import Job, Outcome, ScheduledBatch, Scheduler
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedRequest:
-    """A trace that arrives; ids rise with the time of arrival."""
+    """A trace with its arrival; ids rise with the time of arrival."""
 
     id: int
     arrival: float
     """Seconds."""
     trace: Trace
     expected: float | None = None
-    """What a predictor says of its length, in tokens."""
+    """Predicted length in tokens."""
     tenant: int = 0
 
     def job(self) -> Job:
-        """As the scheduler is told."""
+        """Return the request as the scheduler sees it."""
         trace = self.trace
         return Job(
             self.id,
@@ -45,7 +46,7 @@ class SimulatedRequest:
 
 @dataclass(slots=True)
 class ServedRequest:
-    """What a request got; times in seconds."""
+    """The service of one request; times in seconds."""
 
     request: SimulatedRequest
     first_token: float = 0.0
@@ -92,8 +93,52 @@ class SimulatedRun:
 
 
 def quantile(rising: Sequence[float], share: float) -> float:
-    """The least of `rising` that `share` of them do not exceed."""
+    """Return the least of the sorted values that a fraction `share` of them do not exceed."""
     return rising[max(0, ceil(share * len(rising)) - 1)]
+
+
+class Planned(NamedTuple):
+    """A Batch was sent to the device."""
+
+    now: float
+    batch: ScheduledBatch
+
+
+class Completed(NamedTuple):
+    """The oldest Step in flight is done, and the scheduler has its outcomes."""
+
+    now: float
+    outcomes: Sequence[Outcome]
+
+
+def drive(
+    scheduler: Scheduler,
+    device: VirtualDevice,
+    arrivals: Sequence[tuple[Job, Answer]],
+    depth: int,
+) -> Iterator[Planned | Completed]:
+    """Serve requests that arrive in this order, until nothing is left to do.
+
+    `depth`: maximum number of Steps in flight. Times are virtual, in seconds from 0.
+    """
+    waiting, ends, now, free = deque(arrivals), deque[float](), 0.0, 0.0
+    while True:
+        while len(ends) < depth and (batch := scheduler.next_batch(now)) is not None:
+            free = max(free, now) + device.send(batch)
+            ends.append(free)
+            yield Planned(now, batch)
+        if ends and (not waiting or ends[0] <= waiting[0][0].arrived):
+            now = ends.popleft()
+            outcomes = device.finish(now)
+            scheduler.complete(outcomes, now)
+            yield Completed(now, outcomes)
+        elif waiting:
+            job, answer = waiting.popleft()
+            now = max(now, job.arrived)
+            device.add_request(job, answer)
+            scheduler.submit(job, now)
+        else:
+            return
 
 
 StepObserver = Callable[[Sequence[Outcome], float], None]
@@ -106,45 +151,28 @@ def simulate(
     depth: int = 1,
     on_step: StepObserver | None = None,
 ) -> SimulatedRun:
-    """Serve all `requests`. `watch` sees each Step's outcomes once the scheduler has.
+    """Serve all `requests`. `on_step` gets each Step's outcomes after the scheduler got them.
 
     Raises ContractViolation where the scheduler breaks its contract.
     """
-    device, ledger = SimulatedDevice(costs), _Ledger(requests)
-    flights: deque[tuple[float, list[Outcome]]] = deque()
-    now, at, free = 0.0, 0, 0.0
-    while True:
-        while len(flights) < depth:
-            batch = scheduler.next_batch(now)
-            if batch is None:
-                break
-            outcomes, seconds = device.execute(batch)
-            free = max(free, now) + seconds
-            flights.append((free, outcomes))
-        due = requests[at].arrival if at < len(requests) else inf
-        if flights and flights[0][0] <= due:
-            now, outcomes = flights.popleft()
-            ledger.record(outcomes, now)
-            scheduler.complete(outcomes, now)
+    device, ledger = VirtualDevice(costs.seconds), _Ledger(requests)
+    arrivals = [(request.job(), TracedAnswer(request.trace)) for request in requests]
+    for event in drive(scheduler, device, arrivals, depth):
+        if isinstance(event, Completed):
+            ledger.record(event.outcomes, event.now)
             if on_step is not None:
-                on_step(outcomes, now)
-        elif at < len(requests):
-            now = due
-            device.add_request(requests[at].id, requests[at].trace)
-            scheduler.submit(requests[at].job(), now)
-            at += 1
-        else:
-            return ledger.result(device, scheduler.status().preemptions)
+                on_step(event.outcomes, event.now)
+    return ledger.result(device, scheduler.status().preemptions)
 
 
 class _Ledger:
-    """What every request got."""
+    """Records the service of every request."""
 
     def __init__(self, requests: Sequence[SimulatedRequest]) -> None:
         self._served = {request.id: ServedRequest(request) for request in requests}
 
     def record(self, outcomes: Sequence[Outcome], now: float) -> None:
-        """A Step ended `now`."""
+        """Record a Step that ended `now`."""
         for outcome in outcomes:
             served = self._served[outcome.id]
             served.device_seconds += outcome.seconds
@@ -156,10 +184,12 @@ class _Ledger:
             if outcome.end is not None:
                 served.finished = now
 
-    def result(self, device: SimulatedDevice, preemptions: Mapping[str, int]) -> SimulatedRun:
-        """Everything has ended. Raises ContractViolation if something has not."""
+    def result(self, device: VirtualDevice, preemptions: Mapping[str, int]) -> SimulatedRun:
+        """Return the whole run. Raises ContractViolation if a request has not ended."""
         short = [id for id, s in self._served.items() if s.emitted != s.request.trace.length]
         if short:
             raise ContractViolation(f"the scheduler stopped with requests {short} unfinished")
         served = tuple(self._served.values())
-        return SimulatedRun(served, device.steps, device.busy, device.moved, dict(preemptions))
+        return SimulatedRun(
+            served, device.step_count, device.busy_seconds, device.moved_tokens, dict(preemptions)
+        )

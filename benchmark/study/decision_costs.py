@@ -10,9 +10,9 @@ import statistics
 import time
 
 from benchmark.simulation import step_costs
-from benchmark.simulation.device import SimulatedDevice
+from benchmark.simulation.device import VirtualDevice
 from benchmark.simulation.simulator import SimulatedRequest
-from benchmark.simulation.traces import Trace
+from benchmark.simulation.traces import Trace, TracedAnswer
 from router.scheduler import build
 from router.scheduler.config import SchedulerConfig
 
@@ -27,10 +27,11 @@ def measure(live: int, policy: str = "laps-sd", speculate: int = 5) -> float:
     """Median seconds of one `next_batch` with `live` requests that each want a long answer."""
     costs = step_costs.load()
     capacity = costs.capacity(live * 20, ROWS, speculate, depth=1)
-    scheduler, device = build(SchedulerConfig(scheduler=policy), capacity), SimulatedDevice(costs)
+    scheduler = build(SchedulerConfig(scheduler=policy), capacity)
+    device = VirtualDevice(costs.seconds)
     for id in range(1, live + 1):
         request = SimulatedRequest(id, 0.0, Trace("", 32, 256, bytes(255)), 30.0 + id * 37 % 200)
-        device.add_request(id, request.trace)
+        device.add_request(request.job(), TracedAnswer(request.trace))
         scheduler.submit(request.job(), 0.0)
     now, seconds = 0.0, []
     for _ in range(STEPS):

@@ -1,9 +1,10 @@
-"""A shard group in virtual time that obeys every Batch to the letter and checks each rule it can.
+"""The benchmark's virtual device, which here also checks every rule of a Batch that it can.
 
 It knows the truth that a scheduler only learns from outcomes: how many drafts are accepted, and
-where an answer ends. Every slot of a page remembers the tokens that its KV stands for, so a row
-that enters with pages of others, or returns from the host, is held to what it claims. Assertion
-messages name the broken rule.
+where an answer ends. Every page slot remembers the tokens that its KV stands for, so a row that
+enters with pages of others, or returns from the host, must hold what it claims. Steps are executed
+when they are done, not when they are sent, so that those in flight can be lost. Assertion messages
+name the broken rule.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from benchmark.simulation.device import Answer, DeviceRow, RowOutcome, VirtualDevice
+from benchmark.simulation.simulator import Planned, drive
+from benchmark.simulation.step_costs import StepWork
 from router.scheduler.api import (
     DeviceCapacity,
     Job,
@@ -41,12 +45,13 @@ def capacity(**changes: float | str) -> DeviceCapacity:
 
 @dataclass
 class Client:
-    """The router's record of one request."""
+    """The router's record of one request, and its true answer."""
 
     job: Job
     answer: int
     """Tokens after which the answer ends by itself."""
     acceptance: float
+    """Probability that a draft token is accepted after those before it."""
     emitted: int = 0
     end_count: int = 0
     cancelled: bool = False
@@ -55,7 +60,8 @@ class Client:
     chain: list[int] = field(default_factory=list)
     """For each known token, a value that stands for it and all before it."""
     shares_pages: bool = False
-    """Its pages are named."""
+    """Its pages have hashes."""
+    random: Random = field(default_factory=Random)
 
     def __post_init__(self) -> None:
         if not self.chain:
@@ -64,6 +70,16 @@ class Client:
     @property
     def live(self) -> bool:
         return not self.end_count and not self.cancelled
+
+    @property
+    def length(self) -> int:
+        return min(self.answer, self.job.max_new)
+
+    def count_accepted(self, position: int, draft: int) -> int:
+        accepted = 0
+        while accepted < draft and self.random.random() < self.acceptance:
+            accepted += 1
+        return accepted
 
 
 def chain(count: int, before: Sequence[int], salt: int) -> list[int]:
@@ -90,30 +106,28 @@ Kv = dict[tuple[int, int], int]
 
 @dataclass
 class ShardRow:
-    """A row on the shards: what it was sent as, and what has truly happened."""
+    """A row on the shards, as it was planned: from its first Step until its release."""
 
+    request: DeviceRow
+    """What is true of it."""
     known_tokens: int
+    """When it entered."""
     chain: list[int]
     draft_cached: int = 0
     """Tokens whose KV the draft holds."""
-    fed_tokens: int = 0
     planned_tokens: int = 0
+    """Known tokens that Steps feed, done or in flight."""
     pages: list[int] = field(default_factory=list)
     steps_in_flight: int = 0
-    ended: bool = False
     swapping_in: bool = False
     """Its KV comes back with a Step in flight."""
 
-    @property
-    def cached(self) -> int:
-        """Tokens whose KV the target holds."""
-        return self.fed_tokens if self.fed_tokens < self.known_tokens else len(self.chain) - 1
 
-
-class Device:
-    """Steps are planned by `send`, executed and reported in order by `finish`."""
+class Device(VirtualDevice):
+    """Steps are checked by `send`, executed and reported in order by `finish`."""
 
     def __init__(self, capacity: DeviceCapacity, random: Random) -> None:
+        super().__init__(self._seconds_by_draft)
         self.capacity = capacity
         self.clients: dict[int, Client] = {}
         self.slots: dict[int, ShardRow] = {}
@@ -123,15 +137,30 @@ class Device:
         self.cached_tokens = 0
         """Tokens that rows entered with."""
         self._random = random
+        self._executing: dict[int, tuple[Client, ShardRow]] = {}
+        """Rows of the Step that is being executed."""
         self._kv: tuple[Kv, Kv] = {}, {}
         """Of the target and of the draft; host slots are pages below 0."""
+
+    def _seconds_by_draft(self, work: StepWork) -> float:
+        """The longest draft, and one verification."""
+        if not work.rows + work.prefilling:
+            return 0.001
+        capacity = self.capacity
+        return work.longest_draft * capacity.draft_token_seconds + capacity.verify_seconds
+
+    def add_request(self, job: Job, answer: Answer) -> None:
+        assert isinstance(answer, Client)
+        answer.random = self._random
+        self.clients[job.id] = answer
+        super().add_request(job, answer)
 
     def owned_pages(self) -> set[int]:
         """Pages of all rows."""
         return {page for slot in self.slots.values() for page in slot.pages}
 
-    def send(self, batch: ScheduledBatch) -> None:
-        """Check `batch` and put it in flight."""
+    def send(self, batch: ScheduledBatch) -> float:
+        """Check `batch` and put it in flight. Return its planned device time in seconds."""
         assert len(self.steps) < self.capacity.depth, "deeper than the pipeline"
         assert batch.run or batch.release or batch.swap_in, "a Batch without a purpose"
         for id in batch.release:
@@ -153,6 +182,8 @@ class Device:
             slot.planned_tokens += run.prefill
         self.steps.append((batch, rows))
         self._check_writers()
+        longest = max((run.draft for run in batch.run), default=0)
+        return self._seconds_by_draft(StepWork(len(batch.run), longest_draft=longest))
 
     def _swap_out(self, batch: ScheduledBatch) -> None:
         for id, pages, slots in batch.swap_out:
@@ -160,7 +191,7 @@ class Device:
             row = self.slots.pop(id)
             assert row.steps_in_flight == 0, "swapped out with Steps in flight"
             assert list(pages) == row.pages[: len(pages)], "not the row's pages"
-            assert len(pages) * self.capacity.page_size >= row.cached, "KV was left behind"
+            assert len(pages) * self.capacity.page_size >= row.request.cached, "KV was left behind"
             live = {slot for slot, owner in self.host.items() if self.clients[owner].live}
             assert not live & set(slots), "a host slot has two owners"
             assert set(slots) <= set(range(self.capacity.host_pages)), "no such host slot"
@@ -183,7 +214,7 @@ class Device:
         owners = Counter(page for slot in self.slots.values() for page in slot.pages)
         for slot in self.slots.values():
             if slot.steps_in_flight:
-                first = slot.cached // self.capacity.page_size
+                first = slot.request.cached // self.capacity.page_size
                 assert all(owners[page] == 1 for page in slot.pages[first:]), "shared and written"
 
     def _admit(self, batch: ScheduledBatch) -> None:
@@ -196,7 +227,9 @@ class Device:
         for id in {*(run.id for run in batch.run), *(swap.id for swap in batch.swap_in)}:
             client = self.clients[id]
             known = client.job.prompt + client.emitted
-            self.slots.setdefault(id, ShardRow(known, client.chain[:known]))
+            if id not in self.slots:
+                self.slots[id] = ShardRow(self._rows[id], known, client.chain[:known])
+                self._rows[id].cached = 0
         for id, cached, draft_cached in batch.start:
             row = self.slots[id]
             assert row.steps_in_flight == row.planned_tokens == len(row.pages) == 0, (
@@ -204,7 +237,7 @@ class Device:
             )
             assert 0 <= draft_cached <= cached, "the draft is ahead"
             assert 0 < cached < row.known_tokens, "its last token is not fed"
-            row.fed_tokens = row.planned_tokens = cached
+            row.request.cached = row.planned_tokens = cached
             row.draft_cached = draft_cached
             self.cached_tokens += cached
 
@@ -222,14 +255,9 @@ class Device:
     def _check(self, run: ScheduledRow) -> None:
         client, slot = self.clients[run.id], self.slots[run.id]
         assert not slot.swapping_in, "it runs before its KV is known to be there"
-        if (
-            not run.prefill
-            and not slot.steps_in_flight
-            and slot.planned_tokens == slot.known_tokens - 1
-        ):
-            slot.fed_tokens = slot.planned_tokens = (
-                slot.known_tokens
-            )  # it entered with all that decoding needs
+        lacks_last_token = slot.planned_tokens == slot.known_tokens - 1
+        if lacks_last_token and not run.prefill and not slot.steps_in_flight:
+            slot.planned_tokens = slot.known_tokens  # it entered with all that decoding needs
         flights = [r for batch, _ in self.steps for r in batch.run if r.id == run.id]
         done = sum(flight.prefill for flight in flights)
         known = client.job.prompt + client.emitted
@@ -263,69 +291,39 @@ class Device:
             if swap.id in self.slots and self.slots[swap.id].swapping_in:
                 self.slots[swap.id].swapping_in = False
                 self.slots[swap.id].steps_in_flight -= 1
-        outcomes = []
-        for run in batch.run:
-            client, slot = rows[run.id]
+        self._executing = rows
+        outcomes, _ = self.execute(batch)
+        for outcome in outcomes:
+            client, slot = rows[outcome.id]
             slot.steps_in_flight -= 1
-            outcomes.append(self._execute(run, client, slot, len(batch.run)))
             if client.live:
-                self._deliver(client, outcomes[-1], now)
+                self._deliver(client, outcome, now)
         return outcomes
 
-    def seconds(self, batch: ScheduledBatch) -> float:
-        """Device time of a Step: the longest draft, one verification."""
-        draft = max((run.draft for run in batch.run), default=0)
-        if not batch.run:
-            return 0.001
-        return draft * self.capacity.draft_token_seconds + self.capacity.verify_seconds
-
-    def _execute(self, run: ScheduledRow, client: Client, slot: ShardRow, rows: int) -> Outcome:
-        if slot.ended:
-            return Outcome(run.id, 0, 0, 0, 0, 0.0)
+    def _run_row(self, row: DeviceRow, run: ScheduledRow) -> RowOutcome:
+        client, slot = self._executing[run.id]
         self._check_kv(slot)
-        if not run.prefill:  # the shards draft no further than the row may go
-            most = client.job.prompt + client.job.max_new - len(slot.chain) - 1
-            run = run._replace(draft=min(run.draft, most))
-        slot.fed_tokens += run.prefill
-        accepted = 0
-        while accepted < run.draft and self._random.random() < client.acceptance:
-            accepted += 1
-        emitted = accepted + 1 if slot.fed_tokens >= slot.known_tokens or not run.prefill else 0
-        # The truth runs ahead of what was delivered only by Steps that are executed in order.
-        emitted = min(emitted, self._remaining_answer(client, slot))
-        end = None
-        if emitted and emitted == self._remaining_answer(client, slot):
-            end = RowEnded.EOS if client.answer < client.job.max_new else RowEnded.LENGTH
-        slot.ended = end is not None
-        drafted = run.draft
-        hashes = self._write(run, client, slot, accepted, emitted)
-        step = drafted * self.capacity.draft_token_seconds + self.capacity.verify_seconds
-        return Outcome(
-            run.id,
-            run.prefill,
-            drafted,
-            accepted,
-            emitted,
-            step / rows,
-            end,
-            slot.draft_cached,
-            hashes,
-        )
+        first = row.cached if run.prefill else row.known - 1
+        outcome = super()._run_row(row, run)
+        hashes = self._write(run, client, slot, first, outcome)
+        return outcome._replace(draft_cached=slot.draft_cached, hashes=hashes)
 
     def _check_kv(self, slot: ShardRow) -> None:
         """What the row counts as cached is its own tokens."""
-        for kv, count in zip(self._kv, (slot.cached, slot.draft_cached), strict=True):
+        for kv, count in zip(self._kv, (slot.request.cached, slot.draft_cached), strict=True):
             for position in range(count):
                 assert kv[self._kv_slot(slot, position)] == slot.chain[position], "another's KV"
 
     def _write(
-        self, run: ScheduledRow, client: Client, slot: ShardRow, accepted: int, emitted: int
+        self, run: ScheduledRow, client: Client, slot: ShardRow, first: int, done: RowOutcome
     ) -> tuple[int, ...]:
-        """Fill the pages as target and draft do, rejected drafts too; the pages now complete."""
+        """Fill the pages from token `first` on as target and draft do, rejected drafts too.
+
+        Returns the hashes of the pages that are complete now.
+        """
         known, size = len(slot.chain), self.capacity.page_size
-        first = slot.fed_tokens - run.prefill if run.prefill else known - 1
-        reach = slot.fed_tokens if run.prefill else known + run.draft
-        slot.chain = chain(known + emitted, slot.chain, client.job.id)
+        reach = first + run.prefill if run.prefill else known + run.draft
+        slot.chain = chain(known + done.emitted, slot.chain, client.job.id)
         follows = slot.draft_cached == first if run.prefill else not self.capacity.speculate
         held = reach if follows else known + run.draft - 1 if run.draft else slot.draft_cached
         owners = Counter(page for row in self.slots.values() for page in row.pages)
@@ -333,14 +331,14 @@ class Device:
             self._kv, (first, slot.draft_cached), (reach, held), strict=True
         ):
             for position in range(start, stop):
-                right = position < known + accepted and position < len(slot.chain)
+                right = position < known + done.accepted and position < len(slot.chain)
                 page = slot.pages[position // size]
                 assert right or owners[page] <= 1, "a rejected draft in a shared page"
                 kv[self._kv_slot(slot, position)] = slot.chain[position] if right else -1
         if follows:
-            slot.draft_cached = slot.cached
+            slot.draft_cached = slot.request.cached
         elif run.draft:
-            slot.draft_cached = min(known + min(accepted, run.draft - 1), len(slot.chain) - 1)
+            slot.draft_cached = min(known + min(done.accepted, run.draft - 1), len(slot.chain) - 1)
         if client.live:
             client.chain = slot.chain[:]
         return page_hashes(slot.chain, size, known // size) if client.shares_pages else ()
@@ -359,9 +357,6 @@ class Device:
                     if value is not None:
                         kv[target, at] = value
 
-    def _remaining_answer(self, client: Client, slot: ShardRow) -> int:
-        return min(client.answer, client.job.max_new) + client.job.prompt - len(slot.chain)
-
     def _deliver(self, client: Client, outcome: Outcome, now: float) -> None:
         client.emitted += outcome.emitted
         client.seconds.append(now)
@@ -375,6 +370,7 @@ class Device:
         ]
         self.steps.clear()
         self.slots.clear()
+        self._held_rows.clear()
         self.host.clear()
         self._kv[0].clear()
         self._kv[1].clear()
@@ -390,24 +386,11 @@ def serve(
     scheduler: Scheduler, device: Device, clients: Sequence[Client]
 ) -> Iterator[tuple[float, ScheduledBatch]]:
     """Drive `scheduler` in virtual time until all have ended; yield each Batch when it is sent."""
-    arrivals = deque(sorted(clients, key=lambda client: client.job.arrived))
-    flying: deque[float] = deque()
-    now = 0.0
-    while True:
-        while len(flying) < device.capacity.depth and (batch := scheduler.next_batch(now)):
-            device.send(batch)
-            flying.append(max(now, flying[-1] if flying else now) + device.seconds(batch))
-            yield now, batch
-        if arrivals and (not flying or arrivals[0].job.arrived <= flying[0]):
-            client = arrivals.popleft()
-            now = max(now, client.job.arrived)
-            device.clients[client.job.id] = client
-            scheduler.submit(client.job, now)
-        elif flying:
-            now = flying.popleft()
-            scheduler.complete(device.finish(now), now)
-        else:
-            return
+    arrivals = sorted(clients, key=lambda client: client.job.arrived)
+    pairs = [(client.job, client) for client in arrivals]
+    for event in drive(scheduler, device, pairs, device.capacity.depth):
+        if isinstance(event, Planned):
+            yield event.now, event.batch
 
 
 def run(scheduler: Scheduler, device: Device, clients: Sequence[Client]) -> list[ScheduledBatch]:

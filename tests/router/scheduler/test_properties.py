@@ -124,7 +124,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             with pytest.raises(ValueError, match="pages"):
                 self.scheduler.submit(job, self.now)
             return
-        self.device.clients[id] = Client(job, answer, acceptance, chain=values, shares_pages=shares)
+        client = Client(job, answer, acceptance, chain=values, shares_pages=shares)
+        self.device.add_request(job, client)
         self.call("submit", job, self.now)
 
     @precondition(lambda self: self.device.clients)
