@@ -1,13 +1,13 @@
-"""Orders for somebody who knows the truth, or all of it but one thing: bounds, not policies to use.
+"""Clairvoyant schedulers, which know the truth or all of it but the lengths: bounds, not policies.
 
-`srpt` ranks by the true remaining service and preempts at every round. With memory for all it
-switches for nothing, which makes it the clairvoyant optimum of mean latency for one row at a time
-(Schrage, 1968); with little memory it pays for its switches as everybody does.
-`optimal_mean_latency` is that optimum by arithmetic, from service times alone.
+`srpt` ranks by the true remaining service and preempts at every round. With memory for all requests
+a preemption costs nothing, so it is the optimum of mean latency for one row at a time (Schrage,
+1968); with little memory it pays for preemptions like every policy. `optimal_mean_latency` is that
+optimum by arithmetic, from service times alone.
 
-`all_but_length` knows the true speed of every request and the true law of its length given what was
-predicted, but not the length: it ranks by Gittins' index of that law, the least mean latency that
-one row at a time can have without knowing more (Gittins, 1989).
+`all_but_length` knows the true speed of every request and the true distribution of its length given
+its prediction, but not the length: it ranks by the Gittins index of that distribution, the minimum
+mean latency for one row at a time without knowing more (Gittins, 1989).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def srpt(
     tail: float = 0.0,
     mean_size: float = 1.0,
 ) -> Scheduler:
-    """The ordinary planner under a clairvoyant policy.
+    """Return the ordinary planner under a clairvoyant policy.
 
-    `tail`: the tail knob, turned for somebody who knows true sizes; `usual`: the mean of those.
+    `tail`: the tail parameter, applied to true sizes. `mean_size`: the mean of these, in seconds.
     """
     remaining = _remaining_service(truth, costs, adapt)
     if not tail:
@@ -61,15 +61,15 @@ def all_but_length(
     *,
     adapt: bool,
 ) -> Scheduler:
-    """The ordinary planner under somebody who knows speeds, and lengths by their `law` alone."""
+    """Return the ordinary planner under a policy that knows true speeds and `length_index`."""
     known = lru_cache(None)(length_index)
 
     def work(row: Row) -> float:
-        """Seconds of work per ended answer: its tokens at the request's own speed."""
-        share = truth[row.job.id].accepted
+        """Seconds of work per completed answer: its tokens at the request's own speed."""
+        accepted = truth[row.job.id].accepted
         speed = min(
             costs.seconds(StepWork(1, draft, draft, row.known_tokens))
-            / sum(share**k for k in range(draft + 1))
+            / sum(accepted**k for k in range(draft + 1))
             for draft in _draft_lengths(row, adapt)
         )
         return _prefill_seconds(row, costs) + known(row.job).after(row.emitted) * speed
@@ -87,14 +87,15 @@ def _ranked_planner(
 def _remaining_service(
     truth: Mapping[int, Trace], costs: StepCosts, adapt: bool
 ) -> Callable[[Row], float]:
-    """True seconds of service left, at the draft length that is the best from here on."""
-    course = lru_cache(4096)(remaining_rounds)
+    """Return the true remaining seconds of a row, at the best constant draft length."""
+    rounds_left = lru_cache(4096)(remaining_rounds)
 
     def seconds(row: Row) -> float:
         trace = truth[row.job.id]
         context = row.known_tokens + (trace.length - row.emitted) // 2
         decode = min(
-            course(trace, draft)[row.emitted] * costs.seconds(StepWork(1, draft, draft, context))
+            rounds_left(trace, draft)[row.emitted]
+            * costs.seconds(StepWork(1, draft, draft, context))
             for draft in _draft_lengths(row, adapt)
         )
         return decode + _prefill_seconds(row, costs)
@@ -103,7 +104,7 @@ def _remaining_service(
 
 
 def _draft_lengths(row: Row, adapt: bool) -> range:
-    """Draft lengths that it may have."""
+    """Return the draft lengths that a row may have."""
     return range(0 if adapt else row.max_draft, row.max_draft + 1)
 
 
@@ -114,7 +115,7 @@ def _prefill_seconds(row: Row, costs: StepCosts) -> float:
 
 
 def optimal_mean_latency(jobs: Iterable[tuple[float, float]]) -> float:
-    """Least possible mean latency of (arrival, service) pairs on one preemptive server, seconds."""
+    """Return the minimum mean latency in seconds of (arrival, service) pairs on one server."""
     arriving = sorted(jobs)
     waiting: list[tuple[float, float]] = []
     now, total = 0.0, 0.0
@@ -122,11 +123,11 @@ def optimal_mean_latency(jobs: Iterable[tuple[float, float]]) -> float:
         now = max(now, arrived)
         heapq.heappush(waiting, (service, arrived))
         while waiting and now < due:
-            left, since = heapq.heappop(waiting)
+            left, start = heapq.heappop(waiting)
             if now + left > due:
-                heapq.heappush(waiting, (left - (due - now), since))
+                heapq.heappush(waiting, (left - (due - now), start))
                 now = due
             else:
                 now += left
-                total += now - since
+                total += now - start
     return total / len(arriving)

@@ -1,6 +1,7 @@
-"""What to simulate, as values: a load and an arm that serves it. One pair gives one row of results.
+"""What to simulate, as values: a workload, a policy variant that serves it, and the result.
 
-All arms see the same requests, arrivals and predictions of a load, so comparisons are paired.
+All variants see the same requests, arrivals and predictions of a workload, so comparisons are
+paired. Decides nothing: `runs` simulates a pair.
 """
 
 from __future__ import annotations
@@ -17,56 +18,56 @@ COSTS = ("recorded", "7b")
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Requests, how they come, and the server that they meet."""
+    """Requests, their arrivals, and the server."""
 
     shape: str
-    """A made-up shape, or a file of recorded traces; `demo` is the bundled one."""
+    """Name of a generated shape, or a file of recorded traces; `demo` is the bundled one."""
     seed: int
     count: int = 200
     rho: float | None = 0.8
-    """None: all arrive at once."""
+    """Load of Poisson arrivals; None: all arrive at once."""
     batch: int = 1
     depth: int = 1
     memory: float | None = None
-    """KV pages over what `batch` average requests fill at their ends, but never less than the
-    largest request may need; None: room for all."""
+    """KV pages relative to what `batch` average requests hold at their ends, but at least those of
+    the largest request; None: enough for all."""
     acceptance_pattern: str = "steady"
     shrink: float = 1.0
-    """Divides the output lengths of made-up shapes."""
+    """Divisor of the output lengths of generated shapes."""
     costs: str = "recorded"
     drafts: str = "adaptive"
     """Draft lengths: `adaptive`, or always the `longest`."""
     waves: tuple[int, ...] = ()
-    """With `rho` None: so many at once, and the next when a busy server is done with those."""
+    """With `rho` None: sizes of bursts, each when a busy server is done with the last."""
     tenants: int = 1
     """The first sends three times as much as each of the others."""
 
     @property
     def estimated_tokens(self) -> float:
-        """About how much there is to simulate."""
+        """Approximate number of output tokens."""
         shape = workloads.SHAPES.get(self.shape)
         return self.count * (shape.output[0] / self.shrink if shape else 200.0)
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyVariant:
-    """A policy with its flags, and what it is told of lengths."""
+    """A policy with its parameters, and the predictions that it gets."""
 
     policy: str
-    """One that `build` knows, or `srpt`, the clairvoyant one."""
+    """Name of a policy of the scheduler, of an oracle, or of `queues`."""
     sigma: float | None = 0.3
-    """Error of predicted lengths, as s.d. of the logarithm; None: nothing is predicted."""
+    """Error of predicted lengths: standard deviation of the logarithm; None: no predictions."""
     reverse: bool = False
-    """Predictions rank the requests the wrong way round."""
+    """Whether predictions rank the requests the wrong way round."""
     flags: tuple[tuple[str, Any], ...] = ()
     """Fields of the scheduler's configuration."""
     first_threshold: float | None = None
-    """Sup_1 as a share of the mean service of the requests; None: the scheduler's own default."""
+    """Sup_1 relative to the mean service of the requests; None: the scheduler's default."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimulationResult:
-    """What came of one load under one arm; times in seconds."""
+    """Results of one workload under one variant; times in seconds."""
 
     workload: Workload
     variant: PolicyVariant
@@ -78,9 +79,9 @@ class SimulationResult:
     per_token: float
     """Mean time between the later tokens of a request."""
     throughput: float
-    """Output tokens a second while the server was busy."""
+    """Output tokens per second while the server was busy."""
     preemptions: float
-    """Displacements of a request, of all kinds, on average."""
+    """Mean number of preemptions of a request, of all kinds."""
     moved: float
     """Tokens copied to the host or back per request."""
     service: float
@@ -94,7 +95,7 @@ class SimulationResult:
 
 
 def flatten(row: SimulationResult) -> dict[str, Any]:
-    """A row without nesting: load, arm, results."""
+    """Return a result as one flat object: workload, variant, results."""
     whole = asdict(row)
     workload, variant = whole.pop("workload"), whole.pop("variant")
     results = {name: _rounded(value) for name, value in whole.items()}

@@ -1,8 +1,8 @@
-"""The published algorithm with queues that follow the load, to be compared with fixed ones.
+"""The published algorithm with queues that adapt to the load, for comparison with fixed ones.
 
-`fitted` takes the number of queues from the number of live requests by a line through the paper's
-two best ones, six at 10 requests and four at 30. `quantiles` keeps four queues and cuts them so
-that each gets an equal share of the work that recently ended requests took.
+`fitted_thresholds` takes the number of queues from the number of live requests, by a line through
+the paper's two best ones, six at 10 requests and four at 30. `quantile_thresholds` keeps four
+queues with thresholds that give each an equal share of the work of recently ended requests.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from router.scheduler.policies.multilevel_queue import MultilevelQueue
 from router.scheduler.row import Row
 
 MIN_CHANGE_SECONDS = 2.0
-"""Seconds between two changes, at least."""
+"""Minimum number of seconds between two changes."""
 REMEMBERED, MIN_SAMPLES = 200, 10
-"""Service times that are remembered, and without which nothing is changed."""
+"""Maximum number of service times that are remembered, and minimum number for a change."""
 QUEUE_COUNT = 4
 
 ThresholdRule = Callable[[int, Sequence[float], tuple[float, ...]], tuple[float, ...]]
-"""Live requests, service times of ended ones, and thresholds in seconds; new thresholds."""
+"""From live requests, service times of ended ones and current thresholds to new thresholds."""
 
 
 def fitted_thresholds(
     live: int, ended: Sequence[float], current: tuple[float, ...]
 ) -> tuple[float, ...]:
-    """K = 6 - 1.26 log2(live / 10), 2 to 8; the first threshold stays, and each doubles."""
+    """Return K - 1 thresholds: K = 6 - 1.26 log2(live / 10), from 2 to 8; each is doubled."""
     levels = round(min(8.0, max(2.0, 6 - 1.26 * log2(max(1, live) / 10))))
     return tuple(current[0] * 2.0**level for level in range(levels - 1))
 
@@ -41,16 +41,16 @@ def fitted_thresholds(
 def quantile_thresholds(
     live: int, ended: Sequence[float], current: tuple[float, ...]
 ) -> tuple[float, ...]:
-    """Equal shares of work for each queue."""
+    """Return the thresholds that give each queue an equal share of the work."""
     if len(ended) < MIN_SAMPLES:
         return current
     rising = sorted(ended)
     sums = list(accumulate(rising))
-    found = (
+    thresholds = (
         next(time for time, done in zip(rising, sums, strict=True) if done >= part * sums[-1])
         for part in (queue / QUEUE_COUNT for queue in range(1, QUEUE_COUNT))
     )
-    return tuple(sorted(set(found)))
+    return tuple(sorted(set(thresholds)))
 
 
 THRESHOLD_RULES: dict[str, ThresholdRule] = {
@@ -61,7 +61,7 @@ THRESHOLD_RULES: dict[str, ThresholdRule] = {
 
 
 class AdaptiveQueues(LapsPaper):
-    """The published policy, with queues cut anew from time to time."""
+    """The published policy with thresholds that change from time to time."""
 
     def __init__(
         self,
@@ -95,12 +95,12 @@ class AdaptiveQueues(LapsPaper):
 def adaptive_queues(
     config: SchedulerConfig, capacity: DeviceCapacity, threshold_rule: ThresholdRule
 ) -> Scheduler:
-    """The ordinary planner under such a policy, which begins with `config`'s queues.
+    """Return the ordinary planner under such a policy, starting from the queues of `config`.
 
-    Raises ValueError unless `config` says what Sup_1 is.
+    Raises ValueError unless `config` has a first threshold.
     """
     if config.laps_first_threshold is None:
-        raise ValueError("queues that follow the load begin with a given Sup_1")
+        raise ValueError("`laps_first_threshold` is required for adaptive queues")
     estimator = Estimator(capacity, prior_rounds=config.laps_prior)
     levels = MultilevelQueue.geometric(
         QUEUE_COUNT, config.laps_ratio, config.laps_first_threshold, None

@@ -1,9 +1,9 @@
-"""Runs what `plans` name, in as many processes as wanted.
+"""Simulates the workloads and variants of `plans`, in several processes.
 
-rho is the arrival rate over the rate at which the same requests leave a server of the same batch
-size that is never idle, under FCFS. An empty server takes long to get as busy as rho makes it in
-the end. So the first requests of a Poisson load come at once, as many as the work that is on
-average waiting for one server then (Pollaczek and Khinchine); they are served but not counted.
+rho is the arrival rate relative to the rate at which the same requests leave a server of the same
+batch size that is never idle, under FCFS. An empty server takes long to reach its steady state. So
+the first requests of a Poisson load arrive at once, as many as the work that is waiting on average
+(Pollaczek-Khinchine); they are served but not counted.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from router.scheduler.config import SchedulerConfig
 PAGE_SIZE = 16
 """Tokens."""
 ORACLES = ("srpt", "informed")
-"""Policies that know more than a server can."""
+"""Clairvoyant policies."""
 
 
 def run(load: Workload, arm: PolicyVariant) -> SimulationResult:
-    """Simulate once."""
+    """Simulate one workload under one variant."""
     scheduler, requests = scheduler_of(load, arm), requests_of(load, arm)
     probe = EstimateProbe(scheduler, requests)
     result = simulate(scheduler, requests, costs_of(load), load.depth, probe.on_step)
@@ -49,14 +49,15 @@ Tasks = Mapping[Workload, Sequence[PolicyVariant]]
 
 
 def run_all(tasks: Tasks, processes: int | None = None) -> Iterator[SimulationResult]:
-    """Simulate every load under its arms, the largest first, in as many processes as wanted.
+    """Simulate every workload under its variants, the largest first.
 
-    Loads of the same requests stay together, since what these take alone is found out once.
+    `processes`: None for one per core. Workloads of the same requests stay in one process, which
+    computes their service times once.
     """
-    alike: dict[Workload, list[Workload]] = {}
+    groups: dict[Workload, list[Workload]] = {}
     for load in tasks:
-        alike.setdefault(_saturating_burst(load), []).append(load)
-    jobs = [{load: tasks[load] for load in loads} for loads in alike.values()]
+        groups.setdefault(_saturating_burst(load), []).append(load)
+    jobs = [{load: tasks[load] for load in loads} for loads in groups.values()]
     jobs.sort(key=lambda job: -sum(load.estimated_tokens * len(arms) for load, arms in job.items()))
     with ProcessPoolExecutor(processes or cpu_count()) as pool:
         for rows in pool.map(_run_group, jobs):
@@ -68,7 +69,7 @@ def _run_group(job: Tasks) -> list[SimulationResult]:
 
 
 def scheduler_of(load: Workload, arm: PolicyVariant) -> Scheduler:
-    """The scheduler of `arm` on the server of `load`."""
+    """Return the scheduler of `arm` on the server of `load`."""
     capacity = capacity_of(load)
     if arm.policy in ORACLES:
         return _oracle(load, arm, capacity)
@@ -85,39 +86,39 @@ def _oracle(load: Workload, arm: PolicyVariant, capacity: DeviceCapacity) -> Sch
     costs, adapt = costs_of(load), load.drafts == "adaptive"
     if arm.policy == "srpt":
         tail = dict(arm.flags).get("laps_tail", 0.0)
-        usual = mean_service(load) if tail else 1.0
-        return srpt(capacity, truth, costs, adapt=adapt, tail=tail, mean_size=usual)
+        mean_size = mean_service(load) if tail else 1.0
+        return srpt(capacity, truth, costs, adapt=adapt, tail=tail, mean_size=mean_size)
     before, sigma = laws.prior_lengths(workloads.SHAPES[load.shape], load.shrink), arm.sigma
 
-    def law(job: Job) -> laws.GittinsIndex:
+    def length_index(job: Job) -> laws.GittinsIndex:
         if job.expected is None or sigma is None:
             return laws.GittinsIndex(before)
         return laws.GittinsIndex(laws.posterior_lengths(before, job.expected, sigma))
 
-    return all_but_length(capacity, truth, costs, law, adapt=adapt)
+    return all_but_length(capacity, truth, costs, length_index, adapt=adapt)
 
 
 def requests_of(load: Workload, arm: PolicyVariant) -> list[SimulatedRequest]:
-    """The requests of `load` as they arrive, with what `arm` is told of them."""
+    """Return the requests of `load` in order of arrival, with the predictions of `arm`."""
     cycle = [0, 0, *range(load.tenants)]
     return [replace(r, tenant=cycle[r.id % len(cycle)]) for r in _arrivals(load, arm)]
 
 
 def _arrivals(load: Workload, arm: PolicyVariant) -> list[SimulatedRequest]:
-    asked, expected = _workload_traces(load), None
+    answers, expected = _workload_traces(load), None
     if arm.sigma is not None:
-        expected = workloads.predictions(asked, arm.sigma, load.seed, arm.reverse)
+        expected = workloads.predictions(answers, arm.sigma, load.seed, arm.reverse)
     if load.waves:
         each = 1 / saturation_rate(_saturating_burst(load))
-        return workloads.waves(asked, expected, load.waves, each)
+        return workloads.waves(answers, expected, load.waves, each)
     if load.rho is None:
-        return workloads.burst(asked, expected)
+        return workloads.burst(answers, expected)
     rate = load.rho * saturation_rate(_saturating_burst(load))
-    return workloads.poisson(asked, expected, rate, load.seed, backlog(load))
+    return workloads.poisson(answers, expected, rate, load.seed, backlog(load))
 
 
 def backlog(load: Workload) -> int:
-    """How many requests come at once before the others, and do not count."""
+    """Return how many requests arrive at once before the others; they are not counted."""
     if load.rho is None:
         return 0
     services = [s.device_seconds for s in _saturated_run(_saturating_burst(load)).served]
@@ -127,17 +128,17 @@ def backlog(load: Workload) -> int:
 
 
 def capacity_of(load: Workload) -> DeviceCapacity:
-    """The server of `load`."""
+    """Return the capacity of the server of `load`."""
     each = [
         ceil((trace.prompt_tokens + trace.length) / PAGE_SIZE) for trace in _workload_traces(load)
     ]
-    most = max(
+    largest = max(
         ceil((trace.prompt_tokens + trace.max_new) / PAGE_SIZE) for trace in _workload_traces(load)
     )
-    pages, host = len(each) * (most + 1), 0
+    pages, host = len(each) * (largest + 1), 0
     if load.memory is not None:
         demand = load.batch * sum(each) / len(each)
-        pages, host = max(most, ceil(load.memory * demand)), pages
+        pages, host = max(largest, ceil(load.memory * demand)), pages
     return costs_of(load).capacity(pages, load.batch, depth=load.depth, host_pages=host)
 
 
@@ -147,7 +148,7 @@ def _costs_by_name(name: str) -> StepCosts:
 
 
 def costs_of(load: Workload) -> StepCosts:
-    """What Steps cost on the server of `load`."""
+    """Return what Steps cost on the server of `load`."""
     return _costs_by_name(load.costs)
 
 
@@ -159,15 +160,15 @@ def _workload_traces(load: Workload) -> list[Trace]:
 def _draw_traces(
     shape: str, seed: int, count: int, acceptance_pattern: str, shrink: float
 ) -> list[Trace]:
-    made_up = workloads.SHAPES.get(shape)
-    if made_up is not None:
-        return workloads.traces(made_up, count, seed, acceptance_pattern, shrink)
+    generated = workloads.SHAPES.get(shape)
+    if generated is not None:
+        return workloads.traces(generated, count, seed, acceptance_pattern, shrink)
     recorded = traces.load(traces.RECORDED_TRACES if shape == "demo" else Path(shape))
     return Random(seed).choices(recorded, k=count)  # noqa: S311 - no secret is drawn
 
 
 def _saturating_burst(load: Workload) -> Workload:
-    """The burst that tells how fast a server is."""
+    """Return the burst that measures how fast a server is."""
     return replace(load, rho=None, waves=(), memory=None)
 
 
@@ -178,14 +179,17 @@ def _saturated_run(load: Workload) -> SimulatedRun:
 
 
 def saturation_rate(load: Workload) -> float:
-    """Requests a second that leave while every row is taken; those under way count as half."""
+    """Return the requests per second that leave while every row is in use.
+
+    Requests that are in progress then count as half.
+    """
     finished = sorted(served.finished for served in _saturated_run(load).served)
     left = min(load.batch, load.count) - 1
     return (load.count - left / 2) / finished[load.count - left - 1]
 
 
 def mean_service(load: Workload) -> float:
-    """Device seconds of a request, on average, when all come at once under FCFS."""
+    """Return the mean device seconds of a request, if all arrive at once under FCFS."""
     return fmean(s.device_seconds for s in _saturated_run(_saturating_burst(load)).served)
 
 

@@ -1,12 +1,12 @@
-"""What a Step costs: a few coefficients, fitted to Steps that an engine really did.
+"""What a Step costs: a few coefficients, fitted to measured Steps of an engine.
 
     seconds = step + row*rows + draft_step*longest draft + draft_row*drafts
             + context*tokens held by the rows + prefill_step*[some row prefills]
             + prefill*prompt tokens + catch_up*tokens that drafters missed + swap*tokens moved
 
-`draft_row` is a draft token's part in the draft's forward and in the verification. The form is
-TurboSpec's (arXiv 2406.14066) with drafting, prefill and copies added. All coefficients are seconds
-and at least 0: no Step gets cheaper by doing more.
+`draft_row` is the cost of one draft token in the draft's forward and in the verification. The form
+is TurboSpec's (arXiv 2406.14066) with drafting, prefill and copies added. All coefficients are
+seconds and at least 0: no Step gets cheaper by doing more.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from router.scheduler.api import DeviceCapacity
 
 RECORDED_COSTS = Path(__file__).resolve().parent.parent / "results" / "costs.json"
 _ROWS = (1, 4, 16, 64)
-"""Rows of which a server measures its Steps at warm-up."""
+"""Numbers of rows whose Steps a server measures at warm-up."""
 
 
 class StepWork(NamedTuple):
-    """How much one Step does; `drafts` over all rows, `longest` of one row."""
+    """How much one Step does; `drafts` over all rows, `longest_draft` of one row."""
 
     rows: int = 0
     """Rows that decode."""
@@ -39,9 +39,9 @@ class StepWork(NamedTuple):
     prefilling: int = 0
     """Rows that prefill."""
     missed_tokens: int = 0
-    """Tokens that the draft model has to take in first."""
+    """Missed tokens that the draft model must process first."""
     moved: int = 0
-    """Tokens whose KV goes to the host or comes back."""
+    """Tokens whose KV is copied to the host or back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class StepCosts:
     swap: float = 0.0
 
     def seconds(self, work: StepWork) -> float:
-        """Device seconds of a Step."""
+        """Return the device seconds of a Step."""
         rows, drafts, longest, context, prefill, prefilling, missed, moved = work
         total = self.step + self.prefill * prefill + self.swap * moved
         if rows:
@@ -70,12 +70,12 @@ class StepCosts:
         return total
 
     def capacity(self, pages: int, rows: int, speculate: int = 5, **changes: Any) -> DeviceCapacity:
-        """What a scheduler is told by a server with these costs; `changes` replace fields."""
+        """Return the capacity that a server with these costs reports; `changes` replace fields."""
         sizes = sorted({n for n in _ROWS if n < rows} | {rows})
         lengths = sorted({0, min(1, speculate), speculate})
         cells = tuple((n, g, self.seconds(StepWork(n, n * g, g))) for n in sizes for g in lengths)
         verify, longest = cells[0][2], cells[len(lengths) - 1][2]
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "pages": pages,
             "page_size": 16,
             "max_rows": rows,
@@ -89,7 +89,7 @@ class StepCosts:
             "swap_token_seconds": self.swap,
             "prefill_token_seconds": self.prefill,
         }
-        return DeviceCapacity(**{**told, **changes})
+        return DeviceCapacity(**{**fields, **changes})
 
 
 LLAMA_7B = StepCosts(
@@ -108,40 +108,41 @@ token, KV of 0.5 MiB a token over PCIe 4."""
 
 
 def fit(samples: Sequence[tuple[StepWork, float]], **known: float) -> StepCosts:
-    """Least squares of relative errors with no negative coefficient; `known` ones stay as given.
+    """Fit the coefficients that are not `known`, by least squares of relative errors.
 
-    `samples`: Steps and their seconds. Raises ValueError where there are fewer than coefficients.
+    No coefficient is negative. `samples`: Steps and their seconds. Raises ValueError if there are
+    fewer samples than coefficients.
     """
     names = [name for name in _COLUMNS if name not in known]
     if len(samples) < len(names):
-        raise ValueError(f"{len(samples)} Steps do not fix {len(names)} coefficients")
+        raise ValueError(f"{len(samples)} Steps do not determine {len(names)} coefficients")
     seconds = numpy.array([s for _, s in samples])
     for name, value in known.items():
         seconds = seconds - value * numpy.array([_COLUMNS[name](work) for work, _ in samples])
     weights = 1.0 / numpy.array([s for _, s in samples])
     while True:
         table = numpy.array([[_COLUMNS[name](work) for name in names] for work, _ in samples])
-        found = numpy.linalg.lstsq(table * weights[:, None], seconds * weights, rcond=None)[0]
-        if found.min() >= 0:
+        solution = numpy.linalg.lstsq(table * weights[:, None], seconds * weights, rcond=None)[0]
+        if solution.min() >= 0:
             break
-        names.pop(int(found.argmin()))  # a negative one is noise: do without it
-    fitted = dict(zip(names, map(float, found), strict=True))
+        names.pop(int(solution.argmin()))  # a negative coefficient is noise
+    fitted = dict(zip(names, map(float, solution), strict=True))
     blank = {field.name: 0.0 for field in fields(StepCosts)}
     return StepCosts(**{**blank, **fitted, **known})
 
 
 def error(costs: StepCosts, samples: Sequence[tuple[StepWork, float]]) -> float:
-    """Mean absolute relative error over `samples`."""
+    """Return the mean absolute relative error over `samples`."""
     return sum(abs(costs.seconds(work) / real - 1) for work, real in samples) / len(samples)
 
 
 def save(path: Path, costs: StepCosts, about: dict[str, object]) -> None:
-    """Write `costs` with a note of where they come from."""
+    """Write `costs` with a note on their origin."""
     path.write_text(json.dumps({"about": about, "costs": asdict(costs)}, indent=2) + "\n")
 
 
 def load(path: Path = RECORDED_COSTS) -> StepCosts:
-    """What `save` wrote. Raises OSError, and ValueError for anything else."""
+    """Read what `save` wrote. Raises OSError, and ValueError for anything else."""
     try:
         return StepCosts(**json.loads(path.read_text())["costs"])
     except (KeyError, TypeError) as fault:

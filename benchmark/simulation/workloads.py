@@ -1,9 +1,10 @@
-"""Made-up requests in the shapes of the paper's three data sets, and how they arrive.
+"""Generated requests in the shapes of the paper's three data sets, and their arrivals.
 
-The paper's names and sizes are known, the distributions are ours: output lengths are lognormal and
-cut at the client's limit; the chance that a draft token is right is a first-order autoregression
-along the output around the request's own level, with more noise early. Three more courses of that
-level test whoever believes that it stays: a late drift, a switch of regime, a decay.
+The paper's names and sizes are known; the distributions are assumptions: output lengths are
+log-normal and truncated at the client's limit; the probability that a draft token is right is a
+first-order autoregression along the output around the request's own level, with more noise early.
+Three more acceptance patterns test policies that assume a constant level: a late drift, a switch, a
+decay.
 
 Everything is a function of its seed.
 """
@@ -24,7 +25,7 @@ from benchmark.simulation.traces import Trace
 FloatArray = NDArray[numpy.float64]
 
 ACCEPTANCE_PATTERNS = ("steady", "drift", "switch", "decay")
-"""How the level of a request's acceptance goes on along its output."""
+"""How the level of a request's acceptance changes along its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,13 @@ class WorkloadShape:
 
     name: str
     data_set: str
-    """The one of the paper that it imitates."""
+    """The data set of the paper that it imitates."""
     output: tuple[float, float]
     """Median, and standard deviation of the logarithm."""
     prompt: tuple[float, float]
     max_new: int
     level: tuple[float, float]
-    """Mean over requests of the chance that a draft token is right, and standard deviation."""
+    """Mean over requests of the probability that a draft token is right, and its deviation."""
 
 
 SHAPES = {
@@ -54,14 +55,14 @@ SHAPES = {
 }
 
 CORRELATION = 0.9
-"""Correlation of the acceptance chance between neighbouring positions."""
+"""Correlation of the acceptance probability between adjacent positions."""
 LEVEL_NOISE = 0.1
-"""Standard deviation of the chance around the request's level, late in the output."""
+"""Standard deviation of the probability around the request's level, late in the output."""
 EARLY_NOISE, EARLY_NOISE_TOKENS = 1.5, 20.0
-"""Additional noise at the first token, as a multiple; it fades with e^(-position/EARLY_TOKENS)."""
+"""Factor of additional noise at the first token; it decays as e^(-position/EARLY_NOISE_TOKENS)."""
 MAX_PROMPT = 256
 MAX_DECLINE = 0.3
-"""By how much drift, switch and decay lower the chance, at most."""
+"""Maximum decrease of the probability by drift, switch and decay."""
 
 
 def traces(
@@ -71,28 +72,28 @@ def traces(
     acceptance_pattern: str = "steady",
     shrink: float = 1.0,
 ) -> list[Trace]:
-    """`count` requests; `shrink` divides output lengths and their limit.
+    """Generate `count` requests; `shrink` divides output lengths and their limit.
 
-    Raises ValueError for an unknown course.
+    Raises ValueError for an unknown acceptance pattern.
     """
     random = numpy.random.default_rng((seed, 1))
     median, deviation = shape.output
-    most = max(2, round(shape.max_new / shrink))
-    lengths = _lognormal(random, median / shrink, deviation, count, most)
+    max_new = max(2, round(shape.max_new / shrink))
+    lengths = _lognormal(random, median / shrink, deviation, count, max_new)
     prompts = _lognormal(random, *shape.prompt, count, MAX_PROMPT)
     levels = random.normal(*shape.level, count).clip(0.05, 0.95)
     agrees = _agrees(random, levels, lengths, acceptance_pattern)
     return [
-        Trace(shape.name, int(prompt), most, bits[:length].tobytes())
+        Trace(shape.name, int(prompt), max_new, bits[:length].tobytes())
         for prompt, length, bits in zip(prompts, lengths, agrees, strict=True)
     ]
 
 
 def _lognormal(
-    random: numpy.random.Generator, median: float, deviation: float, count: int, most: int
+    random: numpy.random.Generator, median: float, deviation: float, count: int, limit: int
 ) -> NDArray[numpy.int64]:
     drawn = median * numpy.exp(deviation * random.standard_normal(count))
-    return numpy.clip(numpy.rint(drawn), 1, most).astype(numpy.int64)
+    return numpy.clip(numpy.rint(drawn), 1, limit).astype(numpy.int64)
 
 
 def _agrees(
@@ -101,21 +102,21 @@ def _agrees(
     lengths: NDArray[numpy.int64],
     acceptance_pattern: str,
 ) -> NDArray[numpy.uint8]:
-    """One row per request, one column per position."""
+    """Return 1 where the draft is right: a row per request, a column per position."""
     longest = int(lengths.max())
-    found = numpy.empty((len(levels), longest), numpy.uint8)
+    agrees = numpy.empty((len(levels), longest), numpy.uint8)
     around = random.standard_normal(len(levels))
     fresh = (1 - CORRELATION**2) ** 0.5
     for position in range(longest):
         around = CORRELATION * around + fresh * random.standard_normal(len(levels))
         noise = LEVEL_NOISE * (1 + EARLY_NOISE * exp(-position / EARLY_NOISE_TOKENS)) * around
         chance = levels - MAX_DECLINE * _decline(acceptance_pattern, position / lengths) + noise
-        found[:, position] = random.random(len(levels)) < chance
-    return found
+        agrees[:, position] = random.random(len(levels)) < chance
+    return agrees
 
 
 def _decline(acceptance_pattern: str, progress: FloatArray) -> FloatArray:
-    """How far the level has fallen at this share of the output, 0..1."""
+    """Return how far the level has fallen at this fraction of the output, from 0 to 1."""
     match acceptance_pattern:
         case "steady":
             return numpy.zeros_like(progress)
@@ -126,16 +127,16 @@ def _decline(acceptance_pattern: str, progress: FloatArray) -> FloatArray:
         case "decay":
             return numpy.clip(progress, 0, 1)
     raise ValueError(
-        f"course {acceptance_pattern!r} is not one of {', '.join(ACCEPTANCE_PATTERNS)}"
+        f"acceptance pattern {acceptance_pattern!r} is not one of {', '.join(ACCEPTANCE_PATTERNS)}"
     )
 
 
 def predictions(
     requests: Sequence[Trace], sigma: float, seed: int, reverse: bool = False
 ) -> list[float]:
-    """Predicted output tokens: true ones times e^(sigma * standard normal).
+    """Return predicted output tokens: true ones times e^(sigma * standard normal).
 
-    `reverse`: the shortest request is taken for the longest, and so on.
+    `reverse`: the shortest request gets the longest prediction, and so on.
     """
     random = numpy.random.default_rng((seed, 2))
     lengths = [float(trace.length) for trace in requests]
@@ -148,7 +149,7 @@ def predictions(
 
 
 def burst(requests: Sequence[Trace], expected: Sequence[float] | None) -> list[SimulatedRequest]:
-    """All at once."""
+    """Return requests that arrive all at once."""
     return _requests([0.0] * len(requests), requests, expected)
 
 
@@ -158,7 +159,7 @@ def waves(
     sizes: Sequence[int],
     seconds_per_request: float,
 ) -> list[SimulatedRequest]:
-    """So many at once, and the next when a server that takes `each` seconds for one is done."""
+    """Return bursts of these sizes, each when a busy server is done with the one before."""
     starts = [seconds_per_request * done for done in accumulate((0, *sizes[:-1]))]
     times = [at for at, size in zip(starts, sizes, strict=True) for _ in range(size)]
     return _requests(times, requests, expected)
@@ -171,7 +172,7 @@ def poisson(
     seed: int,
     backlog: int = 0,
 ) -> list[SimulatedRequest]:
-    """`rate` requests a second, independently of one another; the first `backlog` come at once."""
+    """Return Poisson arrivals at `rate` per second; the first `backlog` arrive at once."""
     gaps = numpy.random.default_rng((seed, 3)).exponential(1 / rate, len(requests))
     gaps[:backlog] = 0.0
     return _requests([float(time) for time in numpy.cumsum(gaps)], requests, expected)

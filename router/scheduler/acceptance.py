@@ -1,17 +1,19 @@
-"""What is known of a request's drafts: how many survive, and whether that has settled.
+"""How many draft tokens of a request are accepted, and whether that has become stable.
 
-`AcceptanceCurve` keeps S_k, the chance that the first k drafts of a round are all accepted, per
-position, because then the yield of any draft length n is 1 + S_1 + ... + S_n, also of lengths not
-in use. The mean of S_1..S_n is the accepted fraction A of arXiv 2505.17074, so n*A + 1 is that
-yield. S_k is the product of the chances to pass each position once it is reached. So a position
-that was not drafted lately builds on those before it, and a round speaks only of positions that it
-reached.
+`AcceptanceCurve` keeps S_k, the probability that the first k drafts of a round are all accepted,
+per position: then the expected tokens of any draft length n are 1 + S_1 + ... + S_n, also of
+lengths not in use. The mean of S_1..S_n is the accepted fraction A of arXiv 2505.17074, so these
+are its n*A + 1. S_k is the product of the probabilities to pass each position once it is reached.
+So a position that was not drafted recently builds on those before it, and a round informs only
+about positions that it reached.
 
 `AcceptanceStability` is the paper's switch from non-perceptible to perceptible. The paper leaves
-its two thresholds open; here gamma is a window in rounds and delta the largest standard deviation
-of the windowed mean. A mean over all rounds would not do: its deviation falls like 1/r whatever
-happens. `AcceptanceCurve.width` is the extension's answer to the same question, and
-`PageHinkleyTest` the way back.
+its two thresholds open; here gamma is a window in rounds and delta the maximum standard deviation
+of the windowed mean. A mean over all rounds would not do: its deviation falls like 1/r in any
+case. `AcceptanceCurve.relative_std` is the extension's answer to the same question, and
+`PageHinkleyTest` makes it forget.
+
+Knows no request and no Step: it sees the drafted and accepted tokens of one round at a time.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ from math import fsum, sqrt
 from typing import Any
 
 PRIOR_ROUNDS = 3.0
-"""What the prior counts for, in rounds."""
+"""Weight of the prior, in rounds."""
 REQUEST_MEMORY_ROUNDS, GLOBAL_MEMORY_ROUNDS = 64.0, 1024.0
-"""Rounds after which older ones fade: of one request, and of all together."""
+"""Effective memory in rounds: of one request, and of all requests together."""
 DRIFT_TOLERANCE = 0.1
-"""Of the accepted share, which a drift must exceed to be noticed."""
+"""Change of the accepted fraction that a drift must exceed to be noticed."""
 DEFAULT_ACCEPTANCE = 0.6
-"""Chance that a draft is accepted after its predecessors, before anything was served (ours)."""
+"""Probability that a draft is accepted after those before it, before anything was served."""
 
 
 class AcceptanceCurve:
@@ -49,9 +51,9 @@ class AcceptanceCurve:
         memory_rounds: float = REQUEST_MEMORY_ROUNDS,
         prior_rounds: float = PRIOR_ROUNDS,
     ) -> None:
-        """`prior`: S_1..S_n before the first round; its length is the longest draft.
+        """`prior`: S_1..S_n before the first round, for n up to the maximum draft length.
 
-        `weight`: rounds that the prior counts for. `memory`: rounds after which older ones fade.
+        `memory_rounds`: after so many rounds older ones fade. `prior_rounds`: weight of the prior.
         """
         before = (1.0, *prior)
         chances = [s / b if b else 0.0 for b, s in zip(before, prior, strict=False)]
@@ -60,13 +62,13 @@ class AcceptanceCurve:
         self._passed = [0.0] * len(chances)
         self._reached = [0.0] * len(chances)
         self._cached_curve: tuple[float, ...] | None = None
-        """S_1..S_n; None after news."""
+        """S_1..S_n; None if they must be computed again."""
 
     @classmethod
     def uninformed(
         cls, max_draft: int, memory_rounds: float = REQUEST_MEMORY_ROUNDS
     ) -> AcceptanceCurve:
-        """Nothing observed: each of `longest` positions passes with chance `UNKNOWN`."""
+        """Nothing observed: each of `max_draft` positions passes with `DEFAULT_ACCEPTANCE`."""
         return cls([DEFAULT_ACCEPTANCE**k for k in range(1, max_draft + 1)], memory_rounds)
 
     def observe(self, drafted: int, accepted: int) -> None:
@@ -88,11 +90,11 @@ class AcceptanceCurve:
         return self._cached_curve
 
     def learned_state(self) -> dict[str, Any]:
-        """What was observed, to go on from in `restore`."""
+        """Return what was observed, for `restore`."""
         return {"passed": self._passed[:], "reached": self._reached[:]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `learned`, as far as drafts are as long. Raises ValueError for nonsense."""
+        """Continue from a learned state, up to this draft length. Raises ValueError if invalid."""
         pairs = zip(state["passed"], state["reached"], strict=True)
         for k, (passed, reached) in enumerate(pairs):
             if not 0 <= passed <= reached < 1e300:
@@ -102,11 +104,11 @@ class AcceptanceCurve:
         self._cached_curve = None
 
     def truncated(self, max_draft: int) -> tuple[float, ...]:
-        """S_1..S_longest, never rising: a draft survives only if those before it do."""
+        """Return S_1..S_max_draft, never rising: a draft needs those before it."""
         return self.curve[:max_draft]
 
     def _compute_curve(self) -> tuple[float, ...]:
-        """What a row does better or worse than its prior, it is expected to do at the next too."""
+        """Expect the difference from the prior at one position at the next one too."""
         survival, better, weight, curve = 1.0, 0.0, self._prior_rounds, []
         for prior, passed, reached in zip(self._prior, self._passed, self._reached, strict=True):
             guess = prior + better
@@ -118,11 +120,11 @@ class AcceptanceCurve:
         return tuple(curve)
 
     def expected_tokens(self, draft: int) -> float:
-        """Expected tokens of a round with `draft` drafts: the accepted ones and one more."""
+        """Return the expected tokens of a round with `draft` drafts: the accepted ones and one."""
         return 1.0 + sum(self.curve[:draft])
 
     def relative_std(self, draft: int) -> float:
-        """Relative standard deviation of `tokens(draft)`, as a mean over the rounds remembered."""
+        """Return the relative standard deviation of the mean of `expected_tokens(draft)`."""
         if not draft:
             return 0.0
         first = second = 0.0
@@ -133,14 +135,14 @@ class AcceptanceCurve:
         return sqrt(variance / (self._prior_rounds + self._reached[0])) / (1.0 + first)
 
     def discount(self, rounds: float) -> None:
-        """Let all that was observed weigh no more than `rounds` rounds."""
+        """Reduce the weight of all observations to at most `rounds` rounds."""
         share = min(1.0, rounds / max(rounds, self._reached[0]))
         self._reached = [share * seen for seen in self._reached]
         self._passed = [share * kept for kept in self._passed]
         self._cached_curve = None
 
     def accepted_fraction(self, draft: int) -> float:
-        """A: expected share of `draft` > 0 drafts that are accepted."""
+        """Return A, the expected accepted fraction of `draft` > 0 drafts."""
         return fsum(self.truncated(draft)) / draft
 
 
@@ -158,7 +160,7 @@ class AcceptanceStability:
         self._means: deque[float] = deque(maxlen=window)
 
     def observe(self, drafted: int, accepted: int) -> None:
-        """Learn from one round; a round without drafts says nothing."""
+        """Learn from one round; a round without drafts is ignored."""
         if drafted:
             self._fractions.append(accepted / drafted)
             self._means.append(fsum(self._fractions) / len(self._fractions))
@@ -174,10 +176,10 @@ class AcceptanceStability:
 
 
 class PageHinkleyTest:
-    """Page's and Hinkley's test, both ways: whether the acceptance of drafts has moved for good.
+    """The two-sided test of Page and Hinkley: whether the acceptance of drafts has drifted.
 
-    The sum of what rounds lie above their mean, less a tolerance each, is compared with its own
-    least value; the same from above. Chance alone seldom makes it rise by `threshold`.
+    The sum of the deviations of rounds from their mean, less a tolerance each, is compared with its
+    minimum; and the same downwards. By chance alone it seldom rises by `threshold`.
     """
 
     __slots__ = ("_fall", "_mean", "_rise", "_rounds", "_threshold")
@@ -188,7 +190,7 @@ class PageHinkleyTest:
         self._rounds = 0
 
     def observe(self, drafted: int, accepted: int) -> bool:
-        """Learn from one round; whether that raises the alarm, which starts the test anew."""
+        """Learn from one round. Return whether a drift is detected, which restarts the test."""
         if not drafted:
             return False
         share = accepted / drafted

@@ -1,4 +1,4 @@
-"""The values and the four verbs that every scheduler shares with its two drivers.
+"""The scheduler's interface: the values and the four verbs that its two drivers use.
 
 The live dispatcher and the simulator call `submit`, `cancel`, `next_batch` and `complete`, with
 `now` in monotonic seconds as an argument; nothing here reads a clock, a socket or a tensor. A
@@ -15,47 +15,46 @@ from typing import Any, NamedTuple, Protocol
 
 
 class RowEnded(Enum):
-    """Why a row of a Step will not run again as it is."""
+    """Why a row stopped running."""
 
     EOS = "eos"
     LENGTH = "length"
     STOP = "stop"
-    """Only the caller saw it, in the text: never in an Outcome, but given to `cancel`."""
+    """A stop string was found in the text: passed to `cancel`, never in an Outcome."""
     ERROR = "error"
     LOST = "lost"
-    """The shard group died: every Step in flight is void, and every live request, named or not,
-    lives on without any KV."""
+    """The shard group failed: every Step in flight is void, and all live requests lose their KV."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceCapacity:
-    """What the shards can hold and do; fixed while a group lives."""
+    """What the shards can hold, and how fast they are; constant for one shard group."""
 
     pages: int
     page_size: int
     max_rows: int
     prefill_tokens: int
-    """Most prompt tokens in one Step."""
+    """Maximum number of prompt tokens per Step."""
     speculate: int
-    """Largest draft length; 0 without a drafter."""
+    """Maximum draft length; 0 without a drafter."""
     draft_token_seconds: float
     """T_SSM of the paper: one draft forward."""
     verify_seconds: float
     """T_LLM of the paper: one verification forward."""
     depth: int = 2
-    """Most Steps in flight."""
+    """Maximum number of Steps in flight."""
     costs: tuple[tuple[int, int, float], ...] = ()
     """Rows, draft length and seconds of measured Steps; empty: only the two figures above."""
     catch_up_seconds: float = 0.0
-    """For each token that a drafter must take in because it sat out some rounds."""
+    """Seconds per token that a draft model missed and must process before it drafts again."""
     host_pages: int = 0
     """Pages of host memory for rows that are swapped out."""
     swap_token_seconds: float = 0.0
-    """Copying the KV of one token to the host, or back."""
+    """Seconds to copy the KV of one token to the host, or back."""
     prefill_token_seconds: float = 0.0
-    """Computing the KV of one known token."""
+    """Seconds to compute the KV of one known token."""
     preemption: str = "auto"
-    """How a row gives up its pages: the cheaper way, or always `swap` or `recompute`."""
+    """How a row is preempted: the cheaper way (`auto`), or always by `swap` or `recompute`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +66,20 @@ class Job:
     prompt: int
     """Prompt tokens, at least 1."""
     max_new: int
-    """Most tokens to emit, at least 1."""
+    """Maximum number of tokens to emit, at least 1."""
     expected: float | None = None
-    """Predicted output tokens, where the caller knows better than the scheduler's own prior."""
+    """Output tokens predicted by the caller; None: the scheduler's own prior."""
     speculate: int | None = None
-    """Cap on this request's draft length; None is the capacity's."""
+    """Maximum draft length of this request; None: that of the capacity."""
     hashes: tuple[int, ...] = ()
-    """One per full page of the prompt, each naming all tokens up to that page's end. Empty: the
-    request shares nothing."""
+    """One per full page of the prompt, of all tokens up to the end of that page. Empty: the request
+    shares no pages."""
     priority: int = 0
-    """Lower goes first, as in vLLM; only `laps-sd` heeds it."""
+    """Lower goes first, as in vLLM; only `laps-sd` uses it."""
     tenant: int = 0
-    """Whose request it is, for fairness between tenants."""
+    """Id of the tenant, for fairness between tenants."""
     route: int = 0
-    """What kind of request it is, for the prediction of its length."""
+    """Id of the API route, for the prediction of the answer's length."""
 
 
 class ScheduledRow(NamedTuple):
@@ -99,7 +98,7 @@ class PageGrowth(NamedTuple):
 
 
 class RowStart(NamedTuple):
-    """A row that enters with KV: its first `cached` tokens for the target, and for the draft."""
+    """A row that enters with KV of its first tokens: how many for the target, and for the draft."""
 
     id: int
     cached: int
@@ -107,14 +106,14 @@ class RowStart(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """The KV of one page, copied to another."""
+    """Copy the KV of page `source` to page `target`."""
 
     source: int
     target: int
 
 
 class Swap(NamedTuple):
-    """A row's KV on its way to the host or back: `pages` and `slots` pair up."""
+    """Copy a row's KV to the host or back: `pages[i]` and host slot `slots[i]` correspond."""
 
     id: int
     pages: tuple[int, ...]
@@ -127,13 +126,13 @@ class ScheduledBatch:
     run.
 
     `release`: rows that ended or were cancelled. `evict`: rows that lose their pages and will be
-    prefilled again. `swap_out`: rows that lose their pages to others but keep their KV on the
-    host. `swap_in`: rows whose KV comes back while others run; such a row is in no `run` before
-    this Step is done, so no Step waits for a copy. A row named in `run` for the first time, or for
-    the first time since it lost its pages, is new to the shards, and one of `start` if it enters
-    with KV; one of `swap_in` is new with its `start`. A page may stand in several tables; then
-    nobody writes the target's part of it, and whoever drafts may fill in the draft's. A Batch may
-    only release, or only bring back.
+    prefilled again. `swap_out`: rows that lose their pages but keep their KV on the host.
+    `swap_in`: rows whose KV is copied back while others run; such a row is in no `run` before this
+    Step is done, so no Step waits for a copy. A row is new to the shards when it is in `run` for
+    the first time, or for the first time since it lost its pages; it is also in `start` if it
+    enters with KV. A row in `swap_in` is new, with its `start`. A page may be in several block
+    tables; then its target KV is not written, and any row that drafts may fill in the draft's KV. A
+    Batch may contain only `release`, or only `swap_in`.
     """
 
     run: tuple[ScheduledRow, ...]
@@ -159,83 +158,83 @@ class Outcome:
     """This request's share of the Step's device time."""
     end: RowEnded | None = None
     draft_cached: int = 0
-    """Leading tokens whose KV the draft holds, after the Step."""
+    """Leading tokens whose KV the draft holds after the Step."""
     hashes: tuple[int, ...] = ()
-    """Of the pages that the emitted tokens have filled, following on from the job's; the last
-    token's own page is among them although its KV is still to come."""
+    """Of the pages that the emitted tokens have filled, after those of the job; they include the
+    page of the last token, although its KV is computed by the next Step."""
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerStatus:
-    """What the operator sees of a scheduler at one moment."""
+    """State of a scheduler at one moment, for metrics and `/info`."""
 
     waiting: tuple[int, ...]
-    """Live requests without a place in the last Batch, per level, highest priority first."""
+    """Live requests that are not in the last Batch, per level, highest level first."""
     running: int
     """Rows of the last Batch."""
     perceptible: int
     """Live requests whose acceptance rate is stable."""
     free_pages: int
-    """Pages that no live row holds; they may hold a prefix that a later request shares."""
+    """Pages that no live row owns; they may still hold a cached prefix."""
     preemptions: dict[str, int]
     """Since the start, by kind: keep, swap, recompute."""
     prefetched: int = 0
-    """Since the start: rows whose KV came back from the host before a Step ran them."""
+    """Since the start: rows whose KV was copied back from the host before a Step ran them."""
     acceptance_rate: float = 0.0
-    """Accepted share of what recent rounds drafted, of all requests; 0 where nothing was."""
+    """Accepted fraction of recently drafted tokens, over all requests; 0 without any."""
     estimate_error: float = 0.0
-    """Mean |estimated - true| / true execution time over the last requests that came to their own
-    end, estimated when half of the expected answer was there; 0 before the first."""
+    """Mean of |estimated - true| / true execution time over recent requests that ended by
+    themselves, estimated at half of the expected answer; 0 before the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestStatus:
-    """What is known of one live request."""
+    """State of one live request."""
 
     level: int
-    """1 is the highest, 0 the level of those that have waited too long."""
+    """1 is the highest; 0 is for requests that have waited too long."""
     perceptible: bool
-    """Its acceptance rate is stable."""
+    """Whether its acceptance rate is stable."""
     device_seconds: float
-    """Device seconds received."""
+    """Device time received, in seconds."""
     remaining_seconds: float
-    """Estimated device seconds that it still needs."""
+    """Estimated device time that it still needs, in seconds."""
     wait: float
-    """Estimated seconds until it is served next; 0 if the last Batch served it."""
+    """Estimated seconds until it is served next; 0 if it is in the last Batch."""
     preemptions: dict[str, int]
-    """Its own, by kind: keep, swap, recompute."""
+    """Number of its preemptions by kind: keep, swap, recompute."""
 
 
 class Scheduler(Protocol):
-    """Four verbs, and three looks inside.
+    """Four verbs, and three read-only queries.
 
-    Contract: outcomes come in Step order, one `complete` a Step; an id may have an empty
-    outcome, or none, in the Step after the one that ended it; outcomes of unknown ids are
-    ignored. With a live job and nothing in flight `next_batch` returns a Batch. One LOST outcome,
-    of any id, voids all Steps in flight: each of them may still get its `complete`, with LOST
-    outcomes, but only before the next `next_batch`.
+    Contract: outcomes come in Step order, one `complete` per Step; an id may have an empty outcome,
+    or none, in the Step after the one that ended it; outcomes of unknown ids are ignored. With a
+    live job and nothing in flight `next_batch` returns a Batch. One LOST outcome, of any id, voids
+    all Steps in flight: each of them may still get its `complete`, with LOST outcomes, but only
+    before the next call of `next_batch`.
     """
 
     def submit(self, job: Job, now: float) -> None:
-        """Take `job`. Raises ValueError if it can never fit, or if its id is live."""
+        """Add `job`. Raises ValueError if it can never fit, or if its id is live."""
 
     def cancel(self, id: int, now: float, end: RowEnded | None = None) -> None:
-        """Drop a live job; unknown ids are ignored. Its pages come free with the next Batch.
+        """Remove a live job; unknown ids are ignored. Its pages are released with the next Batch.
 
-        `end`: STOP if the answer is complete, so that its length is worth learning from.
+        `end`: STOP if the answer is complete, so that its length is learned.
         """
 
     def next_batch(self, now: float) -> ScheduledBatch | None:
-        """Plan one Step; None: nothing to run and nothing to release."""
+        """Plan one Step. Return None if there is nothing to run and nothing to release."""
 
     def complete(self, outcomes: Sequence[Outcome], now: float) -> None:
-        """Learn what the oldest Step in flight did."""
+        """Apply the outcomes of the oldest Step in flight."""
 
     def status(self) -> SchedulerStatus:
-        """The state that metrics and `/info` show."""
+        """Return the state that metrics and `/info` show."""
 
     def request_status(self, id: int, now: float) -> RequestStatus | None:
-        """One request; None for unknown ids. To be asked before what ends the request."""
+        """Return the state of one request; None for unknown ids and for requests that ended."""
 
     def learned_state(self) -> dict[str, Any]:
-        """What is worth keeping over a restart: numbers, strings, lists and dicts of them."""
+        """Return what to keep over a restart: numbers and strings, in lists and dicts."""

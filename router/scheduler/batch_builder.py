@@ -1,17 +1,19 @@
-"""One Batch in the making: rows in the order of a policy, until rows, budget or pages run out.
+"""Builds one Batch: rows in the order of a policy, until rows, budget or pages run out.
 
-Pages are reserved for the worst case of everything in flight, so a Step is never short of memory,
-and for a whole prompt before its first chunk, so that no row hoards half of one.
+Pages are reserved for the worst case of everything in flight, so a Step never runs out of memory,
+and for a whole prompt before its first chunk, so that no row holds half of one idly.
 
-Memory pressure has one rule: the higher rank gets the pages. A row that cannot grow takes them from
-the lowest-ranked rows below it, which are swapped out, or evicted and later prefilled again. A row
-with Steps in flight is not displaced, since its tokens are still to come: it is passed over until
-they have landed. Nobody below a row that waits for pages grows.
+Under memory pressure the higher rank gets the pages. A row that cannot grow takes them from the
+lowest-ranked rows below it, which are swapped out, or evicted and later prefilled again. A row with
+Steps in flight is not preempted, since its tokens are still to come: it is excluded until they have
+completed. No row grows that is below a row that waits for pages.
 
-A row whose next page is being computed by a prefill in flight waits for that, to share it. A row
-on the host is brought back as soon as it could run, or there is room beside those that do, and
-runs once that Step has landed: its KV is copied while others run. So the first row in the order
-waits for nothing but Steps in flight: its own, or the prefill of a prefix.
+A row whose next page is being computed by a prefill in flight waits for it, to share the page. A
+row on the host is swapped in as soon as it could run, or there is room in addition to the rows that
+do, and runs once that Step has completed: its KV is copied while others run. So the first row in
+the order waits only for Steps in flight: its own, or the prefill of a shared prefix.
+
+Decides no order and no draft length, and does not know where pages come from.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ from router.scheduler.memory.kv_placement import KvPlacement
 from router.scheduler.row import Row
 
 InFlightStep = dict[int, tuple[Row, int]]
-"""Rows of a Step, each with the most tokens that the Step may emit for it."""
+"""Rows of a Step by id, each with the maximum number of tokens that the Step emits for it."""
 
 
 class BatchBuilder:
-    """Takes rows and pages while `fill` runs; its lists are the Batch afterwards."""
+    """Takes rows and pages in `fill`; its lists are the Batch afterwards."""
 
     def __init__(
         self,
@@ -38,37 +40,37 @@ class BatchBuilder:
         drafts: Mapping[int, int],
         in_flight: Iterable[Row],
     ) -> None:
-        """`drafts`: draft length by id; 0 for rows that it does not name. `flying`: in flight."""
+        """`drafts`: draft length by id, 0 for other rows. `in_flight`: rows that share pages."""
         self._capacity = capacity
         self._placement = placement
         self._order = order
         self._drafts = drafts
         self._prefill_budget = capacity.prefill_tokens
         self._waiting_for_pages = False
-        """A row above waits for pages."""
+        """Whether a row above waits for pages."""
         self._pages_in_progress = {hash for row in in_flight for hash in self._pending_prefix(row)}
-        """Names of pages that a prefill in flight, or in this Batch, fills."""
+        """Hashes of the pages that a prefill in flight, or in this Batch, fills."""
         self.moves = placement.begin_batch()
         self.run: list[ScheduledRow] = []
         self.step: InFlightStep = {}
         self.excluded: set[int] = set()
-        """Rows that this Batch must not name: displaced, or to be once they have landed."""
+        """Ids that this Batch must not run: preempted, or about to be once Steps complete."""
 
     @property
     def running(self) -> dict[int, Row]:
-        """The rows of `run` by id; those that only get back their KV are not among them."""
+        """The rows of `run` by id; rows that are only swapped in are not among them."""
         return {run.id: self.step[run.id][0] for run in self.run}
 
     def fill(self) -> None:
-        """Serve as many rows as possible, and bring back the KV of those that come next."""
+        """Schedule as many rows as possible, and swap in those that come next."""
         holders, closed = self._placement.rows_with_kv, False
         for place, row in enumerate(self._order):
             if closed and holders and not row.started:
-                continue  # there may be thousands of them between two that hold KV
+                continue  # there may be thousands of them between two rows that hold KV
             full = len(self.run) == self._capacity.max_rows
             closed = (
                 full or self._waiting_for_pages or not self._prefill_budget
-            )  # to those that hold nothing
+            )  # to rows that hold nothing
             if (closed and not holders) or (full and not self._placement.rows_on_host):
                 return
             holds = row.holds_kv
@@ -81,7 +83,7 @@ class BatchBuilder:
                 self._schedule(row, place)
 
     def _swap_in(self, row: Row, position: int) -> None:
-        """Bring back the KV of a row, if that displaces none but rows below `place`."""
+        """Swap in a row, if that preempts only rows below `position`."""
         if not self._waiting_for_pages and self._admit(row, position):
             row.swap_in()
             self.step[row.job.id] = row, 0
@@ -101,16 +103,16 @@ class BatchBuilder:
             self._schedule_row(row)
 
     def _awaits_prefix(self, row: Row) -> bool:
-        """Whether a page that `row` could share is on its way."""
+        """Return whether a page that `row` could share is being computed."""
         wanted = row.shareable_prefix(self._capacity.page_size)
         matched = self._placement.pages.match_length(wanted) if self._pages_in_progress else 0
         return not self._pages_in_progress.isdisjoint(wanted[matched : matched + 1])
 
     def _admit(self, row: Row, position: int) -> bool:
-        """Bring in a row without pages, if there is room."""
+        """Admit a row without pages, if there is room."""
         source = self._placement.begin_admission(row)
         short = self._missing_pages(row)
-        # A row that starts leaves a page for each row above it, lest they displace it at once.
+        # A new row leaves a page for each row above it, so that they do not preempt it at once.
         if not self._make_room(short + len(self.run), position):
             self._placement.cancel_admission(row)
             return False
@@ -119,7 +121,7 @@ class BatchBuilder:
         return True
 
     def _reserve(self, row: Row, position: int) -> bool:
-        """Own pages for the worst case of the next Step of a row that has some."""
+        """Allocate pages for the worst case of the next Step of a row that has pages."""
         short = self._missing_pages(row)
         if short <= 0:
             return True
@@ -140,7 +142,7 @@ class BatchBuilder:
             self._pages_in_progress.update(self._pending_prefix(row))
 
     def _next_work(self, row: Row) -> tuple[int, int, int]:
-        """What the next Step does for `row`: tokens fed, drafted, and emitted at most."""
+        """Return what the next Step does for `row`: tokens fed, drafted, and emitted at most."""
         prefill = min(row.unprefilled, self._prefill_budget)
         if prefill:
             # The chunk that reaches the last known token emits one token, an earlier one none.
@@ -149,7 +151,7 @@ class BatchBuilder:
         return 0, draft, draft + 1
 
     def _missing_pages(self, row: Row) -> int:
-        """Pages that `row` lacks for everything in flight and its next Step, fully accepted."""
+        """Return the pages that `row` lacks for all its Steps, with every draft accepted."""
         prefill, _, possible = self._next_work(row)
         reach = row.known_tokens + (1 if prefill else row.max_pending + possible)
         tokens = min(reach, row.job.prompt + row.job.max_new)
@@ -159,7 +161,7 @@ class BatchBuilder:
         return row.pending_prefix(self._capacity.page_size)
 
     def _make_room(self, needed: int, position: int) -> bool:
-        """Have `want` free pages, by displacing rows below `place` if need be and of use."""
+        """Free `needed` pages, by preempting rows below `position` if necessary and sufficient."""
         if not self._waiting_for_pages:
             chosen = self._choose_victims(needed, position)
             if chosen is not None:
@@ -172,7 +174,7 @@ class BatchBuilder:
         return False
 
     def _choose_victims(self, needed: int, position: int) -> list[Row] | None:
-        """Rows below `place` without whom `want` pages are free; None where that is too little."""
+        """Return rows below `position` to preempt for `needed` pages; None if there are too few."""
         free, chosen, dropped = self._placement.pages.free, list[Row](), Counter[int]()
         holders = self._preemption_candidates(position)
         while free < needed:
@@ -184,16 +186,16 @@ class BatchBuilder:
         return chosen
 
     def _preemption_candidates(self, position: int) -> Iterator[Row]:
-        """Rows below `place` that hold pages, lowest rank first: those that can go now.
+        """Yield rows below `position` that hold pages, lowest rank first.
 
-        Those still in flight come after all others. Whoever was passed over once has landed by
+        Rows with Steps in flight come last. A row that was excluded once has completed its Steps by
         the next Batch, so the wait ends however the order changes meanwhile.
         """
-        for flying in (False, True):
+        for in_flight in (False, True):
             for index in range(len(self._order) - 1, position, -1):
                 row = self._order[index]
                 holds = (
                     self._placement.pages.page_count(row.job.id) and row.job.id not in self.excluded
                 )
-                if holds and (row.steps_in_flight > 0) is flying:
+                if holds and (row.steps_in_flight > 0) is in_flight:
                     yield row

@@ -1,9 +1,9 @@
-"""The four verbs: what every policy shares. Knows no policy by name.
+"""The four verbs of the scheduler: what every policy shares. Knows no policy by name.
 
-A Batch serves the rows in the policy's order as far as rows, prefill budget and pages reach; how
-is the business of `plan`. A row that is not named keeps its pages (keep-in-place preemption). The
-first row in the order waits for nothing but its own Steps, and `submit` refuses what could not run
-even alone, so with a live job and nothing in flight there is always a Batch.
+A Batch serves the rows in the policy's order as far as rows, prefill budget and pages reach;
+`batch_builder` decides how. A row that is not in a Batch keeps its pages (keep-in-place
+preemption). The first row in the order waits only for its own Steps, and `submit` refuses what
+could not run even alone, so with a live job and nothing in flight there is always a Batch.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Planner:
         *,
         adapt: bool = True,
     ) -> None:
-        """`estimator`: the one that `policy` asks, if it asks any.
+        """`estimator`: the one that `policy` reads, if it reads any.
 
         `adapt`: choose the draft lengths with the most tokens per second, not the longest.
         """
@@ -53,20 +53,20 @@ class Planner:
         self._rows: dict[int, Row] = {}
         self._in_flight: deque[InFlightStep] = deque()
         self._to_release: dict[int, None] = {}
-        """Ids whose pages come free with the next Batch, oldest first."""
+        """Ids whose pages are released with the next Batch, oldest first."""
         self._last_rows: dict[int, Row] = {}
         """Rows of the last Batch."""
         self._preemptions = dict.fromkeys(PREEMPTION_KINDS, 0)
         self._prefetched = 0
 
     def submit(self, job: Job, now: float) -> None:
-        """Take `job`. Raises ValueError if it can never fit, or if its id is live."""
+        """Add `job`. Raises ValueError if it can never fit, or if its id is live."""
         if job.id in self._rows:
             raise ValueError(f"request {job.id} is live")
         if job.prompt < 1 or job.max_new < 1 or (job.speculate or 0) < 0:
-            raise ValueError(f"prompt, answer and draft are too short in {job}")
+            raise ValueError(f"prompt, answer or draft is too short in {job}")
         if len(job.hashes) not in (0, job.prompt // self._capacity.page_size):
-            raise ValueError(f"not one hash per full page of the prompt in {job}")
+            raise ValueError(f"there must be one hash per full page of the prompt in {job}")
         need = self._placement.pages_for(job.prompt + job.max_new)
         if need > self._capacity.pages:
             raise ValueError(f"request {job.id} needs {need} of {self._capacity.pages} pages")
@@ -74,16 +74,16 @@ class Planner:
         self._policy.add(row, now)
 
     def cancel(self, id: int, now: float, end: RowEnded | None = None) -> None:
-        """Drop a live job; unknown ids are ignored. Its pages come free with the next Batch.
+        """Remove a live job; unknown ids are ignored. Its pages are released with the next Batch.
 
-        `end`: STOP if the answer is complete, so that its length is worth learning from.
+        `end`: STOP if the answer is complete, so that its length is learned.
         """
         row = self._rows.get(id)
         if row is not None:
             self._end_row(row, end)
 
     def next_batch(self, now: float) -> ScheduledBatch | None:
-        """Plan one Step; None: nothing to run and nothing to release, or the depth is reached."""
+        """Plan one Step. Return None if there is nothing to do, or the maximum depth is reached."""
         if len(self._in_flight) >= self._capacity.depth:
             return None
         release = tuple(self._to_release)
@@ -91,8 +91,8 @@ class Planner:
         self._placement.release(release)
         order, memory = self._policy.order(now), self._placement
         drafts = self._draft_chooser.choose(order, memory.rows_with_kv)
-        flying = [row for flight in self._in_flight for row, _ in flight.values() if row.hashes]
-        plan = BatchBuilder(self._capacity, memory, order, drafts, flying)
+        sharing = [row for step in self._in_flight for row, _ in step.values() if row.hashes]
+        plan = BatchBuilder(self._capacity, memory, order, drafts, sharing)
         plan.fill()
         if not plan.step and not release:
             return None
@@ -101,26 +101,25 @@ class Planner:
         return plan.moves.to_batch(plan.run, release)
 
     def complete(self, outcomes: Sequence[Outcome], now: float) -> None:
-        """Learn what the oldest Step in flight did.
+        """Apply the outcomes of the oldest Step in flight.
 
-        One LOST outcome, of any id, says that the whole group is gone: every Step in flight is
-        void and no row holds KV, also those that no Step named. So with no Step in flight a
-        `complete` changes nothing.
+        One LOST outcome, of any id, means that the shard group failed: every Step in flight is
+        void, and no row holds KV any more. With no Step in flight nothing else changes.
         """
-        flight = self._in_flight.popleft() if self._in_flight else {}
-        for flown, possible in flight.values():
-            flown.complete(possible)
-        self._draft_chooser.learn([(flight[o.id][0], o) for o in outcomes if o.id in flight])
+        step = self._in_flight.popleft() if self._in_flight else {}
+        for scheduled, max_emitted in step.values():
+            scheduled.complete(max_emitted)
+        self._draft_chooser.learn([(step[o.id][0], o) for o in outcomes if o.id in step])
         for outcome in outcomes:
-            row, _ = flight.get(outcome.id, (None, 0))
-            # The row may have been cancelled since, and its id even given to a new job.
+            row, _ = step.get(outcome.id, (None, 0))
+            # The row may have been cancelled since, and its id reused by a new job.
             if row is not None and self._rows.get(outcome.id) is row:
                 self._apply_outcome(row, outcome, now)
         if any(outcome.end is RowEnded.LOST for outcome in outcomes):
             self._reset_after_loss()
 
     def status(self) -> SchedulerStatus:
-        """The state that metrics and `/info` show; the aged are counted in the first level."""
+        """Return the state that metrics and `/info` show; aged rows count in the first level."""
         waiting = Counter(
             max(1, self._policy.level(row))
             for row in self._rows.values()
@@ -138,7 +137,7 @@ class Planner:
         )
 
     def request_status(self, id: int, now: float) -> RequestStatus | None:
-        """One request; None for unknown ids. To be asked before what ends the request."""
+        """Return the state of one request; None for unknown ids and for requests that ended."""
         row = self._rows.get(id)
         if row is None:
             return None
@@ -152,15 +151,15 @@ class Planner:
         )
 
     def learned_state(self) -> dict[str, Any]:
-        """What is worth keeping over a restart."""
+        """Return what to keep over a restart."""
         return self._estimator.learned_state()
 
     def _ran_last(self, row: Row) -> bool:
-        """Whether the last Batch served `row`."""
+        """Return whether `row` is in the last Batch."""
         return self._last_rows.get(row.job.id) is row
 
     def _estimated_wait(self, row: Row, now: float) -> float:
-        """Until enough of those before `row` have ended, if they end evenly; 0 with a row free."""
+        """Return the seconds until `row` is served, if the rows before it end at an even rate."""
         order = self._policy.order(now)
         ahead = [
             self._estimator.remaining_seconds(r) for r in takewhile(lambda r: r is not row, order)
@@ -199,12 +198,12 @@ class Planner:
             row.reset()
 
     def _count_preemptions(self, builder: BatchBuilder) -> None:
-        rows, passed, run = self._rows, builder.excluded, builder.running
+        rows, excluded, run = self._rows, builder.excluded, builder.running
         kept = (
             row for id, row in self._last_rows.items() if run.get(id) is not row is rows.get(id)
         )
         self._record_preemptions(
-            "keep", (r for r in kept if r.remaining_tokens > 0 and r.job.id not in passed)
+            "keep", (r for r in kept if r.remaining_tokens > 0 and r.job.id not in excluded)
         )
         self._record_preemptions("recompute", map(rows.__getitem__, builder.moves.evict))
         self._record_preemptions("swap", (rows[swap.id] for swap in builder.moves.swap_out))

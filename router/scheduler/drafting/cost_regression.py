@@ -1,14 +1,16 @@
-"""By what the parts of an expected time must be multiplied to give the times that were seen.
+"""Factors by which the parts of an expected time are corrected to give the measured times.
 
 Ridge regression (Hoerl and Kennard 1970) with exponential forgetting: the factors f that minimise
 
     sum over Steps of w * (x . f - y)^2  +  RIDGE * |f - a|^2,    x = parts / (a . parts),
-                                                                  y = seen / (a . parts)
+                                                                  y = measured / (a . parts)
 
-where a are the factors before anything was seen. Steps are of some kinds, the lengths of drafts; w
-falls with the Steps of the same kind that came after, and slowly with all others, and no kind
-weighs much more than another. So the kind that is chosen again and again does not crowd out what
-the others tell apart; and what was not seen for long goes back to where it was: it is tried again.
+where a are the initial factors. Steps have a kind, the length of the drafts; w falls with later
+Steps of the same kind, and slowly with all others, and the weight of a kind is limited. So a kind
+that is chosen again and again does not displace the others, and a kind that was not measured for
+long returns to its initial cost, so that it is tried again.
+
+Knows nothing of Steps but their kind, parts and time.
 """
 
 from __future__ import annotations
@@ -16,43 +18,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 KIND_MEMORY_STEPS, GLOBAL_MEMORY_STEPS = 32.0, 1024.0
-"""Steps of the same kind, and of any, after which older ones fade."""
+"""Effective memory in Steps: of the same kind, and of any kind."""
 MAX_KIND_WEIGHT = 3.0
-"""Steps of a kind beyond which it weighs no more."""
+"""Maximum weight of a kind, in Steps."""
 RIDGE = 0.03
-"""What the factors before weigh against what was seen."""
+"""Weight of the initial factors."""
 MIN_FACTOR = 0.05
-"""Least factor, as a share of the one before: work never comes for nothing."""
+"""Minimum factor, relative to the initial one: work always costs something."""
 
 
 class CostRegression:
-    """Of some parts. Owns what was seen of them."""
+    """The regression over some parts. Owns their statistics."""
 
     __slots__ = ("_initial", "_kinds", "_values")
 
     def __init__(self, initial: Sequence[float]) -> None:
-        """`before`: the factors until something is seen."""
+        """`initial`: the factors before anything is learned."""
         self._initial = tuple(initial)
         self._kinds: dict[int, _KindStatistics] = {}
         self._values: tuple[float, ...] | None = self._initial
 
     @property
     def factors(self) -> tuple[float, ...]:
-        """The factors."""
+        """The current factors."""
         if self._values is None:
             self._values = self._solve()
         return self._values
 
     def learn(self, kind: int, parts: Sequence[float], measured: float, weight: float) -> None:
-        """A Step of `kind`: what was to take the sum of `parts`, by factors of 1, took `seen`.
+        """Learn from a Step of `kind` with these `parts`, in seconds, which took `measured`.
 
         It counts as `weight` Steps.
         """
         total = sum(part * factor for part, factor in zip(parts, self._initial, strict=True))
         for other in self._kinds.values():
             other.weight *= 1 - weight / GLOBAL_MEMORY_STEPS
-        own = self._kinds.setdefault(kind, _KindStatistics(len(parts)))
-        own.learn([part / total for part in parts], measured / total, weight)
+        statistics = self._kinds.setdefault(kind, _KindStatistics(len(parts)))
+        statistics.learn([part / total for part in parts], measured / total, weight)
         self._values = None
 
     def _solve(self) -> tuple[float, ...]:
@@ -65,10 +67,10 @@ class CostRegression:
             ]
             for i in size
         ]
-        for place, line in enumerate(lines):
-            line[place] += RIDGE
+        for index, line in enumerate(lines):
+            line[index] += RIDGE
         pairs = zip(_solve_linear_system(lines), self._initial, strict=True)
-        return tuple(max(value, MIN_FACTOR * before) for value, before in pairs)
+        return tuple(max(value, MIN_FACTOR * initial) for value, initial in pairs)
 
 
 class _KindStatistics:
@@ -83,26 +85,28 @@ class _KindStatistics:
 
     @property
     def effective_weight(self) -> float:
-        """What its means weigh beside those of other kinds."""
+        """Weight of its means relative to those of other kinds."""
         return min(self.weight, MAX_KIND_WEIGHT)
 
     def learn(self, x: Sequence[float], y: float, weight: float) -> None:
-        """One Step more."""
+        """Add one Step."""
         self.weight = self.weight * (1 - weight / KIND_MEMORY_STEPS) + weight
         part = weight / self.weight
-        for line, own in zip(self.products, x, strict=True):
-            line[:] = [old + part * (own * other - old) for old, other in zip(line, x, strict=True)]
+        for line, value in zip(self.products, x, strict=True):
+            line[:] = [
+                old + part * (value * other - old) for old, other in zip(line, x, strict=True)
+            ]
         self.shares = [
-            old + part * (own * y - old) for old, own in zip(self.shares, x, strict=True)
+            old + part * (value * y - old) for old, value in zip(self.shares, x, strict=True)
         ]
 
 
 def _solve_linear_system(lines: Sequence[list[float]]) -> list[float]:
-    """Of a positive definite system, a line of coefficients and right side each (Gauss, Jordan)."""
-    for place, pivot in enumerate(lines):
-        pivot[:] = [value / pivot[place] for value in pivot]
+    """Solve a positive definite system of [coefficients, right side] lines (Gauss-Jordan)."""
+    for index, pivot in enumerate(lines):
+        pivot[:] = [value / pivot[index] for value in pivot]
         for line in lines:
             if line is not pivot:
-                factor = line[place]
+                factor = line[index]
                 line[:] = [a - factor * b for a, b in zip(line, pivot, strict=True)]
     return [line[-1] for line in lines]

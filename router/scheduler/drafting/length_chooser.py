@@ -1,12 +1,15 @@
-"""How many tokens each row drafts in its next round: what gives most tokens a second.
+"""How many tokens each row drafts in its next round: what gives the most tokens per second.
 
-A Step with drafts of g_b tokens yields sum over rows (1 + S_1 + ... + S_g_b), S_k being the chance
-that k drafts survive, and costs what `costs` says; `offer` finds the lengths with the best ratio.
+A Step in which row b drafts g_b tokens emits sum over rows (1 + S_1 + ... + S_g_b) tokens, where
+S_k is the probability that k drafts are accepted, and costs what `StepCostModel` says;
+`draft_lengths` finds the lengths with the best ratio.
 
-Three corrections. A draft that missed tokens must take them in first: a toll, spread over
-`CATCH_UP_ROUNDS` rounds. A change must gain more than `MIN_GAIN`, or noise would make it flap. And
-what is never tried is never seen: now and then a few rows, in turn, draft one token more than they
-should, or all draft nothing for once, more and more rarely while that changes nothing.
+Three corrections. A draft model that missed tokens must process them first: that cost is spread
+over `CATCH_UP_ROUNDS` rounds. A change must gain more than `MIN_GAIN`, or noise would make the
+lengths oscillate. And costs that are never measured are never learned: from time to time a few rows
+draft one token more than they should, or no row drafts, less and less often while the choice stays.
+
+Decides no order.
 """
 
 from __future__ import annotations
@@ -19,24 +22,24 @@ from router.scheduler.drafting.step_costs import Price, StepCostModel
 from router.scheduler.row import Row
 
 CATCH_UP_ROUNDS = 16
-"""Rounds over which the cost of closing a gap is spread."""
+"""Rounds over which the cost of catching up is spread."""
 MIN_GAIN = 0.03
-"""Gain in tokens a second below which the longest draft stays as it is."""
+"""Relative gain in tokens per second below which the longest draft stays as it is."""
 PROBED_ROWS = 4
-"""Rows that draft one more in a probe; every other probe drafts nothing."""
+"""Rows that draft one token more in a probe; in every other probe no row drafts."""
 FIRST_PROBE_INTERVAL, MAX_PROBE_INTERVAL = 16, 256
-"""Steps between two probes; doubled after each, reset when the longest draft changes."""
+"""Steps between two probes: doubled after each, and reset when the longest draft changes."""
 NORMAL_LAG = 2
-"""Missed tokens that a draft takes in at no extra cost."""
+"""Missed tokens that a draft model processes at no extra cost."""
 
 
 class DraftLengthChooser:
-    """Chooses draft lengths. Owns the prices, and what the last choice was."""
+    """Chooses draft lengths. Owns the cost model and the last choice."""
 
     def __init__(self, capacity: DeviceCapacity, *, adapt: bool = True) -> None:
-        """`adapt`: unless set, every draft is as long as it may be.
+        """`adapt`: if false, every draft has the maximum length.
 
-        Raises ValueError for measured costs that say too little.
+        Raises ValueError if too few costs were measured.
         """
         self._adapt = adapt
         cells = capacity.costs or _nominal_costs(capacity)
@@ -46,21 +49,21 @@ class DraftLengthChooser:
         self._no_draft = (0.0,) * capacity.speculate
         self._longest_draft = 0
         self._last_row_count, self._last_rate = 0, 0.0
-        """Rows of the last choice, and what it was to yield."""
+        """Rows of the last choice, and its expected rate in tokens per second."""
         self._probe_interval, self._steps_since_probe, self._next_probed = (
             FIRST_PROBE_INTERVAL,
             0,
             0,
         )
         self._probed_longer = False
-        """Whether the last probe drafted more, not nothing."""
+        """Whether the last probe drafted more, rather than nothing."""
 
     def choose(self, order: Sequence[Row], rows_with_kv: int | None = None) -> dict[int, int]:
-        """By id, the draft length of the first rows of `order` that can decode; others draft 0.
+        """Return the draft lengths by id of the first rows of `order` that can decode.
 
-        `holders`: rows of `order` that hold KV; nobody is looked for after the last of them.
-        Never beyond the row's cap or its `remaining - 1`, since a round emits one token more than
-        it accepts.
+        All other rows draft 0. `rows_with_kv`: rows of `order` that hold KV; none is searched after
+        the last of them. A length is at most the maximum of the row and its remaining tokens less
+        one, since a round emits one token more than it accepts.
         """
         rows = self._decodable(order, len(order) if rows_with_kv is None else rows_with_kv)
         if not rows or not self._no_draft:
@@ -70,20 +73,20 @@ class DraftLengthChooser:
             return {row.job.id: cap for row, cap in zip(rows, caps, strict=True)}
         price = self._costs.price(len(rows)).with_context(sum(row.known_tokens for row in rows))
         plain = len(rows) / price.base
-        curves, toll = self._curves_and_catch_up(rows, caps, price, plain)
+        curves, catch_up = self._curves_and_catch_up(rows, caps, price, plain)
         guess = self._last_rate if self._last_row_count == len(rows) else plain
-        offer = maximise_throughput(curves, price, toll, guess, self._longest_draft, MIN_GAIN)
-        self._last_row_count, self._last_rate = len(rows), offer.rate
-        chosen = list(offer.lengths)
-        self._probe(chosen, caps, offer.longest)
+        best = maximise_throughput(curves, price, catch_up, guess, self._longest_draft, MIN_GAIN)
+        self._last_row_count, self._last_rate = len(rows), best.rate
+        chosen = list(best.lengths)
+        self._probe(chosen, caps, best.longest)
         return {row.job.id: length for row, length in zip(rows, chosen, strict=True)}
 
     def learn(self, outcomes: Sequence[tuple[Row, Outcome]]) -> None:
-        """One Step did `done`; rows are as they were before it."""
+        """Learn the cost of a Step from its outcomes; the rows are still as they were before it."""
         seconds, lengths, context = 0.0, [], 0
         for row, outcome in outcomes:
             if outcome.prefilled or (outcome.drafted and row.draft_lag > NORMAL_LAG):
-                return  # no plain round
+                return  # not a Step of plain rounds
             seconds += outcome.seconds
             if outcome.emitted:
                 lengths.append(outcome.drafted)
@@ -109,8 +112,8 @@ class DraftLengthChooser:
     def _curves_and_catch_up(
         self, rows: Sequence[Row], caps: Sequence[int], price: Price, rate: float
     ) -> tuple[list[tuple[float, ...]], float]:
-        """Survival of every row, 0 beyond its cap, and the toll of those that must catch up."""
-        curves, toll = [], 0.0
+        """Return the curve of every row, 0 beyond its maximum, and the seconds of catching up."""
+        curves, catch_up = [], 0.0
         for row, cap in zip(rows, caps, strict=True):
             curve = row.acceptance.curve
             if cap < len(curve):
@@ -120,12 +123,12 @@ class DraftLengthChooser:
                 gains = (max(0.0, s - rate * e) for s, e in zip(curve, price.per_row, strict=True))
                 if sum(gains) <= rate * due:
                     curve, due = self._no_draft, 0.0
-                toll += due
+                catch_up += due
             curves.append(curve)
-        return curves, toll
+        return curves, catch_up
 
     def _probe(self, chosen: list[int], caps: Sequence[int], longest: int) -> None:
-        """Remember the choice; when it is time for that, try another."""
+        """Record the choice; when a probe is due, change it."""
         if longest != self._longest_draft:
             self._longest_draft, self._probe_interval, self._steps_since_probe = (
                 longest,
@@ -135,7 +138,7 @@ class DraftLengthChooser:
         self._steps_since_probe += 1
         if self._steps_since_probe < self._probe_interval:
             return
-        shorter = [place for place, cap in enumerate(caps) if chosen[place] < cap]
+        shorter = [index for index, cap in enumerate(caps) if chosen[index] < cap]
         if longest and (self._probed_longer or not shorter):
             chosen[:] = [0] * len(chosen)
         elif shorter:
@@ -152,6 +155,6 @@ class DraftLengthChooser:
 
 
 def _nominal_costs(capacity: DeviceCapacity) -> list[tuple[int, int, float]]:
-    """Costs by the paper's two figures, where nothing else was measured."""
+    """Return costs by the paper's two figures, if nothing else was measured."""
     longest, verify = max(1, capacity.speculate), capacity.verify_seconds
     return [(1, 0, verify), (1, longest, verify + longest * capacity.draft_token_seconds)]

@@ -1,16 +1,18 @@
-"""What a Step costs, by the number of rows that decode and by how long their drafts are.
+"""What a Step costs, by the number of rows that decode and by the lengths of their drafts.
 
-Starts from what the shards measured at warm-up. Where rows draft different lengths, each position
-of a draft is priced by the rows that reach it:
+Starts from what the shards measured at warm-up. If rows draft different lengths, each draft
+position costs according to the rows that reach it:
 
     seconds = base + sum over positions k of (fixed_k + each_k * rows that draft beyond k)
 
-which is the table's own figure where all drafts are equally long. Seconds never fall with the
-draft length: what a measurement says otherwise is noise, and is levelled.
+which is the measured value if all drafts are equally long. Seconds never fall with the draft
+length: a measurement that says so is noise, and is raised to the one before.
 
-What Steps really take corrects these three parts, each by a factor of its own, and adds a fourth:
-the tokens that the rows attend to, of which the warm-up knows nothing. So one Step of mixed lengths
-tells about all lengths, and rows that grow do not make their drafts look dear.
+The measured times of Steps correct these three parts, each by its own factor, and add a fourth: the
+tokens that the rows attend to, which the warm-up does not measure. So one Step of mixed lengths
+informs about all lengths, and growing rows do not make drafts look expensive.
+
+Decides no draft length.
 """
 
 from __future__ import annotations
@@ -26,17 +28,17 @@ from router.scheduler.drafting.cost_regression import CostRegression
 Measurement = tuple[int, int, float]
 """Rows, draft length, seconds."""
 OUTLIER_RATIO = 2.0
-"""A Step that took more than so many times what was expected counts as this many times: what else
-a machine does makes Steps slower, never faster."""
+"""Maximum ratio of a measured to the expected time: other load on a machine makes Steps slower,
+never faster."""
 INITIAL_FACTORS = (1.0, 1.0, 1.0, 0.0)
-"""Factors of base, fixed, each and context before anything was seen."""
+"""Initial factors of base, fixed, each and context."""
 _CONTEXT_TOKEN_SHARE = 1e-3
-"""Share of one row's plain Step that is the unit of the cost of one token attended to."""
+"""Fraction of one row's plain Step that is the unit of the cost of one token attended to."""
 _MIN_SECONDS = 1e-9
 
 
 class Price(NamedTuple):
-    """Seconds of a Step with some rows: plain, per position of a draft, per token of context."""
+    """Seconds of a Step: plain, per draft position, per row and position, per context token."""
 
     base: float
     per_position: tuple[float, ...]
@@ -44,11 +46,11 @@ class Price(NamedTuple):
     per_context_token: float = 0.0
 
     def seconds(self, lengths: Sequence[int], context: int = 0) -> float:
-        """Of a Step in which the rows draft `lengths` and attend to `context` tokens in all."""
+        """Return the seconds of a Step with these draft lengths and `context` tokens in all."""
         return sum(self.components(lengths, context))
 
     def components(self, lengths: Sequence[int], context: int) -> tuple[float, ...]:
-        """The same as what comes of `base`, of `fixed`, of `each` and of `token`."""
+        """Return the same by part: base, fixed, each and context."""
         fixed = each = 0.0
         for position in range(max(lengths, default=0)):
             fixed += self.per_position[position]
@@ -56,7 +58,7 @@ class Price(NamedTuple):
         return self.base, fixed, each, self.per_context_token * context
 
     def scaled(self, factors: Sequence[float]) -> Price:
-        """With its four parts multiplied by `factors`."""
+        """Return the price with its four parts multiplied by `factors`."""
         base, fixed, each, token = factors
         return Price(
             self.base * base,
@@ -66,17 +68,17 @@ class Price(NamedTuple):
         )
 
     def with_context(self, context: int) -> Price:
-        """With the cost of `context` tokens as part of the base."""
+        """Return the price with the cost of `context` tokens in the base."""
         return self._replace(
             base=self.base + self.per_context_token * context, per_context_token=0.0
         )
 
 
 class StepCostModel:
-    """A line of seconds by draft length for some numbers of rows; between them it is linear."""
+    """Seconds by draft length for some numbers of rows, and linear interpolation between them."""
 
     def __init__(self, measurements: Sequence[Measurement], max_draft: int, max_rows: int) -> None:
-        """`cells`: what was measured. Raises ValueError if that says nothing of plain Steps."""
+        """Raises ValueError unless `measurements` include plain Steps."""
         measured = _measured_lines(measurements, max_draft)
         self._rows = sorted({*(2**n for n in range(16) if 2**n < max_rows), max_rows})
         columns = [
@@ -91,32 +93,32 @@ class StepCostModel:
         self._factors = [CostRegression(INITIAL_FACTORS) for _ in self._rows]
         self._warmup_prices: dict[int, Price] = {}
         self._prices: dict[int, Price] = {}
-        """By rows, while the factors stay as they are."""
+        """By rows; cleared when the factors change."""
 
     def price(self, rows: int) -> Price:
-        """Of a Step with `rows` > 0 rows."""
+        """Return the price of a Step with `rows` > 0 rows."""
         price = self._prices.get(rows)
         if price is None:
-            near = [(self._factors[index].factors, part) for index, part in self._neighbours(rows)]
+            near = [(self._factors[line].factors, part) for line, part in self._neighbours(rows)]
             factors = [
-                sum(part * values[place] for values, part in near)
-                for place in range(len(INITIAL_FACTORS))
+                sum(part * values[index] for values, part in near)
+                for index in range(len(INITIAL_FACTORS))
             ]
             price = self._prices[rows] = self._warmup_price(rows).scaled(factors)
         return price
 
     def learn(self, lengths: Sequence[int], context: int, seconds: float) -> None:
-        """A Step in which rows drafted `lengths` and attended to `context` took `seconds`."""
+        """Learn that a Step with these `lengths` and `context` tokens took `seconds`."""
         rows = len(lengths)
         expected = self.price(rows).seconds(lengths, context)
-        likely = min(OUTLIER_RATIO * expected, seconds)
+        measured = min(OUTLIER_RATIO * expected, seconds)
         parts = self._warmup_price(rows).components(lengths, context)
         for index, weight in self._neighbours(rows):
-            self._factors[index].learn(max(lengths), parts, likely, weight)
+            self._factors[index].learn(max(lengths), parts, measured, weight)
         self._prices.clear()
 
     def _warmup_price(self, rows: int) -> Price:
-        """What was measured at warm-up says of a Step with `rows` rows."""
+        """Return the price of a Step by what was measured at warm-up."""
         price = self._warmup_prices.get(rows)
         if price is None:
             price = self._warmup_prices[rows] = self._compute_warmup_price(rows)
@@ -147,7 +149,7 @@ class StepCostModel:
         return [part * a + rest * b for a, b in pairs]
 
     def _neighbours(self, rows: int) -> list[tuple[int, float]]:
-        """The lines next to `rows`, by index, and their weights."""
+        """Return the indices and weights of the lines next to `rows`."""
         high = min(bisect_left(self._rows, rows), len(self._rows) - 1)
         if self._rows[high] <= rows or high == 0:
             return [(high, 1.0)]
@@ -163,7 +165,7 @@ def _increments(line: Sequence[float]) -> list[float]:
 def _measured_lines(
     measurements: Sequence[Measurement], max_draft: int
 ) -> list[tuple[int, list[float]]]:
-    """For each measured number of rows, seconds of every draft length up to `longest`."""
+    """Return for each measured number of rows the seconds of every draft length."""
     lines = []
     for rows in sorted({rows for rows, _, _ in measurements}):
         points = sorted((draft, seconds) for n, draft, seconds in measurements if n == rows)
@@ -171,12 +173,12 @@ def _measured_lines(
             raise ValueError(f"the costs of {rows} rows lack a draft length of 0, or any other")
         lines.append((rows, [_interpolate(points, draft) for draft in range(max_draft + 1)]))
     if not lines:
-        raise ValueError("nothing is known of what a Step costs")
+        raise ValueError("no cost of a Step was measured")
     return lines
 
 
 def _interpolate(points: Sequence[tuple[int, float]], x: int) -> float:
-    """Linear between `points`, and beyond the last along the last piece, which never falls."""
+    """Interpolate linearly, and extrapolate along the last piece unless it falls."""
     if len(points) == 1 or x <= points[0][0]:
         return points[0][1]
     index = min(bisect_left(points, (x, -inf)), len(points) - 1)

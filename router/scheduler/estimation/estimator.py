@@ -1,10 +1,10 @@
-"""How much service a request still needs: the execution time of arXiv 2505.17074 for the remainder.
+"""How much device time a request still needs: the execution time of arXiv 2505.17074.
 
     T = L / (n*A + 1) * (n*T_SSM + T_LLM)
 
-with the tokens left for L, the request's own survival for n*A + 1, and its unfed prompt added.
-`follow` corrects the cost of a round by what rounds took of late. It keeps what is learned of all
-requests together, and how far off its estimates were.
+with the tokens left for L, the request's own acceptance for n*A + 1, and its remaining prefill
+added. With `track_cost` the cost of a round is corrected by what recent rounds took. Owns what is
+learned over all requests, and how far off its estimates were. Decides no order.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from router.scheduler.estimation.lognormal import MAX_DEVIATIONS, LogNormal
 from router.scheduler.row import Row
 
 STATE_VERSION = 1
-"""Of `learned`."""
+"""Version of the learned state."""
 ERROR_WINDOW = 256
-"""Requests over which the error is averaged."""
+"""Number of requests over which the error is averaged."""
 COST_RATIO_WEIGHT = 0.02
-"""Weight of one row's round in the moving average of what a round takes."""
+"""Weight of one row's round in the moving average of the cost of a round."""
 ROUNDS_AFTER_DRIFT = 4.0
-"""Rounds that a request remembers after its acceptance has drifted."""
+"""Rounds that a request remembers after a drift of its acceptance."""
 NATURAL_ENDS = (RowEnded.EOS, RowEnded.LENGTH, RowEnded.STOP)
 
 
 def execution_time(
     tokens: float, tokens_per_round: float, draft: int, capacity: DeviceCapacity
 ) -> float:
-    """Seconds to emit `tokens` in rounds of `draft` drafts that yield `per_round` tokens each."""
+    """Return the seconds to emit `tokens` in rounds of `draft` drafts."""
     cost = draft * capacity.draft_token_seconds + capacity.verify_seconds
     return tokens / tokens_per_round * cost
 
 
 class Estimator:
-    """Execution times of rows, and what they rest on."""
+    """Estimates execution times of rows, from lengths, acceptance and the cost of a round."""
 
     def __init__(
         self,
@@ -57,10 +57,10 @@ class Estimator:
         drift_threshold: float = 0.0,
         prior_rounds: float = PRIOR_ROUNDS,
     ) -> None:
-        """`memory`: rounds that a request remembers. `drift_threshold`: threshold of
-        `PageHinkleyTest`; 0 for none.
+        """`track_cost`: correct the cost of a round by what rounds took.
 
-        `prior`: rounds that a request's prior weighs.
+        `memory_rounds`: rounds that the acceptance of a request remembers. `drift_threshold`: of
+        `PageHinkleyTest`; 0 for no test. `prior_rounds`: weight of the prior of a request.
         """
         self.lengths: LengthPredictor = lengths or LearnedLengths(raw_hints=True)
         self._capacity = capacity
@@ -77,14 +77,14 @@ class Estimator:
         self._drafted = self._accepted = 0.0
         self._cost_ratio = 1.0
         self._distributions: dict[int, tuple[int, LogNormal]] = {}
-        """By id, with the version of `lengths`."""
+        """By id, with the version of `lengths` that they are from."""
         self._first_estimates: dict[int, tuple[float, bool]] = {}
-        """Estimated execution time by id, and whether it is settled: half of it was served."""
+        """Estimated execution time by id, and whether it is final: half of it was served."""
         self._errors: deque[float] = deque(maxlen=ERROR_WINDOW)
 
     @property
     def acceptance_rate(self) -> float:
-        """Accepted share of recent drafts; 0 where there were none."""
+        """Accepted fraction of recent drafts; 0 without any."""
         return self._accepted / self._drafted if self._drafted else 0.0
 
     @property
@@ -93,44 +93,44 @@ class Estimator:
         return sum(self._errors) / len(self._errors) if self._errors else 0.0
 
     def new_row(self, job: Job) -> Row:
-        """A row for a job that has just arrived."""
+        """Return a row for a job that has just arrived."""
         longest = self._capacity.speculate
         cap = longest if job.speculate is None else min(longest, job.speculate)
         prior = self._global_acceptance.truncated(longest)
         return Row(job, AcceptanceCurve(prior, self._memory_rounds, self._prior_rounds), cap)
 
     def remaining_seconds(self, row: Row) -> float:
-        """Estimated seconds of service that `row` still needs, Steps in flight counted as done."""
+        """Return the estimated device seconds that `row` needs after its Steps in flight."""
         per_round = row.acceptance.expected_tokens(row.draft_length)
-        flown = row.min_pending * per_round
+        pending = row.min_pending * per_round
         return self.service_seconds(
-            row, self.expected_remaining_tokens(row, row.emitted + flown), per_round
+            row, self.expected_remaining_tokens(row, row.emitted + pending), per_round
         )
 
     def length_distribution(self, row: Row) -> LogNormal:
-        """Of the length of its answer."""
-        version, law = self._distributions.get(row.job.id, (-1, None))
-        if law is None or version != self.lengths.version:
-            law = self.lengths.distribution(row.job)
-            self._distributions[row.job.id] = self.lengths.version, law
-        return law
+        """Return the distribution of the length of its answer, in tokens."""
+        version, lengths = self._distributions.get(row.job.id, (-1, None))
+        if lengths is None or version != self.lengths.version:
+            lengths = self.lengths.distribution(row.job)
+            self._distributions[row.job.id] = self.lengths.version, lengths
+        return lengths
 
     def expected_remaining_tokens(self, row: Row, emitted: float) -> float:
-        """Expected tokens left of an answer that goes on after `emitted`, at least 1."""
-        law = self.length_distribution(row)
-        if not law.sigma and emitted >= law.median:
-            law = self.lengths.without_hint(row.job)
-        return max(1.0, law.expected_remaining(emitted, row.job.max_new))
+        """Return the expected tokens left, at least 1, of an answer longer than `emitted`."""
+        lengths = self.length_distribution(row)
+        if not lengths.sigma and emitted >= lengths.median:
+            lengths = self.lengths.without_hint(row.job)
+        return max(1.0, lengths.expected_remaining(emitted, row.job.max_new))
 
     def service_seconds(self, row: Row, tokens: float, per_round: float) -> float:
-        """Of service that `row` needs for what is unfed and then for `tokens`."""
+        """Return the device seconds that `row` needs for its prefill and then for `tokens`."""
         decode = execution_time(tokens, per_round, row.draft_length, self._capacity)
         return self._cost_ratio * (decode + self._prefill_seconds(row.unprefilled))
 
     def exceeded_prediction(self, row: Row) -> bool:
-        """Whether its answer is longer than could be expected."""
-        law = self.length_distribution(row)
-        return row.emitted > law.median * exp(MAX_DEVIATIONS * law.sigma)
+        """Return whether its answer is longer than could be expected."""
+        lengths = self.length_distribution(row)
+        return row.emitted > lengths.median * exp(MAX_DEVIATIONS * lengths.sigma)
 
     def observe(self, row: Row, outcome: Outcome) -> None:
         """A Step served `row`, which already counts `outcome`."""
@@ -144,9 +144,9 @@ class Estimator:
             self._drafted = keep * self._drafted + drafted
             self._accepted = keep * self._accepted + accepted
         if self._track_cost and outcome.emitted and not outcome.prefilled and outcome.seconds > 0:
-            usual = execution_time(1.0, 1.0, drafted, self._capacity)
+            expected = execution_time(1.0, 1.0, drafted, self._capacity)
             self._cost_ratio += COST_RATIO_WEIGHT * (
-                min(4.0, outcome.seconds / usual) - self._cost_ratio
+                min(4.0, outcome.seconds / expected) - self._cost_ratio
             )
         total, settled = self._first_estimates.get(row.job.id, (0.0, False))
         if not settled:
@@ -155,7 +155,7 @@ class Estimator:
             self._first_estimates[row.job.id] = total, settled
 
     def remove(self, row: Row, end: RowEnded | None) -> None:
-        """Forget `row`; learn from it if its answer came to its own end."""
+        """Remove `row`; learn its length if its answer ended by itself."""
         estimate = self._first_estimates.pop(row.job.id, None)
         self._drift_tests.pop(row.job.id, None)
         self._distributions.pop(row.job.id, None)
@@ -166,7 +166,7 @@ class Estimator:
             self._errors.append(abs(estimate[0] - row.device_seconds) / row.device_seconds)
 
     def learned_state(self) -> dict[str, Any]:
-        """State, to go on from in `restore`."""
+        """Return what was learned, for `restore`."""
         return {
             "version": STATE_VERSION,
             "lengths": self.lengths.learned_state(),
@@ -174,7 +174,7 @@ class Estimator:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `learned`. Raises ValueError for anything else."""
+        """Continue from a learned state. Raises ValueError if it is not one."""
         try:
             if state["version"] != STATE_VERSION:
                 raise ValueError(f"version {state['version']!r}, not {STATE_VERSION}")
@@ -184,13 +184,13 @@ class Estimator:
             raise ValueError(f"not what a scheduler has learned: {fault!r}") from fault
 
     def _drift_test(self, row: Row) -> PageHinkleyTest:
-        drift = self._drift_tests.get(row.job.id)
-        if drift is None:
-            drift = self._drift_tests[row.job.id] = PageHinkleyTest(self._drift_threshold)
-        return drift
+        test = self._drift_tests.get(row.job.id)
+        if test is None:
+            test = self._drift_tests[row.job.id] = PageHinkleyTest(self._drift_threshold)
+        return test
 
     def _prefill_seconds(self, unprefilled: int) -> float:
-        """Seconds to feed `unfed` tokens."""
+        """Return the device seconds to prefill so many tokens."""
         if not unprefilled:
             return 0.0
         chunks = ceil(unprefilled / self._capacity.prefill_tokens) * self._capacity.verify_seconds

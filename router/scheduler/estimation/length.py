@@ -1,15 +1,18 @@
-"""How long an answer will be: a law learned from what this server has served, and callers' hints.
+"""How long an answer will be: a distribution learned from answers, and callers' predictions.
 
-The logarithm of a length is taken for normal. Its mean is learned for all answers, for a route,
+The logarithm of a length is modelled as normal. Its mean is learned for all answers, for a route,
 for prompts of a size on that route, and for a limit on the answer there: each shrunk towards the
-one before, so that a rare kind of request speaks with the voice of the commoner. A caller's hint x
-is calibrated: with m the mean of the kind and y the logarithm of the true length,
+one before, so that a rare kind of request is estimated like the more common one. A caller's
+prediction (hint) x is calibrated: with m the mean of the kind and y the logarithm of the true
+length,
 
     y - m = a + b (log x - m) + noise
 
-is fitted as answers end, beginning with a = 0 and b = 1, the hint as it is. A noisy hint so gets a
-small b, one that says the opposite of the truth a negative one, and a useless one b = 0, which is
-the learned law. `plain` takes hints as they are, as published policies do.
+is fitted as answers end, starting from a = 0 and b = 1, the hint as it is. So a noisy hint gets a
+small b, a hint that is the wrong way round a negative one, and a useless one b = 0, which leaves
+the learned distribution. With `raw_hints` hints are taken as they are, as published policies do.
+
+Knows nothing of acceptance and time.
 """
 
 from __future__ import annotations
@@ -22,45 +25,45 @@ from router.scheduler.api import Job
 from router.scheduler.estimation.lognormal import LogNormal
 
 DEFAULT_LOG_LENGTH = log(128.0)
-"""Mean logarithm of a length before anything was served (ours)."""
+"""Mean logarithm of a length before anything was served."""
 DEFAULT_STD, DEFAULT_HINT_STD = 1.0, 0.4
-"""Deviations of the logarithm from the learned mean and from a hint, before any answer (ours)."""
+"""Standard deviations of the logarithm from the learned mean and from a hint, before any answer."""
 PRIOR_WEIGHT = 4.0
-"""Answers that the mean of a kind weighs in its parts, and the first deviations weigh."""
+"""Weight in answers of the mean of a kind in rarer kinds, and of the first deviations."""
 FIT_PRIOR = ((10.0, 0.0, 4.0), (0.0, 4.0))
-"""What stands for the hints before the first: answers, their sum and squares; b is then 1."""
+"""Prior of the fit: number of hints, their sum and squares, and the products; then b is 1."""
 MEMORY_ANSWERS = 256.0
-"""Answers after which older ones fade."""
+"""Effective memory in answers."""
 MAX_HINT_RATIO = 4.0
-"""Limits that a hint may be, at most."""
+"""Maximum ratio of a hint to the limit of the answer."""
 MAX_KINDS = 1024
-"""Most kinds that are remembered."""
+"""Maximum number of kinds that are remembered."""
 
 
 class LengthPredictor(Protocol):
-    """A predictor of answers' lengths."""
+    """Predicts the lengths of answers."""
 
     version: int
-    """Rises when what it says has changed noticeably."""
+    """Increases whenever predictions have changed."""
 
     def distribution(self, job: Job) -> LogNormal:
-        """What is expected of the answer to `job`; of no width where a hint is taken as it is."""
+        """Return the distribution for the answer to `job`; sigma is 0 for a raw hint."""
 
     def without_hint(self, job: Job) -> LogNormal:
-        """The same without the hint."""
+        """Return the distribution without the hint."""
 
     def observe(self, job: Job, tokens: int) -> None:
-        """An answer came to its own end, or to its limit."""
+        """Learn from an answer that ended by itself or at its limit, after `tokens` tokens."""
 
     def learned_state(self) -> dict[str, Any]:
-        """State, to go on from in `restore`."""
+        """Return what was learned, for `restore`."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `learned`. Raises ValueError, KeyError or TypeError for anything else."""
+        """Continue from a learned state. Raises ValueError, KeyError or TypeError otherwise."""
 
 
 class LearnedLengths:
-    """The predictor of the file's head."""
+    """The predictor that is described above."""
 
     def __init__(self, *, raw_hints: bool = False) -> None:
         self.version = 0
@@ -93,7 +96,7 @@ class LearnedLengths:
         for kind in _job_kinds(job):
             known = self._kinds.pop(kind, [0.0, 0.0])
             _update_mean(known, true)
-            self._kinds[kind] = known  # the least recently used stands first
+            self._kinds[kind] = known  # the least recently used comes first
         while len(self._kinds) > MAX_KINDS:
             del self._kinds[next(iter(self._kinds))]
         self.version += 1
@@ -140,30 +143,30 @@ class LearnedLengths:
         start, slope = self._calibration
         _update_mean(self._hint_variance, (true - start - slope * hint) ** 2)
         keep = 1 - 1 / MEMORY_ANSWERS
-        news = (1.0, hint, hint * hint, true, hint * true)
-        self._fit_sums = [keep * old + new for old, new in zip(self._fit_sums, news, strict=True)]
+        terms = (1.0, hint, hint * hint, true, hint * true)
+        self._fit_sums = [keep * old + new for old, new in zip(self._fit_sums, terms, strict=True)]
         self._calibration = _fit_line(self._fit_sums)
 
 
 def _job_kinds(job: Job) -> tuple[tuple[int, ...], ...]:
-    """From the commonest to the rarest kind of `job`; sizes by their powers of two."""
-    prompt, most = job.prompt.bit_length(), job.max_new.bit_length()
-    return (), (job.route,), (job.route, prompt), (job.route, prompt, most)
+    """Return the kinds of `job` from the most common on; sizes by powers of two."""
+    prompt, limit = job.prompt.bit_length(), job.max_new.bit_length()
+    return (), (job.route,), (job.route, prompt), (job.route, prompt, limit)
 
 
 def _log_hint(hint: float, job: Job) -> float:
-    """A hint beyond the limit says how surely that is reached, within reason."""
+    """Return the logarithm of a hint; above the limit it says how certainly that is reached."""
     return log(min(max(1.0, hint), MAX_HINT_RATIO * job.max_new))
 
 
 def _update_mean(weighted_mean: list[float], value: float) -> None:
-    """Move a weight and a mean by one more value."""
+    """Add one value to a weight and a mean."""
     weighted_mean[0] = min(weighted_mean[0] + 1, MEMORY_ANSWERS)
     weighted_mean[1] += (value - weighted_mean[1]) / weighted_mean[0]
 
 
 def _fit_line(sums: list[float]) -> tuple[float, float]:
-    """Least squares with the prior: a and b."""
+    """Return a and b by least squares with the prior."""
     weight, first, square = (a + b for a, b in zip(sums[:3], FIT_PRIOR[0], strict=True))
     right, product = sums[3] + FIT_PRIOR[1][0], sums[4] + FIT_PRIOR[1][1]
     determinant = weight * square - first * first
@@ -172,7 +175,7 @@ def _fit_line(sums: list[float]) -> tuple[float, float]:
 
 
 def _finite_floats(values: Any, count: int) -> list[float]:
-    found = [float(value) for value in values]
-    if len(found) != count or not all(abs(value) < 1e300 for value in found):
-        raise ValueError(f"{count} finite numbers wanted, got {values!r}")
-    return found
+    numbers = [float(value) for value in values]
+    if len(numbers) != count or not all(abs(number) < 1e300 for number in numbers):
+        raise ValueError(f"{count} finite numbers expected, got {values!r}")
+    return numbers

@@ -1,8 +1,8 @@
-"""What a log-normal law of lengths says of an answer that has not ended yet. Pure arithmetic.
+"""A log-normal distribution of lengths, given that an answer has not ended yet. Pure arithmetic.
 
-An answer that lies beyond what the law allows for tells that the law is too narrow: it is widened
-until the answer lies `MAX_DEVIATIONS` deviations above the median. So an overrun expects about as
-much again as it is long, and what is left never falls to zero while the answer goes on.
+An answer that is longer than the distribution allows shows that it is too narrow: it is widened
+until the answer lies `MAX_DEVIATIONS` deviations above the median. Such an answer is then expected
+to go on for about as long as it is, and the remainder never falls to zero while it goes on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 MAX_DEVIATIONS = 2.0
 MIN_REMAINING = 1.0
-"""Tokens left of an answer that goes on, at least, as far as its limit allows."""
+"""Minimum number of tokens left of an answer that goes on, if its limit allows them."""
 _SQRT_HALF = sqrt(0.5)
 
 
@@ -25,7 +25,7 @@ class LogNormal(NamedTuple):
     """Standard deviation of the logarithm; 0: the length is the median."""
 
     def expected_remaining(self, emitted: float, limit: float) -> float:
-        """Expected tokens left after `emitted` of at most `most`: E[min(L, most) | L > emitted]."""
+        """Return the expected tokens left: E[min(L, limit) | L > emitted] - emitted."""
         room = limit - emitted
         if room <= MIN_REMAINING:
             return room
@@ -40,12 +40,12 @@ class LogNormal(NamedTuple):
             low = -inf
         high = log(limit / self.median) / sigma
         mean = self.median * exp(min(50.0, sigma * sigma / 2))
-        whole = mean * (upper_tail(low - sigma) - upper_tail(high - sigma)) + limit * upper_tail(
+        total = mean * (upper_tail(low - sigma) - upper_tail(high - sigma)) + limit * upper_tail(
             high
         )
-        return min(room, max(MIN_REMAINING, whole / upper_tail(low) - emitted))
+        return min(room, max(MIN_REMAINING, total / upper_tail(low) - emitted))
 
 
 def upper_tail(deviation: float) -> float:
-    """Chance of a standard normal variable to exceed `deviation`."""
+    """Return the probability that a standard normal variable exceeds `deviation`."""
     return 0.5 * erfc(deviation * _SQRT_HALF)

@@ -1,4 +1,4 @@
-"""Free pages as maximal runs of neighbours. An interval set; knows neither owners nor content."""
+"""Free pages as maximal runs of adjacent pages: an interval set. Knows no owners and no content."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class FreeRuns:
         self._start_by_stop: dict[int, int] = {}
 
     def get_stop(self, start: int) -> int | None:
-        """The end of the run that begins at `start`; None where none does."""
+        """Return the end of the run that begins at `start`; None if there is none."""
         return self._stop_by_start.get(start)
 
     def stop_of(self, start: int) -> int:
-        """The end of the run that begins at `start`. Raises KeyError where none does."""
+        """Return the end of the run that begins at `start`. Raises KeyError if there is none."""
         return self._stop_by_start[start]
 
     def allocate(self, start: int, stop: int) -> None:
-        """Take the free pages `start`..`stop` - 1, all of one run, out of it."""
+        """Remove the free pages `start`..`stop` - 1, all of one run, from the set."""
         run = self.starts[bisect_left(self.starts, start + 1) - 1]
         end = self._stop_by_start[run]
         self._remove(run)
@@ -37,7 +37,7 @@ class FreeRuns:
         self.page_count -= stop - start
 
     def free(self, start: int, stop: int) -> None:
-        """Make the pages `start`..`stop` - 1 free and merge them with their free neighbours."""
+        """Add the pages `start`..`stop` - 1 and merge them with adjacent runs."""
         self.page_count += stop - start
         before = self._start_by_stop.get(start)
         if before is not None:
@@ -60,11 +60,11 @@ class FreeRuns:
 
 
 def contiguous_runs(pages: Iterable[int]) -> list[tuple[int, int]]:
-    """Maximal runs [start, stop) of neighbouring pages, in the order of `pages`."""
-    found: list[tuple[int, int]] = []
+    """Return the maximal runs [start, stop) of adjacent pages, in the order of `pages`."""
+    runs: list[tuple[int, int]] = []
     for page in pages:
-        if found and found[-1][1] == page:
-            found[-1] = (found[-1][0], page + 1)
+        if runs and runs[-1][1] == page:
+            runs[-1] = (runs[-1][0], page + 1)
         else:
-            found.append((page, page + 1))
-    return found
+            runs.append((page, page + 1))
+    return runs

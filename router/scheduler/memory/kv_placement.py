@@ -1,14 +1,16 @@
-"""Where each row's KV is: in pages, in host slots, or nowhere; and how it gets from one to another.
+"""Where each row's KV is: in pages, in host slots, or nowhere; and how it moves between them.
 
-It moves what the plan tells it to, and notes each move for the Batch. A row enters with what it
-can have for nothing: its own KV from the host, or pages that others have published. The last known
-token is always fed again, since its logits are wanted; where a published page ends with it, the
-row gets a copy of that page, because it will write there. Of pages that a row without drafts has
-filled, a draft has nothing: the row that starts with them is told so, and catches up if it drafts.
+Makes the moves that the batch builder asks for, and records each of them for the Batch. A row is
+admitted with the KV that exists already: its own from the host, or published pages. The last known
+token is always fed again, since its logits are needed; if a published page ends with it, the row
+gets a copy of that page, because it will write there. Pages that were filled without drafting lack
+the draft's KV: `RowStart` says so, and the row catches up if it drafts.
 
-A row that is not served simply stays in place. One that must give up its pages is swapped, at the
-cost of a copy of all pages to the host and back, or recomputed, at the cost of a prefill of what
-nobody else holds: the cheaper one, by measured rates, as long as the host has room.
+A row that is not served stays in place. One that must give up its pages is swapped, at the cost of
+copying all pages to the host and back, or recomputed, at the cost of a prefill of what no other row
+holds: the cheaper of the two, by measured speed, as long as the host has room.
+
+Decides no order: which row is preempted for which is decided by the batch builder.
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ from router.scheduler.memory.page_allocator import PageAllocator
 from router.scheduler.row import Row
 
 EXPECTED_ANSWER_TOKENS = 512
-"""Most tokens of an answer for which a run of pages is sought at its start."""
+"""Maximum answer length in tokens for which a row looks for adjacent pages when it starts."""
 
 
 @dataclass(slots=True)
 class PageMoves:
-    """What one Batch does to the memory."""
+    """The memory operations of one Batch."""
 
     grow: list[PageGrowth] = field(default_factory=list)
     evict: list[int] = field(default_factory=list)
@@ -44,7 +46,7 @@ class PageMoves:
     swap_in: list[Swap] = field(default_factory=list)
 
     def to_batch(self, run: Iterable[ScheduledRow], release: tuple[int, ...]) -> ScheduledBatch:
-        """The Batch that makes these moves and then does `run`."""
+        """Return the Batch that makes these moves and then runs `run`."""
         return ScheduledBatch(
             run=tuple(run),
             grow=tuple(self.grow),
@@ -74,27 +76,27 @@ class KvPlacement:
         return self.pages.owner_count + self.rows_on_host
 
     def begin_batch(self) -> PageMoves:
-        """Begin a Batch. Host slots that the last one emptied are free from now on."""
+        """Begin a Batch. The host slots that the last one emptied become free."""
         for swap in self._moves.swap_in:
             self._host_slots.release(swap.slots)
         self._moves = PageMoves()
         return self._moves
 
     def begin_admission(self, row: Row) -> int | None:
-        """Open the table of a row without pages and count what it need not compute again.
+        """Open the table of a row without pages, with the KV that exists already.
 
-        Returns the page that it is to copy, if any. `finish_admission` or `cancel_admission` has to
+        Returns the page that it must copy, if any. `finish_admission` or `cancel_admission` has to
         follow.
         """
         job, size = row.job, self._capacity.page_size
-        hope = self.pages_for(
+        expected = self.pages_for(
             row.known_tokens + min(job.max_new - row.emitted, EXPECTED_ANSWER_TOKENS)
         )
-        most = self.pages_for(job.prompt + job.max_new)
+        reserved = self.pages_for(job.prompt + job.max_new)
         if row.host_slots:
-            self.pages.open_table(job.id, (), hope, most)
+            self.pages.open_table(job.id, (), expected, reserved)
             return None
-        shared = self.pages.open_table(job.id, row.shareable_prefix(size), hope, most)
+        shared = self.pages.open_table(job.id, row.shareable_prefix(size), expected, reserved)
         tail = row.hashes[shared : shared + 1] if (shared + 1) * size == row.known_tokens else []
         source = self.pages.find(tail[0]) if tail else None
         cached = shared * size if source is None else row.known_tokens - 1
@@ -103,13 +105,13 @@ class KvPlacement:
         return source
 
     def cancel_admission(self, row: Row) -> None:
-        """A row that entered found no room."""
+        """Undo `begin_admission`, for lack of room."""
         self.pages.release(row.job.id)
         if not row.host_slots:
             row.reset()
 
     def finish_admission(self, row: Row, source: int | None) -> None:
-        """A row that entered has all its pages: note how they are filled."""
+        """An admitted row has all its pages: record how they are filled."""
         table = self.pages.table(row.job.id)
         self._moves.grow.append(PageGrowth(row.job.id, table))
         if row.cached:
@@ -128,7 +130,7 @@ class KvPlacement:
         self._moves.grow.append(PageGrowth(row.job.id, self.pages.allocate(row.job.id, count)))
 
     def preempt(self, row: Row) -> None:
-        """Take a row's pages, by the cheaper of the two ways."""
+        """Swap a row out, or evict it, whichever costs less."""
         id, size = row.job.id, self._capacity.page_size
         shared = self.pages.shared_length(id) * size
         if should_swap(row.cached, shared, self._host_slots.free, self._capacity):
@@ -143,9 +145,9 @@ class KvPlacement:
         self.pages.release(id)
 
     def publish(self, row: Row) -> None:
-        """Let others start with what `row` will never write again, whether the draft has it or not.
+        """Share the pages that `row` will not write again, with or without the draft's KV.
 
-        The draft's part may be written later, by any owner: equal tokens give equal values.
+        The draft's KV may be written later, by any owner: equal tokens give equal values.
         """
         id, settled = row.job.id, min(row.cached, row.known_tokens - 2) // self._capacity.page_size
         if settled > row.published_pages:
@@ -157,7 +159,7 @@ class KvPlacement:
             row.draft_complete_pages = complete
 
     def remove(self, row: Row) -> bool:
-        """Forget a row that ended; whether it holds pages, which `release` is to free."""
+        """Remove a row that ended. Return whether it holds pages, which `release` must free."""
         if row.host_slots:
             self._host_slots.release(row.host_slots)
             self.rows_on_host -= 1
@@ -169,12 +171,12 @@ class KvPlacement:
             self.pages.release(id)
 
     def pages_for(self, tokens: int) -> int:
-        """Pages that `tokens` tokens take."""
+        """Return the pages that `tokens` tokens need."""
         return -(-tokens // self._capacity.page_size)
 
 
 PREEMPTION_MODES = ("auto", "swap", "recompute")
-"""What `DeviceCapacity.preemption` may be."""
+"""Values of `DeviceCapacity.preemption`."""
 
 
 class HostSlots:
@@ -185,26 +187,26 @@ class HostSlots:
 
     @property
     def free(self) -> int:
-        """Slots that hold nothing."""
+        """Number of free slots."""
         return len(self._free)
 
     def allocate(self, count: int) -> tuple[int, ...]:
-        """`count` free slots. Raises IndexError if there are fewer."""
+        """Allocate `count` slots. Raises IndexError if fewer are free."""
         return tuple(self._free.pop() for _ in range(count))
 
     def release(self, slots: Sequence[int]) -> None:
-        """Make `slots` free."""
+        """Free `slots`."""
         self._free.extend(reversed(slots))
 
 
 def should_swap(cached: int, shared: int, free: int, capacity: DeviceCapacity) -> bool:
-    """Whether to swap a row with `cached` tokens, `shared` of them also held by others.
+    """Return whether to swap a row with `cached` tokens, `shared` of them in shared pages.
 
-    `free`: host slots left. Where swapping and recomputing cost the same, it swaps.
+    `free`: free host slots. At equal costs it swaps.
     """
     pages = -(-cached // capacity.page_size)
     if capacity.preemption == "recompute" or not 0 < pages <= free:
         return False
-    there_and_back = 2 * pages * capacity.page_size * capacity.swap_token_seconds
-    again = (cached - shared) * capacity.prefill_token_seconds
-    return capacity.preemption == "swap" or there_and_back <= again
+    swap_seconds = 2 * pages * capacity.page_size * capacity.swap_token_seconds
+    recompute_seconds = (cached - shared) * capacity.prefill_token_seconds
+    return capacity.preemption == "swap" or swap_seconds <= recompute_seconds

@@ -1,14 +1,14 @@
-"""Who owns which page of the KV cache. Decides placement and sharing; knows no requests or Steps.
+"""Allocates the pages of the KV cache. Decides placement and sharing; knows no requests or Steps.
 
-Pages 1..n exist (0 is the shards' trash page). A row whose pages are neighbours is read as one
-slice on CPU, so growth takes the next adjacent page, and a first allocation says how large its
-owner may become and lands in the tightest run that holds as much beside what the run's left
-neighbour still hopes for. Those hopes are preferences, not reservations: they give way when
+Pages 1..n exist (0 is the shards' trash page). A row with adjacent pages is read as one slice on
+CPU, so growth takes the next adjacent page. A first allocation states how many pages its owner
+expects, and goes to the smallest run that holds as many in addition to what the owner on the left
+of the run still expects. Expected pages are preferences, not reservations: they are given away when
 nothing else is free.
 
-Pages are counted by their owners. An owner publishes the pages that it will never write again,
-and others may start with them. A published page that loses its last owner rests: it counts as
-free, and is forgotten, least recently used first, when the runs have too little.
+Pages are reference-counted. An owner publishes the pages that it will not write again, and others
+may start with them. A published page without an owner stays cached: it counts as free, and is
+evicted, least recently used first, when the runs are too small.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from router.scheduler.memory.free_runs import FreeRuns, contiguous_runs
 from router.scheduler.memory.prefix_cache import PrefixCache
 
 MAX_COMPARED_RUNS = 128
-"""Most runs, about, that are compared for one placement."""
+"""Approximate maximum number of runs that are compared for one placement."""
 
 
 class OutOfPages(Exception):
-    """More pages were asked for than are free or were reserved; nothing was allocated."""
+    """More pages were requested than are free or reserved; nothing was allocated."""
 
 
 @dataclass(slots=True)
 class _Table:
-    """The pages of one owner in token order, and the numbers it hopes for and may hold."""
+    """The pages of one owner in token order, and how many it expects and may hold."""
 
     expected_pages: int
     reserved_pages: int
@@ -47,12 +47,12 @@ class _Table:
 
 
 class PageAllocator:
-    """Pages 1..`count`: free, resting, or owned by one id or, once published, by several."""
+    """Pages 1..`count`: free, cached without an owner, or owned; published ones by several ids."""
 
     def __init__(self, count: int) -> None:
         """Raises ValueError unless `count` is positive."""
         if count < 1:
-            raise ValueError(f"a cache of {count} pages holds nothing")
+            raise ValueError(f"a cache needs at least one page, not {count}")
         self._count = count
         self._free_runs = FreeRuns()
         self._free_runs.free(1, count + 1)
@@ -60,7 +60,7 @@ class PageAllocator:
         self._ref_counts: Counter[int] = Counter()
         self._tables: dict[int, _Table] = {}
         self._table_by_last_page: dict[int, _Table] = {}
-        """Tables by their last page: the left neighbours of free runs."""
+        """Tables by their last page, to find the owner on the left of a free run."""
 
     @property
     def free(self) -> int:
@@ -73,20 +73,20 @@ class PageAllocator:
         return len(self._tables)
 
     def page_count(self, owner: int) -> int:
-        """Number of pages that `owner` holds; 0 for a stranger."""
+        """Return the number of pages of `owner`; 0 if it is unknown."""
         table = self._tables.get(owner)
         return 0 if table is None else len(table.pages)
 
     def table(self, owner: int) -> tuple[int, ...]:
-        """Page ids of `owner` in the order of its tokens. Raises KeyError for a stranger."""
+        """Return the page ids of `owner` in token order. Raises KeyError if it is unknown."""
         return tuple(self._tables[owner].pages)
 
     def match_length(self, hashes: Sequence[int]) -> int:
-        """How many leading `hashes` name pages that could be shared."""
+        """Return how many leading `hashes` have cached pages."""
         return len(self._prefixes.match(hashes))
 
     def find(self, hash: int) -> int | None:
-        """The page that `hash` names; it may be given away by the next `take`."""
+        """Return the cached page of `hash`, if any; the next `allocate` may evict it."""
         return self._prefixes.find(hash)
 
     def open_table(
@@ -96,10 +96,10 @@ class PageAllocator:
         expected_pages: int = 0,
         reserved_pages: int | None = None,
     ) -> int:
-        """Start the table of `owner` with the pages that `hashes` name; their number.
+        """Open the table of `owner` with the cached pages of `hashes`. Return their number.
 
-        `hope`: pages that the owner may hold one day. `most`: what it has reserved, shared pages
-        included. Raises ValueError if it is no stranger.
+        `expected_pages`: what the owner may come to hold. `reserved_pages`: its maximum, with
+        shared pages. Raises ValueError if its table is open.
         """
         if owner in self._tables:
             raise ValueError(f"{owner} owns pages already")
@@ -112,7 +112,7 @@ class PageAllocator:
         return len(table.pages)
 
     def allocate(self, owner: int, count: int, expected_pages: int = 0) -> tuple[int, ...]:
-        """Append `count` pages to the table of `owner`; a stranger's starts here, with `hope`.
+        """Append `count` pages to the table of `owner`, which is opened here if it is unknown.
 
         Raises OutOfPages, and ValueError unless `count` is positive.
         """
@@ -133,42 +133,45 @@ class PageAllocator:
         return tuple(table.pages[before:])
 
     def publish(self, owner: int, hashes: Sequence[int], first: int = 0) -> None:
-        """Name the pages of `owner` from the one at `first` on.
+        """Share the pages of `owner` from index `first` on, under `hashes`.
 
-        It never writes to them again, but for the draft's part of those that are not complete.
+        The owner will not write to them again, except for missing KV of the draft.
         """
         pages = self._tables[owner].pages[first:]
         for page, hash in zip(pages, hashes, strict=False):
             self._prefixes.publish(page, hash)
 
     def mark_draft_complete(self, owner: int, first: int, stop: int) -> None:
-        """The draft's part of the pages `first` to `stop` of `owner` is there."""
+        """Pages `first` to `stop` - 1 of `owner` hold the draft's KV too."""
         for page in self._tables[owner].pages[first:stop]:
             self._prefixes.mark_draft_complete(page)
 
     def draft_complete_length(self, pages: Sequence[int]) -> int:
-        """How many leading `pages` hold what target and draft need."""
+        """Return how many leading `pages` hold the KV of both target and draft."""
         return sum(1 for _ in takewhile(self._prefixes.is_draft_complete, pages))
 
     def unpublish(self, owner: int) -> None:
-        """What the pages of `owner` hold is not to be shared from now on."""
+        """Stop sharing the pages of `owner`."""
         for page in self._tables[owner].pages:
             self._prefixes.remove(page)
 
     def shared_length(self, owner: int) -> int:
-        """How many leading pages of `owner` have other owners too."""
+        """Return how many leading pages of `owner` have other owners too."""
         return sum(1 for _ in takewhile(lambda page: self._ref_counts[page] > 1, self.table(owner)))
 
     def pages_freed_by(self, owner: int, dropped: Counter[int]) -> int:
-        """How many pages `owner` would free beside those that left `dropped`; adds its own."""
+        """Return how many pages would become free if `owner` released its pages too.
+
+        `dropped`: released references by page, to which those of `owner` are added.
+        """
         pages = self._tables[owner].pages
         dropped.update(pages)
         return sum(self._ref_counts[page] == dropped[page] for page in pages)
 
     def release(self, owner: int) -> tuple[int, ...]:
-        """Take `owner` off all its pages and forget it. Raises KeyError for a stranger.
+        """Release all pages of `owner` and return them. Raises KeyError if it is unknown.
 
-        The later pages rest first: a prefix is worth more than what follows it.
+        Later pages are evicted first: a prefix is worth more than what follows it.
         """
         table = self._tables.pop(owner)
         self._drop_expectation(table)
@@ -176,18 +179,18 @@ class PageAllocator:
         left = [page for page in table.pages if not self._ref_counts[page]]
         for page in left:
             del self._ref_counts[page]
-        rested = {page for page in reversed(left) if self._prefixes.release(page)}
-        for start, stop in contiguous_runs(page for page in left if page not in rested):
+        cached = {page for page in reversed(left) if self._prefixes.release(page)}
+        for start, stop in contiguous_runs(page for page in left if page not in cached):
             self._free_runs.free(start, stop)
         return tuple(table.pages)
 
     def _check_allocation(self, count: int, reserved: int) -> None:
         if count < 1:
-            raise ValueError(f"cannot take {count} pages")
+            raise ValueError(f"cannot allocate {count} pages")
         if count > reserved:
-            raise OutOfPages(f"{count} pages wanted, {reserved} reserved")
+            raise OutOfPages(f"{count} pages requested, {reserved} reserved")
         if count > self.free:
-            raise OutOfPages(f"{count} pages wanted, {self.free} free")
+            raise OutOfPages(f"{count} pages requested, {self.free} free")
 
     def _extend(self, table: _Table, count: int) -> int:
         start, room = self._next_free(table, count)
@@ -203,7 +206,7 @@ class PageAllocator:
             del self._table_by_last_page[table.last_page]
 
     def _next_free(self, table: _Table, count: int) -> tuple[int, int]:
-        """Where the next pages of `table` go: the first page, and how many are free from it."""
+        """Return the first page for the growth of `table`, and how many are free from there."""
         adjacent = table.last_page + 1
         stop = self._free_runs.get_stop(adjacent)
         if stop is not None:
@@ -211,7 +214,7 @@ class PageAllocator:
         return self._best_run(max(count, table.unallocated), table.last_page)
 
     def _best_run(self, wanted: int, near: int) -> tuple[int, int]:
-        """The tightest run that holds `want` beyond its left neighbour's hope, or the roomiest.
+        """Return the smallest run with `wanted` pages that no owner expects, or else the largest.
 
         Ties go to the run nearest to page `near`. Of very many runs a sample is compared.
         """
@@ -225,13 +228,13 @@ class PageAllocator:
         first, stop = self._outside_expectation(
             min(starts[:: 1 + len(starts) // MAX_COMPARED_RUNS], key=score)
         )
-        # Nothing but hopes left: take the last page of the run, farthest from who hopes for it.
+        # Only expected pages are left: take the last of the run, farthest from its expected owner.
         return (first, stop - first) if first < stop else (stop - 1, 1)
 
     def _outside_expectation(self, start: int) -> tuple[int, int]:
-        """The free run at `start` from the first page that its left neighbour does not hope for.
+        """Return the part of the run at `start` that the owner on its left does not expect.
 
-        Its second number is the end of the run; the first may lie beyond it.
+        A pair of first page and end of the run; the first page may lie beyond the end.
         """
         left, stop = self._table_by_last_page.get(start - 1), self._free_runs.stop_of(start)
         return start if left is None else start + left.unallocated, stop

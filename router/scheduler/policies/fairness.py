@@ -1,7 +1,8 @@
-"""How much service each tenant has had: a virtual counter of seconds (VTC, arXiv 2401.00588).
+"""How much service each tenant received: a virtual counter of seconds (VTC, arXiv 2401.00588).
 
-A tenant that was away comes back at the count of the least served of those that are here, so that
-nobody saves up service by staying away, and nobody pays for having been alone.
+A tenant without live requests returns with at least the count of the least served live tenant. So
+no tenant accumulates credit while it is idle, and none pays for having been alone. Decides no
+order.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ class TenantFairness:
         self._min_seconds = 0.0
 
     def add_request(self, tenant: int) -> None:
-        """A request of `tenant` has come."""
+        """Count a request of `tenant` that arrived."""
         if tenant not in self._live_requests:
             self._seconds[tenant] = max(self._seconds.get(tenant, 0.0), self._min_seconds)
         self._live_requests[tenant] = self._live_requests.get(tenant, 0) + 1
 
     def remove_request(self, tenant: int) -> None:
-        """One of its requests is gone; a tenant without any is remembered while others are here."""
+        """Count a request that ended; counters are kept while any tenant has live requests."""
         self._live_requests[tenant] -= 1
         if not self._live_requests[tenant]:
             del self._live_requests[tenant]
@@ -33,7 +34,7 @@ class TenantFairness:
             self._min_seconds = 0.0
 
     def record_service(self, tenant: int, seconds: float) -> bool:
-        """It received service; whether that changes what `ahead` says of anyone."""
+        """Count service in seconds. Return whether that changed the excess of any tenant."""
         before = (
             int(self._seconds[tenant] / self._granularity),
             int(self._min_seconds / self._granularity),
@@ -47,8 +48,8 @@ class TenantFairness:
         return len(self._live_requests) > 1 and before != after
 
     def excess_service(self, tenant: int) -> float:
-        """Seconds that it received beyond the least served tenant, in whole grains."""
-        grains = int(self._seconds[tenant] / self._granularity) - int(
+        """Return the seconds beyond the least served tenant, in multiples of the granularity."""
+        units = int(self._seconds[tenant] / self._granularity) - int(
             self._min_seconds / self._granularity
         )
-        return grains * self._granularity
+        return units * self._granularity

@@ -1,11 +1,11 @@
-"""Gittins' index of a log-normal law: work done per answer ended, at the best moment to stop.
+"""The Gittins index of a log-normal length: work per completed answer, at the best stopping time.
 
     work(g) = min over h > 0 of E[min(L - g, h) | L > g] / P(L <= g + h | L > g)
 
-Serving the least work first has the least mean latency on one server when only the law is known
-and service may be interrupted at any time (Gittins 1989; Aalto et al., QUESTA 2009). Where the law
-is narrow it is the expected remainder; where the tail is heavy a fresh answer goes before one that
-has already outlived most. Tabled once per width, in units of the median.
+Serving the least work first minimises mean latency on one server if only the distribution is known
+and service may be preempted at any time (Gittins 1989; Aalto et al., QUESTA 2009). For a narrow
+distribution it is the expected remainder; for a heavy tail a new answer goes before one that is
+already longer than most. Tabulated once per sigma, in units of the median.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from router.scheduler.estimation.lognormal import MAX_DEVIATIONS, LogNormal, upp
 _SIGMA_STEP = 0.05
 """Grid of sigma."""
 _DEVIATIONS = [0.125 * n for n in range(-32, 41)]
-"""From the median: where ages are tabled, beside age 0."""
+"""Ages that are tabulated, in deviations from the median; age 0 is added."""
 
 IndexTable = tuple[list[float], list[float]]
-"""Ages and the work at each, both in medians."""
+"""Ages, and the work at each, both in units of the median."""
 
 
 class GittinsTables:
-    """Tables by width, made when first asked for."""
+    """Tables by sigma, computed when first needed."""
 
     def __init__(self) -> None:
         self._tables: dict[int, IndexTable] = {}
 
     def work_per_completion(self, lengths: LogNormal, emitted: float, limit: float) -> float:
-        """Tokens of work per ended answer; never above the expected remainder."""
+        """Return the tokens of work per completed answer, at most the expected remainder."""
         left = lengths.expected_remaining(emitted, limit)
         age = emitted / lengths.median
         if not lengths.sigma or (age > 1 and log(age) >= MAX_DEVIATIONS * lengths.sigma):
-            return left  # the law is not to be believed in detail
+            return left  # the log-normal fit is unreliable this far in the tail
         width = max(1, round(lengths.sigma / _SIGMA_STEP))
         table = self._tables.get(width)
         if table is None:

@@ -7,10 +7,10 @@ Every round serves the highest queue that is not empty. Inside a queue perceptib
 first, the shortest time ahead; the others keep the order in which they entered, so they do not
 preempt one another.
 
-Where the paper is silent the choice is ours: the meaning of the two stability thresholds, the order
-of the two kinds in a queue, that a perceptible request's time is the remainder and follows it from
-round to round and from queue to queue, and that prefill counts as service. More than one row or
-Step in flight is ours as well: the batch is the beginning of the order.
+The paper does not specify, and this file chooses: the meaning of the two stability thresholds, the
+order of the two kinds in a queue, that a perceptible request's time is that of the remainder and is
+updated after each round, and that prefill counts as service. More than one row or Step in flight is
+not in the paper either: a batch is the beginning of the order.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class LapsPaper:
     def __init__(
         self, estimator: Estimator, queue: MultilevelQueue, window: int, deviation: float
     ) -> None:
-        """Raises ValueError for a window or a deviation that mean nothing."""
-        AcceptanceStability(window, deviation)  # refuses them now, not at the first request
+        """Raises ValueError for a window or a deviation that make no sense."""
+        AcceptanceStability(window, deviation)  # fail now, not at the first request
         self._estimator = estimator
         self._queue = queue
         self._stability = (window, deviation)
@@ -89,7 +89,7 @@ class LapsPaper:
         return self._queue.order(now)
 
     def set_thresholds(self, thresholds: Iterable[float]) -> None:
-        """Other queues: every row goes where its estimate, or its attained service, belongs.
+        """Change the queues: every row moves to the queue of its estimate or attained service.
 
         Raises ValueError for thresholds that do not rise.
         """
@@ -102,8 +102,8 @@ class LapsPaper:
     def _observe_stability(self, row: Row, outcome: Outcome) -> None:
         _, stability = self._non_perceptible[row.job.id]
         stability.observe(outcome.drafted, outcome.accepted)
-        settled = row.draft_length == 0 and row.emitted > 0  # nothing to learn without drafts
-        if settled or stability.is_stable:
+        no_drafts = row.draft_length == 0 and row.emitted > 0  # nothing to learn
+        if no_drafts or stability.is_stable:
             del self._non_perceptible[row.job.id]
             self._perceptible[row.job.id] = row
 

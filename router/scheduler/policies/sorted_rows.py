@@ -1,6 +1,6 @@
-"""Live rows in the order of their keys, kept as they change: log n comparisons a change.
+"""Live rows sorted by keys that change: log n comparisons per change.
 
-Keys are compared only among themselves, and no two are equal.
+Keys must be comparable with each other, and no two may be equal. Knows nothing of what they mean.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class SortedRows:
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
-        """Read only, and only until the next change."""
+        """Read only, and only valid until the next change."""
         self._keys: list[SortKey] = []
         self._key_by_id: dict[int, SortKey] = {}
 
@@ -26,25 +26,25 @@ class SortedRows:
         return len(self.rows)
 
     def key(self, row: Row) -> SortKey:
-        """The key of a row that stands here. Raises KeyError for others."""
+        """Return the key of a row. Raises KeyError if it is unknown."""
         return self._key_by_id[row.job.id]
 
     def put(self, row: Row, key: SortKey) -> None:
-        """Let `row` stand at `key`, wherever it stood."""
+        """Insert a row with this key, or move it there."""
         old, keys = self._key_by_id.get(row.job.id), self._keys
         if old is not None:
-            place = bisect_left(keys, old)
-            after = place + 1
-            if (not place or keys[place - 1] < key) and (after == len(keys) or key < keys[after]):
-                keys[place] = self._key_by_id[row.job.id] = key
+            index = bisect_left(keys, old)
+            after = index + 1
+            if (not index or keys[index - 1] < key) and (after == len(keys) or key < keys[after]):
+                keys[index] = self._key_by_id[row.job.id] = key
                 return
-            del keys[place], self.rows[place]
-        place = bisect_left(keys, key)
-        keys.insert(place, key)
-        self.rows.insert(place, row)
+            del keys[index], self.rows[index]
+        index = bisect_left(keys, key)
+        keys.insert(index, key)
+        self.rows.insert(index, row)
         self._key_by_id[row.job.id] = key
 
     def remove(self, row: Row) -> None:
-        """Forget a row. Raises KeyError for a stranger."""
-        place = bisect_left(self._keys, self._key_by_id.pop(row.job.id))
-        del self._keys[place], self.rows[place]
+        """Remove a row. Raises KeyError if it is unknown."""
+        index = bisect_left(self._keys, self._key_by_id.pop(row.job.id))
+        del self._keys[index], self.rows[index]

@@ -1,10 +1,10 @@
-"""The tail knob: order by arrival less a boost that falls with the size.
+"""The tail parameter: order by arrival minus a boost that decreases with the size.
 
     b(s) = -log(1 - e^(-gamma s)) / gamma
 
-is the boost of least asymptotic tail of the response time (Yu and Scully, "Strongly tail-optimal
-scheduling in the light-tailed M/G/1", 2024, where gamma is the tail's own decay). Here gamma is a
-dial: the smaller it is, the nearer the order comes to that by size.
+is the boost that minimises the asymptotic tail of the response time (Yu and Scully, "Strongly
+tail-optimal scheduling in the light-tailed M/G/1", 2024, where gamma is the decay of the tail).
+Here gamma is a parameter: the smaller it is, the closer the order is to that by size.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 from math import expm1, log
 
 MIDPOINT_GAMMA = 0.05
-"""gamma times the mean size at the middle of the dial (ours, from simulations)."""
+"""gamma times the mean size at `tail` 0.5; from simulations."""
 _MIN_SIZE = 1e-6
 
 
 def boosted_arrival(arrived: float, size: float, tail: float, mean_size: float) -> float:
-    """`arrived` less the boost of `size`, in seconds; least goes first.
+    """Return `arrived` minus the boost of `size`, in seconds; least goes first.
 
-    `tail` above 0, up to 1: by arrival alone. `usual`: the mean size.
+    `tail`: above 0; 1 is the order of arrival. `mean_size`: in seconds, as `size`.
     """
     if tail >= 1:
         return arrived

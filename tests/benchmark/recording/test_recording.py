@@ -33,7 +33,7 @@ def test_the_fit_finds_the_coefficients_that_made_the_steps() -> None:
     assert fitted.draft_step == pytest.approx(LLAMA_7B.draft_step, rel=1e-3)
     known = step_costs.fit(samples, swap=LLAMA_7B.swap)
     assert known.swap == LLAMA_7B.swap
-    with pytest.raises(ValueError, match="3 Steps do not fix 9 coefficients"):
+    with pytest.raises(ValueError, match="3 Steps do not determine 9 coefficients"):
         step_costs.fit(samples[:3])
 
 

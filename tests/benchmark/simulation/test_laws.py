@@ -33,7 +33,7 @@ def test_a_prediction_is_weighed_by_how_often_such_a_length_gets_it() -> None:
     near = [trace.length for trace, x in zip(drawn, told, strict=True) if 38 < x < 42]
     after = laws.posterior_lengths(before, 40.0, 0.8)
     assert after @ numpy.arange(1, 61) == pytest.approx(fmean(near), rel=0.05)
-    with pytest.raises(ValueError, match="leaves nothing open"):
+    with pytest.raises(ValueError, match="is the length itself"):
         laws.posterior_lengths(before, 40.0, 0.0)
 
 

@@ -85,7 +85,7 @@ def test_one_step_that_stood_still_moves_a_cost_by_no_more_than_a_very_slow_one(
 
 @pytest.mark.parametrize(
     ("cells", "reason"),
-    [([], "nothing is known"), ([(1, 1, 0.1), (1, 2, 0.1)], "lack a draft length of 0")],
+    [([], "no cost of a Step"), ([(1, 1, 0.1), (1, 2, 0.1)], "lack a draft length of 0")],
 )
 def test_measurements_that_say_too_little_are_refused(
     cells: list[tuple[int, int, float]], reason: str
