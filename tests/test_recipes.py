@@ -36,6 +36,8 @@ RECIPES = (
     "A model family",
     "A quantized format",
 )
+BY_FOLDER = {"request_models.py", "response_models.py"}
+"""Files that each API folder has."""
 FOLDERS = ("router", "shard", "benchmark", "tests", "docs", "deploy", ".ci")
 
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
@@ -55,7 +57,9 @@ def is_path(span: str) -> bool:
     """Whether `span` is meant as a path from the root of the repository."""
     folder, slash, _ = span.partition("/")
     in_folder = bool(slash) and folder in FOLDERS
-    return " " not in span and (in_folder or span.endswith((".py", ".md")) or span == "Makefile")
+    return " " not in span and (
+        in_folder or (span.endswith((".py", ".md")) and span not in BY_FOLDER) or span == "Makefile"
+    )
 
 
 def exists(span: str) -> bool:
