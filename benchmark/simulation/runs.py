@@ -37,12 +37,12 @@ ORACLES = ("srpt", "informed")
 """Clairvoyant policies."""
 
 
-def run(load: Workload, arm: PolicyVariant) -> SimulationResult:
+def run(load: Workload, variant: PolicyVariant) -> SimulationResult:
     """Simulate one workload under one variant."""
-    scheduler, requests = scheduler_of(load, arm), requests_of(load, arm)
+    scheduler, requests = scheduler_of(load, variant), requests_of(load, variant)
     probe = EstimateProbe(scheduler, requests)
     result = simulate(scheduler, requests, costs_of(load), load.depth, probe.on_step)
-    return _summarize(load, arm, result, probe.errors(result))
+    return _summarize(load, variant, result, probe.errors(result))
 
 
 Tasks = Mapping[Workload, Sequence[PolicyVariant]]
@@ -58,37 +58,41 @@ def run_all(tasks: Tasks, processes: int | None = None) -> Iterator[SimulationRe
     for load in tasks:
         groups.setdefault(_saturating_burst(load), []).append(load)
     jobs = [{load: tasks[load] for load in loads} for loads in groups.values()]
-    jobs.sort(key=lambda job: -sum(load.estimated_tokens * len(arms) for load, arms in job.items()))
+    jobs.sort(
+        key=lambda job: (
+            -sum(load.estimated_tokens * len(variants) for load, variants in job.items())
+        )
+    )
     with ProcessPoolExecutor(processes or cpu_count()) as pool:
         for rows in pool.map(_run_group, jobs):
             yield from rows
 
 
 def _run_group(job: Tasks) -> list[SimulationResult]:
-    return [run(load, arm) for load, arms in job.items() for arm in arms]
+    return [run(load, variant) for load, variants in job.items() for variant in variants]
 
 
-def scheduler_of(load: Workload, arm: PolicyVariant) -> Scheduler:
-    """Return the scheduler of `arm` on the server of `load`."""
+def scheduler_of(load: Workload, variant: PolicyVariant) -> Scheduler:
+    """Return the scheduler of `variant` on the server of `load`."""
     capacity = capacity_of(load)
-    if arm.policy in ORACLES:
-        return _oracle(load, arm, capacity)
-    flags: dict[str, Any] = {"laps_drafts": load.drafts, **dict(arm.flags)}
-    if arm.first_threshold is not None:
-        flags["laps_first_threshold"] = arm.first_threshold * mean_service(load)
-    if arm.policy in THRESHOLD_RULES:
-        return adaptive_queues(SchedulerConfig(**flags), capacity, THRESHOLD_RULES[arm.policy])
-    return build(SchedulerConfig(scheduler=arm.policy, **flags), capacity)
+    if variant.policy in ORACLES:
+        return _oracle(load, variant, capacity)
+    flags: dict[str, Any] = {"laps_drafts": load.drafts, **dict(variant.flags)}
+    if variant.first_threshold is not None:
+        flags["laps_first_threshold"] = variant.first_threshold * mean_service(load)
+    if variant.policy in THRESHOLD_RULES:
+        return adaptive_queues(SchedulerConfig(**flags), capacity, THRESHOLD_RULES[variant.policy])
+    return build(SchedulerConfig(scheduler=variant.policy, **flags), capacity)
 
 
-def _oracle(load: Workload, arm: PolicyVariant, capacity: DeviceCapacity) -> Scheduler:
-    truth = {request.id: request.trace for request in requests_of(load, arm)}
+def _oracle(load: Workload, variant: PolicyVariant, capacity: DeviceCapacity) -> Scheduler:
+    truth = {request.id: request.trace for request in requests_of(load, variant)}
     costs, adapt = costs_of(load), load.drafts == "adaptive"
-    if arm.policy == "srpt":
-        tail = dict(arm.flags).get("laps_tail", 0.0)
+    if variant.policy == "srpt":
+        tail = dict(variant.flags).get("laps_tail", 0.0)
         mean_size = mean_service(load) if tail else 1.0
         return srpt(capacity, truth, costs, adapt=adapt, tail=tail, mean_size=mean_size)
-    before, sigma = laws.prior_lengths(workloads.SHAPES[load.shape], load.shrink), arm.sigma
+    before, sigma = laws.prior_lengths(workloads.SHAPES[load.shape], load.shrink), variant.sigma
 
     def length_index(job: Job) -> laws.GittinsIndex:
         if job.expected is None or sigma is None:
@@ -98,16 +102,16 @@ def _oracle(load: Workload, arm: PolicyVariant, capacity: DeviceCapacity) -> Sch
     return all_but_length(capacity, truth, costs, length_index, adapt=adapt)
 
 
-def requests_of(load: Workload, arm: PolicyVariant) -> list[SimulatedRequest]:
-    """Return the requests of `load` in order of arrival, with the predictions of `arm`."""
+def requests_of(load: Workload, variant: PolicyVariant) -> list[SimulatedRequest]:
+    """Return the requests of `load` in order of arrival, with the predictions of `variant`."""
     cycle = [0, 0, *range(load.tenants)]
-    return [replace(r, tenant=cycle[r.id % len(cycle)]) for r in _arrivals(load, arm)]
+    return [replace(r, tenant=cycle[r.id % len(cycle)]) for r in _arrivals(load, variant)]
 
 
-def _arrivals(load: Workload, arm: PolicyVariant) -> list[SimulatedRequest]:
+def _arrivals(load: Workload, variant: PolicyVariant) -> list[SimulatedRequest]:
     answers, expected = _workload_traces(load), None
-    if arm.sigma is not None:
-        expected = workloads.predictions(answers, arm.sigma, load.seed, arm.reverse)
+    if variant.sigma is not None:
+        expected = workloads.predictions(answers, variant.sigma, load.seed, variant.reverse)
     if load.waves:
         each = 1 / saturation_rate(_saturating_burst(load))
         return workloads.waves(answers, expected, load.waves, each)
@@ -174,8 +178,10 @@ def _saturating_burst(load: Workload) -> Workload:
 
 @lru_cache(32)
 def _saturated_run(load: Workload) -> SimulatedRun:
-    arm = PolicyVariant("fcfs", sigma=None)
-    return simulate(scheduler_of(load, arm), requests_of(load, arm), costs_of(load), load.depth)
+    variant = PolicyVariant("fcfs", sigma=None)
+    return simulate(
+        scheduler_of(load, variant), requests_of(load, variant), costs_of(load), load.depth
+    )
 
 
 def saturation_rate(load: Workload) -> float:
@@ -194,7 +200,7 @@ def mean_service(load: Workload) -> float:
 
 
 def _summarize(
-    load: Workload, arm: PolicyVariant, result: SimulatedRun, errors: tuple[float, ...]
+    load: Workload, variant: PolicyVariant, result: SimulatedRun, errors: tuple[float, ...]
 ) -> SimulationResult:
     served = result.served[backlog(load) :]
     latencies = sorted(s.latency for s in served)
@@ -205,7 +211,7 @@ def _summarize(
     later = [(s.finished - s.first_token) / (s.emitted - 1) for s in served if s.emitted > 1]
     return SimulationResult(
         workload=load,
-        variant=arm,
+        variant=variant,
         mean=fmean(latencies),
         p50=quantile(latencies, 0.5),
         p99=quantile(latencies, 0.99),

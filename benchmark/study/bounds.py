@@ -1,8 +1,8 @@
-"""What cannot be had: how near LAPS-SD comes to whoever knows more, in the mean and in the tail.
+"""Bounds: how close LAPS-SD comes to policies that know more, in the mean and in the tail.
 
-Rule: names loads and arms, and says what came of them. Loads are those of the figures, so that both
-speak of the same runs; beside them the same with drafts of a fixed length, where the service of a
-request does not depend on when it is served and the bounds are exact.
+Names workloads and variants, and makes tables of their results. Workloads are those of the figures,
+so that both are about the same runs, and the same with drafts of a fixed length, for which the
+service of a request does not depend on when it is served and the bounds are exact.
 """
 
 from __future__ import annotations
@@ -28,63 +28,63 @@ from benchmark.study.tables import interval, markdown_table
 
 SIGMAS = (0.3, 0.6, 1.0)
 TAIL_SETTINGS = (0.0, 0.3, 0.5, 0.65, 0.8)
-"""Of the tail knob."""
+"""Values of the tail parameter."""
 
 
 def tasks(size: StudySize) -> dict[Workload, list[PolicyVariant]]:
-    """The runs of both questions, without doubles."""
+    """Return the runs for both questions, without duplicates."""
     wanted: dict[Workload, list[PolicyVariant]] = {}
-    knowing = [SRPT, *(arm for sigma in SIGMAS for arm in _knowledge_variants(sigma))]
-    dials = [
+    informed = [SRPT, *(variant for sigma in SIGMAS for variant in _knowledge_variants(sigma))]
+    tails = [
         FCFS,
         LAPS,
         *(
-            turn(share)
-            for turn in (tail_variant, clairvoyant_tail_variant)
-            for share in TAIL_SETTINGS
+            variant_of(tail)
+            for variant_of in (tail_variant, clairvoyant_tail_variant)
+            for tail in TAIL_SETTINGS
         ),
     ]
     for shape in SHAPES:
         for rho in RHOS:
-            add_simulations(wanted, ((load, knowing) for load in size.poisson(shape, rho)))
-        add_simulations(wanted, ((load, knowing) for load in fixed_draft_workloads(size, shape)))
-        add_simulations(wanted, ((load, dials) for load in size.poisson(shape, RHOS[0])))
+            add_simulations(wanted, ((load, informed) for load in size.poisson(shape, rho)))
+        add_simulations(wanted, ((load, informed) for load in fixed_draft_workloads(size, shape)))
+        add_simulations(wanted, ((load, tails) for load in size.poisson(shape, RHOS[0])))
     return wanted
 
 
 def tables(table: ResultTable, size: StudySize) -> dict[str, str]:
-    """By the names that the page gives them."""
+    """Return the tables by their names in the page."""
     return {"knowledge": _knowledge_table(table, size), "tails": _tails_table(table, size)}
 
 
 def fixed_draft_workloads(size: StudySize, shape: str) -> list[Workload]:
-    """The loads at the lower rho with drafts of the longest length."""
+    """Return the workloads at the lower rho with drafts of the maximum length."""
     return [replace(load, drafts="longest") for load in size.poisson(shape, RHOS[0])]
 
 
-def tail_variant(share: float) -> PolicyVariant:
-    """LAPS-SD with its tail knob turned so far."""
-    return replace(LAPS, flags=(("laps_tail", share),)) if share else LAPS
+def tail_variant(tail: float) -> PolicyVariant:
+    """Return LAPS-SD with this tail parameter."""
+    return replace(LAPS, flags=(("laps_tail", tail),)) if tail else LAPS
 
 
-def clairvoyant_tail_variant(share: float) -> PolicyVariant:
-    """The same order with true sizes."""
-    return replace(SRPT, flags=(("laps_tail", share),)) if share else SRPT
+def clairvoyant_tail_variant(tail: float) -> PolicyVariant:
+    """Return the same order with true sizes."""
+    return replace(SRPT, flags=(("laps_tail", tail),)) if tail else SRPT
 
 
 def tail_tradeoff(
     table: ResultTable, size: StudySize, shape: str, variant_of: Callable[[float], PolicyVariant]
 ) -> list[tuple[float, float]]:
-    """Along the dial: percent of LAPS-SD's mean that it costs, and p99 over that of FCFS."""
-    loads, found = size.poisson(shape, RHOS[0]), []
-    for arm in map(variant_of, TAIL_SETTINGS):
-        p99 = column_sum(table, loads, arm, "p99") / column_sum(table, loads, FCFS, "p99")
-        found.append((100 * (ratio(table, loads, arm, LAPS) - 1), p99))
-    return found
+    """Return by tail setting its cost in percent of LAPS-SD's mean, and p99 over FCFS."""
+    loads, points = size.poisson(shape, RHOS[0]), []
+    for variant in map(variant_of, TAIL_SETTINGS):
+        p99 = column_sum(table, loads, variant, "p99") / column_sum(table, loads, FCFS, "p99")
+        points.append((100 * (ratio(table, loads, variant, LAPS) - 1), p99))
+    return points
 
 
 def _knowledge_variants(sigma: float) -> tuple[PolicyVariant, PolicyVariant]:
-    """Ours, and whoever knows all but the length."""
+    """Return LAPS-SD, and the policy that knows all but the length."""
     return replace(LAPS, sigma=sigma), PolicyVariant("informed", sigma=sigma)
 
 
@@ -92,9 +92,13 @@ def _knowledge_table(table: ResultTable, size: StudySize) -> str:
     rows = []
     for shape in SHAPES:
         for sigma in SIGMAS:
-            arms = _knowledge_variants(sigma)
-            shipped = [f"{mean_ratio(table, size, shape, arm, SRPT):.3f}" for arm in arms]
-            pairs = [_cell(table, fixed_draft_workloads(size, shape), arm) for arm in arms]
+            variants = _knowledge_variants(sigma)
+            shipped = [
+                f"{mean_ratio(table, size, shape, variant, SRPT):.3f}" for variant in variants
+            ]
+            pairs = [
+                _cell(table, fixed_draft_workloads(size, shape), variant) for variant in variants
+            ]
             rows.append([shape, f"{sigma}", *shipped, *pairs])
     heads = ["workload", "sigma", "LAPS-SD", "all but the length"]
     return markdown_table(
@@ -102,18 +106,22 @@ def _knowledge_table(table: ResultTable, size: StudySize) -> str:
     )
 
 
-def _cell(table: ResultTable, loads: Sequence[Workload], arm: PolicyVariant) -> str:
-    spread = interval([ratio(table, [load], arm, SRPT) for load in loads])
-    value = f"{ratio(table, loads, arm, SRPT):.3f}"
+def _cell(table: ResultTable, loads: Sequence[Workload], variant: PolicyVariant) -> str:
+    spread = interval([ratio(table, [load], variant, SRPT) for load in loads])
+    value = f"{ratio(table, loads, variant, SRPT):.3f}"
     return value + (f" ({spread[0]:.2f}..{spread[1]:.2f})" if spread else "")
 
 
 def _tails_table(table: ResultTable, size: StudySize) -> str:
     rows = []
     for shape in SHAPES:
-        for name, turn in (("LAPS-SD", tail_variant), ("true sizes", clairvoyant_tail_variant)):
-            points = tail_tradeoff(table, size, shape, turn)
+        for name, variant_of in (
+            ("LAPS-SD", tail_variant),
+            ("true sizes", clairvoyant_tail_variant),
+        ):
+            points = tail_tradeoff(table, size, shape, variant_of)
             rows.append([shape, name, *(f"{mean:+.0f} %, {p99:.2f}" for mean, p99 in points)])
     return markdown_table(
-        ["mean over LAPS-SD's, p99 over FCFS", "", *(f"knob {d:g}" for d in TAIL_SETTINGS)], rows
+        ["mean over LAPS-SD's, p99 over FCFS", "", *(f"tail {tail:g}" for tail in TAIL_SETTINGS)],
+        rows,
     )

@@ -1,7 +1,7 @@
 """Regenerate docs/study.md: simulate everything, draw its plots, fill in its tables and numbers.
 
-Rule: decides only where things come from and go to. `--rows` keeps the results of all simulations,
-and a later run with the same file simulates only what it lacks, so that a change of looks costs
+Decides only where things come from and go to. `--rows` keeps the results of all simulations, and a
+later run with the same file simulates only what it lacks, so that a change of presentation costs
 nothing.
 """
 
@@ -22,7 +22,7 @@ DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How much, and where from and to."""
+    """Add the flags of size, input and output."""
     parser.add_argument("--quick", action="store_true", help="fewer seeds and shorter answers")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder of study.md and study/")
     parser.add_argument("--rows", type=Path, help="file that keeps the results of simulations")
@@ -30,32 +30,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Simulate, draw, fill in; the exit status."""
+    """Simulate, draw the plots, fill in the page. Return the exit status."""
     from benchmark.study.plots import StudyPlots
     from benchmark.study.tables import StudyTables
 
-    begun, size = time.perf_counter(), figures.QUICK if args.quick else figures.FULL
+    start, size = time.perf_counter(), figures.QUICK if args.quick else figures.FULL
     decisions = {live: decision_costs.measure(live) for live in decision_costs.SIZES}
     table = simulate_missing(size, args.rows, args.processes)
-    found = {
+    metrics = {
         **figures.compute_metrics(table, size),
         **{f"next_batch_ms_{n}": 1e3 * decisions[n] for n in decision_costs.REPORTED_SIZES},
     }
     StudyPlots(table, size, decisions).draw(args.docs / "study")
     tables = {
-        **StudyTables(table, size, found).all(),
+        **StudyTables(table, size, metrics).all(),
         **bounds.tables(table, size),
         **variants.tables(table, size),
         "live": live.table(),
     }
     text = (args.docs / "study.md").read_text()
-    (args.docs / "study.md").write_text(page.render(text, tables, found))
-    print(f"{len(table)} simulations, {time.perf_counter() - begun:.0f} s")
+    (args.docs / "study.md").write_text(page.render(text, tables, metrics))
+    print(f"{len(table)} simulations, {time.perf_counter() - start:.0f} s")
     return 0
 
 
 def simulate_missing(size: StudySize, kept: Path | None, processes: int | None) -> ResultTable:
-    """The figures' runs and the study's; those that `kept` has are not made again."""
+    """Return the results of all runs; only those that the file `kept` lacks are simulated."""
     wanted = figures.tasks(size)
     for more in (parts, bounds, variants):
         parts.add_simulations(wanted, more.tasks(size).items())
@@ -81,6 +81,7 @@ def _missing(
     wanted: Mapping[Workload, Sequence[PolicyVariant]], known: ResultTable
 ) -> dict[Workload, list[PolicyVariant]]:
     left = {
-        load: [arm for arm in arms if (load, arm) not in known] for load, arms in wanted.items()
+        load: [variant for variant in wanted_variants if (load, variant) not in known]
+        for load, wanted_variants in wanted.items()
     }
-    return {load: arms for load, arms in left.items() if arms}
+    return {load: wanted_variants for load, wanted_variants in left.items() if wanted_variants}

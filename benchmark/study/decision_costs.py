@@ -1,7 +1,7 @@
-"""What one decision of the scheduler takes on this machine, by the number of live requests.
+"""Time of one decision of the scheduler on this machine, by the number of live requests.
 
-Rule: decides what is timed: `next_batch` alone, with 64 rows a Step, and every live request known
-and longer than the measurement. The first Steps, which prefill, count little: the median does.
+Decides what is measured: `next_batch` alone, with 64 rows per Step, and every live request known
+and longer than the measurement. The median excludes the first Steps, which prefill.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from router.scheduler.config import SchedulerConfig
 ROWS = 64
 SIZES = (16, 64, 256, 1024, 4096, 10_000)
 REPORTED_SIZES = (256, 10_000)
-"""Those that are figures."""
+"""Sizes that are among the figures."""
 STEPS = 100
 
 
 def measure(live: int, policy: str = "laps-sd", speculate: int = 5) -> float:
-    """Median seconds of one `next_batch` with `live` requests that each want a long answer."""
+    """Return the median seconds of one `next_batch` with `live` requests for long answers."""
     costs = step_costs.load()
     capacity = costs.capacity(live * 20, ROWS, speculate, depth=1)
     scheduler = build(SchedulerConfig(scheduler=policy), capacity)
@@ -35,12 +35,12 @@ def measure(live: int, policy: str = "laps-sd", speculate: int = 5) -> float:
         scheduler.submit(request.job(), 0.0)
     now, seconds = 0.0, []
     for _ in range(STEPS):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         batch = scheduler.next_batch(now)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - start)
         if batch is None:
             raise RuntimeError("the scheduler stopped with requests live")
-        outcomes, took = device.execute(batch)
-        now += took
+        outcomes, step_seconds = device.execute(batch)
+        now += step_seconds
         scheduler.complete(outcomes, now)
     return statistics.median(seconds)

@@ -1,10 +1,10 @@
-"""The figures of `python -m benchmark schedulers`: which loads and arms each compares, and how.
+"""The figures of `python -m benchmark schedulers`: the workloads and variants that each compares.
 
-A figure over several loads is the ratio of mean latencies at each rho, each mean over all seeds and
-requests, averaged over the rhos. Loads are of one row and one Step in flight where nothing else is
-said. `batch8_gain_kept` compares bursts of 30 requests per row, so that as much work waits in front
-of every row; `batch8_throughput` is output tokens per busy second over that of FCFS in the same
-burst. `tail_mean_cost` is what the tail knob adds to the mean, as a share.
+A figure over several workloads is the ratio of mean latencies at each rho, each mean over all seeds
+and requests, averaged over the rhos. Workloads have one row and one Step in flight unless stated.
+`batch8_gain_kept` compares bursts of 30 requests per row, so that the same amount of work waits for
+every row; `batch8_throughput` is output tokens per busy second relative to FCFS in the same burst.
+`tail_mean_cost` is the relative increase of the mean by the tail parameter.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHAPES = ("chat", "code", "reasoning")
 RHOS = (0.8, 0.9)
 BURSTS = (10, 20, 30, 40, 50)
 FIRST_THRESHOLD = 0.15
-"""Sup_1 of LAS and of the paper's algorithm, as a share of the mean service."""
+"""Sup_1 of LAS and of the paper's algorithm, relative to the mean service."""
 FCFS, SJF, SRPT, LAPS = (PolicyVariant(name) for name in ("fcfs", "sjf", "srpt", "laps-sd"))
 LAS, PAPER = (
     PolicyVariant(name, first_threshold=FIRST_THRESHOLD) for name in ("las", "laps-sd-paper")
@@ -38,20 +38,20 @@ class StudySize:
 
     seeds: int
     counts: Mapping[str, int]
-    """Poisson arrivals, by shape."""
+    """Number of Poisson arrivals, by shape."""
     bursts: Sequence[int]
     burst_requests: int
-    """About how many requests of one shape and burst length are simulated, over all seeds."""
+    """Approximate number of requests of one shape and burst size, over all seeds."""
     shrink: Mapping[str, float] = field(default_factory=dict)
 
     def poisson(self, shape: str, rho: float) -> list[Workload]:
-        """The arrivals of all seeds."""
+        """Return the workloads of all seeds."""
         shrink = self.shrink.get(shape, 1.0)
         count = self.counts[shape]
         return [Workload(shape, seed, count, rho, shrink=shrink) for seed in range(self.seeds)]
 
     def burst(self, shape: str, count: int, batch: int = 1) -> list[Workload]:
-        """Bursts of `count` requests for each row."""
+        """Return bursts of `count` requests per row."""
         seeds, depth = -(-self.burst_requests // (count * batch)), 1 if batch == 1 else 2
         shrink = self.shrink.get(shape, 1.0)
         return [
@@ -69,7 +69,7 @@ QUICK = StudySize(
 
 
 def tasks(size: StudySize) -> dict[Workload, list[PolicyVariant]]:
-    """Everything that the figures need."""
+    """Return the runs that the figures need."""
     wanted: dict[Workload, list[PolicyVariant]] = {}
     for shape in SHAPES:
         for load in size.poisson(shape, RHOS[0]):
@@ -86,7 +86,7 @@ def tasks(size: StudySize) -> dict[Workload, list[PolicyVariant]]:
 
 
 def compute_metrics(table: ResultTable, size: StudySize) -> dict[str, float]:
-    """The flat map of names to numbers."""
+    """Return the figures by name."""
     return {
         **{f"paper_over_las.{s}": mean_ratio(table, size, s, PAPER, LAS, RHOS[:1]) for s in SHAPES},
         **{f"laps_over_fcfs.{s}": mean_ratio(table, size, s, LAPS, FCFS) for s in SHAPES},
@@ -115,15 +115,15 @@ def compute_metrics(table: ResultTable, size: StudySize) -> dict[str, float]:
 def ratio(
     table: ResultTable, loads: Sequence[Workload], variant: PolicyVariant, baseline: PolicyVariant
 ) -> float:
-    """Of mean latencies."""
+    """Return the ratio of mean latencies."""
     return column_sum(table, loads, variant, "mean") / column_sum(table, loads, baseline, "mean")
 
 
 def column_sum(
-    table: ResultTable, loads: Iterable[Workload], arm: PolicyVariant, column: str
+    table: ResultTable, loads: Iterable[Workload], variant: PolicyVariant, column: str
 ) -> float:
-    """The sum of one column."""
-    return fsum(getattr(table[load, arm], column) for load in loads)
+    """Return the sum of one column over workloads."""
+    return fsum(getattr(table[load, variant], column) for load in loads)
 
 
 def mean_ratio(
@@ -134,7 +134,7 @@ def mean_ratio(
     baseline: PolicyVariant,
     rhos: Sequence[float] = RHOS,
 ) -> float:
-    """The mean over `rhos` of ratios of mean latencies."""
+    """Return the mean over `rhos` of the ratios of mean latencies."""
     return fmean(ratio(table, size.poisson(shape, rho), variant, baseline) for rho in rhos)
 
 
@@ -148,12 +148,12 @@ def _tail_ratio(table: ResultTable, size: StudySize, shape: str) -> float:
 def _batch_metrics(table: ResultTable, size: StudySize) -> dict[str, float]:
     many, one = size.burst("chat", 30, 8), size.burst("chat", 30)
     gains = [1 - ratio(table, loads, LAPS, FCFS) for loads in (many, one)]
-    rates = [column_sum(table, many, arm, "throughput") for arm in (LAPS, FCFS)]
+    rates = [column_sum(table, many, variant, "throughput") for variant in (LAPS, FCFS)]
     return {"batch8_gain_kept": gains[0] / gains[1], "batch8_throughput": rates[0] / rates[1]}
 
 
 def _estimate_errors(table: ResultTable, size: StudySize) -> dict[str, float]:
-    """Mean over shapes and seeds, lengths being known."""
+    """Return the mean over shapes and seeds, with true lengths."""
     rows = [table[load, LAPS_0] for shape in SHAPES for load in size.poisson(shape, RHOS[0])]
     return {
         f"estimate_error_at_{percent}": fmean(row.errors[at] for row in rows)

@@ -1,4 +1,4 @@
-"""Part 5: the same trace through the simulator and a real server, as `benchmark live` wrote it.
+"""Part 5: the same requests in the simulator and on a real server, as recorded by `benchmark live`.
 
 The file has `figures` and `requests`, one object per request and policy: `policy`, `arrival`,
 `length`, `live` and `simulated`, the latter two latencies in seconds.
@@ -20,21 +20,23 @@ NOT_RECORDED = (
 
 
 def table(path: Path = RECORDED_RUN) -> str:
-    """Mean latencies by policy, or how to get them. Raises ValueError for a file of other kind."""
+    """Return mean latencies by policy, or how to record them. Raises ValueError if invalid."""
     if not path.exists():
         return NOT_RECORDED
     report: Mapping[str, Any] = json.loads(path.read_text())
     try:
         policies = sorted({row["policy"] for row in report["requests"]})
         lines = [_line(name, report["requests"]) for name in policies]
-        named = [f"`{name}` {value:.3f}" for name, value in report["figures"].items()]
+        figures = [f"`{name}` {value:.3f}" for name, value in report["figures"].items()]
     except (KeyError, TypeError) as fault:
         raise ValueError(f"{path} is not what `benchmark live` writes: {fault!r}") from fault
     heads = "| policy | requests | live mean s | simulated mean s | simulated over live |"
-    return "\n".join([heads, "| --- | --- | --- | --- | --- |", *lines, "", ", ".join(named) + "."])
+    return "\n".join(
+        [heads, "| --- | --- | --- | --- | --- |", *lines, "", ", ".join(figures) + "."]
+    )
 
 
 def _line(policy: str, rows: list[Mapping[str, Any]]) -> str:
-    mine = [row for row in rows if row["policy"] == policy]
-    live, simulated = (fmean(row[name] for row in mine) for name in ("live", "simulated"))
-    return f"| {policy} | {len(mine)} | {live:.3f} | {simulated:.3f} | {simulated / live:.3f} |"
+    selected = [row for row in rows if row["policy"] == policy]
+    live, simulated = (fmean(row[name] for row in selected) for name in ("live", "simulated"))
+    return f"| {policy} | {len(selected)} | {live:.3f} | {simulated:.3f} | {simulated / live:.3f} |"

@@ -1,7 +1,7 @@
-"""Puts tables and numbers into docs/study.md between markers; the prose between is written by hand.
+"""Inserts tables and numbers into docs/study.md between markers; the prose is written by hand.
 
 `<!-- table NAME -->` ... `<!-- end -->` holds a table, `<!--= NAME -->`...`<!--/-->` one figure in
-running text. What a marker names but the study lacks is an error, so that no stale number stays.
+running text. A marker without a table or figure is an error, so that no stale number remains.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"(<!--= ([\w.]+) -->).*?(<!--/-->)")
 
 
 def render(page: str, tables: Mapping[str, str], figures: Mapping[str, float]) -> str:
-    """`page` with every marker's content made anew. Raises KeyError for an unknown name."""
+    """Return `page` with the content of every marker replaced. Raises KeyError if unknown."""
 
     def table(match: re.Match[str]) -> str:
         return f"{match[1]}\n{tables[match[2]]}\n\n{match[3]}"

@@ -1,7 +1,7 @@
-"""The simulations of the study: for every part the loads and the arms that serve them.
+"""The simulations of the study: the workloads of each part, and the variants that serve them.
 
-Rule: names loads and arms only. Part 1 shares its loads with the figures, so that both speak of the
-same runs.
+Names workloads and variants only. Part 1 shares its workloads with the figures, so that both are
+about the same runs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Simulations = Iterator[tuple[Workload, Sequence[PolicyVariant]]]
 
 
 def tasks(size: StudySize) -> dict[Workload, list[PolicyVariant]]:
-    """Everything that the study needs beside the figures, without doubles."""
+    """Return the runs that the study needs in addition to the figures, without duplicates."""
     seeds = reduced_seeds(size)
     parts = (policies(size), bursts(size), levels(seeds), batches(seeds), memories(seeds))
     wanted: dict[Workload, list[PolicyVariant]] = {}
@@ -53,7 +53,7 @@ def tasks(size: StudySize) -> dict[Workload, list[PolicyVariant]]:
 
 
 def reduced_seeds(size: StudySize) -> int:
-    """Seeds of everything but part 1's main loads."""
+    """Return the number of seeds outside of the main workloads of part 1."""
     return -(-size.seeds // 2)
 
 
@@ -61,21 +61,21 @@ def add_simulations(
     wanted: dict[Workload, list[PolicyVariant]],
     more: Iterable[tuple[Workload, Sequence[PolicyVariant]]],
 ) -> None:
-    """Add what is not in `wanted` yet."""
-    for load, arms in more:
+    """Add the runs that are not in `wanted` yet."""
+    for load, variants in more:
         known = wanted.setdefault(load, [])
-        known.extend(arm for arm in arms if arm not in known)
+        known.extend(variant for variant in variants if variant not in known)
 
 
 def poisson(size: StudySize, workload: str, rho: float) -> list[Workload]:
-    """The seeds of part 1: those of the figures, half of them at other loads."""
+    """Return the workloads of part 1: the seeds of the figures, half of them at other rhos."""
     counts = {**size.counts, "demo": size.counts["chat"]}
     seeds = size.seeds if rho in (0.8, 0.9) and workload != "demo" else reduced_seeds(size)
     return replace(size, seeds=seeds, counts=counts).poisson(workload, rho)
 
 
 def policies(size: StudySize) -> Simulations:
-    """Part 1: every policy, workload and load."""
+    """Part 1: every policy, shape and rho."""
     for workload in SHAPES_WITH_DEMO:
         for rho in RHOS:
             yield from ((load, POLICIES) for load in poisson(size, workload, rho))
@@ -85,12 +85,12 @@ def bursts(size: StudySize) -> Simulations:
     """Part 2: latency by number of requests."""
     for shape in SHAPES:
         for count in size.bursts:
-            arms = (FCFS, LAS, SJF, PAPER, LAPS, SRPT)
-            yield from ((load, arms) for load in size.burst(shape, count))
+            variants = (FCFS, LAS, SJF, PAPER, LAPS, SRPT)
+            yield from ((load, variants) for load in size.burst(shape, count))
 
 
 def paper_with_queues(count: int) -> PolicyVariant:
-    """The paper's algorithm with so many queues."""
+    """Return the paper's algorithm with this number of queues."""
     return replace(PAPER, flags=(("laps_levels", count),))
 
 
@@ -109,14 +109,14 @@ LEVEL_WORKLOADS = ("burst of 10", "burst of 30", "Poisson 0.8", "Poisson 0.9")
 
 
 def levels(seeds: int) -> Simulations:
-    """Parts 2 and 3: how many queues, beside a rank without queues."""
+    """Parts 2 and 3: the number of queues, and a rank without queues."""
     for name in LEVEL_WORKLOADS:
         for load in level_workloads(name, seeds):
             yield load, [*map(paper_with_queues, LEVELS), LAPS, SRPT]
 
 
 def batch_workloads(batch: int, rho: float | None, seeds: int) -> list[Workload]:
-    """Part 3: chat with more rows; at rho, or with thirty requests a row at once."""
+    """Part 3: chat with more rows; at `rho`, or with thirty requests per row at once."""
     count = 150 + 30 * batch if rho else 30 * batch
     depth = 1 if batch == 1 else 2
     return [Workload("chat", seed, count, rho, batch, depth) for seed in range(seeds)]
@@ -141,14 +141,14 @@ MEMORY_VARIANTS = {
 
 
 def memory_workloads(memory: float | None, seeds: int) -> list[Workload]:
-    """Part 3: eight rows, and less and less memory."""
+    """Part 3: eight rows with less memory."""
     return [
         Workload("chat", seed, 300, 0.9, batch=8, depth=2, memory=memory) for seed in range(seeds)
     ]
 
 
 def memories(seeds: int) -> Simulations:
-    """Part 3: switches that cost something."""
+    """Part 3: preemptions that cost something."""
     for memory in MEMORIES:
         yield from (
             (load, list(MEMORY_VARIANTS.values())) for load in memory_workloads(memory, seeds)
@@ -156,12 +156,12 @@ def memories(seeds: int) -> Simulations:
 
 
 def paper_with_rule(window: int, deviation: float) -> PolicyVariant:
-    """The paper's algorithm with other thresholds of stability."""
+    """Return the paper's algorithm with other stability thresholds."""
     return replace(PAPER, flags=(("laps_window", window), ("laps_deviation", deviation)))
 
 
 def laps_with_queues(*flags: tuple[str, Any]) -> PolicyVariant:
-    """LAPS-SD's estimates in the paper's queues."""
+    """Return LAPS-SD's estimates in the paper's queues."""
     queues = (("laps_rank", "queues"), ("laps_join", "first"), ("laps_patience", 1e9))
     return replace(LAPS, first_threshold=FIRST_THRESHOLD, flags=(*queues, *flags))
 
@@ -172,11 +172,11 @@ PERCEPTIONS = {
     "our lengths, soft, width .3": laps_with_queues(("laps_width", 0.3)),
     "LAPS-SD, no queues": LAPS,
 }
-"""Soft perception: by posterior width and alarm, with a way back; beside the paper's rule."""
+"""Soft perception, by the posterior deviation and with a way back, and the paper's rule."""
 
 
 def pattern_variants() -> dict[str, PolicyVariant]:
-    """The paper's rules, then ours."""
+    """Return the paper's rules, then those of LAPS-SD."""
     return {
         **{name: paper_with_rule(*thresholds) for name, thresholds in STABILITY_RULES.items()},
         **PERCEPTIONS,
@@ -184,7 +184,7 @@ def pattern_variants() -> dict[str, PolicyVariant]:
 
 
 def pattern_workloads(acceptance_pattern: str, seeds: int) -> list[Workload]:
-    """Part 3: acceptance that does not stay as it was."""
+    """Part 3: acceptance that changes along the answer."""
     return [
         Workload("chat", seed, 200, 0.8, acceptance_pattern=acceptance_pattern)
         for seed in range(seeds)
@@ -193,9 +193,9 @@ def pattern_workloads(acceptance_pattern: str, seeds: int) -> list[Workload]:
 
 def patterns(seeds: int) -> Simulations:
     """Part 3: robustness of stability detection."""
-    arms = [*pattern_variants().values(), SRPT]
-    for course in ACCEPTANCE_PATTERNS:
-        yield from ((load, arms) for load in pattern_workloads(course, seeds))
+    variants = [*pattern_variants().values(), SRPT]
+    for pattern in ACCEPTANCE_PATTERNS:
+        yield from ((load, variants) for load in pattern_workloads(pattern, seeds))
 
 
 KNOBS = {
@@ -210,7 +210,7 @@ FIRST_THRESHOLDS = {
 
 
 def knob_variants() -> dict[str, PolicyVariant]:
-    """Part 4: the paper's open parameters, one at a time."""
+    """Part 4: the open parameters of the paper, one at a time."""
     ratios = {name: replace(PAPER, flags=flags) for name, flags in KNOBS.items()}
     firsts = {
         name: replace(PAPER, first_threshold=first) for name, first in FIRST_THRESHOLDS.items()
@@ -228,7 +228,7 @@ def knob_workloads(shape: str, seeds: int) -> list[Workload]:
 
 
 def knobs(seeds: int) -> Simulations:
-    """Part 4: several M, Sup_1, gamma and delta."""
+    """Part 4: values of M, Sup_1, gamma and delta."""
     for shape in ("chat", "code"):
         yield from (
             (load, [*knob_variants().values(), LAS, SRPT]) for load in knob_workloads(shape, seeds)

@@ -1,7 +1,7 @@
 """Compare scheduling policies in virtual time: the figures, and every run behind them.
 
-Rule: decides what is written; which loads and arms belong to a figure is the business of `figures`.
-The times of decisions are real ones of this machine, measured when no simulation runs.
+Decides what is written; `figures` decides which workloads and variants belong to a figure. The
+times of decisions are measured on this machine while no simulation runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmark.study import decision_costs, figures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How much, and where to."""
+    """Add the flags of size and output."""
     parser.add_argument("--quick", action="store_true", help="fewer seeds and shorter answers")
     parser.add_argument("--json", type=Path, help="file for rows and figures")
     parser.add_argument(
@@ -29,23 +29,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Simulate, print, and write what was asked for; the exit status."""
-    begun, size = time.perf_counter(), figures.QUICK if args.quick else figures.FULL
+    """Simulate, print the figures, and write the requested files. Return the exit status."""
+    start, size = time.perf_counter(), figures.QUICK if args.quick else figures.FULL
     decisions = {live: decision_costs.measure(live) for live in decision_costs.SIZES}
     rows = list(run_all(figures.tasks(size), args.processes))
-    found = {
+    metrics = {
         **figures.compute_metrics({(row.workload, row.variant): row for row in rows}, size),
         **{
             f"next_batch_ms_{live}": 1e3 * decisions[live] for live in decision_costs.REPORTED_SIZES
         },
     }
-    for name, value in found.items():
+    for name, value in metrics.items():
         print(f"{name:32} {value:8.4f}")
-    print(f"{len(rows)} simulations in {time.perf_counter() - begun:.1f} s")
+    print(f"{len(rows)} simulations in {time.perf_counter() - start:.1f} s")
     if args.json:
         report = {
             "quick": args.quick,
-            "figures": found,
+            "figures": metrics,
             "decision_seconds": decisions,
             "rows": [flatten(row) for row in rows],
         }
@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plot(decisions: Mapping[int, float], folder: Path) -> None:
-    """Cost of a decision against the number of live requests; the rest is `study`'s to draw."""
-    from matplotlib import pyplot  # an extra: only who wants plots needs it
+    """Draw the cost of a decision against the number of live requests."""
+    from matplotlib import pyplot  # an extra, only needed for plots
 
     from benchmark.study.plots import draw_decisions
 
@@ -70,7 +70,7 @@ def _plot(decisions: Mapping[int, float], folder: Path) -> None:
 
 
 def _dump(report: dict[str, Any]) -> str:
-    """JSON with one row a line."""
+    """Return JSON with one row per line."""
     rows = ",\n".join(json.dumps(row) for row in report.pop("rows"))
     head = json.dumps(report, indent=1).removesuffix("\n}")
     return f'{head},\n "rows": [\n{rows}\n]}}\n'

@@ -1,11 +1,11 @@
-"""Detection of stable acceptance, replayed on traces without any scheduling.
+"""Detection of stable acceptance, replayed on traces without scheduling.
 
-A request runs alone in rounds of `DRAFT` drafts. After every round a rule says whether its
-acceptance is stable; the first yes makes it perceptible. Rules: the deviation of the last `window`
-means is at most `deviation`, where a mean is over the last `window` rounds, over all rounds so far,
-or exponentially weighted. A detection is false if the accepted fraction of the rest of the request
-differs by more than `OFF` from the estimate. The true point is the first round from which on the
-estimate, a mean over all rounds shrunk to the shape's, stays within `OFF` of the rest.
+A request runs alone in rounds of `DRAFT` drafts. After every round a rule decides whether its
+acceptance is stable, which makes it perceptible. Rules: the deviation of the last `window` means is
+at most `deviation`, where a mean is over the last `window` rounds, over all rounds so far, or
+exponentially weighted. A detection is false if the accepted fraction of the rest of the request
+differs by more than `MAX_ERROR` from the estimate. The true point is the first round from which on
+the estimate, a mean over all rounds shrunk to the shape's, stays within `MAX_ERROR` of the rest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DRAFT = 5
 MAX_ERROR = 0.1
 PRIOR_ROUNDS = 3.0
 MIN_REMAINING_ROUNDS = 8
-"""Rounds still to come without which nobody can say that an estimate was off."""
+"""Minimum number of remaining rounds to judge an estimate by."""
 MEAN_KINDS = ("windowed", "cumulative", "weighted")
 WINDOWS = (2, 3, 4, 6, 8, 12)
 DEVIATIONS = (0.02, 0.05, 0.08, 0.12)
@@ -30,12 +30,12 @@ DEVIATIONS = (0.02, 0.05, 0.08, 0.12)
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """How one rule did on many requests; shares of all of them."""
+    """Results of one rule on many requests; fractions of all of them."""
 
     never: float
-    """Requests that ended before they were found stable."""
+    """Requests that ended before they were detected as stable."""
     false: float
-    """Found stable, and then off by more than `OFF`."""
+    """Detected as stable, with an error of more than `MAX_ERROR` afterwards."""
     delay: float
     """Median rounds from the true point to the detection; negative: too early."""
     error: float
@@ -43,17 +43,17 @@ class Detection:
 
 
 def fractions(trace: Trace, draft: int = DRAFT) -> list[float]:
-    """Accepted fraction of every round."""
-    ahead, position, found = agreement_runs(trace.agrees), 0, list[float]()
+    """Return the accepted fraction of every round."""
+    runs, position, rounds = agreement_runs(trace.agrees), 0, list[float]()
     while position < trace.length:
-        accepted = min(ahead[position], draft)
-        found.append(accepted / draft)
+        accepted = min(runs[position], draft)
+        rounds.append(accepted / draft)
         position += accepted + 1
-    return found
+    return rounds
 
 
 def detect(rounds: Sequence[float], kind: str, window: int, deviation: float) -> int | None:
-    """Rounds seen when the rule first says stable; None if it never does."""
+    """Return the rounds until the rule detects stability; None if it never does."""
     recent: deque[float] = deque(maxlen=window)
     means: deque[float] = deque(maxlen=window)
     total = weighted = 0.0
@@ -69,7 +69,7 @@ def detect(rounds: Sequence[float], kind: str, window: int, deviation: float) ->
 
 
 def evaluate(traces: Sequence[Trace], kind: str, window: int, deviation: float) -> Detection:
-    """One rule on many requests."""
+    """Evaluate one rule on many requests."""
     prior = fmean(fraction for trace in traces for fraction in fractions(trace))
     delays, errors, false = list[float](), list[float](), 0
     for trace in traces:
@@ -88,12 +88,12 @@ def evaluate(traces: Sequence[Trace], kind: str, window: int, deviation: float) 
 
 
 def true_point(rounds: Sequence[float], prior: float) -> int:
-    """The first round after which the estimate stays within `OFF` of what is still to come."""
+    """Return the first round after which the estimate stays within `MAX_ERROR` of the rest."""
     seen, rest, left = _shrunk_sum(prior), fsum(rounds), len(rounds)
     last_off = 0
     for count, fraction in enumerate(rounds[:-1], 1):
         seen, rest, left = seen + fraction, rest - fraction, left - 1
-        enough = left >= MIN_REMAINING_ROUNDS  # fewer rounds prove nothing
+        enough = left >= MIN_REMAINING_ROUNDS
         if enough and abs(seen / (PRIOR_ROUNDS + count) - rest / left) > MAX_ERROR:
             last_off = count
     return last_off + 1

@@ -1,4 +1,4 @@
-"""What each figure of the comparison is meant to reach."""
+"""The target of each figure of the comparison."""
 
 TARGETS: dict[str, tuple[str, float]] = {
     "paper_over_las.chat": ("<=", 0.65),
