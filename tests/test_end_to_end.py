@@ -31,7 +31,8 @@ def folder(tmp_path: Path) -> Path:
 def post(url: str, **body: object) -> bytes:
     data, head = json.dumps(body).encode(), {"Content-Type": "application/json"}
     with urllib.request.urlopen(urllib.request.Request(url, data, head), timeout=30) as answer:
-        return answer.read()
+        content: bytes = answer.read()
+        return content
 
 
 @pytest.mark.parametrize("ranks", ["1", "2"])

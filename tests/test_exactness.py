@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from signal import SIGTERM
+from typing import Any
 
 import pytest
 import torch
@@ -23,9 +24,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from benchmark.demo.prompts import prompts
 from shard.wire.protocol import Sampling
+from tests.support.driver import DrivePlan, RowSpec, drive
 from tests.support.paths import ROOT
 from tests.support.processes import Processes
-from tests.support.tiny import DrivePlan, RowSpec, drive, engine
+from tests.support.tiny import engine
 
 TARGET, DRAFT = (str(ROOT / "shard" / "demo" / part) for part in ("target", "draft"))
 TOKENS = 32
@@ -65,14 +67,15 @@ def random_draft(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_greedy_tokens_are_those_of_transformers_generate() -> None:
-    model = AutoModelForCausalLM.from_pretrained(TARGET, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(TARGET, dtype=torch.float32).eval()
     torch.set_num_threads(1)
 
     def generated(ask: RowSpec) -> list[int]:
         ids = torch.tensor([ask.prompt])
         mask = torch.ones_like(ids)
         out = model.generate(ids, attention_mask=mask, max_new_tokens=TOKENS, do_sample=False)
-        return out[0, len(ask.prompt) :].tolist()
+        tokens: list[int] = out[0, len(ask.prompt) :].tolist()
+        return tokens
 
     assert reference("greedy") == [generated(ask) for ask in asks("greedy")]
 

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM, SIGUSR1
 from typing import Any
@@ -27,27 +28,36 @@ GOOD = {"say": [READY]}
 DRAINS = {"say": [READY], "drains": True}
 
 
-@pytest.fixture
-def launch(processes: Processes, tmp_path: Path):
-    """Start the launcher with stand-ins; two ranks where two configs are given."""
+@dataclass(frozen=True)
+class Launch:
+    """Starts the launcher with stand-ins for its children."""
 
-    def start(*shards: dict[str, Any], router: dict[str, Any] = DRAINS, **more: Any) -> Running:
+    processes: Processes
+    model: Path
+
+    def __call__(
+        self, *shards: dict[str, Any], router: dict[str, Any] = DRAINS, **more: Any
+    ) -> Running:
+        """Start it with one rank for each of `shards`; `more` is passed to the process."""
         plan = json.dumps({"shards": shards, "router": router} | more.pop("plan", {}))
-        flags = ["--echo", "--model-id", str(tmp_path), "--port", "0", "--hostname", "127.0.0.1"]
+        flags = ["--echo", "--model-id", str(self.model), "--port", "0", "--hostname", "127.0.0.1"]
         flags += ["--num-shard", str(len(shards)), *more.pop("flags", ())]
         script = str(ROOT / "tests" / "support" / "stand_in_launcher.py")
-        return processes.start(script, plan, *flags, **more)
+        return self.processes.start(script, plan, *flags, **more)
 
-    def child(running: Running, word: str = "pid") -> int:
+    def child(self, running: Running, word: str = "pid") -> int:
+        """The process id in the next line of the form `word 123.`; ended with the test."""
         found = re.search(rf"{word} (\d+)\.", running.line(f"{word} "))
         assert found
-        return processes.note(int(found[1]))
-
-    start.child = child
-    return start
+        return self.processes.note(int(found[1]))
 
 
-def test_connected_is_logged_after_every_rank_and_the_router_are_ready(launch) -> None:
+@pytest.fixture
+def launch(processes: Processes, tmp_path: Path) -> Launch:
+    return Launch(processes, tmp_path)
+
+
+def test_connected_is_logged_after_every_rank_and_the_router_are_ready(launch: Launch) -> None:
     running = launch(GOOD, GOOD)
     url = re.search(r"http://127\.0\.0\.1:\d+", running.line("Connected"))
     assert url
@@ -56,7 +66,9 @@ def test_connected_is_logged_after_every_rank_and_the_router_are_ready(launch) -
     assert {line.rpartition(" ")[2] for line in ready} == {"rank=0", "rank=1"}
 
 
-def test_sigterm_drains_the_router_then_ends_the_shards_with_exit_0(launch, processes) -> None:
+def test_sigterm_drains_the_router_then_ends_the_shards_with_exit_0(
+    launch: Launch, processes: Processes
+) -> None:
     running = launch(GOOD)
     shard, router = launch.child(running), launch.child(running)
     running.line("Connected")
@@ -67,7 +79,7 @@ def test_sigterm_drains_the_router_then_ends_the_shards_with_exit_0(launch, proc
     assert processes.gone(shard)
 
 
-def test_ctrl_c_drains_as_well(launch) -> None:
+def test_ctrl_c_drains_as_well(launch: Launch) -> None:
     running = launch(GOOD)
     running.line("Connected")
     running.signal(SIGINT)
@@ -75,7 +87,7 @@ def test_ctrl_c_drains_as_well(launch) -> None:
 
 
 def test_requests_that_outlive_the_grace_period_are_cancelled_and_the_exit_is_still_0(
-    launch,
+    launch: Launch,
 ) -> None:
     running = launch(GOOD, router=GOOD | {"stubborn": True}, flags=["-g", "0"])
     running.line("Connected")
@@ -84,7 +96,9 @@ def test_requests_that_outlive_the_grace_period_are_cancelled_and_the_exit_is_st
     assert any("are cancelled" in line for line in running.lines)
 
 
-def test_a_second_signal_aborts_with_exit_1_and_leaves_no_process(launch, processes) -> None:
+def test_a_second_signal_aborts_with_exit_1_and_leaves_no_process(
+    launch: Launch, processes: Processes
+) -> None:
     running = launch(GOOD | {"stubborn": True}, router=GOOD | {"stubborn": True})
     children = launch.child(running), launch.child(running)
     running.line("Connected")
@@ -97,7 +111,7 @@ def test_a_second_signal_aborts_with_exit_1_and_leaves_no_process(launch, proces
 
 
 def test_sigterm_while_a_shard_loads_exits_0_even_if_the_shard_ignores_it(
-    launch, processes
+    launch: Launch, processes: Processes
 ) -> None:
     running = launch({"stubborn": True})
     shard = launch.child(running)
@@ -106,7 +120,7 @@ def test_sigterm_while_a_shard_loads_exits_0_even_if_the_shard_ignores_it(
     assert processes.gone(shard)
 
 
-def test_a_fault_of_a_shard_is_one_line_and_its_code_is_the_exit_status(launch) -> None:
+def test_a_fault_of_a_shard_is_one_line_and_its_code_is_the_exit_status(launch: Launch) -> None:
     fault = {"event": "fault", "code": 4, "text": "model.safetensors is cut short"}
     running = launch({"say": [fault], "exit": 4})
     assert running.end() == 4
@@ -114,7 +128,9 @@ def test_a_fault_of_a_shard_is_one_line_and_its_code_is_the_exit_status(launch) 
     assert not any("Traceback" in line for line in running.lines)
 
 
-def test_a_shard_that_dies_at_startup_is_reported_with_rank_status_and_last_stderr(launch) -> None:
+def test_a_shard_that_dies_at_startup_is_reported_with_rank_status_and_last_stderr(
+    launch: Launch,
+) -> None:
     running = launch(GOOD | {"stubborn": True}, {"stderr": ["no memory left"], "exit": 3})
     assert running.end() == 8
     text = "\n".join(running.lines)
@@ -123,13 +139,15 @@ def test_a_shard_that_dies_at_startup_is_reported_with_rank_status_and_last_stde
     assert running.lines[-1] == "  no memory left"
 
 
-def test_a_router_that_dies_at_startup_is_reported_as_the_webserver(launch) -> None:
+def test_a_router_that_dies_at_startup_is_reported_as_the_webserver(launch: Launch) -> None:
     running = launch(GOOD, router={"exit": 1})
     assert running.end() == 8
     assert any(line.startswith("Error: WebserverCannotStart: router") for line in running.lines)
 
 
-def test_a_shard_killed_at_run_time_ends_everything_with_exit_1(launch, processes) -> None:
+def test_a_shard_killed_at_run_time_ends_everything_with_exit_1(
+    launch: Launch, processes: Processes
+) -> None:
     running = launch(GOOD | {"stderr": ["last words"]})
     shard, router = launch.child(running), launch.child(running)
     running.line("Connected")
@@ -141,7 +159,9 @@ def test_a_shard_killed_at_run_time_ends_everything_with_exit_1(launch, processe
     assert processes.gone(router)
 
 
-def test_a_dead_shard_is_reported_as_the_cause_even_if_the_router_reports_first(launch) -> None:
+def test_a_dead_shard_is_reported_as_the_cause_even_if_the_router_reports_first(
+    launch: Launch,
+) -> None:
     lost = {"event": "fault", "code": 1, "text": "the shards were lost"}
     running = launch(GOOD, router={"say": [READY], "witness": lost})
     shard, router = launch.child(running), launch.child(running)
@@ -153,7 +173,7 @@ def test_a_dead_shard_is_reported_as_the_cause_even_if_the_router_reports_first(
     assert error.startswith("Error: ShardFailed: rank 0 ended by SIGKILL")
 
 
-def test_a_dead_shard_is_noticed_although_its_own_child_holds_the_pipes(launch) -> None:
+def test_a_dead_shard_is_noticed_although_its_own_child_holds_the_pipes(launch: Launch) -> None:
     running = launch(GOOD | {"heir": True})
     shard = launch.child(running)
     launch.child(running, "heir")
@@ -162,7 +182,9 @@ def test_a_dead_shard_is_noticed_although_its_own_child_holds_the_pipes(launch) 
     assert running.end() == 1
 
 
-def test_a_router_killed_at_run_time_ends_everything_with_exit_1(launch, processes) -> None:
+def test_a_router_killed_at_run_time_ends_everything_with_exit_1(
+    launch: Launch, processes: Processes
+) -> None:
     running = launch(GOOD | {"stubborn": True})
     shard, router = launch.child(running), launch.child(running)
     running.line("Connected")
@@ -172,7 +194,9 @@ def test_a_router_killed_at_run_time_ends_everything_with_exit_1(launch, process
     assert processes.gone(shard)
 
 
-def test_killing_the_launcher_leaves_no_child_even_if_it_ignores_signals(launch, processes) -> None:
+def test_killing_the_launcher_leaves_no_child_even_if_it_ignores_signals(
+    launch: Launch, processes: Processes
+) -> None:
     running = launch(GOOD | {"stubborn": True}, router=GOOD | {"stubborn": True})
     children = launch.child(running), launch.child(running)
     running.line("Connected")
@@ -180,7 +204,7 @@ def test_killing_the_launcher_leaves_no_child_even_if_it_ignores_signals(launch,
     assert all(map(processes.gone, children))
 
 
-def test_a_port_in_use_is_reported_before_any_child_starts(launch) -> None:
+def test_a_port_in_use_is_reported_before_any_child_starts(launch: Launch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         running = launch(GOOD, flags=["--port", str(port)])
@@ -190,7 +214,7 @@ def test_a_port_in_use_is_reported_before_any_child_starts(launch) -> None:
     assert re.search(r"port \d+ is free", line)
 
 
-def test_two_servers_that_both_load_cannot_share_a_port(launch) -> None:
+def test_two_servers_that_both_load_cannot_share_a_port(launch: Launch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
     first = launch({"stubborn": True}, flags=["--port", port])
@@ -198,7 +222,7 @@ def test_two_servers_that_both_load_cannot_share_a_port(launch) -> None:
     assert launch(GOOD, flags=["--port", port]).end() == 5
 
 
-def test_connections_are_refused_before_the_server_is_ready(launch) -> None:
+def test_connections_are_refused_before_the_server_is_ready(launch: Launch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     launch({"stubborn": True}, flags=["--port", str(port)]).line("pid ")
@@ -206,7 +230,7 @@ def test_connections_are_refused_before_the_server_is_ready(launch) -> None:
         socket.create_connection(("127.0.0.1", port))
 
 
-def test_with_json_output_every_line_is_an_object(launch) -> None:
+def test_with_json_output_every_line_is_an_object(launch: Launch) -> None:
     noisy = GOOD | {"stderr": ["plain words", '{"level": "INFO"}'], "stdout": "a stray print\n"}
     running = launch(noisy, flags=["--json-output"])
     running.line("Connected")
@@ -218,18 +242,18 @@ def test_with_json_output_every_line_is_an_object(launch) -> None:
     assert {"level": "INFO"} in lines
 
 
-def test_an_endless_line_of_a_child_is_split_at_a_maximum_length(launch) -> None:
+def test_an_endless_line_of_a_child_is_split_at_a_maximum_length(launch: Launch) -> None:
     running = launch(GOOD | {"flood": 1_000_000})
     running.line("Connected")
     assert max(map(len, running.lines)) < 200_000
 
 
-def test_waiting_for_the_shards_is_logged(launch) -> None:
+def test_waiting_for_the_shards_is_logged(launch: Launch) -> None:
     running = launch({"stubborn": True}, plan={"remind": 0.01})
     running.line("Waiting for shard to be ready...")
 
 
-def test_the_run_folder_is_private_and_removed_afterwards(launch, tmp_path) -> None:
+def test_the_run_folder_is_private_and_removed_afterwards(launch: Launch, tmp_path: Path) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     running = launch(GOOD, env={"TMPDIR": str(temporary)})
@@ -241,7 +265,9 @@ def test_the_run_folder_is_private_and_removed_afterwards(launch, tmp_path) -> N
     assert not list(temporary.iterdir())
 
 
-def test_an_unknown_model_without_network_is_exit_3_and_names_it(processes, tmp_path) -> None:
+def test_an_unknown_model_without_network_is_exit_3_and_names_it(
+    processes: Processes, tmp_path: Path
+) -> None:
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     running = processes.start(
         str(ROOT / "launcher.py"), "--model-id", "nobody/nothing", "-p", "0", env=offline
@@ -250,7 +276,7 @@ def test_an_unknown_model_without_network_is_exit_3_and_names_it(processes, tmp_
     assert running.lines[-1].startswith("Error: DownloadError: `nobody/nothing` is not cached")
 
 
-def test_the_launcher_loads_no_heavy_library(processes) -> None:
+def test_the_launcher_loads_no_heavy_library(processes: Processes) -> None:
     code = (
         "import sys, launcher\n"
         "try: launcher.main()\n"
@@ -302,7 +328,7 @@ def options(*arguments: str, **environment: str) -> launcher.LauncherOptions:
     ],
 )
 def test_argument_errors_have_status_2_and_tgis_words_if_it_has_any(
-    processes, arguments, text
+    processes: Processes, arguments: list[str], text: str
 ) -> None:
     bare = {"CUDA_VISIBLE_DEVICES": ""}
     running = processes.start(str(ROOT / "launcher.py"), *arguments, env=bare)
@@ -319,7 +345,7 @@ def test_shards_are_counted_from_the_visible_devices() -> None:
     assert options("--num-shard", "4").model.shard_count({"CUDA_VISIBLE_DEVICES": "0,1"}) == 4
 
 
-def test_children_receive_the_options(tmp_path) -> None:
+def test_children_receive_the_options(tmp_path: Path) -> None:
     flags = ("--dtype", "bfloat16", "--max-batch-size", "7", "--laps-levels", "5")
     chosen = options(*flags, LOG_LEVEL="warn,text_generation_router=debug")
     models = ModelFolders(tmp_path, tmp_path / "draft", "target", "draft")
@@ -339,7 +365,7 @@ def test_children_receive_the_options(tmp_path) -> None:
     [([], 0), (["--speculate", "3"], 3), (["--speculate", "auto"], 8), (["--speculate", "0"], 0)],
 )
 def test_without_a_draft_model_nothing_is_drafted_unless_speculate_is_set(
-    tmp_path, flags, drafted
+    tmp_path: Path, flags: list[str], drafted: int
 ) -> None:
     models = ModelFolders(tmp_path, None, "target", None)
     command = launcher.shard_command(options(*flags), models, ("a",), 0, tmp_path)
@@ -420,7 +446,7 @@ def test_the_variable_hostname_is_ignored() -> None:
     assert options("--hostname", "127.0.0.1").server.hostname == "127.0.0.1"
 
 
-def test_flags_without_effect_are_named_in_one_warning(launch) -> None:
+def test_flags_without_effect_are_named_in_one_warning(launch: Launch) -> None:
     running = launch(GOOD, flags=["--ngrok", "--usage-stats", "off", "--master-port", "29501"])
     running.line("Connected")
     warnings = [line for line in running.lines if line.startswith("Warning: ")]
@@ -429,7 +455,7 @@ def test_flags_without_effect_are_named_in_one_warning(launch) -> None:
     ]
 
 
-def test_the_api_key_can_be_read_from_a_file(tmp_path) -> None:
+def test_the_api_key_can_be_read_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("secret\n")
     chosen = options("--api-key-file", str(tmp_path / "key"))
     assert chosen.server.api_key == "secret"
@@ -446,7 +472,7 @@ def _saved(chosen: launcher.LauncherOptions, folder: Path) -> str:
 
 
 def test_the_printed_configuration_reads_back_to_the_same_except_secrets(
-    processes, tmp_path
+    processes: Processes, tmp_path: Path
 ) -> None:
     flags = ["--model-id", 'a "b" ☃', "--api-key", "hush", "--max-best-of", "3"]
     flags += ["--cors-allow-origin", "https://a.example", "--json-output"]
@@ -462,7 +488,7 @@ def test_the_printed_configuration_reads_back_to_the_same_except_secrets(
     )
 
 
-def test_check_needs_no_weights(processes) -> None:
+def test_check_needs_no_weights(processes: Processes) -> None:
     running = processes.start(str(ROOT / "launcher.py"), "--check", "--port", "0", "--env")
     assert running.end() == 0
     assert running.lines[-1] == "Checked: the server can start"
@@ -483,13 +509,17 @@ def test_check_needs_no_weights(processes) -> None:
         (["--shard-uds-path", "/nowhere/at/all"], 7, "is not writable"),
     ],
 )
-def test_check_finds_what_would_prevent_the_start(processes, flags, code, text) -> None:
+def test_check_finds_what_would_prevent_the_start(
+    processes: Processes, flags: list[str], code: int, text: str
+) -> None:
     running = processes.start(str(ROOT / "launcher.py"), "--check", "--port", "0", *flags)
     assert running.end() == code
     assert text in running.lines[-1]
 
 
-def test_check_finds_a_port_in_use_and_a_broken_tokenizer(processes, tmp_path) -> None:
+def test_check_finds_a_port_in_use_and_a_broken_tokenizer(
+    processes: Processes, tmp_path: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = str(holder.getsockname()[1])
         flags = ("--check", "--hostname", "127.0.0.1", "--port")
@@ -503,7 +533,7 @@ def test_check_finds_a_port_in_use_and_a_broken_tokenizer(processes, tmp_path) -
     assert "Error: ModelRefused: tokenizer: " in running.lines[-1]
 
 
-def test_weights_can_be_in_another_folder(processes, tmp_path) -> None:
+def test_weights_can_be_in_another_folder(processes: Processes, tmp_path: Path) -> None:
     demo, model, weights = ROOT / "shard" / "demo" / "target", tmp_path / "m", tmp_path / "w"
     model.mkdir()
     weights.mkdir()

@@ -51,8 +51,11 @@ SHARD = (
 """Folders and modules of each package, lowest layer first: one may import only from layers below
 its own, and from itself."""
 LAUNCHER_ONLY = ("router.cli", "shard.launch")
-LIGHT = (*LAUNCHER_ONLY, "router.config", "router.log_levels", "router.options")
-LIGHT += (
+LIGHT = (
+    *LAUNCHER_ONLY,
+    "router.config",
+    "router.log_levels",
+    "router.options",
     "router.scheduler",
     "shard.config",
     "shard.errors",

@@ -10,32 +10,16 @@ import json
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pytest
 import torch
 
 from tests.support import tiny
+from tests.support.gpu import Record
 from tests.support.paths import ROOT
 
 RESULT = ROOT / "benchmark" / "results" / "gpu.json"
-Record = Callable[[str, Any], None]
-ROUNDS = 20
-
-
-def milliseconds(work: Callable[[], object]) -> float:
-    """The median time that the device takes for `work`."""
-    work()
-    times = []
-    for _ in range(ROUNDS):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        stop.record()
-        stop.synchronize()
-        times.append(start.elapsed_time(stop))
-    return float(median(times))
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,8 @@ from shard.attention.backends import (
 )
 from shard.attention.interface import AttentionParams, PagedLayout, Segment
 from shard.attention.kv_cache import PAGE_SIZE, KvCache, LayerShape, slot_spans
-from tests.gpu.conftest import Record
-from tests.shard.attention.test_paged_triton import RULES
-from tests.support.paged import TOLERANCE, AttentionCase, max_difference
+from tests.support.gpu import Record
+from tests.support.paged import RULES, TOLERANCE, AttentionCase, max_difference
 
 pytestmark = pytest.mark.gpu
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

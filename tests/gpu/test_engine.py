@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import pytest
@@ -12,31 +10,16 @@ from transformers import AutoModelForCausalLM
 
 from shard.batch.packing import TokenSpan, pack_spans
 from shard.batch.rows import CachedRow
-from shard.engine import Engine, start_engine
+from shard.engine import Engine
 from shard.model.cuda_graphs import ForwardGraphs
 from shard.wire.protocol import ReportOptions, Sampling
-from tests.gpu.conftest import Record, milliseconds
-from tests.shard.test_engine import PLANS, asks
-from tests.support import tiny
-from tests.support.paths import ROOT
-from tests.support.tiny import GREEDY, PAGED, SAMPLED, DrivePlan, RowSpec, drive
+from tests.support.driver import ENGINE_PLANS, DrivePlan, RowSpec, drive, engine_specs
+from tests.support.gpu import DRAFT, TARGET, Record, engine, milliseconds
+from tests.support.pairs import Model
+from tests.support.samplings import GREEDY, SAMPLED
+from tests.support.tiny import PAGED
 
 pytestmark = pytest.mark.gpu
-Model = Callable[..., str]
-TARGET, DRAFT = (str(ROOT / "shard" / "demo" / part) for part in ("target", "draft"))
-
-
-@cache
-def engine(
-    target: str,
-    draft: str | None,
-    dtype: str = "float32",
-    resident: bool = False,
-    max_swap_tokens: int | None = None,
-) -> Engine:
-    """By default one with the host's rounds; `test_resident` is about the others."""
-    changes = {"dtype": dtype, "resident": resident, "max_swap_tokens": max_swap_tokens}
-    return start_engine(tiny.config(target, draft, **changes), lambda text, percent: None)
 
 
 def graphs(engine: Engine) -> ForwardGraphs:
@@ -47,7 +30,7 @@ def graphs(engine: Engine) -> ForwardGraphs:
 
 @pytest.mark.parametrize("name", PAGED)
 def test_greedy_tokens_in_float32_are_those_of_transformers(model: Model, name: str) -> None:
-    wanted = asks(GREEDY)
+    wanted = engine_specs(GREEDY)
     loaded: Any = AutoModelForCausalLM.from_pretrained(model(name), dtype=torch.float32)
     reference = loaded.cuda().eval()
     for ask, found in zip(
@@ -63,13 +46,13 @@ def test_greedy_tokens_in_float32_are_those_of_transformers(model: Model, name: 
 
 @pytest.mark.parametrize("name", PAGED)
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("plan", ENGINE_PLANS.values(), ids=ENGINE_PLANS)
 def test_tokens_in_float32_do_not_depend_on_the_plan(
     model: Model, name: str, sampling: Sampling, plan: DrivePlan
 ) -> None:
     served = engine(model(name), model("llama", 1))
-    plain = drive(served, asks(sampling), DrivePlan(batch=1))
-    assert drive(served, asks(sampling), plan) == plain
+    plain = drive(served, engine_specs(sampling), DrivePlan(batch=1))
+    assert drive(served, engine_specs(sampling), plan) == plain
     assert graphs(served).recorded
 
 

@@ -10,7 +10,7 @@ import triton
 
 from shard.attention.backends import split_count
 from shard.model.graph_recorder import CudaGraph
-from tests.gpu.conftest import Record, milliseconds
+from tests.support.gpu import Record, milliseconds
 from tests.support.paged import AttentionCase, PagedPool
 
 pytestmark = pytest.mark.gpu

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from itertools import pairwise
 from statistics import median, quantiles
 from typing import Any
@@ -18,16 +17,15 @@ from shard.engine import Engine
 from shard.rounds.round_graphs import RoundGraphs
 from shard.step_handle import StepHandle
 from shard.wire.protocol import AppendPages, NewRow, PageCopy, RowWork, Step
-from tests.gpu.conftest import Record
-from tests.gpu.test_engine import DRAFT, TARGET, engine
-from tests.shard.rounds.test_device_round import DEVICE_SAMPLINGS, ENDS, PLANS, asks
-from tests.shard.sampling.test_parameters import disturbed
-from tests.shard.test_in_flight import calls
-from tests.support.device_rounds import LateEngine, run_both, with_eos
-from tests.support.tiny import GREEDY, PAGED, DrivePlan, RowSpec, drive
+from tests.support.device_rounds import LateEngine, run_both
+from tests.support.driver import DEVICE_PLANS, DrivePlan, RowSpec, device_specs, drive
+from tests.support.gpu import DRAFT, TARGET, Record, engine
+from tests.support.in_process import device_requests
+from tests.support.pairs import Model, noisy_copy, with_eos
+from tests.support.samplings import DEVICE_SAMPLINGS, EOS_IDS, GREEDY
+from tests.support.tiny import PAGED
 
 pytestmark = pytest.mark.gpu
-Model = Callable[..., str]
 STEPS = 200
 
 
@@ -39,16 +37,16 @@ def recorded(engine: Engine) -> tuple[Any, ...]:
     return run.recorded
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=str)
+@pytest.mark.parametrize("plan", DEVICE_PLANS, ids=str)
 @pytest.mark.parametrize("name", DEVICE_SAMPLINGS)
 def test_tokens_in_float32_are_those_of_the_hosts_rounds(
     model: Model, name: str, plan: DrivePlan
 ) -> None:
-    target, draft = with_eos(model("llama"), *ENDS), disturbed(model("llama"))
+    target, draft = with_eos(model("llama"), *EOS_IDS), noisy_copy(model("llama"))
     hosted, found = run_both(
         engine(target, draft),
         engine(target, draft, resident=True),
-        asks([DEVICE_SAMPLINGS[name]] * 8),
+        device_specs([DEVICE_SAMPLINGS[name]] * 8),
         plan,
     )
     assert [item.tokens for item in found] == [item.tokens for item in hosted]
@@ -60,18 +58,18 @@ def test_tokens_in_float32_are_those_of_the_hosts_rounds(
 def test_every_kind_of_attention_gives_the_tokens_of_the_hosts_rounds(
     model: Model, name: str
 ) -> None:
-    wanted = asks([DEVICE_SAMPLINGS["top-p"], GREEDY] * 4)
+    wanted = device_specs([DEVICE_SAMPLINGS["top-p"], GREEDY] * 4)
     plain = drive(engine(model(name), None), wanted, DrivePlan(batch=1))
     served = engine(model(name), model("llama", 1), resident=True)
-    for plan in PLANS:
+    for plan in DEVICE_PLANS:
         assert drive(served, wanted, plan) == plain
     assert recorded(served)
 
 
 def test_results_read_one_step_late_change_no_token(model: Model) -> None:
-    target = with_eos(model("llama"), *ENDS)
+    target = with_eos(model("llama"), *EOS_IDS)
     served = engine(target, model("llama"), resident=True)
-    wanted = calls()
+    wanted = device_requests()
     plain = drive(
         engine(target, None),
         [RowSpec(call.prompt, call.max_new, call.sampling) for call in wanted],
@@ -79,7 +77,10 @@ def test_results_read_one_step_late_change_no_token(model: Model) -> None:
     )
     for late in (served, LateEngine(served)):
         served.reset()
-        loop, again = InProcessLoop(late, Planner(device_capacity(served.ready()), Fcfs())), calls()
+        loop, again = (
+            InProcessLoop(late, Planner(device_capacity(served.ready()), Fcfs())),
+            device_requests(),
+        )
         for call in again:
             loop.submit(call)
         loop.run()

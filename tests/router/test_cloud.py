@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from router.errors import GenerationFailed, Overloaded
@@ -40,7 +42,8 @@ async def test_an_invocation_with_another_field_is_a_request_to_that_route(
 
 async def test_an_invocation_of_nothing_known_says_what_is_known() -> None:
     async with serving() as server:
-        for body in ({}, [], "text", {"input": "a"}):
+        bodies: tuple[Any, ...] = ({}, [], "text", {"input": "a"})
+        for body in bodies:
             response = await server.post("/invocations", body)
             assert response.status == 422
             assert "`inputs`" in response.json()["error"]

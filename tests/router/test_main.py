@@ -49,7 +49,7 @@ class Router:
 
 @asynccontextmanager
 async def router(
-    folder: Path, sock: Path, state: str = "none", **limits: int
+    folder: Path, sock: Path, state: str = "none", **limits: Any
 ) -> AsyncIterator[Router]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
@@ -136,7 +136,8 @@ async def _unready(session: aiohttp.ClientSession) -> str:
     while True:
         async with session.get("/health/ready") as response:
             if response.status == 503:
-                return (await response.json())["reason"]
+                reason: str = (await response.json())["reason"]
+                return reason
 
 
 async def test_the_end_of_stdin_ends_it(folder: Path) -> None:
@@ -216,7 +217,7 @@ async def test_a_shard_that_is_not_there_is_a_fault(folder: Path) -> None:
     ],
 )
 async def test_what_cannot_be_served_is_a_fault(
-    folder: Path, limits: dict[str, int], text: str | None, code: int, word: str
+    folder: Path, limits: dict[str, Any], text: str | None, code: int, word: str
 ) -> None:
     if text is not None:
         (folder / "tokenizer.json").write_text(text)

@@ -17,8 +17,10 @@ from shard.engine import Engine, start_engine
 from shard.errors import StartupError
 from shard.rounds.drafter import Drafter, DraftRequest
 from shard.wire.protocol import AppendPages, NewRow, RowResult, RowWork, Sampling, Step
-from tests.support import tiny
-from tests.support.tiny import GREEDY, SAMPLED, VOCABULARY, DrivePlan, RowSpec
+from tests.support import driver, tiny
+from tests.support.driver import DrivePlan, RowSpec
+from tests.support.samplings import GREEDY, SAMPLED
+from tests.support.tiny import VOCABULARY
 
 Model = Callable[..., str]
 PLANS = [
@@ -57,7 +59,7 @@ def specs(sampling: Sampling) -> list[RowSpec]:
 
 def results(engine: Engine, specs: Sequence[RowSpec], plan: DrivePlan) -> list[RowResult]:
     engine.reset()
-    return tiny.run_steps(specs, plan, lambda step: engine.execute(step).items)
+    return driver.run_steps(specs, plan, lambda step: engine.execute(step).items)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
@@ -65,9 +67,9 @@ def results(engine: Engine, specs: Sequence[RowSpec], plan: DrivePlan) -> list[R
 def test_the_tokens_are_those_of_an_engine_without_a_drafter(
     served: Engine, model: Model, plan: DrivePlan, sampling: Sampling
 ) -> None:
-    plain = tiny.drive(tiny.engine(model("llama")), specs(sampling), DrivePlan(batch=1))
+    plain = driver.drive(tiny.engine(model("llama")), specs(sampling), DrivePlan(batch=1))
     done = results(served, specs(sampling), plan)
-    assert tiny.tokens(done, len(plain)) == plain
+    assert driver.tokens_by_row(done, len(plain)) == plain
     assert sum(item.drafted for item in done) > 0
 
 
@@ -143,7 +145,7 @@ def test_a_row_that_returns_after_it_lost_its_pages_goes_on_with_the_same_tokens
     served: Engine, model: Model
 ) -> None:
     spec = RowSpec((5, 6, 7) * 3, 30, SAMPLED)
-    [whole] = tiny.drive(tiny.engine(model("llama")), [spec], DrivePlan())
+    [whole] = driver.drive(tiny.engine(model("llama")), [spec], DrivePlan())
     served.reset()
     known, emitted = spec.prompt, list[int]()
     for number in range(3):

@@ -2,85 +2,59 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from shard.wire.protocol import AppendPages, End, NewRow, ProtocolError, RowWork, Sampling, Step
-from tests.support import tiny
-from tests.support.tiny import PAGED, SAMPLED, VOCABULARY, DrivePlan, RowSpec, drive, engine
+from tests.support import driver
+from tests.support.driver import ENGINE_PLANS, DrivePlan, RowSpec, drive, engine_specs
+from tests.support.reference import generate_greedily
+from tests.support.samplings import SAMPLED
+from tests.support.tiny import PAGED, engine
 
 Model = Callable[..., str]
-PLANS = {
-    "drafts of 1": DrivePlan(draft=1),
-    "drafts of 3, alone": DrivePlan(draft=3, batch=1),
-    "drafts of 5": DrivePlan(draft=5),
-    "prefill in chunks of 4": DrivePlan(draft=3, chunk=4),
-    "scattered pages": DrivePlan(draft=3, scattered=True),
-}
-
-
-def asks(sampling: Sampling) -> list[RowSpec]:
-    """Six prompts of 1 to 30 tokens, each with a seed of its own."""
-    rng = random.Random(1)
-    sizes = (1, 2, 9, 16, 17, 30)
-    prompts = [tuple(rng.randrange(VOCABULARY) for _ in range(size)) for size in sizes]
-    return [RowSpec(p, 40, replace(sampling, seed=index)) for index, p in enumerate(prompts)]
-
-
-def generated(path: str, ask: RowSpec) -> list[int]:
-    """What transformers itself generates, greedily."""
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-    ids = torch.tensor([ask.prompt])
-    out = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=ask.max_new,
-        do_sample=False,
-        repetition_penalty=ask.sampling.repetition_penalty,
-    )
-    return out[0, len(ask.prompt) :].tolist()
 
 
 @pytest.mark.parametrize("name", PAGED)
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_greedy_tokens_are_those_of_transformers(model: Model, name: str, penalty: float) -> None:
     path = model(name)
-    wanted = asks(Sampling(repetition_penalty=penalty))
-    assert drive(engine(path), wanted, DrivePlan()) == [generated(path, ask) for ask in wanted]
+    wanted = engine_specs(Sampling(repetition_penalty=penalty))
+    assert drive(engine(path), wanted, DrivePlan()) == [
+        generate_greedily(path, ask) for ask in wanted
+    ]
 
 
 def test_longrope_is_served_as_far_as_rows_do_not_change_each_other(model: Model) -> None:
     path = model("phi3-longrope")
     served = engine(path, model("llama", 1))
     assert served.max_length == served.ready().max_length == 48
-    wanted = [replace(ask, max_new=48 - len(ask.prompt)) for ask in asks(Sampling())]
-    expected = [generated(path, ask) for ask in wanted]
-    for plan in (DrivePlan(batch=1), *PLANS.values()):
+    wanted = [replace(ask, max_new=48 - len(ask.prompt)) for ask in engine_specs(Sampling())]
+    expected = [generate_greedily(path, ask) for ask in wanted]
+    for plan in (DrivePlan(batch=1), *ENGINE_PLANS.values()):
         assert drive(served, wanted, plan) == expected
 
 
 @pytest.mark.parametrize("name", PAGED)
 @pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("plan", ENGINE_PLANS.values(), ids=ENGINE_PLANS)
 def test_tokens_do_not_depend_on_draft_batch_chunks_or_pages(
     model: Model, name: str, sampling: Sampling, plan: DrivePlan
 ) -> None:
     drafted = engine(model(name), model("llama", 1))
-    plain = drive(drafted, asks(sampling), DrivePlan(batch=1))
-    assert drive(drafted, asks(sampling), plan) == plain
+    plain = drive(drafted, engine_specs(sampling), DrivePlan(batch=1))
+    assert drive(drafted, engine_specs(sampling), plan) == plain
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])
 def test_a_draft_that_equals_the_target_is_accepted_whole(model: Model, sampling: Sampling) -> None:
     twin = engine(model("llama"), model("llama"))
     twin.reset()
-    items = tiny.run_steps(
-        asks(sampling), DrivePlan(draft=3), lambda step: twin.execute(step).items
+    items = driver.run_steps(
+        engine_specs(sampling), DrivePlan(draft=3), lambda step: twin.execute(step).items
     )
     assert sum(item.drafted for item in items) > 0
     assert all(item.accepted == item.drafted for item in items)
@@ -126,7 +100,7 @@ def test_a_row_that_ended_is_skipped_when_a_planned_step_still_names_it(model: M
 
 def test_a_row_whose_logits_are_not_numbers_ends_alone(model: Model) -> None:
     served = engine(model("llama"))
-    module = served._target.facts.module
+    module: Any = served._target.facts.module
     poison = module.get_input_embeddings().weight
     saved = poison[3].clone()
     poison[3] = float("nan")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmark.engine.in_process import InProcessLoop, InProcessRequest, device_capacity
+from benchmark.engine.in_process import InProcessLoop, device_capacity
 from router.scheduler.planner import Planner
 from shard.engine import Engine
 from shard.server import serve
@@ -26,12 +26,11 @@ from shard.wire.protocol import (
     Step,
     StepResult,
 )
-from tests.shard.rounds.test_device_round import DEVICE_SAMPLINGS
-from tests.shard.rounds.test_matrix import EndingCall
-from tests.shard.sampling.test_parameters import EOS, disturbed
-from tests.shard.test_preemption import RandomPolicy
 from tests.support import tiny
-from tests.support.device_rounds import LateEngine, RoundWatch, device_engine, with_eos
+from tests.support.device_rounds import LateEngine, RoundWatch, device_engine
+from tests.support.driver import DrivePlan, RowSpec, drive
+from tests.support.in_process import RandomPolicy, device_requests
+from tests.support.pairs import Pair, with_eos
 from tests.support.ranks import (
     ECHO,
     RankConnection,
@@ -40,39 +39,12 @@ from tests.support.ranks import (
     model_group,
     socket_folder,
 )
-from tests.support.tiny import GREEDY, VOCABULARY, DrivePlan, RowSpec, drive
+from tests.support.samplings import GREEDY
 
 Model = Callable[..., str]
 DRAFTS = ("no draft", "none accepted", "some accepted", "all accepted")
 CELLS = [(1, "keep"), (3, "recompute"), (3, "swap"), (8, "keep"), (8, "never")]
 ROOM = {"max_rows": 8, "max_swap_tokens": 1024}
-
-
-@pytest.fixture(scope="module")
-def pair(request: pytest.FixtureRequest) -> Callable[[str], tuple[str, str | None]]:
-    """`pair(kind)` is a target, and a draft of that kind where there is one."""
-    model: Model = request.getfixturevalue("model")
-
-    def paths(kind: str) -> tuple[str, str | None]:
-        target = model("llama")
-        drafts = {
-            "none accepted": model("llama", 1),
-            "some accepted": disturbed(target),
-            "all accepted": target,
-        }
-        return with_eos(target, EOS), drafts.get(kind)
-
-    return paths
-
-
-def calls() -> list[InProcessRequest]:
-    """Three for each parameter, and two that need the host and so take their Steps there."""
-    random, made = Random(4), []
-    needy = [Sampling(watermark=True), Sampling(temperature=0.9, watermark=True)]
-    for id, given in enumerate([*DEVICE_SAMPLINGS.values()] * 3 + needy):
-        prompt = tuple(random.randrange(VOCABULARY) for _ in range(random.randint(1, 20)))
-        made.append(EndingCall(id, prompt, random.randint(1, 48), replace(given, seed=id)))
-    return made
 
 
 def run(engine: Any, batch: int, rung: str, drafts: bool) -> list[list[int]]:
@@ -84,7 +56,7 @@ def run(engine: Any, batch: int, rung: str, drafts: bool) -> list[list[int]]:
     scheduler = Planner(
         device_capacity(engine.ready(), **room), RandomPolicy(Random(batch), change)
     )
-    loop, wanted = InProcessLoop(engine, scheduler), calls()
+    loop, wanted = InProcessLoop(engine, scheduler), device_requests()
     for call in wanted:
         loop.submit(call)
     loop.run()
@@ -93,20 +65,20 @@ def run(engine: Any, batch: int, rung: str, drafts: bool) -> list[list[int]]:
 
 
 def plain(target: str) -> list[list[int]]:
-    asks = [RowSpec(call.prompt, call.max_new, call.sampling) for call in calls()]
+    asks = [RowSpec(call.prompt, call.max_new, call.sampling) for call in device_requests()]
     return drive(tiny.engine(target), asks, DrivePlan(batch=1))
 
 
 @pytest.mark.parametrize("kind", DRAFTS)
 @pytest.mark.parametrize(("batch", "rung"), CELLS)
 def test_results_read_late_change_no_token(
-    pair: Callable[[str], tuple[str, str | None]],
+    ending_pair: Pair,
     kind: str,
     batch: int,
     rung: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    target, draft = pair(kind)
+    target, draft = ending_pair(kind)
     served = device_engine(target, draft, **ROOM)
     served.reset()
     watch = RoundWatch(served, monkeypatch)
@@ -117,9 +89,9 @@ def test_results_read_late_change_no_token(
 
 @pytest.fixture(scope="module", params=["some accepted", "all accepted"])
 def two_ranks(
-    request: pytest.FixtureRequest, pair: Callable[[str], tuple[str, str | None]]
+    request: pytest.FixtureRequest, ending_pair: Pair
 ) -> Iterator[tuple[list[RankProcess], str]]:
-    target, draft = pair(request.param)
+    target, draft = ending_pair(request.param)
     with model_group(tiny.config(target, draft, resident=True, **ROOM), 2) as ranks:
         yield ranks, target
 

@@ -14,51 +14,21 @@ import pytest
 import torch
 
 from benchmark.engine.in_process import InProcessLoop, InProcessRequest, device_capacity
-from router.scheduler.api import Outcome, Scheduler
-from router.scheduler.api import RowEnded as SchedulerEnd
+from router.scheduler.api import Scheduler
 from router.scheduler.planner import Planner
-from router.scheduler.row import Row
 from shard.echo.echo_engine import EchoEngine, full_reply
 from shard.engine import Engine
 from shard.step_handle import StartedStep
 from shard.wire.protocol import AppendPages, NewRow, PageCopy, RowResult, RowWork, Sampling, Step
 from tests.support import tiny
+from tests.support.driver import DrivePlan, RowSpec, drive
+from tests.support.in_process import RandomPolicy
 from tests.support.ranks import ECHO
-from tests.support.tiny import SAMPLED, VOCABULARY, DrivePlan, RowSpec, drive, swapping_engine
+from tests.support.samplings import SAMPLED
+from tests.support.tiny import VOCABULARY, swapping_engine
 
 Model = Callable[..., str]
 GREEDY = Sampling()
-
-
-class RandomPolicy:
-    """An order of service that changes at random."""
-
-    level_count = 1
-    perceptible_count = 0
-
-    def __init__(self, random: Random, change: float) -> None:
-        self._random, self._change = random, change
-        self._rows: list[Row] = []
-
-    def is_perceptible(self, row: Row) -> bool:
-        return False
-
-    def level(self, row: Row) -> int:
-        return 1
-
-    def add(self, row: Row, now: float) -> None:
-        self._rows.append(row)
-
-    def observe(self, row: Row, outcome: Outcome, now: float) -> None:
-        pass
-
-    def remove(self, row: Row, end: SchedulerEnd | None) -> None:
-        self._rows.remove(row)
-
-    def order(self, now: float) -> Sequence[Row]:
-        if self._random.random() < self._change:
-            self._random.shuffle(self._rows)
-        return list(self._rows)
 
 
 def calls(sampling: Sampling, count: int = 8, common: int = 0) -> list[InProcessRequest]:

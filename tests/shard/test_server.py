@@ -73,8 +73,9 @@ def test_rank_0_answers_steps_with_results_in_order() -> None:
     with greeted() as (_, wire):
         wire.send(FIRST, Step(2, (), (), (), (RowWork(1, 0, 3),)), Step(3, (1,), (), (), ()))
         results = [wire.receive() for _ in range(3)]
+    items = [item for result in results if isinstance(result, StepResult) for item in result.items]
     assert [type(result) for result in results] == [StepResult] * 3
-    tokens = [token for result in results for item in result.items for token in item.tokens]
+    tokens = [token for item in items for token in item.tokens]
     assert tuple(tokens) == full_reply(PROMPT, 0, 9, ignore_eos=True)[0][: len(tokens)]
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +14,7 @@ from shard.engine import Engine, start_engine
 from shard.rounds.host_round import RowTask
 from shard.step_handle import StepHandle
 from shard.wire.protocol import RowResult, Step, StepResult
-from tests.support import tiny
+from tests.support import driver, tiny
 
 
 @cache
@@ -27,17 +24,6 @@ def device_engine(target: str, draft: str | None, **changes: Any) -> Engine:
     loaded = start_engine(config, lambda text, percent: None)
     torch.set_num_threads(1)
     return loaded
-
-
-@cache
-def with_eos(path: str, *eos_ids: int) -> str:
-    """A copy of a model that ends texts with any of `ends`."""
-    copy = Path(f"{path}-ends-{'-'.join(map(str, eos_ids))}")
-    shutil.copytree(path, copy)
-    for name in ("config.json", "generation_config.json"):
-        facts = json.loads((copy / name).read_text())
-        (copy / name).write_text(json.dumps(facts | {"eos_token_id": list(eos_ids)}))
-    return str(copy)
 
 
 class RoundWatch:
@@ -90,13 +76,13 @@ class NeverReadyHandle:
 
 
 def run_both(
-    one: Engine, other: Engine, asks: Sequence[tiny.RowSpec], plan: tiny.DrivePlan
+    one: Engine, other: Engine, asks: Sequence[driver.RowSpec], plan: driver.DrivePlan
 ) -> list[list[RowResult]]:
     """What two engines say to the same Steps."""
     results = []
     for engine in (one, other):
         engine.reset()
-        results.append(tiny.run_steps(asks, plan, partial(_results, engine)))
+        results.append(driver.run_steps(asks, plan, partial(_results, engine)))
     return results
 
 

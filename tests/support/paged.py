@@ -126,3 +126,12 @@ def max_difference(case: AttentionCase) -> float:
     """The largest difference between kernel and definition."""
     pool = PagedPool(case)
     return float((pool.kernel().float() - pool.reference()).abs().max())
+
+
+RULES = {
+    "window": AttentionCase(window=20),
+    "window shorter than the new tokens": AttentionCase(window=2),
+    "softcap": AttentionCase(softcap=2.0),
+    "sinks": AttentionCase(sinks=True),
+    "window, softcap and sinks": AttentionCase(window=33, softcap=5.0, sinks=True),
+}

@@ -1,13 +1,18 @@
-"""Transformers' own processors and warpers for one row, in the order that the server promises."""
+"""What transformers itself computes: greedy tokens, and the scores of one row.
+
+Its processors and warpers run in the order that the server promises.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
+    AutoModelForCausalLM,
     LogitsProcessor,
     MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
@@ -22,6 +27,22 @@ from transformers import (
 
 from shard.sampling.sampler import Position
 from shard.wire.protocol import Sampling
+from tests.support.driver import RowSpec
+
+
+def generate_greedily(path: str, spec: RowSpec) -> list[int]:
+    """The tokens that the model in `path` generates, its repetition penalty included."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    ids = torch.tensor([spec.prompt])
+    out = loaded.eval().generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=spec.max_new,
+        do_sample=False,
+        repetition_penalty=spec.sampling.repetition_penalty,
+    )
+    tokens: list[int] = out[0, len(spec.prompt) :].tolist()
+    return tokens
 
 
 class Penalties(LogitsProcessor):

@@ -17,7 +17,7 @@ plan = json.loads(sys.argv.pop(1))
 
 
 def shard(
-    chosen: launcher.LauncherOptions,
+    options: launcher.LauncherOptions,
     models: ModelFolders,
     paths: Sequence[str],
     rank: int,
@@ -28,7 +28,7 @@ def shard(
 
 
 def router(
-    chosen: launcher.LauncherOptions,
+    options: launcher.LauncherOptions,
     models: ModelFolders,
     paths: tuple[str, ...],
     listen_fd: int,

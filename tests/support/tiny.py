@@ -1,9 +1,9 @@
-"""Tiny models with random weights, one per architecture, and a driver for an engine in process."""
+"""Tiny models with random weights, one per architecture, and engines that serve them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,18 +29,10 @@ from transformers.models.qwen2 import Qwen2Config
 from transformers.models.qwen3 import Qwen3Config
 from transformers.models.qwen3_moe import Qwen3MoeConfig
 
-from shard.attention.kv_cache import PAGE_SIZE
 from shard.config import ShardConfig
 from shard.engine import Engine, start_engine
-from shard.wire.protocol import (
-    AppendPages,
-    NewRow,
-    ReportOptions,
-    RowResult,
-    RowWork,
-    Sampling,
-    Step,
-)
+from shard.rounds.choose import DeviceRounds
+from shard.rounds.model_drafter import ModelDrafter
 
 VOCABULARY = 101
 NO_SPECIAL: dict[str, Any] = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
@@ -116,23 +108,24 @@ ALSO_SERVED = ("cohere", "mixtral", "qwen3-moe", "gpt-oss")
 """Served too: biases, a tied head, scaled logits, experts, sinks."""
 LOADED = (*PAGED, *ALSO_SERVED)
 SHARDED = ("qwen3", "gemma3", "phi3", "mixtral", "qwen3-moe", "gpt-oss")
-GREEDY = Sampling()
-TOKENS_ONLY = ReportOptions()
-SAMPLED = Sampling(seed=7, temperature=0.8, top_k=40, top_p=0.9, repetition_penalty=1.1)
 
 
 def save(name: str, folder: Path, seed: int = 0) -> str:
-    """A model of architecture `name` in `folder`; its logits are spread by larger weights.
+    """Save a model of architecture `name` under `folder`; return its path."""
+    return save_model(CONFIGS[name](), folder / f"{name}-{seed}", seed)
 
-    Parameters that start as zeros, such as biases, get values too.
+
+def save_model(config: Any, path: Path, seed: int) -> str:
+    """Save a model of `config` in `path`; return `path`.
+
+    Larger weights spread its logits; parameters that start as zeros, such as biases, get values.
     """
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name]())
+    model = AutoModelForCausalLM.from_config(config)
     for parameter in model.parameters():
         parameter.data.mul_(3)
         if not parameter.any():
             parameter.data.normal_(std=0.3)
-    path = folder / f"{name}-{seed}"
     model.save_pretrained(path)
     return str(path)
 
@@ -172,110 +165,13 @@ def swapping_engine(model: str, draft: str | None) -> Engine:
     return loaded
 
 
-@dataclass(frozen=True)
-class RowSpec:
-    """What one row of a drive wants."""
-
-    prompt: tuple[int, ...]
-    max_new: int = 40
-    sampling: Sampling = GREEDY
-    report: ReportOptions = TOKENS_ONLY
-    grammar: str | None = None
+def model_drafter(engine: Engine) -> ModelDrafter:
+    """The drafter of an engine that has a draft model."""
+    assert isinstance(engine._drafter, ModelDrafter)
+    return engine._drafter
 
 
-@dataclass(frozen=True)
-class DrivePlan:
-    """How a drive runs its rows; the tokens must not depend on it."""
-
-    draft: int = 0
-    draft_lengths: tuple[int, ...] = ()
-    """Draft lengths that the rows take in turn, in place of `draft`."""
-    batch: int = 16
-    chunk: int = 1000
-    scattered: bool = False
-    """Give neighbouring pages to different rows, so that no row is one span."""
-
-
-def run_steps(
-    specs: Sequence[RowSpec], plan: DrivePlan, execute: Callable[[Step], Sequence[RowResult]]
-) -> list[RowResult]:
-    """Run `asks` to their ends through `execute`, `plan.batch` at a time; all items in order."""
-    items: list[RowResult] = []
-    for start in range(0, len(specs), plan.batch):
-        ids = range(start, min(start + plan.batch, len(specs)))
-        items += _group({id: specs[id] for id in ids}, plan, execute)
-    return items
-
-
-def tokens(items: Sequence[RowResult], count: int) -> list[list[int]]:
-    """What `count` rows emitted."""
-    return [[t for item in items if item.id == id for t in item.tokens] for id in range(count)]
-
-
-def drive(engine: Engine, specs: Sequence[RowSpec], plan: DrivePlan) -> list[list[int]]:
-    """The tokens of every ask."""
-    engine.reset()
-    return tokens(run_steps(specs, plan, lambda step: engine.execute(step).items), len(specs))
-
-
-def _group(
-    asks: dict[int, RowSpec], plan: DrivePlan, execute: Callable[[Step], Sequence[RowResult]]
-) -> list[RowResult]:
-    pending = {id: len(ask.prompt) for id, ask in asks.items()}
-    step = Step(_number(), (), _new(asks), _grow(asks, plan.scattered), ())
-    items: list[RowResult] = []
-    while pending:
-        step = replace(step, run=tuple(_run(id, left, plan) for id, left in pending.items()))
-        done = execute(step)
-        pending = {id: max(0, left - plan.chunk) for id, left in pending.items()}
-        for item in done:
-            items.append(item)
-            if item.end is not None:
-                del pending[item.id]
-        step = Step(_number(), (), (), (), ())
-    execute(Step(_number(), tuple(asks), (), (), ()))
-    return items
-
-
-_numbers = [0]
-
-
-def _number() -> int:
-    _numbers[0] += 1
-    return _numbers[0]
-
-
-def _run(id: int, left: int, plan: DrivePlan) -> RowWork:
-    draft = plan.draft_lengths[id % len(plan.draft_lengths)] if plan.draft_lengths else plan.draft
-    return RowWork(id, min(left, plan.chunk), draft if left == 0 else 0)
-
-
-def _new(asks: dict[int, RowSpec]) -> tuple[NewRow, ...]:
-    return tuple(
-        NewRow(
-            id,
-            ask.prompt,
-            len(ask.prompt),
-            ask.max_new,
-            False,
-            ask.sampling,
-            ask.report,
-            ask.grammar,
-        )
-        for id, ask in asks.items()
-    )
-
-
-def _grow(asks: dict[int, RowSpec], scattered: bool) -> tuple[AppendPages, ...]:
-    """Pages for every row's last token and its drafts."""
-    longest = max(len(ask.prompt) + ask.max_new for ask in asks.values()) + 8
-    each = -(-longest // PAGE_SIZE)
-    if scattered:
-        return tuple(
-            AppendPages(id, tuple(1 + place + len(asks) * page for page in reversed(range(each))))
-            for place, id in enumerate(asks)
-        )
-    return tuple(
-        AppendPages(id, tuple(range(1 + place * each, 1 + (place + 1) * each)))
-        for place, id in enumerate(asks)
-    )
+def device_rounds(engine: Engine) -> DeviceRounds:
+    """The device rounds of an engine that has them."""
+    assert engine._device_rounds is not None
+    return engine._device_rounds

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from tokenizers import Tokenizer
 
 from benchmark.demo.engine import DEMO
@@ -119,7 +120,7 @@ def test_prompts_of_a_file_are_recorded_with_any_pair(tmp_path: Path) -> None:
 def test_without_network_a_data_set_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(datasets.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     args = argparse.Namespace(
         json=tmp_path / "t.json", count=2, max_new=8, dataset="code", target="a/b", draft="c/d"
     )

@@ -6,6 +6,7 @@ import asyncio
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_a_log_becomes_steps_with_their_work_and_the_busy_time(tmp_path: Path) -
         (4.0, 5.0, 0.25, [[1, 13, 0, 0, 0, 1]]),
     ]
     names = ("sent", "landed", "seconds", "rows")
-    lines = [{"capacity": asdict(capacity)}]
+    lines: list[dict[str, Any]] = [{"capacity": asdict(capacity)}]
     lines += [dict(zip(names, step, strict=True)) for step in steps]
     path = tmp_path / "log"
     path.write_text("\n".join(map(json.dumps, lines)))

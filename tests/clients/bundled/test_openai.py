@@ -86,7 +86,8 @@ def test_the_streaming_helper_joins_what_it_gets(client: OpenAI) -> None:
 
 
 async def test_the_async_client_gets_the_same(pair: str, client: OpenAI) -> None:
-    whole = await asyncio.to_thread(client.chat.completions.create, messages=QUESTION, **SHORT)
+    create: Any = client.chat.completions.create
+    whole = await asyncio.to_thread(create, messages=QUESTION, **SHORT)
     async with AsyncOpenAI(base_url=f"{pair}/v1", api_key="-") as other:
         answer = await other.chat.completions.create(messages=QUESTION, **SHORT)
         stream = await other.chat.completions.create(messages=QUESTION, stream=True, **SHORT)
@@ -244,10 +245,9 @@ def test_responses_call_tools_and_parse_output(client: OpenAI) -> None:
     [call] = answer.output
     assert call.type == "function_call"
     assert set(json.loads(call.arguments)) == {"source", "deep"}
-    done: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "done"}
-    after = client.responses.create(
-        model="tgi", input=[*QUESTION, call.model_dump(), done], max_output_tokens=5
-    )
+    done = {"type": "function_call_output", "call_id": call.call_id, "output": "done"}
+    turns: Any = [*QUESTION, call.model_dump(), done]
+    after = client.responses.create(model="tgi", input=turns, max_output_tokens=5)
     assert after.usage
     assert after.usage.output_tokens <= 5
     parsed = client.responses.parse(model="tgi", input="Say", text_format=City, temperature=0)

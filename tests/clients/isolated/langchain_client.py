@@ -1,7 +1,10 @@
 """LangChain's endpoint class: the hub's client beneath it, and stop strings cut by itself."""
 
+from __future__ import annotations
+
 import asyncio
 import sys
+from typing import Any
 
 from langchain_huggingface import HuggingFaceEndpoint
 
@@ -9,7 +12,7 @@ PROMPT = "<|user|>What does shutil.copy do?<|assistant|>"
 url = sys.argv[1]
 
 
-def endpoint(**more):
+def endpoint(**more: Any) -> Any:
     return HuggingFaceEndpoint(endpoint_url=url, max_new_tokens=40, do_sample=False, **more)
 
 

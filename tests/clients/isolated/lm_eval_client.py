@@ -3,6 +3,8 @@
 The task is a few local questions, so that no data set is fetched.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
@@ -39,7 +41,7 @@ metric_list: [{metric: exact_match}]
 """
 
 
-def main(url):
+def main(url: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = folder / "questions.jsonl"
@@ -50,7 +52,7 @@ def main(url):
         evaluate(url, folder)
 
 
-def evaluate(url, folder):
+def evaluate(url: str, folder: Path) -> None:
     model = LocalCompletionsAPI(
         base_url=f"{url}/v1/completions",
         model="tgi",
@@ -62,10 +64,12 @@ def evaluate(url, folder):
     )
     tasks = TaskManager(include_path=str(folder), include_defaults=False)
     names = ["own_multiple_choice", "own_generate_until"]
-    found = lm_eval.simple_evaluate(model=model, tasks=names, task_manager=tasks, bootstrap_iters=0)
-    accuracy = found["results"]["own_multiple_choice"]["acc,none"]
-    assert accuracy == 1.0, found["results"]
-    answers = found["samples"]["own_generate_until"]
+    report = lm_eval.simple_evaluate(
+        model=model, tasks=names, task_manager=tasks, bootstrap_iters=0
+    )
+    accuracy = report["results"]["own_multiple_choice"]["acc,none"]
+    assert accuracy == 1.0, report["results"]
+    answers = report["samples"]["own_generate_until"]
     assert all(sample["resps"][0][0] for sample in answers), answers
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,7 +38,8 @@ class HiddenConfig:
 
 def read(*arguments: str, **environment: str) -> Config:
     parser = FlagParser({"config": Config, "hidden": HiddenConfig}, "program", "about")
-    return parser.parse_configs(arguments, environment)["config"]
+    config: Config = parser.parse_configs(arguments, environment)["config"]
+    return config
 
 
 def test_the_flag_overrides_the_variable_and_the_variable_the_default() -> None:
@@ -86,13 +88,15 @@ def test_an_alias_sets_the_same_field_but_not_together_with_the_name() -> None:
         (("--max", "5"), "unknown argument `--max`"),
     ],
 )
-def test_an_error_is_one_line_that_names_the_flag(arguments, text) -> None:
+def test_an_error_is_one_line_that_names_the_flag(arguments: tuple[str, ...], text: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         read(*arguments)
     assert str(caught.value).startswith(text)
 
 
-def test_help_shows_summary_default_and_variable_and_nothing_that_is_hidden(capsys) -> None:
+def test_help_shows_summary_default_and_variable_and_nothing_that_is_hidden(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         read("--help")
     shown = " ".join(capsys.readouterr().out.split())
@@ -109,7 +113,7 @@ def test_a_flag_may_be_repeated_and_its_variable_holds_commas() -> None:
     assert read().origins == ()
 
 
-def test_variable_and_flag_override_the_configuration_file(tmp_path) -> None:
+def test_variable_and_flag_override_the_configuration_file(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text('max-length = 3\nratio = 4\nverbose = true\norigins = ["a,b"]\ncolor = "blue"')
     flags = ("--config", str(file))
@@ -130,7 +134,9 @@ def test_variable_and_flag_override_the_configuration_file(tmp_path) -> None:
         ("max_size = 1\nmax_length = 1", "Both max_size and max_length are set"),
     ],
 )
-def test_a_wrong_key_of_the_configuration_file_is_named(tmp_path, text: str, message: str) -> None:
+def test_a_wrong_key_of_the_configuration_file_is_named(
+    tmp_path: Path, text: str, message: str
+) -> None:
     file = tmp_path / "config.toml"
     file.write_text(text)
     with pytest.raises(ValueError) as caught:  # noqa: PT011
@@ -138,6 +144,6 @@ def test_a_wrong_key_of_the_configuration_file_is_named(tmp_path, text: str, mes
     assert str(caught.value).startswith(message.replace("FILE", str(file)))
 
 
-def test_a_missing_configuration_file_is_named(tmp_path) -> None:
+def test_a_missing_configuration_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing cannot be read: No such file"):
         read("--config", str(tmp_path / "nothing"))

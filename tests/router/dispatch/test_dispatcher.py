@@ -64,6 +64,7 @@ class SeenMetrics(Metrics):
     seconds = 0.0
     """Of the Steps that served a row."""
     view: Callable[[], SchedulerStatus]
+    changed: asyncio.Event
 
     mixed = 0
 
@@ -313,11 +314,16 @@ async def test_a_prompt_is_shared_only_under_the_same_salt() -> None:
 
 
 async def test_what_a_request_wishes_for_its_turn_reaches_the_scheduler() -> None:
-    wishes = {"expected_new_tokens": 7, "priority": -3, "speculate": 1, "route": 1}
+    wishes: dict[str, Any] = {"expected_new_tokens": 7, "priority": -3, "speculate": 1, "route": 1}
     async with echoing() as (server, _):
         jobs: list[Job] = []
         submit = server.scheduler.submit
-        server.scheduler.submit = lambda job, now: (jobs.append(job), submit(job, now))[1]  # type: ignore[method-assign]
+
+        def seen(job: Job, now: float) -> None:
+            jobs.append(job)
+            submit(job, now)
+
+        server.scheduler.submit = seen  # type: ignore[method-assign]
         await finish(server, ask(user="someone", **wishes))
         await finish(server, ask())
     wished, plain = jobs

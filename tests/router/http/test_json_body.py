@@ -124,8 +124,8 @@ def test_a_grammar_has_a_known_type_and_a_value(value: Any) -> None:
 
 
 def test_null_is_as_good_as_absent_for_every_parameter() -> None:
-    names = (*INTEGERS, *FLOATS, *FLAGS, "stop", "grammar", "adapter_id", "top_k", "speculate")
-    names += ("priority", "user", "cache_salt")
+    names = [*INTEGERS, *FLOATS, *FLAGS, "stop", "grammar", "adapter_id", "top_k", "speculate"]
+    names += ["priority", "user", "cache_salt"]
     assert parameters(**dict.fromkeys(names)) == parameters()
 
 

@@ -23,7 +23,7 @@ from tests.support.serving import ScriptedDispatcher, serving
         ("=,=x,,[span{field=1}]=debug", logging.INFO),
     ],
 )
-def test_the_routers_part_wins_and_nonsense_changes_nothing(directives, expected) -> None:
+def test_the_routers_part_wins_and_nonsense_changes_nothing(directives: str, expected: int) -> None:
     assert effective_level(directives, ROUTER_TARGETS) == expected
 
 

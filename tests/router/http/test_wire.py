@@ -276,7 +276,7 @@ async def test_the_wire_is_the_one_on_record(
 
 
 def _served(call: Call) -> AbstractAsyncContextManager[RunningServer]:
-    settings = {"server_info": SERVER_INFO, "timeouts": TIMEOUTS} | call.server
+    settings: dict[str, Any] = {"server_info": SERVER_INFO, "timeouts": TIMEOUTS} | call.server
     make = settings.pop("dispatcher", ScriptedDispatcher)
     return serving(make(), **settings)
 
@@ -301,7 +301,7 @@ FORMS = {
     True: rb'\{"error":\{"message":"[^"]*","type":"\w+","code":"\w+"[^}]*\},"error_type":"\w+"\}',
 }
 """An error's, by whether the path is one of OpenAI's."""
-BEFORE = {
+BEFORE: dict[int, dict[str, Any]] = {
     400: {"body": "{"},
     401: {"server": {"access": KEY}},
     413: {"body": " " * 2001},

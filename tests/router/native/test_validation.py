@@ -184,7 +184,8 @@ def test_the_rest_is_passed_on() -> None:
 
 
 def test_scheduling_hints_are_passed_on_and_users_become_numbers() -> None:
-    hints = {"expected_new_tokens": 7, "priority": -3, "user": "a", "cache_salt": "s"}
+    hints: dict[str, Any] = {"expected_new_tokens": 7, "priority": -3}
+    hints |= {"user": "a", "cache_salt": "s"}
     assert request(**hints) == replace(request(), **hints)
     tenants = [request(user=user).tenant for user in ("a", "a", "b")]
     assert tenants[0] == tenants[1] != tenants[2]

@@ -19,7 +19,11 @@ from tests.support.serving import (
 
 CHAT = {"messages": [{"role": "user", "content": "Say"}]}
 PLAIN = {"prompt": "Say"}
-BODIES = {"/v1/chat/completions": CHAT, "/v1/completions": PLAIN, "/v1/responses": {"input": "Say"}}
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": PLAIN,
+    "/v1/responses": {"input": "Say"},
+}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 PROMPT = "<|user|>Say<|assistant|>"
 REQUEST_ID_HEADER = {"x-request-id": "r1"}
@@ -101,7 +105,12 @@ async def test_usage_runs_along_where_it_is_asked_for() -> None:
 
 async def test_without_usage_nothing_follows_the_last_token() -> None:
     async with serving() as server:
-        for options in ({}, {"stream_options": None}, {"stream_options": {}}):
+        choices: tuple[dict[str, Any], ...] = (
+            {},
+            {"stream_options": None},
+            {"stream_options": {}},
+        )
+        for options in choices:
             assert len(await stream_events(server, "/v1/completions", {**PLAIN, **options})) == 3
 
 

@@ -17,7 +17,7 @@ from tests.support.families import EOS, FAMILIES
 
 TOKENIZER = FAMILIES["byte_level"]
 VOCABULARY = Tokenizer(TOKENIZER)
-A, B, C = (TOKENIZER.token_to_id(letter) for letter in "abc")
+A, B, C = (TOKENIZER.get_vocab()[letter] for letter in "abc")
 
 
 def record(max_new: int = 10, prompt: tuple[int, ...] = (A, B), **more: Any) -> LiveRequest:
@@ -74,7 +74,7 @@ def test_the_shards_end_is_named_before_a_stop_string_at_the_same_token(end: End
 
 def test_a_special_token_is_in_the_stream_and_not_in_the_text() -> None:
     given = record()
-    given.apply(item(A, TOKENIZER.token_to_id(EOS), end=End.EOS), 2.0)
+    given.apply(item(A, TOKENIZER.get_vocab()[EOS], end=End.EOS), 2.0)
     assert [(token.text, token.special) for token in given.tokens] == [("a", False), (EOS, True)]
     assert given.text == "a"
 
@@ -117,7 +117,7 @@ async def test_an_end_without_a_token_is_incomplete() -> None:
 
 
 def test_the_likeliest_tokens_come_with_their_own_texts() -> None:
-    eos = TOKENIZER.token_to_id(EOS)
+    eos = TOKENIZER.get_vocab()[EOS]
     given = record(top_n_tokens=2)
     assert given.to_row().report == ReportOptions(top_n=2)
     tops = (TopTokens((A, eos), (-0.25, -0.5)), TopTokens((C, B), (-1.0, -2.0)))

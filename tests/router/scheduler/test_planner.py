@@ -1,4 +1,5 @@
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def fcfs(capacity: DeviceCapacity) -> Scheduler:
     return build(SchedulerConfig(scheduler="fcfs"), capacity)
 
 
-def submit(scheduler: Scheduler, id: int, prompt: int, max_new: int = 20, **more: int) -> None:
+def submit(scheduler: Scheduler, id: int, prompt: int, max_new: int = 20, **more: Any) -> None:
     scheduler.submit(Job(id, float(id), prompt, max_new, **more), float(id))
 
 
@@ -263,7 +264,7 @@ def test_a_pool_of_half_the_demand_still_finishes_everything(
     ]
     clients = [Client(job, random.randint(30, 40), random.random()) for job in jobs]
     demand = sum(-(-(job.prompt + job.max_new) // 4) for job in jobs)
-    room = {
+    room: dict[str, Any] = {
         "draft_token_seconds": 0.0,
         "pages": demand // 2,
         "host_pages": demand,
@@ -283,7 +284,7 @@ def test_a_pool_of_half_the_demand_still_finishes_everything(
 
 def test_rows_come_back_from_the_host_while_others_take_every_place() -> None:
     random = Random(3)
-    room = {"pages": 40, "host_pages": 200, "preemption": "swap", "max_rows": 2}
+    room: dict[str, Any] = {"pages": 40, "host_pages": 200, "preemption": "swap", "max_rows": 2}
     device = Device(capacity(**room), random)
     scheduler = build(SchedulerConfig(scheduler="las", laps_first_threshold=0.5), device.capacity)
     jobs = [Job(id, 0.2 * id, random.randint(4, 30), random.randint(20, 40)) for id in range(20)]

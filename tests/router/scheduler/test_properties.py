@@ -67,11 +67,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.config = config(self.policy, laps_patience=8.0)
         self.scheduler = build(self.config, self.capacity)
         self.now = 0.0
-        self.log: list[tuple[str, tuple[object, ...], object]] = []
+        self.log: list[tuple[str, tuple[object, ...], Any]] = []
         self.states: dict[Row, RowState] = {}
         """Of every row that was ever live, after the last event."""
 
-    def call(self, verb: str, *arguments: object) -> object:
+    def call(self, verb: str, *arguments: object) -> Any:
         result = getattr(self.scheduler, verb)(*arguments)
         self.log.append((verb, arguments, result))
         self.check_transitions()

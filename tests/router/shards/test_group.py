@@ -278,12 +278,12 @@ async def test_idle_ranks_are_pinged_once_a_second() -> None:
             group.check_health(now)
         assert await rank.next_message() == Ping(1)
         rank.send(Pong(1, 0))
-        await until(
-            lambda: (
-                group.check_health(100.0 + PING_INTERVAL_SECONDS)
-                or len(rank.received) > len(pack(Ping(1)))
-            )
-        )
+
+        def checked() -> bool:
+            group.check_health(100.0 + PING_INTERVAL_SECONDS)
+            return len(rank.received) > len(pack(Ping(1)))
+
+        await until(checked)
         assert await rank.next_message() == Ping(2)
 
 
@@ -295,7 +295,12 @@ async def test_a_rank_that_does_not_answer_a_ping_fails_the_group() -> None:
         await first.next_message()
         group.check_health(100.0 + PONG_TIMEOUT_SECONDS)
         assert events.empty()
-        await until(lambda: not events.empty() or group.check_health(101.0 + PONG_TIMEOUT_SECONDS))
+
+        def checked() -> bool:
+            group.check_health(101.0 + PONG_TIMEOUT_SECONDS)
+            return not events.empty()
+
+        await until(checked)
         assert "ranks [1] do not answer a ping" in str(await events.get())
 
 

@@ -37,8 +37,9 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 def theirs(source: str, chat: list[dict[str, Any]], **more: Any) -> str | None:
     """The prompt by transformers; None where the template refuses."""
     goes_on = chat[-1]["role"] == "assistant"
+    render: Any = render_jinja_template  # annotated as the text alone, returns a pair
     try:
-        [text], _ = render_jinja_template(
+        [text], _ = render(
             [chat],
             chat_template=source,
             continue_final_message=goes_on,
@@ -47,7 +48,7 @@ def theirs(source: str, chat: list[dict[str, Any]], **more: Any) -> str | None:
         )
     except Exception:  # noqa: BLE001 - whatever it raises, it refuses
         return None
-    return text.rstrip() if goes_on else text
+    return str(text).rstrip() if goes_on else str(text)
 
 
 def ours(source: str, chat: list[dict[str, Any]], **more: Any) -> str | None:

@@ -178,7 +178,7 @@ def test_native_json_needs_properties(kind: str, value: Any) -> None:
 
 
 def test_native_json_is_a_schema_or_its_text() -> None:
-    schema = {"properties": {"a": {}}}
+    schema: dict[str, Any] = {"properties": {"a": {}}}
     sources = [parse_grammar("json", schema), parse_grammar("json_object", json.dumps(schema))]
     sources.append(parse_grammar("json_schema", {"name": "n", "schema": schema}))
     assert sources == [from_schema(schema)] * 3

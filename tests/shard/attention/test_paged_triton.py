@@ -14,18 +14,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.support.paged import TOLERANCE, AttentionCase, PagedPool, max_difference
+from tests.support.paged import RULES, TOLERANCE, AttentionCase, PagedPool, max_difference
 from tests.support.paths import ROOT
 
 pytest.importorskip("triton", reason="Triton has no build for this platform")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-RULES = {
-    "window": AttentionCase(window=20),
-    "window shorter than the new tokens": AttentionCase(window=2),
-    "softcap": AttentionCase(softcap=2.0),
-    "sinks": AttentionCase(sinks=True),
-    "window, softcap and sinks": AttentionCase(window=33, softcap=5.0, sinks=True),
-}
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from shard.attention import interface as attention
+from shard.attention import interface
 from shard.attention.interface import AttentionParams, PagedLayout, Segment
 from shard.attention.kv_cache import KvCache, LayerShape
+from shard.attention.sdpa_row import attend_spans
 
 HEADS, KV_HEADS, DIM = 4, 2, 16
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -43,7 +44,7 @@ def test_long_runs_are_attended_to_without_joining_them(
     query = torch.randn(count, HEADS, DIM).to(dtype)
     keys = torch.randn(sum(lengths), 2 * KV_HEADS, DIM).to(dtype)
     rule = AttentionParams(DIM**-0.5, None, None, None)
-    with patch.object(attention, "attend_spans", wraps=attention.attend_spans) as apart:
+    with patch.object(interface, "attend_spans", wraps=attend_spans) as apart:
         found = paged(lengths, count, query, keys, rule)
         assert apart.call_count == 1
         whole = paged((sum(lengths),), count, query, keys, rule)
@@ -65,7 +66,7 @@ def test_long_runs_are_attended_to_without_joining_them(
 def test_other_rows_are_joined(lengths: tuple[int, ...], rule: AttentionParams) -> None:
     torch.manual_seed(0)
     query, keys = torch.randn(5, HEADS, DIM), torch.randn(sum(lengths), 2 * KV_HEADS, DIM)
-    with patch.object(attention, "attend_spans") as apart:
+    with patch.object(interface, "attend_spans") as apart:
         found = paged(lengths, 5, query, keys, rule)
         whole = paged((sum(lengths),), 5, query, keys, rule)
     assert not apart.called

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shard.echo.echo_engine import EOS, PAGE_SIZE, EchoEngine, draft_agrees, full_reply
+from shard.attention.kv_cache import PAGE_SIZE
+from shard.echo.echo_engine import EOS, EchoEngine, draft_agrees, full_reply
 from shard.wire.protocol import (
     AppendPages,
     End,
@@ -34,7 +35,7 @@ def new(id: int = 1, max_new: int = 20, seed: int = 0, ignore_eos: bool = False)
 class Driver:
     """Numbers the Steps of one engine."""
 
-    def __init__(self, **changes: int) -> None:
+    def __init__(self, **changes: Any) -> None:
         self.engine = EchoEngine(replace(ECHO, **changes))
         self.number = 0
 
@@ -254,8 +255,9 @@ def test_a_false_claim_to_cached_tokens_is_refused(
 ) -> None:
     driver = Driver(max_swap_tokens=64)
     driver.start(long(1))
+    new, grow = [long(2, **row)], [AppendPages(2, pages)]
     with pytest.raises(ProtocolError, match=reason):
-        driver.step(new=[long(2, **row)], grow=[AppendPages(2, pages)], **moves)
+        driver.step(new=new, grow=grow, release=(), **moves)
 
 
 def test_a_page_that_is_shared_is_not_written() -> None:

@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 
 from shard.errors import StartupError
 from shard.launch import hub_download
+from tests.support.processes import Processes
 
 REVISION = "0123456789012345678901234567890123456789"
 
@@ -47,10 +48,11 @@ def status(code: int) -> httpx2.Response:
     return httpx2.Response(code, request=httpx2.Request("GET", "https://hub.invalid"))
 
 
-def test_a_cached_model_needs_no_network(processes, cache: Path) -> None:
+def test_a_cached_model_needs_no_network(processes: Processes, cache: Path) -> None:
     offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
     running = processes.start("-m", "shard.launch.hub_download", env=offline, stdin=-1)
     job = {"model_id": "someone/small", "revision": REVISION}
+    assert running.process.stdin
     running.process.stdin.write(json.dumps(job).encode() + b"\n")
     running.process.stdin.close()
     found = json.loads(running.line("found"))
@@ -64,7 +66,9 @@ def test_the_error_for_a_model_that_is_not_cached_names_the_cached_ones(cache: P
     assert caught.value.code == 3
 
 
-def test_a_typo_is_answered_with_the_nearest_cached_model(cache: Path, monkeypatch) -> None:
+def test_a_typo_is_answered_with_the_nearest_cached_model(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     error = download_error(monkeypatch, RepositoryNotFoundError("404", response=status(404)))
     assert error.code == 3
     assert "`someone/smal` was not found on the Hub or as a folder" in error.text
@@ -86,14 +90,16 @@ def test_a_path_that_is_not_a_folder_is_not_looked_up(cache: Path) -> None:
         (PermissionError(errno.EACCES, "Permission denied"), 3, "cannot be downloaded"),
     ],
 )
-def test_each_failure_has_its_own_line(cache: Path, monkeypatch, error, code, text) -> None:
+def test_each_failure_has_its_own_line(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, text: str
+) -> None:
     startup_error = download_error(monkeypatch, error)
     assert startup_error.code == code
     assert text in startup_error.text
     assert "\n" not in startup_error.text
 
 
-def test_progress_is_emitted_as_an_event(capsys) -> None:
+def test_progress_is_emitted_as_an_event(capsys: pytest.CaptureFixture[str]) -> None:
     with hub_download.ProgressReporter(total=4, desc="files", mininterval=0) as bar:
         bar.update(2)
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -45,7 +45,9 @@ def test_ranks_share_the_target_and_each_holds_the_whole_draft(folder: Path) -> 
     assert memory.kv_bytes_per_token == 2 * 3 * 8 * 2 * (2 + 4)
 
 
-def test_a_gpu_keeps_the_checkpoints_own_precision(folder: Path, monkeypatch) -> None:
+def test_a_gpu_keeps_the_checkpoints_own_precision(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(estimate, "_free_device_bytes", lambda: 5000)
     memory = estimate.estimate_memory([folder], None, 1)
     assert (memory.weight_bytes, memory.free_bytes) == (2080, 5000)

@@ -42,13 +42,13 @@ def refusal(target: Path, draft: Path | None = None, world: int = 1) -> StartupE
     return caught.value
 
 
-def test_a_valid_pair_passes_and_padded_sizes_may_differ(tmp_path) -> None:
+def test_a_valid_pair_passes_and_padded_sizes_may_differ(tmp_path: Path) -> None:
     target = model(tmp_path / "target", LLAMA | {"vocab_size": 16}, {"a": 0})
     draft = model(tmp_path / "draft", LLAMA | {"vocab_size": 32}, {"a": 0})
     checkpoint.check(target, draft, 2)
 
 
-def test_fewer_kv_heads_than_shards_are_fine_but_heads_must_divide(tmp_path) -> None:
+def test_fewer_kv_heads_than_shards_are_fine_but_heads_must_divide(tmp_path: Path) -> None:
     target = model(tmp_path / "target")
     checkpoint.check(target, None, 6)
     fault = refusal(target, world=4)
@@ -57,7 +57,7 @@ def test_fewer_kv_heads_than_shards_are_fine_but_heads_must_divide(tmp_path) -> 
     assert "6 attention heads; valid choices: 1, 2, 3, 6" in fault.text
 
 
-def test_heads_are_found_in_the_text_part_of_the_configuration(tmp_path) -> None:
+def test_heads_are_found_in_the_text_part_of_the_configuration(tmp_path: Path) -> None:
     nested = {"model_type": "gemma3", "text_config": {"num_attention_heads": 4}}
     assert refusal(model(tmp_path / "target", nested), world=3).code == 2
 
@@ -70,25 +70,25 @@ def test_heads_are_found_in_the_text_part_of_the_configuration(tmp_path) -> None
         {"model_type": "some", "text_config": {"layer_types": ["mamba"]}},
     ],
 )
-def test_recurrent_state_is_refused_by_name(tmp_path, config) -> None:
+def test_recurrent_state_is_refused_by_name(tmp_path: Path, config: dict[str, Any]) -> None:
     fault = refusal(model(tmp_path / "target", config))
     assert fault.code == 4
     assert f"`{config['model_type']}` keeps a recurrent state" in fault.text
 
 
-def test_an_encoder_decoder_is_refused_by_name(tmp_path) -> None:
+def test_an_encoder_decoder_is_refused_by_name(tmp_path: Path) -> None:
     config = {"model_type": "t5", "is_encoder_decoder": True}
     assert "`t5` is not a causal" in refusal(model(tmp_path / "target", config)).text
 
 
-def test_remote_code_is_refused_unless_transformers_has_the_architecture(tmp_path) -> None:
+def test_remote_code_is_refused_unless_transformers_has_the_architecture(tmp_path: Path) -> None:
     checkpoint.check(model(tmp_path / "known", LLAMA | {"auto_map": {}}), None, 1)
     fault = refusal(model(tmp_path / "own", {"model_type": "nobodys", "auto_map": {}}))
     assert fault.code == 4
     assert "config.json requires the model's own code" in fault.text
 
 
-def test_pickled_weights_are_refused_with_a_remedy(tmp_path) -> None:
+def test_pickled_weights_are_refused_with_a_remedy(tmp_path: Path) -> None:
     target = model(tmp_path / "target")
     (target / "model.safetensors").rename(target / "pytorch_model.bin")
     fault = refusal(target)
@@ -97,19 +97,21 @@ def test_pickled_weights_are_refused_with_a_remedy(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("weights", [tensors()[:-1], tensors() + b"x", tensors()[:12], b""])
-def test_truncated_or_padded_weights_are_refused_with_the_file(tmp_path, weights) -> None:
+def test_truncated_or_padded_weights_are_refused_with_the_file(
+    tmp_path: Path, weights: bytes
+) -> None:
     fault = refusal(model(tmp_path / "target", weights=weights))
     assert fault.code == 4
     assert "model.safetensors" in fault.text
 
 
-def test_a_header_with_wrong_offsets_is_refused(tmp_path) -> None:
+def test_a_header_with_wrong_offsets_is_refused(tmp_path: Path) -> None:
     header = b'{"w": {"data_offsets": "far"}}'
     weights = len(header).to_bytes(8, "little") + header
     assert "no valid offsets for `w`" in refusal(model(tmp_path / "target", weights=weights)).text
 
 
-def test_a_missing_file_that_the_index_names_is_named(tmp_path) -> None:
+def test_a_missing_file_that_the_index_names_is_named(tmp_path: Path) -> None:
     target = model(tmp_path / "target")
     index = {"weight_map": {"w": "model-00002-of-00002.safetensors"}}
     (target / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -117,17 +119,17 @@ def test_a_missing_file_that_the_index_names_is_named(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("body", ["{", "[]"])
-def test_a_damaged_configuration_is_named(tmp_path, body) -> None:
+def test_a_damaged_configuration_is_named(tmp_path: Path, body: str) -> None:
     target = model(tmp_path / "target")
     (target / "config.json").write_text(body)
     assert "config.json is damaged" in refusal(target).text
 
 
-def test_a_folder_without_configuration_is_named(tmp_path) -> None:
+def test_a_folder_without_configuration_is_named(tmp_path: Path) -> None:
     assert "config.json is missing" in refusal(tmp_path).text
 
 
-def test_a_draft_of_another_vocabulary_is_refused_with_sizes_and_a_token(tmp_path) -> None:
+def test_a_draft_of_another_vocabulary_is_refused_with_sizes_and_a_token(tmp_path: Path) -> None:
     target = model(tmp_path / "target", vocab={"a": 0, "b": 1, "c": 2})
     draft = model(tmp_path / "draft", vocab={"x": 0, "w": 1, "y": 2, "z": 3})
     fault = refusal(target, draft)
@@ -136,19 +138,19 @@ def test_a_draft_of_another_vocabulary_is_refused_with_sizes_and_a_token(tmp_pat
     assert "'a' is absent in the draft, 0 in the target" in fault.text
 
 
-def test_a_draft_that_shares_most_tokens_is_mapped_to_the_targets_ids(tmp_path) -> None:
+def test_a_draft_that_shares_most_tokens_is_mapped_to_the_targets_ids(tmp_path: Path) -> None:
     target = model(tmp_path / "target", vocab={"a": 0, "b": 1, "c": 2})
     draft = model(tmp_path / "draft", vocab={"a": 0, "c": 1, "d": 2})
     checkpoint.check(target, draft, 1)
     assert checkpoint.draft_token_ids(target, draft) == {0: 0, 2: 1, 9: 9}
 
 
-def test_the_tokens_of_a_unigram_vocabulary_are_numbered_by_index(tmp_path) -> None:
+def test_the_tokens_of_a_unigram_vocabulary_are_numbered_by_index(tmp_path: Path) -> None:
     target = model(tmp_path / "target", vocab=[["a", -1.0], ["b", -2.0]])
     assert checkpoint.read_vocabulary(target) == {"a": 0, "b": 1, "<s>": 9}
 
 
-def test_without_tokenizers_the_sizes_are_compared(tmp_path) -> None:
+def test_without_tokenizers_the_sizes_are_compared(tmp_path: Path) -> None:
     target = model(tmp_path / "target", LLAMA | {"vocab_size": 16})
     draft = model(tmp_path / "draft", LLAMA | {"vocab_size": 8})
     assert "(8) is not the target's (16)" in refusal(target, draft).text

@@ -10,7 +10,8 @@ from itertools import count
 import pytest
 
 from shard.wire.protocol import Sampling
-from tests.support import tiny
+from tests.support import driver, tiny
+from tests.support.driver import DrivePlan, RowSpec, drive
 from tests.support.ranks import (
     RankProcess,
     config_for_rank,
@@ -18,7 +19,8 @@ from tests.support.ranks import (
     model_group,
     socket_folder,
 )
-from tests.support.tiny import SAMPLED, SHARDED, DrivePlan, RowSpec, drive, engine
+from tests.support.samplings import SAMPLED
+from tests.support.tiny import SHARDED, engine
 
 Model = Callable[..., str]
 ASKS = [RowSpec((5, 6, 7), 24, Sampling()), RowSpec(tuple(range(20)), 24, SAMPLED)]
@@ -32,12 +34,12 @@ def test_tokens_do_not_depend_on_the_number_of_ranks(model: Model, name: str, wo
     alone = drive(engine(path, draft), ASKS, DrivePlan(draft=3))
     numbers = count(1)
     with model_group(tiny.config(path, draft), world) as ranks, connect_group(ranks) as group:
-        items = tiny.run_steps(
+        items = driver.run_steps(
             ASKS,
             DrivePlan(draft=3),
             lambda step: group.execute(replace(step, number=next(numbers))).items,
         )
-    assert tiny.tokens(items, len(ASKS)) == alone
+    assert driver.tokens_by_row(items, len(ASKS)) == alone
 
 
 def test_a_model_without_a_plan_is_refused_by_name(model: Model) -> None:

@@ -19,9 +19,10 @@ from shard.loading.load import load
 from shard.loading.partition import TensorParallelRank
 from shard.model import memory
 from shard.wire.protocol import Sampling
-from tests.shard.test_engine import generated
 from tests.support import tiny
-from tests.support.tiny import DrivePlan, RowSpec, drive, engine
+from tests.support.driver import DrivePlan, RowSpec, drive
+from tests.support.reference import generate_greedily
+from tests.support.tiny import engine
 
 Model = Callable[..., str]
 
@@ -101,7 +102,7 @@ def test_the_error_of_a_pool_too_small_for_one_request_names_the_flags(model: Mo
 def test_tokens_are_those_of_transformers_with_and_without_drafts(model: Model, name: str) -> None:
     path = model(name)
     ask = RowSpec(tuple(range(5, 25)), 24)
-    reference = generated(path, ask)
+    reference = generate_greedily(path, ask)
     assert drive(engine(path), [ask], DrivePlan()) == [reference]
     assert drive(engine(path, model("llama", 1)), [ask], DrivePlan(draft=3, chunk=9)) == [reference]
 

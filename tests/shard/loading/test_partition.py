@@ -19,7 +19,8 @@ def empty(name: str, **changes: Any) -> nn.Module:
     for key, value in changes.items():
         setattr(config, key, value)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        module: nn.Module = AutoModelForCausalLM.from_config(config)
+        return module
 
 
 def part(cut: Partition, whole: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ from shard.errors import StartupError
 from shard.loading.load import load
 from shard.loading.partition import TensorParallelRank
 from shard.loading.quantized import quantization_options
-from tests.shard.test_engine import generated
-from tests.support.tiny import DrivePlan, RowSpec, drive, engine
+from tests.support.driver import DrivePlan, RowSpec, drive
+from tests.support.reference import generate_greedily
+from tests.support.tiny import engine
 
 Model = Callable[..., str]
 ASK = RowSpec(tuple(range(5, 25)), 16)
@@ -66,14 +67,14 @@ def test_mxfp4_serves_the_tokens_that_transformers_generates(model: Model, tmp_p
     told = json.loads(config.read_text())
     told["quantization_config"]["dequantize"] = True  # else transformers asks for accelerate
     config.write_text(json.dumps(told))
-    assert served == [generated(path, ASK)]
+    assert served == [generate_greedily(path, ASK)]
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_fp8_serves_the_tokens_that_transformers_generates(model: Model, tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     path = fp8(copytree(model("llama"), tmp_path / "model"))
-    assert drive(engine(path), [ASK], DrivePlan()) == [generated(path, ASK)]
+    assert drive(engine(path), [ASK], DrivePlan()) == [generate_greedily(path, ASK)]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -88,9 +89,11 @@ def test_torchao_int8_serves_the_tokens_that_transformers_generates(
         model("llama"), dtype=torch.float32, quantization_config=settings
     )
     packed.save_pretrained(tmp_path)
-    assert drive(engine(str(tmp_path)), [ASK], DrivePlan()) == [generated(str(tmp_path), ASK)]
+    assert drive(engine(str(tmp_path)), [ASK], DrivePlan()) == [
+        generate_greedily(str(tmp_path), ASK)
+    ]
     assert drive(engine(str(tmp_path), model("llama")), [ASK], DrivePlan(draft=3)) == [
-        generated(str(tmp_path), ASK)
+        generate_greedily(str(tmp_path), ASK)
     ]
 
 

@@ -106,7 +106,7 @@ def test_a_rank_reads_only_its_part_of_every_expert(
             self.get_shape, self.get_dtype, self._whole = whole.get_shape, whole.get_dtype, whole
 
         def __getitem__(self, index: Any) -> Tensor:
-            part = self._whole[index]
+            part: Tensor = self._whole[index]
             read_values[0] += part.numel()
             return part
 

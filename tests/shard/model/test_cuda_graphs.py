@@ -26,7 +26,8 @@ from shard.rounds.round_graphs import RoundGraphs, RoundShape
 from shard.rounds.round_result import FLAG_ALIVE
 from shard.wire.protocol import ReportOptions, Sampling
 from tests.support import paged, tiny
-from tests.support.tiny import GREEDY, SAMPLED, DrivePlan, RowSpec, drive
+from tests.support.driver import DrivePlan, RowSpec, drive
+from tests.support.samplings import GREEDY, SAMPLED
 
 pytest.importorskip("triton", reason="Triton has no build for this platform")
 Model = Callable[..., str]
@@ -124,7 +125,7 @@ def test_rows_that_a_replayed_round_has_too_many_are_left_alone(
 ) -> None:
     graphed = engine(monkeypatch, ReplayedGraph, model("llama"), model("llama", 1), resident=True)
     drive(graphed, ASKS, DrivePlan(draft=3))
-    run, table = rounds(graphed), graphed._device_rounds._table
+    run, table = rounds(graphed), tiny.device_rounds(graphed)._table
     before = [pool[1:].clone().view(torch.int32) for pool in graphed._target.cache.pools_by_page]
     state = table._ints.clone()
     shape = next(shape for shape in run.recorded if shape.rows == 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,10 @@ def test_the_memory_fraction_is_taken_off_what_is_free(fraction: float, left: in
 
 def test_the_largest_prefill_is_tried_before_memory_is_counted(model: Callable[..., str]) -> None:
     loaded = tiny.engine(model("llama"))._target.facts
+    module: Any = loaded.module
     seen: list[tuple[int, ...]] = []
-    head = loaded.module.get_output_embeddings()
-    body = loaded.module.get_input_embeddings()
+    head = module.get_output_embeddings()
+    body = module.get_input_embeddings()
     hooks = [
         body.register_forward_hook(lambda _m, _i, out: seen.append(tuple(out.shape[:2]))),
         head.register_forward_hook(lambda _m, _i, out: seen.append(tuple(out.shape[:2]))),

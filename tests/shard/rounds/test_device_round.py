@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -34,48 +33,27 @@ from shard.wire.protocol import (
     Sampling,
     Step,
 )
-from tests.shard.rounds.test_drafters import PIECES, named, renumbered
-from tests.shard.sampling.test_parameters import DRAFTS, EOS, SAMPLINGS, disturbed
-from tests.support import tiny
-from tests.support.device_rounds import RoundWatch, device_engine, run_both, with_eos
-from tests.support.tiny import GREEDY, TOKENS_ONLY, VOCABULARY, DrivePlan, RowSpec, drive
-
-Model = Callable[..., str]
-HOST_ONLY = ("repetition", "frequency", "presence", "bias", "watermark", "all")
-DEVICE_SAMPLINGS = {
-    **{name: given for name, given in SAMPLINGS.items() if name not in HOST_ONLY},
-    "greedy": Sampling(),
-    "every warper": Sampling(0, 0.9, 60, 0.95, typical_p=0.95, min_p=0.001, min_new_tokens=9),
-}
-ENDS = (EOS, 9, 33)
-PLANS = [
-    DrivePlan(draft=5, batch=1),
-    DrivePlan(draft=3, batch=3, scattered=True),
-    DrivePlan(draft_lengths=(5, 0, 2, 1), batch=8),
-    DrivePlan(batch=8),
-]
+from tests.support import driver, tiny
+from tests.support.device_rounds import RoundWatch, device_engine, run_both
+from tests.support.driver import DEVICE_PLANS, DrivePlan, RowSpec, device_specs, drive
+from tests.support.pairs import (
+    PIECES,
+    Model,
+    noisy_copy,
+    renumbered,
+    with_eos,
+    with_vocabulary,
+)
+from tests.support.samplings import DEVICE_SAMPLINGS, EOS, EOS_IDS, GREEDY, TOKENS_ONLY
+from tests.support.tiny import VOCABULARY
 
 
-def asks(samplings: list[Sampling], report: ReportOptions = TOKENS_ONLY) -> list[RowSpec]:
-    """A prompt for each of `samplings`, of 1 to 30 tokens; the lengths to emit differ too."""
-    rng = random.Random(3)
-    return [
-        RowSpec(
-            tuple(rng.randrange(VOCABULARY) for _ in range(rng.choice((1, 2, 9, 17, 30)))),
-            rng.choice((1, 2, 7, 30)),
-            replace(given, seed=seed),
-            report,
-        )
-        for seed, given in enumerate(samplings)
-    ]
-
-
-@pytest.fixture(params=DRAFTS)
+@pytest.fixture(params=["none", "some", "all"])
 def pair(request: pytest.FixtureRequest, model: Model) -> tuple[Engine, Engine]:
     """The host's rounds and resident ones of a pair whose drafts are accepted never to always."""
     target = model("llama")
-    drafts = {"none": model("llama", 1), "some": disturbed(target), "all": target}
-    target, draft = with_eos(target, *ENDS), drafts[request.param]
+    drafts = {"none": model("llama", 1), "some": noisy_copy(target), "all": target}
+    target, draft = with_eos(target, *EOS_IDS), drafts[request.param]
     return tiny.engine(target, draft), device_engine(target, draft)
 
 
@@ -89,36 +67,37 @@ def test_every_field_on_the_list_of_the_device_is_compared_with_the_host() -> No
     assert changed | {"seed"} == {field.name for field in fields(Sampling)} & ON_DEVICE
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=str)
+@pytest.mark.parametrize("plan", DEVICE_PLANS, ids=str)
 @pytest.mark.parametrize("given", DEVICE_SAMPLINGS.values(), ids=DEVICE_SAMPLINGS)
 def test_every_item_is_the_hosts(
     pair: tuple[Engine, Engine], given: Sampling, plan: DrivePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = RoundWatch(pair[1], monkeypatch)
-    hosted, found = run_both(*pair, asks([given] * 8), plan)
+    hosted, found = run_both(*pair, device_specs([given] * 8), plan)
     for wanted, item in zip(hosted, found, strict=True):
         assert item.logprobs == pytest.approx(wanted.logprobs, abs=1e-4)
-        same = {"logprobs": (), "draft_cached": 0}
-        assert replace(item, **same) == replace(wanted, **same)
+        assert replace(item, logprobs=(), draft_cached=0) == replace(
+            wanted, logprobs=(), draft_cached=0
+        )
     assert watch.decoding == {"resident"}
 
 
 def test_a_batch_of_all_parameters_at_once_is_the_plain_path(pair: tuple[Engine, Engine]) -> None:
-    wanted = asks([*DEVICE_SAMPLINGS.values()] * 2)
+    wanted = device_specs([*DEVICE_SAMPLINGS.values()] * 2)
     plain = drive(pair[0], wanted, DrivePlan(batch=1))
-    for plan in PLANS:
+    for plan in DEVICE_PLANS:
         assert drive(pair[1], wanted, plan) == plain
 
 
 def test_the_models_own_logprobs_are_told_where_they_are_asked_for(
     pair: tuple[Engine, Engine],
 ) -> None:
-    wanted = asks(
+    wanted = device_specs(
         [DEVICE_SAMPLINGS["every warper"], DEVICE_SAMPLINGS["minimum"]] * 4,
         ReportOptions(raw_logprobs=True),
     )
     wanted[0] = replace(wanted[0], report=TOKENS_ONLY)
-    hosted, found = run_both(*pair, wanted, PLANS[2])
+    hosted, found = run_both(*pair, wanted, DEVICE_PLANS[2])
     for item, other in zip(found, hosted, strict=True):
         assert item.logprobs == pytest.approx(other.logprobs, abs=1e-4)
 
@@ -137,16 +116,16 @@ def test_a_row_may_ignore_the_ends_of_texts(pair: tuple[Engine, Engine]) -> None
         items = list(engine.execute(step).items)
         for _ in range(40):
             items += engine.execute(Step(2, (), (), (), (RowWork(1, 0, 5), RowWork(2, 0, 5)))).items
-        emitted.append(tiny.tokens(items, 3))
+        emitted.append(driver.tokens_by_row(items, 3))
     assert emitted[0] == emitted[1]
     assert len(emitted[0][1]) == 40
 
 
 @pytest.mark.parametrize("name", ["qwen3", "mistral", "gemma2", "gemma3", "gpt2", "gpt-oss"])
 def test_every_kind_of_attention_stays_on_the_device(model: Model, name: str) -> None:
-    wanted = asks([DEVICE_SAMPLINGS["top-p"], GREEDY] * 4)
+    wanted = device_specs([DEVICE_SAMPLINGS["top-p"], GREEDY] * 4)
     plain = drive(tiny.engine(model(name)), wanted, DrivePlan(batch=1))
-    assert drive(device_engine(model(name), model("gemma3", 1)), wanted, PLANS[1]) == plain
+    assert drive(device_engine(model(name), model("gemma3", 1)), wanted, DEVICE_PLANS[1]) == plain
 
 
 @pytest.fixture(scope="module")
@@ -154,13 +133,13 @@ def mapped(model: Model, tmp_path_factory: pytest.TempPathFactory) -> list[tuple
     """Pairs whose vocabularies differ in numbers, in size, or in both."""
     place = tmp_path_factory.mktemp("mapped")
     order = random.Random(5).sample(range(VOCABULARY), VOCABULARY)
-    target = str(named(model("llama"), place / "target", PIECES))
-    wide = str(named(model("llama-wide"), place / "wide", PIECES))
+    target = with_vocabulary(model("llama"), place / "target", PIECES)
+    wide = with_vocabulary(model("llama-wide"), place / "wide", PIECES)
     return [
-        (target, str(renumbered(model("llama"), place / "shuffled", order))),
-        (target, str(renumbered(model("llama"), place / "part", order[:70]))),
+        (target, renumbered(model("llama"), place / "shuffled", order)),
+        (target, renumbered(model("llama"), place / "part", order[:70])),
         (target, wide),
-        (wide, str(named(model("llama", 1), place / "narrow", PIECES))),
+        (wide, with_vocabulary(model("llama", 1), place / "narrow", PIECES)),
     ]
 
 
@@ -171,16 +150,16 @@ def test_drafts_of_another_vocabulary_stay_on_the_device(
     hosted, found = run_both(
         tiny.engine(*mapped[place]),
         device_engine(*mapped[place]),
-        asks([DEVICE_SAMPLINGS["temperature"], GREEDY] * 4),
-        PLANS[1],
+        device_specs([DEVICE_SAMPLINGS["temperature"], GREEDY] * 4),
+        DEVICE_PLANS[1],
     )
-    assert tiny.tokens(found, 8) == tiny.tokens(hosted, 8)
+    assert driver.tokens_by_row(found, 8) == driver.tokens_by_row(hosted, 8)
     assert sum(item.accepted for item in found) == sum(item.accepted for item in hosted)
     assert [item.drafted for item in found] == [item.drafted for item in hosted]
 
 
 def test_nothing_is_drafted_beyond_the_context_of_the_draft(model: Model, tmp_path: Path) -> None:
-    short = AutoModelForCausalLM.from_pretrained(model("gpt2", 1))
+    short: Any = AutoModelForCausalLM.from_pretrained(model("gpt2", 1))
     short.config.n_positions = 20
     short.transformer.wpe.weight.data = short.transformer.wpe.weight.data[:20].clone()
     short.save_pretrained(tmp_path / "short")
@@ -188,11 +167,11 @@ def test_nothing_is_drafted_beyond_the_context_of_the_draft(model: Model, tmp_pa
     hosted = tiny.engine(model("llama"), str(tmp_path / "short"))
     wanted = [RowSpec((5, 6, 7), 40), RowSpec((8,) * 18, 30), RowSpec((9,) * 25, 30)]
     one, other = run_both(hosted, served, wanted, DrivePlan(draft=4))
-    assert tiny.tokens(one, 3) == tiny.tokens(other, 3)
+    assert driver.tokens_by_row(one, 3) == driver.tokens_by_row(other, 3)
     assert [item.drafted for item in one] == [item.drafted for item in other]
 
 
-HOST_REASONS = {
+HOST_REASONS: dict[str, dict[str, Any]] = {
     "a prefill": {"run": RowWork(1, 1, 0), "new": {"cached": 2}},
     "a row of one token": {"new": {"tokens": (5,), "prompt": 1, "cached": 0}},
     "a grammar": {"new": {"grammar": "a+"}},
@@ -208,7 +187,7 @@ HOST_REASONS = {
 
 
 @pytest.mark.parametrize("reason", HOST_REASONS)
-def test_what_needs_the_host_is_named(
+def test_what_needs_the_host_is_with_vocabulary(
     model: Model, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = device_engine(model("llama"), model("llama", 1))
@@ -271,7 +250,7 @@ def test_a_row_whose_draft_lacks_more_than_a_round_feeds_writes_none_of_it(model
         (AppendPages(1, (1,)), AppendPages(2, (2,))),
     )
     served.execute(Step(1, (), new, grow, (RowWork(1, 2, 0),)))
-    pools = served._drafter.model.cache.pools_by_page
+    pools = tiny.model_drafter(served).model.cache.pools_by_page
     before = [pool[2].clone().view(torch.int32) for pool in pools]
     items = served.execute(Step(2, (), (), (), (RowWork(1, 0, 3), RowWork(2, 0, 0)))).items
     assert [(item.drafted, item.draft_cached) for item in items] == [(3, 5), (0, 0)]
@@ -288,7 +267,8 @@ def test_a_row_whose_logits_are_not_numbers_ends_alone(model: Model) -> None:
     first = served.execute(Step(1, (), new, grow, (RowWork(1, 3, 0), RowWork(2, 3, 0))))
     bad, good = (item.tokens[0] for item in first.items)
     assert bad != good
-    poison = served._target.facts.module.get_input_embeddings().weight
+    module: Any = served._target.facts.module
+    poison = module.get_input_embeddings().weight
     saved = poison[bad].clone()
     poison[bad] = float("nan")
     try:
@@ -310,7 +290,7 @@ def test_a_row_without_pages_for_its_tokens_is_refused(model: Model) -> None:
 
 def test_a_round_without_memory_is_the_hosts(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     served = device_engine(model("llama"), model("llama"))
-    wanted = asks([DEVICE_SAMPLINGS["top-k"], GREEDY])
+    wanted = device_specs([DEVICE_SAMPLINGS["top-k"], GREEDY])
     plain = drive(tiny.engine(model("llama")), wanted, DrivePlan(batch=1))
 
     def full(*_: object) -> torch.Tensor:
@@ -346,7 +326,7 @@ def test_starting_a_round_reads_nothing_back(
     monkeypatch.setattr(device_sampling, "argmax", lambda scores: scores.argmax(-1))
     new = NewRow(1, (5, 6, 7), 3, 20, True, given)
     served.execute(Step(1, (), (new,), (AppendPages(1, (1,)),), (RowWork(1, 3, 0),)))
-    with NoDeviceReads():
+    with NoDeviceReads():  # type: ignore[no-untyped-call]
         flights = [
             served.start(Step(2, (), (), (), (RowWork(1, 0, 3),))),
             served.start(Step(3, (), (), (AppendPages(1, (2,)),), (RowWork(1, 0, 2),))),

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from shard.engine import Engine, start_engine
 from shard.errors import StartupError
 from shard.rounds import model_drafter
 from shard.wire.protocol import AppendPages, NewRow, RowResult, RowWork, Sampling, Step
-from tests.support import tiny
-from tests.support.tiny import SAMPLED, VOCABULARY, DrivePlan, RowSpec, drive, engine
+from tests.support import driver, tiny
+from tests.support.driver import DrivePlan, RowSpec, drive
+from tests.support.pairs import PIECES, Model, renumbered, with_vocabulary
+from tests.support.samplings import SAMPLED
+from tests.support.tiny import VOCABULARY, engine
 
-Model = Callable[..., str]
 GREEDY = Sampling()
 PLANS = [DrivePlan(draft=4, batch=batch) for batch in (1, 3, 8)]
 PLANS += [
@@ -37,46 +35,21 @@ def asks(sampling: Sampling) -> list[RowSpec]:
     return [RowSpec(tuple(p), 30, replace(sampling, seed=i)) for i, p in enumerate(prompts)]
 
 
-def named(folder: str, place: Path, pieces: dict[str, int]) -> Path:
-    """A link to the model in `folder` beside a tokenizer that knows `pieces`."""
-    place.mkdir(parents=True)
-    for file in Path(folder).iterdir():
-        (place / file.name).symlink_to(file)
-    (place / "tokenizer.json").write_text(json.dumps({"model": {"vocab": pieces}}))
-    return place
-
-
-def renumbered(folder: str, place: Path, order: list[int]) -> Path:
-    """The same model with the old token `order[id]` at each new `id`."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    rows = torch.tensor(order)
-    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-        layer.weight.data = layer.weight.data[rows].clone()
-    model.config.vocab_size = len(order)
-    model.save_pretrained(place)
-    pieces = {f"piece {old}": new for new, old in enumerate(order)}
-    (place / "tokenizer.json").write_text(json.dumps({"model": {"vocab": pieces}}))
-    return place
-
-
-PIECES = {f"piece {id}": id for id in range(VOCABULARY)}
-
-
 @pytest.fixture(scope="module")
 def pairs(model: Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Engine]:
     """One target under every kind of drafter."""
     place = tmp_path_factory.mktemp("drafts")
-    target = str(named(model("llama"), place / "target", PIECES))
+    target = with_vocabulary(model("llama"), place / "target", PIECES)
     order = random.Random(5).sample(range(VOCABULARY), VOCABULARY)
     return {
         "ngram": engine(target),
-        "random": engine(target, str(named(model("llama", 1), place / "random", PIECES))),
-        "padded": engine(target, str(named(model("llama-wide"), place / "wide", PIECES))),
-        "shuffled": engine(target, str(renumbered(model("llama"), place / "shuffled", order))),
-        "part": engine(target, str(renumbered(model("llama"), place / "part", order[:70]))),
+        "random": engine(target, with_vocabulary(model("llama", 1), place / "random", PIECES)),
+        "padded": engine(target, with_vocabulary(model("llama-wide"), place / "wide", PIECES)),
+        "shuffled": engine(target, renumbered(model("llama"), place / "shuffled", order)),
+        "part": engine(target, renumbered(model("llama"), place / "part", order[:70])),
         "shorter": engine(
-            str(named(model("llama-wide"), place / "wide-target", PIECES)),
-            str(named(model("llama", 1), place / "narrow", PIECES)),
+            with_vocabulary(model("llama-wide"), place / "wide-target", PIECES),
+            with_vocabulary(model("llama", 1), place / "narrow", PIECES),
         ),
     }
 
@@ -86,7 +59,7 @@ KINDS = ("ngram", "random", "padded", "shuffled", "part", "shorter")
 
 def items(engine: Engine, sampling: Sampling, plan: DrivePlan) -> list[RowResult]:
     engine.reset()
-    return tiny.run_steps(asks(sampling), plan, lambda step: engine.execute(step).items)
+    return driver.run_steps(asks(sampling), plan, lambda step: engine.execute(step).items)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,8 +86,8 @@ def test_a_draft_that_knows_a_part_of_the_tokens_drafts_only_after_those(
 ) -> None:
     done = items(pairs["part"], SAMPLED, DrivePlan(draft=4))
     assert sum(item.drafted for item in done) > sum(item.accepted for item in done) > 0
-    has_token = pairs["part"]._drafter.vocabulary_map.has_token
-    known = set(filter(has_token, range(VOCABULARY)))
+    part = tiny.model_drafter(pairs["part"])
+    known = {token for token in range(VOCABULARY) if part.vocabulary_map.has_token(token)}
     assert len(known) == 70
     for before, after in _neighbours(done):
         assert (after.drafted > 0) <= (before.tokens[-1] in known)
@@ -155,8 +128,10 @@ def test_a_gap_is_closed_in_parts_and_drafting_then_resumes(
 def test_a_draft_of_another_vocabulary_is_refused_with_sizes_and_a_token(
     model: Model, tmp_path: Path
 ) -> None:
-    target = named(model("llama"), tmp_path / "target", PIECES)
-    draft = named(model("llama", 1), tmp_path / "draft", {f"other {id}": id for id in range(50)})
+    target = with_vocabulary(model("llama"), tmp_path / "target", PIECES)
+    draft = with_vocabulary(
+        model("llama", 1), tmp_path / "draft", {f"other {id}": id for id in range(50)}
+    )
     with pytest.raises(
         StartupError, match=r"\(50 tokens\) shares 0 with the target's \(101\)"
     ) as caught:

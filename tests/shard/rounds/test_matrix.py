@@ -7,38 +7,29 @@ ranks, and preemption at random places by every rung.
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
-from benchmark.engine.in_process import InProcessLoop, InProcessRequest, device_capacity
+from benchmark.engine.in_process import InProcessLoop, device_capacity
 from router.scheduler.planner import Planner
-from shard.wire.protocol import NewRow, Sampling
-from tests.shard.sampling.test_parameters import EOS, SAMPLINGS, disturbed
-from tests.shard.test_preemption import RandomPolicy
+from shard.wire.protocol import Sampling
 from tests.support import tiny
+from tests.support.driver import DrivePlan, RowSpec, drive
+from tests.support.in_process import EndingRequest, RandomPolicy
+from tests.support.pairs import Pair
 from tests.support.ranks import RankProcess, connect_group, model_group
-from tests.support.tiny import VOCABULARY, DrivePlan, RowSpec, drive, engine
+from tests.support.samplings import SAMPLINGS
+from tests.support.tiny import VOCABULARY, engine
 
-Model = Callable[..., str]
 DRAFTS = ("no draft", "none accepted", "some accepted", "all accepted", "n-gram")
 BATCHES = (1, 3, 8)
 PREEMPTIONS = ("never", "keep", "swap", "recompute")
 CELLS = [(batch, rung) for batch in BATCHES for rung in PREEMPTIONS]
-
-
-class EndingCall(InProcessRequest):
-    """A call whose text may end with EOS."""
-
-    def to_row(self) -> NewRow:
-        return replace(super().to_row(), ignore_eos=False)
 
 
 @dataclass(frozen=True)
@@ -47,34 +38,6 @@ class Served:
 
     engine: Any
     drafts: bool
-
-
-@cache
-def ending(path: str) -> str:
-    """A copy of a model that ends texts with EOS."""
-    copy = Path(f"{path}-ending")
-    shutil.copytree(path, copy)
-    for name in ("config.json", "generation_config.json"):
-        facts = json.loads((copy / name).read_text())
-        (copy / name).write_text(json.dumps(facts | {"eos_token_id": EOS}))
-    return str(copy)
-
-
-@pytest.fixture(scope="module")
-def pair(request: pytest.FixtureRequest) -> Callable[[str], tuple[str, str | None]]:
-    """`pair(kind)` is a target, and a draft of that kind where there is one."""
-    model: Model = request.getfixturevalue("model")
-
-    def paths(kind: str) -> tuple[str, str | None]:
-        target = model("llama")
-        drafts = {
-            "none accepted": model("llama", 1),
-            "some accepted": disturbed(target),
-            "all accepted": target,
-        }
-        return ending(target), drafts.get(kind)
-
-    return paths
 
 
 def prompts() -> list[tuple[int, ...]]:
@@ -111,7 +74,7 @@ def run(served: Served, batch: int, rung: str) -> tuple[list[list[int]], dict[st
     )
     loop = InProcessLoop(served.engine, scheduler)
     calls = [
-        EndingCall(id, prompt, 20, sampling)
+        EndingRequest(id, prompt, 20, sampling)
         for id, (prompt, sampling) in enumerate(zip(prompts(), samplings(), strict=True))
     ]
     for call in calls:
@@ -128,10 +91,8 @@ def check(served: Served, target: str, batch: int, rung: str) -> None:
 
 @pytest.mark.parametrize("kind", DRAFTS)
 @pytest.mark.parametrize(("batch", "rung"), CELLS)
-def test_one_rank(
-    pair: Callable[[str], tuple[str, str | None]], kind: str, batch: int, rung: str
-) -> None:
-    target, draft = pair(kind)
+def test_one_rank(ending_pair: Pair, kind: str, batch: int, rung: str) -> None:
+    target, draft = ending_pair(kind)
     alone = tiny.swapping_engine(target, draft)
     alone.reset()
     check(Served(alone, kind != "no draft"), target, batch, rung)
@@ -139,9 +100,9 @@ def test_one_rank(
 
 @pytest.fixture(scope="module", params=DRAFTS)
 def two_ranks(
-    request: pytest.FixtureRequest, pair: Callable[[str], tuple[str, str | None]]
+    request: pytest.FixtureRequest, ending_pair: Pair
 ) -> Iterator[tuple[list[RankProcess], str, bool]]:
-    target, draft = pair(request.param)
+    target, draft = ending_pair(request.param)
     with model_group(tiny.config(target, draft, max_swap_tokens=1024), 2) as ranks:
         yield ranks, target, request.param != "no draft"
 

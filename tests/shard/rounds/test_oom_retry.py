@@ -22,7 +22,8 @@ from shard.loading.partition import TensorParallelRank
 from shard.model.memory import ForwardWorkspace
 from shard.model.packed_model import PackedModel
 from shard.wire.protocol import AppendPages, End, NewRow, ReportOptions, RowWork, Sampling, Step
-from tests.support import tiny
+from tests.support import driver, tiny
+from tests.support.driver import DrivePlan, RowSpec, drive
 from tests.support.ranks import (
     RankGroup,
     RankProcess,
@@ -31,7 +32,8 @@ from tests.support.ranks import (
     socket_folder,
     wait_until_ready,
 )
-from tests.support.tiny import SAMPLED, DrivePlan, RowSpec, drive, engine
+from tests.support.samplings import SAMPLED
+from tests.support.tiny import engine
 
 Model = Callable[..., str]
 ASKS = [
@@ -44,7 +46,7 @@ FAULTS = {
 }
 
 
-@pytest.fixture(params=FAULTS.values(), ids=FAULTS)
+@pytest.fixture(params=FAULTS.values(), ids=list(FAULTS))
 def small(model: Model, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """An engine whose target runs out of memory above `room` tokens in one forward."""
     served = engine(model("llama"), model("llama", 1))
@@ -133,10 +135,10 @@ def test_ranks_halve_together_where_one_has_too_little(
     numbers = count(1)
     plan = DrivePlan(draft=3)
     asks = ASKS[1:]
-    items = tiny.run_steps(
+    items = driver.run_steps(
         asks, plan, lambda step: together.execute(replace(step, number=next(numbers))).items
     )
-    assert tiny.tokens(items, len(asks)) == drive(
+    assert driver.tokens_by_row(items, len(asks)) == drive(
         engine(model("llama"), model("llama", 1)), asks, plan
     )
 
@@ -161,5 +163,5 @@ def test_what_fits_on_one_rank_only_ends_alone(group: tuple[RankGroup, Path]) ->
 
 def _prompt_logprobs(served: Engine) -> list[float]:
     served.reset()
-    items = tiny.run_steps(ASKS[1:2], DrivePlan(), lambda step: served.execute(step).items)
+    items = driver.run_steps(ASKS[1:2], DrivePlan(), lambda step: served.execute(step).items)
     return [value for item in items for value in item.prompt_logprobs]

@@ -16,15 +16,10 @@ from llguidance import LLMatcher
 
 from shard.sampling.grammar import GrammarMatchers
 from shard.wire.protocol import AppendPages, End, NewRow, RowWork, Sampling, Step
-from tests.support import tiny
-from tests.support.families import FAMILIES
-from tests.support.tiny import DrivePlan, RowSpec, drive
+from tests.support import driver
+from tests.support.driver import DrivePlan, RowSpec, drive
+from tests.support.text_engine import EOS, TOKENIZER, VOCABULARY, text_engine
 
-TOKENIZER = FAMILIES["byte_level"]
-SIZE = TOKENIZER.get_vocab_size()
-VOCABULARY = SIZE + 5
-"""The model's; its last ids are padding."""
-EOS: int = TOKENIZER.token_to_id("</s>")
 REGEX = r"(cat|dog)s?( and (cat|dog)s?){0,3}"
 SCHEMA = json.dumps(
     {
@@ -64,22 +59,7 @@ def grammars(folder: str) -> GrammarMatchers:
 @pytest.fixture(params=[0, 1], ids=["twin", "stranger"])
 def drafted(request: pytest.FixtureRequest, folder: str) -> Any:
     """An engine whose vocabulary has text; the draft is the target, or knows nothing of it."""
-    return serving(folder, request.param)
-
-
-def serving(folder: str, draft: int | None) -> Any:
-    """The engine with the draft of seed `draft`, or with prompt lookup."""
-    shape = {**tiny.SHAPE, "vocab_size": VOCABULARY}
-    tiny.CONFIGS["llama-text"] = lambda: tiny.LlamaConfig(**shape)
-    target = tiny.save("llama-text", Path(folder), 0)
-    other = None if draft is None else tiny.save("llama-text", Path(folder), draft)
-    Path(target, "tokenizer.json").write_text(TOKENIZER.to_str())
-    served = tiny.engine(target, other)
-    ends = frozenset({EOS})
-    served._target.facts = replace(served._target.facts, eos=ends)
-    served._drafter._eos = ends
-    served._rows._matcher = GrammarMatchers(target, VOCABULARY, ends).matcher
-    return served
+    return text_engine(folder, request.param)
 
 
 def asks(grammar: str | None, sampling: Sampling) -> list[RowSpec]:
@@ -117,21 +97,21 @@ def test_drafts_of_a_row_with_a_grammar_are_inside_it_too(drafted: Any) -> None:
     """Between two tokens even a stranger guesses well; among all of them it could not."""
     drafted.reset()
     wanted = asks(regex("[ab]{30}"), Sampling(temperature=1.0))
-    done = tiny.run_steps(wanted, DrivePlan(draft=4), lambda step: drafted.execute(step).items)
+    done = driver.run_steps(wanted, DrivePlan(draft=4), lambda step: drafted.execute(step).items)
     offered = sum(item.drafted for item in done)
     kept = sum(item.accepted for item in done)
     assert kept > offered / 4
 
 
 def test_prompt_lookup_may_leave_the_grammar_and_changes_nothing(folder: str) -> None:
-    served = serving(folder, None)
+    served = text_engine(folder, None)
     grammar = regex("(ab|ba){4,9}")
     wanted = [
         replace(ask, prompt=tuple(b"abababcabab")) for ask in asks(grammar, Sampling(temperature=1))
     ]
     plain = drive(served, wanted, DrivePlan(batch=1))
-    done = tiny.run_steps(wanted, DrivePlan(draft=5), lambda step: served.execute(step).items)
-    assert tiny.tokens(done, len(wanted)) == plain
+    done = driver.run_steps(wanted, DrivePlan(draft=5), lambda step: served.execute(step).items)
+    assert driver.tokens_by_row(done, len(wanted)) == plain
     assert sum(item.drafted for item in done) > sum(item.accepted for item in done) > 0
 
 
@@ -182,7 +162,7 @@ def test_rows_of_one_grammar_share_its_compilation_and_nothing_else(
 
     grammars = GrammarMatchers(folder, VOCABULARY, frozenset({EOS}))
     monkeypatch.setattr("shard.sampling.grammar.LLMatcher", counted)
-    a, b = (TOKENIZER.token_to_id(letter) for letter in "ab")
+    a, b = (TOKENIZER.get_vocab()[letter] for letter in "ab")
     grammars.prepare(regex("ab"))
     first, second = grammars.matcher(regex("ab")), grammars.matcher(regex("ab"))
     assert admitted(first.mask([a], VOCABULARY)) == {b}
@@ -206,7 +186,7 @@ def test_the_grammars_that_were_asked_for_last_are_kept(
 
 def test_a_whole_text_admits_only_the_end(grammars: GrammarMatchers) -> None:
     matcher = grammars.matcher(regex("ab"))
-    a, b = (TOKENIZER.token_to_id(letter) for letter in "ab")
+    a, b = (TOKENIZER.get_vocab()[letter] for letter in "ab")
     assert admitted(matcher.mask([], VOCABULARY)) == {a}
     assert admitted(matcher.mask([a, b], VOCABULARY)) == {EOS}
     assert admitted(matcher.mask([a, b, EOS], VOCABULARY)) == {EOS}
@@ -219,13 +199,14 @@ def test_a_mask_is_a_function_of_the_output_alone(grammars: GrammarMatchers, see
     """Whatever was asked before: drafts inside and outside the grammar, ends, and returns."""
     rng = random.Random(seed)
     grammar = regex(REGEX)
-    used, output = grammars.matcher(grammar), []
+    used = grammars.matcher(grammar)
+    output: list[int] = []
     for _ in range(25):
         mask = admitted(used.mask(output, VOCABULARY))
         fresh = grammars.matcher(grammar)
         assert mask == admitted(fresh.mask(output, VOCABULARY))
         assert not used.broken
-        wrong = [*output, rng.randrange(SIZE), rng.randrange(SIZE)]
+        wrong = [*output, *rng.choices(range(TOKENIZER.get_vocab_size()), k=2)]
         used.mask(wrong[: rng.randint(len(output), len(wrong))], VOCABULARY)
         if rng.random() < 0.3 or output[-1:] == [EOS]:
             output = output[: rng.randint(0, len(output))]

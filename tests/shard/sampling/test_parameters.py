@@ -7,10 +7,7 @@ the target itself (all).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,67 +15,24 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from shard.wire.protocol import LogitBias, ReportOptions, RowResult, Sampling, TopTokens
-from tests.support import tiny
-from tests.support.tiny import VOCABULARY, DrivePlan, RowSpec, drive, engine
+from tests.support import driver, samplings
+from tests.support.driver import DrivePlan, RowSpec, drive
+from tests.support.pairs import Model, noisy_copy, with_eos
+from tests.support.samplings import EOS, SAMPLINGS
+from tests.support.tiny import VOCABULARY, engine
 
-Model = Callable[..., str]
-EOS = 5
-SAMPLINGS: dict[str, Sampling] = {
-    "temperature": Sampling(temperature=1.3),
-    "top-k": Sampling(temperature=1.0, top_k=7),
-    "top-p": Sampling(temperature=1.0, top_p=0.8),
-    "typical-p": Sampling(temperature=1.0, typical_p=0.6),
-    "min-p": Sampling(temperature=1.0, min_p=0.05),
-    "repetition": Sampling(repetition_penalty=1.3),
-    "frequency": Sampling(frequency_penalty=1.1),
-    "presence": Sampling(presence_penalty=1.7),
-    "bias": Sampling(bias=(LogitBias(3, 5.0), LogitBias(9, -5.0))),
-    "watermark": Sampling(watermark=True),
-    "minimum": Sampling(min_new_tokens=12),
-    "all": Sampling(
-        temperature=0.9,
-        top_k=60,
-        top_p=0.95,
-        typical_p=0.95,
-        min_p=0.001,
-        repetition_penalty=1.1,
-        frequency_penalty=0.4,
-        presence_penalty=-0.3,
-        bias=(LogitBias(3, 2.0), LogitBias(EOS, 4.0)),
-        watermark=True,
-        min_new_tokens=9,
-    ),
-}
 DRAFTS = ("none", "some", "all")
-
-
-@cache
-def disturbed(target: str) -> str:
-    """The target with a little noise on its weights."""
-    torch.manual_seed(9)
-    module = AutoModelForCausalLM.from_pretrained(target)
-    for parameter in module.parameters():
-        parameter.data.add_(torch.randn_like(parameter) * parameter.std() * 0.1)
-    path = str(Path(target).with_name("disturbed"))
-    module.save_pretrained(path)
-    return path
 
 
 @pytest.fixture(params=DRAFTS)
 def drafted(request: pytest.FixtureRequest, model: Model) -> Any:
     """An engine whose drafts are accepted never, sometimes or always; it ends texts with EOS."""
     target = model("llama")
-    drafts = {"none": model("llama", 1), "some": disturbed(target), "all": target}
-    served = engine(target, drafts[request.param])
-    kept, ends = served._target.facts, frozenset({EOS})
-    served._target.facts = replace(kept, eos=ends)
-    served._drafter._eos = ends
-    yield served, request.param
-    served._target.facts = kept
-    served._drafter._eos = kept.eos
+    drafts = {"none": model("llama", 1), "some": noisy_copy(target), "all": target}
+    return engine(with_eos(target, EOS), drafts[request.param]), request.param
 
 
-def asks(sampling: Sampling, report: ReportOptions = tiny.TOKENS_ONLY) -> list[RowSpec]:
+def asks(sampling: Sampling, report: ReportOptions = samplings.TOKENS_ONLY) -> list[RowSpec]:
     rng = random.Random(3)
     prompts = [tuple(rng.randrange(VOCABULARY) for _ in range(size)) for size in (1, 4, 11)]
     return [
@@ -89,7 +43,7 @@ def asks(sampling: Sampling, report: ReportOptions = tiny.TOKENS_ONLY) -> list[R
 
 def items(served: Any, wanted: list[RowSpec], plan: DrivePlan) -> list[RowResult]:
     served.reset()
-    return tiny.run_steps(wanted, plan, lambda step: served.execute(step).items)
+    return driver.run_steps(wanted, plan, lambda step: served.execute(step).items)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
@@ -98,7 +52,7 @@ def test_tokens_are_those_of_the_plain_path(drafted: Any, sampling: Sampling) ->
     plain = drive(served, asks(sampling), DrivePlan(batch=1))
     for plan in (DrivePlan(draft=1), DrivePlan(draft=4, batch=1), DrivePlan(draft=5, chunk=3)):
         done = items(served, asks(sampling), plan)
-        assert tiny.tokens(done, 3) == plain
+        assert driver.tokens_by_row(done, 3) == plain
         offered, kept = (
             sum(item.drafted for item in done if item.end is None),
             sum(item.accepted for item in done if item.end is None),
@@ -175,7 +129,7 @@ def test_a_prompts_log_probabilities_are_the_models_own_in_any_chunks(
 ) -> None:
     served = engine(model("llama"), model("llama", 1))
     wanted = asks(SAMPLINGS["all"], ReportOptions(top_n=2, prompt_logprobs=True))
-    wanted.append(replace(wanted[2], report=tiny.TOKENS_ONLY))
+    wanted.append(replace(wanted[2], report=samplings.TOKENS_ONLY))
     done = items(served, wanted, DrivePlan(draft=3, chunk=chunk))
     for id, ask in enumerate(wanted[:3]):
         found: dict[int, float] = {}
@@ -193,5 +147,5 @@ def test_a_prompts_log_probabilities_are_the_models_own_in_any_chunks(
             told = dict(zip(top.ids, top.logprobs, strict=True))
             assert told.get(ask.prompt[place], found[place]) == found[place]
     assert not any(item.prompt_logprobs for item in done if item.id == 3)
-    silent = [replace(ask, report=tiny.TOKENS_ONLY) for ask in wanted]
-    assert tiny.tokens(done, 4) == drive(served, silent, DrivePlan(batch=1))
+    silent = [replace(ask, report=samplings.TOKENS_ONLY) for ask in wanted]
+    assert driver.tokens_by_row(done, 4) == drive(served, silent, DrivePlan(batch=1))

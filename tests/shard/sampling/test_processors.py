@@ -18,6 +18,7 @@ from tests.support.reference import reference
 VOCABULARY = 503
 EOS = [7, 400]
 BIASES = (LogitBias(3, 4.0), LogitBias(7, -2.5), LogitBias(502, 1.0))
+WARM = Sampling(temperature=1.0)
 SINGLE: dict[str, dict[str, Any]] = {
     "neutral": {},
     "repetition": {"repetition_penalty": 1.3},
@@ -73,12 +74,12 @@ def assert_equal_to_transformers(given: list[Position], raw: Tensor) -> None:
 
 @pytest.mark.parametrize("given", SINGLE.values(), ids=SINGLE)
 def test_every_parameter_alone(given: dict[str, Any]) -> None:
-    sampling = Sampling(**{"temperature": 1.0, **given})
+    sampling = replace(WARM, **given)
     assert_equal_to_transformers(spots([sampling] * 4), logits(4))
 
 
 def test_rows_of_a_mixed_batch_do_not_touch_each_other() -> None:
-    samplings = [Sampling(**{"temperature": 1.0, **given}) for given in SINGLE.values()]
+    samplings = [replace(WARM, **given) for given in SINGLE.values()]
     assert_equal_to_transformers(spots(samplings, 1), logits(len(samplings), 1))
 
 
@@ -87,7 +88,7 @@ def test_any_combination_in_one_batch() -> None:
     samplings = []
     for _ in range(150):
         parts = rng.sample(list(SINGLE.values()), rng.randint(2, 8))
-        samplings.append(Sampling(**{"temperature": 1.0}))
+        samplings.append(WARM)
         for part in parts:
             samplings[-1] = replace(samplings[-1], **part)
     assert_equal_to_transformers(spots(samplings, 3), logits(150, 3))
@@ -102,7 +103,8 @@ def test_a_greedy_row_has_processors_and_no_warper() -> None:
 @pytest.mark.parametrize("name", ["top_p", "typical_p"])
 def test_a_mass_that_lies_deep_in_a_wide_vocabulary_is_found(name: str) -> None:
     raw = torch.randn(3, 5000, generator=torch.Generator().manual_seed(4)) * 0.1
-    given = [Position(Sampling(temperature=1.0, **{name: p}), [1], (), 1) for p in (0.1, 0.5, 0.9)]
+    masses: list[dict[str, Any]] = [{name: mass} for mass in (0.1, 0.5, 0.9)]
+    given = [Position(replace(WARM, **each), [1], (), 1) for each in masses]
     scores = process(raw, given)
     for row, spot in enumerate(given):
         assert torch.equal(scores[row], reference(raw[row], spot, []))

@@ -137,7 +137,7 @@ word = st.integers(-(2**63), 2**64 - 1)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 ids = st.lists(int32, max_size=5).map(tuple)
 floats = st.lists(st.floats(width=32, allow_nan=False), max_size=5).map(tuple)
-name = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
+name = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
 def tuples(item: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:

@@ -14,8 +14,8 @@ import pytest
 from router.text.grammar import from_schema
 from router.text.worker import Worker
 from shard.wire.protocol import Sampling
-from tests.shard.sampling.test_grammar import EOS, TOKENIZER, VOCABULARY, serving
-from tests.support.tiny import DrivePlan, RowSpec, drive
+from tests.support.driver import DrivePlan, RowSpec, drive
+from tests.support.text_engine import EOS, TOKENIZER, VOCABULARY, text_engine
 
 COUNT = 500
 LONGEST = 60
@@ -112,7 +112,7 @@ def whole(seed: int) -> Schema:
 @pytest.mark.parametrize("draft", [0, 3])
 def test_completed_outputs_validate(tmp_path: Path, draft: int) -> None:
     TOKENIZER.save(str(tmp_path / "tokenizer.json"))
-    served = serving(str(tmp_path), 1)
+    served = text_engine(str(tmp_path), 1)
     worker = Worker(str(tmp_path), VOCABULARY, None)
     schemas = [whole(seed) for seed in range(draft * COUNT, draft * COUNT + COUNT // 2)]
     asks = []

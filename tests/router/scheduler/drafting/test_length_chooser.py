@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,7 @@ from tests.support.virtual_device import capacity
 LONGEST = 8
 
 
-def device(*costs: tuple[int, int, float], **changes: float) -> DeviceCapacity:
+def device(*costs: tuple[int, int, float], **changes: Any) -> DeviceCapacity:
     """Up to 64 rows; a verification of 25 ms and a draft token of 2 ms unless `costs` differ."""
     plain = capacity(speculate=LONGEST, max_rows=64, draft_token_seconds=0.002)
     return replace(plain, verify_seconds=0.025, costs=costs, **changes)

@@ -188,7 +188,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         self.tables: dict[int, list[int]] = {}
         self.published: dict[int, int] = {}
         """Leading pages that an owner writes no more."""
-        self.holds: dict[int, tuple[int, ...]] = {}
+        self.holds: dict[int, int] = {}
         """What was last written to a page: the prefix it stands for."""
         self.prefix: dict[int, list[int]] = {}
         """The names of each owner's pages, equal for equal prefixes."""

@@ -1,0 +1,33 @@
+"""An engine over a vocabulary of real text, for grammars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers.models.llama import LlamaConfig
+
+from shard.engine import Engine
+from tests.support import tiny
+from tests.support.families import EOS as EOS_TEXT
+from tests.support.families import FAMILIES
+
+TOKENIZER = FAMILIES["byte_level"]
+VOCABULARY = TOKENIZER.get_vocab_size() + 5
+"""The size of the model's vocabulary; its last ids are padding."""
+EOS = TOKENIZER.get_vocab()[EOS_TEXT]
+
+
+def text_engine(folder: str, draft: int | None) -> Engine:
+    """An engine in `folder` with the draft of seed `draft`; None is prompt lookup.
+
+    The target has seed 0, so a draft of that seed proposes what the target would say.
+    """
+    target = _save(folder, 0)
+    return tiny.engine(target, None if draft is None else _save(folder, draft))
+
+
+def _save(folder: str, seed: int) -> str:
+    config = LlamaConfig(**{**tiny.SHAPE, "vocab_size": VOCABULARY, "eos_token_id": EOS})
+    path = tiny.save_model(config, Path(folder, f"text-{seed}"), seed)
+    Path(path, "tokenizer.json").write_text(TOKENIZER.to_str())
+    return path
