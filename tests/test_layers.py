@@ -1,4 +1,7 @@
-"""Who may import whom, and what is written nowhere: read from the syntax trees."""
+"""Which module may import which, and what no module may contain.
+
+Everything is read from syntax trees; nothing is imported.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,15 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.paths import ROOT
+
 PRODUCT = sorted(
     path.relative_to(ROOT)
     for path in (*ROOT.glob("router/**/*.py"), *ROOT.glob("shard/**/*.py"), ROOT / "launcher.py")
 )
-OURS = ("router", "shard", "launcher", "benchmark", "tests")
+TESTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("tests/**/*.py"))
+MIRRORS = ("router", "shard", "benchmark", "deploy")
+"""Folders of the repository that folders of tests mirror."""
 PURE = {"bisect", "collections", "collections.abc", "dataclasses", "enum", "heapq", "itertools"}
 PURE |= {"math", "typing", "__future__"}
 ROUTER = (
@@ -48,8 +54,8 @@ SHARD = (
     ("server",),
     ("__main__", "launch"),
 )
-"""Folders and modules of each package, lowest layer first: one may import only from layers below
-its own, and from itself."""
+"""Folders and modules of each package, lowest layer first. A folder or module may import only from
+layers below its own and from itself."""
 LAUNCHER_ONLY = ("router.cli", "shard.launch")
 LIGHT = (
     *LAUNCHER_ONLY,
@@ -62,13 +68,13 @@ LIGHT = (
     "shard.loading.checkpoint",
     "shard.wire.sockets",
 )
-"""What the launcher loads; nothing in it takes long to import."""
+"""What the launcher imports; every module in it imports fast."""
 PROGRAM = Path("shard/launch/hub_download.py")
-"""Started as a process of its own."""
+"""The launcher starts it as a separate process."""
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The modules that a file names, wherever it names them; relative ones made absolute."""
+    """The modules that a file imports, in functions too; relative imports are resolved."""
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -94,37 +100,37 @@ def files(*folders: str) -> list[Path]:
 
 def layer(module: str, order: tuple[tuple[str, ...], ...]) -> int:
     """The index in `order` of the layer that `module` of the same package lies in."""
-    room = module.split(".")[1]
-    (index,) = (index for index, rooms in enumerate(order) if room in rooms)
+    part = module.split(".")[1]
+    (index,) = (index for index, parts in enumerate(order) if part in parts)
     return index
 
 
 @pytest.mark.parametrize("path", files("router", "shard"), ids=str)
 def test_a_module_imports_only_from_itself_and_from_layers_below(path: Path) -> None:
-    own = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
-    package, order = own.split(".")[0], ROUTER if within(own, "router") else SHARD
+    importer = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+    package, order = importer.split(".")[0], ROUTER if within(importer, "router") else SHARD
     for module in imports(path):
-        if module == package or not within(module, package) or "." not in own:
+        if module == package or not within(module, package) or "." not in importer:
             continue
-        same = module.split(".")[1] == own.split(".")[1]
-        assert same or layer(module, order) < layer(own, order), f"{own} imports {module}"
+        same = module.split(".")[1] == importer.split(".")[1]
+        assert same or layer(module, order) < layer(importer, order), f"{importer}: {module}"
 
 
 @pytest.mark.parametrize(("package", "order"), [("router", ROUTER), ("shard", SHARD)])
 def test_every_module_has_a_layer(package: str, order: tuple[tuple[str, ...], ...]) -> None:
-    rooms = {path.parts[1].removesuffix(".py") for path in files(package)}
-    assert rooms - {"__init__", "demo"} == {room for rooms in order for room in rooms}
+    parts = {path.parts[1].removesuffix(".py") for path in files(package)}
+    assert parts - {"__init__", "demo"} == {part for layer in order for part in layer}
 
 
 @pytest.mark.parametrize("path", files("router"), ids=str)
-def test_the_router_knows_of_the_shard_only_the_wire_and_loads_no_tensors(path: Path) -> None:
+def test_the_router_imports_only_the_wire_of_the_shard_and_no_tensors(path: Path) -> None:
     for module in imports(path):
         assert not within(module, "torch", "transformers", "launcher", "benchmark")
         assert not within(module, "shard") or module == "shard.wire.protocol"
 
 
 @pytest.mark.parametrize("path", files("shard"), ids=str)
-def test_the_shard_knows_nothing_of_those_who_use_it(path: Path) -> None:
+def test_the_shard_imports_neither_router_nor_launcher(path: Path) -> None:
     for module in imports(path):
         assert not within(module, "router", "launcher", "benchmark")
 
@@ -141,10 +147,10 @@ def test_the_scheduler_is_pure(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", files("router", "shard"), ids=str)
-def test_only_the_launcher_imports_what_is_the_launchers(path: Path) -> None:
-    own = ".".join(path.with_suffix("").parts)
+def test_only_the_launcher_imports_the_launchers_modules(path: Path) -> None:
+    importer = ".".join(path.with_suffix("").parts)
     for module in imports(path):
-        assert within(own, *LAUNCHER_ONLY) or not within(module, *LAUNCHER_ONLY)
+        assert within(importer, *LAUNCHER_ONLY) or not within(module, *LAUNCHER_ONLY)
 
 
 @pytest.mark.parametrize(
@@ -155,24 +161,24 @@ def test_what_the_launcher_loads_is_light(path: Path) -> None:
         assert within(module, *LIGHT) or module.partition(".")[0] in sys.stdlib_module_names
 
 
-FEW = {"router": 20, "shard": 16, "router/scheduler": 10, "benchmark": 8}
+MAX_FILES = {"router": 20, "shard": 16, "router/scheduler": 10, "benchmark": 8}
 SHARED_STEMS = {"__init__", "__main__", "config"}
 MIRRORED = {"routes", "openapi", "generation", "request_models", "response_models", "validation"}
-"""The files of both API folders: each has its own, under the same name."""
+"""Modules that both API folders have under the same name."""
 
 
-@pytest.mark.parametrize(("folder", "most"), FEW.items())
-def test_a_folder_fits_on_a_screen(folder: str, most: int) -> None:
-    assert len(list((ROOT / folder).glob("*.py"))) <= most
+@pytest.mark.parametrize(("folder", "maximum"), MAX_FILES.items())
+def test_a_folder_has_few_files(folder: str, maximum: int) -> None:
+    assert len(list((ROOT / folder).glob("*.py"))) <= maximum
 
 
 @pytest.mark.parametrize("package", ["router", "shard"])
-def test_no_file_name_stands_twice_in_a_package(package: str) -> None:
+def test_file_names_are_unique_in_a_package(package: str) -> None:
     count = Counter(path.stem for path in files(package))
     assert {stem for stem, times in count.items() if times > 1} <= SHARED_STEMS | MIRRORED
 
 
-def test_no_class_name_stands_twice_in_the_product() -> None:
+def test_class_names_are_unique_in_the_product() -> None:
     trees = (ast.parse((ROOT / path).read_text()) for path in PRODUCT)
     classes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
     count = Counter(node.name for node in classes)
@@ -188,3 +194,18 @@ def test_nothing_is_pickled_and_no_wall_clock_is_read(path: Path) -> None:
             assert {alias.name for alias in node.names} <= {"monotonic", "perf_counter"}
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             assert (node.value.id, node.attr) != ("time", "time")
+
+
+@pytest.mark.parametrize("path", TESTS, ids=str)
+def test_nothing_is_imported_from_a_test_or_a_conftest(path: Path) -> None:
+    names = [module.rpartition(".")[2] for module in imports(path) if within(module, "tests")]
+    assert not [name for name in names if name == "conftest" or name.startswith("test_")]
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted({path.parent for path in TESTS if path.parts[1] in MIRRORS}),
+    ids=str,
+)
+def test_folders_of_tests_mirror_the_repository(folder: Path) -> None:
+    assert (ROOT / folder.relative_to("tests")).is_dir()
