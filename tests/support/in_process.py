@@ -40,7 +40,7 @@ class RandomPolicy:
     def remove(self, row: Row, end: SchedulerEnd | None) -> None:
         self._rows.remove(row)
 
-    def order(self, now: float, page_usage: float) -> Sequence[Row]:
+    def order(self, now: float) -> Sequence[Row]:
         if self._random.random() < self._change:
             self._random.shuffle(self._rows)
         return list(self._rows)

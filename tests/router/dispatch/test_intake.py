@@ -93,7 +93,7 @@ async def test_the_steps_come_in_order_and_leaving_undoes_them() -> None:
     journal = Journal([request(), request()], source=SOURCE)
     async with intake(journal).open("id", journal.precheck) as (generation, records):
         assert generation is journal
-        assert records == journal.started
+        assert list[Any](records) == journal.started
         assert journal.permits == 6
     each = ["encode", "grammar", "prepare compiled a", "start"]
     assert journal.steps == [

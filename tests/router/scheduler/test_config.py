@@ -1,5 +1,7 @@
 """The scheduler's configuration: what is out of bounds is refused by name, as is what is gone."""
 
+from typing import Any
+
 import pytest
 
 from router.cli.flags import FlagParser
@@ -23,7 +25,7 @@ from router.scheduler.config import SchedulerConfig
         ("laps_fairness", -1.0, "`laps_fairness` must be >= 0"),
     ],
 )
-def test_a_parameter_outside_its_bounds_is_refused(field: str, value: float, message: str) -> None:
+def test_a_parameter_outside_its_bounds_is_refused(field: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match="must be") as refused:
         SchedulerConfig(**{field: value}).check()
     assert str(refused.value) == message

@@ -44,8 +44,8 @@ def policy(random: Random, patience: float, estimator: Estimator) -> Policy:
         laps_tail=random.choice((0.0, 0.5)),
         laps_fairness=random.choice((0.0, 2.0)),
     )
-    kind = LapsQueues if config.laps_rank == "queues" else Laps
-    return kind(estimator, levels, one, config)
+    laps = LapsQueues if config.laps_rank == "queues" else Laps
+    return laps(estimator, levels, one, config)
 
 
 def excess(seed: int, patience: float) -> Iterator[float]:

@@ -65,7 +65,7 @@ def test_a_greedy_row_has_no_warpers() -> None:
 
 @pytest.mark.parametrize("name", SAMPLING_FIELDS)
 def test_every_sampling_field_changes_the_scores_or_the_choice_on_the_host(name: str) -> None:
-    base = {"temperature": 1.0, "watermark": name.startswith("watermark_")}
+    base: dict[str, Any] = {"temperature": 1.0, "watermark": name.startswith("watermark_")}
     plain, changed = outcome(Sampling(**base)), outcome(Sampling(**{**base, name: CHANGED[name]}))
     assert plain != changed
 
@@ -73,7 +73,7 @@ def test_every_sampling_field_changes_the_scores_or_the_choice_on_the_host(name:
 def test_the_parameters_without_effect_on_greedy_decoding_are_the_routers_warpers() -> None:
     without_effect = set()
     for name in SAMPLING_FIELDS:
-        base = {"watermark": name.startswith("watermark_")}
+        base: dict[str, Any] = {"watermark": name.startswith("watermark_")}
         changed = {**base, name: CHANGED[name], "temperature": 0.0}
         if outcome(Sampling(**changed)) == outcome(Sampling(**base)):
             without_effect.add(name)
