@@ -31,11 +31,12 @@ from router.openai.routes import OpenAIRoutes
 
 
 def _instance_kind(value: Any) -> str:
-    return "messages" if isinstance(value, dict) and "messages" in value else "inputs"
+    return "(chat)" if isinstance(value, dict) and "messages" in value else "(generate)"
 
 
+# a tag is never the name of a field, so that errors keep it out of paths
 Instance = Annotated[
-    Annotated[GenerateRequest, Tag("inputs")] | Annotated[ChatRequest, Tag("messages")],
+    Annotated[GenerateRequest, Tag("(generate)")] | Annotated[ChatRequest, Tag("(chat)")],
     Discriminator(_instance_kind),
 ]
 

@@ -9,6 +9,7 @@ before it is parsed, and validation stops at the first wrong value.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -20,6 +21,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from router.errors import BodyTypeError, MalformedJson
 
@@ -76,7 +78,7 @@ def validate_body(value: Any, model: type[AnyBody]) -> AnyBody:
     try:
         return model.model_validate(value)
     except ValidationError as fault:
-        raise BodyTypeError(_error_text(fault)) from fault
+        raise BodyTypeError(_error_text(fault, value)) from fault
 
 
 def parse_json(body: bytes, max_values: int = MAX_BODY_VALUES) -> Any:
@@ -100,8 +102,45 @@ def _exceeds_values(body: bytes, max_values: int) -> bool:
     return sum(map(outside.count, _VALUE_SEPARATORS)) > max_values
 
 
-def _error_text(fault: ValidationError) -> str:
-    first = fault.errors(include_url=False, include_context=False, include_input=False)[0]
-    field = ".".join(map(str, first["loc"])) or "body"
-    text = "Input should be an object" if first["type"] == "model_type" else first["msg"]
-    return f"{field}: {text}"
+def _error_text(fault: ValidationError, body: Any) -> str:
+    """The path of the first wrong field in `body`, as the client wrote it, and what is wrong."""
+    errors = fault.errors(include_url=False, include_context=False, include_input=False)
+    located = [(_client_path(error, body), _message(error)) for error in errors]
+    path = located[0][0]
+    deeper = [entry for entry in located if entry[0][: len(path)] == path != entry[0]]
+    if deeper:  # inside one of several types that the field may have
+        path, text = deeper[0]
+    else:
+        text = _alternatives([text for other, text in located if other == path])
+    return f"{'.'.join(map(str, path)) or 'body'}: {text}"
+
+
+def _client_path(error: ErrorDetails, body: Any) -> tuple[int | str, ...]:
+    """The names and indexes in the location of `error` that exist in `body`.
+
+    pydantic also puts the names of its own types and validators into a location.
+    """
+    path: list[int | str] = []
+    location, value = error["loc"], body
+    for depth, part in enumerate(location, 1):
+        is_last = depth == len(location)
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and isinstance(part, int):
+            value = value[part] if part < len(value) else None
+        elif not (is_last and error["type"] == "missing"):
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _message(error: ErrorDetails) -> str:
+    if error["type"] == "model_type":
+        return "Input should be an object"
+    return error["msg"].removeprefix("Value error, ")
+
+
+def _alternatives(texts: Sequence[str]) -> str:
+    """One sentence of the errors of a field that may have one of several types."""
+    first, *others = dict.fromkeys(texts)
+    return " or ".join([first, *(text.removeprefix("Input should be ") for text in others)])

@@ -28,6 +28,8 @@ from router.requests.rules import require
 from router.server_info import ServerInfo
 
 ID_PREFIX = "chatcmpl"
+MAX_TOP_LOGPROBS = 20
+"""OpenAI's limit; a larger `--max-top-n-tokens` raises it."""
 CHAT_ROUTE = 1
 """`Request.route` of chats."""
 
@@ -39,10 +41,10 @@ def build_requests(
     count = validation.validated_choice_count(body, bounds)
     top = body.top_logprobs or 0
     require(not top or body.logprobs, "`top_logprobs` needs `logprobs`")
-    base = validation.validate(
-        body, bounds, vocabulary_size, validation.LogprobOptions(body.logprobs, top)
-    )
-    require(bool(prompt.text), "`inputs` cannot be empty")
+    limit = max(MAX_TOP_LOGPROBS, bounds.max_top_n_tokens)
+    options = validation.LogprobOptions(body.logprobs, top, limit)
+    base = validation.validate(body, bounds, vocabulary_size, options)
+    require(bool(prompt.text), "the chat template renders an empty prompt")
     request = replace(
         base,
         inputs=prompt.text,

@@ -26,6 +26,8 @@ from router.requests.rules import require
 from router.server_info import ServerInfo
 
 ID_PREFIX = "cmpl"
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's default of `max_tokens`, as far as the context has room."""
 TextOrIds = str | tuple[int, ...]
 
 
@@ -55,26 +57,29 @@ def build_requests(
     options = validation.LogprobOptions(
         logprobs=body.logprobs is not None,
         top_n=body.logprobs or 0,
+        max_top_n=bounds.max_top_n_tokens,
+        top_n_field="logprobs",
         include_prompt=body.echo and body.logprobs is not None,
     )
     texts, count = parse_prompts(body, bounds), validation.validated_choice_count(body, bounds)
     require(body.best_of in (None, 1, count), "`best_of` must be 1 or `n`")
     if _is_prompt_only(body):
-        body = body.model_copy(update={"max_tokens": 1})
+        body = body.model_copy(update={body.token_limit_field: 1})
     base = validation.validate(body, bounds, vocabulary_size, options)
+    base = replace(base, default_new_tokens=DEFAULT_MAX_TOKENS)
     requests = [_with_prompt(base, text, vocabulary_size, decode) for text in texts]
     return [choice for request in requests for choice in expand_best_of(request, count)]
 
 
 def _is_prompt_only(body: CompletionRequest) -> bool:
     """Whether only the prompt is to be returned, and no output."""
-    return body.max_tokens == 0 and body.echo
+    return body.token_limit == 0 and body.echo
 
 
 def _with_prompt(
     request: Request, text: TextOrIds, vocabulary_size: int, decode: Callable[[Sequence[int]], str]
 ) -> Request:
-    require(bool(text), "`inputs` cannot be empty")
+    require(bool(text), "`prompt` cannot be empty")
     if isinstance(text, str):
         return replace(request, inputs=text)
     largest = max(text)

@@ -52,11 +52,11 @@ class CommonParameters(SharedParameters):
 
     model: str | None = None
     """Name to return as the response's `model`. The server always uses the model it serves."""
-    max_tokens: U32 | None = Field(
-        default=None, validation_alias=AliasChoices("max_tokens", "max_completion_tokens")
-    )
-    """Maximum number of tokens to generate; defaults to as many as fit into the context. Also
-    accepted as `max_completion_tokens`."""
+    max_tokens: U32 | None = None
+    """Maximum number of tokens to generate. Defaults to as many as fit into the context, on
+    `/v1/completions` to 16."""
+    max_completion_tokens: U32 | None = None
+    """OpenAI's newer name of `max_tokens`, which it overrides."""
     min_p: Float32 | None = None
     """Sample only from tokens at least `min_p` times as likely as the most likely one. Between 0
     and 1."""
@@ -76,6 +76,16 @@ class CommonParameters(SharedParameters):
     """Whether to stream the response as server-sent events."""
     stream_options: StreamOptions = StreamOptions()
     """Options of a streamed response."""
+
+    @property
+    def token_limit_field(self) -> str:
+        """Name of the field that limits the number of tokens."""
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+
+    @property
+    def token_limit(self) -> int | None:
+        """Value of the field that limits the number of tokens; None if it is not set."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
 class CompletionRequest(CommonParameters):

@@ -143,7 +143,7 @@ def to_chat_body(body: ResponsesRequest) -> ChatRequest:
     )
     require(not body.background, "`background` is not supported: responses are not stored")
     messages = list(_messages(body))
-    require(bool(messages), "`inputs` cannot be empty")
+    require(bool(messages), "`input` cannot be empty")
     fields = {
         "model": body.model,
         "messages": messages,

@@ -38,6 +38,9 @@ class LogprobOptions:
     logprobs: bool = False
     top_n: int = 0
     """Number of most likely tokens at each position."""
+    max_top_n: int = 0
+    top_n_field: str = "top_logprobs"
+    """Name of the request's field that holds `top_n`."""
     include_prompt: bool = False
 
 
@@ -66,7 +69,7 @@ def validate(
     return Request(
         inputs="",
         sampling=_sampling(body, bias, new_seed),
-        max_new_tokens=body.max_tokens,
+        max_new_tokens=body.token_limit,
         stop=tuple(stops),
         stream=body.stream,
         top_n_tokens=logprob_options.top_n,
@@ -83,11 +86,12 @@ def _check_counts(
     bounds: ResolvedLimits,
     logprob_options: LogprobOptions,
 ) -> None:
-    require(body.max_tokens != 0, "`max_new_tokens` must be strictly positive")
+    require(body.token_limit != 0, f"`{body.token_limit_field}` must be strictly positive")
     count, limit = len(stops), bounds.max_stop_sequences
     require(count <= limit, f"`stop` supports up to {limit} stop sequences. Given: {count}")
-    count, limit = logprob_options.top_n, bounds.max_top_n_tokens
-    require(count <= limit, f"`top_n_tokens` must be >= 0 and <= {limit}. Given: {count}")
+    count, limit = logprob_options.top_n, logprob_options.max_top_n
+    field = logprob_options.top_n_field
+    require(count <= limit, f"`{field}` must be >= 0 and <= {limit}. Given: {count}")
 
 
 def _logit_bias(body: CommonParameters, vocabulary_size: int) -> tuple[LogitBias, ...]:

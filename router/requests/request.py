@@ -55,7 +55,7 @@ class Request:
     sampling: Sampling
     """With a seed; temperature 0 is greedy."""
     max_new_tokens: int | None = None
-    """None: as many as fit."""
+    """None: `default_new_tokens`, or fewer if no more fit."""
     stop: tuple[str, ...] = ()
     truncate: int | None = None
     """Keep only this many of the prompt's last tokens."""
@@ -94,6 +94,8 @@ class Request:
     """Requests share cached prefixes with those of the same salt alone, as in vLLM."""
     route: int = 0
     """Kind of text, by which answers' lengths are learned: 0 plain, 1 chat."""
+    default_new_tokens: int | None = None
+    """None: as many as fit."""
 
     @property
     def tenant(self) -> int:
@@ -144,7 +146,8 @@ def fit_to_context(
     kept = tokens if request.truncate is None else tokens[-request.truncate :]
     used, most = len(kept), bounds.max_total_tokens
     room = max(most - used, 0)
-    asked = room if request.max_new_tokens is None else request.max_new_tokens
+    default = room if request.default_new_tokens is None else min(room, request.default_new_tokens)
+    asked = default if request.max_new_tokens is None else request.max_new_tokens
     counted = min(asked, COUNTED_NEW_TOKENS)
     require(
         used + counted <= most,

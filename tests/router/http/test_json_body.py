@@ -3,9 +3,12 @@ from typing import Any
 
 import pytest
 
+from router.cloud import VertexRequest
 from router.errors import BodyTypeError, MalformedJson
-from router.http.json_body import parse_body
+from router.http.json_body import Body, parse_body, validate_body
 from router.native.request_models import CompatGenerateRequest, GenerateRequest
+from router.openai.request_models import ChatRequest, CompletionRequest
+from router.openai.responses_request import ResponsesRequest
 
 PREFIX = "Failed to deserialize the JSON body into the target type: "
 
@@ -185,3 +188,65 @@ def test_a_text_is_one_value_whatever_it_holds(text: str) -> None:
 def test_the_first_wrong_value_of_many_is_named() -> None:
     with pytest.raises(BodyTypeError, match=r"parameters\.stop\.1: Input should be a valid string"):
         parameters(stop=["a", *range(1000)])
+
+
+MESSAGES = [{"role": "user", "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "text"),
+    [
+        (ChatRequest, {"stop": 5}, "stop: Input should be a valid string or a valid list"),
+        (ChatRequest, {"stop": ["a", 5]}, "stop.1: Input should be a valid string"),
+        (ChatRequest, {"stop": {}}, "stop: Input should be a valid string or a valid list"),
+        (ChatRequest, {"tool_choice": 5}, "tool_choice: Input should be a valid string or an obje"),
+        (ChatRequest, {"tool_choice": {"name": 5}}, "tool_choice.name: Input should be a valid s"),
+        (ChatRequest, {"tool_choice": {"type": "x"}}, "tool_choice.type: Input should be 'functio"),
+        (ChatRequest, {"tool_choice": {}}, "tool_choice.function: Field required"),
+        (ChatRequest, {"logit_bias": {"5": "a"}}, "logit_bias.5: Input should be a valid number"),
+        (ChatRequest, {"logit_bias": 5}, "logit_bias: Input should be a valid dictionary or a "),
+        (ChatRequest, {"temperature": 1e50}, "temperature: number out of range of float32"),
+        (ChatRequest, {"min_new_tokens": -1}, "min_new_tokens: Input should be greater than or "),
+        (ChatRequest, {"min_tokens": -1}, "min_tokens: Input should be greater than or equal to"),
+        (
+            ChatRequest,
+            {"messages": [*MESSAGES, {"role": "user", "content": [{"type": "text", "text": 5}]}]},
+            "messages.1.content.0.text: Input should be a valid string",
+        ),
+        (
+            ChatRequest,
+            {"messages": [{"role": "user", "content": [{"text": "a"}]}]},
+            "messages.0.content.0.type: Field required",
+        ),
+        (
+            ChatRequest,
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {}}]}]},
+            "messages.0.tool_calls.0.function.name: Field required",
+        ),
+        (CompletionRequest, {"prompt": 5}, "prompt: Input should be a valid list"),
+        (CompletionRequest, {"prompt": [[1, "a"]]}, "prompt.0.1: Input should be a valid integer"),
+        (CompletionRequest, {"prompt": ["a", 1]}, "prompt.1: Input should be a valid string"),
+        (ResponsesRequest, {"input": 5}, "input: Input should be a valid string or a valid list"),
+        (ResponsesRequest, {"input": [5]}, "input.0: Input should be an object"),
+        (
+            ResponsesRequest,
+            {"input": [{"type": 5}]},
+            "input.0.type: Input should be a valid string",
+        ),
+        (VertexRequest, {"instances": [5]}, "instances.0: Input should be an object"),
+        (VertexRequest, {"instances": [{"inputs": 5}]}, "instances.0.inputs: Input should be a v"),
+        (
+            VertexRequest,
+            {"instances": [{"messages": MESSAGES, "top_k": 1.5}]},
+            "instances.0.top_k: Input should be a valid integer",
+        ),
+    ],
+    ids=str,
+)
+def test_an_error_has_the_path_that_the_client_wrote(
+    model: type[Body], body: dict[str, Any], text: str
+) -> None:
+    required = {"messages": MESSAGES} if model is ChatRequest else {}
+    with pytest.raises(BodyTypeError) as caught:
+        validate_body({**required, **body}, model)
+    assert str(caught.value).startswith(PREFIX + text)

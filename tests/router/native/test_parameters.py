@@ -49,6 +49,7 @@ NATIVE = {
 OPENAI = {
     **SHARED,
     "max_tokens": 5,
+    "max_completion_tokens": 5,
     "min_p": 0.5,
     "presence_penalty": 0.5,
     "logit_bias": {"5": 1.0},

@@ -9,8 +9,13 @@ from typing import Any
 import pytest
 
 from router.errors import GenerationFailed
+from router.openai import completions
+from router.openai.request_models import CompletionRequest
+from router.requests.request import fit_to_context
 from tests.support.serving import (
+    BOUNDS,
     DRAFTING_SERVER_INFO,
+    VOCAB_SIZE,
     RunningServer,
     ScriptedDispatcher,
     Token,
@@ -19,11 +24,8 @@ from tests.support.serving import (
 
 CHAT = {"messages": [{"role": "user", "content": "Say"}]}
 PLAIN = {"prompt": "Say"}
-BODIES: dict[str, dict[str, Any]] = {
-    "/v1/chat/completions": CHAT,
-    "/v1/completions": PLAIN,
-    "/v1/responses": {"input": "Say"},
-}
+CHATS, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+BODIES: dict[str, dict[str, Any]] = {CHATS: CHAT, COMPLETIONS: PLAIN, RESPONSES: {"input": "Say"}}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 PROMPT = "<|user|>Say<|assistant|>"
 REQUEST_ID_HEADER = {"x-request-id": "r1"}
@@ -271,14 +273,18 @@ async def test_a_stream_that_just_ends_is_incomplete(path: str) -> None:
         ({"top_p": 1.1}, 422, "validation", "`top_p` must be > 0.0 and <= 1.0"),
         ({"top_k": -2}, 422, "validation", "`top_k` must be strictly positive"),
         ({"min_p": 1.5}, 422, "validation", "`min_p` must be >= 0.0 and <= 1.0"),
-        ({"max_tokens": 0}, 422, "validation", "`max_new_tokens` must be strictly positive"),
+        ({"max_tokens": 0}, 422, "validation", "`max_tokens` must be strictly positive"),
+        (
+            {"max_completion_tokens": 0, "max_tokens": 5},
+            *(422, "validation", "`max_completion_tokens` must be strictly positive"),
+        ),
         ({"stop": ["a"] * 5}, 422, "validation", "supports up to 4 stop sequences. Given: 5"),
         ({"stop": ""}, 422, "validation", "`stop` sequences must be 1 to 1000 characters long"),
         (
-            {"top_logprobs": 6, "logprobs": True},
+            {"top_logprobs": 21, "logprobs": True},
             422,
             "validation",
-            "must be >= 0 and <= 5. Given: 6",
+            "`top_logprobs` must be >= 0 and <= 20. Given: 21",
         ),
         ({"top_logprobs": 1}, 422, "validation", "`top_logprobs` needs `logprobs`"),
         ({"n": 3}, 422, "validation", "`n` must be > 0 and <= 2. Given: 3"),
@@ -322,7 +328,7 @@ async def test_what_a_chat_may_not_ask(
     [
         ({"prompt": []}, "validation", "Empty array detected. Do not use an empty array for"),
         ({"prompt": [[]]}, "validation", "Empty array detected."),
-        ({"prompt": ""}, "validation", "`inputs` cannot be empty"),
+        ({"prompt": ""}, "validation", "`prompt` cannot be empty"),
         ({"prompt": ["a"] * 5}, "batch size exceeded", "the maximum allowed batch size of 4"),
         ({"prompt": [4096]}, "validation", "token ids must be below 4096. Given: 4096"),
         ({"prompt": [-1]}, "validation", "prompt"),
@@ -331,7 +337,7 @@ async def test_what_a_chat_may_not_ask(
         ({"prompt": None}, "validation", "prompt"),
         ({"suffix": "x"}, "suffix not supported", "Suffix is not supported and can be achieved"),
         ({"best_of": 2}, "validation", "`best_of` must be 1 or `n`"),
-        ({"logprobs": 6}, "validation", "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
+        ({"logprobs": 6}, "validation", "`logprobs` must be >= 0 and <= 5. Given: 6"),
         ({"n": 3}, "validation", "`n` must be > 0 and <= 2. Given: 3"),
     ],
     ids=str,
@@ -394,6 +400,45 @@ async def test_what_openai_sends_means_what_it_means_there() -> None:
     assert greedy.sampling.temperature == 0
     assert default.sampling.temperature == 1.0
     assert default.max_new_tokens == 9
+
+
+async def test_max_completion_tokens_overrides_max_tokens() -> None:
+    limits: list[dict[str, int | None]] = [
+        {"max_tokens": 3, "max_completion_tokens": 9},
+        {"max_completion_tokens": 9, "max_tokens": 3},
+        {"max_completion_tokens": None, "max_tokens": 9},
+        {"max_tokens": 9},
+        {"max_completion_tokens": 9, "max_tokens": 0},
+    ]
+    async with serving() as server:
+        for path, limit in ((path, limit) for path in (CHATS, COMPLETIONS) for limit in limits):
+            assert (await server.post(path, {**BODIES[path], **limit})).status == 200
+        assert {request.max_new_tokens for request, _ in server.dispatcher.opened} == {9}
+
+
+async def test_a_chat_may_ask_for_twenty_top_logprobs() -> None:
+    async with serving() as server:
+        body = {**CHAT, "logprobs": True, "top_logprobs": 20}
+        assert (await server.post(CHATS, body)).status == 200
+        [(request, _)] = server.dispatcher.opened
+    assert request.report.top_n == 20
+
+
+async def test_a_completion_without_a_limit_has_at_most_sixteen_tokens() -> None:
+    async with serving() as server:
+        for more in ({}, {"max_tokens": None}, {"max_tokens": 100}):
+            await server.post(COMPLETIONS, {**PLAIN, **more})
+        await server.post(CHATS, CHAT)
+        requests = [request for request, _ in server.dispatcher.opened]
+    budgets = [fit_to_context(request, range(10), BOUNDS)[1] for request in requests]
+    assert budgets == [16, 16, 100, BOUNDS.max_total_tokens - 10]
+
+
+def test_the_default_of_completions_is_reduced_to_the_room_in_the_context() -> None:
+    body = CompletionRequest(prompt="Say")
+    [request] = completions.build_requests(body, BOUNDS, VOCAB_SIZE, lambda ids: "")
+    used = BOUNDS.max_total_tokens - 5
+    assert fit_to_context(request, range(used), BOUNDS)[1] == 5
 
 
 async def test_a_faulty_grammar_never_reaches_the_engine() -> None:
@@ -564,7 +609,7 @@ async def test_an_invocation_with_messages_or_a_prompt_is_openais() -> None:
             "metadata: Dictionary should have at most 16",
         ),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "`item_reference` is not supported"),
-        ({"input": []}, "`inputs` cannot be empty"),
+        ({"input": []}, "`input` cannot be empty"),
         ({"temperature": -1}, "`temperature` must be strictly positive"),
     ],
     ids=str,
