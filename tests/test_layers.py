@@ -25,7 +25,7 @@ MIRRORS = ("router", "shard", "benchmark", "deploy")
 PURE = {"bisect", "collections", "collections.abc", "dataclasses", "enum", "heapq", "itertools"}
 PURE |= {"math", "typing", "__future__"}
 ROUTER = (
-    ("errors", "options", "log_levels", "offload"),
+    ("errors", "options", "log_levels", "offload", "exact_json"),
     ("scheduler",),
     ("config",),
     ("child", "server_info"),

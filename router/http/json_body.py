@@ -12,10 +12,10 @@ import struct
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
-import orjson
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -23,7 +23,13 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from router import exact_json
 from router.errors import BodyTypeError, MalformedJson
+from router.exact_json import ExactNumber, TooDeep
+
+
+def _nearest_float(value: Any) -> Any:
+    return float(value) if isinstance(value, ExactNumber) else value
 
 
 def _float32(value: float) -> float:
@@ -33,13 +39,26 @@ def _float32(value: float) -> float:
         raise ValueError("number out of range of float32") from fault
 
 
-Float32 = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_float32)]
+def _checked_depth(value: Any) -> Any:
+    if isinstance(value, str):
+        exact_json.check_depth(value.encode(errors="replace"))
+    return value
+
+
+Float32 = Annotated[
+    float,
+    BeforeValidator(_nearest_float),
+    Field(allow_inf_nan=False),
+    AfterValidator(_float32),
+]
 U32 = Annotated[int, Field(ge=0, lt=1 << 32)]
 U64 = Annotated[int, Field(ge=0, lt=1 << 64)]
 I32 = Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)]
 StringList = Annotated[list[str], Field(fail_fast=True)]
 Json = Any
 """Any value of a parsed body; pydantic's JsonValue would traverse it once more."""
+JsonOrText = Annotated[Json, AfterValidator(_checked_depth)]
+"""Any value; if it is a string that holds JSON, that is not nested deeper than a body may be."""
 
 _VALUE_SEPARATORS = (b",", b"[", b"{")
 MAX_BODY_VALUES = 1 << 16
@@ -67,8 +86,8 @@ AnyBody = TypeVar("AnyBody", bound=Body)
 def parse_body(body: bytes, model: type[AnyBody], max_values: int = MAX_BODY_VALUES) -> AnyBody:
     """`body` as a `model`.
 
-    Raises MalformedJson (not JSON) or BodyTypeError (names the first wrong field, or says that
-    there are more than `max_values` values).
+    Raises MalformedJson (not JSON) or BodyTypeError (names the first wrong field or one that is
+    nested too deep, or says that there are more than `max_values` values).
     """
     return validate_body(parse_json(body, max_values), model)
 
@@ -82,12 +101,17 @@ def validate_body(value: Any, model: type[AnyBody]) -> AnyBody:
 
 
 def parse_json(body: bytes, max_values: int = MAX_BODY_VALUES) -> Any:
-    """The parsed `body`. Raises MalformedJson, or BodyTypeError above `max_values` values."""
+    """The parsed `body`, with exact numbers.
+
+    Raises MalformedJson, or BodyTypeError for more than `max_values` values or too deep nesting.
+    """
     if len(body) > max_values and _exceeds_values(body, max_values):
         raise BodyTypeError(f"body: it holds more than {max_values} values")
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as fault:
+        return exact_json.loads(body)
+    except TooDeep as fault:
+        raise BodyTypeError(f"{fault.path}: {fault}") from fault
+    except ValueError as fault:
         raise MalformedJson(str(fault)) from fault
 
 
@@ -98,7 +122,7 @@ def _exceeds_values(body: bytes, max_values: int) -> bool:
     plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
     if plain.count(b'"') > 4 * max_values:  # a value has at most a key and a string
         return True
-    outside = b"".join(plain.split(b'"')[::2])
+    outside = exact_json.outside_strings(body)
     return sum(map(outside.count, _VALUE_SEPARATORS)) > max_values
 
 

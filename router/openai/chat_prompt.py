@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import orjson
-
+from router import exact_json
 from router.errors import ChatTemplateError, MissingTemplateVariable
 from router.offload import offload
 from router.openai import tool_choice
@@ -181,8 +180,8 @@ def _content_text(message: Message) -> str | None:
 
 def _parse_arguments(arguments: Any) -> Any:
     try:
-        value = orjson.loads(arguments) if isinstance(arguments, str) else arguments
-    except orjson.JSONDecodeError:
+        value = exact_json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
         return arguments
     return value if isinstance(value, dict) else arguments
 

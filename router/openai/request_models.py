@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Discriminator, Field, Tag, model_validator
 
-from router.http.json_body import U32, Body, Float32, Json, StringList
+from router.http.json_body import U32, Body, Float32, Json, JsonOrText, StringList
 from router.native.parameters import SharedParameters
 
 MAX_MESSAGES = 4096
@@ -121,7 +121,9 @@ class CalledFunction(Body):
 
     name: str
     """Name of the function."""
-    arguments: Json = Field(default=None, validation_alias=AliasChoices("arguments", "parameters"))
+    arguments: JsonOrText = Field(
+        default=None, validation_alias=AliasChoices("arguments", "parameters")
+    )
     """Arguments of the call, as JSON text or as an object."""
 
 

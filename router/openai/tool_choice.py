@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
+from router import exact_json
 from router.errors import ToolError
 from router.openai.parsing import tool_call_formats
 from router.openai.parsing.tool_call_formats import ToolCallFormat
@@ -48,7 +47,7 @@ class ToolUse:
 
     @property
     def grammar(self) -> grammar.GrammarSource | None:
-        """The grammar of a required call."""
+        """The grammar of a required call. Raises ValidationError."""
         if not self.required:
             return None
         rules = [f"call_{index}: {_call_rule(tool)}" for index, tool in enumerate(self.required)]
@@ -102,7 +101,7 @@ def resolve_tool_use(body: ChatRequest) -> ToolUse:
 
 def tools_as_text(tools: Sequence[dict[str, Any]], prompt: str | None) -> str:
     """The text to append to the last message if the template does not support tools."""
-    text = orjson.dumps(tools).decode()
+    text = exact_json.dumps(tools).decode()
     return f"\n---\n{text}\n{DEFAULT_TOOL_PROMPT if prompt is None else prompt}"
 
 
@@ -128,11 +127,12 @@ def _call_prefix(tool: Tool) -> str:
 
 
 def _call_rule(tool: Tool) -> str:
+    grammar.check_numbers(tool.function.parameters)
     schema = {**(tool.function.parameters or _ANY_OBJECT), "x-guidance": _WHITESPACE_OPTIONS}
     if "type" not in schema:
         schema["type"] = "object"
-    return f'{_json_string(_call_prefix(tool))} %json {orjson.dumps(schema).decode()} "}}"'
+    return f'{_json_string(_call_prefix(tool))} %json {exact_json.dumps(schema).decode()} "}}"'
 
 
 def _json_string(text: str) -> str:
-    return orjson.dumps(text).decode()
+    return exact_json.dumps(text).decode()

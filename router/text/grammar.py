@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
+from numbers import Number
 from typing import Any
 
-import orjson
-
+from router import exact_json
 from router.errors import ValidationError
 from router.text.job_errors import JobRejected, WorkerLimitExceeded
 from router.text.worker_pool import WorkerPool
@@ -31,6 +31,15 @@ class GrammarKind(StrEnum):
     LARK = "lark"
 
 
+_NUMBER_KEYWORDS = frozenset(
+    ("const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+)
+"""Keywords of JSON Schema whose numbers decide what matches."""
+_SUBSCHEMA_MAPS = frozenset(
+    ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+)
+"""Keywords with an object of schemas, whose keys are not keywords."""
+_ANNOTATIONS = frozenset(("default", "examples", "description", "title", "$comment"))
 _ERROR_PREFIXES = {GrammarKind.JSON: "cannot compile regex from schema: "}
 
 
@@ -62,8 +71,39 @@ def from_schema(schema: Any) -> GrammarSource:
         schema = {}
     if not isinstance(schema, dict):
         raise ValidationError("grammar is not valid: a JSON schema must be an object")
+    check_numbers(schema)
     without_options = {key: value for key, value in schema.items() if key != "x-guidance"}
-    return GrammarSource(GrammarKind.JSON, orjson.dumps(without_options).decode())
+    return GrammarSource(GrammarKind.JSON, exact_json.dumps(without_options).decode())
+
+
+def check_numbers(schema: Any) -> None:
+    """Raise ValidationError for a number of `schema` that llguidance, with floats, would change."""
+    pending = [schema]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, list):
+            pending.extend(value)
+        elif isinstance(value, dict):
+            for name, part in value.items():
+                if name in _NUMBER_KEYWORDS:
+                    _require_exact(name, part)
+                elif name in _SUBSCHEMA_MAPS and isinstance(part, dict):
+                    pending.extend(part.values())
+                elif name not in _ANNOTATIONS:
+                    pending.append(part)
+
+
+def _require_exact(keyword: str, value: Any) -> None:
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict | list):
+            pending.extend(part.values() if isinstance(part, dict) else part)
+        elif isinstance(part, Number) and not exact_json.is_float_exact(part):
+            raise ValidationError(
+                f"grammar is not valid: `{keyword}` has a number that 64-bit floats cannot hold:"
+                f" {str(part)[:40]}"
+            )
 
 
 class GrammarCompiler:
@@ -117,8 +157,8 @@ def _load_if_text(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return orjson.loads(value)
-    except orjson.JSONDecodeError as error:
+        return exact_json.loads(value)
+    except ValueError as error:
         raise ValidationError(f"grammar is not valid: {error}") from error
 
 

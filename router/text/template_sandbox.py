@@ -6,7 +6,6 @@ with an underscore can be reached, and nothing else is offered than what transfo
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +15,8 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
+
+from router import exact_json
 
 
 def chat_template_environment() -> ImmutableSandboxedEnvironment:
@@ -95,4 +96,4 @@ def _to_json(
 ) -> str:
     """Plain JSON; jinja's own filter would escape it for HTML."""
     options: dict[str, Any] = {"ensure_ascii": ensure_ascii, "indent": indent}
-    return json.dumps(value, **options, separators=separators, sort_keys=sort_keys)
+    return exact_json.dumps_readable(value, **options, separators=separators, sort_keys=sort_keys)

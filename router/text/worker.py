@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 from llguidance import LLMatcher, LLTokenizer
 
+from router import exact_json
 from router.text.chat_template import ChatTemplate
 from router.text.job_errors import JobRejected
 from router.text.tokenizer import TokenizationError, Tokenizer
@@ -118,7 +119,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     worker = Worker(folder, size, config)
     for line in sys.stdin.buffer:
-        job = orjson.loads(line)
+        job = exact_json.loads(line, max_depth=None)
         signal.setitimer(signal.ITIMER_REAL, job.pop("seconds"))
         head, result = worker.run_job(job)
         signal.setitimer(signal.ITIMER_REAL, 0)

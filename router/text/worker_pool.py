@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from router import exact_json
 from router.text.job_errors import JobRejected, WorkerLimitExceeded
 
 CHUNK_BYTES = 1 << 18
@@ -58,7 +59,7 @@ class WorkerPool:
         job exceeded its time or memory, or its worker died.
         """
         limit = self._job_seconds if seconds is None else seconds
-        line = orjson.dumps({"job": job, "seconds": limit, **values}) + b"\n"
+        line = exact_json.dumps({"job": job, "seconds": limit, **values}) + b"\n"
         async with self._slots:
             return await self._run_line(line)
 
