@@ -1,9 +1,9 @@
-"""Child entry of one rank: configuration in, engine up, serve until told to stop.
+"""Entry point of one rank: read the configuration, start the engine, serve until stopped.
 
-The launcher owns this process. Line 1 of stdin is the configuration, and the end of stdin, like
+The launcher owns this process. Line 1 of stdin is the configuration; end of file on stdin, like
 SIGTERM, means stop: the main thread gets an exception at its next bytecode, and if native code
-holds it for too long the process ends without it. stdout carries one JSON object per line to the
-launcher and nothing else, so everything that libraries print there goes to stderr.
+blocks it for too long, the process exits without it. stdout carries one JSON object per line to
+the launcher and nothing else, so anything that libraries print goes to stderr.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from shard.errors import StartupError
 from shard.server import StepEngine, serve
 
 EXIT_GRACE_SECONDS = 2.0
-"""Time for the main thread to leave native code before the process ends without it."""
+"""Time limit for the main thread to leave native code before the process exits."""
 
 
 class _Terminated(BaseException):
-    """Raised in the main thread by SIGTERM; no `except Exception` may hold it up."""
+    """Raised in the main thread by SIGTERM; not caught by `except Exception`."""
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
         line = stdin.readline()
     if not line:
         return 0
-    tell, ended = _open_event_channel(), Event()
+    emit, ended = _open_event_channel(), Event()
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _raise_terminated)
@@ -43,9 +43,9 @@ def main() -> int:
         logging.basicConfig(
             stream=sys.stderr, level=config.log_level, format="%(levelname)s %(message)s"
         )
-        _serve_until_stopped(config, tell)
+        _serve_until_stopped(config, emit)
     except StartupError as fault:
-        tell({"event": "fault", "code": fault.code, "text": fault.text})
+        emit({"event": "fault", "code": fault.code, "text": fault.text})
         return fault.code
     except _Terminated:
         pass
@@ -71,7 +71,7 @@ def _build_engine(config: ShardConfig, progress: Callable[[str, int], None]) -> 
 
 
 def _open_event_channel() -> Callable[[dict[str, object]], None]:
-    """The launcher's ear: the real stdout, from which descriptor 1 is then turned away."""
+    """Channel to the launcher: the original stdout; descriptor 1 is redirected to stderr."""
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     return lambda event: print(json.dumps(event), file=out, flush=True)

@@ -115,7 +115,9 @@ def _load_draft(
     if config.draft_path is None or not config.speculate:
         return None
     report = _progress_reporter(progress, "draft", 60, 80)
-    with memory.oom_as_startup_error("load the draft model beside the target; raise `--num-shard`"):
+    with memory.oom_as_startup_error(
+        "load the draft model in addition to the target; raise `--num-shard`"
+    ):
         return load(config.draft_path, config.dtype, device, TensorParallelRank(0, 1), report)
 
 

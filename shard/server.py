@@ -1,12 +1,12 @@
-"""A shard's socket: one router at a time, its Steps in number order, its pings at once.
+"""A shard's socket: one router at a time, Steps in number order, pings answered immediately.
 
-The main thread executes; a reader thread per connection decodes frames, queues Steps and answers
-pings, so that a pong says that the process lives even during a long Step. A third thread prepares
-what rows to come will need, beside the Steps. An engine may start a Step and go on to the next: a
-result is sent when its Step has landed, in the order of numbers. What cannot be parsed ends the
-connection. What cannot be executed ends the process, after a `Fatal` to the router: the
-ranks of a group work in lockstep, and one that has failed cannot be rejoined. A lost router costs
-the rows, never the weights. This file knows nothing of models.
+The main thread executes. A reader thread per connection decodes frames, queues Steps and answers
+pings, so that a pong proves that the process is alive even during a long Step. A third thread
+prepares grammars for future rows. An engine may start a Step before the last one has finished; a
+result is sent when its Step has finished, in number order. What cannot be parsed ends the
+connection. What cannot be executed ends the process, after a `Fatal` to the router: the ranks of a
+group work in lockstep, and a rank that has failed cannot rejoin. When the router disconnects, the
+rows are lost and the weights stay. This file knows nothing of models.
 """
 
 from __future__ import annotations
@@ -48,27 +48,27 @@ from shard.wire.sockets import listening, peer_uid
 _log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 10.0
-"""Time for a connected router to say Hello."""
+"""Time limit for `Hello` after a router has connected."""
 POLL_SECONDS = 1e-4
-"""Between two looks at whether a Step has landed, while no other Step arrives."""
+"""Interval at which unfinished Steps are polled while no other Step arrives."""
 MAX_QUEUED_STEPS = 8
-"""Most Steps that wait in a rank; a router that keeps to its two in flight never meets it."""
+"""Maximum number of Steps that wait in a rank; a router has at most two in flight."""
 
 
 class StepEngine(Protocol):
-    """What a shard serves; used by one thread, but for `prepare`."""
+    """What a shard serves. Used by one thread, except for `prepare`."""
 
     def ready(self) -> Ready:
         """What this rank serves and can hold."""
 
     def start(self, step: Step) -> StepHandle:
-        """Begin one Step, the next in number; whatever this or the flight raises ends the process.
+        """Start one Step, the next in number. Any exception, here or in the handle, is fatal.
 
-        Every rank's result has the digest.
+        The result of every rank has the same digest.
         """
 
     def prepare(self, grammar: str) -> None:
-        """Have `grammar` ready for rows to come, beside the Steps; whatever it raises ends all."""
+        """Compile `grammar` for future rows, in another thread. Any exception is fatal."""
 
     def reset(self) -> None:
         """Forget every row: the next Step is number 1 of a new router."""
@@ -77,7 +77,7 @@ class StepEngine(Protocol):
 def serve(engine: StepEngine, config: ShardConfig, ready: Callable[[], None]) -> None:
     """Serve one router after another, until the engine or a signal handler raises.
 
-    `ready` is called once the socket listens. Raises Fault if the socket cannot be made.
+    `ready` is called once the socket listens. Raises StartupError if it cannot be created.
     """
     with listening(config.socket) as listener:
         ready()
@@ -148,27 +148,27 @@ class _RouterConnection:
 
     def execute_steps(self, engine: StepEngine, rank: int) -> None:
         """Execute Steps until the connection ends. Raises whatever the engine raises."""
-        flights: deque[StepHandle] = deque()
+        handles: deque[StepHandle] = deque()
         with self._fatal_on_error():
             while self._active:
-                if flights and flights[0].is_complete():
-                    self._send_result(flights.popleft().result(), rank)
-                elif step := self._next_step(POLL_SECONDS if flights else None):
-                    flights.append(self._start(engine, step))
+                if handles and handles[0].is_complete():
+                    self._send_result(handles.popleft().result(), rank)
+                elif step := self._next_step(POLL_SECONDS if handles else None):
+                    handles.append(self._start(engine, step))
 
     def close(self) -> None:
-        """End the connection for both sides; wakes whoever reads from it."""
+        """Shut the connection down for both sides, which also wakes the reader thread."""
         self._closed = True
         with suppress(OSError):  # the router may be gone already
             self._connection.shutdown(socket.SHUT_RDWR)
 
     def stop_preparing(self) -> None:
-        """Prepare nothing more; waits for what is being prepared."""
+        """Cancel what has not begun to be prepared, and wait for the rest."""
         self._preparer.shutdown(cancel_futures=True)
 
     @contextmanager
     def _fatal_on_error(self) -> Iterator[None]:
-        """What is raised inside is told to the router."""
+        """Report any exception inside to the router, then raise it."""
         try:
             yield
         except Exception as fault:
@@ -177,9 +177,9 @@ class _RouterConnection:
             raise
 
     def _next_step(self, seconds: float | None) -> Step | None:
-        """The next Step, if one arrives in time and the connection does not end.
+        """The next Step; None if none arrives in time or the connection ends.
 
-        Raises what the preparing thread met.
+        Raises the exception of a preparation that failed.
         """
         try:
             step = self._steps.get(timeout=seconds)
@@ -201,7 +201,7 @@ class _RouterConnection:
         try:
             self._send(result if rank == 0 else Ack(result.number, result.digest))
         except OSError:
-            self._active = False  # the router is gone, and with it the meaning of all queued Steps
+            self._active = False  # the router is gone, so queued Steps mean nothing
 
     def _handle(self, message: Message) -> None:
         match message:
@@ -223,7 +223,7 @@ class _RouterConnection:
             self._send(Prepared(request.number))
 
     def _on_prepared(self, work: Future[None]) -> None:
-        """The main thread raises what the work has met."""
+        """Hand the exception of a preparation to the main thread, which raises it."""
         fault = None if work.cancelled() else work.exception()
         if fault is not None:
             self._steps.put(fault)

@@ -1,10 +1,10 @@
-"""Attention over the paged pool, registered with transformers as an implementation of its own.
+"""Attention over the paged pool, registered with transformers as an attention implementation.
 
-The model runs packed: all tokens of all rows of a Step in one sequence `[1, T]`, without a mask
-and without transformers' cache. transformers calls `attend` once per layer; it stores the new
-keys and values and lets every row attend to its own slots. The layout of the Step travels in
-`_layouts`, since not every model passes unknown arguments on. `attend` knows rows only as
-segments: no request, no sampling, no draft.
+The model runs packed: all tokens of all rows of a Step in one sequence `[1, T]`, without a mask and
+without transformers' cache. transformers calls `attend` once per layer, which stores the new keys
+and values and lets every row attend to its own slots. The layout of the Step is passed through
+`_layouts`, since not every model forwards unknown arguments. `attend` knows rows only as segments:
+no request, no sampling, no draft.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from shard.attention.sdpa_row import attend_row, attend_spans, causal_mask
 IMPLEMENTATION = "paged_rows"
 """The name under which transformers finds `attend`."""
 _SEPARATE_SPAN_TOKENS = 512
-"""Tokens of a span, on average, from which spans are attended to apart: copying costs more."""
+"""Average length of the spans from which attending to each costs less than copying them."""
 
 
 class Layout(Protocol):
-    """What `attend` does with one layer's tensors."""
+    """How one layer's tensors are attended to."""
 
     def attend_layer(
         self, index: int, new_kv: Tensor, query: Tensor, params: AttentionParams
     ) -> Tensor:
-        """Store `fresh` [T, 2 * KV heads, D], keys before values; attend `query` [T, heads, D].
+        """Store `new_kv` [T, 2 * KV heads, D], keys before values; attend `query` [T, heads, D].
 
         Returns [T, heads, D].
         """
@@ -46,8 +46,8 @@ class Layout(Protocol):
 class SegmentView:
     """What the tokens `start:stop` of a packed Step see: the slots in `spans`, under `mask`.
 
-    `mask` is additive, a row per folded query row (see `sdpa_row`), or None where a single
-    token sees everything.
+    `mask` is additive, with a row per folded query row (see `sdpa_row`), or None if a single token
+    sees everything.
     """
 
     start: int
@@ -55,14 +55,14 @@ class SegmentView:
     spans: tuple[slice, ...]
     mask: Tensor | None
     separate: bool
-    """Whether the spans are attended to one by one, and not copied together."""
+    """Whether the spans are attended to one by one instead of being copied together."""
 
 
 class PagedLayout:
     """The layout of a real Step: write to `cache` at `slots` [T], attend segment by segment.
 
-    Segments that are better off so attend as one crowd. What a segment sees is the same in all
-    layers of one kind, so it is worked out once.
+    Short segments attend together, padded. What a segment sees is the same in all layers of one
+    kind, so it is computed once.
     """
 
     def __init__(self, cache: KvCache, slots: Tensor, segments: Sequence[Segment]) -> None:
@@ -85,29 +85,29 @@ class PagedLayout:
         kind = params.window, group, params.is_plain
         if kind not in self._plans:
             self._plans[kind] = self._plan(index, query, *kind)
-        views, crowd = self._plans[kind]
-        if crowd is None and len(views) == 1:
+        views, padded = self._plans[kind]
+        if padded is None and len(views) == 1:
             return self._attend_view(index, query, views[0], params)
         out = torch.empty_like(query)
         for view in views:
-            own = slice(view.start, view.stop)
-            out[own] = self._attend_view(index, query[own], view, params)
-        if crowd is not None:
-            crowd.attend(query, self.cache.pool(index), params.scale, out)
+            tokens = slice(view.start, view.stop)
+            out[tokens] = self._attend_view(index, query[tokens], view, params)
+        if padded is not None:
+            padded.attend(query, self.cache.pool(index), params.scale, out)
         return out
 
     def _plan(
         self, index: int, query: Tensor, window: int | None, group: int, plain: bool
     ) -> tuple[list[SegmentView], PaddedRows | None]:
-        """Who attends alone, and the crowd, if there is one: on the CPU, of more than one row."""
+        """The segments that attend alone, and the padded rows: on the CPU, if more than one."""
         pool = self.cache.pool(index)
         slot_bytes = pool[0].numel() * pool.itemsize
-        crowd = [part for part in self.segments if fits_padded_batch(part, slot_bytes)]
-        if not plain or query.device.type != "cpu" or len(crowd) < 2:
+        short = [part for part in self.segments if fits_padded_batch(part, slot_bytes)]
+        if not plain or query.device.type != "cpu" or len(short) < 2:
             return [_segment_view(part, window, group, query) for part in self.segments], None
         alone = [part for part in self.segments if not fits_padded_batch(part, slot_bytes)]
         views = [_segment_view(part, window, group, query) for part in alone]
-        return views, PaddedRows.from_segments(crowd, window, group, query)
+        return views, PaddedRows.from_segments(short, window, group, query)
 
     def _attend_view(
         self, index: int, query: Tensor, view: SegmentView, params: AttentionParams
@@ -120,18 +120,18 @@ class PagedLayout:
 
 
 class AttentionProbe:
-    """The layout of the first forward at load: learns every layer's shape, caches nothing."""
+    """The layout of the first forward at load: records every layer's shape, caches nothing."""
 
     def __init__(self) -> None:
         self.shapes: dict[int, LayerShape] = {}
         self.params: dict[int, AttentionParams] = {}
         self.group_sizes: dict[int, int] = {}
-        """Query heads to a key head."""
+        """Query heads per key head."""
 
     def attend_layer(
         self, index: int, new_kv: Tensor, query: Tensor, params: AttentionParams
     ) -> Tensor:
-        """Record the shape and the rule of layer `index`."""
+        """Record shape and parameters of layer `index`."""
         self.shapes[index] = LayerShape(new_kv.shape[1] // 2, new_kv.shape[2])
         self.group_sizes[index] = 2 * query.shape[1] // new_kv.shape[1]
         self.params[index] = params
@@ -143,7 +143,7 @@ _layouts: list[Layout] = []
 
 @contextmanager
 def use_layout(layout: Layout) -> Iterator[None]:
-    """Inside, forwards of models built with `IMPLEMENTATION` attend by `layout`."""
+    """Inside the block, models built with `IMPLEMENTATION` attend by `layout`."""
     _layouts.append(layout)
     try:
         yield
@@ -165,19 +165,19 @@ def attend(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: [1, H, T, D] queries to [1, T, H, D].
 
-    Raises ValueError where keys and values differ in size.
+    Raises ValueError if keys and values differ in size.
     """
     if key.shape != value.shape:
         raise ValueError(f"keys {tuple(key.shape)} and values {tuple(value.shape)} differ")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    rule = AttentionParams(scale, sliding_window, softcap, s_aux)
+    params = AttentionParams(scale, sliding_window, softcap, s_aux)
     index = int(module.layer_idx)  # type: ignore[arg-type]
-    fresh = torch.cat((key[0], value[0])).transpose(0, 1)
-    return _layouts[-1].attend_layer(index, fresh, query[0].transpose(0, 1), rule)[None], None
+    new_kv = torch.cat((key[0], value[0])).transpose(0, 1)
+    return _layouts[-1].attend_layer(index, new_kv, query[0].transpose(0, 1), params)[None], None
 
 
 def _segment_view(segment: Segment, window: int | None, group: int, like: Tensor) -> SegmentView:
-    """What `part` sees; slots that lie before every token's window are left out."""
+    """What `segment` sees, without slots before every token's window."""
     count = segment.stop - segment.start
     length = segment.length if window is None else min(segment.length, window + count - 1)
     mask = None if count == 1 else causal_mask(count, length, window, group, like)
@@ -190,7 +190,7 @@ def _segment_view(segment: Segment, window: int | None, group: int, like: Tensor
 def _worth_separating(
     spans: tuple[slice, ...], count: int, window: int | None, like: Tensor
 ) -> bool:
-    """Whether the spans are long, and each of the `count` tokens sees something in all of them."""
+    """Whether the spans are long and each of the `count` tokens sees a key in all of them."""
     last, length = spans[-1], sum(span.stop - span.start for span in spans)
     seen = window is None and last.stop - last.start >= count
     return (
@@ -214,5 +214,5 @@ def _last_slots(spans: tuple[slice, ...], length: int) -> tuple[slice, ...]:
 
 
 AttentionInterface.register(IMPLEMENTATION, attend)
-# AttentionMaskInterface gets no entry, so transformers builds no mask; nor does it look at the
-# positions for packed rows, for which the host would wait for the device.
+# AttentionMaskInterface gets no entry, so transformers builds no mask. Nor does it look for packed
+# rows in the positions, for which the host would have to wait for the device.

@@ -1,9 +1,9 @@
 """Where keys and values live: one pool of slots per layer, addressed by page.
 
-A page is `PAGE_SIZE` consecutive slots; page 0 is trash and belongs to nobody. The router owns
-the allocation; this file only maps positions to slots and holds the tensors. Target and draft
-each have a cache of equal slot count, so one page id addresses both. Rolling back is arithmetic
-on a row's length: what lies beyond it is garbage and is written before it is read.
+A page is `PAGE_SIZE` consecutive slots; page 0 is the trash page and has no owner. The router owns
+the allocation; this file only maps positions to slots and holds the tensors. Target and draft each
+have a cache with the same number of slots, so one page id addresses both. Rolling back is
+arithmetic on a row's length: slots beyond it are garbage and are written before they are read.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ class KvCache:
         ]
 
     def write(self, layer: int, slots: Tensor, new_kv: Tensor) -> None:
-        """Store `fresh` [T, 2 * heads, head_dim], keys first, at `slots` [T] (int64)."""
+        """Store `new_kv` [T, 2 * heads, head_dim], keys first, at `slots` [T] (int64)."""
         self._layers[layer].index_copy_(0, slots, new_kv)
 
     def pool(self, layer: int) -> Tensor:
-        """The whole `[slots, 2 * heads, head_dim]` of one layer; its address never changes."""
+        """One layer's `[slots, 2 * heads, head_dim]`; its address never changes."""
         return self._layers[layer]
 
     def read(self, layer: int, spans: Sequence[slice]) -> tuple[Tensor, Tensor]:
         """Keys and values, each [heads, L, head_dim], of the slots in `spans`, in order.
 
-        A view of the pool where there is one span, a copy where there are several.
+        A view of the pool if there is one span, a copy if there are several.
         """
         pool = self._views[layer]
         if len(spans) == 1:
@@ -74,24 +74,24 @@ class KvCache:
 
 
 def bytes_per_page(shapes: Sequence[LayerShape], dtype: torch.dtype) -> int:
-    """Memory that one page takes over all layers."""
+    """Bytes of one page over all layers."""
     elements = sum(2 * shape.heads * shape.head_dim for shape in shapes)
     return elements * dtype.itemsize * PAGE_SIZE
 
 
 def slot_index(pages: Sequence[int], position: int) -> int:
-    """The slot of token `position` in a row that owns `pages`. Raises IndexError beyond them."""
+    """The slot of `position` in a row that owns `pages`. Raises IndexError beyond them."""
     return pages[position // PAGE_SIZE] * PAGE_SIZE + position % PAGE_SIZE
 
 
 def slot_spans(pages: Sequence[int], length: int) -> tuple[slice, ...]:
     """The slots of a row's first `length` tokens as the fewest adjacent spans."""
-    found: list[slice] = []
+    spans: list[slice] = []
     for index in range(-(-length // PAGE_SIZE)):
         start = pages[index] * PAGE_SIZE
         stop = start + min(PAGE_SIZE, length - index * PAGE_SIZE)
-        if found and found[-1].stop == start:
-            found[-1] = slice(found[-1].start, stop)
+        if spans and spans[-1].stop == start:
+            spans[-1] = slice(spans[-1].start, stop)
         else:
-            found.append(slice(start, stop))
-    return tuple(found)
+            spans.append(slice(start, stop))
+    return tuple(spans)

@@ -1,8 +1,8 @@
 """The paged kernel's contract in plain tensor operations, for devices without Triton and for tests.
 
-Every row's pages are gathered and attended to under a mask, so nothing is read back by the host
-and a round can run ahead of it. It costs a copy of the keys per layer: where the host knows the
-lengths, `attention.PagedLayout` is faster.
+The pages of every row are gathered and attended to under a mask, so the host reads nothing back and
+a round can run ahead of it. It costs a copy of the keys per layer: where the host knows the
+lengths, `interface.PagedLayout` is faster.
 """
 
 from __future__ import annotations
@@ -28,21 +28,23 @@ def paged_attention(
     softcap: float | None = None,
     sinks: Tensor | None = None,
 ) -> None:
-    """As `paged_triton.paged_attention`; `out` must hold zeros. `splits` has no meaning here."""
-    lane = torch.arange(width, device=query.device)
-    places = (starts[:, None] + lane).long()  # [R, W]
-    asked = lane < counts[:, None]
-    places = torch.where(asked, places, 0)
+    """As `paged_triton.paged_attention`; `out` must hold zeros. `splits` is ignored."""
+    lanes = torch.arange(width, device=query.device)
+    used = lanes < counts[:, None]
+    tokens = torch.where(used, (starts[:, None] + lanes).long(), 0)  # [R, W]
     keys, values = _gather_kv(pool, table, lengths, page)
-    own = (lengths - counts)[:, None] + lane
-    position = torch.arange(keys.shape[1], device=query.device)
-    seen = (position <= own[..., None]) & (position < lengths[:, None, None])
-    if window is not None:
-        seen &= position > own[..., None] - window
-    weights = _attention_weights(query[places], keys, scale, softcap, seen, sinks)
-    told = torch.einsum("rkgwl,rlkd->rwkgd", weights, values.float()).flatten(2, 3)
-    told = told.masked_fill(~asked[..., None, None], 0.0).to(out.dtype)
-    out.index_add_(0, places.flatten(), told.flatten(0, 1))
+    seen = _visible((lengths - counts)[:, None] + lanes, lengths, keys.shape[1], window)
+    weights = _attention_weights(query[tokens], keys, scale, softcap, seen, sinks)
+    attended = torch.einsum("rkgwl,rlkd->rwkgd", weights, values.float()).flatten(2, 3)
+    attended = attended.masked_fill(~used[..., None, None], 0.0).to(out.dtype)
+    out.index_add_(0, tokens.flatten(), attended.flatten(0, 1))
+
+
+def _visible(positions: Tensor, lengths: Tensor, size: int, window: int | None) -> Tensor:
+    """Which of `size` keys the queries at `positions` [R, W] see, bool [R, W, size]."""
+    keys = torch.arange(size, device=positions.device)
+    seen = (keys <= positions[..., None]) & (keys < lengths[:, None, None])
+    return seen if window is None else seen & (keys > positions[..., None] - window)
 
 
 def _gather_kv(pool: Tensor, table: Tensor, lengths: Tensor, page: int) -> tuple[Tensor, Tensor]:
@@ -62,9 +64,9 @@ def _attention_weights(
     seen: Tensor,
     sinks: Tensor | None,
 ) -> Tensor:
-    """What `query` [R, W, H, D] gives to each of `keys`: float32 [R, key heads, group, W, L].
+    """Weights of `query` [R, W, H, D] on `keys`, float32 [R, key heads, group, W, L].
 
-    `seen` is bool [R, W, L]. A query that sees nothing has weights without meaning.
+    `seen` is bool [R, W, L]. The weights of a query that sees nothing have no meaning.
     """
     grouped = query.view(*query.shape[:2], keys.shape[2], -1, query.shape[3]).float()
     scores = torch.einsum("rwkgd,rlkd->rkgwl", grouped, keys.float()) * scale

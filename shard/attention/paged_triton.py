@@ -1,13 +1,13 @@
 """Triton kernels: attention of a few new tokens per row over the paged pool, for decode and verify.
 
-One program owns a row, one key head, a tile of its queries and one part of the row's keys. The
-query heads that share the key head are folded into the tile, so keys are read once for all of
-them and for all tokens that a row verifies. A second kernel merges the parts (flash decoding: Dao
-et al. 2023; the running maximum: Milakov & Gimelshein 2018). Nothing here depends on values on the
-host but the shapes, so a launch can be captured in a CUDA graph.
+One program handles a row, one key head, a tile of its queries and one split of the row's keys. The
+query heads that share the key head are folded into the tile, so keys are read once for all of them
+and for all tokens that a row verifies. A second kernel merges the splits (flash decoding: Dao et
+al. 2023; the running maximum: Milakov & Gimelshein 2018). Nothing depends on values on the host
+except shapes, so a launch can be captured in a CUDA graph.
 
 Under TRITON_INTERPRET=1 the same code runs on CPU tensors. The interpreter multiplies bfloat16
-wrongly, so there, and only there, operands of a product are cast to float32 first.
+incorrectly, so there, and only there, operands of a product are cast to float32 first.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor
 
 _INTERPRETED = bool(triton.knobs.runtime.interpret)
 _TILE = 64
-"""Most query rows (tokens times heads of a group) of one program."""
+"""Maximum number of query rows (tokens times heads of a group) of one program."""
 
 
 @triton.jit
 def _key_blocks(
     length, count, part, WINDOW: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """The blocks of keys that fall to `part`: an even share of those in reach of any query."""
+    """The blocks of keys of one split: an even share of those that any query sees."""
     first = 0
     if WINDOW > 0:
         first = tl.maximum(0, length - count - WINDOW + 1) // BLOCK
@@ -38,20 +38,20 @@ def _key_blocks(
 
 @triton.jit
 def _load(start, real, kept, dims, CAST: tl.constexpr):
-    """Vectors that begin at `start`, zero where not `kept` and beyond their `real` size."""
+    """Vectors that begin at `start`; zero where not `kept` and beyond their `real` size."""
     loaded = tl.load(start[:, None] + dims[None], mask=kept[:, None] & real[None], other=0.0)
     return loaded.to(tl.float32) if CAST else loaded
 
 
 @triton.jit
 def _scores(
-    q, k, position, own, asked, scale, softcap, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr
+    q, k, key_position, position, used, scale, softcap, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr
 ):
-    """Of queries at positions `own` for keys at `position`; -inf for what they do not see."""
+    """Scores of queries at `position` for keys at `key_position`; -inf where not seen."""
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-    seen = (position[None] <= own[:, None]) & asked[:, None]
+    seen = (key_position[None] <= position[:, None]) & used[:, None]
     if WINDOW > 0:
-        seen &= position[None] > own[:, None] - WINDOW
+        seen &= key_position[None] > position[:, None] - WINDOW
     if SOFTCAP:
         scores = softcap * (2.0 / (1.0 + tl.exp(-2.0 * scores / softcap)) - 1.0)
     return tl.where(seen, scores, float("-inf"))
@@ -61,7 +61,7 @@ def _scores(
 def _accumulate(scores, v, peak, weight, total):
     """Add one block to the running softmax: maximum, sum of weights, weighted values."""
     higher = tl.maximum(peak, tl.max(scores, 1))
-    safe = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen nothing yet
+    safe = tl.where(higher == float("-inf"), 0.0, higher)  # a query that has seen no key yet
     shares = tl.exp(scores - safe[:, None])
     fade = tl.exp(peak - safe)
     total = total * fade[:, None] + tl.dot(shares.to(v.dtype), v, input_precision="ieee")
@@ -98,37 +98,37 @@ def _attend_split(
     BLOCK: tl.constexpr,
     CAST: tl.constexpr,
 ):
-    """One part of the keys for one tile: unnormalised sums, their weight and their maximum."""
+    """One split of the keys for one tile: unnormalised sums, their weight and their maximum."""
     row, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2) % SPLITS
     heads = tl.num_programs(1)
     count = tl.load(counts + row)
     length = tl.load(lengths + row)
-    place = (tl.program_id(2) // SPLITS) * TILE + tl.arange(0, TILE)
-    token, head_of = place // GROUP, head * GROUP + place % GROUP
-    asked = token < count
-    own = length - count + token  # the position of every query
+    tile_row = (tl.program_id(2) // SPLITS) * TILE + tl.arange(0, TILE)
+    token, head_of = tile_row // GROUP, head * GROUP + tile_row % GROUP
+    used = token < count
+    position = length - count + token
     dims = tl.arange(0, PADDED)
     real = dims < DIM
     at = (tl.load(starts + row) + token).to(tl.int64) * query_token + head_of * query_head
-    q = _load(query + at, real, asked, dims, CAST)
+    q = _load(query + at, real, used, dims, CAST)
     begin, stop = _key_blocks(length, count, part, WINDOW, SPLITS, BLOCK)
     peak = tl.full([TILE], float("-inf"), tl.float32)
     weight = tl.zeros([TILE], tl.float32)
     total = tl.zeros([TILE, PADDED], tl.float32)
     for block in range(begin, stop):
-        position = block * BLOCK + tl.arange(0, BLOCK)
-        held = position < length
-        page = tl.load(table + row * table_row + position // PAGE, mask=held, other=0)
-        slot = (page.to(tl.int64) * PAGE + position % PAGE) * pool_slot + head * pool_head
+        key_position = block * BLOCK + tl.arange(0, BLOCK)
+        held = key_position < length
+        page = tl.load(table + row * table_row + key_position // PAGE, mask=held, other=0)
+        slot = (page.to(tl.int64) * PAGE + key_position % PAGE) * pool_slot + head * pool_head
         k = _load(pool + slot, real, held, dims, CAST)
         v = _load(pool + slot + heads * pool_head, real, held, dims, CAST)
-        scores = _scores(q, k, position, own, asked, scale, softcap, WINDOW, SOFTCAP)
+        scores = _scores(q, k, key_position, position, used, scale, softcap, WINDOW, SOFTCAP)
         peak, weight, total = _accumulate(scores, v, peak, weight, total)
     # partial is [row, token, query head, part, DIM]
     line = ((row * width + token).to(tl.int64) * heads * GROUP + head_of) * SPLITS + part
-    tl.store(peaks + line, peak, mask=asked)
-    tl.store(sums + line, weight, mask=asked)
-    kept = asked[:, None] & real[None]
+    tl.store(peaks + line, peak, mask=used)
+    tl.store(sums + line, weight, mask=used)
+    kept = used[:, None] & real[None]
     tl.store(partial + line[:, None] * DIM + dims[None], total, mask=kept)
 
 
@@ -148,7 +148,7 @@ def _merge_splits(
     SPLITS: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """The parts of one token and query head, and its sink, become one output."""
+    """Merge the splits of one token and query head, and its sink, into one output."""
     row, token, head = tl.program_id(0) // width, tl.program_id(0) % width, tl.program_id(1)
     if token >= tl.load(counts + row):
         return
@@ -192,9 +192,9 @@ def paged_attention(
 ) -> None:
     """Fill `out` [T, H, D] (contiguous) for the tokens of every row; others stay as they are.
 
-    Row r asks for tokens `starts[r] : starts[r] + counts[r]` of `query` [T, H, D], at most `width`
-    of them; they are the last of its `lengths[r]` tokens, whose slots are in pages `table[r]`
-    [R, P]. All four are int32. `pool` is [slots, 2 * key heads, D], keys first; the last dimension
+    The new tokens of row r are `starts[r] : starts[r] + counts[r]` of `query` [T, H, D], at most
+    `width` of them; they are the last of its `lengths[r]` tokens, whose slots are in pages
+    `table[r]` [R, P]. All four are int32. `pool` is [slots, 2 * key heads, D], keys first; the last dimension
     of `query` and `pool` must be contiguous. `splits` programs share the keys of a row.
     """
     _, heads, dim = query.shape
@@ -205,9 +205,23 @@ def paged_attention(
     partial = query.new_empty((rows * width, heads, splits, dim), dtype=torch.float32)
     peaks, sums = partial.new_empty((2, rows * width, heads, splits))
     _attend_split[(rows, kv_heads, splits * tiles)](
-        *(query, pool, table, starts, counts, lengths, partial, peaks, sums),
-        *(query.stride(1), query.stride(0), pool.stride(0), pool.stride(1), table.stride(0)),
-        *(scale, softcap or 0.0, width),
+        query,
+        pool,
+        table,
+        starts,
+        counts,
+        lengths,
+        partial,
+        peaks,
+        sums,
+        query.stride(1),
+        query.stride(0),
+        pool.stride(0),
+        pool.stride(1),
+        table.stride(0),
+        scale,
+        softcap or 0.0,
+        width,
         GROUP=group,
         DIM=dim,
         PADDED=padded,
@@ -221,7 +235,14 @@ def paged_attention(
         num_stages=2,
     )
     _merge_splits[(rows * width, heads)](
-        *(partial, peaks, sums, starts, counts, sums if sinks is None else sinks, out, width),
+        partial,
+        peaks,
+        sums,
+        starts,
+        counts,
+        sums if sinks is None else sinks,
+        out,
+        width,
         DIM=dim,
         PADDED=padded,
         SINKS=sinks is not None,

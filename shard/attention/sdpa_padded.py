@@ -1,9 +1,9 @@
-"""Attention of many rows with few tokens each, in one call over copies of their keys and values.
+"""Attention of many rows with few new tokens each, in one call over copies of keys and values.
 
-It knows segments and slots: no model, no request. Row by row, what a small model computes is less
-than what the calls cost. So rows that feed a few tokens each, and are short enough that copying
-is cheap, are padded to one length and attended to together. Padding repeats a row's own last slot
-and is masked, so that no row sees anything of another.
+It knows segments and slots: no model, no request. With a small model, a call per row costs more
+than its computation. So rows with a few new tokens, which are short enough that copying is cheap,
+are padded to one length and attended to together. Padding repeats a row's own last slot and is
+masked, so that no row sees anything of another.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 MAX_BATCHED_TOKENS = 16
-"""Most tokens that a row of a crowd feeds."""
+"""Maximum number of new tokens of a padded row."""
 _MAX_COPIED_BYTES = 1 << 17
-"""Most bytes of keys and values that are copied per row: more is dearer than a call of its own."""
+"""Maximum number of bytes that are copied per row; beyond it a separate call is cheaper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Segment:
 
     @property
     def count(self) -> int:
-        """Its own tokens."""
+        """Number of new tokens."""
         return self.stop - self.start
 
 
@@ -46,28 +46,28 @@ class PaddedRows:
 
     rows: int
     slots: Tensor
-    """Of all keys, int64 [R * L]; a row with fewer than L repeats its last."""
+    """Slots of all keys, int64 [R * L]; a row with fewer than L repeats its last one."""
     mask: Tensor
     """Additive [R, 1, W * group, L]."""
     lanes: Tensor | None
-    """The token of every lane, int64 [R * W]; a row with fewer than W repeats its last.
+    """The token of every lane, int64 [R * W]; a row with fewer than W repeats its last one.
 
-    None where that is every token of the Step in its order.
+    None if these are all tokens of the Step in order.
     """
 
     @classmethod
     def from_segments(
         cls, segments: Sequence[Segment], window: int | None, group: int, query: Tensor
     ) -> PaddedRows:
-        """The crowd of `segments`; `query` [T, H, D] has `group` heads to a key head."""
+        """The padded rows of `segments`; `query` [T, H, D] has `group` heads per key head."""
         width = max(part.count for part in segments)
         lanes = torch.tensor([_padded(range(part.start, part.stop), width) for part in segments])
         ends = torch.tensor([part.length - part.stop for part in segments])
-        own = lanes + ends[:, None]  # positions in the row
+        positions = lanes + ends[:, None]  # within each row
         seen = torch.arange(max(part.length for part in segments))
-        hidden = seen > own[..., None]
+        hidden = seen > positions[..., None]
         if window is not None:
-            hidden |= seen <= own[..., None] - window
+            hidden |= seen <= positions[..., None] - window
         mask = torch.zeros(hidden.shape, dtype=query.dtype).masked_fill_(hidden, -torch.inf)
         mask = mask.repeat_interleave(group, 1)[:, None]
         flat = lanes.flatten()
@@ -82,20 +82,22 @@ class PaddedRows:
         length, dim = self.mask.shape[-1], pool.shape[-1]
         both = pool.index_select(0, self.slots).view(self.rows, length, 2, -1, dim)
         keys, values = both.permute(2, 0, 3, 1, 4).unbind()  # [R, Hkv, L, D] each
-        own = query if self.lanes is None else query.index_select(0, self.lanes)
-        lanes = own.view(self.rows, -1, keys.shape[1], query.shape[1] // keys.shape[1], dim)
-        turned = lanes.transpose(1, 2)
-        folded = turned.reshape(self.rows, keys.shape[1], -1, dim)
-        told = scaled_dot_product_attention(folded, keys, values, attn_mask=self.mask, scale=scale)
-        told = told.view(turned.shape).transpose(1, 2)
+        queries = query if self.lanes is None else query.index_select(0, self.lanes)
+        lanes = queries.view(self.rows, -1, keys.shape[1], query.shape[1] // keys.shape[1], dim)
+        by_head = lanes.transpose(1, 2)
+        folded = by_head.reshape(self.rows, keys.shape[1], -1, dim)
+        attended = scaled_dot_product_attention(
+            folded, keys, values, attn_mask=self.mask, scale=scale
+        )
+        attended = attended.view(by_head.shape).transpose(1, 2)
         if self.lanes is None:
-            out.view(lanes.shape).copy_(told)
+            out.view(lanes.shape).copy_(attended)
         else:
-            out.index_copy_(0, self.lanes, told.reshape(own.shape))
+            out.index_copy_(0, self.lanes, attended.reshape(queries.shape))
 
 
 def fits_padded_batch(segment: Segment, slot_bytes: int) -> bool:
-    """Whether `part` is better off in a crowd, where a slot holds `slot_bytes`."""
+    """Whether padding is cheaper for `segment`, where a slot has `slot_bytes` bytes."""
     return segment.count <= MAX_BATCHED_TOKENS and segment.length * slot_bytes <= _MAX_COPIED_BYTES
 
 

@@ -1,7 +1,7 @@
 """Attention of one row's newest tokens over its keys and values, by SDPA or written out.
 
-It knows a row as tensors: no pages, no layout of a Step. What a layer asks beyond the definition
-is its Rule.
+It knows a row as tensors: no pages, no layout of a Step. What differs between layers is in
+`AttentionParams`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, softmax
 
 _MAX_CACHED_MASK_TOKENS = 16
-"""Masks of at most so many tokens are kept: verifications, which come again and again."""
+"""Masks of up to this many tokens are cached: those of verifications, which recur."""
 _MIN_CACHED_MASK_LENGTH = 256
-"""Least length of a kept mask."""
+"""Minimum length of a cached mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class AttentionParams:
 def attend_row(
     query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, params: AttentionParams
 ) -> Tensor:
-    """One row: its n newest tokens attend to L tokens, as far as the additive `mask` lets them.
+    """One row: its n newest tokens attend to L tokens under the additive `mask`.
 
     `query` [n, H, D], `keys` and `values` [Hkv, L, D]; returns [n, H, D]. The H / Hkv query heads
     of one key head are folded into its query rows, so keys are never repeated, and `mask` is
@@ -62,9 +62,9 @@ def attend_spans(
 ) -> Tensor:
     """The same over keys and values in several `pieces`, without a copy that joins them; CPU only.
 
-    Each is attended to by itself. The results are averaged with the weights that the logarithms of
-    their sums of exponentials give (flash decoding: Dao et al. 2023). Every token sees at least one
-    key of each piece, and `rule` is plain.
+    Each piece is attended to separately. The results are averaged with weights from the logarithms
+    of their sums of exponentials (flash decoding: Dao et al. 2023). Every token must see at least
+    one key of each piece, and `params` must be plain.
     """
     folded = _fold_heads(query, pieces[0][0].shape[0])[None]
     outs, sums, at = [], [], 0
@@ -82,7 +82,7 @@ def attend_spans(
 
 
 def _unfold_heads(out: Tensor, query: Tensor) -> Tensor:
-    """The opposite of `_fold`: the shape of `query`."""
+    """The inverse of `_fold_heads`; the result has the shape of `query`."""
     count, heads, dim = query.shape
     if count == 1:
         return out.reshape(1, heads, dim)
@@ -90,7 +90,7 @@ def _unfold_heads(out: Tensor, query: Tensor) -> Tensor:
 
 
 def _fold_heads(query: Tensor, kv_heads: int) -> Tensor:
-    """From [n, H, D] to [Hkv, n * H / Hkv, D]; a single token's heads lie right already."""
+    """From [n, H, D] to [Hkv, n * H / Hkv, D]; a single token's heads need no copy."""
     count, heads, dim = query.shape
     if count == 1:
         return query.reshape(kv_heads, -1, dim)
@@ -101,12 +101,12 @@ def _fold_heads(query: Tensor, kv_heads: int) -> Tensor:
 def causal_mask(count: int, length: int, window: int | None, group: int, like: Tensor) -> Tensor:
     """Additive [count * group, length]: causal, aligned to the bottom right, within the window.
 
-    Masks of a few tokens are cut from the right of a longer one that is kept.
+    Masks of a few tokens are views of the right end of a longer one that is cached.
     """
     if count > _MAX_CACHED_MASK_TOKENS:
         return _build_mask(count, length, window, group, like.dtype, like.device)
-    reach = max(_MIN_CACHED_MASK_LENGTH, 1 << (length - 1).bit_length())
-    return _cached_mask(count, reach, window, group, like.dtype, like.device)[:, -length:]
+    cached_length = max(_MIN_CACHED_MASK_LENGTH, 1 << (length - 1).bit_length())
+    return _cached_mask(count, cached_length, window, group, like.dtype, like.device)[:, -length:]
 
 
 def _build_mask(
@@ -117,9 +117,11 @@ def _build_mask(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    own = torch.arange(length - count, length, device=device)[:, None]
-    seen = torch.arange(length, device=device)[None]
-    allowed = seen <= own if window is None else (seen <= own) & (seen > own - window)
+    queries = torch.arange(length - count, length, device=device)[:, None]
+    keys = torch.arange(length, device=device)[None]
+    allowed = keys <= queries
+    if window is not None:
+        allowed = allowed & (keys > queries - window)
     zero = torch.zeros((), dtype=dtype, device=device)
     return torch.where(allowed, zero, float("-inf")).repeat_interleave(group, 0)
 

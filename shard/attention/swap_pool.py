@@ -1,10 +1,10 @@
-"""Keys and values of rows that gave up their pages: a pool of pages in the host's memory.
+"""Keys and values of swapped-out rows: a pool of pages in host memory.
 
-The router owns its slots, as it owns the pages, so this file only copies. On CUDA the memory is
-pinned and the copies run on a stream of their own: pages are gathered before the Step's work may
-overwrite them, and both ways overlap with that work. What comes back is waited for, on the device
-alone, by the Step that runs its row or takes the row's pages away; the router sees to it that this
-is a later Step than the one that fetches. On CPU the same copies are made at once.
+The router allocates its slots, as it allocates pages, so this file only copies. On CUDA the memory
+is pinned and the copies run on a separate stream: pages are gathered before the Step's work may
+overwrite them, and copies in both directions overlap with that work. A Step that runs a returning
+row, or releases it, waits for its pages on the device, not on the host; the router makes sure that
+this is a later Step than the one that swaps them in. On CPU the same copies are synchronous.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class HostPool:
     """`slots` pages for all layers of `caches`, which share their page ids and their device."""
 
     def __init__(self, caches: Sequence[KvCache], slots: int) -> None:
-        """Reserve the memory; pinning it takes a while where there is a GPU."""
+        """Reserve the memory; pinning it for a GPU is slow."""
         self._pools = [pool for cache in caches for pool in cache.pools_by_page]
         self._device = self._pools[0].device
         cuda = self._device.type == "cuda"
@@ -33,16 +33,16 @@ class HostPool:
             for pool in self._pools
         ]
         self._arrivals: dict[int, torch.cuda.Event] = {}
-        """Rows whose pages are on their way back, and what tells that they are there."""
+        """The event after which a returning row's pages have arrived, by row id."""
 
     def clear(self) -> None:
-        """Every row is gone; what is on its way arrives before anything else happens."""
+        """Forget all rows; later work waits for copies in flight."""
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
         self._arrivals.clear()
 
     def apply(self, step: Step) -> None:
-        """Make the moves of `step`, in its order."""
+        """Make the copies of `step`, in order: out, within the device, in."""
         with torch.inference_mode():
             self._wait_for(step.release)
             if step.swap_out.sources:
@@ -55,14 +55,14 @@ class HostPool:
             self._wait_for([run.id for run in step.run])
 
     def _note_arrivals(self, step: Step) -> None:
-        """Note the rows of the pages that `step` fetches; they have just been given to them."""
+        """Note which rows receive the pages that `step` swaps in."""
         if self._stream is not None:
-            targets, there = set(step.swap_in.targets), self._stream.record_event()
+            targets, arrival = set(step.swap_in.targets), self._stream.record_event()
             rows = (grow.id for grow in step.grow if not targets.isdisjoint(grow.pages))
-            self._arrivals.update(dict.fromkeys(rows, there))
+            self._arrivals.update(dict.fromkeys(rows, arrival))
 
     def _wait_for(self, rows: Iterable[int]) -> None:
-        """Let the work to come wait for the pages of `rows`."""
+        """Make later work wait for the pages of `rows`."""
         for id in self._arrivals.keys() & set(rows) if self._arrivals else ():
             torch.cuda.current_stream(self._device).wait_event(self._arrivals.pop(id))
 
@@ -93,7 +93,7 @@ class HostPool:
 
     @contextmanager
     def _on_copy_stream(self, used: Sequence[Tensor]) -> Iterator[None]:
-        """Inside, copies that need `used` run beside the Step's work, after what came before."""
+        """Run copies of the block, which use the tensors `used`, concurrently with later work."""
         if self._stream is None:
             yield
             return
@@ -108,11 +108,11 @@ class HostPool:
 
 
 def _contiguous_runs(slots: Sequence[int]) -> list[tuple[int, range]]:
-    """Maximal runs of neighbours in `slots`, each with the place of its first."""
-    found: list[tuple[int, range]] = []
+    """Maximal runs of consecutive `slots`, each with the index of its first."""
+    runs: list[tuple[int, range]] = []
     for at, slot in enumerate(slots):
-        if found and found[-1][1].stop == slot:
-            found[-1] = found[-1][0], range(found[-1][1].start, slot + 1)
+        if runs and runs[-1][1].stop == slot:
+            runs[-1] = runs[-1][0], range(runs[-1][1].start, slot + 1)
         else:
-            found.append((at, range(slot, slot + 1)))
-    return found
+            runs.append((at, range(slot, slot + 1)))
+    return runs

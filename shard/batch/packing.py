@@ -1,4 +1,7 @@
-"""How the rows of a Step become one forward's input, packed side by side without padding."""
+"""How spans of rows become one forward's input, packed side by side without padding.
+
+It knows tokens, positions and pages; no sampling, no Step.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ class TokenSpan:
     start: int
     tokens: Sequence[int]
     logit_count: int
-    """For how many of the last tokens logits are wanted."""
+    """Number of last tokens whose logits are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +38,28 @@ class PackedBatch:
     logit_indices: Tensor
 
 
-def pack_spans(feeds: Sequence[TokenSpan], cache: KvCache, device: torch.device) -> PackedBatch:
-    """Lay `feeds` side by side. Raises ProtocolError if a row lacks pages for its tokens."""
+def pack_spans(spans: Sequence[TokenSpan], cache: KvCache, device: torch.device) -> PackedBatch:
+    """Pack `spans` side by side. Raises ProtocolError if a row lacks pages for its tokens."""
     ids: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
     wanted: list[int] = []
     segments: list[Segment] = []
-    for feed in feeds:
-        start, stop = len(ids), len(ids) + len(feed.tokens)
-        reach = range(feed.start, feed.start + len(feed.tokens))
-        ids.extend(feed.tokens)
-        positions.extend(reach)
-        slots.extend(_slots(feed.row, reach))
-        segments.append(Segment(start, stop, reach.stop, slot_spans(feed.row.pages, reach.stop)))
-        wanted.extend(range(stop - feed.logit_count, stop))
+    for span in spans:
+        start, stop = len(ids), len(ids) + len(span.tokens)
+        covered = range(span.start, span.start + len(span.tokens))
+        ids.extend(span.tokens)
+        positions.extend(covered)
+        slots.extend(_slots(span.row, covered))
+        segments.append(
+            Segment(start, stop, covered.stop, slot_spans(span.row.pages, covered.stop))
+        )
+        wanted.extend(range(stop - span.logit_count, stop))
     numbers = torch.tensor([*ids, *positions, *slots, *wanted], device=device)  # one upload
     count = len(ids)
-    token_ids, places, targets, rest = torch.split(numbers, [count, count, count, len(wanted)])
-    return PackedBatch(token_ids[None], places[None], PagedLayout(cache, targets, segments), rest)
+    token_ids, at, targets, logit_indices = torch.split(numbers, [count, count, count, len(wanted)])
+    layout = PagedLayout(cache, targets, segments)
+    return PackedBatch(token_ids[None], at[None], layout, logit_indices)
 
 
 def _slots(row: CachedRow, positions: range) -> list[int]:

@@ -1,8 +1,8 @@
-"""The row table: what a rank knows of every live request, and how rows become a packed Step.
+"""The row table: what a rank knows of every live request.
 
-A row's tokens are the prompt and everything emitted; `cached` and `draft_cached` count the
-leading tokens whose keys and values the target and the draft hold. A row decodes when all but
-its last token are cached. Rolling back rejected drafts leaves these counts where they are.
+A row's tokens are the prompt and everything emitted; `cached` and `draft_cached` count the leading
+tokens whose keys and values the target and the drafter hold. A row can decode when all but its last
+token are cached. Rejected drafts are rolled back by not counting them. It knows no model.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class CachedRow:
 
     @property
     def remaining(self) -> int:
-        """How many tokens the row may still emit."""
+        """Number of tokens that the row may still emit."""
         return self.prompt_length + self.max_new_tokens - len(self.tokens)
 
     def position_after(self, drafts: Sequence[int]) -> Position:
@@ -54,9 +54,9 @@ class CachedRow:
         )
 
     def append(self, tokens: Sequence[int], eos: frozenset[int]) -> tuple[list[int], End | None]:
-        """Add `tokens` up to the first that ends the row; return those added and the reason.
+        """Append `tokens` up to the first that ends the row; return those kept and the reason.
 
-        The token count is tested before EOS, as in TGI.
+        The length is tested before EOS, as in TGI.
         """
         kept: list[int] = []
         for token in tokens:
@@ -81,7 +81,7 @@ class RowTable:
         self._rows: dict[int, CachedRow] = {}
 
     def apply(self, step: Step) -> None:
-        """Make `step`'s changes. Raises ProtocolError for rows that do not fit the table."""
+        """Apply the changes of `step`. Raises ProtocolError for rows that do not fit the table."""
         for id in step.release:
             self._rows.pop(id, None)
         for new in step.new:
@@ -90,7 +90,7 @@ class RowTable:
             self._append_pages(grow)
 
     def get(self, id: int) -> CachedRow:
-        """The row `id`. Raises ProtocolError if it is not here."""
+        """The row `id`. Raises ProtocolError if the table has no such row."""
         if id not in self._rows:
             raise ProtocolError(f"row {id} is not in the table")
         return self._rows[id]
@@ -120,7 +120,7 @@ class RowTable:
 
 
 def digest(rows: Iterable[CachedRow]) -> int:
-    """A checksum of `rows` that ranks share where they hold them alike."""
+    """A checksum of `rows`, equal on ranks that hold equal rows."""
     value = 0
     for row in rows:
         state = (row.id, row.cached, row.draft_cached, row.done, *row.tokens[-8:])

@@ -1,9 +1,9 @@
 """CUDA graphs of small forwards: decode, verification, one draft token.
 
 A launch costs the host as much as a small layer costs the device, so forwards of few tokens are
-recorded once per bucket, (rows, tokens per row), and replayed. What changes from Step to Step
-lives in buffers whose addresses never change; a bucket's unused tokens are written to the trash
-page, and its unused rows ask for nothing. When a bucket is recorded is the business of `recorder`.
+recorded once per bucket, (rows, tokens per row), and replayed. Inputs that change from Step to Step
+are in buffers whose addresses never change. Unused tokens of a bucket are written to the trash
+page, and its unused rows are empty. When to record a bucket is decided by `graph_recorder`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shard.attention.backends import DeviceLayout, PageTables, TritonPagedAttention
+from shard.attention.backends import TritonPagedAttention
+from shard.attention.device_layout import DeviceLayout, PageTables
 from shard.attention.interface import Segment
 from shard.attention.kv_cache import KvCache
 from shard.batch.packing import PackedBatch
@@ -35,17 +36,17 @@ class Bucket:
 
     @property
     def tokens(self) -> int:
-        """Tokens that a recorded forward takes in."""
+        """Number of tokens of a recorded forward."""
         return self.rows * self.width
 
 
 def find_bucket(rows: int, width: int, limit: Bucket) -> Bucket | None:
-    """The smallest bucket that holds `rows` of `width` tokens; None if it exceeds `most`."""
+    """The smallest bucket for `rows` rows of `width` tokens; None if it exceeds `limit`."""
     return _enclosing_bucket(rows, width) if rows <= limit.rows and width <= limit.width else None
 
 
 def largest_bucket(rows: int, width: int) -> Bucket:
-    """The bucket for a server's bounds, or the largest that there is."""
+    """The bucket for a server's limits, or the largest one."""
     return _enclosing_bucket(min(rows, ROW_BUCKETS[-1]), min(width, WIDTH_BUCKETS[-1]))
 
 
@@ -60,7 +61,7 @@ class GraphInputs:
     """The buffers that recorded forwards read, as large as the largest bucket needs."""
 
     def __init__(self, largest: Bucket, pages: int, device: torch.device) -> None:
-        """`pages` is the most that one row owns."""
+        """`pages` is the maximum number of pages of one row."""
         self._tokens = torch.zeros(4, largest.tokens, dtype=torch.int64, device=device)
         self._rows = torch.zeros(3, largest.rows, dtype=torch.int32, device=device)
         self._pages = torch.zeros(largest.rows, pages, dtype=torch.int32, device=device)
@@ -72,7 +73,7 @@ class GraphInputs:
         self._pages[: bucket.rows] = 0
 
     def fill(self, packed: PackedBatch, bucket: Bucket) -> None:
-        """Copy `packed`, which lies on the host; the rest of `bucket` becomes padding."""
+        """Copy `packed`, which is on the host; the rest of `bucket` becomes padding."""
         tokens = torch.zeros(4, bucket.tokens, dtype=torch.int64)
         sources = packed.ids[0], packed.positions[0], packed.layout.slots, packed.logit_indices
         for line, source in zip(tokens, sources, strict=True):
@@ -88,7 +89,7 @@ class GraphInputs:
     def forward_arguments(
         self, bucket: Bucket, cache: KvCache, backend: TritonPagedAttention
     ) -> tuple[Tensor, Tensor, DeviceLayout, Tensor]:
-        """The part of the buffers that `bucket` uses, as a `Forward` takes it."""
+        """The part of the buffers that `bucket` uses, as arguments of a `Forward`."""
         tokens, rows = self._tokens[:, : bucket.tokens], self._rows[:, : bucket.rows]
         tables = PageTables(self._pages[: bucket.rows], rows, bucket.width)
         layout = DeviceLayout(cache, tokens[2], tables, (), backend)
@@ -96,7 +97,7 @@ class GraphInputs:
 
 
 class ForwardGraphs:
-    """Runs packed forwards: replayed where their bucket is recorded, else eagerly."""
+    """Runs packed forwards: replayed if their bucket is recorded, otherwise eagerly."""
 
     def __init__(
         self,
@@ -108,28 +109,28 @@ class ForwardGraphs:
         max_pages: int,
         new_graph: Callable[[], Graph] | None = None,
     ) -> None:
-        """`eager` runs what is not recorded; `new` makes graphs, by default CUDA's of one pool."""
+        """`eager` runs what is not recorded; `new_graph` makes graphs, by default CUDA's."""
         self._forward, self._eager = forward, eager
         self._cache, self._backend, self._largest = cache, backend, largest
         self._inputs = GraphInputs(largest, max_pages, backend.device)
         self._output_buffer = torch.empty(0)
-        """Where all buckets leave their logits, so that what a recording allocates is free again
-        at its end, for the next one to use."""
+        """All buckets write their logits here, so that the memory that a recording allocates is
+        free again at its end, for the next recording."""
         self._recorder = GraphRecorder(largest, self._make_work, new_graph)
 
     def __call__(self, packed: PackedBatch) -> Tensor:
-        """Logits of `packed`, which lies on the host; valid until the next call."""
-        found = self._bucket_for(packed.layout.segments)
-        if found is None:
+        """Logits [N, V] of `packed`, which is on the host; valid until the next call."""
+        bucket = self._bucket_for(packed.layout.segments)
+        if bucket is None:
             return self._eager(packed)
-        graph = self._recorder.get(found)
+        graph = self._recorder.get(bucket)
         if graph is None:
             logits = self._eager(packed)
             if not len(self._output_buffer):
                 self._output_buffer = logits.new_empty(self._largest.tokens, logits.shape[1])
-            self._recorder.observe(found)
+            self._recorder.observe(bucket)
             return logits
-        self._inputs.fill(packed, found)
+        self._inputs.fill(packed, bucket)
         graph.replay()
         return self._output_buffer[: len(packed.logit_indices)]
 
@@ -143,12 +144,12 @@ class ForwardGraphs:
         return find_bucket(len(segments), width, self._largest)
 
     def _make_work(self, wanted: Bucket) -> Callable[[], None]:
-        """The forward of `wanted`, whose inputs are left blank."""
+        """The forward of `wanted`, with blank inputs."""
         self._inputs.clear(wanted)
         inputs = self._inputs.forward_arguments(wanted, self._cache, self._backend)
-        room = self._output_buffer[: wanted.tokens]
+        output = self._output_buffer[: wanted.tokens]
 
         def work() -> None:
-            room.copy_(self._forward(*inputs))
+            output.copy_(self._forward(*inputs))
 
         return work

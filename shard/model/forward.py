@@ -1,8 +1,8 @@
 """Which forward computes a model's logits: transformers' own, or a fused one that agrees with it.
 
-The choice is made once at load, by running a short row through both. What is not fused, or does
-not agree, runs on transformers' forward and the log says why. Ranks choose alike, since they
-compare the same gathered logits.
+The choice is made once at load, by running a short row through both. A model that is not fused, or
+whose logits differ, runs on transformers' forward and the log says why. Ranks choose alike, since
+they compare the same gathered logits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shard.attention.kv_cache import PAGE_SIZE, KvCache, LayerShape
 from shard.model.fused_llama import CannotFuse, FusedLlama, free_module_weights
 
 MAX_RELATIVE_DIFFERENCE = 1e-4
-"""Largest difference between two forwards' logits, as a share of the largest logit."""
+"""Maximum difference between two forwards' logits, relative to the largest logit."""
 _PROBE_PROMPT_TOKENS, _PROBE_NEXT_TOKENS = 11, 5
 """Tokens of the row that is compared: a prompt, then what follows it in the cache."""
 _log = logging.getLogger(__name__)
@@ -32,25 +32,26 @@ def choose_forward(
 ) -> Forward:
     """The forward of `module`, an architecture called `name` with caches of `shapes`.
 
-    Where the fused forward is chosen, the module's layers are given up.
+    If the fused forward is chosen, the module's layers are freed.
     """
-    whole = transformers_forward(module)
+    original = transformers_forward(module)
     if not fuse:
-        return whole
+        return original
     try:
         with torch.inference_mode():
             fused = FusedLlama(module, name)
     except CannotFuse as reason:
         _log.info("%s runs on transformers' forward: %s", name, reason)
-        return whole
-    found = relative_difference(whole, fused, module, shapes)
-    if not found <= MAX_RELATIVE_DIFFERENCE:  # NaN does not agree
+        return original
+    difference = relative_difference(original, fused, module, shapes)
+    if not difference <= MAX_RELATIVE_DIFFERENCE:  # NaN does not agree
         _log.warning(
-            "%s runs on transformers' forward: the fused one differs from it by %.1e, of which "
-            "%.0e is allowed",
-            *(name, found, MAX_RELATIVE_DIFFERENCE),
+            "%s runs on transformers' forward: the fused one differs by %.1e; %.0e is allowed",
+            name,
+            difference,
+            MAX_RELATIVE_DIFFERENCE,
         )
-        return whole
+        return original
     free_module_weights(module)
     return fused
 
@@ -72,13 +73,13 @@ def transformers_forward(module: nn.Module) -> Forward:
 def relative_difference(
     one: Forward, other: Forward, module: nn.Module, shapes: tuple[LayerShape, ...]
 ) -> float:
-    """The largest difference of two forwards on a short row, as a share of the largest logit."""
+    """Maximum difference of two forwards on a short row, relative to the largest logit."""
     first, second = (_probe_logits(forward, module, shapes) for forward in (one, other))
     return float((first - second).abs().max() / first.abs().max())
 
 
 def _probe_logits(forward: Forward, module: nn.Module, shapes: tuple[LayerShape, ...]) -> Tensor:
-    """Logits of every token of a row, the last ones from the cache."""
+    """Logits of every token of a short row; the last ones use the cache of the first."""
     weight = next(module.parameters())
     cache = KvCache(shapes, 1, weight.dtype, weight.device)
     ids = 7 * torch.arange(PAGE_SIZE, device=weight.device) % len(weight)

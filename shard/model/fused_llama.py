@@ -1,14 +1,14 @@
 """A faster forward for models built like Llama, in float32.
 
-transformers spends most of a small forward on its own layers of Python, and on products with
-weights that lie the slow way round. This runner takes the weights out of the module tree and lays
-them out for a packed Step: transposed, queries, keys and values as one product, gate and up as
-another. The two halves that rotary embedding mixes are interleaved in the weights of queries and
-keys, which leaves their products as they are and makes the rotation one complex product.
+transformers spends most of a small forward in its own Python layers, and on products with weights
+in a slow memory layout. This runner takes the weights out of the module tree and lays them out for
+a packed Step: transposed, with queries, keys and values as one product, and gate and up as another.
+The two halves that rotary embedding mixes are interleaved in the weights of queries and keys. That
+leaves their products unchanged and makes the rotation one complex product.
 
-How each layer attends is not read from the config but taken from what transformers hands to the
-attention interface. Parts with hooks, that is with collectives, are called as the modules they
-are. The caller compares a probe through both forwards before it trusts this one.
+How each layer attends is not read from the config but from what transformers passes to the
+attention interface. Modules with hooks, that is with collectives, are called unchanged. The caller
+compares a probe through both forwards before it uses this one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ARCHITECTURES = frozenset(
         GEMMA,
     )
 )
-"""Pre-norm decoders of separate q, k, v, gate and up projections, tested token for token."""
+"""Pre-norm decoders with separate q, k, v, gate and up projections, each tested by tokens."""
 _POSITION_ONLY_ROPES = frozenset(("default", "linear", "llama3", "yarn"))
 """Rotary embeddings whose angle depends on the position alone."""
 
@@ -40,26 +40,27 @@ TensorFunction = Callable[[Tensor], Tensor]
 
 
 class CannotFuse(Exception):
-    """Why a model keeps transformers' forward, in words for the log."""
+    """Why a model keeps transformers' forward; the text is logged."""
 
 
 class FusedLlama:
     """The forward of `module`, an architecture called `name`.
 
-    Copies the weights; `release` frees the module's own. Raises CannotFuse for a model that is not
-    built like Llama.
+    Copies the weights; `free_module_weights` frees the originals. Raises CannotFuse for a model
+    that is not built like Llama.
     """
 
     def __init__(self, module: nn.Module, name: str) -> None:
         check_fusable(module, name)
-        rules = _attention_params(module)
+        params = _attention_params(module)
         core: Any = module.get_submodule("model")
-        gain = 1.0 if name == GEMMA else 0.0
+        weight_offset = 1.0 if name == GEMMA else 0.0
         self._embed = _bypass_hooks(core.embed_tokens)
         self._layers = [
-            _FusedLayer(index, layer, rules[index], gain) for index, layer in enumerate(core.layers)
+            _FusedLayer(index, layer, params[index], weight_offset)
+            for index, layer in enumerate(core.layers)
         ]
-        self._norm = _RmsNorm.from_module(core.norm, gain)
+        self._norm = _RmsNorm.from_module(core.norm, weight_offset)
         self._head = _linear(module.get_submodule("lm_head"))
         self._rotations = _rotation_table(core)
         if 2 * self._rotations.shape[-1] != core.layers[0].self_attn.head_dim:
@@ -67,21 +68,21 @@ class FusedLlama:
 
     def __call__(self, ids: Tensor, positions: Tensor, layout: Layout, wanted: Tensor) -> Tensor:
         """Logits [N, V] at the indices `wanted` [N] of the packed tokens `ids` [1, T]."""
-        turns = self._rotations[positions[0]]
+        rotations = self._rotations[positions[0]]
         hidden = self._embed(ids[0])
         for layer in self._layers:
-            hidden = layer(hidden, turns, layout)
+            hidden = layer(hidden, rotations, layout)
         return self._head(self._norm(hidden[wanted]))
 
 
 def free_module_weights(module: nn.Module) -> None:
-    """Free the weights that a `FusedLlama` has copied; `module` cannot run any more."""
+    """Free the weights that a `FusedLlama` has copied; `module` can no longer run."""
     module.get_submodule("model").layers = nn.ModuleList()
     module.lm_head = nn.Identity()
 
 
 def check_fusable(module: nn.Module, name: str) -> None:
-    """Raise Unfusable for what the runner was not built for."""
+    """Raise CannotFuse for a model that the runner does not support."""
     if name not in ARCHITECTURES:
         raise CannotFuse(f"{name} is not among the architectures with a fused forward")
     if (dtype := next(module.parameters()).dtype) != torch.float32:
@@ -126,14 +127,14 @@ class _FusedLayer:
         return self._down_proj(self._activation(gate) * up).add_(hidden)
 
     def _attend(self, hidden: Tensor, rotations: Tensor, layout: Layout) -> Tensor:
-        """Attention of `hidden` [T, hidden size], already normed."""
+        """Attention of the normalised `hidden` [T, hidden size]."""
         qkv = self._qkv_proj(hidden).view(hidden.shape[0], -1, self._head_dim)
-        turned = qkv[:, : self._rotated_heads]
+        rotated = qkv[:, : self._rotated_heads]
         if self._qk_norm is not None:
-            turned.copy_(self._qk_norm(turned))
-        torch.view_as_complex(turned.view(*turned.shape[:2], -1, 2)).mul_(rotations)
-        query, fresh = qkv[:, : self._query_heads], qkv[:, self._query_heads :]
-        out = layout.attend_layer(self._index, fresh, query, self._params)
+            rotated.copy_(self._qk_norm(rotated))
+        torch.view_as_complex(rotated.view(*rotated.shape[:2], -1, 2)).mul_(rotations)
+        query, new_kv = qkv[:, : self._query_heads], qkv[:, self._query_heads :]
+        out = layout.attend_layer(self._index, new_kv, query, self._params)
         return self._o_proj(out.reshape(hidden.shape[0], -1))
 
 
@@ -146,14 +147,14 @@ class _RmsNorm:
 
     @classmethod
     def from_module(cls, norm: Any, weight_offset: float) -> _RmsNorm:
-        """The norm of module `norm`, whose weight counts from `gain` on."""
+        """The norm of module `norm`; Gemma adds `weight_offset` to the weight."""
         return cls.from_weight(norm.weight + weight_offset, _epsilon(norm))
 
     @classmethod
     def from_weight(cls, weight: Tensor, epsilon: float) -> _RmsNorm:
         size = weight.shape[-1]
-        floor = torch.tensor((size * epsilon) ** 0.5, device=weight.device)
-        return cls(weight * size**0.5, floor)
+        scaled_epsilon = torch.tensor((size * epsilon) ** 0.5, device=weight.device)
+        return cls(weight * size**0.5, scaled_epsilon)
 
     def __call__(self, x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
@@ -184,7 +185,7 @@ def _rotation_table(core: Any) -> Tensor:
 
 
 LinearWeights = tuple[Tensor, Tensor | None]
-"""Rows of output features, and their bias."""
+"""Weight [output features, input features], and bias."""
 
 
 def _linear_weights(part: nn.Linear) -> LinearWeights:
@@ -193,10 +194,10 @@ def _linear_weights(part: nn.Linear) -> LinearWeights:
 
 def _fuse_qkv(attention: Any) -> TensorFunction:
     """Queries, keys and values in one product, the first two interleaved."""
-    turned = [
+    rotated = [
         _interleave(part, attention.head_dim) for part in (attention.q_proj, attention.k_proj)
     ]
-    return _fuse_linears([*turned, _linear_weights(attention.v_proj)])
+    return _fuse_linears([*rotated, _linear_weights(attention.v_proj)])
 
 
 def _interleave(part: nn.Linear, dim: int) -> LinearWeights:
@@ -207,12 +208,12 @@ def _interleave(part: nn.Linear, dim: int) -> LinearWeights:
 
 
 def _interleaved_order(dim: int) -> Tensor:
-    """Where each element of an interleaved head lies in a head of two halves."""
+    """Index of each element of an interleaved head in a head of two halves."""
     return torch.arange(dim).view(2, -1).t().flatten()
 
 
 def _fuse_head_norms(attention: Any, query_heads: int, rotated_heads: int) -> _RmsNorm | None:
-    """Qwen3's norms of each query and key head as one, [heads, D]; None where there are none."""
+    """Qwen3's norms of the query and key heads as one, [heads, D]; None for other models."""
     if not hasattr(attention, "q_norm"):
         return None
     order = _interleaved_order(attention.head_dim)
@@ -222,7 +223,7 @@ def _fuse_head_norms(attention: Any, query_heads: int, rotated_heads: int) -> _R
 
 
 def _fuse_linears(parts: list[LinearWeights]) -> TensorFunction:
-    """One product for `parts`, by the transpose, which is up to three times as fast."""
+    """One product for `parts`, with transposed weights, which is up to three times as fast."""
     weight = torch.cat([rows for rows, _ in parts]).t().contiguous()
     if all(bias is None for _, bias in parts):
         return lambda x: torch.mm(x, weight)
@@ -232,13 +233,13 @@ def _fuse_linears(parts: list[LinearWeights]) -> TensorFunction:
 
 
 def _linear(part: Any) -> TensorFunction:
-    """A linear layer; one with hooks as it is, since they hold its collectives."""
+    """A linear layer; one with hooks, which are its collectives, stays unchanged."""
     product: TensorFunction = part if _has_hooks(part) else _fuse_linears([_linear_weights(part)])
     return product
 
 
 def _bypass_hooks(part: Any) -> TensorFunction:
-    """What `part` computes, without the detour that modules take to look for hooks."""
+    """The forward of `part`, without the lookup of hooks if it has none."""
     forward: TensorFunction = part if _has_hooks(part) else part.forward
     return forward
 

@@ -1,9 +1,9 @@
 """Which work is recorded as CUDA graphs, and when.
 
-A shape runs eagerly until it was met `PATIENCE` times. The largest shape is recorded first, so that
-all others fit into the memory it took. All choices follow from the Steps alone: every rank records
-and replays alike, which collectives depend on. What cannot be recorded stays eager, with one line
-in the log.
+A shape runs eagerly until it has been seen `RECORD_AFTER` times. The largest shape is recorded
+first, so that all others fit into its memory. All decisions follow from the Steps alone: every rank
+records and replays alike, as collectives require. What cannot be recorded stays eager, with one
+line in the log.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 
 RECORD_AFTER = 2
-"""How often a shape is met before it is recorded."""
+"""Number of times a shape is seen before it is recorded."""
 _log = logging.getLogger(__name__)
 
 
@@ -24,7 +24,7 @@ class Graph(Protocol):
     """Work recorded once and run again on the same buffers."""
 
     def record(self, work: Callable[[], None]) -> None:
-        """Run `work` to warm it up, then record it. Raises RuntimeError if it cannot be."""
+        """Run `work` to warm it up, then record it. Raises RuntimeError if that is impossible."""
 
     def replay(self) -> None:
         """Do the recorded work."""
@@ -38,7 +38,7 @@ class CudaGraph:
         self._pool = pool
 
     def record(self, work: Callable[[], None]) -> None:
-        """See `Graph`. The warm-up compiles kernels, which a recording stream may not."""
+        """See `Graph`. The warm-up compiles kernels, which is not allowed during capture."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -53,7 +53,7 @@ class CudaGraph:
 
 
 def cuda_graph_factory() -> Callable[[], Graph]:
-    """Makes CUDA graphs that share one pool of memory."""
+    """A function that makes CUDA graphs which share one memory pool."""
     pool = torch.cuda.graph_pool_handle()
     return lambda: CudaGraph(pool)
 
@@ -62,7 +62,7 @@ ShapeT = TypeVar("ShapeT", bound=Hashable)
 
 
 class GraphRecorder(Generic[ShapeT]):
-    """Graphs by shape. `work(shape)` is what a graph of that shape does, on blank inputs."""
+    """Graphs by shape. `make_work(shape)` is the work of a graph of that shape."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class GraphRecorder(Generic[ShapeT]):
         make_work: Callable[[ShapeT], Callable[[], None]],
         new_graph: Callable[[], Graph] | None = None,
     ) -> None:
-        """`most` is the largest shape; `new` makes graphs, by default CUDA's of one pool."""
+        """`new_graph` makes graphs; by default CUDA graphs of one pool."""
         self._largest, self._make_work = largest, make_work
         self._new_graph = new_graph or cuda_graph_factory()
         self._graphs: dict[ShapeT, Graph] = {}
@@ -87,7 +87,7 @@ class GraphRecorder(Generic[ShapeT]):
         return self._graphs.get(shape)
 
     def observe(self, shape: ShapeT) -> None:
-        """Count `shape`, which has run eagerly, and record it in time."""
+        """Count `shape`, which has just run eagerly, and record it if it is due."""
         self._observed[shape] += 1
         if self._failed or self._observed[shape] < RECORD_AFTER:
             return

@@ -1,4 +1,4 @@
-"""What a rank can afford: how many pages fit beside the weights, how many cores it may use."""
+"""Resources of a rank: how many pages fit in addition to the weights, how many cores it may use."""
 
 from __future__ import annotations
 
@@ -21,19 +21,22 @@ from shard.model.packed_model import LoadedModel
 _HOST_MEMORY_FRACTION = 0.25
 """Share of the host's free memory that the pools of all ranks may take on CPU."""
 _KV_POOL_FRACTION = 0.85
-"""Share that a GPU's pools take of what weights and a prefill leave; the rest is for graphs."""
+"""Share of the memory left by weights and a prefill that a GPU's pools take.
+
+Graphs need the rest.
+"""
 
 
 def available_cores() -> int:
-    """Processor cores this process may use; the operator's OMP_NUM_THREADS can only lower it."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return min(len(os.sched_getaffinity(0)), int(given) if given.isdecimal() else 1 << 16) or 1
+    """Number of CPU cores this process may use; OMP_NUM_THREADS can only lower it."""
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(len(os.sched_getaffinity(0)), int(limit) if limit.isdecimal() else 1 << 16) or 1
 
 
 def pool_pages(config: ShardConfig, target: LoadedModel, draft: LoadedModel | None) -> int:
-    """Pages of the pool: the flag's tokens, or what memory holds, but never more than is of use.
+    """Pages of the pool: the configured tokens, or what fits, but never more than can be used.
 
-    Raises Fault 6 if not even one full row fits.
+    Raises StartupError 6 if not even one full row fits.
     """
     longest = min(target.max_length, config.max_total_tokens or target.max_length)
     useful = config.max_rows * -(-longest // PAGE_SIZE)
@@ -66,30 +69,30 @@ def _free_bytes(config: ShardConfig, target: LoadedModel) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ForwardWorkspace:
-    """Bytes that a forward takes beside weights and cache, rather too many, by what it is fed."""
+    """Upper bound of the bytes that a forward needs in addition to weights and cache."""
 
     per_token: int
     per_logit: int
     per_pair: int
-    """For a token and one that it attends to, where attention takes a mask."""
+    """Per pair of a token and one that it attends to, for the attention mask."""
 
     @classmethod
     def from_model(cls, loaded: LoadedModel) -> ForwardWorkspace:
         """From the sizes of the model's parameters on this rank, before its layers are fused.
 
-        Each matrix of a layer turns a token into as many values as it has rows or columns, which
-        its elements over the hidden size count; that all of a layer's outputs are held at once, and
-        its norms in float32, is more than any forward does. A vocabulary's logits are held by part,
-        whole, and in float32. A mask has a row for every head of a group.
+        The number of values that a layer's matrices produce per token is estimated by their
+        elements divided by the hidden size. To hold all outputs of a layer at once, and its norms
+        in float32, is more than any forward does. Logits are held as a rank's part, as a whole,
+        and in float32. A mask has a row for every head of a group.
         """
         text: Any = loaded.module.config.get_text_config()  # type: ignore[union-attr, operator]
-        hidden, chosen = text.hidden_size, getattr(text, "num_experts_per_tok", None) or 1
+        hidden, active = text.hidden_size, getattr(text, "num_experts_per_tok", None) or 1
         layers = Counter[str]()
         for name, parameter in loaded.module.named_parameters():
             layer = re.match(r".*?\.\d+\.", name)
             experts = parameter.shape[0] if parameter.ndim == 3 else 1
             if layer and parameter.ndim > 1:
-                layers[layer[0]] += parameter.numel() * min(chosen, experts) // experts
+                layers[layer[0]] += parameter.numel() * min(active, experts) // experts
         widths = max(layers.values(), default=0) // hidden
         size = loaded.dtype.itemsize
         heads = text.num_attention_heads
@@ -100,13 +103,13 @@ class ForwardWorkspace:
         )
 
     def estimate_bytes(self, tokens: int, logits: int, pairs: int) -> int:
-        """For a forward of `tokens` tokens that attend to others in `pairs` and want `logits`."""
+        """Bytes for `tokens` tokens that attend in `pairs` pairs, with `logits` rows of logits."""
         return tokens * self.per_token + logits * self.per_logit + pairs * self.per_pair
 
 
 @contextmanager
 def oom_as_startup_error(purpose: str) -> Iterator[None]:
-    """Raises Fault 6 with TGI's words before `text` where a device has no memory for the block."""
+    """Turn out-of-memory inside the block into StartupError 6, in TGI's words."""
     try:
         yield
     except torch.OutOfMemoryError as fault:
@@ -114,14 +117,14 @@ def oom_as_startup_error(purpose: str) -> Iterator[None]:
 
 
 def usable_bytes(free: int, total: int, fraction: float) -> int:
-    """Bytes left of `fraction` of a device that has `free` of `total` bytes."""
+    """Free bytes within `fraction` of a device that has `free` of `total` bytes."""
     return max(0, free - int(total * (1 - fraction)))
 
 
 def warm_up(loaded: LoadedModel, tokens: int, logits: int) -> None:
-    """One forward of the largest Step: torch's allocator keeps what it took, so it is not free.
+    """Run one forward of the largest Step, whose memory torch's allocator keeps.
 
-    `Probe` attends to nothing; attention itself needs little beside the layers' activations.
+    `AttentionProbe` attends to nothing; attention needs little memory compared to the layers.
     """
     ids = torch.zeros(1, tokens, dtype=torch.int64, device=loaded.device)
     positions = torch.arange(tokens, device=loaded.device)[None] % loaded.max_length

@@ -1,7 +1,7 @@
 """A transformers causal LM that runs packed over its own paged cache.
 
-One object per served model: the module, its pool and the few facts that the engine needs. It
-turns feeds into logits and knows no sampling, no draft and no request's fate.
+One object per served model: the module, its cache and the few facts that the engine needs. It turns
+spans of tokens into logits and knows no sampling, no drafts and no requests.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LoadedModel:
 
     @property
     def page_bytes(self) -> int:
-        """Memory that one page of this model takes."""
+        """Bytes of one page of this model's cache."""
         return bytes_per_page(self.shapes, self.dtype)
 
 
@@ -50,7 +50,9 @@ class PackedModel:
     def __init__(
         self, loaded: LoadedModel, pages: int, rows: int = 1, width: int = 1, fuse: bool = True
     ) -> None:
-        """Only the CPU fuses: elsewhere weights would be held twice, and graphs save launches."""
+        """Only the CPU uses the fused forward: on a GPU it would hold the weights twice for a
+        moment, and graphs already save launches.
+        """
         device = loaded.device
         self.facts = loaded
         self.cache = KvCache(loaded.shapes, pages, loaded.dtype, device)
@@ -61,19 +63,19 @@ class PackedModel:
         self._run_packed: Callable[[PackedBatch], Tensor] = self._run_eager
         self.uses_graphs = isinstance(self._backend, backends.TritonPagedAttention)
         if isinstance(self._backend, backends.TritonPagedAttention):
-            most = min(pages, -(-loaded.max_length // PAGE_SIZE))
-            bounds = largest_bucket(rows, width)
+            max_pages = min(pages, -(-loaded.max_length // PAGE_SIZE))
+            largest = largest_bucket(rows, width)
             self._run_packed = ForwardGraphs(
-                self.forward, self._run_eager, self.cache, self._backend, bounds, most
+                self.forward, self._run_eager, self.cache, self._backend, largest, max_pages
             )
 
-    def logits(self, feeds: Sequence[TokenSpan]) -> Tensor:
-        """Run `feeds` in one forward; logits [sum of feed.logits, V] in the model's dtype.
+    def logits(self, spans: Sequence[TokenSpan]) -> Tensor:
+        """Run `spans` in one forward; logits [sum of logit counts, V] in the model's dtype.
 
-        They are valid until the next call.
+        They are valid until the next call. Raises ProtocolError if a row lacks pages.
         """
         with torch.inference_mode():
-            return self._run_packed(pack_spans(feeds, self.cache, _HOST))
+            return self._run_packed(pack_spans(spans, self.cache, _HOST))
 
     def _run_eager(self, packed: PackedBatch) -> Tensor:
         device = self.facts.device
@@ -88,9 +90,19 @@ def probe_layer_shapes(
 ) -> tuple[LayerShape, ...]:
     """Shapes of every layer's keys and values, from one forward of one token.
 
-    Raises Fault 4 for a model whose attention does not pass through the interface in every
-    layer, or whose keys and values differ in size.
+    Raises StartupError 4 for a model whose attention does not use the interface in every layer, or
+    whose keys and values differ in size.
     """
+    shapes = _probe(module, name, device).shapes
+    layers = int(module.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]
+    if sorted(shapes) != list(range(layers)):
+        raise StartupError(
+            4, f"{name} is not supported: not all of its {layers} layers are attention"
+        )
+    return tuple(shapes[index] for index in range(layers))
+
+
+def _probe(module: nn.Module, name: str, device: torch.device) -> AttentionProbe:
     layout = AttentionProbe()
     zero = torch.zeros(1, 1, dtype=torch.int64, device=device)
     try:
@@ -98,14 +110,9 @@ def probe_layer_shapes(
             transformers_forward(module)(zero, zero, layout, zero[0])
     except torch.OutOfMemoryError:
         raise
-    except Exception as fault:  # whatever a model's own code trips over
+    except Exception as fault:  # a model's own code may raise anything
         line = str(fault).strip().split("\n")[0]
         raise StartupError(
             4, f"{name} is not supported: its attention cannot be paged ({line})"
         ) from fault
-    layers = int(module.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]
-    if sorted(layout.shapes) != list(range(layers)):
-        raise StartupError(
-            4, f"{name} is not supported: not all of its {layers} layers are attention"
-        )
-    return tuple(layout.shapes[index] for index in range(layers))
+    return layout

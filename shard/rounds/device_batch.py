@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shard.attention.backends import DeviceLayout, PageTables
+from shard.attention.device_layout import DeviceLayout, PageTables
 from shard.attention.kv_cache import PAGE_SIZE
 from shard.model.packed_model import PackedModel
 from shard.rounds.device_rows import DeviceRowParams, DeviceRowState, DeviceRowTable, SamplingKind

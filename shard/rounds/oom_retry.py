@@ -1,12 +1,11 @@
-"""A round that runs out of memory is tried again in halves; what fails alone ends alone.
+"""A round that runs out of memory is retried in halves; a row that fails alone ends alone.
 
-First the rows are halved, then a lone prefill chunk. Nothing of a round is kept when it fails, so
-the halves emit what the whole would have. A rank that is alone finds out by running the round.
-Among several, one that fails within a forward would leave the others in a collective; so there a
-round with a prefill is run only once every rank has taken, and given back, the memory that it
-needs. All ranks learn the one answer and halve alike. Rounds that only decode are not asked for:
-the largest of them has run at warm-up. Where a rank runs out of memory nevertheless, the group
-ends.
+First the rows are halved, then a single row's prefill chunk. A failed round leaves no trace, so the
+halves emit what the whole would have. A single rank finds out by running the round. With several
+ranks, one that fails within a forward would leave the others in a collective; so a round with a
+prefill runs only after every rank has allocated, and freed, the memory that it needs. All ranks get
+the same answer and split alike. Rounds that only decode are not checked, since the largest of them
+has run at warm-up. If a rank runs out of memory nevertheless, the group ends.
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ from shard.wire.protocol import End, RowResult
 
 _log = logging.getLogger(__name__)
 _CPU_OOM_TEXT = "can't allocate memory"
-"""What torch's CPU allocator says; it has no exception of its own."""
+"""From the message of torch's CPU allocator, which has no exception class of its own."""
 
 RoundAttempt = Callable[[PackedModel, Drafter | None, Sequence[RowTask]], tuple[RowResult, ...]]
-"""`host_round.run`, or OutOfRoom on every rank."""
+"""`run_round`, or OutOfRoom on every rank."""
 
 
 class OutOfRoom(Exception):
-    """The round takes more memory than there is; nothing of it was kept."""
+    """There is not enough memory for the round; it left no trace."""
 
 
 def run_alone(
     target: PackedModel, drafter: Drafter | None, tasks: Sequence[RowTask]
 ) -> tuple[RowResult, ...]:
-    """The RoundAttempt of a rank without others."""
+    """The `RoundAttempt` of a single rank."""
     try:
         return run_round(target, drafter, tasks)
     except RuntimeError as fault:
@@ -49,7 +48,10 @@ def run_alone(
 
 @dataclass(frozen=True, slots=True)
 class RunWithAgreement:
-    """The RoundAttempt of one rank among several. `all_agree` is whether all ranks say yes."""
+    """The `RoundAttempt` of one rank of several.
+
+    `all_agree(vote)` is a collective: True if every rank votes True.
+    """
 
     workspace: ForwardWorkspace
     device: torch.device
@@ -59,16 +61,16 @@ class RunWithAgreement:
         self, target: PackedModel, drafter: Drafter | None, tasks: Sequence[RowTask]
     ) -> tuple[RowResult, ...]:
         """See `RoundAttempt`."""
-        if any(work.prefill for work in tasks) and not self.all_agree(self._fits_in_memory(tasks)):
+        if any(task.prefill for task in tasks) and not self.all_agree(self._fits_in_memory(tasks)):
             raise OutOfRoom
         return run_round(target, drafter, tasks)
 
     def _fits_in_memory(self, tasks: Sequence[RowTask]) -> bool:
-        tokens = sum(work.prefill or 1 + work.draft for work in tasks)
+        tokens = sum(task.prefill or 1 + task.draft for task in tasks)
         logits = sum(
-            work.prefill if work.row.report.prompt_logprobs else 1 + work.draft for work in tasks
+            task.prefill if task.row.report.prompt_logprobs else 1 + task.draft for task in tasks
         )
-        pairs = sum(work.prefill * (work.row.cached + work.prefill) for work in tasks)
+        pairs = sum(task.prefill * (task.row.cached + task.prefill) for task in tasks)
         size = self.workspace.estimate_bytes(tokens, logits, pairs)
         try:
             torch.empty(size, dtype=torch.uint8, device=self.device)
@@ -82,14 +84,14 @@ class RunWithAgreement:
 def run_splitting_on_oom(
     attempt: RoundAttempt, target: PackedModel, drafter: Drafter | None, tasks: Sequence[RowTask]
 ) -> tuple[RowResult, ...]:
-    """`works` by `attempt`, in as many parts as memory asks for."""
-    caches = [work.row.draft_cached for work in tasks]
+    """Do `tasks` with `attempt`, in as many parts as memory requires."""
+    draft_cached = [task.row.draft_cached for task in tasks]
     try:
         return attempt(target, drafter, tasks)
     except OutOfRoom:
-        _log.warning("out of memory with %d rows; trying less at once", len(tasks))
-    for work, cached in zip(tasks, caches, strict=True):
-        work.row.draft_cached = cached
+        _log.warning("out of memory with %d rows; splitting the round", len(tasks))
+    for task, cached in zip(tasks, draft_cached, strict=True):
+        task.row.draft_cached = cached
     return _run_halves(attempt, target, drafter, tasks)
 
 
@@ -101,25 +103,25 @@ def is_out_of_memory(fault: Exception) -> bool:
 def _run_halves(
     attempt: RoundAttempt, target: PackedModel, drafter: Drafter | None, tasks: Sequence[RowTask]
 ) -> tuple[RowResult, ...]:
-    def again(*part: RowTask) -> tuple[RowResult, ...]:
+    def retry(*part: RowTask) -> tuple[RowResult, ...]:
         return run_splitting_on_oom(attempt, target, drafter, part)
 
     if len(tasks) > 1:
         middle = len(tasks) // 2
-        return again(*tasks[:middle]) + again(*tasks[middle:])
-    [work] = tasks
-    if work.prefill > 1:
-        return _run_half_chunks(again, work)
-    if work.draft:
-        return again(replace(work, draft=work.draft // 2))
-    work.row.done = True
-    return (RowResult(work.row.id, (), (), 0, 0, End.ERROR),)
+        return retry(*tasks[:middle]) + retry(*tasks[middle:])
+    [task] = tasks
+    if task.prefill > 1:
+        return _run_half_chunks(retry, task)
+    if task.draft:
+        return retry(replace(task, draft=task.draft // 2))
+    task.row.done = True
+    return (RowResult(task.row.id, (), (), 0, 0, End.ERROR),)
 
 
 def _run_half_chunks(
     rerun: Callable[[RowTask], tuple[RowResult, ...]], task: RowTask
 ) -> tuple[RowResult, ...]:
-    """Two chunks as one: an end of the first is the end, else the second's item tells both."""
+    """Run a chunk as two and join their results; the row may end with the first."""
     part = task.prefill // 2
     [first] = rerun(replace(task, prefill=part))
     if first.end is not None:
@@ -127,10 +129,11 @@ def _run_half_chunks(
     [second] = rerun(replace(task, prefill=task.prefill - part))
     if not first.prompt_logprobs:
         return (second,)
-    told = replace(
-        second,
-        prompt_start=first.prompt_start,
-        prompt_logprobs=first.prompt_logprobs + second.prompt_logprobs,
-        prompt_top=first.prompt_top + second.prompt_top,
+    return (
+        replace(
+            second,
+            prompt_start=first.prompt_start,
+            prompt_logprobs=first.prompt_logprobs + second.prompt_logprobs,
+            prompt_top=first.prompt_top + second.prompt_top,
+        ),
     )
-    return (told,)

@@ -1,9 +1,9 @@
-"""Whole resident rounds as CUDA graphs: draft, verification and acceptance are one replay.
+"""Whole device rounds as CUDA graphs: draft, verification and acceptance are one replay.
 
-A graph is recorded per shape: rows up to a bucket, drafts, and how much sampling asks. What
-differs between rounds of a shape is which slots of the row table run and how many drafts each may
-have; both lie in one buffer. Rows that a bucket has too many run on slot 0, which is never alive,
-and so write to the trash page. The row table itself is where it always is.
+A graph is recorded per shape: rows up to a bucket, drafts, and the kind of sampling. Rounds of a
+shape differ in which slots of the row table run and how many drafts each may have; both are in one
+buffer. Surplus rows of a bucket run on slot 0, which is never alive, and so write to the trash
+page. The row table's address never changes. When to record is decided by `graph_recorder`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RoundShape:
 
 
 class RoundGraphs:
-    """Runs rounds of `resident`: replayed where their shape is recorded, else eagerly."""
+    """Runs rounds of `device_round`: replayed if their shape is recorded, otherwise eagerly."""
 
     def __init__(
         self,
@@ -42,22 +42,22 @@ class RoundGraphs:
         device: torch.device,
         new_graph: Callable[[], Graph] | None = None,
     ) -> None:
-        """For up to `rows` rows and `drafts` drafts; `new` makes graphs, by default CUDA's."""
-        most = ROW_BUCKETS[bisect_left(ROW_BUCKETS, min(rows, ROW_BUCKETS[-1]))]
+        """For up to `rows` rows and `drafts` drafts; `new_graph` makes CUDA graphs by default."""
+        max_rows = ROW_BUCKETS[bisect_left(ROW_BUCKETS, min(rows, ROW_BUCKETS[-1]))]
         self._device_round = device_round
-        self._slots_and_drafts = torch.zeros(2, most, dtype=torch.int64, device=device)
+        self._slots_and_drafts = torch.zeros(2, max_rows, dtype=torch.int64, device=device)
         self._output_buffer = torch.zeros(
-            most * result_width(drafts), dtype=torch.int32, device=device
+            max_rows * result_width(drafts), dtype=torch.int32, device=device
         )
-        """Where every shape leaves its result."""
+        """Every shape writes its result here."""
         self._recorder = GraphRecorder(
-            RoundShape(most, drafts, SamplingKind.FILTERED), self._make_work, new_graph
+            RoundShape(max_rows, drafts, SamplingKind.FILTERED), self._make_work, new_graph
         )
 
     def __call__(
         self, slots_and_drafts: Tensor, drafts: int, kind: SamplingKind, max_pages: int
     ) -> Tensor:
-        """`DeviceRound.round` for `numbers` [2, B]; valid until the next call."""
+        """`DeviceRound.run`; the result is valid until the next call."""
         rows = slots_and_drafts.shape[1]
         if rows > self._slots_and_drafts.shape[1]:
             return self._device_round.run(slots_and_drafts, drafts, kind, max_pages)
@@ -82,11 +82,12 @@ class RoundGraphs:
         return self._output_buffer[: shape.rows * width].view(shape.rows, width)
 
     def _make_work(self, shape: RoundShape) -> Callable[[], None]:
-        """The round of `shape`, whose rows are left as padding."""
+        """The round of `shape`, with padding for rows."""
         self._slots_and_drafts.zero_()
-        numbers, room = self._slots_and_drafts[:, : shape.rows], self._output_view(shape)
+        slots_and_drafts = self._slots_and_drafts[:, : shape.rows]
+        output = self._output_view(shape)
 
         def work() -> None:
-            room.copy_(self._device_round.run(numbers, shape.drafts, shape.kind))
+            output.copy_(self._device_round.run(slots_and_drafts, shape.drafts, shape.kind))
 
         return work

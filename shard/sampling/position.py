@@ -1,4 +1,4 @@
-"""A position whose token is to be chosen, and all that the choice may depend on."""
+"""A position whose token is to be chosen, and everything that the choice may depend on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TOKENS_ONLY = ReportOptions()
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The position after `tokens` and then `drafts`; the first `prompt` tokens are the prompt."""
+    """The position after `tokens` and `drafts`; the first `prompt_length` are the prompt."""
 
     sampling: Sampling
     tokens: Sequence[int]
@@ -24,7 +24,7 @@ class Position:
 
     @property
     def index(self) -> int:
-        """Absolute position of the token to choose."""
+        """Absolute position of the token to be chosen."""
         return len(self.tokens) + len(self.drafts)
 
     @property
@@ -34,5 +34,5 @@ class Position:
 
     @property
     def output(self) -> list[int]:
-        """What was emitted or drafted before this position."""
+        """Tokens that were emitted or drafted before this position."""
         return [*self.tokens[self.prompt_length :], *self.drafts]

@@ -1,8 +1,8 @@
-"""What bends a row's scores before anything is cut: watermark, penalties, bias, and what is barred.
+"""Logits processors: watermark, penalties, bias, and the mask of forbidden tokens.
 
-Every function changes `scores` [N, V] float32 in place, and only in rows whose request asks for
-it. They see the row's tokens and the drafts before each position, so that the scores are those
-of a row that never drafted. Greedy rows take part.
+Every function changes `scores` [N, V] float32 in place, only in rows whose request uses it. It sees
+the row's tokens and the drafts before each position, so that the scores equal those of a row
+without drafts. Greedy rows are processed too. Which token is chosen is decided in `sampler`.
 """
 
 from __future__ import annotations
@@ -18,30 +18,37 @@ from torch import Tensor
 from shard.sampling.position import Position
 
 HASH_KEY = 15485863
-"""Times the previous token: the seed of the green list."""
+"""Multiplied by the previous token it is the seed of the green list."""
 
 
 def watermark(scores: Tensor, positions: Sequence[Position]) -> None:
-    """Favour the green list (Kirchenbauer et al. 2023), which the previous token alone fixes."""
-    for row, spot in enumerate(positions):
-        if spot.sampling.watermark:
-            green = green_list(spot.previous_token, scores.shape[1], spot.sampling.watermark_gamma)
-            scores[row, green.to(scores.device)] += spot.sampling.watermark_delta
+    """Add `watermark_delta` to the green list, a function of the previous token.
+
+    (Kirchenbauer et al. 2023.)
+    """
+    for row, position in enumerate(positions):
+        if position.sampling.watermark:
+            green = green_list(
+                position.previous_token, scores.shape[1], position.sampling.watermark_gamma
+            )
+            scores[row, green.to(scores.device)] += position.sampling.watermark_delta
 
 
 @lru_cache(maxsize=64)
 def green_list(previous: int, vocabulary: int, gamma: float) -> Tensor:
-    """Ids [vocabulary * gamma] favoured after `previous`; drawn on the CPU whatever the device."""
+    """Ids [vocabulary * gamma] favoured after `previous`; always drawn on the CPU."""
     generator = torch.Generator().manual_seed(HASH_KEY * previous)
     return torch.randperm(vocabulary, generator=generator)[: int(vocabulary * gamma)]
 
 
 def repetition(scores: Tensor, positions: Sequence[Position]) -> None:
-    """Divide positive and multiply negative scores of every token seen, once per token."""
+    """Divide positive and multiply negative scores of every token seen, once per token (CTRL)."""
     seen = {
-        row: dict.fromkeys((*spot.tokens, *spot.drafts), spot.sampling.repetition_penalty)
-        for row, spot in enumerate(positions)
-        if spot.sampling.repetition_penalty != 1.0
+        row: dict.fromkeys(
+            (*position.tokens, *position.drafts), position.sampling.repetition_penalty
+        )
+        for row, position in enumerate(positions)
+        if position.sampling.repetition_penalty != 1.0
     }
     if seen:
         cells, penalty = _cells(seen, scores.device)
@@ -52,47 +59,47 @@ def repetition(scores: Tensor, positions: Sequence[Position]) -> None:
 def frequency_and_presence(scores: Tensor, positions: Sequence[Position]) -> None:
     """Subtract, for every token of the output, count x frequency penalty + presence penalty."""
     amounts = {}
-    for row, spot in enumerate(positions):
-        each, once = spot.sampling.frequency_penalty, spot.sampling.presence_penalty
+    for row, position in enumerate(positions):
+        each, once = position.sampling.frequency_penalty, position.sampling.presence_penalty
         if each or once:
-            counts = Counter(spot.output)
+            counts = Counter(position.output)
             amounts[row] = {token: -(each * count + once) for token, count in counts.items()}
     _add(scores, amounts)
 
 
 def bias(scores: Tensor, positions: Sequence[Position]) -> None:
-    """Add the request's bias to the tokens that it names."""
+    """Add the request's logit bias to the tokens that it lists."""
     amounts = {
-        row: {entry.token: entry.value for entry in spot.sampling.bias}
-        for row, spot in enumerate(positions)
-        if spot.sampling.bias
+        row: {entry.token: entry.value for entry in position.sampling.bias}
+        for row, position in enumerate(positions)
+        if position.sampling.bias
     }
     _add(scores, amounts)
 
 
 def mask_forbidden(scores: Tensor, positions: Sequence[Position], eos: Collection[int]) -> None:
-    """Bar the end before `min_new_tokens`, then what the grammar does not admit.
+    """Mask end-of-sequence before `min_new_tokens`, then what the grammar does not allow.
 
-    A grammar that admits nothing but the end gets it: one token must remain.
+    Where the grammar allows only end-of-sequence, that stays allowed: one token must remain.
     """
     ends = [id for id in eos if id < scores.shape[1]]
-    for row, spot in enumerate(positions):
-        early = output_length(spot) < spot.sampling.min_new_tokens
-        barred = ends if early else []
-        if spot.matcher is not None:
-            admitted = spot.matcher.mask(spot.output, scores.shape[1])
-            scores[row].masked_fill_(~_excluding(admitted, barred).to(scores.device), -math.inf)
-        elif barred:
-            scores[row, barred] = -math.inf
+    for row, position in enumerate(positions):
+        early = output_length(position) < position.sampling.min_new_tokens
+        forbidden = ends if early else []
+        if position.matcher is not None:
+            allowed = position.matcher.mask(position.output, scores.shape[1])
+            scores[row].masked_fill_(~_excluding(allowed, forbidden).to(scores.device), -math.inf)
+        elif forbidden:
+            scores[row, forbidden] = -math.inf
 
 
 def output_length(position: Position) -> int:
-    """How many tokens were emitted or drafted before `spot`."""
+    """Number of tokens that were emitted or drafted before `position`."""
     return position.index - position.prompt_length
 
 
 def _excluding(allowed: Tensor, forbidden: Sequence[int]) -> Tensor:
-    """`admitted` [V] less `barred`, or itself if nothing else is left."""
+    """`allowed` [V] without `forbidden`, or unchanged if nothing else is left."""
     rest = allowed.clone()
     rest[forbidden] = False
     return rest if rest.any() else allowed
@@ -107,9 +114,9 @@ def _add(scores: Tensor, amounts: Mapping[int, Mapping[int, float]]) -> None:
 def _cells(
     values: Mapping[int, Mapping[int, float]], device: torch.device
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Rows and tokens of all `values`, no cell twice, and the values; one copy each."""
+    """Indices (rows, tokens) of all `values` and the values themselves; one upload each."""
     rows = [row for row, tokens in values.items() for _ in tokens]
     ids = [token for tokens in values.values() for token in tokens]
     flat = [value for tokens in values.values() for value in tokens.values()]
-    places = torch.tensor([rows, ids], dtype=torch.int64, device=device)
-    return (places[0], places[1]), torch.tensor(flat, dtype=torch.float32, device=device)
+    cells = torch.tensor([rows, ids], dtype=torch.int64, device=device)
+    return (cells[0], cells[1]), torch.tensor(flat, dtype=torch.float32, device=device)

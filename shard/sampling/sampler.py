@@ -1,11 +1,11 @@
-"""Which token comes next: processors, warpers, then the counter-based coupled choice.
+"""Sampling: processors, warpers, then a coupled choice with counter-based noise.
 
 Draft and target choose by the same rule with the same noise: token = argmax(score + Gumbel noise)
 where the noise is a hash of (seed, absolute position, token id) and nothing else (Gumbel-max
-coupling). The target's choice at a position therefore never depends on what was drafted, on the
-batch, or on when the row ran, and a draft that scores like the target chooses alike. Every
-processor sees the row's tokens and the drafts before the position. Greedy rows get no noise;
-ties go to the lowest id.
+coupling). So the target's choice at a position never depends on the drafts, on the batch, or on
+when the row ran, and a draft whose scores equal the target's chooses the same token. Every
+processor sees the row's tokens and the drafts before the position. Greedy rows get no noise; ties
+go to the lowest id.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _MASK64 = (1 << 64) - 1
 
 
 def process(logits: Tensor, positions: Sequence[Position], eos: Collection[int] = ()) -> Tensor:
-    """Scores [N, V] float32 of `logits` [N, V]; `eos` ends a text and may be barred.
+    """Scores [N, V] float32 of `logits` [N, V]; `eos` tokens end a text and may be masked.
 
     In order: watermark, repetition, frequency and presence, bias, minimum length, grammar,
-    temperature, top-k, top-p, typical-p, min-p. The logits themselves where
-    nobody asks for any.
+    temperature, top-k, top-p, typical-p, min-p. The result is the logits themselves
+    if no row uses any of these.
     """
-    if all(spot.matcher is None and _is_neutral(spot.sampling) for spot in positions):
+    if all(each.matcher is None and _is_neutral(each.sampling) for each in positions):
         return logits.float()
     scores = logits.to(torch.float32, copy=True)
     for step in _PROCESSORS:
@@ -65,8 +65,8 @@ def _is_neutral(sampling: Sampling) -> bool:
 
 
 def sample(scores: Tensor, positions: Sequence[Position]) -> Tensor:
-    """The chosen token of every spot, int64 [N], from processed `scores` [N, V]."""
-    sampled = [index for index, spot in enumerate(positions) if spot.sampling.temperature > 0]
+    """The chosen token of every position, int64 [N], from processed `scores` [N, V]."""
+    sampled = [index for index, each in enumerate(positions) if each.sampling.temperature > 0]
     if sampled:
         noise = gumbel_noise(
             [positions[index] for index in sampled], scores.shape[1], scores.device
@@ -77,7 +77,7 @@ def sample(scores: Tensor, positions: Sequence[Position]) -> Tensor:
 
 
 def argmax(scores: Tensor) -> Tensor:
-    """The first of the largest scores; on the host NumPy finds it some thirty times as fast."""
+    """Index of the first maximum in each row; NumPy is about thirty times as fast on CPU."""
     if scores.device.type == "cpu":
         return torch.from_numpy(scores.numpy().argmax(-1))
     return scores.argmax(-1)
@@ -89,20 +89,20 @@ def logprobs(scores: Tensor) -> Tensor:
 
 
 def top_tokens(logs: Tensor, counts: Sequence[int]) -> list[TopTokens]:
-    """The `counts[i]` likeliest tokens of row i of `logs` [N, V], the likeliest first.
+    """The `counts[i]` most likely tokens of row i of `logs` [N, V], in descending order.
 
-    Ties with the last are kept, so there may be more; a barred token is never among them.
+    Ties with the last one are kept, so there may be more. Masked tokens are never included.
     """
     tops = [TopTokens((), ())] * len(counts)
     rows = [row for row, count in enumerate(counts) if count]
     if not rows:
         return tops
-    asked = logs[rows]
-    most = min(max(counts), logs.shape[1])
-    last = torch.tensor([[min(counts[row], most) - 1] for row in rows], device=logs.device)
-    cutoff = asked.topk(most).values.gather(1, last)
-    kept = (asked >= cutoff) & (asked > -math.inf)
-    for row, values, mask in zip(rows, asked, kept, strict=True):
+    selected = logs[rows]
+    width = min(max(counts), logs.shape[1])
+    last = torch.tensor([[min(counts[row], width) - 1] for row in rows], device=logs.device)
+    cutoff = selected.topk(width).values.gather(1, last)
+    kept = (selected >= cutoff) & (selected > -math.inf)
+    for row, values, mask in zip(rows, selected, kept, strict=True):
         ids = mask.nonzero()[:, 0]
         order = values[ids].sort(descending=True, stable=True)
         tops[row] = TopTokens(tuple(ids[order.indices].tolist()), tuple(order.values.tolist()))
@@ -111,15 +111,15 @@ def top_tokens(logs: Tensor, counts: Sequence[int]) -> list[TopTokens]:
 
 def gumbel_noise(positions: Sequence[Position], vocabulary: int, device: torch.device) -> Tensor:
     """Standard Gumbel noise [N, V] float32, a pure function of seed, position and token id."""
-    keys = [stream_key(spot.sampling.seed, spot.index) for spot in positions]
+    keys = [stream_key(position.sampling.seed, position.index) for position in positions]
     return gumbel_from_keys(torch.tensor([as_int64(key) for key in keys]).to(device), vocabulary)
 
 
 def gumbel_from_keys(keys: Tensor, vocabulary: int) -> Tensor:
     """Standard Gumbel noise [N, V] float32 for the stream keys `keys` [N], bits as int64.
 
-    `-log(-log1p(-u))` with u from 31 hash bits: u is exact where it is small, and small u is
-    where the large values, the winners, come from.
+    `-log(-log1p(-u))` with u from 31 hash bits: u is exact where it is small, and small u
+    gives the large values, which decide the choice.
     """
     bits = _hash(keys, vocabulary)
     uniform = ((bits & 0x7FFFFFFF).float() + 0.5) * 2.0**-31
@@ -128,7 +128,7 @@ def gumbel_from_keys(keys: Tensor, vocabulary: int) -> Tensor:
 
 
 def _hash(keys: Tensor, vocabulary: int) -> Tensor:
-    """int32 [N, V]: two rounds of a 32-bit finaliser keyed by the halves of `keys`."""
+    """Hash of key and token id, int32 [N, V]: two rounds of a 32-bit finaliser."""
     low, high = keys.view(torch.int32).view(-1, 2, 1).unbind(1)  # little-endian
     ids = torch.arange(vocabulary, dtype=torch.int32, device=keys.device)
     return _murmur_finalise(_murmur_finalise(ids[None] + low) ^ high)
@@ -142,7 +142,7 @@ def _murmur_finalise(value: Tensor) -> Tensor:
 
 
 def stream_key(seed: int, position: int) -> int:
-    """64 bits that name the noise of one position: SplitMix64 over seed, then position."""
+    """The 64-bit key of the noise at one position: SplitMix64 over seed, then position."""
     return mix64((mix64(seed) + position) & _MASK64)
 
 

@@ -1,8 +1,8 @@
-"""What cuts a row's distribution down before the draw: temperature, top-k, top-p, typical-p, min-p.
+"""Logits warpers: temperature, top-k, top-p, typical-p and min-p.
 
-Every function changes `scores` [N, V] float32 in place, and only in rows that sample and ask for
-it; a greedy row has no warper. Ties with the last token kept are kept, so that the outcome does
-not depend on a sort's order.
+Every function changes `scores` [N, V] float32 in place, only in rows that sample and use it; a
+greedy row has no warper. Ties with the last kept token are kept, so that the result does not depend
+on the order of a sort.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from shard.sampling.position import Position
 from shard.wire.protocol import Sampling
 
 _CANDIDATES = 1024
-"""A mass is sought among this many tokens first; where it lies deeper, all are sorted."""
+"""A mass is searched among this many tokens first; if that is not enough, all are sorted."""
 
 
 def temperature(scores: Tensor, positions: Sequence[Position]) -> None:
-    """Divide by the temperature."""
-    rows, values = _rows_with(scores, positions, lambda given: given.temperature, 1.0)
+    """Divide the scores by the temperature."""
+    rows, values = _rows_with(scores, positions, lambda sampling: sampling.temperature, 1.0)
     if len(rows):
         scores[rows] /= values
 
 
 def top_k(scores: Tensor, positions: Sequence[Position]) -> None:
-    """Keep the k best tokens of a row, and what ties with the k-th."""
-    rows, values = _rows_with(scores, positions, lambda given: given.top_k, 0)
+    """Keep the k best tokens of a row, and ties with the k-th."""
+    rows, values = _rows_with(scores, positions, lambda sampling: sampling.top_k, 0)
     if len(rows):
         ks = values.long().clamp(max=scores.shape[1])
         best = scores[rows].topk(int(ks.max())).values
@@ -37,16 +37,19 @@ def top_k(scores: Tensor, positions: Sequence[Position]) -> None:
 
 
 def top_p(scores: Tensor, positions: Sequence[Position]) -> None:
-    """Keep the fewest best tokens whose mass reaches p (Holtzman et al. 2020)."""
-    rows, mass = _rows_with(scores, positions, lambda given: given.top_p, 1.0)
+    """Keep the smallest set of best tokens whose mass reaches p (Holtzman et al. 2020)."""
+    rows, mass = _rows_with(scores, positions, lambda sampling: sampling.top_p, 1.0)
     if len(rows):
         logs = scores[rows].log_softmax(-1)
         _mask_below(scores, rows, logs, _exact_cutoff(logs, logs, mass))
 
 
 def typical_p(scores: Tensor, positions: Sequence[Position]) -> None:
-    """Keep the tokens whose surprise is nearest the entropy, up to mass p (Meister et al. 2023)."""
-    rows, mass = _rows_with(scores, positions, lambda given: given.typical_p, 1.0)
+    """Keep the tokens whose surprisal is closest to the entropy, up to mass p.
+
+    (Meister et al. 2023.)
+    """
+    rows, mass = _rows_with(scores, positions, lambda sampling: sampling.typical_p, 1.0)
     if len(rows):
         logs = scores[rows].log_softmax(-1)
         near = typicality(logs)
@@ -55,10 +58,10 @@ def typical_p(scores: Tensor, positions: Sequence[Position]) -> None:
 
 def min_p(scores: Tensor, positions: Sequence[Position]) -> None:
     """Keep the tokens that are at least p times as likely as the best (Nguyen et al. 2024)."""
-    rows, least = _rows_with(scores, positions, lambda given: given.min_p, 0.0)
+    rows, ratio = _rows_with(scores, positions, lambda sampling: sampling.min_p, 0.0)
     if len(rows):
         kept = scores[rows]
-        _mask_below(scores, rows, kept, kept.amax(-1, keepdim=True) + least.log())
+        _mask_below(scores, rows, kept, kept.amax(-1, keepdim=True) + ratio.log())
 
 
 def _rows_with(
@@ -67,31 +70,31 @@ def _rows_with(
     value: Callable[[Sampling], float],
     neutral: float,
 ) -> tuple[Tensor, Tensor]:
-    """The rows that sample with another value than `neutral`, [n], and their values, [n, 1]."""
-    asked = {
-        row: value(spot.sampling)
-        for row, spot in enumerate(positions)
-        if spot.sampling.temperature and value(spot.sampling) != neutral
+    """The rows that sample with a value other than `neutral`, [n], and their values, [n, 1]."""
+    by_row = {
+        row: value(position.sampling)
+        for row, position in enumerate(positions)
+        if position.sampling.temperature and value(position.sampling) != neutral
     }
-    rows = torch.tensor(list(asked), dtype=torch.int64, device=scores.device)
-    values = torch.tensor(list(asked.values()), dtype=torch.float32, device=scores.device)
+    rows = torch.tensor(list(by_row), dtype=torch.int64, device=scores.device)
+    values = torch.tensor(list(by_row.values()), dtype=torch.float32, device=scores.device)
     return rows, values[:, None]
 
 
 def _exact_cutoff(key: Tensor, logs: Tensor, mass: Tensor) -> Tensor:
-    """`cutoff` among as many candidates as are needed."""
+    """`mass_cutoff` among as many candidates as are needed."""
     for width in (_CANDIDATES, logs.shape[1]):
-        found, reached = mass_cutoff(key, logs, mass, width)
+        cutoff, reached = mass_cutoff(key, logs, mass, width)
         if bool((reached >= mass).all()):
             break
-    return found
+    return cutoff
 
 
 def mass_cutoff(key: Tensor, logs: Tensor, mass: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """The lowest key [n, 1] among the fewest tokens, best `key` first, that hold `mass` [n, 1].
+    """The lowest key [n, 1] of the smallest set of tokens, by `key`, that holds `mass` [n, 1].
 
     `key` and `logs` are [n, V]; `logs` are log-probabilities. Only the best `width` tokens are
-    looked at; what they hold together, [n, 1], is the second value.
+    considered; their total mass, [n, 1], is the second value.
     """
     best = key.topk(min(width, logs.shape[1]))
     probabilities = logs.gather(1, best.indices).exp()
@@ -101,11 +104,11 @@ def mass_cutoff(key: Tensor, logs: Tensor, mass: Tensor, width: int) -> tuple[Te
 
 
 def typicality(logs: Tensor) -> Tensor:
-    """How near the surprise of each token is to the entropy, [n, V]; `logs` as in `cutoff`."""
-    entropy = -(logs * logs.exp()).nansum(-1, keepdim=True)  # a barred token adds nothing
+    """Negative distance of each token's surprisal to the entropy, from log-probabilities [n, V]."""
+    entropy = -(logs * logs.exp()).nansum(-1, keepdim=True)  # masked tokens add nothing
     return -(logs + entropy).abs()
 
 
 def _mask_below(scores: Tensor, rows: Tensor, key: Tensor, cutoff: Tensor) -> None:
-    """Bar the tokens of `rows` whose `key` [n, V] lies below `cutoff` [n, 1]."""
+    """Mask the tokens of `rows` whose `key` [n, V] is below `cutoff` [n, 1]."""
     scores[rows] = scores[rows].masked_fill(key < cutoff, -math.inf)

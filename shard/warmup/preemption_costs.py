@@ -1,7 +1,7 @@
-"""What giving up pages costs on this rank: seconds per token of a swap and of a prefill.
+"""What preemption costs on this rank: seconds per token of a swap and of a prefill.
 
-Measured with Steps that the engine itself runs, so the ladder compares what it will really pay.
-Also how large the host pool is, which is the other half of that question.
+Measured on Steps that the engine itself runs, so that the scheduler compares real costs. Also the
+size of the host pool, which limits how much can be swapped.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from shard.warmup.step_costs import StepExecutor
 from shard.wire.protocol import AppendPages, NewRow, PageCopy, RowWork, Sampling, Step
 
 _HOST_MEMORY_FRACTION = 0.25
-"""Share of the host's free memory that the pools of all ranks may take beside a GPU."""
+"""Share of the host's free memory that the swap pools of all ranks may take with GPUs."""
 _MEASURED_TOKENS = 256
-"""Tokens of the row that is measured, where the pool holds as many."""
+"""Tokens of the row that is measured, if the pool holds as many."""
 _ROUNDS = 3
 
 
@@ -35,9 +35,9 @@ class PreemptionCosts:
 
 
 def host_pool_pages(config: ShardConfig, pages: int, page_bytes: int, device: torch.device) -> int:
-    """Slots of the host pool: the flag's tokens, or what suits the device.
+    """Pages of the host pool: the configured tokens, or a default for the device.
 
-    On CPU the cache is host memory already: a larger cache is worth more than a second pool.
+    On CPU the default is 0: the cache is host memory already, and a larger cache is worth more.
     """
     if config.max_swap_tokens is not None:
         return config.max_swap_tokens // PAGE_SIZE
@@ -50,7 +50,7 @@ def host_pool_pages(config: ShardConfig, pages: int, page_bytes: int, device: to
 def measure_preemption_costs(
     engine: StepExecutor, max_length: int, host_slots: int
 ) -> PreemptionCosts:
-    """Prefill one row of up to `room` tokens a few times, and move its pages to `slots`."""
+    """Prefill one row of up to `max_length` tokens a few times, and swap its pages out and in."""
     tokens = min(_MEASURED_TOKENS, max_length - 1)
     pages = tuple(range(1, 2 + tokens // PAGE_SIZE))
     new = NewRow(0, (0,) * tokens, tokens, 1, True, Sampling())

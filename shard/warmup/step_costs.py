@@ -1,7 +1,8 @@
-"""What a rank's work costs, measured at warm-up on Steps that the engine itself runs.
+"""What Steps cost, measured at warm-up on Steps that the engine itself runs.
 
-Steps by number of rows and draft length; from them one draft forward (the paper's T_SSM) and one
-verification forward (T_LLM) for one row.
+The result is a table by number of rows and draft length; from it follow one draft forward (the
+paper's T_SSM) and one verification forward (T_LLM) for one row. It knows an engine only as
+something that executes Steps.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from shard.wire.protocol import (
 )
 
 WARMUP_BUDGET_SECONDS = 1.0
-"""Seconds of measured Steps after which no more rows are tried."""
+"""Seconds of measured Steps after which no larger number of rows is measured."""
 _ROUNDS = 3
 _CATCH_UP_STEPS = 8
 
@@ -39,13 +40,13 @@ class MeasuredStepCosts:
     draft_token_seconds: float
     verify_seconds: float
     catch_up_seconds: float
-    """For each token that the drafter has missed."""
+    """Per token that the drafter has to catch up."""
     table: tuple[MeasuredStep, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class WarmupLimits:
-    """What warm-up may use: rows of a Step, tokens of a row, pages of the pool."""
+    """The engine's limits: rows of a Step, tokens of a row, pages of the pool."""
 
     rows: int
     length: int
@@ -80,26 +81,32 @@ def measure_step_costs(
     keeps_cache: bool,
     across_ranks: AcrossRanks,
 ) -> MeasuredStepCosts:
-    """Time a few Steps of every size worth knowing, the smallest first, until
-    `WARMUP_BUDGET_SECONDS` is spent.
+    """Time a few Steps of every size, the smallest first, within `WARMUP_BUDGET_SECONDS`.
 
-    `lags`: the drafter has a cache, which falls behind in Steps without drafts. `agree` makes one
-    figure of the ranks' figures, so that all of them stop after the same Step.
+    `keeps_cache`: the drafter has a cache, which falls behind in Steps without drafts.
+    `across_ranks` turns each rank's seconds into one value, so that all ranks stop after the same
+    Step.
     """
-    table: list[MeasuredStep] = []
-    for rows in _row_counts(limits):
-        if sum(cell.seconds for cell in table) * (_ROUNDS + 1) > WARMUP_BUDGET_SECONDS:
-            break
-        for draft in _draft_lengths(limits, rows, speculate):
-            table.append(
-                MeasuredStep(rows, draft, across_ranks(_fastest_step(engine, rows, draft)))
-            )
+    table = _measure_table(engine, limits, speculate, across_ranks)
     catch_up = across_ranks(_measure_catch_up(engine, limits)) if keeps_cache else 0.0
     engine.reset()
     alone = [cell for cell in table if cell.rows == 1]
     verify, longest = alone[0].seconds, alone[-1]
     drafts = max(0.0, longest.seconds - verify) / max(1, longest.draft)
     return MeasuredStepCosts(drafts, verify, catch_up, tuple(table))
+
+
+def _measure_table(
+    engine: StepExecutor, limits: WarmupLimits, speculate: int, across_ranks: AcrossRanks
+) -> list[MeasuredStep]:
+    table: list[MeasuredStep] = []
+    for rows in _row_counts(limits):
+        if sum(cell.seconds for cell in table) * (_ROUNDS + 1) > WARMUP_BUDGET_SECONDS:
+            break
+        for draft in _draft_lengths(limits, rows, speculate):
+            seconds = across_ranks(_fastest_step(engine, rows, draft))
+            table.append(MeasuredStep(rows, draft, seconds))
+    return table
 
 
 def decode_seconds(engine: StepExecutor) -> float:
@@ -110,20 +117,20 @@ def decode_seconds(engine: StepExecutor) -> float:
 
 
 def _row_counts(limits: WarmupLimits) -> list[int]:
-    """Numbers of rows: powers of four, and the most that there can be."""
-    most = min(limits.rows, limits.pages)
-    return sorted({*(4**power for power in range(8) if 4**power < most), most})
+    """Numbers of rows to measure: powers of four, and the maximum."""
+    limit = min(limits.rows, limits.pages)
+    return sorted({*(4**power for power in range(8) if 4**power < limit), limit})
 
 
 def _draft_lengths(limits: WarmupLimits, rows: int, speculate: int) -> list[int]:
-    """Draft lengths of which `rows` rows can do all rounds; the cost between them is linear."""
+    """Draft lengths for which the pool holds all rounds; costs between them are linear."""
     tokens = min(limits.length, limits.pages // rows * PAGE_SIZE)
-    most = min(speculate, max(1, (tokens - 2) // (_ROUNDS + 1) - 1))
-    return sorted({0, min(1, most), most})
+    longest = min(speculate, max(1, (tokens - 2) // (_ROUNDS + 1) - 1))
+    return sorted({0, min(1, longest), longest})
 
 
 def _fastest_step(engine: StepExecutor, rows: int, draft: int) -> float:
-    """Of all rounds the quickest: what else the machine does can only make one slower."""
+    """Seconds of the fastest round: other load on the machine only makes rounds slower."""
     rounds = _ROUNDS + 1  # the first run of a shape allocates
     ids = _start_rows(engine, rows, 1 + rounds * (draft + 1))
     step = Step(0, (), (), (), tuple(RowWork(id, 0, draft) for id in ids))
@@ -133,12 +140,10 @@ def _fastest_step(engine: StepExecutor, rows: int, draft: int) -> float:
 
 
 def _measure_catch_up(engine: StepExecutor, limits: WarmupLimits) -> float:
-    """Seconds for one token of a gap: a first draft after `_CATCH_UP_STEPS` Steps without, less
-    the next.
-    """
+    """Seconds per token of a gap: the first drafting Step after some without, minus the next."""
     gap = min(_CATCH_UP_STEPS, min(limits.length, limits.pages * PAGE_SIZE) // 2 - 5)
     if gap < 1:
-        return 0.0  # so short a context has no gap worth a charge
+        return 0.0  # gaps in so short a context cost nothing worth measuring
     [id] = _start_rows(engine, 1, 1 + 2 * (gap + 4))
     plain, drafted = (Step(0, (), (), (), (RowWork(id, 0, draft),)) for draft in (0, 1))
     for _ in range(2):  # the first time of a shape allocates
@@ -150,7 +155,7 @@ def _measure_catch_up(engine: StepExecutor, limits: WarmupLimits) -> float:
 
 
 def _start_rows(engine: StepExecutor, rows: int, tokens: int) -> Ids:
-    """Start `rows` rows that may each emit `tokens`, and emit the first."""
+    """Start rows 0 to `rows` - 1, each of which may emit `tokens` tokens; return their ids."""
     each, ids = 1 + tokens // PAGE_SIZE, tuple(range(rows))
     pages = [tuple(range(1 + id * each, 1 + (id + 1) * each)) for id in ids]
     new = tuple(NewRow(id, (0,), 1, tokens, True, Sampling()) for id in ids)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import triton
 
-from shard.attention.backends import split_count
+from shard.attention.device_layout import split_count
 from shard.model.graph_recorder import CudaGraph
 from tests.support.gpu import Record, milliseconds
 from tests.support.paged import AttentionCase, PagedPool

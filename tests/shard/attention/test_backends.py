@@ -17,8 +17,8 @@ from shard.attention.backends import (
     choose_backend,
     flash_operator,
     has_prefill_arguments,
-    split_count,
 )
+from shard.attention.device_layout import split_count
 from shard.attention.interface import AttentionParams, Layout, PagedLayout, Segment
 from shard.attention.kv_cache import PAGE_SIZE, KvCache, LayerShape, slot_spans
 from tests.support import paged
