@@ -1,10 +1,10 @@
-"""The echo engine's cache: each slot remembers what a real one would hold keys and values of.
+"""The echo engine's cache: each slot holds a checksum in place of keys and values.
 
 Keys and values at a position depend on every token up to it, so a slot holds a checksum of that
-prefix, for the target and for the draft. That makes every false claim visible: a row that enters
-with pages of another prefix, one that comes back from the host with another's pages, a page that
-is written while two rows own it. The draft's part of a shared page may be written, with what the
-target's part stands for.
+prefix, for the target and for the draft. So every false claim is detected: a row that enters with
+pages of another prefix, one that returns from the host with another row's pages, a page that is
+written while two rows own it. The draft's half of a shared page may be written, if it gets the same
+tokens as the target's half. It knows pages and checksums; no row, no token, no Step order.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ PAGE_SIZE = 16
 _GARBAGE = -1
 
 SlotContents = list[int]
-"""What a page's slots hold."""
+"""The checksums in a page's slots."""
 
 
 def prefix_checksums(tokens: Sequence[int], known: Sequence[int] = ()) -> list[int]:
-    """For each token a checksum of it and all before; those of the first tokens may be `known`."""
+    """A checksum of every prefix of `tokens`; `known` are those of the first ones."""
     sums = list(known)
     for token in tokens[len(sums) :]:
         sums.append(crc32(array("i", [token]).tobytes(), sums[-1] if sums else 0))
@@ -42,25 +42,25 @@ class EchoCache:
         self._host: dict[int, tuple[SlotContents, SlotContents]] = {}
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget all contents and owners."""
         self._owners.clear()
         self._pages.clear()
         self._host.clear()
 
     def acquire(self, page: int, shared: bool) -> None:
-        """One more row has `page`; only a `shared` one may have owners already."""
+        """Add an owner of `page`; only a `shared` page may have owners already."""
         require(0 < page <= self._page_count, f"there is no page {page}")
         require(shared or not self._owners[page], f"page {page} has an owner")
         self._owners[page] += 1
-        if not shared:  # what it held is void; moves of the same Step may fill it
+        if not shared:  # its contents are void; copies of the same Step may fill it
             self._pages.setdefault(page, _empty_page())
 
     def release(self, pages: Sequence[int]) -> None:
-        """A row lost `pages`, which keep what they hold."""
+        """Remove an owner of `pages`; the contents stay."""
         self._owners.subtract(pages)
 
     def copy_pages(self, step: Step) -> None:
-        """Make the moves of `step`, in its order."""
+        """Make the copies of `step`, in order: out, within the device, in."""
         require(
             all(
                 0 <= slot < self._slot_count
@@ -75,7 +75,7 @@ class EchoCache:
     def write(
         self, pages: Sequence[int], draft: bool, positions: range, checksums: Sequence[int]
     ) -> None:
-        """Fill a row's positions in `reach`; beyond `sums` lie rejected drafts."""
+        """Fill `positions` of a row; those beyond `checksums` are rejected drafts."""
         for position in positions:
             page, at = pages[position // PAGE_SIZE], position % PAGE_SIZE
             value = checksums[position] if position < len(checksums) else _GARBAGE
@@ -84,7 +84,7 @@ class EchoCache:
             self._pages[page][draft][at] = value
 
     def verify(self, pages: Sequence[int], draft: bool, checksums: Sequence[int]) -> None:
-        """A row's `pages` must hold `sums` from its first position on."""
+        """Raise ProtocolError unless `pages` hold `checksums` from position 0 on."""
         for position, value in enumerate(checksums):
             page = pages[position // PAGE_SIZE]
             held = self._pages[page][draft][position % PAGE_SIZE]

@@ -1,130 +1,59 @@
 """EchoEngine: the real engine's semantics without a model, for tests, demos and router benchmarks.
 
-It answers with tokens of the prompt, chosen by a pure function of (prompt, seed, position), so any
-vocabulary can read it and no batch, draft length, eviction or restart may change it. It is strict
-where the real engine only trusts: a row runs on pages that it owns, shared pages and those from
-the host hold the tokens that the row claims, no page is written while it is shared, a prefill feeds
-no more than is known, and a Step that breaks this is a ProtocolError. That makes it the oracle for
-the scheduler and the dispatcher.
+It replies with tokens of the prompt, chosen by a pure function of (prompt, seed, position), so any
+tokenizer can decode it, and no batch, draft length, eviction or restart may change it. It checks
+what the real engine trusts: a row runs on pages that it owns, shared and swapped-in pages hold the
+tokens that the row claims, no page is written while it is shared, and a prefill feeds known tokens
+only. A Step that breaks this is a ProtocolError. That makes it the oracle for the scheduler and the
+dispatcher.
 """
 
 from __future__ import annotations
 
 import time
-from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from zlib import crc32
 
 from shard.config import ShardConfig
 from shard.echo.echo_cache import PAGE_SIZE, EchoCache, prefix_checksums
 from shard.echo.echo_cache import require as _require
+from shard.echo.echo_row import EchoRow
+from shard.echo.replies import (
+    draft_agrees,
+    reply_logprob,
+    reply_token,
+    top_tokens,
+    with_prompt_logprobs,
+)
 from shard.step_handle import StartedStep
 from shard.wire.protocol import (
     AppendPages,
-    End,
     NewRow,
     Ready,
     RowResult,
     RowWork,
     Step,
     StepResult,
-    TopTokens,
 )
 
-EOS = 0
-"""Token id that ends a reply."""
 DEFAULT_CAPACITY_TOKENS = 1 << 15
-"""Tokens that the pages hold where the configuration does not say."""
+"""Tokens that the pages hold if not configured."""
 DEFAULT_MAX_LENGTH = 4096
-"""Most tokens of a row where the configuration does not say."""
-
-
-def reply_token(prompt: Sequence[int], seed: int, position: int) -> int:
-    """The token at absolute `position`: one of the prompt's, or in about one of 64 cases EOS."""
-    noise = _noise(array("i", prompt).tobytes(), seed, position)
-    return EOS if noise % 64 == 0 else prompt[noise // 64 % len(prompt)]
-
-
-def draft_agrees(seed: int, position: int) -> bool:
-    """Whether the draft for absolute `position` equals the target's token: in 3 of 4 cases."""
-    return _noise(b"draft", seed, position) % 4 != 0
-
-
-def reply_logprob(seed: int, position: int) -> float:
-    """A log-probability that float32 holds exactly."""
-    return -(_noise(b"logprob", seed, position) % 1024) / 256
-
-
-def full_reply(
-    prompt: Sequence[int], seed: int, max_new: int, ignore_eos: bool = False
-) -> tuple[tuple[int, ...], End]:
-    """The whole answer to `prompt`, and why it ends."""
-    tokens = []
-    for position in range(len(prompt), len(prompt) + max_new):
-        tokens.append(reply_token(prompt, seed, position))
-        if len(tokens) < max_new and tokens[-1] == EOS and not ignore_eos:
-            return tuple(tokens), End.EOS
-    return tuple(tokens), End.LENGTH
-
-
-def _top_tokens(token: int, logprob: float, count: int) -> TopTokens:
-    """The chosen token, then as many others as are asked for."""
-    others = [id for id in range(count) if id != token][: count - 1]
-    return TopTokens((token, *others), tuple(logprob - rank for rank in range(1 + len(others))))
-
-
-def _with_prompt_logprobs(item: RowResult, new: NewRow, start: int, stop: int) -> RowResult:
-    """`item` with what positions `start` to `stop` say of the prompt, if it is asked for."""
-    places = range(start + 1, min(stop + 1, new.prompt))
-    if not new.report.prompt_logprobs or not places:
-        return item
-    logprobs = tuple(reply_logprob(new.sampling.seed, place) for place in places)
-    told = [(new.tokens[place], value) for place, value in zip(places, logprobs, strict=True)]
-    tops = tuple(_top_tokens(*pair, new.report.top_n) for pair in told if new.report.top_n)
-    return replace(item, prompt_start=places.start, prompt_logprobs=logprobs, prompt_top=tops)
-
-
-def _noise(salt: bytes, seed: int, position: int) -> int:
-    return crc32(f"{seed} {position}".encode(), crc32(salt))
-
-
-@dataclass(slots=True)
-class _EchoRow:
-    """`fed` of the `tokens` are in the cache; the last token never is while the row decodes."""
-
-    new: NewRow
-    tokens: list[int]
-    cached: int = 0
-    draft_cached: int = 0
-    """Leading tokens that the draft has been fed."""
-    checksums: list[int] = field(default_factory=list)
-    """Of as many leading tokens as were needed yet."""
-    pages: list[int] = field(default_factory=list)
-    end: End | None = None
-
-    @property
-    def prompt(self) -> tuple[int, ...]:
-        return self.new.tokens[: self.new.prompt]
-
-    @property
-    def remaining(self) -> int:
-        """Tokens that may still be emitted."""
-        return self.new.prompt + self.new.max_new - len(self.tokens)
+"""Maximum number of tokens of a row if not configured."""
 
 
 class EchoEngine:
-    """Holds the row table of one rank; `execute` is its only mutator besides `reset`."""
+    """The row table of one rank; only `execute` and `reset` change it."""
 
     def __init__(self, config: ShardConfig) -> None:
         self._config = config
         self._pages = (config.max_batch_total_tokens or DEFAULT_CAPACITY_TOKENS) // PAGE_SIZE
         self._host_slots = (config.max_swap_tokens or 0) // PAGE_SIZE
-        self._rows: dict[int, _EchoRow] = {}
+        self._rows: dict[int, EchoRow] = {}
         self._cache = EchoCache(self._pages, self._host_slots)
 
     def ready(self) -> Ready:
-        """What this rank holds; the costs are nominal."""
+        """What this rank can hold; the costs are nominal."""
         return Ready(
             rank=self._config.rank,
             model=self._config.model_id,
@@ -146,7 +75,7 @@ class EchoEngine:
         )
 
     def prepare(self, grammar: str) -> None:
-        """Nothing: an echo follows no grammar."""
+        """Do nothing: an echo follows no grammar."""
 
     def start(self, step: Step) -> StartedStep:
         """Execute `step` at once."""
@@ -154,7 +83,7 @@ class EchoEngine:
         return StartedStep(lambda: result)
 
     def execute(self, step: Step) -> StepResult:
-        """Do as `step` says. Raises ProtocolError for a Step against the rules."""
+        """Execute `step`. Raises ProtocolError for a Step that breaks a rule."""
         for id in step.release:
             self._release(id)
         for new in step.new:
@@ -188,7 +117,7 @@ class EchoEngine:
         _require(0 < new.prompt <= len(new.tokens), f"row {new.id} has a prompt of {new.prompt}")
         _require(0 <= new.draft_cached <= new.cached, f"the draft of row {new.id} is ahead")
         _require(new.cached < len(new.tokens), f"row {new.id} does not feed its last token")
-        row = _EchoRow(new, list(new.tokens), new.cached, new.draft_cached)
+        row = EchoRow(new, list(new.tokens), new.cached, new.draft_cached)
         _require(row.remaining > 0, f"row {new.id} has no token left to emit")
         limit = self.ready().max_length
         _require(new.prompt + new.max_new <= limit, f"row {new.id} may exceed {limit} tokens")
@@ -196,19 +125,19 @@ class EchoEngine:
 
     def _append_pages(self, grow: AppendPages) -> None:
         row = self._row(grow.id)
-        settled = row.new.cached // PAGE_SIZE
+        shared_pages = row.new.cached // PAGE_SIZE
         for page in grow.pages:
-            self._cache.acquire(page, shared=len(row.pages) < settled)
+            self._cache.acquire(page, shared=len(row.pages) < shared_pages)
             row.pages.append(page)
 
     def _check_swap_in(self, step: Step) -> None:
-        """No row runs while its pages may still be on their way back."""
-        coming = set(step.swap_in.targets)
+        """No row runs while its pages may still be in transfer from the host."""
+        arriving = set(step.swap_in.targets)
         for run in step.run:
-            _require(coming.isdisjoint(self._row(run.id).pages), f"row {run.id} runs too soon")
+            _require(arriving.isdisjoint(self._row(run.id).pages), f"row {run.id} runs too soon")
 
-    def _check_cached(self, row: _EchoRow) -> None:
-        """What the row counts as fed is in its pages."""
+    def _check_cached(self, row: EchoRow) -> None:
+        """The pages must hold what the row counts as cached."""
         held = len(row.pages) * PAGE_SIZE
         _require(
             row.cached <= held, f"row {row.new.id} claims {row.cached} tokens in pages for {held}"
@@ -225,7 +154,7 @@ class EchoEngine:
             if row.end is None:
                 yield self._prefill(row, run) if run.prefill else self._decode(row, run)
 
-    def _prefill(self, row: _EchoRow, run: RowWork) -> RowResult:
+    def _prefill(self, row: EchoRow, run: RowWork) -> RowResult:
         _require(run.draft == 0, f"row {run.id} drafts during its prefill")
         _require(row.cached + run.prefill <= len(row.tokens), f"row {run.id} is fed unknown tokens")
         start, stop = row.cached, row.cached + run.prefill
@@ -236,9 +165,9 @@ class EchoEngine:
             item = RowResult(run.id, (), (), 0, 0, None, draft_cached=row.draft_cached)
         else:
             item = self._emit(row, drafted=0, accepted=0)
-        return _with_prompt_logprobs(item, row.new, start, stop)
+        return with_prompt_logprobs(item, row.new, start, stop)
 
-    def _decode(self, row: _EchoRow, run: RowWork) -> RowResult:
+    def _decode(self, row: EchoRow, run: RowWork) -> RowResult:
         _require(
             row.cached == len(row.tokens) - 1, f"row {run.id} decodes before its prefill is done"
         )
@@ -255,11 +184,11 @@ class EchoEngine:
         return self._emit(row, drafted, accepted)
 
     def _write_cache(
-        self, row: _EchoRow, cached: int, draft_cached: int, tokens: Sequence[int]
+        self, row: EchoRow, cached: int, draft_cached: int, tokens: Sequence[int]
     ) -> None:
-        """Cache the first `count` positions, for the draft the first `draft`.
+        """Cache the first `cached` positions, and `draft_cached` for the draft.
 
-        Those beyond `tokens` are drafts to be rejected.
+        Positions beyond `tokens` are drafts that will be rejected.
         """
         held = len(row.pages) * PAGE_SIZE
         _require(cached <= held, f"row {row.new.id} feeds {cached} tokens into pages for {held}")
@@ -268,18 +197,20 @@ class EchoEngine:
         self._cache.write(row.pages, True, range(row.draft_cached, draft_cached), row.checksums)
         row.cached = min(cached, len(row.tokens))
 
-    def _emit(self, row: _EchoRow, drafted: int, accepted: int) -> RowResult:
-        """Emit the accepted drafts and one more token, or fewer where the row ends before."""
+    def _emit(self, row: EchoRow, drafted: int, accepted: int) -> RowResult:
+        """Emit the accepted drafts and one more token, or fewer if the row ends before."""
         first, seed = len(row.tokens), row.new.sampling.seed
         while row.end is None and len(row.tokens) <= first + accepted:
             row.tokens.append(reply_token(row.prompt, seed, len(row.tokens)))
-            row.end = self._end_reason(row)
+            row.end = row.end_reason()
         row.cached = len(row.tokens) - 1
         tokens = tuple(row.tokens[first:])
         logprobs = tuple(reply_logprob(seed, first + index) for index in range(len(tokens)))
         kept, count = min(accepted, len(tokens)), row.new.report.top_n
         tops = tuple(
-            _top_tokens(*told, count) for told in zip(tokens, logprobs, strict=True) if count
+            top_tokens(token, logprob, count)
+            for token, logprob in zip(tokens, logprobs, strict=True)
+            if count
         )
         return RowResult(
             id=row.new.id,
@@ -292,11 +223,6 @@ class EchoEngine:
             draft_cached=row.draft_cached,
         )
 
-    def _end_reason(self, row: _EchoRow) -> End | None:
-        if row.remaining == 0:
-            return End.LENGTH
-        return End.EOS if row.tokens[-1] == EOS and not row.new.ignore_eos else None
-
-    def _row(self, id: int) -> _EchoRow:
+    def _row(self, id: int) -> EchoRow:
         _require(id in self._rows, f"there is no row {id}")
         return self._rows[id]

@@ -16,7 +16,8 @@ import torch
 from benchmark.engine.in_process import InProcessLoop, InProcessRequest, device_capacity
 from router.scheduler.api import Scheduler
 from router.scheduler.planner import Planner
-from shard.echo.echo_engine import EchoEngine, full_reply
+from shard.echo.echo_engine import EchoEngine
+from shard.echo.replies import full_reply
 from shard.engine import Engine
 from shard.step_handle import StartedStep
 from shard.wire.protocol import AppendPages, NewRow, PageCopy, RowResult, RowWork, Sampling, Step

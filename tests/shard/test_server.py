@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from shard.echo.echo_engine import EchoEngine, full_reply
+from shard.echo.echo_engine import EchoEngine
+from shard.echo.replies import full_reply
 from shard.errors import StartupError
 from shard.server import MAX_QUEUED_STEPS, serve
 from shard.wire.protocol import (

@@ -11,7 +11,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from shard.attention import paged_triton
+from shard.attention import paged_triton, triton_kernels
 
 POINTERS = ("table", "starts", "counts", "lengths")
 ITEMSIZE = {"*fp32": 4, "*bf16": 2}
@@ -39,7 +39,7 @@ def compiled_variants() -> Iterator[tuple[str, int]]:
     for capability, dim, dtype in ((80, 256, "*bf16"), (80, 128, "*fp32"), (90, 256, "*bf16")):
         padded, tile, block = paged_triton.tile_sizes(dim, 64, ITEMSIZE[dtype])
         compiled = compile_kernel(
-            paged_triton._attend_split,
+            triton_kernels.attend_split,
             capability,
             {"query": dtype, "pool": dtype, "scale": "fp32", "softcap": "fp32", **sums},
             {
@@ -58,7 +58,7 @@ def compiled_variants() -> Iterator[tuple[str, int]]:
         assert compiled.asm["cubin"]
         yield f"{capability} {dim} {dtype}", compiled.metadata.shared
     merge = compile_kernel(
-        paged_triton._merge_splits,
+        triton_kernels.merge_splits,
         90,
         {"out": "*bf16", "sinks": "*bf16", **sums},
         {"DIM": 128, "PADDED": 128, "SINKS": True, "SPLITS": 4, "PARTS": 4},

@@ -38,7 +38,8 @@ from router.text.grammar import GrammarKind, GrammarSource
 from router.text.tokenizer import Tokenizer
 from router.text.worker_pool import WorkerFiles, WorkerPool
 from shard.config import ShardConfig
-from shard.echo.echo_engine import EchoEngine, full_reply, reply_logprob
+from shard.echo.echo_engine import EchoEngine
+from shard.echo.replies import full_reply, reply_logprob
 from shard.wire.protocol import (
     End,
     Message,

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shard.attention.kv_cache import PAGE_SIZE
-from shard.echo.echo_engine import EOS, EchoEngine, draft_agrees, full_reply
+from shard.echo.echo_cache import PAGE_SIZE
+from shard.echo.echo_engine import EchoEngine
+from shard.echo.replies import EOS, draft_agrees, full_reply
 from shard.wire.protocol import (
     AppendPages,
     End,

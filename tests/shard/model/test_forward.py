@@ -119,7 +119,7 @@ def test_a_fused_forward_that_disagrees_is_not_used(
 
     monkeypatch.setattr(FusedLlama, "__call__", wrong)
     assert not isinstance(choose_forward(module, "LlamaForCausalLM", shapes), FusedLlama)
-    assert "differs from it by" in caplog.text
+    assert "the fused one differs by" in caplog.text
 
 
 def test_half_precision_keeps_the_forward_of_transformers(caplog: pytest.LogCaptureFixture) -> None:
