@@ -174,7 +174,7 @@ def test_rows_of_one_grammar_share_its_compilation_and_nothing_else(
 def test_the_grammars_that_were_asked_for_last_are_kept(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shard.sampling.grammar._KEPT", 2)
+    monkeypatch.setattr("shard.sampling.grammar._MAX_CACHED_GRAMMARS", 2)
     grammars = GrammarMatchers(folder, VOCABULARY, frozenset({EOS}))
     for text in ("a", "b", "a", "c"):
         grammars.prepare(regex(text))
