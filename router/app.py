@@ -6,6 +6,7 @@ contradict each other are rejected. Nothing runs yet when this is done.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ from router.text.tokenizer import Tokenizer
 from router.text.worker_pool import WorkerFiles, WorkerPool
 from shard.wire.protocol import Ready
 
+_log = logging.getLogger(__name__)
+
 OPERATIONS = (*NATIVE_OPERATIONS, *OPENAI_OPERATIONS, *CLOUD_OPERATIONS)
 """Of the OpenAPI document."""
 
@@ -83,6 +86,7 @@ def build(config: RouterConfig, shards: ShardGroup, middlewares: Sequence[Middle
     """The router for these shards. Raises RouterStartupError."""
     state_file, model = scheduler_state_file(config, os.environ), load_model(config)
     ready = shards.ready_messages[0]
+    log_unknown_tokens(model.tokenizer, ready.vocab_size)
     workers = WorkerPool(
         WorkerFiles(config.model_path, ready.vocab_size, config.server.tokenizer_config_path),
         config.limits.validation_workers,
@@ -152,6 +156,19 @@ def load_model(config: RouterConfig) -> ServedModel:
     return ServedModel(tokenizer, template, config.server.tool_call_parser)
 
 
+def log_unknown_tokens(tokenizer: Tokenizer, vocabulary_size: int) -> None:
+    """Warn of tokens that a model with ids below `vocabulary_size` has no embedding for."""
+    unknown = tokenizer.names_from(vocabulary_size)
+    if unknown:
+        _log.warning(
+            "tokenizer.json has %d tokens outside the model's vocabulary of %d, such as %r;"
+            " prompts that contain one are refused",
+            len(unknown),
+            vocabulary_size,
+            unknown[0],
+        )
+
+
 def build_route_groups(
     backend: Backend,
     model: ServedModel,
@@ -164,7 +181,14 @@ def build_route_groups(
     bounds, server_info = backend.bounds, backend.server_info
     encoder = Encoder(model.tokenizer, workers)
     grammars = GrammarCompiler(workers, enabled=not bounds.disable_grammar_support)
-    intake = Intake(backend.dispatcher, encoder, grammars, bounds, backend.page_size)
+    intake = Intake(
+        backend.dispatcher,
+        encoder,
+        grammars,
+        bounds,
+        backend.page_size,
+        backend.vocabulary_size,
+    )
     gateway = Gateway(backend.dispatcher, intake, backend.metrics, bounds, timeouts)
     prompts = ChatPromptBuilder(model.template, workers, model.tool_call_parser)
     native = NativeRoutes(gateway, server_info, encoder)

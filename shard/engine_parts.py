@@ -6,6 +6,7 @@ nothing and measures nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,8 @@ from shard.rounds.drafter import Drafter
 from shard.rounds.oom_retry import RoundAttempt, RunWithAgreement, run_alone
 from shard.sampling.grammar import GrammarMatchers
 from shard.warmup.preemption_costs import host_pool_pages
+
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int], None]
 """Called with a text and a percentage while a rank starts."""
@@ -105,7 +108,8 @@ def _load_target(
 ) -> LoadedModel:
     report = _progress_reporter(progress, "target", 10, 60)
     with memory.oom_as_startup_error("load the target; raise `--num-shard`"):
-        return load(config.model_path, config.dtype, device, ranks, report)
+        loaded = load(config.model_path, config.dtype, device, ranks, report)
+    return _log_warnings(config, "target", loaded)
 
 
 def _load_draft(
@@ -118,7 +122,15 @@ def _load_draft(
     with memory.oom_as_startup_error(
         "load the draft model in addition to the target; raise `--num-shard`"
     ):
-        return load(config.draft_path, config.dtype, device, TensorParallelRank(0, 1), report)
+        loaded = load(config.draft_path, config.dtype, device, TensorParallelRank(0, 1), report)
+    return _log_warnings(config, "draft", loaded)
+
+
+def _log_warnings(config: ShardConfig, model_role: str, loaded: LoadedModel) -> LoadedModel:
+    """Log what was ignored in the model's folder, once for all ranks."""
+    for warning in loaded.warnings if config.rank == 0 else ():
+        _log.warning("%s model: %s", model_role, warning)
+    return loaded
 
 
 def _progress_reporter(

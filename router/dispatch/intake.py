@@ -14,11 +14,15 @@ from typing import Protocol, TypeVar
 
 from router.dispatch.dispatcher import Dispatcher, PreparedRequest
 from router.dispatch.page_hashes import PromptPages, hash_prompt
+from router.errors import ValidationError
 from router.offload import offload
 from router.requests.record import LiveRequest
 from router.requests.request import Request, ResolvedLimits, fit_to_context
 from router.text.encoder import Encoder
 from router.text.grammar import GrammarCompiler, GrammarSource
+
+MAX_NAME_CHARACTERS = 40
+"""Maximum number of characters of a token's name in an error message."""
 
 
 class Generation(Protocol):
@@ -35,7 +39,7 @@ AnyGeneration = TypeVar("AnyGeneration", bound=Generation)
 
 
 class Intake:
-    """Starts requests on one dispatcher, whose shards' pages hold `page_size` tokens."""
+    """Starts requests on one dispatcher, for one model."""
 
     def __init__(
         self,
@@ -44,9 +48,12 @@ class Intake:
         grammars: GrammarCompiler,
         bounds: ResolvedLimits,
         page_size: int,
+        vocabulary_size: int,
     ) -> None:
+        """`page_size`: tokens in a page of the KV cache; `vocabulary_size`: ids are below it."""
         self._dispatcher, self._encoder, self._grammars = dispatcher, encoder, grammars
         self._bounds, self._page_size = bounds, page_size
+        self._vocabulary_size = vocabulary_size
 
     @asynccontextmanager
     async def open(
@@ -66,6 +73,7 @@ class Intake:
                 arrived = self._dispatcher.now()
                 tokens = await self._encode(request)
                 prompt, max_new = fit_to_context(request, tokens, self._bounds)
+                await self._check_ids(request, prompt)
                 request = await self._with_grammar(request, generation)
                 pages = await self._hash_pages(request, prompt)
                 start = self._dispatcher.start(
@@ -78,6 +86,22 @@ class Intake:
         if request.prompt_token_ids is not None:
             return request.prompt_token_ids
         return await self._encoder.encode(request.inputs, request.add_special_tokens)
+
+    async def _check_ids(self, request: Request, prompt: Sequence[int]) -> None:
+        """Raises ValidationError for an id that the model has no embedding for.
+
+        A client may send such an id, and a tokenizer may have more tokens than its model.
+        """
+        largest, size = await offload(len(prompt), max, prompt), self._vocabulary_size
+        if largest < size:
+            return
+        if request.prompt_token_ids is not None:
+            raise ValidationError(f"token ids must be below {size}. Given: {largest}")
+        name = self._encoder.tokenizer.decode([largest])[:MAX_NAME_CHARACTERS]
+        raise ValidationError(
+            f"`inputs` contains the token `{name}`, whose id {largest} is not in the model's"
+            f" vocabulary of {size} tokens"
+        )
 
     async def _with_grammar(self, request: Request, generation: Generation) -> Request:
         """The request with its grammar compiled, here and on every rank."""

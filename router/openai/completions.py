@@ -67,7 +67,7 @@ def build_requests(
         body = body.model_copy(update={body.token_limit_field: 1})
     base = validation.validate(body, bounds, vocabulary_size, options)
     base = replace(base, default_new_tokens=DEFAULT_MAX_TOKENS)
-    requests = [_with_prompt(base, text, vocabulary_size, decode) for text in texts]
+    requests = [_with_prompt(base, text, decode) for text in texts]
     return [choice for request in requests for choice in expand_best_of(request, count)]
 
 
@@ -77,15 +77,11 @@ def _is_prompt_only(body: CompletionRequest) -> bool:
 
 
 def _with_prompt(
-    request: Request, text: TextOrIds, vocabulary_size: int, decode: Callable[[Sequence[int]], str]
+    request: Request, text: TextOrIds, decode: Callable[[Sequence[int]], str]
 ) -> Request:
     require(bool(text), "`prompt` cannot be empty")
     if isinstance(text, str):
         return replace(request, inputs=text)
-    largest = max(text)
-    require(
-        largest < vocabulary_size, f"token ids must be below {vocabulary_size}. Given: {largest}"
-    )
     return replace(request, inputs=decode(text), prompt_token_ids=text)
 
 

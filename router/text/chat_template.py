@@ -50,7 +50,7 @@ class ChatTemplate:
         except TemplateSyntaxError as error:
             raise ValueError(f"chat template, line {error.lineno}: {error.message}") from error
         return cls(
-            source, {name: _token_text(values[name]) for name in values if _is_special_token(name)}
+            source, _special_tokens(values, _load_json(Path(folder, "special_tokens_map.json")))
         )
 
     def uses_variable(self, variable: str) -> bool:
@@ -119,6 +119,15 @@ def _template_source(folder: Path, config: Mapping[str, Any], prefer_config: boo
     if isinstance(source, list):
         source = {entry["name"]: entry["template"] for entry in source}.get("default")
     return source if isinstance(source, str) else None
+
+
+def _special_tokens(
+    config: Mapping[str, Any], special_tokens_map: Mapping[str, Any]
+) -> dict[str, str]:
+    """Texts by name. The older file `special_tokens_map.json` fills what `config` leaves out."""
+    present = {name: value for name, value in config.items() if value is not None}
+    values = {**config, **special_tokens_map, **present}
+    return {name: _token_text(values[name]) for name in values if _is_special_token(name)}
 
 
 def _is_special_token(name: str) -> bool:

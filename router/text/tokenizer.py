@@ -80,6 +80,12 @@ class Tokenizer:
         """The name of a special token; None if `id` is not one."""
         return self._special_names.get(id)
 
+    def names_from(self, first_id: int) -> list[str]:
+        """Names of the tokens whose ids are at least `first_id`, in the order of their ids."""
+        vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        unknown = [(id, name) for name, id in vocabulary.items() if id >= first_id]
+        return [name for _, name in sorted(unknown)]
+
     def _encode(self, text: str, add_special_tokens: bool, with_offsets: bool) -> Encoding:
         """Encode as a batch of one, since `encode` of `tokenizers` would hold the GIL."""
         batch = self._backend.encode_batch if with_offsets else self._backend.encode_batch_fast

@@ -7,7 +7,6 @@ then partitioned in place.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from shard.attention.interface import IMPLEMENTATION
@@ -25,6 +24,7 @@ from shard.loading.compatibility import max_positions, refuse_unsupported, verif
 from shard.loading.conversion import NotSliceable, converted_sources
 from shard.loading.partition import Partition, TensorParallelRank, partitions
 from shard.loading.quantized import quantization_options
+from shard.loading.token_ids import drop_invalid_ids, eos_ids
 from shard.loading.weights import ProgressCallback, Weights, load_parameters, set_parameter
 from shard.model.packed_model import LoadedModel, probe_layer_shapes
 
@@ -46,14 +46,19 @@ def load(
     disable_progress_bar()  # the launcher shows progress
     config = _read_config(path)
     name = refuse_unsupported(config)
+    text = config.get_text_config()
+    eos = eos_ids(Path(path), getattr(text, "eos_token_id", None), text.vocab_size)
+    warnings = (*drop_invalid_ids(text, text.vocab_size), *eos.warnings)
     precision = _resolve_dtype(dtype, config, device)
     unpacking = quantization_options(config, name, ranks)
     if unpacking is not None:
-        module = _load_by_transformers(path, name, precision, report, **unpacking)
+        module = _load_by_transformers(path, config, name, precision, report, **unpacking)
     else:
         module = _load_by_slices(path, config, name, precision, device, ranks, report)
     install_collectives(module.to(device), name, ranks)
-    loaded = _describe_loaded(path, config, name, module.eval().requires_grad_(False), device)
+    loaded = _describe_loaded(
+        text, name, module.eval().requires_grad_(False), device, eos.ids, warnings
+    )
     verify_logits(loaded)
     return loaded
 
@@ -78,15 +83,19 @@ def _load_by_slices(
             return module
     except NotSliceable as reason:
         _log.info("%s is loaded by transformers: %s", path, reason)
-    module = _load_by_transformers(path, name, dtype, report)
+    module = _load_by_transformers(path, config, name, dtype, report)
     _partition_in_place(module, kept)
     return module
 
 
 def _describe_loaded(
-    path: str, config: Any, name: str, module: nn.Module, device: torch.device
+    text: Any,
+    name: str,
+    module: nn.Module,
+    device: torch.device,
+    eos: frozenset[int],
+    warnings: tuple[str, ...],
 ) -> LoadedModel:
-    text = config.get_text_config()
     return LoadedModel(
         name=name,
         module=module,
@@ -95,7 +104,8 @@ def _describe_loaded(
         device=device,
         vocab_size=text.vocab_size,
         max_length=max_positions(text, name),
-        eos=_eos_ids(path, config),
+        eos=eos,
+        warnings=warnings,
     )
 
 
@@ -125,14 +135,24 @@ def _refuse_mixed_precision(module: Any, dtype: torch.dtype) -> None:
 
 
 def _load_by_transformers(
-    path: str, name: str, dtype: torch.dtype, report: ProgressCallback, **options: Any
+    path: str,
+    config: Any,
+    name: str,
+    dtype: torch.dtype,
+    report: ProgressCallback,
+    **options: Any,
 ) -> nn.Module:
     """Load the whole module; progress is reported only at the start and at the end."""
     size = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
     report(0, size)
     try:
         module: nn.Module = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation=IMPLEMENTATION, use_safetensors=True, **options
+            path,
+            config=config,
+            dtype=dtype,
+            attn_implementation=IMPLEMENTATION,
+            use_safetensors=True,
+            **options,
         )
     except Exception as error:
         raise StartupError(
@@ -162,11 +182,3 @@ def _resolve_dtype(dtype: str | None, config: Any, device: torch.device) -> torc
         return torch.float32
     checkpoint_dtype: torch.dtype = config.dtype
     return checkpoint_dtype
-
-
-def _eos_ids(path: str, config: Any) -> frozenset[int]:
-    """The end-of-sequence ids of the generation config, or else of the model config."""
-    ids = config.get_text_config().eos_token_id
-    with contextlib.suppress(OSError):
-        ids = GenerationConfig.from_pretrained(path).eos_token_id or ids
-    return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])

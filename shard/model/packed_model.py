@@ -37,6 +37,9 @@ class LoadedModel:
     vocab_size: int
     max_length: int
     eos: frozenset[int]
+    """End-of-sequence ids, all inside the vocabulary."""
+    warnings: tuple[str, ...] = ()
+    """What was wrong with the folder and was ignored, one line each."""
 
     @property
     def page_bytes(self) -> int:

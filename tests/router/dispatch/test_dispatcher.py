@@ -153,7 +153,7 @@ async def serving(
         permits = bounds.max_concurrent_requests
         dispatcher = Dispatcher(scheduler, shards, encoder.tokenizer, permits, metrics, **options)
         grammars: Any = CompiledGrammars()
-        intake = Intake(dispatcher, encoder, grammars, bounds, capacity.page_size)
+        intake = Intake(dispatcher, encoder, grammars, bounds, capacity.page_size, 1 << 31)
         metrics.view = dispatcher.scheduler_status
         running = asyncio.ensure_future(dispatcher.run())
         try:

@@ -16,10 +16,14 @@ from router.dispatch.page_hashes import PageHasher
 from router.errors import Overloaded, ValidationError
 from router.requests.request import Request, resolve_limits
 from router.text.grammar import GrammarKind, GrammarSource
+from router.text.tokenizer import Tokenizer
 from shard.wire.protocol import Sampling
+from tests.support.families import byte_level
 
 PAGE_SIZE = 4
+VOCABULARY = 100
 PROMPT = tuple(range(10))
+TOKENIZER = Tokenizer(byte_level())
 SOURCE = GrammarSource(GrammarKind.REGEX, "a")
 
 
@@ -32,6 +36,8 @@ class Journal:
     source: GrammarSource | None = None
     steps: list[str] = field(default_factory=list)
     started: list[PreparedRequest] = field(default_factory=list)
+    encoded: Sequence[int] = PROMPT
+    tokenizer: Tokenizer = TOKENIZER
 
     async def precheck(self) -> Journal:
         self.steps.append("precheck")
@@ -50,7 +56,7 @@ class Journal:
 
     async def encode(self, text: str, add_special_tokens: bool) -> Sequence[int]:
         self.steps.append("encode")
-        return PROMPT
+        return self.encoded
 
     def now(self) -> float:
         return 7.0
@@ -82,7 +88,7 @@ class Journal:
 def intake(journal: Journal, max_total_tokens: int = 100) -> Intake:
     parts: Any = journal
     bounds = resolve_limits(Limits(), max_total_tokens)
-    return Intake(parts, parts, parts, bounds, PAGE_SIZE)
+    return Intake(parts, parts, parts, bounds, PAGE_SIZE, VOCABULARY)
 
 
 def request(**more: Any) -> Request:
@@ -159,3 +165,30 @@ async def test_a_sequence_that_fails_ends_those_before_it() -> None:
             pass
     assert journal.steps[-2:] == ["start", "cancel"]
     assert journal.permits == 8
+
+
+@pytest.mark.parametrize("prompt", [(VOCABULARY,), (1, 2, 4096, 3), (5, 2**31 - 1), (99, 100)])
+async def test_a_prompt_with_an_id_outside_the_vocabulary_is_refused(
+    prompt: tuple[int, ...],
+) -> None:
+    journal = Journal([request(prompt_token_ids=prompt)], source=SOURCE)
+    with pytest.raises(ValidationError, match=f"ids must be below 100. Given: {max(prompt)}$"):
+        async with intake(journal).open("id", journal.precheck):
+            pass
+    assert journal.started == []
+    assert journal.permits == 8
+
+
+async def test_a_text_with_a_token_outside_the_vocabulary_is_refused_by_name() -> None:
+    end = TOKENIZER.encode("</s>")[0]
+    journal = Journal([request()], encoded=(1, end, 2))
+    with pytest.raises(ValidationError, match=f"the token `</s>`, whose id {end} is not in"):
+        async with intake(journal).open("id", journal.precheck):
+            pass
+    assert journal.started == []
+
+
+async def test_only_the_part_of_a_prompt_that_is_kept_must_be_in_the_vocabulary() -> None:
+    journal = Journal([request(prompt_token_ids=(500, 1, 2), truncate=2)])
+    async with intake(journal).open("id", journal.precheck):
+        assert journal.started[0].prompt == (1, 2)

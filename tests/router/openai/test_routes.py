@@ -15,6 +15,7 @@ from router.requests.request import fit_to_context
 from tests.support.serving import (
     BOUNDS,
     DRAFTING_SERVER_INFO,
+    MODEL,
     VOCAB_SIZE,
     RunningServer,
     ScriptedDispatcher,
@@ -659,3 +660,27 @@ async def test_the_events_of_a_response_build_its_items() -> None:
     assert told[2]["item"]["content"] == []
     [item] = told[-1]["response"]["output"]
     assert item["content"][0]["text"] == TEXT == told[6]["text"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/generate", {"inputs": "a</s>b"}),
+        ("/generate_stream", {"inputs": "</s>"}),
+        ("/", {"inputs": "x</s></s>"}),
+        ("/v1/completions", {"model": "m", "prompt": "a</s>", "echo": True, "max_tokens": 0}),
+        ("/v1/completions", {"model": "m", "prompt": ["fine", "not</s>"]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a</s>"}]}),
+        ("/v1/responses", {"model": "m", "input": "a</s>"}),
+    ],
+)
+async def test_text_with_a_token_that_the_model_lacks_is_refused_on_every_route(
+    path: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokenizer's last token is one more than the model has."""
+    end = MODEL.tokenizer.encode("</s>")[0]
+    monkeypatch.setattr("tests.support.serving.VOCAB_SIZE", end)
+    async with serving(template="{{ messages[-1].content }}") as server:
+        answer = await server.post(path, body)
+        assert answer.status == 422
+        assert "contains the token `</s>`" in answer.body.decode()

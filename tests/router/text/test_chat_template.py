@@ -164,3 +164,26 @@ def loaded(folder: Path) -> ChatTemplate:
     template = ChatTemplate.load(str(folder))
     assert template
     return template
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens_map", "expected"),
+    [
+        (None, {"bos_token": "<s>", "eos_token": "</s>"}, "<s>|</s>"),
+        ({}, {"bos_token": {"content": "<s>", "lstrip": False}, "eos_token": "</s>"}, "<s>|</s>"),
+        ({"bos_token": "<b>"}, {"bos_token": "<s>", "eos_token": "</s>"}, "<b>|</s>"),
+        ({"bos_token": None}, {"bos_token": "<s>"}, "<s>|"),
+        ({"bos_token": "<s>", "eos_token": "</s>"}, None, "<s>|</s>"),
+        ({"bos_token": "<s>"}, {"additional_special_tokens": ["<x>"]}, "<s>|"),
+    ],
+)
+def test_special_tokens_come_from_the_configuration_or_else_from_the_special_tokens_map(
+    tmp_path: Path, config: Any, tokens_map: Any, expected: str
+) -> None:
+    (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}|{{ eos_token }}")
+    for name, value in (("tokenizer_config", config), ("special_tokens_map", tokens_map)):
+        if value is not None:
+            (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    template = ChatTemplate.load(str(tmp_path))
+    assert template is not None
+    assert template.render([USER]) == expected

@@ -18,6 +18,7 @@ from shard.errors import StartupError
 from shard.loading.load import load
 from shard.loading.partition import TensorParallelRank
 from shard.model import memory
+from shard.model.packed_model import LoadedModel
 from shard.wire.protocol import Sampling
 from tests.support import tiny
 from tests.support.driver import DrivePlan, RowSpec, drive
@@ -107,14 +108,48 @@ def test_tokens_are_those_of_transformers_with_and_without_drafts(model: Model, 
     assert drive(engine(path, model("llama", 1)), [ask], DrivePlan(draft=3, chunk=9)) == [reference]
 
 
-@pytest.mark.parametrize("ids", [[9, 11], 9], ids=["several", "one"])
-def test_every_end_of_sequence_id_ends_a_row(model: Model, tmp_path: Path, ids: object) -> None:
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ([9, 11], {9, 11}),
+        (9, {9}),
+        (0, {0}),
+        ([0], {0}),
+        ([5, 0, 5], {0, 5}),
+        (tiny.VOCABULARY, set()),
+        ([3, 10**9], {3}),
+        ([-1, 100], {100}),
+    ],
+)
+def test_every_end_of_sequence_id_in_the_vocabulary_ends_a_row(
+    model: Model, tmp_path: Path, ids: object, expected: set[int]
+) -> None:
     folder = copytree(model("llama"), tmp_path / "model")
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
-    loaded = load(
-        str(folder), None, torch.device("cpu"), TensorParallelRank(0, 1), lambda done, total: None
-    )
-    assert loaded.eos == frozenset(ids if isinstance(ids, list) else [ids])
+    assert loaded_from(folder).eos == expected
+
+
+def test_ids_of_a_configuration_outside_the_vocabulary_cost_one_warning_each(
+    model: Model, tmp_path: Path
+) -> None:
+    folder = copytree(model("llama"), tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 500]}))
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"pad_token_id": tiny.VOCABULARY, "bos_token_id": 10**6}
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded = loaded_from(folder)
+    assert loaded.eos == {7}
+    fields = [warning.split(" is ignored")[0] for warning in loaded.warnings]
+    assert fields == [
+        "`bos_token_id` 1000000 in config.json",
+        "`pad_token_id` 101 in config.json",
+        "`eos_token_id` 500 in generation_config.json",
+    ]
+
+
+def loaded_from(folder: Path) -> LoadedModel:
+    ranks = TensorParallelRank(0, 1)
+    return load(str(folder), None, torch.device("cpu"), ranks, lambda done, total: None)
 
 
 @pytest.mark.parametrize(("dtype", "near"), [("bfloat16", 0.15), ("float16", 0.02)])
