@@ -1,9 +1,12 @@
 """Server-sent events on one response: framing, keep-alive comments, and a write timeout.
 
-An event is `data: ` + JSON + a blank line. A comment is sent after `interval` seconds without an
-event, so that no proxy takes a waiting request for an idle connection. A client that does not read
-for `stall` seconds is disconnected, since its request occupies the server. The content of events is
-decided elsewhere.
+An event is `data: ` + JSON + a blank line, with an `event: ` line before it if it has a name. Many
+clients split lines as Python's `str.splitlines` does, so the line separators that JSON allows in a
+string are escaped. A stream to an HTTP/1.0 client ends with the connection.
+
+A comment is sent after `interval` seconds without an event, so that no proxy takes a waiting
+request for an idle connection. A client that does not read for `stall` seconds is disconnected,
+since its request occupies the server. The content of events is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -13,19 +16,31 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 COMMENT: Final = b":\n\n"
 HEADERS: Final = {
-    "content-type": "text/event-stream",
+    "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
     "x-accel-buffering": "no",
 }
 
 
-def encode_event(payload: bytes) -> bytes:
-    """One event. `payload` is JSON, so it holds no raw newline."""
-    return b"data: " + payload + b"\n\n"
+_LINE_SEPARATORS: Final = {
+    b"\xc2\x85": b"\\u0085",
+    b"\xe2\x80\xa8": b"\\u2028",
+    b"\xe2\x80\xa9": b"\\u2029",
+}
+"""Characters in UTF-8 at which some clients end a line, and their JSON escapes. JSON escapes all
+others, and these can occur only inside its strings."""
+
+
+def encode_event(payload: bytes, name: str | None = None) -> bytes:
+    """One event, called `name` if given. `payload` is JSON without newlines, in UTF-8."""
+    for separator, escape in _LINE_SEPARATORS.items():
+        payload = payload.replace(separator, escape)
+    head = b"" if name is None else b"event: " + name.encode() + b"\n"
+    return head + b"data: " + payload + b"\n\n"
 
 
 class ClientDisconnected(Exception):
@@ -40,10 +55,10 @@ class EventStream:
         self._http, self._stall = http, stall
         self._event_written = asyncio.Event()
 
-    async def write(self, payload: bytes) -> None:
-        """Send one event. Raises ClientDisconnected."""
+    async def write(self, payload: bytes, name: str | None = None) -> None:
+        """Send one event, called `name` if given. Raises ClientDisconnected."""
         self._event_written.set()
-        await self._send(encode_event(payload))
+        await self._send(encode_event(payload, name))
 
     async def send_keepalives(self, interval: float) -> None:
         """Send a comment whenever `interval` seconds pass without an event."""
@@ -72,6 +87,8 @@ async def open_event_stream(
 ) -> AsyncIterator[EventStream]:
     """Send the headers, then keep the connection alive until the `async with` is left."""
     response = web.StreamResponse(headers={**HEADERS, **headers})
+    if http.version < HttpVersion11:  # it has no chunks, so only the connection's end is an end
+        response.force_close()
     await response.prepare(http)
     stream = EventStream(http, response, stall)
     try:

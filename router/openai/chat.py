@@ -57,7 +57,7 @@ def build_requests(
 class ChatFormatter:
     """Formats the response of a chat."""
 
-    ends_with_done = True
+    ends_with_done, names_events = True, False
 
     def __init__(
         self,

@@ -88,7 +88,7 @@ def _with_prompt(
 class CompletionFormatter:
     """Formats the response of a completion."""
 
-    ends_with_done = True
+    ends_with_done, names_events = True, False
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ ID_PREFIX = "resp"
 class ResponsesApiFormatter:
     """Formats a response."""
 
-    ends_with_done = False
+    ends_with_done, names_events = False, True
 
     def __init__(
         self,

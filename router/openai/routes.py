@@ -167,11 +167,11 @@ async def _stream_events(
     stream: EventStream, formatter: ResponseFormatter, records: Sequence[LiveRequest]
 ) -> None:
     try:
-        await _write_events(stream, formatter.start_events())
+        await _write_events(stream, formatter, formatter.start_events())
         await _stream_choices(stream, formatter, records)
-        await _write_events(stream, formatter.final_events())
+        await _write_events(stream, formatter, formatter.final_events())
     except RouterError as error:
-        await _write_events(stream, [formatter.error_event(error.in_stream())])
+        await _write_events(stream, formatter, [formatter.error_event(error.in_stream())])
         await _write_done(stream, formatter)
         raise
     await _write_done(stream, formatter)
@@ -200,7 +200,8 @@ async def _stream_choice(
     async for number in record.numbers():
         # the first token's events may report the whole prompt
         size = estimated_json_bytes([record]) if number == 1 else 0
-        await _write_events(stream, await offload(size, _token_events, formatter, index, number))
+        events = await offload(size, _token_events, formatter, index, number)
+        await _write_events(stream, formatter, events)
     _require_finished(record)
 
 
@@ -208,9 +209,11 @@ def _token_events(formatter: ResponseFormatter, index: int, number: int) -> list
     return list(formatter.token_events(index, number))
 
 
-async def _write_events(stream: EventStream, events: Iterable[dict[str, Any]]) -> None:
+async def _write_events(
+    stream: EventStream, formatter: ResponseFormatter, events: Iterable[dict[str, Any]]
+) -> None:
     for event in events:
-        await stream.write(dump_json(event))
+        await stream.write(dump_json(event), event["type"] if formatter.names_events else None)
 
 
 def _require_finished(record: LiveRequest) -> None:

@@ -34,6 +34,8 @@ class ResponseFormatter(Protocol):
 
     ends_with_done: bool
     """Whether the stream ends with `[DONE]`."""
+    names_events: bool
+    """Whether each event has an `event:` line, with its `type`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ async def test_the_streaming_routes_send_one_event_for_each_token() -> None:
             response = await server.post(path, body)
             assert response.body == STREAM
             assert response.status == 200
-            assert response.headers["Content-Type"] == "text/event-stream"
+            assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
             assert response.headers["Cache-Control"] == "no-cache"
             assert response.headers["X-Accel-Buffering"] == "no"
 

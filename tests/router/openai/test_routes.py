@@ -47,13 +47,22 @@ async def stream_events(
 ) -> list[dict[str, Any]]:
     """The JSON of a stream, which has to end with DONE unless it is a response's."""
     answer = await server.post(path, {**body, "stream": True}, headers=REQUEST_ID_HEADER)
-    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     *lines, rest = answer.body.split(b"\n\n")
     assert rest == b""
-    if path != "/v1/responses":
-        assert lines.pop() == b"data: [DONE]"
+    if path == "/v1/responses":
+        return [named_event(line) for line in lines]
+    assert lines.pop() == b"data: [DONE]"
     assert all(line.startswith(b"data: {") for line in lines)
     return [json.loads(line[6:]) for line in lines]
+
+
+def named_event(text: bytes) -> dict[str, Any]:
+    """The JSON of an event whose `event:` line is its `type`."""
+    name, _, data = text.partition(b"\n")
+    event: dict[str, Any] = json.loads(data.removeprefix(b"data: "))
+    assert name == b"event: " + event["type"].encode()
+    return event
 
 
 async def test_a_chat_is_answered_in_openais_shape() -> None:
