@@ -25,13 +25,13 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="write tests/golden anew")
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden")
     parser.addoption("--cases", type=int, default=200, help="fuzz cases for each operation")
 
 
 @pytest.fixture
 def golden(pytestconfig: pytest.Config) -> Callable[[str, bytes], None]:
-    """Compare bytes with the file of that name under tests/golden, or write it anew if asked."""
+    """Compare bytes with that file under tests/golden; `--update-golden` rewrites it."""
 
     def compare(name: str, actual: bytes) -> None:
         path = ROOT / "tests" / "golden" / name

@@ -68,7 +68,7 @@ standard library: it shows and measures a text generation server, and answers no
 | loss at the end, nats per token | {loss:.3f} |
 
 Chat layout: `<|user|>question<|assistant|>`, after an optional `<|system|>text`.
-Measurements and how to make it anew: `docs/demo-models.md`.
+Measurements and how to train it again: `docs/demo-models.md`.
 
 The weights are under the Apache License 2.0. The text they were trained on is part of CPython,
 under the Python Software Foundation License.

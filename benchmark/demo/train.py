@@ -1,7 +1,7 @@
 """Train the demo pair: one tokenizer, a target, and a draft distilled from the target.
 
 Rule: decides the order of the parts and their options; what is read, how a model is trained
-and what is distilled is decided elsewhere. The target can be kept and the draft made anew.
+and what is distilled is decided elsewhere. The target can be kept and the draft trained again.
 """
 
 import argparse

@@ -1,1 +1,1 @@
-"""The engine's speed beside transformers' own ways."""
+"""The engine's speed compared with that of transformers."""

@@ -2,7 +2,7 @@
 
 Rule: decides which Steps an engine gets; must not know who it is compared with. Every row gets
 all its pages at once, prefills whole with the first Step and then drafts a fixed number of tokens
-per round. Rows that end leave the batch; nobody takes their place.
+per round. Rows that end leave the batch; no row takes their place.
 """
 
 from __future__ import annotations

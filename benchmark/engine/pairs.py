@@ -33,7 +33,7 @@ class ModelPair:
     draft: str
     prompts: tuple[tuple[int, ...], ...]
     draft_length: int
-    """Drafts per round, more where they are cheap beside the target."""
+    """Drafts per round, more where they are cheap compared with the target."""
 
 
 def demo_pair(count: int, max_prompt: int) -> ModelPair:

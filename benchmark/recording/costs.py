@@ -1,7 +1,7 @@
 """Measure what Steps of an engine cost, and fit the simulator's few coefficients to them.
 
 Rule: decides which Steps are timed. Rows, draft lengths and tokens held vary apart from one
-another, prefills come alone and beside decoding rows, pages go to the host and back. Each kind of
+another, prefills run alone and with decoding rows, pages go to the host and back. Each kind of
 Step is timed in several passes over all kinds, so that a slow moment of the machine falls on all
 alike, and the median of a kind counts. The copy of a token's KV is the engine's own measurement.
 """
@@ -101,7 +101,7 @@ def _time_decoding(engine: Engine, rows: int, held: int) -> list[Sample]:
 
 
 def _time_prefilling(engine: Engine, chunk: int, decoding: int) -> Sample:
-    """A prompt of `chunk` tokens, `beside` rows that decode without drafts."""
+    """A prompt of `chunk` tokens, with `decoding` rows that decode without drafts."""
     held = HELD[0]
     ids = _add_rows(engine, range(decoding), held)
     new, grow = _new_row(decoding, chunk)

@@ -18,7 +18,7 @@ from huggingface_hub import constants, get_session
 VIEWER = "https://datasets-server.huggingface.co/rows"
 PAGE_ROWS = 100
 COLUMNS = ("prompt", "text", "problem", "question", "instruction", "messages", "conversations")
-"""Where a prompt may stand, the likeliest first; the last two hold the turns of a conversation."""
+"""Columns that may hold a prompt, the most likely first; the last two hold a conversation."""
 
 
 class DatasetUnavailable(Exception):

@@ -14,7 +14,7 @@ ratio of simulated to measured mean of the policy where it is farther from 1;
 `live.tokens_identical`, 1 if every answer of every run is the target's own greedy choice, token by
 token, else 0.
 
-In the file of `--json`, beside `figures`: `policies` with both means of each, and `requests`, one
+In the file of `--json`, besides `figures`: `policies` with both means of each, and `requests`, one
 object per policy and request: `policy`, `arrival` and `live` and `simulated` latency (seconds; live
 is the mean over rounds), `prompt`, `length` and `expected` (tokens).
 """

@@ -31,7 +31,7 @@ LAUNCHER = Path(__file__).resolve().parents[2] / "launcher.py"
 MAX_TOTAL_TOKENS = 32_768
 """Most tokens of a request: the echo itself looks at every token of a new row."""
 MAX_DELAY_MS = 25.0
-"""Milliseconds by which a request may delay a token of somebody else."""
+"""Milliseconds by which a request may delay a token of another request."""
 QUIET_SECONDS = 2.0
 STREAM_TIMEOUT_SECONDS = 10.0
 """Seconds after which a stream without an event is broken."""
@@ -82,7 +82,7 @@ _ADDRESS = re.compile(rb"http://[\d.]+:\d+")
 
 
 async def _measure(url: str, requests: Sequence[HeavyRequest], repeats: int) -> dict[str, float]:
-    """Milliseconds: the longest gap of a quiet stream and of one beside each request.
+    """Milliseconds: the longest gap of a quiet stream and of one during each request.
 
     `delayed` is the difference between the longest of all and the quiet one.
     """

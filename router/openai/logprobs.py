@@ -62,7 +62,7 @@ class LogprobColumns:
 def _logprobs_by_text(
     token: GeneratedToken | PromptToken, token_text: str
 ) -> dict[str, float] | None:
-    """The most likely tokens and the chosen one, by text; the likelier one of equal texts."""
+    """The most likely tokens and the chosen one, by text; the more likely one of equal texts."""
     if token.logprob is None:
         return None
     by_text: dict[str, float] = {}

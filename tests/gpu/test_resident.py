@@ -130,7 +130,7 @@ def _decode(served: Engine, depth: int, rows: int) -> list[tuple[Any, Any]]:
 
 
 def test_pages_come_back_bit_for_bit_though_their_place_is_taken_at_once(model: Model) -> None:
-    """The host pool is pinned and copies on a stream of its own, beside the next Step's work."""
+    """The host pool is pinned and copies on its own stream while the next Step works."""
     served = engine(model("llama"), model("llama", 1), resident=True, max_swap_tokens=1024)
     served.reset()
     host = served._host_pool

@@ -202,7 +202,7 @@ def test_more_rows_than_the_devices_table_holds_take_turns(model: Model) -> None
 
 @dataclass
 class SlowEngine:
-    """An engine whose Steps land when a later one has started, or when nobody else comes."""
+    """An engine whose Steps land when a later one has started, or when no other Step comes."""
 
     started: list[int]
     wanted: int

@@ -169,9 +169,9 @@ def test_a_new_router_starts_from_nothing() -> None:
 )
 def test_a_wrong_greeting_is_refused_and_the_next_router_served(message: Message) -> None:
     with shard() as rank:
-        with RankConnection(rank.config.socket) as stranger:
-            stranger.send(message)
-            assert stranger.receive() is None
+        with RankConnection(rank.config.socket) as other:
+            other.send(message)
+            assert other.receive() is None
         with RankConnection(rank.config.socket) as wire:
             assert wire.greet(rank.config).rank == 0
 

@@ -78,7 +78,7 @@ class Processes:
         return self._running[-1]
 
     def note(self, pid: int) -> int:
-        """Remember a process that somebody else started."""
+        """Remember a process that was started elsewhere."""
         self._noted[pid] = os.pidfd_open(pid)
         return pid
 

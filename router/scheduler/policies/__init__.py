@@ -1,7 +1,7 @@
 """The scheduling policies by name: the only list of them.
 
 The flag's choices, its help and `router.scheduler.build` follow from `POLICIES`. A new policy is a
-file that implements `Policy` with a builder beside it, and a line here.
+file that implements `Policy` with a builder next to it, and a line here.
 """
 
 from __future__ import annotations

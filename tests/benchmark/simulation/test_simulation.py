@@ -1,4 +1,4 @@
-"""The simulator: what it conserves, what it repeats, and that nobody beats who knows the truth."""
+"""The simulator: what it conserves and repeats, and that no policy beats the omniscient one."""
 
 from dataclasses import replace
 

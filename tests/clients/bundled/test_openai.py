@@ -158,7 +158,7 @@ def test_completions_of_several_prompts_are_those_of_each_alone(client: OpenAI) 
 
 
 def test_a_loglikelihood_is_read_from_the_echo(client: OpenAI, pair: str) -> None:
-    """As evaluation harnesses do: ids in, greedy if each token is the likeliest at its place."""
+    """As evaluation harnesses do: ids in, greedy if each token is the most likely one."""
     context = "What does shutil.copy do?"
     body = {"inputs": context, "parameters": {"decoder_input_details": True, "max_new_tokens": 20}}
     details = httpx.post(f"{pair}/generate", json=body).json()["details"]

@@ -315,7 +315,7 @@ async def test_a_prompt_is_shared_only_under_the_same_salt() -> None:
 
 
 async def test_what_a_request_wishes_for_its_turn_reaches_the_scheduler() -> None:
-    wishes: dict[str, Any] = {"expected_new_tokens": 7, "priority": -3, "speculate": 1, "route": 1}
+    options: dict[str, Any] = {"expected_new_tokens": 7, "priority": -3, "speculate": 1, "route": 1}
     async with echoing() as (server, _):
         jobs: list[Job] = []
         submit = server.scheduler.submit
@@ -325,7 +325,7 @@ async def test_what_a_request_wishes_for_its_turn_reaches_the_scheduler() -> Non
             submit(job, now)
 
         server.scheduler.submit = seen  # type: ignore[method-assign]
-        await finish(server, ask(user="someone", **wishes))
+        await finish(server, ask(user="someone", **options))
         await finish(server, ask())
     wished, plain = jobs
     assert (wished.expected, wished.priority, wished.speculate, wished.route) == (7, -3, 1, 1)

@@ -1,7 +1,7 @@
 """What goes over the wire, byte for byte: a transcript of each route and of each error.
 
 A file under tests/golden/wire is the request as it is sent and the response as it comes, but for
-the value of `Date`. Everything is written anew with `--update-golden`.
+the value of `Date`. `--update-golden` rewrites everything.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The truth of one request: what it takes in, what it gives out, what it makes anew."""
+"""The record of one request: what it takes in, what it returns, and the rows that it builds."""
 
 from __future__ import annotations
 

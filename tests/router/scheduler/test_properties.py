@@ -33,7 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "every part": {"laps_tail": 0.3, "laps_fairness": 1.0},
     "queues": {"laps_rank": "queues", "laps_lengths": "plain"},
 }
-"""Of laps-sd, beside its defaults."""
+"""Of laps-sd, besides its defaults."""
 
 
 def config(policy: str, **changes: float) -> SchedulerConfig:

@@ -19,8 +19,8 @@ CASES = {
     "one token each": ((1, 1, 1), (40, 7, 16)),
     "drafts of one length": ((4, 4), (4, 90)),
     "ragged": ((1, 5, 2, 3), (33, 5, 64, 17)),
-    "beside a prefill": ((MAX_BATCHED_TOKENS + 4, 2, 1), (60, 40, 9)),
-    "beside a long row": ((2, 1, 3), (30, 5000, 12)),
+    "with a prefill": ((MAX_BATCHED_TOKENS + 4, 2, 1), (60, 40, 9)),
+    "with a long row": ((2, 1, 3), (30, 5000, 12)),
     "a prefill between": ((1, MAX_BATCHED_TOKENS + 1, 2), (8, MAX_BATCHED_TOKENS + 1, 50)),
 }
 

@@ -1,4 +1,4 @@
-"""Quantised checkpoints are served as transformers runs them, or refused by their format's name."""
+"""Quantized checkpoints are served as transformers runs them, or refused by their format's name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Model = Callable[..., str]
 ASK = RowSpec(tuple(range(5, 25)), 16)
 
 
-def quantised(folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+def quantized(folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """The model in `folder` with its tensors replaced by `tensors`."""
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
@@ -44,7 +44,7 @@ def mxfp4(folder: Path) -> str:
         tensors[f"{name}_scales"] = torch.randint(118, 124, shape, dtype=torch.uint8)
     whole = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens"]
     skipped = [*whole, "lm_head"]
-    return quantised(folder, {"quant_method": "mxfp4", "modules_to_not_convert": skipped}, tensors)
+    return quantized(folder, {"quant_method": "mxfp4", "modules_to_not_convert": skipped}, tensors)
 
 
 def fp8(folder: Path) -> str:
@@ -55,7 +55,7 @@ def fp8(folder: Path) -> str:
         tensors[name] = (tensors[name] / scale).to(torch.float8_e4m3fn)
         tensors[f"{name}_scale_inv"] = scale.reshape(1, 1)
     settings = {"weight_block_size": [128, 128], "activation_scheme": "dynamic"}
-    return quantised(folder, {"quant_method": "fp8", **settings}, tensors)
+    return quantized(folder, {"quant_method": "fp8", **settings}, tensors)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -349,7 +349,7 @@ META = torch.device("meta")
 def test_a_whole_round_runs_where_there_are_no_values(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the meta device whoever asks for a value gets an error, in transformers' code too."""
+    """On the meta device every read of a value is an error, in transformers' code too."""
     monkeypatch.setattr(backends, "choose_backend", lambda _: backends.SdpaAttention())
     with torch.inference_mode():
         target, draft = (PackedModel(weightless(each), 20) for each in (name, "llama"))

@@ -1,4 +1,4 @@
-"""Whoever drafts, the tokens are the target's own; and a draft couples through any map of ids."""
+"""With every drafter the tokens are the target's, and a draft model works through any id map."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def grammars(folder: str) -> GrammarMatchers:
     return GrammarMatchers(folder, VOCABULARY, frozenset({EOS}))
 
 
-@pytest.fixture(params=[0, 1], ids=["twin", "stranger"])
+@pytest.fixture(params=[0, 1], ids=["equal", "unrelated"])
 def drafted(request: pytest.FixtureRequest, folder: str) -> Any:
     """An engine whose vocabulary has text; the draft is the target, or knows nothing of it."""
     return text_engine(folder, request.param)
@@ -94,7 +94,7 @@ def test_rows_end_inside_their_grammar_whatever_is_drafted(
 
 
 def test_drafts_of_a_row_with_a_grammar_are_inside_it_too(drafted: Any) -> None:
-    """Between two tokens even a stranger guesses well; among all of them it could not."""
+    """Between two tokens even an unrelated draft guesses well; among all of them it could not."""
     drafted.reset()
     wanted = asks(regex("[ab]{30}"), Sampling(temperature=1.0))
     done = driver.run_steps(wanted, DrivePlan(draft=4), lambda step: drafted.execute(step).items)

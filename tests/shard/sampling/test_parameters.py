@@ -77,7 +77,7 @@ def test_the_end_waits_for_the_minimum_and_may_then_come(drafted: Any) -> None:
 
 
 def told(served: Any, wanted: list[RowSpec], plan: DrivePlan) -> list[tuple[Any, ...]]:
-    """Per row: token, log-probability and likeliest tokens at every place."""
+    """Per row: token, log-probability and most likely tokens at every position."""
     done = items(served, wanted, plan)
     return [
         tuple(

@@ -176,7 +176,7 @@ def test_the_gain_of_giving_back_counts_only_what_nobody_else_owns() -> None:
     pages.allocate(2, 1)
     dropped = Counter[int]()
     assert pages.pages_freed_by(2, dropped) == 1
-    assert pages.pages_freed_by(1, dropped) == 3, "with both gone nobody owns what they share"
+    assert pages.pages_freed_by(1, dropped) == 3, "with both gone no row owns what they share"
 
 
 class AllocatorMachine(RuleBasedStateMachine):
