@@ -255,7 +255,7 @@ def test_the_socket_of_a_live_process_is_left_alone() -> None:
         with RankProcess(rank.config) as second:
             event = second.next_event()
             assert event["code"] == second.process.wait() == 7
-            assert "live process" in event["text"]
+            assert "is in use by a process" in event["text"]
         with RankConnection(rank.config.socket) as wire:
             assert wire.greet(rank.config).rank == 0
 
