@@ -1,7 +1,7 @@
 """`python -m benchmark NAME`: the table of subcommands.
 
-Rule: decides names and help lines only; a subcommand's module is imported once it is chosen,
-so that asking for help needs no torch. Each module has `add_arguments(parser)` and
+Rule: decides names and help lines only. A subcommand's module is imported when the subcommand is
+chosen, so `--help` does not import torch. Each module has `add_arguments(parser)` and
 `run(args) -> int`, the exit status.
 """
 
@@ -12,21 +12,33 @@ import sys
 COMMANDS = {
     "train-demo": ("benchmark.demo.train", "train the bundled demo pair of models"),
     "demo-report": ("benchmark.demo.report", "measure the demo pair, write docs/demo-models.md"),
-    "engine": ("benchmark.engine.speed", "compare the engine's speed with transformers' own ways"),
-    "preemption": ("benchmark.engine.preemption", "what one preemption costs, on each rung"),
+    "engine": (
+        "benchmark.engine.speed",
+        "compare the engine's speed with transformers' generation methods",
+    ),
+    "preemption": (
+        "benchmark.engine.preemption",
+        "measure what one preemption costs, by each method",
+    ),
     "schedulers": ("benchmark.study.schedulers", "compare scheduling policies in virtual time"),
     "study": ("benchmark.study.command", "regenerate docs/study.md with its plots"),
     "record-costs": (
         "benchmark.recording.costs",
-        "measure Steps, fit the simulator's costs to them",
+        "time Steps and fit the simulator's costs to them",
     ),
     "record-traces": (
         "benchmark.recording.traces",
-        "record where the demo pair's drafts are right",
+        "record which draft tokens the target accepts",
     ),
-    "live": ("benchmark.server.latency", "LAPS-SD against FCFS on a real server, and simulated"),
-    "prefix": ("benchmark.engine.prefix", "what a shared prefix saves"),
-    "long-prompt": ("benchmark.server.stalls", "what the longest prompt costs another stream"),
+    "live": (
+        "benchmark.server.latency",
+        "compare LAPS-SD with FCFS on a real server and in the simulator",
+    ),
+    "prefix": ("benchmark.engine.prefix", "measure what a shared prefix saves"),
+    "long-prompt": (
+        "benchmark.server.stalls",
+        "measure how long heavy requests delay another stream",
+    ),
 }
 
 
@@ -38,9 +50,11 @@ def main(argv: list[str]) -> int:
         commands.add_parser(name, help=text, add_help=False)
     chosen = parser.parse_known_args(argv[:1])[0].command
     module = importlib.import_module(COMMANDS[chosen][0])
-    own = argparse.ArgumentParser(prog=f"python -m benchmark {chosen}", description=module.__doc__)
-    module.add_arguments(own)
-    status: int = module.run(own.parse_args(argv[1:]))
+    subparser = argparse.ArgumentParser(
+        prog=f"python -m benchmark {chosen}", description=module.__doc__
+    )
+    module.add_arguments(subparser)
+    status: int = module.run(subparser.parse_args(argv[1:]))
     return status
 
 

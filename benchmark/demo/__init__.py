@@ -1,1 +1,1 @@
-"""Trains and reports on the bundled pair of models."""
+"""Trains and measures the bundled pair of models."""

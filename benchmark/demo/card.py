@@ -13,7 +13,7 @@ from benchmark.demo.training import TrainingResult
 
 @dataclass(frozen=True)
 class Card:
-    """What a card tells: which of the pair, number of weights, seed, and how training went."""
+    """Content of a card: which model of the pair, number of weights, seed, training results."""
 
     role: Literal["target", "draft"]
     weights: int

@@ -35,28 +35,28 @@ class Document:
 
 def documents() -> list[Document]:
     """The examples that are not held out, and the raw units of every module."""
-    told = [
+    examples_to_learn = [
         Document(example.prompt.family, example.prompt.text + example.answer)
         for example in examples()
         if not example.held_out
     ]
     raw = dict.fromkeys(unit for module in MODULES for unit in raw_units(module))
-    return told + [Document("raw", unit) for unit in raw]
+    return examples_to_learn + [Document("raw", unit) for unit in raw]
 
 
 def raw_units(module: str) -> Iterator[str]:
     """Functions, class heads, docstrings and comment paragraphs of 20 to `MAX_RAW` characters."""
     lines = module_source(module).splitlines()
-    found = [*_comment_paragraphs(module)]
+    units = [*_comment_paragraphs(module)]
     for node in ast.walk(module_tree(module)):
         if isinstance(node, FunctionNode):
-            found.append("\n".join(lines[node.lineno - 1 : node.end_lineno]))
+            units.append("\n".join(lines[node.lineno - 1 : node.end_lineno]))
         if isinstance(node, ast.ClassDef) and node.body:
             end = node.body[0].end_lineno if ast.get_docstring(node) else node.body[0].lineno - 1
-            found.append("\n".join(lines[node.lineno - 1 : end]))
+            units.append("\n".join(lines[node.lineno - 1 : end]))
         if isinstance(node, FunctionNode | ast.ClassDef | ast.Module):
-            found.append(ast.get_docstring(node) or "")
-    return (unit for unit in found if 20 <= len(unit) <= MAX_RAW)
+            units.append(ast.get_docstring(node) or "")
+    return (unit for unit in units if 20 <= len(unit) <= MAX_RAW)
 
 
 def _comment_paragraphs(module: str) -> Iterator[str]:
@@ -94,14 +94,14 @@ class PackedRows:
 
 
 def encode_texts(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    """The token ids of each text, the end token behind them."""
+    """The token ids of each text, with the end token appended."""
     return [[*encoding.ids, END_ID] for encoding in tokenizer.encode_batch(texts)]
 
 
 def document_stream(
     families: dict[str, list[list[int]]], shares: dict[str, float], seed: int
 ) -> Iterator[list[int]]:
-    """Documents without end: always one of the family furthest behind its share of tokens."""
+    """An endless stream of documents, always of the family furthest below its share of tokens."""
     rng = random.Random(seed)  # noqa: S311 - no secret is drawn
     waiting: dict[str, list[list[int]]] = {family: [] for family in families}
     read = dict.fromkeys(families, 0.0)
@@ -115,7 +115,7 @@ def document_stream(
 
 
 def pack_batches(source: Iterator[list[int]], length: int, rows: int) -> Iterator[PackedRows]:
-    """Batches of `rows` rows; longer documents than `length` tokens are passed over.
+    """Batches of `rows` rows; documents longer than `length` tokens are skipped.
 
     Each place takes the longest buffered document that fits, so little of a row stays empty.
     """

@@ -26,17 +26,22 @@ def target_outputs(
     Each of `per_family` prompts is answered once greedily and once sampled. They are taken
     evenly from the whole list, so every module has its part.
     """
-    found: dict[str, list[list[int]]] = {}
+    answers: dict[str, list[list[int]]] = {}
     for family in FAMILIES:
-        told = [e.prompt for e in examples() if e.prompt.family == family and not e.held_out]
-        chosen = told[:: max(1, len(told) // per_family)][:per_family]
-        found[family] = [
+        training_prompts = [
+            e.prompt for e in examples() if e.prompt.family == family and not e.held_out
+        ]
+        chosen = training_prompts[:: max(1, len(training_prompts) // per_family)][:per_family]
+        answers[family] = [
             output.prompt_ids + output.ids
             for temperature in TEMPERATURES
             for output in outputs(target, tokenizer, chosen, MAX_NEW_TOKENS, temperature)
         ]
-        print(f"target wrote {sum(map(len, found[family]))} tokens of {family}", flush=True)
-    return found
+        print(
+            f"target wrote {sum(map(len, answers[family]))} tokens of {family}",
+            flush=True,
+        )
+    return answers
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The statements of a function told as numbered steps in plain English.
+"""The statements of a function as numbered steps in plain English.
 
 Rule: decides how one statement reads; must not know prompts or models. Nested blocks are
 flattened behind the sentence that opens them, so the list has one number per statement.
@@ -11,7 +11,7 @@ MAX_EXPRESSION = 60
 
 
 def describe_steps(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
-    """One sentence per statement of `function`, in source order, its docstring left out."""
+    """One sentence per statement of `function`, in source order, without its docstring."""
     return [f"{sentence}." for sentence in _sentences(function.body)]
 
 

@@ -79,10 +79,10 @@ def prompts(family: str | None, count: int, seed: int, held_out: bool = False) -
 @functools.cache
 def examples() -> tuple[Example, ...]:
     """Every example of every family whose answer is neither empty nor over `MAX_ANSWER`."""
-    found = [*_listings()]
+    candidates = [*_listings()]
     for definition in definitions():
-        found += [*_explanations(definition), *_sources(definition), *_steps(definition)]
-    return tuple(example for example in found if 0 < len(example.answer) <= MAX_ANSWER)
+        candidates += [*_explanations(definition), *_sources(definition), *_steps(definition)]
+    return tuple(example for example in candidates if 0 < len(example.answer) <= MAX_ANSWER)
 
 
 def summary(doc: str) -> str:

@@ -37,21 +37,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pair", type=Path, default=Path("shard/demo"), help="bundle folder")
     parser.add_argument("--out", type=Path, default=Path("docs/demo-models.md"))
     parser.add_argument(
-        "--prompts", type=int, default=72, help="held-out prompts per family, at most"
+        "--prompts", type=int, default=72, help="maximum held-out prompts per family"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and write the report; 0 when done."""
+    """Measure and write the report. Return the exit status."""
     torch.set_num_threads(args.threads)
     target, draft = load_model(args.pair / "target"), load_model(args.pair / "draft")
     tokenizer = Tokenizer.from_file(str(args.pair / "target" / "tokenizer.json"))
     measured: dict[str, list[MeasuredOutput]] = {}
     for family in FAMILIES:
-        asked = [*dict.fromkeys(prompts(family, args.prompts, args.seed, held_out=True))]
-        written = outputs(target, tokenizer, asked, MAX_NEW_TOKENS)
+        selected = [*dict.fromkeys(prompts(family, args.prompts, args.seed, held_out=True))]
+        written = outputs(target, tokenizer, selected, MAX_NEW_TOKENS)
         measured[family] = [
             MeasuredOutput(o, accepted_fraction(matches(draft, o))) for o in written
         ]
@@ -89,14 +89,14 @@ def accepted_fraction(match: Sequence[bool], drafted: int = DRAFT_LENGTH) -> flo
     return accepted / (drafted * rounds) if rounds else 0.0
 
 
-def family_row(family: str, found: list[MeasuredOutput]) -> str:
+def family_row(family: str, measured_outputs: list[MeasuredOutput]) -> str:
     """One line of the table: counts, lengths in tokens, accepted fractions, share ended."""
-    lengths = [len(m.output.ids) for m in found]
-    accepted = [m.accepted for m in found]
+    lengths = [len(m.output.ids) for m in measured_outputs]
+    accepted = [m.accepted for m in measured_outputs]
     tenths = quantiles(lengths, n=10, method="inclusive")
-    ended = fmean(m.output.ended for m in found)
+    ended = fmean(m.output.ended for m in measured_outputs)
     return (
-        f"| {family} | {len(found)} | {fmean(lengths):.0f} | {pstdev(lengths):.0f} "
+        f"| {family} | {len(measured_outputs)} | {fmean(lengths):.0f} | {pstdev(lengths):.0f} "
         f"| {tenths[0]:.0f} / {tenths[4]:.0f} / {tenths[8]:.0f} "
         f"| {fmean(accepted):.2f} | {pstdev(accepted):.2f} "
         f"| {min(accepted):.2f} | {max(accepted):.2f} | {ended:.0%} |"
@@ -107,9 +107,11 @@ def report(
     measured: dict[str, list[MeasuredOutput]], tokenizer: Tokenizer, target: int, draft: int
 ) -> str:
     """The whole page in Markdown; `target` and `draft` are numbers of weights."""
-    rows = [family_row(family, found) for family, found in measured.items()]
-    rows.append(family_row("all", [m for found in measured.values() for m in found]))
-    samples = [sample(found, tokenizer) for found in measured.values()]
+    rows = [family_row(family, measured_outputs) for family, measured_outputs in measured.items()]
+    rows.append(
+        family_row("all", [m for measured_outputs in measured.values() for m in measured_outputs])
+    )
+    samples = [sample(measured_outputs, tokenizer) for measured_outputs in measured.values()]
     table = "\n".join(rows)
     return PAGE.format(
         target=target / 1e6,
@@ -121,11 +123,11 @@ def report(
     )
 
 
-def sample(found: list[MeasuredOutput], tokenizer: Tokenizer) -> str:
+def sample(measured_outputs: list[MeasuredOutput], tokenizer: Tokenizer) -> str:
     """The output of median length that a family's list holds, cut to `SAMPLE_CHARACTERS`
     characters.
     """
-    ordered = sorted(found, key=lambda m: len(m.output.ids))
+    ordered = sorted(measured_outputs, key=lambda m: len(m.output.ids))
     middle = ordered[len(ordered) // 2]
     text = tokenizer.decode(middle.output.ids)
     shown = text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + " ..."

@@ -82,13 +82,13 @@ def module_tree(module: str) -> ast.Module:
 @functools.cache
 def definitions() -> tuple[Definition, ...]:
     """Every public definition of `MODULES`, in source order, each dotted name once."""
-    found: dict[str, Definition] = {}
+    by_name: dict[str, Definition] = {}
     for module in MODULES:
         for definition in _walk(
             module, module_tree(module).body, module_source(module).splitlines()
         ):
-            found.setdefault(definition.name, definition)
-    return tuple(found.values())
+            by_name.setdefault(definition.name, definition)
+    return tuple(by_name.values())
 
 
 def _walk(prefix: str, body: list[ast.stmt], lines: list[str]) -> Iterator[Definition]:

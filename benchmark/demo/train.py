@@ -1,7 +1,7 @@
 """Train the demo pair: one tokenizer, a target, and a draft distilled from the target.
 
 Rule: decides the order of the parts and their options; what is read, how a model is trained
-and what is distilled is decided elsewhere. The target can be kept and the draft trained again.
+and what is distilled is decided elsewhere. The target can be kept and only the draft trained.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train and save what `args` asks for; 0 when done."""
+    """Train and save the models that `args` selects. Return the exit status."""
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     if not args.keep_target:
@@ -103,7 +103,7 @@ def train_draft(out: Path, minutes: float, seed: int, answers: int) -> TrainingR
 
 
 def by_family(corpus: list[Document], tokenizer: Tokenizer) -> dict[str, list[list[int]]]:
-    """The token ids of the corpus, each text with the end token behind it."""
+    """The token ids of the corpus, each text with the end token appended."""
     return {
         family: encode_texts(tokenizer, [d.text for d in corpus if d.family == family])
         for family in demo_corpus.SHARES

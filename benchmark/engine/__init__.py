@@ -1,1 +1,1 @@
-"""The engine's speed compared with that of transformers."""
+"""Measures the engine in this process, against transformers' generation methods."""

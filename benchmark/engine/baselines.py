@@ -1,7 +1,7 @@
-"""transformers' own ways to generate, as contenders of the engine.
+"""transformers' generation methods, as baselines for the engine.
 
-Rule: decides how transformers is called, each way at its best: everything that can be prepared
-before a request is prepared. Must not know what it is compared with.
+Rule: decides how transformers is called, with the fastest settings of each method: all work that
+can be done before a request is done before. Must not know what it is compared with.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def load(path: str) -> Any:
 
 
 def generate(model: Any, prompts: Prompts, max_new: int, **more: Any) -> Answers:
-    """`generate`, one prompt after the other, greedily."""
+    """Call `generate` for one prompt after the other, greedily."""
     answers = []
     for prompt in prompts:
         ids = torch.tensor([prompt])
@@ -46,7 +46,7 @@ def generate(model: Any, prompts: Prompts, max_new: int, **more: Any) -> Answers
 
 
 def static_batch(model: Any, prompts: Prompts, max_new: int) -> Answers:
-    """`generate` for all prompts in one padded batch."""
+    """Call `generate` for all prompts in one padded batch."""
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
@@ -75,13 +75,13 @@ def assisted(model: Any, draft: Any, prompts: Prompts, max_new: int, draft_lengt
 
 
 class ContinuousBatching:
-    """transformers' continuous batching behind a manager that runs all the time."""
+    """transformers' continuous batching, by a manager that keeps running."""
 
     def __init__(self, manager: Any) -> None:
         self._manager = manager
 
     def __call__(self, prompts: Prompts, max_new: int) -> Answers:
-        """All prompts at once. Raises RuntimeError if one does not finish."""
+        """Answer all prompts at once. Raises RuntimeError if one does not finish."""
         ids = self._manager.add_requests([list(p) for p in prompts], max_new_tokens=max_new)
         done: dict[str, list[int]] = {}
         while len(done) < len(ids):
@@ -95,9 +95,9 @@ class ContinuousBatching:
 
 @contextmanager
 def continuous(path: str, tokens: int, rows: int) -> Iterator[ContinuousBatching]:
-    """Continuous batching of the model at `path`, started; room for `rows` rows of `tokens`.
+    """Start continuous batching of the model at `path`, sized for `rows` rows of `tokens` tokens.
 
-    Prefixes are not shared: rounds ask the same prompts again, which requests seldom do.
+    Prefix sharing is off: rounds repeat the same prompts, which real requests rarely do.
     """
     model: Any = load(path)
     config = ContinuousBatchingConfig(

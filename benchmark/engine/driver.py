@@ -1,8 +1,8 @@
-"""Runs prompts through an engine in this process, as a router would, Step by Step.
+"""Run prompts through an engine in this process, Step by Step, as a router would.
 
-Rule: decides which Steps an engine gets; must not know who it is compared with. Every row gets
-all its pages at once, prefills whole with the first Step and then drafts a fixed number of tokens
-per round. Rows that end leave the batch; no row takes their place.
+Rule: decides which Steps an engine gets; must not know what it is compared with. Every row gets
+all its pages at once, is prefilled entirely by the first Step and then drafts a fixed number of
+tokens per round. Rows that end leave the batch and are not replaced.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shard.wire.protocol import AppendPages, NewRow, RowResult, RowWork, Samplin
 
 @dataclass(frozen=True)
 class DriveResult:
-    """What a drive emitted, row by row, and how long its Steps took inside the engine."""
+    """The tokens of each row, and how long the Steps took inside the engine."""
 
     tokens: list[list[int]]
     step_seconds: float
@@ -30,7 +30,7 @@ class DriveResult:
 
 def start(target: str, draft: str | None, speculate: int, tokens: int, rows: int) -> Engine:
     """An engine on the CPU in float32 whose pool holds `rows` rows of `tokens` tokens."""
-    each = -(-(tokens + speculate + 1) // PAGE_SIZE) * PAGE_SIZE
+    row_tokens = -(-(tokens + speculate + 1) // PAGE_SIZE) * PAGE_SIZE
     config = ShardConfig(
         model_path=target,
         model_id="benchmark",
@@ -43,7 +43,7 @@ def start(target: str, draft: str | None, speculate: int, tokens: int, rows: int
         dtype="float32",
         max_rows=rows,
         max_total_tokens=tokens,
-        max_batch_total_tokens=rows * each,
+        max_batch_total_tokens=rows * row_tokens,
     )
     return start_engine(config, lambda text, percent: None)
 
@@ -81,7 +81,7 @@ def _new_row(id: int, prompt: Sequence[int], max_new: int) -> NewRow:
 
 
 def _append_pages(prompts: Sequence[Sequence[int]], extra: int) -> tuple[AppendPages, ...]:
-    """Adjacent pages for each row's whole life."""
+    """Adjacent pages for each row, enough until its end."""
     free = itertools.count(1)
     counts = [-(-(len(prompt) + extra) // PAGE_SIZE) for prompt in prompts]
     return tuple(

@@ -1,8 +1,8 @@
 """The dispatcher's loop without sockets, text and tasks: scheduler and engine in one process.
 
-Rule: decides nothing; it turns Batches into Steps and results into outcomes by the router's own
-`steps`, as the live dispatcher does, and keeps up to `depth` Steps planned ahead. As a shard does,
-it starts a Step before the one before has landed, but first tells what has landed.
+Rule: decides nothing. It turns batches into Steps and results into outcomes with the router's
+`step_messages`, as the dispatcher does, and keeps up to `depth` Steps planned. Like a shard, it
+starts a Step before the previous one has completed, but first reports what has completed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class StepExecutor(Protocol):
 
 @dataclass(slots=True)
 class InProcessRequest:
-    """One request and what came of it; times are readings of the loop's clock."""
+    """One request and its results; times are readings of the loop's clock."""
 
     id: int
     prompt: tuple[int, ...]
@@ -42,18 +42,18 @@ class InProcessRequest:
     emitted: list[int] = field(default_factory=list)
     end: End | None = None
     prefilled: int = 0
-    """Prompt tokens that were computed for it, not shared."""
+    """Prompt tokens that were computed, not taken from the prefix cache."""
     arrived: float = 0.0
     first_token: float = 0.0
 
     def to_row(self) -> NewRow:
-        """The row as it is now."""
+        """Return the row with all tokens so far."""
         tokens = (*self.prompt, *self.emitted)
         return NewRow(self.id, tokens, len(self.prompt), self.max_new, True, self.sampling)
 
 
 def device_capacity(ready: Ready, **changes: Any) -> DeviceCapacity:
-    """What the scheduler is told of an engine; `changes` replace fields."""
+    """The scheduler's view of an engine; `changes` replace fields."""
     plain = DeviceCapacity(
         pages=ready.pages,
         page_size=ready.page_size,
@@ -70,7 +70,7 @@ def device_capacity(ready: Ready, **changes: Any) -> DeviceCapacity:
 
 
 class InProcessLoop:
-    """Calls, and the Steps that serve them. The engine must hold no rows at its start."""
+    """Serves requests on one engine, which must hold no rows at the start."""
 
     def __init__(
         self,
@@ -89,30 +89,30 @@ class InProcessLoop:
         self._in_flight: deque[tuple[Step, StepHandle]] = deque()
         self._number = 0
 
-    def submit(self, call: InProcessRequest) -> None:
-        """Let `call` run. Raises ValueError if it can never fit."""
-        call.arrived = self._clock()
-        names = PageHasher(self._page_size)
-        hashes = names.add(call.prompt)
-        length, cap = len(call.prompt), call.speculate
-        job = Job(call.id, call.arrived, length, call.max_new, None, cap, hashes)
-        self._scheduler.submit(job, call.arrived)
-        self._requests[call.id], self._page_hashers[call.id] = call, names
+    def submit(self, request: InProcessRequest) -> None:
+        """Queue `request`. Raises ValueError if it can never fit."""
+        request.arrived = self._clock()
+        hasher = PageHasher(self._page_size)
+        hashes = hasher.add(request.prompt)
+        length, cap = len(request.prompt), request.speculate
+        job = Job(request.id, request.arrived, length, request.max_new, None, cap, hashes)
+        self._scheduler.submit(job, request.arrived)
+        self._requests[request.id], self._page_hashers[request.id] = request, hasher
 
     def advance(self) -> bool:
-        """Plan and start ahead and see one Step land; False where nothing is left to do."""
+        """Plan and start Steps, then complete the oldest. Return False if nothing is left to do."""
         self._plan()
         while self._planned and not (self._in_flight and self._in_flight[0][1].is_complete()):
             step = self._planned.popleft()
             self._in_flight.append((step, self._engine.start(step)))
         if not self._in_flight:
             return False
-        step, flight = self._in_flight.popleft()
-        self._complete(step, flight.result())
+        step, handle = self._in_flight.popleft()
+        self._complete(step, handle.result())
         return True
 
     def run(self) -> None:
-        """Advance until every call has ended and its row is released."""
+        """Advance until every request has ended and its row is released."""
         while self.advance():
             pass
 
@@ -125,7 +125,7 @@ class InProcessLoop:
             fresh = [self._requests[id] for id in step_messages.held_rows(batch) if id not in held]
             self._number += 1
             self._planned.append(step_messages.to_step(self._number, batch, self._held_rows, fresh))
-            self._held_rows = held.union(call.id for call in fresh)
+            self._held_rows = held.union(request.id for request in fresh)
 
     def _complete(self, step: Step, result: StepResult) -> None:
         now, rows = self._clock(), step_messages.completed_rows(step, result)
@@ -133,10 +133,10 @@ class InProcessLoop:
             step_messages.to_outcomes(rows, result.seconds, self._page_hashers), now
         )
         for run, item in rows:
-            call = self._requests[run.id]
-            call.prefilled += run.prefill
-            call.first_token = call.first_token or (now if item.tokens else 0.0)
-            call.emitted.extend(item.tokens)
-            call.end = item.end
+            request = self._requests[run.id]
+            request.prefilled += run.prefill
+            request.first_token = request.first_token or (now if item.tokens else 0.0)
+            request.emitted.extend(item.tokens)
+            request.end = item.end
             if item.end is not None:
                 del self._requests[run.id], self._page_hashers[run.id]

@@ -1,8 +1,8 @@
-"""The pairs of models that engines are compared on, and the prompts that each is asked.
+"""The pairs of models that engines are compared on, with the prompts for each.
 
-Rule: decides models and prompts; must not know who runs them. The wide pair is random: twelve
-layers of width 256 of which all but the first are damped, and a draft made of the first two, so
-that the draft agrees often without any training.
+Rule: decides models and prompts; must not know who runs them. The wide pair has random weights:
+twelve layers of width 256, of which all but the first two are damped, and a draft of those two,
+so that the draft often agrees without training.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class ModelPair:
     draft: str
     prompts: tuple[tuple[int, ...], ...]
     draft_length: int
-    """Drafts per round, more where they are cheap compared with the target."""
+    """Drafts per round; more if they are cheap compared with the target."""
 
 
 def demo_pair(count: int, max_prompt: int) -> ModelPair:
-    """The bundled pair with `count` prompts that its training never saw."""
+    """The bundled pair with `count` prompts that were held out of its training."""
     tokenizer = Tokenizer.from_file(str(DEMO / "target" / "tokenizer.json"))
     texts = demo_prompts(None, 4 * count, seed=11, held_out=True)
     ids = [tuple(tokenizer.encode(prompt.text).ids) for prompt in texts]

@@ -1,10 +1,10 @@
 """What one preemption costs: keep in place, swap to the host, or drop and recompute.
 
 overhead(g) = (seconds to preempt + seconds to resume) / seconds to serve the request alone until
-it holds g tokens, prompt included. One request decodes; at each g every rung is climbed several
-times in turn, each time serving another request in between, and the median counts. For `keep` the
-cost is what the first round after the pause takes beyond an ordinary one, so it may fall a little
-below zero. The engine is the shipped one, driven by Steps as the router sends them.
+it holds g tokens, prompt included. One request decodes. At each g, every method is measured several
+times in turn, each time with another request served in between; the median counts. For `keep`, the
+cost is what the first round after the pause takes beyond a normal one, so it may fall slightly
+below zero. The engine is the real one, driven by Steps as the router sends them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _ID, _OTHER = 1, 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to write, and how often to measure."""
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    """Add the options of `preemption`."""
+    parser.add_argument("--json", type=Path, help="file for the metrics")
     parser.add_argument("--plot", type=Path, help="file for a plot; needs matplotlib")
     parser.add_argument("--rounds", type=int, default=5, help="times that each case is measured")
     parser.add_argument("--target", help="folder of another target model")
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print, and write what was asked for; the exit status."""
+    """Measure, print and write the results. Return the exit status."""
     engine = demo_engine.load(args.target, args.draft, max_swap_tokens=4 * max(HELD_TOKENS))
     figures = measure(engine, args.rounds)
     for name, value in figures.items():
@@ -52,49 +52,51 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(engine: Engine, rounds: int) -> dict[str, float]:
-    """Overhead of every rung at every length, as a share of uninterrupted time."""
+    """Overhead of every method at every length, as a fraction of uninterrupted time."""
     life = PreemptedRequest(engine, rounds)
     life.begin(_PROMPT)
-    found: dict[tuple[str, int], float] = {}
+    overheads: dict[tuple[str, int], float] = {}
     for held in HELD_TOKENS:
         life.decode_until(held)
-        for rung in METHODS:
-            costs = [life.preempt(rung) for _ in range(rounds + 1)]  # the first allocates
-            found[rung, held] = statistics.median(costs[1:]) / life.seconds
+        for method in METHODS:
+            costs = [life.preempt(method) for _ in range(rounds + 1)]  # the first allocates
+            overheads[method, held] = statistics.median(costs[1:]) / life.seconds
     return {
-        f"preemption.{rung}.{held}": found[rung, held] for rung in METHODS for held in HELD_TOKENS
+        f"preemption.{method}.{held}": overheads[method, held]
+        for method in METHODS
+        for held in HELD_TOKENS
     }
 
 
 class PreemptedRequest:
-    """One request that holds at least the most tokens that are measured; times in seconds."""
+    """One request that is long enough for every measured length; times in seconds."""
 
     def __init__(self, engine: Engine, rounds: int) -> None:
         self._engine, self._draft = engine, engine.ready().speculate
         self._tokens = [1 + index % 97 for index in range(_PROMPT)]
-        # At each length the rung `keep` decodes once a round, which must not fill the room.
+        # At each length, `keep` decodes once per round; the pages must suffice for that.
         spare = (len(HELD_TOKENS) * (rounds + 2) + 1) * (self._draft + 1)
         self._max_tokens = max(HELD_TOKENS) + spare
         self._pages = tuple(range(1, 1 + -(-self._max_tokens // PAGE_SIZE)))
         self._draft_cached = 0
         self._round_seconds: list[float] = []
         self.seconds = 0.0
-        """Spent on the request itself."""
+        """Time spent on the request itself."""
 
     def decode_until(self, held: int) -> None:
-        """Go on until `held` tokens are known."""
+        """Decode until `held` tokens are known."""
         while len(self._tokens) < held:
             self._round_seconds.append(self._decode())
             self.seconds += self._round_seconds[-1]
 
     def preempt(self, method: str) -> float:
-        """Give way to another request and come back; the seconds that this costs."""
+        """Preempt, serve another request and resume. Return the seconds that this costs."""
         before = self._preempt(method)
         self._serve_another()
         return before + self._resume(method)
 
     def begin(self, prefill: int) -> None:
-        """The request's first Step."""
+        """Run the request's first Step."""
         self.seconds += self._step(self._entry_step(prefill, PageCopy()))
 
     def _preempt(self, method: str) -> float:
@@ -120,7 +122,7 @@ class PreemptedRequest:
         return self._pages[:count], tuple(range(count))
 
     def _entry_step(self, prefill: int, swap_in: PageCopy) -> Step:
-        """The row comes in with tokens to feed, or with its KV from the host."""
+        """The Step in which the row enters, with tokens to prefill or with its KV from the host."""
         cached = 0 if prefill else len(self._tokens) - 1
         new = NewRow(
             id=_ID,
@@ -139,7 +141,7 @@ class PreemptedRequest:
         return self._step(Step(0, (), (), (), (RowWork(_ID, 0, self._draft),)))
 
     def _serve_another(self) -> None:
-        """What the request gives way to; it is not counted."""
+        """Serve another request; its time does not count."""
         first = 1 + len(self._pages)
         new = NewRow(_OTHER, (5,) * _PROMPT, _PROMPT, 8, True, Sampling())
         grow = AppendPages(_OTHER, tuple(range(first, first + 1 + (_PROMPT + 8) // PAGE_SIZE)))
@@ -151,7 +153,7 @@ class PreemptedRequest:
         start = time.perf_counter()
         result = self._engine.execute(step)
         if torch.cuda.is_available():
-            torch.cuda.synchronize()  # a Step that only moves pages waits for nothing
+            torch.cuda.synchronize()  # a Step that only copies pages does not wait for them
         for item in result.items:
             self._tokens.extend(item.tokens)
             self._draft_cached = item.draft_cached
@@ -159,12 +161,12 @@ class PreemptedRequest:
 
 
 def _plot(figures: dict[str, float], path: Path) -> None:
-    from matplotlib import pyplot  # an extra: only who wants the plot needs it
+    from matplotlib import pyplot  # an optional dependency
 
     figure, axes = pyplot.subplots(figsize=(6, 4))
-    for rung in METHODS:
-        shares = [100 * figures[f"preemption.{rung}.{held}"] for held in HELD_TOKENS]
-        axes.plot(HELD_TOKENS, shares, marker="o", label=rung)
+    for method in METHODS:
+        shares = [100 * figures[f"preemption.{method}.{held}"] for held in HELD_TOKENS]
+        axes.plot(HELD_TOKENS, shares, marker="o", label=method)
     axes.set_xlabel("tokens held")
     axes.set_ylabel("% of uninterrupted time")
     axes.set_title("overhead of one preemption")

@@ -1,8 +1,8 @@
-"""Requests with a common prefix: what sharing its pages saves, and how soon the first token comes.
+"""Measure what sharing a prefix saves, and its effect on the time to first token.
 
-Eight requests share a prefix of 512 tokens and go through scheduler and engine one after another;
-the same lengths without anything in common are the comparison. The ratio is of the median times to
-first token of the second and later requests. Both kinds are interleaved.
+Eight requests share a prefix of 512 tokens and go through scheduler and engine one after another.
+The comparison is eight requests of the same lengths with nothing in common. The ratio is that of
+the median times to first token of the second and later requests. Both kinds are interleaved.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _ANSWER_TOKENS = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to write, and how often to measure."""
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    """Add the options of `prefix`."""
+    parser.add_argument("--json", type=Path, help="file for the metrics")
     parser.add_argument("--rounds", type=int, default=3, help="times that each case is measured")
     parser.add_argument("--target", help="folder of another target model")
     parser.add_argument("--draft", help="folder of its draft")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print, and write what was asked for; the exit status."""
+    """Measure, print and write the results. Return the exit status."""
     figures = measure(demo_engine.load(args.target, args.draft), args.rounds)
     for name, value in figures.items():
         print(f"{name:28} {value:10.4f}")

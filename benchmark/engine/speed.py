@@ -1,12 +1,12 @@
-"""Compare the engine's speed with transformers' own ways to generate: same models, same prompts.
+"""Compare the engine's speed with transformers' generation methods: same models, same prompts.
 
 Rule: decides what is timed against what; must not know how a contender works. All contenders run
-in this process, greedily, in float32, on one thread, one after the other in each of several
-rounds, so that whatever else the machine does falls on all alike. A figure is the median over
-rounds of a ratio of tokens per second. The figures: engine over assisted generation for prompts
-one by one (b1), engine over continuous batching for eight at once (b8), drafting over plain
-decoding for both, and the share of a Step's time that no model takes. Outputs are compared token
-by token with `generate`.
+in this process, greedily, in float32, on one thread. They take turns in each of several rounds, so
+that other load on the machine affects them equally. A metric is the median over rounds of a ratio
+of tokens per second. The metrics: engine over assisted generation for prompts one by one (b1),
+engine over continuous batching for eight at once (b8), drafting over plain decoding for both, and
+the fraction of a Step's time that is spent outside the models. Outputs are compared token by token
+with `generate`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from shard.engine import Engine
 from shard.model.fused_llama import FusedLlama
 
 ROWS = 8
-"""Rows of the figures called b8."""
+"""Rows of the metrics called b8."""
 MAX_PROMPT_TOKENS = 200
 
 Contender = Callable[[Prompts], Answers]
@@ -42,7 +42,7 @@ Contender = Callable[[Prompts], Answers]
 
 @dataclass(frozen=True)
 class RunSize:
-    """How much is run."""
+    """How many rounds to run, and tokens per answer."""
 
     rounds: int
     max_new: int
@@ -50,30 +50,30 @@ class RunSize:
 
 @dataclass
 class Timings:
-    """What the rounds showed, by contender."""
+    """Results of the rounds, by contender."""
 
     speeds: dict[str, list[float]] = field(default_factory=dict)
     """Tokens per second, one per round."""
     equal: dict[str, float] = field(default_factory=dict)
-    """Share of prompts answered with `generate`'s tokens."""
+    """Fraction of prompts answered with the same tokens as `generate`."""
 
-    def ratio(self, ours: str, *theirs: str) -> float:
-        """The median over rounds of our speed over the fastest of theirs in the same round."""
-        best = map(max, zip(*(self.speeds[name] for name in theirs), strict=True))
+    def ratio(self, contender: str, *baselines: str) -> float:
+        """The median over rounds of `contender`'s speed over that of the fastest baseline."""
+        best = map(max, zip(*(self.speeds[name] for name in baselines), strict=True))
         median: float = statistics.median(
-            a / b for a, b in zip(self.speeds[ours], best, strict=True)
+            a / b for a, b in zip(self.speeds[contender], best, strict=True)
         )
         return median
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `python -m benchmark engine`."""
-    parser.add_argument("--json", type=Path, required=True, help="where the figures are written")
-    parser.add_argument("--quick", action="store_true", help="one short round, to see it run")
+    """Add the options of `engine`."""
+    parser.add_argument("--json", type=Path, required=True, help="file for the metrics")
+    parser.add_argument("--quick", action="store_true", help="one short round")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure both pairs, print a table and write the figures."""
+    """Measure both pairs, print and write the metrics. Return the exit status."""
     size = RunSize(1, 24) if args.quick else RunSize(7, 96)
     torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()
@@ -92,10 +92,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compare(pair: ModelPair, size: RunSize) -> tuple[Timings, float]:
-    """All rounds of one pair, and the engine's overhead."""
+    """Run all rounds of one pair. Return the timings and the engine's overhead."""
     tokens = MAX_PROMPT_TOKENS + size.max_new
     engine = start(pair.target, pair.draft, pair.draft_length, tokens, ROWS)
-    torch.set_num_threads(1)  # the engine chose a number of its own
+    torch.set_num_threads(1)  # the engine has set another number
     with baselines.continuous(pair.target, tokens, ROWS) as continuous:
         contenders = {
             **_engine_contenders(engine, pair.draft_length, size),
@@ -135,23 +135,23 @@ def _baseline_contenders(pair: ModelPair, size: RunSize) -> dict[str, Contender]
 
 
 def _time_rounds(contenders: Mapping[str, Contender], prompts: Prompts, size: RunSize) -> Timings:
-    """Every contender once to warm up, which fixes its answers, then round after round."""
+    """Run every contender once to warm up and compare its answers, then time the rounds."""
     answers = {name: contender(prompts) for name, contender in contenders.items()}
-    wanted = answers["generate b1"]
+    expected = answers["generate b1"]
     timings = Timings({name: [] for name in contenders})
-    for name, given in answers.items():
-        same = sum(a == b for a, b in zip(given, wanted, strict=True))
-        timings.equal[name] = same / len(wanted)
+    for name, rows in answers.items():
+        same = sum(a == b for a, b in zip(rows, expected, strict=True))
+        timings.equal[name] = same / len(expected)
     for _ in range(size.rounds):
         for name, contender in contenders.items():
-            begun = time.perf_counter()
+            start_time = time.perf_counter()
             count = sum(map(len, contender(prompts)))
-            timings.speeds[name].append(count / (time.perf_counter() - begun))
+            timings.speeds[name].append(count / (time.perf_counter() - start_time))
     return timings
 
 
 def _overhead(drafting: Contender, prompts: Prompts, engine: Engine) -> float:
-    """The share of the Steps' time that is spent outside of both models' forwards."""
+    """The fraction of the Steps' time that is spent outside both models' forward passes."""
     with _stopwatch(FusedLlama, "__call__") as model, _stopwatch(Engine, "execute") as steps:
         drafting(prompts)
     if not sum(model):
@@ -161,14 +161,14 @@ def _overhead(drafting: Contender, prompts: Prompts, engine: Engine) -> float:
 
 @contextmanager
 def _stopwatch(owner: type, name: str) -> Iterator[list[float]]:
-    """Inside, the seconds of every call of a method."""
+    """Collect the seconds of every call of a method while the context is open."""
     method = getattr(owner, name)
     seconds: list[float] = []
 
     def timed(*arguments: Any) -> Any:
-        begun = time.perf_counter()
+        start_time = time.perf_counter()
         result = method(*arguments)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - start_time)
         return result
 
     setattr(owner, name, timed)

@@ -1,9 +1,9 @@
-"""Measure what Steps of an engine cost, and fit the simulator's few coefficients to them.
+"""Measure what the Steps of an engine cost, and fit the simulator's coefficients to them.
 
-Rule: decides which Steps are timed. Rows, draft lengths and tokens held vary apart from one
-another, prefills run alone and with decoding rows, pages go to the host and back. Each kind of
-Step is timed in several passes over all kinds, so that a slow moment of the machine falls on all
-alike, and the median of a kind counts. The copy of a token's KV is the engine's own measurement.
+Rule: decides which Steps are timed. Rows, draft lengths and tokens held vary independently;
+prefills run alone and together with decoding rows. Each kind of Step is timed in several passes
+over all kinds, so that slow moments of the machine affect all kinds equally; the median of a kind
+counts. The seconds to copy a token's KV are those that the engine measures itself.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from shard.wire.protocol import AppendPages, NewRow, RowWork, Sampling, Step
 ROWS = (1, 2, 4, 8, 16)
 DRAFTS = (0, 1, 3, 5)
 HELD = (32, 256, 640)
-"""Tokens of each decoding row."""
+"""Tokens that each decoding row holds."""
 CHUNKS = (16, 64, 256, 512)
 SWAPPED = 256
 MISSED_ROUNDS = 16
-"""Plain rounds after which a draft model has to catch up."""
+"""Rounds without drafts before the draft model has to catch up."""
 
 Sample = tuple[StepWork, float]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which models, how often, and where to."""
+    """Add the options of `record-costs`."""
     parser.add_argument(
         "--json", type=Path, default=step_costs.RECORDED_COSTS, help="file for the costs"
     )
-    parser.add_argument("--passes", type=int, default=9, help="times that each Step is measured")
+    parser.add_argument("--passes", type=int, default=9, help="measurements of each Step")
     parser.add_argument("--target", help="folder of another target model")
     parser.add_argument("--draft", help="folder of its draft")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, fit, print and write; the exit status."""
+    """Measure, fit, print and write. Return the exit status."""
     load = os.getloadavg()[0]
     engine = demo_engine.load(
         args.target, args.draft, max_rows=max(ROWS), max_swap_tokens=4 * SWAPPED
@@ -66,12 +66,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(engine: Engine, passes: int) -> list[Sample]:
-    """Every kind of Step with its median seconds."""
-    found: dict[StepWork, list[float]] = {}
-    for _ in range(passes + 1):  # the first of a shape allocates
+    """Measure every kind of Step; return its median seconds."""
+    seconds_of_kind: dict[StepWork, list[float]] = {}
+    for _ in range(passes + 1):  # the first Step of a shape allocates memory
         for work, seconds in _measure_pass(engine):
-            found.setdefault(work, []).append(seconds)
-    return [(work, statistics.median(seconds[1:])) for work, seconds in found.items()]
+            seconds_of_kind.setdefault(work, []).append(seconds)
+    return [(work, statistics.median(seconds[1:])) for work, seconds in seconds_of_kind.items()]
 
 
 def _measure_pass(engine: Engine) -> list[Sample]:
@@ -83,10 +83,10 @@ def _measure_pass(engine: Engine) -> list[Sample]:
 
 
 def _time_decoding(engine: Engine, rows: int, held: int) -> list[Sample]:
-    """Rounds of every draft length; each row holds `held` tokens, and more from round to round."""
+    """Time rounds of every draft length; rows start with `held` tokens and grow every round."""
     ids, samples = _add_rows(engine, range(rows), held), list[Sample]()
     for draft in DRAFTS:
-        for counts in (False, True):  # the first round also takes in what the drafter has missed
+        for counts in (False, True):  # the first round also lets the drafter catch up
             seconds = _timed_step(engine, [RowWork(id, 0, draft) for id in ids])
             if counts:
                 samples.append((StepWork(rows, rows * draft, draft, rows * held), seconds))
@@ -101,7 +101,7 @@ def _time_decoding(engine: Engine, rows: int, held: int) -> list[Sample]:
 
 
 def _time_prefilling(engine: Engine, chunk: int, decoding: int) -> Sample:
-    """A prompt of `chunk` tokens, with `decoding` rows that decode without drafts."""
+    """Time the prefill of `chunk` tokens with `decoding` other rows, which decode undrafted."""
     held = HELD[0]
     ids = _add_rows(engine, range(decoding), held)
     new, grow = _new_row(decoding, chunk)
@@ -112,7 +112,7 @@ def _time_prefilling(engine: Engine, chunk: int, decoding: int) -> Sample:
 
 
 def _add_rows(engine: Engine, ids: Sequence[int], held: int) -> Sequence[int]:
-    """Rows of `held` known tokens that have emitted one more."""
+    """Add rows of `held` prompt tokens that have emitted one token each."""
     for id in ids:
         new, grow = _new_row(id, held)
         engine.execute(Step(0, (), (new,), (grow,), (RowWork(id, held, 0),)))

@@ -1,7 +1,7 @@
 """Prompts of the paper's three data sets, page by page from the hub's dataset viewer.
 
 Rule: decides which data set and column a name stands for; must not know what the prompts are for.
-A JSON lines file works as well. Nothing is cached; without network it says so.
+A JSON lines file works as well. Nothing is cached; without network, DatasetUnavailable is raised.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from huggingface_hub import constants, get_session
 VIEWER = "https://datasets-server.huggingface.co/rows"
 PAGE_ROWS = 100
 COLUMNS = ("prompt", "text", "problem", "question", "instruction", "messages", "conversations")
-"""Columns that may hold a prompt, the most likely first; the last two hold a conversation."""
+"""Columns that may hold a prompt, the most likely first; the last two hold conversations."""
 
 
 class DatasetUnavailable(Exception):
-    """The data set could not be had."""
+    """The data set cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Where the rows of a data set are."""
+    """Where to find the rows of a data set."""
 
     repository: str
     config: str
@@ -51,12 +51,12 @@ def prompts(name: str, count: int) -> list[str]:
 
 
 def prompt(row: Mapping[str, Any]) -> str:
-    """What the user says first in `row`. Raises ValueError where nothing is found."""
+    """The first user message in `row`. Raises ValueError if there is none."""
     for column in COLUMNS:
-        found = row.get(column)
-        if isinstance(found, str) and found:
-            return found
-        for turn in found if isinstance(found, list) else ():
+        value = row.get(column)
+        if isinstance(value, str) and value:
+            return value
+        for turn in value if isinstance(value, list) else ():
             text = turn.get("content") or turn.get("value")
             if turn.get("role", turn.get("from")) in ("user", "human") and text:
                 return str(text)
@@ -69,22 +69,22 @@ def _file_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     return (json.loads(line) for line in path.read_text().splitlines())
 
 
-def _hub_rows(wanted: Dataset, count: int) -> Iterator[Mapping[str, Any]]:
+def _hub_rows(dataset: Dataset, count: int) -> Iterator[Mapping[str, Any]]:
     for offset in range(0, count, PAGE_ROWS):
         length = min(PAGE_ROWS, count - offset)
-        yield from _fetch_page(wanted, offset, length)
+        yield from _fetch_page(dataset, offset, length)
 
 
-def _fetch_page(wanted: Dataset, offset: int, length: int) -> list[Mapping[str, Any]]:
-    """One page. Raises DatasetUnavailable."""
+def _fetch_page(dataset: Dataset, offset: int, length: int) -> list[Mapping[str, Any]]:
+    """Fetch one page of rows. Raises DatasetUnavailable."""
     if constants.HF_HUB_OFFLINE:
         raise DatasetUnavailable(
-            f"{wanted.repository} needs network, and HF_HUB_OFFLINE forbids it"
+            f"{dataset.repository} needs network, and HF_HUB_OFFLINE forbids it"
         )
-    asked = {"dataset": wanted.repository, "config": wanted.config, "split": wanted.split}
+    query = {"dataset": dataset.repository, "config": dataset.config, "split": dataset.split}
     try:
-        reply = get_session().get(VIEWER, params={**asked, "offset": offset, "length": length})
+        reply = get_session().get(VIEWER, params={**query, "offset": offset, "length": length})
         reply.raise_for_status()
         return [entry["row"] for entry in reply.json()["rows"]]
-    except Exception as fault:  # the client's own are not part of its API
-        raise DatasetUnavailable(f"{wanted.repository} cannot be reached: {fault}") from fault
+    except Exception as error:  # the client documents no exception types
+        raise DatasetUnavailable(f"{dataset.repository} cannot be reached: {error}") from error

@@ -1,12 +1,13 @@
 """Record where a draft model agrees with its target, for the simulator to replay.
 
-Rule: decides who answers which prompts; must not know what the traces are for. The target answers
-greedily; then the draft reads prompt and answer once, and its choice at every position is compared
-with what the target wrote there. That is what the engine's rounds see, since a draft token is
-judged only where everything before it was right. Deterministic.
+Rule: decides which models answer which prompts; must not know what the traces are for. The target
+answers greedily. Then the draft reads prompt and answer once, and its choice at every position is
+compared with the target's token. The engine's rounds see the same, since a draft token is verified
+only after a prefix that was accepted. Deterministic.
 
-Without flags: the bundled pair on its own prompts. With `--dataset`: prompts of one of the paper's
-data sets (chat, code, reasoning) or of a JSON lines file; then the paper's pair is the default.
+By default: the bundled pair on its training prompts' families. With `--dataset`: prompts of one of
+the paper's data sets (chat, code, reasoning) or of a JSON lines file; the default pair is then the
+paper's.
 """
 
 from __future__ import annotations
@@ -32,48 +33,48 @@ from shard.errors import StartupError
 from shard.launch.hub_download import download_model
 
 PAIR = "huggyllama/llama-7b", "JackFram/llama-68m"
-"""The paper's."""
+"""The paper's target and draft."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Whose answers, how many, and where to."""
+    """Add the options of `record-traces`."""
     parser.add_argument(
         "--json", type=Path, default=traces.RECORDED_TRACES, help="file for the traces"
     )
     parser.add_argument("--count", type=int, default=240, help="requests to record")
-    parser.add_argument("--max-new", type=int, default=512, help="most tokens of an answer")
+    parser.add_argument("--max-new", type=int, default=512, help="maximum tokens of an answer")
     parser.add_argument("--dataset", help="chat, code, reasoning, or a JSON lines file")
     parser.add_argument("--target", default=PAIR[0], help="with --dataset: name or folder")
     parser.add_argument("--draft", default=PAIR[1], help="with --dataset: name or folder")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Record, print a summary and write; the exit status."""
+    """Record, print a summary and write. Return the exit status."""
     torch.set_num_threads(1)
     try:
-        found = _record_selected(args)
-    except (datasets.DatasetUnavailable, StartupError, ValueError) as fault:
-        print(f"cannot record: {fault}", file=sys.stderr)
+        recorded = _record_selected(args)
+    except (datasets.DatasetUnavailable, StartupError, ValueError) as error:
+        print(f"cannot record: {error}", file=sys.stderr)
         return 1
     pair = "demo" if args.dataset is None else f"{args.target}, {args.draft}"
     about: dict[str, object] = {"pair": pair, "sampling": "greedy", "max_new": args.max_new}
-    traces.save(args.json, found, about)
-    for family in dict.fromkeys(trace.family for trace in found):
-        print(_summary(family, [trace for trace in found if trace.family == family]))
+    traces.save(args.json, recorded, about)
+    for family in dict.fromkeys(trace.family for trace in recorded):
+        print(_summary(family, [trace for trace in recorded if trace.family == family]))
     return 0
 
 
-def record(asked: list[Prompt], max_new: int) -> list[Trace]:
-    """One trace of the bundled pair per prompt, in the order of `asked`."""
+def record(selected: list[Prompt], max_new: int) -> list[Trace]:
+    """Record one trace of the bundled pair per prompt, in the order of `selected`."""
     tokenizer = Tokenizer.from_file(str(DEMO / "target" / "tokenizer.json"))
     target, draft = load_model(DEMO / "target"), load_model(DEMO / "draft")
-    found = {}
+    recorded = {}
     with torch.inference_mode():
-        for output in outputs(target, tokenizer, asked, max_new):
+        for output in outputs(target, tokenizer, selected, max_new):
             bits = agreement(draft, output.prompt_ids, output.ids)
             trace = Trace(output.prompt.family, len(output.prompt_ids), max_new, bits)
-            found[output.prompt.text] = trace
-    return [found[prompt.text] for prompt in asked]
+            recorded[output.prompt.text] = trace
+    return [recorded[prompt.text] for prompt in selected]
 
 
 def agreement(draft: Any, prompt: list[int], answer: list[int]) -> bytes:
@@ -85,26 +86,26 @@ def agreement(draft: Any, prompt: list[int], answer: list[int]) -> bytes:
 def _record_selected(args: argparse.Namespace) -> list[Trace]:
     if args.dataset is None:
         return record(_demo_prompts(args.count), args.max_new)
-    asked = datasets.prompts(args.dataset, args.count)  # before gigabytes are fetched
+    selected = datasets.prompts(args.dataset, args.count)  # before the models are downloaded
     folders = [
         name if Path(name).is_dir() else download_model(name, None)
         for name in (args.target, args.draft)
     ]
     family = args.dataset if args.dataset in datasets.DATASETS else "file"
     with torch.inference_mode():
-        return list(_record_answers(asked, folders, family, args.max_new))
+        return list(_record_answers(selected, folders, family, args.max_new))
 
 
 def _record_answers(
-    asked: list[str], folders: list[str], family: str, max_new: int
+    selected: list[str], folders: list[str], family: str, max_new: int
 ) -> Iterator[Trace]:
-    """Prompts one by one. Raises ValueError for a pair of unlike vocabularies."""
+    """Record prompts one by one. Raises ValueError if the vocabularies differ."""
     tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in folders]
     if tokenizers[0].get_vocab() != tokenizers[1].get_vocab():
         raise ValueError("target and draft have different vocabularies")
     models: list[Any] = [AutoModelForCausalLM.from_pretrained(folder) for folder in folders]
     target, draft = models
-    for text in asked:
+    for text in selected:
         known = tokenizers[0](text, return_tensors="pt")
         written = target.generate(**known, max_new_tokens=max_new, do_sample=False)[0].tolist()
         length = known["input_ids"].shape[1]
@@ -113,7 +114,7 @@ def _record_answers(
 
 
 def _demo_prompts(count: int) -> list[Prompt]:
-    """The families in turn, each with its held-out prompts first, none twice."""
+    """Prompts of the families in turn, held-out ones first, without duplicates."""
     each, columns = -(-count // len(FAMILIES)), []
     for family in FAMILIES:
         drawn = [p for held_out in (True, False) for p in prompts(family, each, 0, held_out)]
@@ -126,5 +127,5 @@ def _summary(family: str, some: list[Trace]) -> str:
     count = len(some)
     return (
         f"{family:9} {count:4} requests, {lengths / count:6.1f} tokens,"
-        f" {right / count:.2f} of them drafted right"
+        f" {right / count:.2f} of draft tokens correct"
     )

@@ -1,1 +1,1 @@
-"""A real server under load."""
+"""Measures a real server under load."""

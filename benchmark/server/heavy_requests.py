@@ -1,7 +1,7 @@
-"""The heaviest requests that a server with the default limits takes in, or refuses after a look.
+"""The heaviest requests that a server with default limits accepts, or parses before refusing.
 
-Rule: decides bodies only. Each has nearly 2,000,000 bytes, the largest payload, or as many values
-or tokens as are allowed.
+Rule: decides bodies only. Each has nearly 2,000,000 bytes, the payload limit, or as many values or
+tokens as are allowed.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 TEXT_BYTES = 1_900_000
-"""Bytes of a long text."""
+"""Size of a long text."""
 VALUE_COUNT = 65_000
-"""Values of a crowded body; the server takes 65,536."""
+"""Values in one body; the server accepts 65,536."""
 LINE = "def add(left, right):\n    return left + right  # 加\n"
 
 
 @dataclass(frozen=True, slots=True)
 class HeavyRequest:
-    """One request and the status that it must have."""
+    """One request and the status of its response."""
 
     name: str
     path: str
@@ -28,12 +28,12 @@ class HeavyRequest:
 
 
 def heavy_requests(length: int) -> list[HeavyRequest]:
-    """All of them, for a server whose requests have at most `length` tokens."""
+    """All heavy requests, for a server whose requests have at most `length` tokens."""
     return [*_long_texts(), *_full_prompts(length - 1000), *_many_values(), *_structures()]
 
 
 def _long_texts() -> list[HeavyRequest]:
-    """Prompts that are too long, and are tokenised before that is known."""
+    """Prompts that are too long, which the server knows only after tokenising them."""
     text = LINE * (TEXT_BYTES // len(json.dumps(LINE, ensure_ascii=False).encode()))
     chat = {"messages": [{"role": "user", "content": text}]}
     return [
@@ -46,20 +46,20 @@ def _long_texts() -> list[HeavyRequest]:
 
 
 def _full_prompts(tokens: int) -> list[HeavyRequest]:
-    """Prompts that nearly fill a request, and are served."""
+    """Prompts that nearly fill a request and are served."""
     ids: dict[str, Any] = {"prompt": [100] * tokens, "max_tokens": 1}
-    told = {**ids, "prompt": [100] * 8192, "echo": True, "logprobs": 5}
+    echoed = {**ids, "prompt": [100] * 8192, "echo": True, "logprobs": 5}
     parameters = {"truncate": tokens, "max_new_tokens": 1}
     text = {"inputs": LINE * (tokens // 20), "parameters": parameters}
     return [
         _json_request("a full prompt", "/generate", text, 200),
         _json_request("a full prompt of ids", "/v1/completions", ids, 200),
-        _json_request("a long prompt told again", "/v1/completions", told, 200),
+        _json_request("a long prompt echoed", "/v1/completions", echoed, 200),
     ]
 
 
 def _many_values() -> list[HeavyRequest]:
-    """Bodies of very many values."""
+    """Bodies of many values."""
     stops = {"inputs": "a", "parameters": {"stop": ["a"] * VALUE_COUNT}}
     wrong = {"inputs": "a", "parameters": {"stop": [1] * VALUE_COUNT}}
     bias = {str(id): 1 for id in range(VALUE_COUNT)}
@@ -68,7 +68,10 @@ def _many_values() -> list[HeavyRequest]:
             "a million lists", "/generate", b'{"inputs":[' + b"[]," * 600_000 + b"0]}", 422
         ),
         HeavyRequest(
-            "lists unread", "/tokenize", b'{"inputs":"a","x":[' + b"[]," * 32_000 + b"0]}", 200
+            "lists in an unknown field",
+            "/tokenize",
+            b'{"inputs":"a","x":[' + b"[]," * 32_000 + b"0]}",
+            200,
         ),
         _json_request("stops", "/generate", stops, 422),
         _json_request("wrong stops", "/generate", wrong, 422),
@@ -79,20 +82,20 @@ def _many_values() -> list[HeavyRequest]:
 
 
 def _structures() -> list[HeavyRequest]:
-    """Schemas, tools and turns that are as large as they may be."""
+    """Schemas, tools and conversations of the maximum size."""
     fields = {f"field{number}": {"type": "string"} for number in range(5000)}
     schema = {"type": "object", "properties": fields}
     grammar = {"grammar": {"type": "json", "value": schema}, "max_new_tokens": 8}
     functions = [{"name": f"tool{number}", "parameters": schema} for number in range(6)]
     tools = [{"type": "function", "function": function} for function in functions]
     turns = [{"role": "user", "content": "a" * 400}] * 4096
-    asked = {"input": "a", "max_output_tokens": 8, "stream": True}
+    response = {"input": "a", "max_output_tokens": 8, "stream": True}
     flat = [{"type": "function", **function} for function in functions]
     return [
         _json_request("a schema", "/generate", {"inputs": "a", "parameters": grammar}, 422),
         _json_request("tools", "/v1/chat/completions", {**_chat("a"), "tools": tools}, 422),
         _json_request("turns", "/v1/chat/completions", {"messages": turns}, 422),
-        _json_request("tools of a response", "/v1/responses", {**asked, "tools": flat}, 422),
+        _json_request("tools of a response", "/v1/responses", {**response, "tools": flat}, 422),
     ]
 
 

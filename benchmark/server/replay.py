@@ -1,11 +1,11 @@
-"""A live run, replayed in virtual time: what its Steps cost, and what its answers were.
+"""Replay a live run in virtual time: what its Steps cost, and what its answers were.
 
-Rule: decides how the step log of a router becomes Steps and costs of the simulator, and its answers
-traces. The costs' proportions are fitted to the device's seconds, where each Step counts with the
-mean of its kind: a fit of relative errors to single Steps would lean to the quick ones. Then they
-are scaled to all the time that the server had Steps in flight, so that what lies between Steps
-counts, too: a busy server loses it. Single landings would be no measure, since two often come at
-once.
+Rule: decides how a router's step log becomes Steps and costs of the simulator, and its answers
+become traces. The relative costs are fitted to the device seconds, with each Step replaced by the
+mean of its kind: a fit of relative errors to single Steps would favour the fast ones. Then they are
+scaled to the total time during which the server had Steps in flight, so that the time between Steps
+counts, which a busy server spends too. Single completion times are not usable, since two Steps
+often complete at once.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ from router.scheduler.config import SchedulerConfig
 
 @dataclass(frozen=True, slots=True)
 class StepLogData:
-    """What one router wrote."""
+    """The content of one router's step log."""
 
     capacity: DeviceCapacity
-    """What its scheduler was told."""
+    """The capacity its scheduler had."""
     samples: tuple[tuple[StepWork, float], ...]
-    """Every Step with its seconds on the device."""
+    """Every Step with its device seconds."""
     busy: float
     """Seconds during which Steps were in flight."""
 
 
 def read(log: Path) -> StepLogData:
-    """The log in a file."""
+    """Read the step log in `log`."""
     head, *steps = map(json.loads, log.read_text().splitlines())
-    told = {**head["capacity"], "costs": tuple(map(tuple, head["capacity"]["costs"]))}
+    capacity = {**head["capacity"], "costs": tuple(map(tuple, head["capacity"]["costs"]))}
     lags: dict[int, int] = defaultdict(int)
     landed = [0.0, *(step["landed"] for step in steps)]
     return StepLogData(
-        capacity=DeviceCapacity(**told),
+        capacity=DeviceCapacity(**capacity),
         samples=tuple((_step_work(step["rows"], lags), step["seconds"]) for step in steps),
         busy=sum(
             step["landed"] - max(before, step["sent"])

@@ -1,8 +1,8 @@
-"""A real server of the demo pair, and a client that asks it at given times.
+"""A real server of the demo pair, and a client that sends requests at set times.
 
-Rule: decides how the server is started and asked; must not know what the answers are for. The
-server is the shipped launcher with a router and a shard of its own, met over HTTP on loopback. It
-starts with nothing learned, and every request has its own salt, so no run profits from another.
+Rule: decides how the server is started and called; must not know what the answers are for. The
+server is the real launcher with one router and one shard, called over HTTP on loopback. It starts
+without learned state, and every request has its own cache salt, so no run benefits from another.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import aiohttp
 LAUNCHER = Path(__file__).resolve().parents[2] / "launcher.py"
 MAX_NEW = 512
 TIMEOUT_SECONDS = 120.0
-"""Seconds for one run, and for a start."""
+"""Time limit of one run, and of a start, in seconds."""
 
 
 class ServerFailed(RuntimeError):
@@ -39,18 +39,18 @@ class ClientRequest:
     due: float
     """Seconds after the start of the run."""
     expected: int | None = None
-    """What the client says of the answer's length, in tokens."""
+    """The client's estimate of the answer's length, in tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientResponse:
-    """What came of it."""
+    """The answer to one request."""
 
     prompt_tokens: int
-    """Tokens."""
+    """Token ids of the answer."""
     ids: tuple[int, ...]
     latency: float
-    """Seconds from the moment at which it was due to the last byte."""
+    """Seconds from the time it was due to the last byte."""
     details: dict[str, Any]
 
 
@@ -81,9 +81,12 @@ def serving(policy: str, rows: int, log: Path) -> Iterator[str]:
             process.kill()
 
 
-def send_all(url: str, asks: Sequence[ClientRequest]) -> list[ClientResponse]:
-    """Send each request when it is due; the answers in the order of `asks`. Raises ServerFailed."""
-    return asyncio.run(_send_all(url, asks))
+def send_all(url: str, requests: Sequence[ClientRequest]) -> list[ClientResponse]:
+    """Send each request when it is due. Return the answers in the order of `requests`.
+
+    Raises ServerFailed.
+    """
+    return asyncio.run(_send_all(url, requests))
 
 
 def _address(process: subprocess.Popen[bytes]) -> str:
@@ -97,21 +100,23 @@ def _address(process: subprocess.Popen[bytes]) -> str:
     raise ServerFailed("the server did not start:\n" + "".join(lines[-20:]))
 
 
-async def _send_all(url: str, asks: Sequence[ClientRequest]) -> list[ClientResponse]:
+async def _send_all(url: str, requests: Sequence[ClientRequest]) -> list[ClientResponse]:
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
     async with aiohttp.ClientSession(url, timeout=timeout) as session:
         await _send(session, ClientRequest("warm up", 0.0), "warm up", time.monotonic())
         start = time.monotonic() + 0.1
-        calls = (_send(session, ask, f"{place}", start) for place, ask in enumerate(asks))
+        calls = (
+            _send(session, request, f"{place}", start) for place, request in enumerate(requests)
+        )
         return await asyncio.gather(*calls)
 
 
 async def _send(
-    session: aiohttp.ClientSession, ask: ClientRequest, salt: str, start: float
+    session: aiohttp.ClientSession, request: ClientRequest, salt: str, start: float
 ) -> ClientResponse:
-    due = start + ask.due
+    due = start + request.due
     await asyncio.sleep(due - time.monotonic())
-    async with session.post("/generate", json=_body(ask, salt)) as response:
+    async with session.post("/generate", json=_body(request, salt)) as response:
         body = await response.json()
         if response.status != 200:
             raise ServerFailed(body["error"])
@@ -124,11 +129,11 @@ async def _send(
     )
 
 
-def _body(ask: ClientRequest, salt: str) -> dict[str, Any]:
+def _body(request: ClientRequest, salt: str) -> dict[str, Any]:
     parameters = {
         "max_new_tokens": MAX_NEW,
         "details": True,
-        "expected_new_tokens": ask.expected,
+        "expected_new_tokens": request.expected,
         "cache_salt": salt,
     }
-    return {"inputs": ask.text, "parameters": parameters}
+    return {"inputs": request.text, "parameters": parameters}

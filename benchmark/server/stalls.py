@@ -1,9 +1,9 @@
-"""What the heaviest requests cost another stream: gaps between its events, with and without them.
+"""How long heavy requests delay another stream: the gaps between its events, with and without.
 
-Rule: decides what is measured; what is sent is `heavy_requests`'. A real server with the echo in
-place of a model, so that its Steps take next to nothing; one client streams, another sends one
-request after the other. Only the router's own work can delay a token. The machine may, too, now
-and then: so every gap is the median of several, of which a request that delays would delay all.
+Rule: decides what is measured; `heavy_requests` decides what is sent. A real server runs the echo
+engine, whose Steps take almost no time; one client streams while another sends one request after
+the other. So only the router's own work can delay a token. Since the machine delays tokens
+occasionally, every gap is the median of several; a request that causes a delay causes it each time.
 """
 
 from __future__ import annotations
@@ -29,23 +29,25 @@ from benchmark.server.heavy_requests import HeavyRequest, heavy_requests
 
 LAUNCHER = Path(__file__).resolve().parents[2] / "launcher.py"
 MAX_TOTAL_TOKENS = 32_768
-"""Most tokens of a request: the echo itself looks at every token of a new row."""
+"""Maximum tokens of a request; the echo engine reads every token of a new row."""
 MAX_DELAY_MS = 25.0
 """Milliseconds by which a request may delay a token of another request."""
 QUIET_SECONDS = 2.0
 STREAM_TIMEOUT_SECONDS = 10.0
-"""Seconds after which a stream without an event is broken."""
+"""Seconds without an event after which a stream counts as broken."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--repeats`, `--only`, `--json`."""
-    parser.add_argument("--repeats", type=int, default=3, help="of each request [default: 3]")
-    parser.add_argument("--only", help="requests whose names contain this")
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    """Add the options of `long-prompt`."""
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="measurements of each request [default: 3]"
+    )
+    parser.add_argument("--only", help="only requests whose names contain this")
+    parser.add_argument("--json", type=Path, help="file for the metrics")
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit status: 1 if some token was delayed by more than is allowed."""
+    """Measure and print. Return 1 if a token was delayed by more than is allowed, else 0."""
     requests = [each for each in heavy_requests(MAX_TOTAL_TOKENS) if (args.only or "") in each.name]
     with _serve_echo() as url:
         figures = asyncio.run(_measure(url, requests, args.repeats))
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _serve_echo() -> Iterator[str]:
-    """The address of an echo."""
+    """Start a server with the echo engine. Yield its URL."""
     limits = (
         "--max-total-tokens",
         str(MAX_TOTAL_TOKENS),
@@ -66,7 +68,7 @@ def _serve_echo() -> Iterator[str]:
         str(3 * MAX_TOTAL_TOKENS),
     )
     flags = ("--echo", "--hostname", "127.0.0.1", "-p", "0", *limits)
-    server = subprocess.Popen(  # noqa: S603 - our own launcher
+    server = subprocess.Popen(  # noqa: S603 - the launcher of this repository
         (sys.executable, str(LAUNCHER), *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     try:
@@ -82,9 +84,9 @@ _ADDRESS = re.compile(rb"http://[\d.]+:\d+")
 
 
 async def _measure(url: str, requests: Sequence[HeavyRequest], repeats: int) -> dict[str, float]:
-    """Milliseconds: the longest gap of a quiet stream and of one during each request.
+    """Measure the longest gap of a stream alone and during each request, in milliseconds.
 
-    `delayed` is the difference between the longest of all and the quiet one.
+    `quiet` is the stream alone; `delayed` is the longest gap of all minus `quiet`.
     """
     figures = {"quiet": median([await _longest_gap(url, None) for _ in range(repeats)])}
     for heavy in requests:
@@ -103,14 +105,14 @@ async def _longest_gap(url: str, heavy: HeavyRequest | None) -> float:
 
 @dataclass
 class _StreamGaps:
-    """Of one stream, in milliseconds."""
+    """The gaps between the events of one stream, in milliseconds."""
 
     longest: float = 0.0
     last: float | None = None
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def record(self, now: float) -> None:
-        """An event arrived; None before it does not count."""
+        """Record an event at `now`, in seconds; the first event of a stream ends no gap."""
         if self.last is not None:
             self.longest = max(self.longest, 1000 * (now - self.last))
         self.last = now
@@ -125,12 +127,12 @@ class _StreamGaps:
 
 @asynccontextmanager
 async def _watch_stream(url: str) -> AsyncIterator[_StreamGaps]:
-    """The gaps of streams that follow each other until this is left."""
+    """Measure gaps of one stream after the other while the context is open."""
     gaps = _StreamGaps()
     stream = asyncio.create_task(_stream(url, gaps))
     await gaps.next()
     yield gaps
-    for _ in range(2):  # the gap that the end of a request leaves is its own, too
+    for _ in range(2):  # a delay at the end of the request counts as well
         await gaps.next()
     stream.cancel()
     await asyncio.wait([stream])
@@ -148,7 +150,7 @@ async def _stream(url: str, gaps: _StreamGaps) -> None:
 
 
 def _post(url: str, heavy: HeavyRequest) -> None:
-    """Send it and read the answer. Raises RuntimeError for another status than is expected."""
+    """Send the request and read the response. Raises RuntimeError for an unexpected status."""
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(url + heavy.path, heavy.body, headers)  # noqa: S310
     try:
@@ -160,4 +162,4 @@ def _post(url: str, heavy: HeavyRequest) -> None:
         with refused:
             status = refused.code
     if status != heavy.status:
-        raise RuntimeError(f"{heavy.name}: {status} in place of {heavy.status}")
+        raise RuntimeError(f"{heavy.name}: status {status}, expected {heavy.status}")
