@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLTokenizer
 
 from router import exact_json
 from router.text.chat_template import ChatTemplate
+from router.text.grammar_compilation import compile_grammar, load_tokenizer
 from router.text.job_errors import JobRejected
 from router.text.tokenizer import TokenizationError, Tokenizer
 
@@ -29,8 +30,6 @@ MEMORY_LIMIT = 8 << 30
 """Maximum size of the address space in bytes."""
 NICE = 10
 """Niceness of the process, relative to its parent."""
-JSON_WHITESPACE = "[ ]?"
-"""Pattern of the white space in JSON, as in TGI, so that no row generates only white space."""
 
 
 class Worker:
@@ -62,16 +61,8 @@ class Worker:
         return self._text_tokenizer.tokens_with_offsets(text, add_special_tokens)
 
     def _compile(self, kind: str, text: str) -> bytes:
-        """The grammar in llguidance's format, after a test that it allows at least one token."""
-        grammar = _grammar_source(kind, text)
-        matcher = LLMatcher(self._grammar_tokenizer, grammar, log_level=0)
-        if not matcher.is_error():
-            matcher.compute_bitmask()
-        if matcher.is_error():
-            raise JobRejected(_error_line(matcher.get_error()))
-        if matcher.is_stopped() and not matcher.is_accepting():
-            raise JobRejected("no text can match it")
-        return grammar.encode()
+        """The grammar in llguidance's format."""
+        return compile_grammar(kind, text, self._grammar_tokenizer).encode()
 
     @cached_property
     def _template(self) -> ChatTemplate | None:
@@ -84,31 +75,7 @@ class Worker:
     @cached_property
     def _grammar_tokenizer(self) -> LLTokenizer:
         text = Path(self._folder, "tokenizer.json").read_text(encoding="utf-8")
-        try:
-            return LLTokenizer(text, n_vocab=self._vocab_size)
-        except ValueError as error:  # llguidance does not support every kind of tokenizer
-            raise JobRejected(f"grammars are not supported with this tokenizer: {error}") from error
-
-
-def _grammar_source(kind: str, text: str) -> str:
-    if kind == "lark":
-        return text
-    if kind == "regex":
-        if (len(text) - len(text.rstrip("\\"))) % 2:  # would escape what llguidance appends
-            raise JobRejected("incomplete escape sequence")
-        return str(LLMatcher.grammar_from_regex(text))
-    try:
-        options: Any = {"whitespace_pattern": JSON_WHITESPACE}
-        return str(LLMatcher.grammar_from_json_schema(text, overrides=options))
-    except ValueError as error:
-        raise JobRejected(_error_line(str(error))) from error
-
-
-def _error_line(text: str) -> str:
-    """The line of llguidance's report that describes the error, without its parser's state."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["unknown"]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (errors or lines)[0][:300]
+        return load_tokenizer(text, self._vocab_size)
 
 
 def main() -> int:

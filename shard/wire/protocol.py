@@ -36,6 +36,13 @@ MAX_FRAME_BYTES = 64 << 20
 """Maximum size of a frame; a larger one is refused before it is read."""
 HEADER_BYTES = 4
 """Bytes of the length prefix."""
+MAX_GRAMMAR_ITEMS = 2000
+"""Maximum number of Earley items for one mask of a grammar, where it compiles and where it runs.
+
+A mask that needs them takes about 30 ms.
+"""
+MAX_GRAMMAR_STATES = 50_000
+"""Maximum number of lexer states of a grammar, at 1 to 2 kB each; the same on both sides."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from router.text.grammar import (
 )
 from router.text.worker_pool import WorkerFiles, WorkerPool
 from tests.support.families import byte_level
+from tests.support.serving import DEMO, VOCAB_SIZE
 
 BROKEN: tuple[dict[str, Any], ...] = (
     {"type": "nonsense"},
@@ -137,6 +138,120 @@ async def test_invalid_regexes_are_refused(grammars: GrammarCompiler, regex: str
 @pytest.mark.parametrize("lark", ["", "x", 'strat: "a"', "start: start", "start: /(/", "start: b"])
 async def test_invalid_lark_grammars_are_refused(grammars: GrammarCompiler, lark: str) -> None:
     await refused(grammars, "lark", lark)
+
+
+@pytest.mark.parametrize(
+    "lark",
+    [
+        'start: a "!"\na[max_tokens=3]: /[a-z]*/',
+        'start: a "!"\na[stop="!"]: /[a-z]*/',
+        'start: "x" a\na[max_tokens=300]: "y" | "z"',
+        'start: ("x" | "y") a*\na[stop=""]: /[a-z]/',
+        "start: a b\na: /[0-9]+/\nb[stop=/[.]/, max_tokens=10]: /.*/",
+        'start: a\na: "(" a ")" | b\nb[max_tokens=1]: /[a-z]+/',
+    ],
+)
+async def test_rules_that_cannot_be_rolled_back_are_refused_by_name(
+    grammars: GrammarCompiler, lark: str
+) -> None:
+    assert "`max_tokens` and `stop` of a rule are not supported" in await refused(
+        grammars, "lark", lark
+    )
+
+
+@pytest.mark.parametrize(
+    "lark",
+    [
+        'start: a "!"\na: /[a-z]*/',
+        "start: a\na[lazy]: /[a-z]*b/",
+        'start: a\na[suffix="!"]: /[a-z]*/',
+        'start: a "b"\na[capture]: /[a-z]*/',
+        'start: ("yes" | "no")',
+        'start: ""',
+    ],
+)
+async def test_other_options_of_rules_are_compiled(grammars: GrammarCompiler, lark: str) -> None:
+    assert await grammars.compile(GrammarSource(GrammarKind.LARK, lark)) == lark
+
+
+@pytest.mark.parametrize(
+    "lark",
+    [
+        'start: a\na: a a a | a a | /[^"]/',
+        "start: s\ns: s s s s | /[^a]/ | /[^0]/",
+        'start: e\ne: e e | e "+" e | /[^+]/',
+        "start: a b\na: a a a | /[^b]/\nb: b b b | /[^a]/",
+        "start: a\na: a a a a a | a a a | a a | /[ -~]/",
+    ],
+)
+async def test_ambiguous_grammars_whose_masks_exceed_the_limits_are_refused(
+    lark: str,
+) -> None:
+    workers = WorkerPool(WorkerFiles(str(DEMO), VOCAB_SIZE), 1)
+    try:
+        assert "Too many items" in await refused(GrammarCompiler(workers), "lark", lark)
+    finally:
+        await workers.close()
+
+
+INTEGER = {"type": "integer"}
+
+
+@pytest.mark.parametrize(
+    ("names", "patterns"),
+    [
+        (["ab"], ["^ab$"]),
+        (["a", "ab"], ["^ab?$"]),
+        (["a", "b"], ["^[ab]$"]),
+        (["é"], ["^é$"]),
+        (["x", 'q"'], ['^q"$']),
+        (["a", "b", "c"], ["^a$", "^(b|c)$"]),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"type": "array", "items": s}])
+async def test_patterns_that_only_match_named_properties_are_refused(
+    grammars: GrammarCompiler, names: list[str], patterns: list[str], wrap: Any
+) -> None:
+    schema = {
+        "type": "object",
+        "properties": dict.fromkeys(names, INTEGER),
+        "patternProperties": dict.fromkeys(patterns, INTEGER),
+        "additionalProperties": False,
+    }
+    assert "matches only names" in await refused(grammars, "json", wrap(schema))
+
+
+@pytest.mark.parametrize(
+    ("names", "patterns", "more"),
+    [
+        (["ab"], ["^a"], {"additionalProperties": False}),
+        (["ab"], ["^ab$"], {}),
+        (["a"], ["^[ab]$"], {"additionalProperties": False}),
+        ([], ["^a$"], {"additionalProperties": False}),
+        (["a", "b"], ["^c+$", "^d$"], {"additionalProperties": False}),
+        (["x"], ["^ab$"], {"additionalProperties": False, "required": ["x"]}),
+    ],
+)
+async def test_patterns_that_match_other_names_too_are_compiled(
+    grammars: GrammarCompiler, names: list[str], patterns: list[str], more: dict[str, Any]
+) -> None:
+    schema = {
+        "type": "object",
+        "properties": dict.fromkeys(names, INTEGER),
+        "patternProperties": dict.fromkeys(patterns, INTEGER),
+        **more,
+    }
+    assert await grammars.compile(from_schema(schema))
+
+
+async def test_grammars_are_served_where_the_tokenizer_has_more_tokens_than_the_model(
+    folder: Path,
+) -> None:
+    workers = WorkerPool(WorkerFiles(str(folder), byte_level().get_vocab_size() - 1), 1)
+    try:
+        assert await GrammarCompiler(workers).compile(GrammarSource(GrammarKind.REGEX, "a+"))
+    finally:
+        await workers.close()
 
 
 async def test_look_around_is_refused_by_name(grammars: GrammarCompiler) -> None:
