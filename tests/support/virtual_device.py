@@ -201,7 +201,7 @@ class Device(VirtualDevice):
         entered = {start.id for start in batch.start}
         for id, pages, slots in batch.swap_in:
             assert id in entered, "swapped in without a start"
-            assert all(self.host.pop(slot) == id for slot in slots), "a stranger's host slots"
+            assert all(self.host.pop(slot) == id for slot in slots), "not the row's host slots"
             assert list(pages) == self.slots[id].pages[: len(slots)], "not the row's pages"
             assert id not in {run.id for run in batch.run}, "it runs before its KV is there"
             self.slots[id].swapping_in = True
@@ -312,7 +312,9 @@ class Device(VirtualDevice):
         """What the row counts as cached is its own tokens."""
         for kv, count in zip(self._kv, (slot.request.cached, slot.draft_cached), strict=True):
             for position in range(count):
-                assert kv[self._kv_slot(slot, position)] == slot.chain[position], "another's KV"
+                assert kv[self._kv_slot(slot, position)] == slot.chain[position], (
+                    "the KV of another row"
+                )
 
     def _write(
         self, run: ScheduledRow, client: Client, slot: ShardRow, first: int, done: RowOutcome

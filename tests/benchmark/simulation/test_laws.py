@@ -29,8 +29,8 @@ def test_shorter_answers_have_a_law_of_their_own() -> None:
 def test_a_prediction_is_weighed_by_how_often_such_a_length_gets_it() -> None:
     before = laws.prior_lengths(replace(CHAT, output=(20.0, 0.6), max_new=60))
     drawn = workloads.traces(replace(CHAT, output=(20.0, 0.6), max_new=60), 40_000, 3)
-    told = workloads.predictions(drawn, 0.8, 3)
-    near = [trace.length for trace, x in zip(drawn, told, strict=True) if 38 < x < 42]
+    predicted = workloads.predictions(drawn, 0.8, 3)
+    near = [trace.length for trace, x in zip(drawn, predicted, strict=True) if 38 < x < 42]
     after = laws.posterior_lengths(before, 40.0, 0.8)
     assert after @ numpy.arange(1, 61) == pytest.approx(fmean(near), rel=0.05)
     with pytest.raises(ValueError, match="is the length itself"):

@@ -1,4 +1,4 @@
-"""The simulator: what it conserves and repeats, and that no policy beats the omniscient one."""
+"""The simulator: what it conserves and repeats, and that clairvoyance is a bound."""
 
 from dataclasses import replace
 
@@ -111,7 +111,7 @@ def test_with_drafts_of_a_fixed_length_service_does_not_depend_on_the_order() ->
         ] == pytest.approx(alone)
 
 
-def test_nobody_who_knows_all_but_the_length_beats_clairvoyance() -> None:
+def test_knowing_all_but_the_length_does_not_beat_clairvoyance() -> None:
     loads = [replace(SMALL, seed=seed, count=30, drafts="longest") for seed in range(3)]
     means = {
         arm: sum(result(load, arm).mean for load in loads)
@@ -158,7 +158,7 @@ def test_less_memory_makes_switches_cost_something() -> None:
     assert displaced.moved + displaced.preemptions > 0
 
 
-class Stubborn:
+class BrokenScheduler:
     """Decodes a row whose prompt was never fed."""
 
     def __init__(self) -> None:
@@ -174,7 +174,7 @@ class Stubborn:
 def test_what_no_shard_could_do_is_refused() -> None:
     asked = [SimulatedRequest(1, 0.0, Trace("", 4, 8, bytes(3)))]
     with pytest.raises(ContractViolation, match="row 1 cannot decode"):
-        simulate(Stubborn(), asked, LLAMA_7B)  # type: ignore[arg-type]
+        simulate(BrokenScheduler(), asked, LLAMA_7B)  # type: ignore[arg-type]
 
 
 def test_rows_survive_their_file() -> None:

@@ -28,7 +28,7 @@ def test_a_shape_has_the_moments_that_it_names(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("course", "early", "late"),
+    ("pattern", "early", "late"),
     [
         ("steady", 0.0, 0.0),
         ("drift", 0.0, 0.22),
@@ -36,16 +36,18 @@ def test_a_shape_has_the_moments_that_it_names(name: str) -> None:
         ("decay", 0.04, 0.26),
     ],
 )
-def test_a_course_lowers_acceptance_when_it_says(course: str, early: float, late: float) -> None:
+def test_a_pattern_lowers_acceptance_at_its_positions(
+    pattern: str, early: float, late: float
+) -> None:
     shape = workloads.SHAPES["chat"]
-    drawn = [t for t in workloads.traces(shape, COUNT, 2, course) if t.length >= 80]
+    drawn = [t for t in workloads.traces(shape, COUNT, 2, pattern) if t.length >= 80]
     first = fmean(fmean(t.agrees[: t.length // 4]) for t in drawn)
     last = fmean(fmean(t.agrees[-t.length // 4 :]) for t in drawn)
     assert shape.level[0] - first == pytest.approx(early, abs=0.03)
     assert shape.level[0] - last == pytest.approx(late, abs=0.04)
 
 
-def test_an_unknown_course_is_refused() -> None:
+def test_an_unknown_pattern_is_refused() -> None:
     with pytest.raises(ValueError, match="'uphill' is not one of steady"):
         workloads.traces(workloads.SHAPES["chat"], 3, 0, "uphill")
 

@@ -52,9 +52,9 @@ def table(wanted: Mapping[Workload, list[PolicyVariant]]) -> figures.ResultTable
 
 
 def test_the_names_are_the_agreed_ones() -> None:
-    told = {f"next_batch_ms_{live}" for live in decision_costs.REPORTED_SIZES}
+    decision_names = {f"next_batch_ms_{live}" for live in decision_costs.REPORTED_SIZES}
     found = figures.compute_metrics(table(figures.tasks(figures.QUICK)), figures.QUICK)
-    assert found.keys() | told == NAMES == TARGETS.keys()
+    assert found.keys() | decision_names == NAMES == TARGETS.keys()
 
 
 def test_figures_are_ratios_of_means() -> None:

@@ -5,7 +5,7 @@ import pytest
 from router.scheduler.acceptance import AcceptanceCurve, AcceptanceStability
 
 
-def test_a_stranger_is_expected_to_behave_like_its_prior() -> None:
+def test_a_new_request_is_expected_to_behave_like_its_prior() -> None:
     survival = AcceptanceCurve((0.8, 0.5, 0.2))
     assert survival.truncated(3) == pytest.approx((0.8, 0.5, 0.2))
     assert survival.expected_tokens(3) == pytest.approx(2.5)
@@ -85,7 +85,7 @@ def test_a_jump_of_acceptance_delays_stability_until_it_has_left_the_window() ->
     assert stability.is_stable
 
 
-def test_stability_is_not_declared_by_the_mere_number_of_rounds() -> None:
+def test_the_number_of_rounds_alone_does_not_make_acceptance_stable() -> None:
     stability, seen = AcceptanceStability(4, 0.02), 0
     for period in range(200):
         for _ in range(8):
@@ -102,6 +102,6 @@ def test_rounds_without_drafts_say_nothing() -> None:
 
 
 @pytest.mark.parametrize(("window", "deviation"), [(0, 0.1), (3, -0.1)])
-def test_senseless_thresholds_are_refused(window: int, deviation: float) -> None:
+def test_invalid_thresholds_are_refused(window: int, deviation: float) -> None:
     with pytest.raises(ValueError, match="no stability"):
         AcceptanceStability(window, deviation)

@@ -52,7 +52,7 @@ def test_a_prompt_is_fed_in_chunks_and_its_last_chunk_is_followed_by_decoding() 
     assert plan(scheduler).run == (ScheduledRow(1, 0, 3),)
 
 
-def test_chunks_ride_beside_decoding_rows_under_one_budget() -> None:
+def test_chunks_and_decoding_rows_share_a_step_and_its_budget() -> None:
     scheduler = fcfs(capacity(depth=1))
     submit(scheduler, 1, prompt=4)
     plan(scheduler)
@@ -66,7 +66,7 @@ def test_chunks_ride_beside_decoding_rows_under_one_budget() -> None:
     )
 
 
-def test_a_row_is_planned_again_before_its_step_has_landed() -> None:
+def test_a_row_is_planned_again_before_its_step_has_completed() -> None:
     scheduler = fcfs(capacity())
     submit(scheduler, 1, prompt=4)
     assert plan(scheduler).run == (ScheduledRow(1, 4, 0),)
@@ -232,7 +232,7 @@ def test_a_row_in_flight_is_passed_over_until_it_can_be_evicted() -> None:
     assert (batch.evict, batch.run) == ((2,), (ScheduledRow(1, 11, 0),))
 
 
-def test_nobody_grows_below_a_row_that_waits_for_pages() -> None:
+def test_no_row_grows_below_a_row_that_waits_for_pages() -> None:
     scheduler = fcfs(capacity(pages=6, speculate=0, depth=1))
     submit(scheduler, 1, prompt=12, max_new=4)
     submit(scheduler, 2, prompt=15, max_new=4)
@@ -253,9 +253,9 @@ def test_a_started_row_leaves_a_page_for_each_row_above() -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize("rung", ["swap", "recompute"])
+@pytest.mark.parametrize("kind", ["swap", "recompute"])
 def test_a_pool_of_half_the_demand_still_finishes_everything(
-    policy: str, depth: int, rung: str
+    policy: str, depth: int, kind: str
 ) -> None:
     random = Random(7)
     jobs = [
@@ -268,7 +268,7 @@ def test_a_pool_of_half_the_demand_still_finishes_everything(
         "draft_token_seconds": 0.0,
         "pages": demand // 2,
         "host_pages": demand,
-        "preemption": rung,
+        "preemption": kind,
     }
     device = Device(capacity(**room, max_rows=64, depth=depth, prefill_tokens=64), random)
     config = SchedulerConfig(scheduler=policy)
@@ -279,7 +279,7 @@ def test_a_pool_of_half_the_demand_still_finishes_everything(
     preemptions = scheduler.status().preemptions
     assert preemptions["recompute"] == sum(len(batch.evict) for batch in batches)
     assert preemptions["swap"] == sum(len(batch.swap_out) for batch in batches)
-    assert preemptions[rung] == preemptions["swap"] + preemptions["recompute"] > 0
+    assert preemptions[kind] == preemptions["swap"] + preemptions["recompute"] > 0
 
 
 def test_rows_come_back_from_the_host_while_others_take_every_place() -> None:

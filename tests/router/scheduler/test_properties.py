@@ -1,6 +1,7 @@
 """Every policy under arbitrary events: no page and no request is lost, none is served twice.
 
-The device checks each Batch as it is sent; what can only be judged from outside is asserted here.
+The device checks each Batch as it is sent. Here it is checked that rows make only the transitions
+of `row.TRANSITIONS`, and that the status agrees with the device.
 """
 
 from dataclasses import replace
@@ -33,7 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "every part": {"laps_tail": 0.3, "laps_fairness": 1.0},
     "queues": {"laps_rank": "queues", "laps_lengths": "plain"},
 }
-"""Of laps-sd, besides its defaults."""
+"""Of laps-sd, in addition to its defaults."""
 
 
 def config(policy: str, **changes: float) -> SchedulerConfig:
@@ -230,7 +231,7 @@ def test_any_order_of_events_keeps_pages_and_requests_whole(policy: str) -> None
 @pytest.mark.parametrize("policy", [name for name in (*POLICIES, *VARIANTS) if name != "fcfs"])
 @given(seed=st.integers(0, 1 << 32), pages=st.integers(16, 60))
 @settings(max_examples=5, deadline=None)
-def test_in_an_endless_crowd_nobody_waits_longer_than_the_age_bound(
+def test_under_endless_load_no_request_waits_longer_than_the_age_bound(
     policy: str, seed: int, pages: int
 ) -> None:
     random, patience, quantum = Random(seed), 5.0, 0.5

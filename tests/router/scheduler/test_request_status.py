@@ -1,4 +1,4 @@
-"""What one request can be told of itself, and what outlives the scheduler."""
+"""The status of one request, and what is kept over a restart."""
 
 from dataclasses import replace
 from random import Random
@@ -18,7 +18,7 @@ def scheduler(name: str = "fcfs", learned: dict[str, Any] | None = None) -> Sche
     return build(SchedulerConfig(scheduler=name), small, learned)
 
 
-def test_a_stranger_has_no_look() -> None:
+def test_an_unknown_request_has_no_status() -> None:
     assert scheduler().request_status(1, 0.0) is None
 
 
@@ -38,7 +38,7 @@ def test_attained_service_grows_and_the_remainder_shrinks(name: str) -> None:
     assert 0 < after.remaining_seconds < before.remaining_seconds
 
 
-def test_who_waits_longer_is_told_so() -> None:
+def test_the_estimated_wait_grows_along_the_order() -> None:
     served = scheduler()
     for id in range(4):
         served.submit(Job(id, float(id), 4, 50, 40.0), 3.0)
@@ -84,7 +84,7 @@ def serve(served: Scheduler, hints: bool = True) -> None:
     run(served, device, clients)
 
 
-def test_the_view_shows_acceptance_and_how_good_estimates_are() -> None:
+def test_the_status_shows_acceptance_and_the_error_of_estimates() -> None:
     served = scheduler()
     assert (served.status().acceptance_rate, served.status().estimate_error) == (0.0, 0.0)
     serve(served)

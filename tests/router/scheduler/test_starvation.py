@@ -1,8 +1,8 @@
-"""The bound on ageing, under 10,000 adversaries who know whom to starve.
+"""The bound on ageing, under 10,000 adversaries that try to starve a request.
 
-An adversary sends ever shorter and more urgent requests, up to three at a time, ends whom it likes
-and lets every Step take as long as it can. The bound is that of `levels`: a request waits for its
-patience and then for one turn of each other.
+An adversary sends ever shorter and more urgent requests, up to three at a time, ends any of them
+and makes every Step as long as possible. The bound is that of `multilevel_queue`: a request waits
+for its patience and then for one turn of each other request.
 """
 
 from collections.abc import Iterator

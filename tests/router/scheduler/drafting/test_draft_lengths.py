@@ -42,7 +42,7 @@ def test_no_lengths_are_much_better(
     )
 
 
-def test_a_dear_position_is_drafted_where_those_behind_it_pay_for_it() -> None:
+def test_an_expensive_position_is_drafted_if_those_after_it_make_up_for_it() -> None:
     curve, price = (0.9, 0.8, 0.8), Price(2.5e-3, (0.0, 3e-4, 1.5e-4), (6e-4, 0.0, 0.0))
     for guess in (300.0, 800.0, 1600.0, 3200.0):
         assert maximise_throughput([curve, curve], price, 0.0, guess, 0, 0.03).lengths == (3, 3)

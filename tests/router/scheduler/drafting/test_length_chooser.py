@@ -38,9 +38,9 @@ def row(id: int = 1, chance: float = 0.6, max_new: int = 100, cap: int = LONGEST
 
 
 def test_drafts_that_do_not_adapt_are_as_long_as_they_may_be() -> None:
-    hopeless = [row(1, 0.0), row(2, 0.0, max_new=4), row(3, 0.0, cap=2)]
-    assert lengths(device(), *hopeless) == [0, 0, 0]
-    assert DraftLengthChooser(device(), adapt=False).choose(hopeless) == {1: LONGEST, 2: 3, 3: 2}
+    rejected = [row(1, 0.0), row(2, 0.0, max_new=4), row(3, 0.0, cap=2)]
+    assert lengths(device(), *rejected) == [0, 0, 0]
+    assert DraftLengthChooser(device(), adapt=False).choose(rejected) == {1: LONGEST, 2: 3, 3: 2}
 
 
 def rows(count: int, chance: float) -> list[Row]:
@@ -63,7 +63,7 @@ def test_a_step_in_flight_takes_at_least_one_of_the_tokens_left() -> None:
     assert lengths(device(), flying) == [2]
 
 
-def test_a_request_that_asks_for_no_drafts_gets_none_beside_others_that_do() -> None:
+def test_a_request_without_drafts_gets_none_while_others_draft() -> None:
     none, free, two = lengths(device(), row(1, 0.9, cap=0), row(2, 0.9), row(3, 0.9, cap=2))
     assert none == 0
     assert two == 2 < free
@@ -165,7 +165,7 @@ def test_steps_that_take_longer_than_measured_change_the_choice() -> None:
     assert drafting.choose([one])[1] == 0
 
 
-def test_one_draft_length_for_ever_does_not_hide_what_drafting_costs() -> None:
+def test_a_constant_draft_length_does_not_hide_what_drafting_costs() -> None:
     """Every Step drafts alike and is slow; only one without drafts can tell what made it so."""
     drafting, one = DraftLengthChooser(device()), row(chance=0.8)
     drafted = []
@@ -220,7 +220,7 @@ def test_no_draft_is_beyond_its_cap_and_equal_histories_choose_alike(
 
 @given(steps, st.floats(0.0, 1.0), chances, st.integers(1, 64))
 @settings(max_examples=200, deadline=None)
-def test_a_draft_token_dearer_than_a_plain_round_of_its_rows_is_never_bought(
+def test_a_draft_token_that_costs_more_than_a_plain_round_is_never_drafted(
     verify: float, more: float, chance: float, count: int
 ) -> None:
     """Even where every draft passes, a position yields no more than one plain round."""

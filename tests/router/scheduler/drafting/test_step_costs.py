@@ -66,7 +66,7 @@ def test_steps_of_mixed_lengths_tell_what_equal_ones_cost() -> None:
             assert costs.price(8).seconds([draft] * 8, context) == pytest.approx(true, rel=0.1)
 
 
-def test_rows_that_grow_do_not_make_their_drafts_dear() -> None:
+def test_growing_rows_do_not_make_drafts_expensive() -> None:
     costs = StepCostModel(MEASURED, 4, 8)
     dear = costs.price(8).with_context(0).seconds([4] * 8) - costs.price(8).with_context(0).base
     for context in range(0, 8000, 20):

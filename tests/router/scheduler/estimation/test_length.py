@@ -71,7 +71,7 @@ def test_before_anything_was_served_the_callers_prediction_counts(plain: bool) -
     assert total(known, job(expected=44.0, max_new=40)) <= 40
 
 
-def test_a_plain_prediction_is_taken_as_it_is_until_it_is_outrun() -> None:
+def test_a_raw_prediction_is_used_until_the_answer_exceeds_it() -> None:
     known = served(*[50, 80, 100] * 9, plain=True)
     assert total(known, job(expected=44.0), 43) == 44
     assert 50 < total(known, job(expected=44.0), 44) < 120

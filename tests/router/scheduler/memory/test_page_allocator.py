@@ -28,7 +28,7 @@ def test_growth_takes_the_adjacent_page() -> None:
     assert pages.table(1) == (1, 2, 3, 4, 5)
 
 
-def test_a_newcomer_leaves_room_for_what_its_neighbour_hopes_for() -> None:
+def test_a_new_owner_leaves_the_pages_that_its_neighbour_expects() -> None:
     pages = PageAllocator(20)
     pages.allocate(1, 2, expected_pages=8)
     assert pages.allocate(2, 2, expected_pages=8) == (9, 10)
@@ -37,7 +37,7 @@ def test_a_newcomer_leaves_room_for_what_its_neighbour_hopes_for() -> None:
     assert runs(pages.table(1)) == runs(pages.table(2)) == 1
 
 
-def test_a_newcomer_takes_the_tightest_run_that_holds_what_it_hopes_for() -> None:
+def test_a_new_owner_takes_the_smallest_run_that_holds_what_it_expects() -> None:
     pages = PageAllocator(30)
     for owner, count in ((1, 10), (2, 1), (3, 5), (4, 1), (5, 13)):
         pages.allocate(owner, count)
@@ -48,7 +48,7 @@ def test_a_newcomer_takes_the_tightest_run_that_holds_what_it_hopes_for() -> Non
     assert pages.allocate(8, 2, expected_pages=12) == (18, 19)
 
 
-def test_hopes_give_way_when_nothing_else_is_free() -> None:
+def test_expected_pages_are_given_away_when_nothing_else_is_free() -> None:
     pages = PageAllocator(6)
     pages.allocate(1, 1, expected_pages=6)
     assert pages.allocate(2, 2, expected_pages=2) == (6, 5), "the far end of the neighbour's room"
@@ -72,7 +72,7 @@ def test_a_request_larger_than_every_run_is_served_in_pieces() -> None:
     assert sorted(pages.allocate(10, 5)) == [1, 2, 5, 8, 9]
 
 
-def test_freed_neighbours_merge_into_one_run() -> None:
+def test_adjacent_freed_pages_merge_into_one_run() -> None:
     pages = PageAllocator(9)
     for owner in (1, 2, 3):
         pages.allocate(owner, 3)
@@ -168,7 +168,7 @@ def test_equal_content_is_published_once_and_a_retracted_one_not_at_all() -> Non
     assert pages.free == 8
 
 
-def test_the_gain_of_giving_back_counts_only_what_nobody_else_owns() -> None:
+def test_pages_freed_by_a_release_are_those_without_other_owners() -> None:
     pages = PageAllocator(10)
     pages.allocate(1, 3)
     pages.publish(1, [11, 12])
@@ -176,7 +176,9 @@ def test_the_gain_of_giving_back_counts_only_what_nobody_else_owns() -> None:
     pages.allocate(2, 1)
     dropped = Counter[int]()
     assert pages.pages_freed_by(2, dropped) == 1
-    assert pages.pages_freed_by(1, dropped) == 3, "with both gone no row owns what they share"
+    assert pages.pages_freed_by(1, dropped) == 3, (
+        "with both released their shared pages have no owner"
+    )
 
 
 class AllocatorMachine(RuleBasedStateMachine):
@@ -194,11 +196,11 @@ class AllocatorMachine(RuleBasedStateMachine):
         """The names of each owner's pages, equal for equal prefixes."""
         self.next = 0
 
-    @rule(family=st.integers(0, 2), length=st.integers(0, 6), hope=st.integers(0, 8))
-    def open(self, family: int, length: int, hope: int) -> None:
+    @rule(family=st.integers(0, 2), length=st.integers(0, 6), expected=st.integers(0, 8))
+    def open(self, family: int, length: int, expected: int) -> None:
         self.next += 1
         names = [hash((family, index)) for index in range(length)]
-        shared = self.pages.open_table(self.next, names, hope)
+        shared = self.pages.open_table(self.next, names, expected)
         self.tables[self.next] = list(self.pages.table(self.next))
         self.prefix[self.next] = [hash((family, index)) for index in range(40)]
         self.published[self.next] = shared

@@ -84,7 +84,7 @@ def test_sjf_does_not_displace_a_started_request() -> None:
     assert ids(policy) == [1, 2]
 
 
-def test_sjf_does_not_let_a_long_request_wait_for_ever() -> None:
+def test_sjf_with_patience_does_not_starve_a_long_request() -> None:
     policy = sjf()
     arrive(policy, 1, expected=500.0)
     for id in range(2, 6):

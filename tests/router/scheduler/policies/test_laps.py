@@ -68,7 +68,7 @@ def test_without_the_prior_it_enters_the_first_queue() -> None:
     assert (at.laps.level(long), at.laps.level(short)) == (1, 1)
 
 
-def test_a_request_is_perceptible_while_its_yield_is_known_and_its_answer_not_outrun() -> None:
+def test_a_request_is_perceptible_while_its_yield_is_known_and_its_length_not_exceeded() -> None:
     at = stage()
     row = at.arrive(1, 60.0)
     at.rounds(row, 1, 0, 3)
@@ -120,7 +120,7 @@ def test_only_a_rise_of_the_estimate_by_more_than_a_tenth_moves_a_request_down()
     assert at.order() == [2, 1], "by 13 percent in all"
 
 
-def test_the_tail_knob_goes_from_size_to_arrival() -> None:
+def test_the_tail_parameter_goes_from_size_to_arrival() -> None:
     orders = []
     for tail in (0.0, 0.9, 1.0):
         at = stage(replace(RANKED, laps_tail=tail))

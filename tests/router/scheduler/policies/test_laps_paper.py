@@ -163,15 +163,15 @@ def test_a_long_request_is_demoted_but_never_starves() -> None:
     served([long, *crowd], paper(device.capacity, patience=6.0), device)
     gaps = [b - a for a, b in zip(long.seconds, long.seconds[1:], strict=False)]
     assert max(gaps) > 2.0, "the crowd goes first"
-    assert long.seconds[-1] < crowd[-1].seconds[-1], "and does not last for ever"
+    assert long.seconds[-1] < crowd[-1].seconds[-1], "but not until its end"
 
 
-def test_senseless_stability_thresholds_are_refused() -> None:
+def test_invalid_stability_thresholds_are_refused() -> None:
     with pytest.raises(ValueError, match="no stability"):
         paper(capacity(), window=0)
 
 
-def test_queues_cut_anew_take_each_row_by_its_estimate_or_its_service() -> None:
+def test_new_thresholds_move_each_row_by_its_estimate_or_its_service() -> None:
     stage = paper(capacity())
     known, blind = arrive(stage, 1, expected=30.0), arrive(stage, 2)
     rounds(stage, known, 1, 1, 1, 1)

@@ -118,7 +118,7 @@ def test_after_its_patience_a_row_stands_above_every_level_whatever_was_done_to_
 @pytest.mark.parametrize(
     ("thresholds", "patience", "quantum"), [((2.0, 1.0), 1, 1), ((), 0, 1), ((), 1, 0)]
 )
-def test_senseless_parameters_are_refused(
+def test_invalid_parameters_are_refused(
     thresholds: tuple[float, ...], patience: float, quantum: float
 ) -> None:
     with pytest.raises(ValueError, match="must"):
