@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from router import exact_json
 from router.errors import ChatTemplateError, MissingTemplateVariable
 from router.offload import offload
-from router.openai import tool_choice
+from router.openai import history, tool_choice
 from router.openai.parsing import harmony, tool_call_formats
 from router.openai.parsing.output import (
     DelegatingOutputParser,
@@ -23,7 +22,7 @@ from router.openai.parsing.output import (
     find_reasoning_tags,
 )
 from router.openai.parsing.tool_calls import KnownTools
-from router.openai.request_models import ChatRequest, Message, ResponseFormat
+from router.openai.request_models import ChatRequest, ResponseFormat
 from router.requests.rules import require
 from router.text import grammar
 from router.text.chat_template import ChatTemplate
@@ -128,11 +127,11 @@ class ChatPromptBuilder:
     def _template_variables(
         self, body: ChatRequest, tool_use: tool_choice.ToolUse
     ) -> dict[str, Any]:
-        messages = [
-            _template_message(message, self._template_has_calls) for message in body.messages
-        ]
-        if not self._template_has_developer:
-            messages = [_developer_to_system(message) for message in messages]
+        messages = history.template_messages(
+            body.messages,
+            reads_calls=self._template_has_calls,
+            reads_developer=self._template_has_developer,
+        )
         tools = tool_use.for_template()
         if tools and not self._template_has_tools:
             suffix = tool_choice.tools_as_text(tools, body.tool_prompt)
@@ -142,48 +141,23 @@ class ChatPromptBuilder:
         if self._format is tool_call_formats.HARMONY_FORMAT:
             messages = [harmony.template_message(message) for message in messages]
             tools = [harmony.with_description(tool) for tool in tools or ()] or None
-        variables = body.chat_template_kwargs.model_dump(exclude_none=True)
+        else:
+            messages = [history.with_reasoning_names(message) for message in messages]
+        variables = body.chat_template_kwargs.model_dump(exclude_none=True) | _ending(body)
         if body.reasoning_effort is not None:
             variables = {"reasoning_effort": body.reasoning_effort, **variables}
         return {**variables, "messages": messages, "tools": tools}
 
 
-def _template_message(message: Message, template_has_calls: bool) -> dict[str, Any]:
-    """The message as templates expect it: text in one piece, calls with parsed arguments.
-
-    Absent content is None only together with calls that the template reads, otherwise "".
-    """
-    fields = message.model_dump(exclude_none=True)
-    fields["content"] = _content_text(message)
-    for call in fields.get("tool_calls", ()):
-        arguments = call["function"].get("arguments")
-        call["function"]["arguments"] = _parse_arguments(arguments)
-    if fields["content"] is None and not (template_has_calls and fields.get("tool_calls")):
-        fields["content"] = ""
-    return fields
-
-
-def _developer_to_system(message: dict[str, Any]) -> dict[str, Any]:
-    """The message with the role `system` in place of `developer`, which older templates lack."""
-    return {**message, "role": "system"} if message["role"] == "developer" else message
-
-
-def _content_text(message: Message) -> str | None:
-    if not isinstance(message.content, list):
-        return message.content
-    for part in message.content:
-        require(not part.type.startswith("image"), "image modality is not supported")
-        is_text = part.type in ("text", "input_text", "output_text") and part.text is not None
-        require(is_text, f"`{part.type[:40]}` is not supported as a part of a message")
-    return "".join(part.text or "" for part in message.content)
-
-
-def _parse_arguments(arguments: Any) -> Any:
-    try:
-        value = exact_json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
-        return arguments
-    return value if isinstance(value, dict) else arguments
+def _ending(body: ChatRequest) -> dict[str, bool]:
+    """How the prompt ends, where the body decides it. Raises ValidationError."""
+    ending = {
+        "add_generation_prompt": body.add_generation_prompt,
+        "continue_final_message": body.continue_final_message,
+    }
+    are_exclusive = "`continue_final_message` and `add_generation_prompt` cannot both be true"
+    require(not all(ending.values()), are_exclusive)
+    return {name: value for name, value in ending.items() if value is not None}
 
 
 def _response_grammar(response_format: ResponseFormat | None) -> grammar.GrammarSource | None:

@@ -108,9 +108,11 @@ class Part(Body):
     """A part of a message's content."""
 
     type: str
-    """Kind of content: `text`, `input_text` or `output_text`. Images are rejected."""
+    """Kind of content: `text`, `input_text`, `output_text` or `refusal`. Images are rejected."""
     text: str | None = None
     """The text."""
+    refusal: str | None = None
+    """The text of a `refusal`."""
 
 
 ContentParts = Annotated[list[Part], Field(fail_fast=True)]
@@ -142,17 +144,24 @@ class Message(Body):
     """One message of a chat."""
 
     role: str
-    """Author of the message, such as `system`, `developer`, `user`, `assistant` or `tool`."""
+    """Author of the message: `system`, `developer`, `user`, `assistant`, `tool` or `function`."""
     content: str | ContentParts | None = None
     """Content of the message, as text or as a list of text parts."""
     name: str | None = None
     """Name of the author, passed on to the chat template."""
     tool_calls: Annotated[list[EarlierCall], Field(fail_fast=True)] | None = None
     """Tool calls made by this assistant message."""
+    function_call: CalledFunction | None = None
+    """OpenAI's older form of one tool call."""
     tool_call_id: str | None = None
     """Id of the tool call that this `tool` message answers."""
-    reasoning_content: str | None = None
-    """Reasoning that preceded this assistant message, passed on to the chat template."""
+    refusal: str | None = None
+    """Content of an assistant message that refused; used if there is no `content`."""
+    reasoning_content: str | None = Field(
+        default=None, validation_alias=AliasChoices("reasoning_content", "reasoning")
+    )
+    """Reasoning that preceded this assistant message, passed on to the chat template. Also accepted
+    as `reasoning`."""
 
 
 class Function(Body):
@@ -254,6 +263,12 @@ class ChatRequest(CommonParameters):
     """Instruction put after the tools if the chat template does not support tools."""
     parallel_tool_calls: bool = True
     """Whether the model may call several tools in one message."""
+    add_generation_prompt: bool | None = None
+    """Whether the prompt ends with the start of an assistant message. True unless the last message
+    is continued."""
+    continue_final_message: bool | None = None
+    """Whether the output continues the last message. By default it does if that is a message of the
+    assistant with content and without tool calls, and `add_generation_prompt` is not true."""
     chat_template_kwargs: TemplateVariables = TemplateVariables()
     """Variables for the chat template."""
     reasoning_effort: str | None = None

@@ -18,11 +18,11 @@ import jinja2
 from jinja2.exceptions import TemplateError, TemplateSyntaxError, UndefinedError
 
 from router.text.job_errors import JobRejected
-from router.text.template_sandbox import chat_template_environment
+from router.text.template_sandbox import CallArguments, chat_template_environment
 
 _ENVIRONMENT = chat_template_environment()
 _CONTINUATION_MARK = "\u2063end of the last message\u2063"
-"""Appended to a message that the model continues, to find its end in the rendered text."""
+"""Appended with a space to a message that the model continues, to find its end in the text."""
 
 
 @dataclass(frozen=True)
@@ -61,26 +61,43 @@ class ChatTemplate:
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
         **variables: Any,
     ) -> str:
-        """Render the prompt. The model continues the last message if it is the assistant's.
+        """Render the prompt.
 
-        `messages` and `tools` are JSON values, `variables` further values for the template. Raises
-        JobRejected if the template fails, or drops a message that is to be continued.
+        `messages` and `tools` are JSON values, `variables` further values for the template. If
+        `continue_final_message` is None, the model continues a last message of the assistant that
+        has content and no calls, unless `add_generation_prompt` is true. Raises JobRejected if the
+        template fails, or drops a message that is to be continued.
         """
-        last = messages[-1]
-        continues = last["role"] == "assistant" and bool(last.get("content"))
+        messages = [_with_readable_arguments(message) for message in messages]
+        continues = continue_final_message
+        if continues is None:
+            continues = not add_generation_prompt and _is_unfinished(messages[-1])
+        values = {**self.special_tokens, "documents": None, **variables, "tools": tools}
         if continues:
-            messages = [*messages[:-1], {**last, "content": last["content"] + _CONTINUATION_MARK}]
-        values = {**self.special_tokens, "documents": None, **variables}
-        values |= {"messages": messages, "tools": tools, "add_generation_prompt": not continues}
+            return self._render_continued(messages, values)
+        values["add_generation_prompt"] = add_generation_prompt is not False
+        return self._render_text({**values, "messages": messages})
+
+    def _render_continued(
+        self, messages: Sequence[Mapping[str, Any]], values: Mapping[str, Any]
+    ) -> str:
+        """Render up to the end of the last message's content, as transformers does.
+
+        White space at its end is kept, unless the template strips it.
+        """
+        *earlier, last = messages
+        content = last.get("content") or ""
+        messages = [*earlier, {**last, "content": f"{content}{_CONTINUATION_MARK} "}]
+        values = {**values, "messages": messages, "add_generation_prompt": False}
         text = self._render_text(values)
-        if not continues:
-            return text
-        head, mark, _ = text.rpartition(_CONTINUATION_MARK)
-        if not mark:
+        head, mark, rest = text.rpartition(_CONTINUATION_MARK)
+        if not mark or content.strip() not in text:
             raise JobRejected("the template drops the message that is to be continued")
-        return head.rstrip()
+        return head if rest.startswith(" ") else head.rstrip()
 
     @cached_property
     def _compiled(self) -> jinja2.Template:
@@ -96,6 +113,27 @@ class ChatTemplate:
             raise JobRejected(str(error) or type(error).__name__) from error
         except (AttributeError, RecursionError, MemoryError) as error:
             raise JobRejected(type(error).__name__) from error
+
+
+def _is_unfinished(message: Mapping[str, Any]) -> bool:
+    is_text = bool(message.get("content")) and not message.get("tool_calls")
+    return message["role"] == "assistant" and is_text
+
+
+def _with_readable_arguments(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The message with arguments that a template may read as a mapping or as JSON text."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    return {**message, "tool_calls": [_with_call_arguments(call) for call in calls]}
+
+
+def _with_call_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    arguments = function.get("arguments")
+    if isinstance(arguments, dict):
+        function = {**function, "arguments": CallArguments(arguments)}
+    return {**call, "function": function}
 
 
 def _load_json(path: Path) -> dict[str, Any]:

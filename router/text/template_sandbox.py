@@ -37,6 +37,22 @@ def chat_template_environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
+class CallArguments(dict[str, Any]):
+    """Arguments of a tool call: a mapping, which as text is JSON.
+
+    Most templates read a mapping, but some concatenate the arguments as text, like DeepSeek's.
+    """
+
+    def __str__(self) -> str:
+        return _to_json(self)
+
+    def __add__(self, text: str) -> str:
+        return str(self) + text
+
+    def __radd__(self, text: str) -> str:
+        return text + str(self)
+
+
 class _Namespace(Namespace):
     """jinja's `namespace`, without names that start with an underscore."""
 

@@ -588,7 +588,56 @@ async def test_a_last_message_of_the_assistant_goes_on() -> None:
         more = {"role": "assistant", "content": "I say "}
         await server.post("/v1/chat/completions", {"messages": [*CHAT["messages"], more]})
         [(request, _)] = server.dispatcher.opened
-    assert request.inputs == f"{PROMPT}I say"
+    assert request.inputs == f"{PROMPT}I say "
+
+
+async def test_the_end_of_the_prompt_can_be_chosen() -> None:
+    user, more = CHAT["messages"][0], {"role": "assistant", "content": "I say\n"}
+    open_end, closed = f"{PROMPT}I say\n", f"{PROMPT}I say\n<|eos|>"
+    cases: list[tuple[list[dict[str, str]], dict[str, bool | None], str]] = [
+        ([user, more], {}, open_end),
+        ([user, more], {"add_generation_prompt": False, "continue_final_message": True}, open_end),
+        ([user, more], {"continue_final_message": True}, open_end),
+        ([user, more], {"continue_final_message": None}, open_end),
+        ([user, more], {"add_generation_prompt": True}, f"{closed}<|assistant|>"),
+        ([user, more], {"continue_final_message": False}, f"{closed}<|assistant|>"),
+        (
+            [user, more],
+            {"continue_final_message": False, "add_generation_prompt": False},
+            closed,
+        ),
+        ([user], {"add_generation_prompt": False}, "<|user|>Say"),
+        ([user], {"continue_final_message": True}, "<|user|>Say"),
+        ([user], {"add_generation_prompt": True}, PROMPT),
+    ]
+    async with serving() as server:
+        for messages, ending, text in cases:
+            body = {"messages": messages, **ending}
+            told = (await server.post("/chat_tokenize", body)).json()
+            assert (ending, told["templated_text"]) == (ending, text)
+        both = {"add_generation_prompt": True, "continue_final_message": True}
+        answer = await server.post(CHATS, {**CHAT, **both})
+    assert answer.status == 422
+    assert (
+        "`continue_final_message` and `add_generation_prompt`" in answer.json()["error"]["message"]
+    )
+
+
+async def test_a_wrong_message_is_refused_with_its_path() -> None:
+    user = CHAT["messages"][0]
+    call = {"id": "a", "function": {"name": "f", "arguments": '{"x": '}}
+    async with serving() as server:
+        for message, path in (
+            ({"role": "banana", "content": "a"}, "`messages.1.role`"),
+            (
+                {"role": "assistant", "tool_calls": [call]},
+                "`messages.1.tool_calls.0.function.arguments`",
+            ),
+            ({"role": "user", "content": [{"type": "text"}]}, "`messages.1.content.0.text`"),
+        ):
+            answer = await server.post(CHATS, {"messages": [user, message]})
+            assert answer.status == 422
+            assert path in answer.json()["error"]["message"]
 
 
 async def test_the_served_model_is_listed() -> None:

@@ -37,18 +37,17 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 def theirs(source: str, chat: list[dict[str, Any]], **more: Any) -> str | None:
     """The prompt by transformers; None where the template refuses."""
     goes_on = chat[-1]["role"] == "assistant"
+    ending = {"continue_final_message": goes_on, "add_generation_prompt": not goes_on}
     render: Any = render_jinja_template  # annotated as the text alone, returns a pair
     try:
         [text], _ = render(
             [chat],
             chat_template=source,
-            continue_final_message=goes_on,
-            add_generation_prompt=not goes_on,
-            **{**TOKENS, **more},
+            **{**ending, **TOKENS, **more},
         )
     except Exception:  # noqa: BLE001 - whatever it raises, it refuses
         return None
-    return str(text).rstrip() if goes_on else str(text)
+    return str(text)
 
 
 def ours(source: str, chat: list[dict[str, Any]], **more: Any) -> str | None:
@@ -86,6 +85,64 @@ def test_the_model_continues_a_last_message_of_the_assistant() -> None:
         "<s><|start_header_id|>user<|end_header_id|>\n\nWhat is 2 < 3 & «é»?<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\nIt is"
     )
+
+
+@pytest.mark.parametrize("end", ["\n", " ", "\n\n", "\t\n ", ":\n", "\u00a0"])
+def test_white_space_at_the_end_of_a_continued_message_is_kept(end: str) -> None:
+    chat = [USER, {"role": "assistant", "content": f"It is{end}"}]
+    kept = ours(TEMPLATES["chatml"], chat)
+    assert kept == theirs(TEMPLATES["chatml"], chat)
+    assert kept is not None
+    assert kept.endswith(f"<|im_start|>assistant\nIt is{end}")
+    assert ours(TEMPLATES["headers"], chat) == theirs(TEMPLATES["headers"], chat)
+
+
+@pytest.mark.parametrize("name", ["chatml", "headers", "turns", "begun", "tools"])
+def test_the_end_of_the_prompt_can_be_chosen(name: str) -> None:
+    source, chat = TEMPLATES[name], CHATS["open"]
+    for ends, continued in ((True, False), (False, False), (False, True)):
+        chosen = {"add_generation_prompt": ends, "continue_final_message": continued}
+        for messages in (chat, CHATS["one"], CHATS["system"]):
+            assert ours(source, messages, **chosen) == theirs(source, messages, **chosen)
+
+
+def test_a_prompt_is_not_continued_where_another_message_is_requested() -> None:
+    source, chat = TEMPLATES["chatml"], CHATS["open"]
+    closed = ours(source, chat, continue_final_message=False)
+    assert closed == ours(source, chat, add_generation_prompt=True)
+    assert closed is not None
+    assert closed.endswith("It is true.<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_message_with_calls_is_not_continued() -> None:
+    chat: list[dict[str, Any]] = [
+        USER,
+        {"role": "assistant", "content": "Wait.", "tool_calls": [CALL]},
+    ]
+    text = ours(TEMPLATES["tools"], chat)
+    assert text is not None
+    assert text.endswith("</tool_call><|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "{{ a }}",
+        "{{ a | tojson }}",
+        "{{ '' ~ a }}",
+        "{{ '' + a }}",
+        "{{ a + '' }}",
+        "{{ a | string }}",
+        "{{ a if a is string else a | tojson }}",
+        "{% if a is mapping %}{{ a | tojson }}{% endif %}",
+    ],
+)
+def test_arguments_are_a_mapping_and_json_text(expression: str) -> None:
+    source = "{% set a = messages[0].tool_calls[0].function.arguments %}" + expression
+    chat = [{"role": "assistant", "content": "", "tool_calls": [CALL]}]
+    assert ours(source, chat) == '{"x": 1, "y": "é"}'
+    source = "{% for key, value in messages[0].tool_calls[0].function.arguments.items() %}"
+    assert ours(source + "{{ key }}={{ value }} {% endfor %}", chat) == "x=1 y=é "
 
 
 def test_an_error_that_a_template_raises_keeps_its_text() -> None:
