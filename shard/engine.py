@@ -158,7 +158,7 @@ def _choose_threads(parts: EngineParts) -> None:
 
 
 def _measure_costs(parts: EngineParts) -> Ready:
-    """What `parts` can do, with costs measured on Steps of an engine made of them."""
+    """What a rank with `parts` announces: its limits, and costs measured on trial engines."""
     ready, drafter = _without_costs(parts), parts.drafter
     limits = WarmupLimits(parts.config.max_rows, parts.max_length, parts.pages)
     trial_drafter = ZeroDrafter() if drafter and drafter.may_abstain else drafter

@@ -1,4 +1,4 @@
-"""The parts of a rank's engine, made in the one order that works, from its configuration.
+"""The parts of a rank's engine, built from its configuration in the one order that works.
 
 Models are loaded before the pool is sized, and the pool before caches are reserved. It executes
 nothing and measures nothing.

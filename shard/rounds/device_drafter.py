@@ -20,7 +20,7 @@ from shard.rounds.vocabulary_map import VocabularyMap
 
 
 class DeviceDrafter(Protocol):
-    """A drafter whose proposals are made in tensors."""
+    """A drafter that proposes tokens without the host reading any value."""
 
     @property
     def max_length(self) -> int:

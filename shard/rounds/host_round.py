@@ -86,22 +86,18 @@ def _accept(
     eos: frozenset[int],
 ) -> RowResult:
     """Advance the row by the tokens that `verification` confirms."""
-    row, known = span.row, len(span.row.tokens)
-    drafts = [] if request is None else request.drafts
+    row, drafted = span.row, 0 if request is None else len(request.drafts)
     if not verification.valid:
         row.done = True
-        return RowResult(row.id, (), (), len(drafts), 0, End.ERROR)
-    accepted = _agreeing_count(drafts, verification.tokens)
-    row.cached = min(span.start + len(span.tokens), known + accepted)
-    if request is not None and drafter is not None:
-        drafter.rollback(request, known, accepted)
+        return RowResult(row.id, (), (), drafted, 0, End.ERROR)
+    accepted = _roll_back(span, verification, request, drafter)
     kept, end = row.append(verification.tokens[: accepted + 1], eos)
     sampled = verification.sampled[: len(kept)]
     return RowResult(
         id=row.id,
         tokens=tuple(kept),
         logprobs=tuple(choice.logprob for choice in sampled),
-        drafted=len(drafts),
+        drafted=drafted,
         accepted=min(accepted, len(kept)),
         end=end,
         top=tuple(choice.top for choice in sampled) if row.report.top_n else (),
@@ -110,6 +106,21 @@ def _accept(
         prompt_top=verification.prompt_top,
         draft_cached=row.draft_cached if drafter and drafter.keeps_cache else row.cached,
     )
+
+
+def _roll_back(
+    span: TokenSpan,
+    verification: Verification,
+    request: DraftRequest | None,
+    drafter: Drafter | None,
+) -> int:
+    """Count only accepted drafts as cached, and return their number."""
+    row, known = span.row, len(span.row.tokens)
+    accepted = _agreeing_count([] if request is None else request.drafts, verification.tokens)
+    row.cached = min(span.start + len(span.tokens), known + accepted)
+    if request is not None and drafter is not None:
+        drafter.rollback(request, known, accepted)
+    return accepted
 
 
 def _agreeing_count(drafts: Sequence[int], chosen: Sequence[int]) -> int:
