@@ -169,6 +169,8 @@ def _response_grammar(response_format: ResponseFormat | None) -> grammar.Grammar
     schema = response_format.value
     if response_format.json_schema is not None:
         schema = response_format.json_schema.schema_
+    elif response_format.schema_ is not None:
+        schema = response_format.schema_
     elif response_format.type == "json_schema" and isinstance(schema, dict) and "schema" in schema:
         schema = schema["schema"]
     if schema is None and response_format.type == "json_object":

@@ -12,6 +12,7 @@ from pydantic import AliasChoices, Discriminator, Field, Tag, model_validator
 
 from router.http.json_body import U32, Body, Float32, Json, JsonOrText, StringList
 from router.native.parameters import SharedParameters
+from router.openai.unsupported_fields import CHAT_FIELDS, COMPLETION_FIELDS, RefusesFields
 
 MAX_MESSAGES = 4096
 MAX_TOOLS = 256
@@ -47,7 +48,7 @@ class StreamOptions(Body):
     """Include the token usage so far in every chunk."""
 
 
-class CommonParameters(SharedParameters):
+class CommonParameters(SharedParameters, RefusesFields):
     """Parameters that chats and completions have in common."""
 
     model: str | None = None
@@ -90,6 +91,8 @@ class CommonParameters(SharedParameters):
 
 class CompletionRequest(CommonParameters):
     """Body of `/v1/completions`."""
+
+    unsupported_fields = COMPLETION_FIELDS
 
     prompt: PromptInput
     """One prompt or several, each a string or a list of token ids."""
@@ -229,6 +232,8 @@ class ResponseFormat(Body):
     """Kind of format; `text` is unconstrained."""
     json_schema: NamedSchema | None = None
     """The schema, in OpenAI's form."""
+    schema_: Json = Field(default=None, alias="schema")
+    """The schema, next to `type`."""
     value: Json = None
     """The schema or the regular expression, in TGI's form."""
 
@@ -246,6 +251,8 @@ class TemplateVariables(Body):
 
 class ChatRequest(CommonParameters):
     """Body of `/v1/chat/completions` and `/chat_tokenize`."""
+
+    unsupported_fields = CHAT_FIELDS
 
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
     """The messages of the chat so far."""

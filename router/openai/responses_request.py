@@ -20,6 +20,7 @@ from router.openai.request_models import (
     NamedTool,
     Part,
 )
+from router.openai.unsupported_fields import RESPONSES_FIELDS, RefusesFields
 from router.requests.rules import require
 
 
@@ -93,8 +94,10 @@ Metadata = Annotated[
 """OpenAI's limits; the metadata is part of every response object."""
 
 
-class ResponsesRequest(Body):
+class ResponsesRequest(RefusesFields):
     """Body of `/v1/responses`."""
+
+    unsupported_fields = RESPONSES_FIELDS
 
     input: str | Annotated[list[InputItem], Field(fail_fast=True, max_length=MAX_MESSAGES)]
     """The prompt: the text of one user message, or a list of items."""
@@ -210,6 +213,6 @@ def _nested_tool(tool: FlatTool) -> dict[str, Any]:
 
 def _response_format(text_format: TextFormat) -> dict[str, Any]:
     if text_format.type != "json_schema":
-        return {"type": text_format.type}
+        return {"type": text_format.type, "schema": text_format.schema_}
     schema = {"name": text_format.name, "schema": text_format.schema_, "strict": text_format.strict}
     return {"type": "json_schema", "json_schema": schema}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,7 +12,14 @@ import pytest
 from router.errors import GenerationFailed
 from router.openai import completions
 from router.openai.request_models import CompletionRequest
+from router.openai.unsupported_fields import (
+    CHAT_FIELDS,
+    COMPLETION_FIELDS,
+    RESPONSES_FIELDS,
+    UnsupportedField,
+)
 from router.requests.request import fit_to_context
+from tests.support.paths import ROOT
 from tests.support.serving import (
     BOUNDS,
     DRAFTING_SERVER_INFO,
@@ -449,6 +457,114 @@ def test_the_default_of_completions_is_reduced_to_the_room_in_the_context() -> N
     [request] = completions.build_requests(body, BOUNDS, VOCAB_SIZE, lambda ids: "")
     used = BOUNDS.max_total_tokens - 5
     assert fit_to_context(request, range(used), BOUNDS)[1] == 5
+
+
+UNSUPPORTED: dict[str, tuple[Mapping[str, UnsupportedField], dict[str, Any]]] = {
+    CHATS: (
+        CHAT_FIELDS,
+        {
+            "functions": [{"name": "f"}],
+            "function_call": {"name": "f"},
+            "modalities": ["text", "audio"],
+            "audio": {"voice": "x"},
+            "guided_json": {"type": "object"},
+            "guided_choice": ["a", "b"],
+            "structured_outputs": {"regex": "a"},
+            "grammar": "root ::= a",
+            "stop_token_ids": [2],
+            "skip_special_tokens": False,
+            "best_of": 2,
+            "length_penalty": 0.5,
+        },
+    ),
+    COMPLETIONS: (
+        COMPLETION_FIELDS,
+        {
+            "response_format": {"type": "json_object"},
+            "guided_regex": "a",
+            "add_special_tokens": False,
+        },
+    ),
+    RESPONSES: (
+        RESPONSES_FIELDS,
+        {
+            "conversation": {"id": "c"},
+            "include": ["message.output_text.logprobs"],
+            "top_logprobs": 3,
+            "prompt": {"id": "p"},
+            "truncation": "auto",
+            "modalities": ["audio"],
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("path", UNSUPPORTED)
+async def test_a_field_that_would_change_the_meaning_is_honored_or_refused_by_name(
+    path: str,
+) -> None:
+    fields, examples = UNSUPPORTED[path]
+    async with serving() as server:
+        for name in fields:
+            body = {**BODIES[path], name: examples.get(name, "something")}
+            answer = await server.post(path, body)
+            assert answer.status == 422
+            assert f"`{name}` is not supported" in answer.json()["error"]["message"]
+        assert server.dispatcher.opened == []
+
+
+@pytest.mark.parametrize("path", UNSUPPORTED)
+async def test_an_unsupported_field_that_changes_nothing_is_accepted(path: str) -> None:
+    fields, _ = UNSUPPORTED[path]
+    async with serving() as server:
+        for name, field in fields.items():
+            for value in (None, *field.neutral):
+                answer = await server.post(path, {**BODIES[path], name: value})
+                assert (name, value, answer.status) == (name, value, 200)
+
+
+def test_the_documentation_lists_every_unsupported_field() -> None:
+    text = (ROOT / "docs" / "openai.md").read_text()
+    listed = set(re.findall(r"`(\w+)`", text.partition("## Fields that are refused")[2]))
+    assert {name for fields, _ in UNSUPPORTED.values() for name in fields} <= listed
+
+
+SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+
+
+@pytest.mark.parametrize(
+    "format",
+    [
+        {"type": "json_object", "schema": SCHEMA},
+        {"type": "json_object", "value": SCHEMA},
+        {"type": "json_object", "json_schema": {"schema": SCHEMA}},
+        {"type": "json_schema", "schema": SCHEMA},
+        {"type": "json_schema", "name": "x", "schema": SCHEMA, "strict": True},
+        {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}},
+        {"type": "json", "schema": SCHEMA},
+    ],
+    ids=str,
+)
+async def test_a_schema_binds_the_output_in_whichever_place_it_is_written(
+    format: dict[str, Any],
+) -> None:
+    native = {"inputs": "a", "parameters": {"grammar": {"type": "json", "value": SCHEMA}}}
+    async with serving() as server:
+        await server.post("/generate", native)
+        await server.post(CHATS, {**CHAT, "response_format": format})
+        expected, *grammars = (request.grammar for request, _ in server.dispatcher.opened)
+    assert grammars == [expected]
+    assert expected is not None
+
+
+async def test_a_schema_of_a_json_object_binds_a_response() -> None:
+    async with serving() as server:
+        for kind in ("json_object", "json_schema"):
+            text = {"format": {"type": kind, "name": "x", "schema": SCHEMA}}
+            assert (await server.post(RESPONSES, {"input": "Say", "text": text})).status == 200
+        await server.post(CHATS, {**CHAT, "response_format": {"type": "json", "value": SCHEMA}})
+        first, second, third = (request.grammar for request, _ in server.dispatcher.opened)
+    assert first == second == third
 
 
 async def test_a_faulty_grammar_never_reaches_the_engine() -> None:
