@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-import orjson
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
+from router import exact_json
 from router.offload import offload
 from router.requests.record import LiveRequest
 
@@ -30,7 +30,7 @@ class ErrorResponse(ResponseModel):
 
 def dump_json(value: Any) -> bytes:
     """JSON without spaces or newlines."""
-    return orjson.dumps(value)
+    return exact_json.dumps(value)
 
 
 _BYTES_PER_TOKEN = 100

@@ -68,7 +68,7 @@ class ChatPromptBuilder:
         if source:
             return self._with_grammar(text, use, source)
         if self._format is tool_call_formats.HARMONY_FORMAT:
-            known = partial(KnownTools, tool_call_formats.HARMONY_FORMAT, use.names, use.max_calls)
+            known = partial(KnownTools, use.schemas, use.max_calls)
             return ChatPrompt(
                 text,
                 None,

@@ -180,7 +180,7 @@ class ResponsesApiFormatter:
     def _echoed_fields(self) -> dict[str, Any]:
         """Fields of the request that every response object repeats."""
         names = {"reasoning", "text", "tools"}
-        return self._body.model_dump(mode="json", by_alias=True, include=names)
+        return self._body.model_dump(by_alias=True, include=names)
 
     def _usage(self) -> dict[str, Any]:
         counts = usage([self._record])

@@ -13,12 +13,13 @@ from typing import Any
 from router import exact_json
 from router.errors import ToolError
 from router.openai.parsing import tool_call_formats
+from router.openai.parsing.call_values import Tools
 from router.openai.parsing.tool_call_formats import ToolCallFormat
 from router.openai.parsing.tool_calls import (
     ForcedCall,
     NoToolCalls,
+    StreamedCalls,
     ToolCallParser,
-    tool_call_parser_factory,
 )
 from router.openai.request_models import ChatRequest, Tool
 from router.text import grammar
@@ -61,16 +62,14 @@ class ToolUse:
         if self.required:
             prefixes = {_call_prefix(tool): tool.function.name for tool in self.required}
             return lambda: ForcedCall(prefixes)
-        return (
-            tool_call_parser_factory(format, self.names, self.max_calls)
-            if self.tools
-            else NoToolCalls
-        )
+        if not self.tools:
+            return NoToolCalls
+        return lambda: StreamedCalls(format, self.schemas, self.max_calls)
 
     @property
-    def names(self) -> frozenset[str]:
-        """Names of the tools."""
-        return frozenset(tool.function.name for tool in self.tools)
+    def schemas(self) -> Tools:
+        """The JSON schema of each tool's arguments, by the tool's name; {} if it has none."""
+        return {tool.function.name: tool.function.parameters or {} for tool in self.tools}
 
     @property
     def max_calls(self) -> int | None:

@@ -8,9 +8,12 @@ for ids.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from router.openai.parsing.call_values import named_call
+from router.openai.parsing.json_scanner import JsonScanner
 from router.openai.parsing.output import OutputDelta
 from router.openai.parsing.tool_call_formats import MESSAGE_MARK
 from router.openai.parsing.tool_calls import KnownTools
@@ -19,6 +22,7 @@ _CHANNEL = "<|channel|>"
 FINAL_HEADER = f"{_CHANNEL}final{MESSAGE_MARK}"
 """The header of a message to the user."""
 _START = "<|start|>"
+_RECIPIENT = re.compile(r"\bto=functions\.([\w.-]+)")
 _END_MARKS = ("<|end|>", "<|call|>", "<|return|>", _START)
 
 
@@ -31,6 +35,8 @@ class HarmonyParser:
         self._header = open_header(prompt)
         """Header of the current message; None between messages."""
         self._held = ""
+        self._scanner = JsonScanner()
+        """Scans the arguments of a call, in which the marks of the format are text."""
         self._message_is_empty = self._header is None
         """Whether nothing of the current message was returned yet."""
         self._kinds_sent: set[bool] = set()
@@ -61,6 +67,7 @@ class HarmonyParser:
         header, mark, rest = self._held.partition(MESSAGE_MARK)
         if mark:
             self._header, self._held, self._message_is_empty = header, rest, True
+            self._scanner = JsonScanner()
             return OutputDelta()
         if not last or not self._held:
             return None
@@ -68,8 +75,12 @@ class HarmonyParser:
         return None if _CHANNEL in text else OutputDelta(content=text)  # not a header
 
     def _read_message(self, header: str, last: bool) -> OutputDelta | None:
-        end, mark = _find_end(self._held)
-        if "to=" in header and not (mark or last):
+        is_call = "to=" in header
+        is_json = is_call and self._scanner.scan(self._held, last=False)
+        if is_json is None and not last:
+            return None
+        end, mark = _find_end(self._held, self._scanner.position if is_json else 0)
+        if is_call and not (mark or last):
             return None
         cut = end if mark or last else end - _partial_mark_length(self._held)
         text, self._held = self._held[:cut], self._held[cut + len(mark) :]
@@ -78,11 +89,9 @@ class HarmonyParser:
         return self._message_delta(header, text) if text or mark else None
 
     def _message_delta(self, header: str, text: str) -> OutputDelta:
-        calls = (
-            self._known_tools.parse_calls(f"{header}{MESSAGE_MARK}{text}")
-            if "to=" in header
-            else None
-        )
+        recipient = _RECIPIENT.search(header)
+        parsed = named_call(recipient[1], text) if recipient else None
+        calls = self._known_tools.number(parsed) if parsed else None
         if calls is not None:
             self.has_calls = self.has_calls or bool(calls)
             return OutputDelta(calls=calls)
@@ -123,9 +132,12 @@ def open_header(prompt: str) -> str | None:
     return header if mark else None
 
 
-def _find_end(text: str) -> tuple[int, str]:
-    """Offset of the first end mark and the mark; the length of `text` and "" if there is none."""
-    ends = [(index, mark) for mark in _END_MARKS if (index := text.find(mark)) >= 0]
+def _find_end(text: str, start: int) -> tuple[int, str]:
+    """Offset of the first end mark from `start` on, and the mark.
+
+    The length of `text` and "" if there is none.
+    """
+    ends = [(index, mark) for mark in _END_MARKS if (index := text.find(mark, start)) >= 0]
     return min(ends, default=(len(text), ""))
 
 

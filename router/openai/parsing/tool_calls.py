@@ -7,13 +7,14 @@ cannot be parsed as a call of a known tool is content, including its marks. Pure
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import orjson
-
-from router.openai.parsing.tool_call_formats import ParsedCall, ToolCallFormat
+from router.openai.parsing.call_readers import CallReader, Cursor
+from router.openai.parsing.call_values import ParsedCall, Tools
+from router.openai.parsing.json_scanner import is_json
+from router.openai.parsing.tool_call_formats import ToolCallFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,95 +54,102 @@ class NoToolCalls:
 
 
 class KnownTools:
-    """Parses calls of known tools, and numbers them."""
+    """Numbers calls of known tools."""
 
-    def __init__(
-        self, format: ToolCallFormat, tools: Collection[str], max_calls: int | None
-    ) -> None:
-        self._format, self._tools, self._max_calls = format, tools, max_calls
+    def __init__(self, tools: Tools, max_calls: int | None) -> None:
+        """`max_calls`: any further calls are dropped."""
+        self.tools, self._max_calls = tools, max_calls
         self.call_count = 0
 
-    def parse_calls(self, text: str) -> tuple[ToolCallDelta, ...] | None:
-        """The calls in `text` up to the maximum; None if `text` is not a call of a known tool."""
-        calls = self._format.parse(text)
-        if not calls or not all(call.name in self._tools for call in calls):
+    def number(self, calls: Sequence[ParsedCall]) -> tuple[ToolCallDelta, ...] | None:
+        """The `calls` up to the maximum; None if one of them is not of a known tool."""
+        if not all(call.name in self.tools for call in calls):
             return None
         first, self.call_count = self.call_count, self.call_count + len(calls)
         kept = calls if self._max_calls is None else calls[: max(0, self._max_calls - first)]
         return tuple(_call_delta(index, call) for index, call in enumerate(kept, first))
 
 
-class DelimitedCalls:
-    """Parses calls between marks."""
+class StreamedCalls:
+    """Finds the calls in the output of one choice, in a format with a reader."""
 
-    def __init__(
-        self, format: ToolCallFormat, tools: Collection[str], max_calls: int | None = None
-    ) -> None:
+    def __init__(self, format: ToolCallFormat, tools: Tools, max_calls: int | None = None) -> None:
         """`max_calls`: any further calls are dropped."""
-        self._opening, self._closing = format.opening, format.closing
-        self._known_tools = KnownTools(format, tools, max_calls)
-        self._held = ""
-        self._in_call = False
-        self._whitespace_before = ""
-        """White space before the mark; dropped if a call follows."""
+        self._format = format
+        self._known_tools = KnownTools(tools, max_calls)
+        self._cursor = Cursor()
+        """The text that is neither content nor part of a call yet."""
+        self._reader: CallReader | None = None
+        """Reads the current block of calls, if there is one."""
+        self._may_start_bare = format.starts_bare
+        """Whether nothing but white space was there so far."""
 
     def push(self, text: str, last: bool) -> ContentAndCalls:
         """Content, and complete calls."""
-        self._held += text
+        self._cursor.text += text
+        self._cursor.is_last = last
         content = ""
         calls: tuple[ToolCallDelta, ...] = ()
-        while (part := self._next_part(last)) is not None:
+        while (part := self._next_part()) is not None:
             content, calls = content + part[0], calls + part[1]
-        if self._in_call:
-            return content, calls
-        cut = len(self._held) - (0 if last else held_suffix_length(self._held, self._opening))
-        certain, self._held = self._held[:cut], self._held[cut:]
-        is_trailing_space = last and self._known_tools.call_count and not certain.strip()
-        return content + ("" if is_trailing_space else certain), calls
+        if self._reader is None:
+            content += self._certain_content()
+        return content, calls
 
-    def _next_part(self, last: bool) -> ContentAndCalls | None:
-        """Content up to an opening mark, or the text after one; None if that is incomplete."""
-        if not self._in_call:
-            before, mark, rest = self._held.partition(self._opening)
-            if not mark:
-                return None
-            content = before.rstrip()
-            self._held, self._in_call, self._whitespace_before = rest, True, before[len(content) :]
-            return content, ()
-        body, mark, rest = self._held.partition(self._closing or "\0")
-        if not mark and not last:
+    def _next_part(self) -> ContentAndCalls | None:
+        """Content before a block of calls, or what the block has; None if nothing is certain."""
+        if self._reader is None:
+            return self._begin_block()
+        try:
+            calls = next(self._reader)
+        except StopIteration as end:
+            return self._end_block(is_content=not end.value), ()
+        if calls is None:
             return None
-        self._in_call = False
-        self._held = rest
-        calls = self._known_tools.parse_calls(body)
-        raw = f"{self._whitespace_before}{self._opening}{body}{mark}"
-        return (raw, ()) if calls is None else ("", calls)
+        numbered = self._known_tools.number(calls)
+        if numbered is None:
+            return self._end_block(is_content=True), ()
+        self._cursor.drop_read()
+        return "", numbered
 
+    def _begin_block(self) -> ContentAndCalls | None:
+        text = self._cursor.text
+        start = len(text) - len(text.lstrip())
+        if self._may_start_bare and text[start : start + 1] in ("{", "["):
+            return self._read_block("", start)
+        opening = self._format.opening
+        if not opening or opening not in text:
+            return None
+        before, mark, _ = text.partition(opening)
+        content = before.rstrip()
+        self._cursor.text = text[len(content) :]
+        return self._read_block(content, len(before) - len(content) + len(mark))
 
-class WholeOutputCalls:
-    """Parses calls in a format without an opening mark: the whole output is JSON, or content."""
+    def _read_block(self, content: str, start: int) -> ContentAndCalls | None:
+        """Start a reader at `start` of the text; white space before a call is dropped."""
+        if self._format.read is None:
+            raise ValueError("the format has no reader")
+        self._may_start_bare = False
+        self._cursor.position = start
+        self._reader = self._format.read(self._cursor, self._known_tools.tools)
+        return content, ()
 
-    def __init__(
-        self, format: ToolCallFormat, tools: Collection[str], max_calls: int | None = None
-    ) -> None:
-        self._call_prefixes = ("{", "[", *format.extra_marks)
-        self._known_tools = KnownTools(format, tools, max_calls)
-        self._held = ""
-        self._is_content = False
+    def _end_block(self, is_content: bool) -> str:
+        self._reader = None
+        text = self._cursor.drop_read()
+        return text if is_content else ""
 
-    def push(self, text: str, last: bool) -> ContentAndCalls:
-        """Nothing until the end, unless the first characters cannot begin a call."""
-        self._held += text
-        start = self._held.lstrip()
-        possible = any(
-            mark.startswith(start) or start.startswith(mark) for mark in self._call_prefixes
-        )
-        self._is_content = self._is_content or not possible
-        if not self._is_content and not last:
-            return "", ()
-        output, self._held = self._held, ""
-        calls = None if self._is_content else self._known_tools.parse_calls(output)
-        return (output, ()) if calls is None else ("", calls)
+    def _certain_content(self) -> str:
+        """Text that is not the start of a mark, nor white space that may precede one."""
+        text, last = self._cursor.text, self._cursor.is_last
+        opening = self._format.opening
+        held = 0 if last or not opening else held_suffix_length(text, opening)
+        if self._may_start_bare and not last and not text.strip():
+            held = len(text)
+        content, self._cursor.text = text[: len(text) - held], text[len(text) - held :]
+        self._may_start_bare = self._may_start_bare and not content
+        is_trailing_space = last and self._known_tools.call_count and not content.strip()
+        return "" if is_trailing_space else content
 
 
 class ForcedCall:
@@ -183,14 +191,6 @@ class ForcedCall:
         return arguments
 
 
-def tool_call_parser_factory(
-    format: ToolCallFormat, tools: Collection[str], max_calls: int | None
-) -> Callable[[], ToolCallParser]:
-    """Makes the parser of `format` for one choice."""
-    kind: Callable[..., ToolCallParser] = DelimitedCalls if format.opening else WholeOutputCalls
-    return lambda: kind(format, tools, max_calls)
-
-
 def new_call_id() -> str:
     """A random id for a call."""
     return f"call_{secrets.token_hex(12)}"
@@ -201,7 +201,4 @@ def _call_delta(index: int, call: ParsedCall) -> ToolCallDelta:
 
 
 def _is_object(text: str) -> bool:
-    try:
-        return isinstance(orjson.loads(text), dict)
-    except orjson.JSONDecodeError:
-        return False
+    return text.lstrip().startswith("{") and is_json(text)

@@ -65,6 +65,19 @@ async def test_schemas_of_tools_reach_the_template_with_their_numbers() -> None:
         assert schema.replace(" ", "") in prompt.replace(" ", "")
 
 
+async def test_tools_of_a_response_are_returned_with_their_numbers() -> None:
+    schema = '{"properties":{"n":{"maximum":36893488147419103232,"default":1e400}}}'
+    tool = f'{{"type": "function", "name": "f", "parameters": {schema}}}'
+    async with serving(template=SHOW) as server:
+        for stream in ("true", "false"):
+            body = f'{{"input": "a", "tools": [{tool}], "stream": {stream}}}'
+            answer = await server.request(
+                "POST", "/v1/responses", data=body, headers={"content-type": "application/json"}
+            )
+            assert answer.status == 200
+            assert f'"parameters":{schema}' in answer.body.decode()
+
+
 LARGEST = 2**53
 NUMBERS = ["1234567890123456789", "9007199254740993", "1e400", "1e23", "0.12345678901234567891"]
 SCHEMAS = ['{"const": %s}', '{"enum": ["a", {"b": [%s]}]}', '{"items": {"minimum": %s}}']

@@ -620,10 +620,10 @@ async def test_a_call_in_the_output_is_a_tool_call_whole_and_streamed() -> None:
     assert told["finish_reason"] == "tool_calls"
     assert told["message"]["content"] is None
     [call] = told["message"]["tool_calls"]
-    assert call["function"] == {"name": "f", "arguments": '{"x":1}'}
+    assert call["function"] == {"name": "f", "arguments": '{"x": 1}'}
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert deltas[0] == {"role": "assistant", "content": ""}
-    [call] = deltas[-1]["tool_calls"]
+    [call] = deltas[1]["tool_calls"]
     assert (call["index"], call["type"]) == (0, "function")
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
@@ -663,7 +663,7 @@ async def test_a_model_that_speaks_in_channels_is_read_by_them() -> None:
     assert choice["message"]["reasoning_content"] == "Hm."
     assert choice["message"]["content"] is None
     [told] = choice["message"]["tool_calls"]
-    assert told["function"] == {"name": "f", "arguments": '{"x":1}'}
+    assert told["function"] == {"name": "f", "arguments": '{"x": 1}'}
     assert choice["finish_reason"] == chunks[-1]["finish_reason"] == "tool_calls"
     assert len(chunks) == len(script)
     assert [item["type"] for item in output] == ["reasoning", "message"]

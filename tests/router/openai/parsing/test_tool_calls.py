@@ -14,6 +14,7 @@ import pytest
 from router.config import ServerConfig
 from router.openai.chat import assistant_message, merge_call_deltas
 from router.openai.parsing import tool_call_formats
+from router.openai.parsing.call_values import Tools
 from router.openai.parsing.harmony import FINAL_HEADER, HarmonyParser
 from router.openai.parsing.output import (
     DelegatingOutputParser,
@@ -23,16 +24,15 @@ from router.openai.parsing.output import (
 )
 from router.openai.parsing.tool_call_formats import JSON_FORMAT, ToolCallFormat
 from router.openai.parsing.tool_calls import (
-    DelimitedCalls,
     ForcedCall,
     KnownTools,
     NoToolCalls,
+    StreamedCalls,
     ToolCallParser,
-    WholeOutputCalls,
     held_suffix_length,
 )
 
-TOOLS = ("f", "get_weather")
+TOOLS: Tools = {"f": {}, "get_weather": {}}
 HERMES, CODER = tool_call_formats.FORMATS["hermes"], tool_call_formats.FORMATS["qwen3_coder"]
 MISTRAL, DEEPSEEK = tool_call_formats.FORMATS["mistral"], tool_call_formats.FORMATS["deepseek"]
 LLAMA = tool_call_formats.FORMATS["llama3_json"]
@@ -130,8 +130,7 @@ def parse(new_parser: Callable[[], ToolCallParser], text: str, seed: int) -> lis
 def parser_factory(
     format: ToolCallFormat, max_calls: int | None = None
 ) -> Callable[[], ToolCallParser]:
-    kind = DelimitedCalls if format.opening else WholeOutputCalls
-    return lambda: kind(format, TOOLS, max_calls)
+    return lambda: StreamedCalls(format, TOOLS, max_calls)
 
 
 @pytest.mark.parametrize(("format", "text", "content", "calls"), GOOD)
@@ -168,7 +167,10 @@ def test_without_parallel_calls_the_first_is_the_only_one() -> None:
     assert [call["function"]["name"] for call in told["tool_calls"]] == [calls[0][0]]
 
 
-@pytest.mark.parametrize("arguments", ["{}", '{"x": {"y": "}"}}', '{ "x" : [1, "a\\"}"] }'])
+@pytest.mark.parametrize(
+    "arguments",
+    ["{}", '{"x": [1e400, 123456789012345678901]}', '{"x": {"y": "}"}}', '{ "x" : [1, "a\\"}"] }'],
+)
 def test_the_arguments_of_a_forced_call_come_as_they_are_written(arguments: str) -> None:
     heads = {
         '{"name": "f", "arguments": ': "f",
@@ -227,13 +229,13 @@ def test_calls_are_found_behind_reasoning() -> None:
     text = "<think>call <tool_call>?</think>" + GOOD[0][1]
     for seed in range(60):
         reply = DelegatingOutputParser(
-            ReasoningSplitter(("<think>", "</think>"), False), DelimitedCalls(HERMES, TOOLS)
+            ReasoningSplitter(("<think>", "</think>"), False), StreamedCalls(HERMES, TOOLS)
         )
         pieces = random_pieces(text, seed)
         deltas = [reply.push(piece, place == len(pieces)) for place, piece in enumerate(pieces, 1)]
         told = assistant_message(deltas)
         assert told["reasoning_content"] == "call <tool_call>?"
-        assert told["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"x":1}'}
+        assert told["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"x": 1}'}
         assert reply.has_calls
 
 
@@ -241,7 +243,7 @@ def parse_harmony(
     text: str, seed: int, prompt: str = "<|start|>assistant"
 ) -> tuple[HarmonyParser, list[OutputDelta]]:
     reader, pieces = (
-        HarmonyParser(KnownTools(HARMONY, TOOLS, None), prompt),
+        HarmonyParser(KnownTools(TOOLS, None), prompt),
         random_pieces(text, seed),
     )
     return reader, [reader.push(piece, at == len(pieces)) for at, piece in enumerate(pieces, 1)]
@@ -302,7 +304,7 @@ def test_the_messages_of_an_answer_are_told_by_their_channels(
 
 def test_text_of_a_message_is_told_as_it_comes_and_goes_on_from_the_prompt() -> None:
     for prompt in ("<|start|>assistant", f"<|start|>assistant{FINAL_HEADER}It"):
-        reader = HarmonyParser(KnownTools(HARMONY, TOOLS, None), prompt)
+        reader = HarmonyParser(KnownTools(TOOLS, None), prompt)
         reader.push("" if prompt.endswith("It") else FINAL_HEADER, last=False)
         assert reader.push(" is <|", last=False) == OutputDelta(" is ")
         assert reader.push("so|>", last=False) == OutputDelta("<|so|>")
