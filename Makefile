@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 CASES ?= 5000
+FLOOR ?= 75
 # Test files run in parallel. Each computes in one thread, which is fastest for models this small.
 JOBS ?= 2
 # Index of the small CPU build of torch, used on machines without an NVIDIA GPU before the default
@@ -15,13 +16,17 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: serve test check fuzz nightly test-clients gpu install clean
+.PHONY: serve test coverage check fuzz nightly test-clients gpu install clean
 
 serve: $(STAMP)
 	$(BIN)/python launcher.py $(ARGS)
 
 test: $(STAMP)
 	$(PYTEST) -n $(JOBS) --dist loadfile $(ARGS)
+
+# The same, and fails if the tests execute fewer statements of router and shard than FLOOR percent.
+coverage: override ARGS += --cov --cov-fail-under=$(FLOOR)
+coverage: test
 
 check: $(STAMP)
 	$(BIN)/ruff check .
