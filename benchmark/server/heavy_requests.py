@@ -33,7 +33,7 @@ def heavy_requests(length: int) -> list[HeavyRequest]:
 
 
 def _long_texts() -> list[HeavyRequest]:
-    """Prompts that are too long, which the server knows only after tokenising them."""
+    """Prompts that are too long, which the server knows only after tokenizing them."""
     text = LINE * (TEXT_BYTES // len(json.dumps(LINE, ensure_ascii=False).encode()))
     chat = {"messages": [{"role": "user", "content": text}]}
     return [
