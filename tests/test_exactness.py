@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from benchmark.demo.prompts import prompts
 from shard.wire.protocol import Sampling
 from tests.support.driver import DrivePlan, RowSpec, drive
+from tests.support.nightly import nightly
 from tests.support.paths import ROOT
 from tests.support.processes import Processes
 from tests.support.tiny import engine
@@ -92,7 +93,8 @@ def test_a_draft_of_random_weights_changes_no_token(kind: str, random_draft: str
 
 
 @pytest.mark.parametrize(
-    ("shards", "scheduler"), [("1", "fcfs"), ("1", "laps-sd"), ("2", "laps-sd"), ("2", "las")]
+    ("shards", "scheduler"),
+    [("1", "fcfs"), nightly("1", "laps-sd"), ("2", "laps-sd"), nightly("2", "las")],
 )
 def test_shards_and_schedulers_change_no_token(
     processes: Processes, shards: str, scheduler: str

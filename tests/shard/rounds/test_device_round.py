@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from shard.wire.protocol import (
 from tests.support import driver, tiny
 from tests.support.device_rounds import RoundWatch, device_engine, run_both
 from tests.support.driver import DEVICE_PLANS, DrivePlan, RowSpec, device_specs, drive
+from tests.support.nightly import thinned
 from tests.support.pairs import (
     PIECES,
     Model,
@@ -47,8 +49,11 @@ from tests.support.pairs import (
 from tests.support.samplings import DEVICE_SAMPLINGS, EOS, EOS_IDS, GREEDY, TOKENS_ONLY
 from tests.support.tiny import VOCABULARY
 
+PAIRS = ("none", "some", "all")
+"""How many drafts are accepted."""
 
-@pytest.fixture(params=["none", "some", "all"])
+
+@pytest.fixture(params=PAIRS)
 def pair(request: pytest.FixtureRequest, model: Model) -> tuple[Engine, Engine]:
     """The host's rounds and resident ones of a pair whose drafts are accepted never to always."""
     target = model("llama")
@@ -67,13 +72,21 @@ def test_every_field_on_the_list_of_the_device_is_compared_with_the_host() -> No
     assert changed | {"seed"} == {field.name for field in fields(Sampling)} & ON_DEVICE
 
 
-@pytest.mark.parametrize("plan", DEVICE_PLANS, ids=str)
-@pytest.mark.parametrize("given", DEVICE_SAMPLINGS.values(), ids=DEVICE_SAMPLINGS)
+@pytest.mark.parametrize(
+    ("pair", "name", "plan"),
+    thinned(
+        [(kind,) for kind in PAIRS],
+        list(product(DEVICE_SAMPLINGS, range(len(DEVICE_PLANS)))),
+        3,
+    ),
+    indirect=["pair"],
+)
 def test_every_item_is_the_hosts(
-    pair: tuple[Engine, Engine], given: Sampling, plan: DrivePlan, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Engine, Engine], name: str, plan: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = RoundWatch(pair[1], monkeypatch)
-    hosted, found = run_both(*pair, device_specs([given] * 8), plan)
+    specs = device_specs([DEVICE_SAMPLINGS[name]] * 8)
+    hosted, found = run_both(*pair, specs, DEVICE_PLANS[plan])
     for wanted, item in zip(hosted, found, strict=True):
         assert item.logprobs == pytest.approx(wanted.logprobs, abs=1e-4)
         assert replace(item, logprobs=(), draft_cached=0) == replace(

@@ -21,6 +21,7 @@ from shard.wire.protocol import Sampling
 from tests.support import tiny
 from tests.support.driver import DrivePlan, RowSpec, drive
 from tests.support.in_process import EndingRequest, RandomPolicy
+from tests.support.nightly import thinned
 from tests.support.pairs import Pair
 from tests.support.ranks import RankProcess, connect_group, model_group
 from tests.support.samplings import SAMPLINGS
@@ -29,6 +30,7 @@ from tests.support.tiny import VOCABULARY, engine
 DRAFTS = ("no draft", "none accepted", "some accepted", "all accepted", "n-gram")
 BATCHES = (1, 3, 8)
 PREEMPTIONS = ("never", "keep", "swap", "recompute")
+KINDS = [(kind,) for kind in DRAFTS]
 CELLS = [(batch, rung) for batch in BATCHES for rung in PREEMPTIONS]
 
 
@@ -89,8 +91,7 @@ def check(served: Served, target: str, batch: int, rung: str) -> None:
     assert rung == "never" or preemptions[rung] > 0
 
 
-@pytest.mark.parametrize("kind", DRAFTS)
-@pytest.mark.parametrize(("batch", "rung"), CELLS)
+@pytest.mark.parametrize(("kind", "batch", "rung"), thinned(KINDS, CELLS, 3))
 def test_one_rank(ending_pair: Pair, kind: str, batch: int, rung: str) -> None:
     target, draft = ending_pair(kind)
     alone = tiny.swapping_engine(target, draft)
@@ -98,7 +99,7 @@ def test_one_rank(ending_pair: Pair, kind: str, batch: int, rung: str) -> None:
     check(Served(alone, kind != "no draft"), target, batch, rung)
 
 
-@pytest.fixture(scope="module", params=DRAFTS)
+@pytest.fixture(scope="module")
 def two_ranks(
     request: pytest.FixtureRequest, ending_pair: Pair
 ) -> Iterator[tuple[list[RankProcess], str, bool]]:
@@ -107,7 +108,9 @@ def two_ranks(
         yield ranks, target, request.param != "no draft"
 
 
-@pytest.mark.parametrize(("batch", "rung"), CELLS)
+@pytest.mark.parametrize(
+    ("two_ranks", "batch", "rung"), thinned(KINDS, CELLS, 5), indirect=["two_ranks"]
+)
 def test_two_ranks(two_ranks: tuple[list[RankProcess], str, bool], batch: int, rung: str) -> None:
     ranks, target, drafts = two_ranks
     with connect_group(ranks) as group:
