@@ -136,6 +136,45 @@ class PayloadTooLarge(RouterError):
     headers = MappingProxyType({"Connection": "close"})
 
 
+class UriTooLong(RouterError):
+    """The path and query are longer than the server accepts."""
+
+    status, error_type = 414, "uri_too_long"
+    prefix = "The request's URI is too long"
+    headers = MappingProxyType({"Connection": "close"})
+
+
+class HeadersTooLarge(RouterError):
+    """A header is longer, or there are more of them, than the server accepts."""
+
+    status, error_type = 431, "headers_too_large"
+    prefix = "The request's headers are too large"
+    headers = MappingProxyType({"Connection": "close"})
+
+
+class ExpectationFailed(RouterError):
+    """The `Expect` header has a value other than `100-continue`."""
+
+    status, error_type = 417, "expectation_failed"
+    prefix = "`Expect` supports only `100-continue`"
+    headers = MappingProxyType({"Connection": "close"})
+
+
+class ModelNotFound(RouterError):
+    """The model is not the one that is served; `text` is its name."""
+
+    status, error_type = 404, "model_not_found"
+    prefix = "The model does not exist: "
+
+
+class UnsupportedContentEncoding(RouterError):
+    """The body is compressed in a way that is not supported; RFC 9110, section 12.5.3."""
+
+    status, error_type = 415, "unsupported_content_encoding"
+    prefix = "`Content-Encoding` must be gzip, deflate or identity"
+    headers = MappingProxyType({"Accept-Encoding": "gzip, deflate, identity"})
+
+
 class UnsupportedMediaType(RouterError):
     """The `Content-Type` is not JSON."""
 

@@ -8,6 +8,7 @@ not read at all.
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,10 +17,13 @@ from router.errors import Unauthorized
 HEALTH_PATHS = frozenset(("/", "/health", "/ping", "/health/live", "/health/ready"))
 """Open to GET and HEAD, with or without a key."""
 READ_METHODS = ("GET", "HEAD")
-PREFLIGHT_HEADERS = {
-    "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
-    "Access-Control-Allow-Headers": "content-type, authorization, x-request-id, traceparent",
-}
+ALLOWED_METHODS = "GET, POST, DELETE, OPTIONS"
+ALLOWED_HEADERS = "content-type, authorization, x-request-id, traceparent"
+"""The request headers that a page may send, where it does not ask for others."""
+_HEADER_NAMES = re.compile(
+    r"[ \t]*[\w!#$%&'*+.^`|~-]+[ \t]*(,[ \t]*[\w!#$%&'*+.^`|~-]+[ \t]*)*", re.A
+)
+"""A list of names, as in RFC 9110, section 5.6."""
 EXPOSED_HEADERS = (
     "x-request-id, retry-after, x-compute-type, x-compute-time, x-compute-characters,"
     " x-total-time, x-validation-time, x-queue-time, x-inference-time, x-time-per-token,"
@@ -47,8 +51,9 @@ class AccessPolicy:
         if scheme.lower() != "bearer" or not same:
             raise Unauthorized
 
-    def cors_headers(self, origin: str | None, *, preflight: bool) -> dict[str, str]:
-        """The CORS headers for `origin`; none if the request has no origin."""
+    def cors_headers(self, request: Mapping[str, str], *, preflight: bool) -> dict[str, str]:
+        """The CORS headers for the headers of a `request`; none if it has no origin."""
+        origin = request.get("Origin")
         if origin is None:
             return {}
         any_origin = not self.allowed_origins or "*" in self.allowed_origins
@@ -56,13 +61,27 @@ class AccessPolicy:
             return {"Vary": "Origin"}
         allowed = {"Access-Control-Allow-Origin": "*" if any_origin else origin}
         more = (
-            PREFLIGHT_HEADERS if preflight else {"Access-Control-Expose-Headers": EXPOSED_HEADERS}
+            _preflight_headers(request.get("Access-Control-Request-Headers", ""))
+            if preflight
+            else {"Access-Control-Expose-Headers": EXPOSED_HEADERS}
         )
         return allowed | more | ({} if any_origin else {"Vary": "Origin"})
 
     def _is_public(self, method: str, path: str) -> bool:
         metrics = path == "/metrics" and not self.protect_metrics
         return method in READ_METHODS and (metrics or path in HEALTH_PATHS)
+
+
+def _preflight_headers(requested: str) -> dict[str, str]:
+    """What a page may send: the header names that it asks for, since clients add their own.
+
+    A name allows nothing by itself, as routes read only the headers that they know.
+    """
+    headers = requested if _HEADER_NAMES.fullmatch(requested) else ALLOWED_HEADERS
+    return {
+        "Access-Control-Allow-Methods": ALLOWED_METHODS,
+        "Access-Control-Allow-Headers": headers,
+    }
 
 
 def _bytes(text: str) -> bytes:

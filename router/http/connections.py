@@ -1,7 +1,8 @@
 """HTTP connections before there is a request: their maximum number, and malformed HTTP.
 
 aiohttp has no limit, and answers what it cannot parse in plain text with the parser's message.
-Here a connection above the limit gets a 503 and is closed, and malformed HTTP gets a JSON 400.
+Here a connection above the limit gets a 503 and is closed, and malformed HTTP gets a JSON 400, 414
+or 431. Each failure is one line of the log.
 """
 
 from __future__ import annotations
@@ -13,8 +14,17 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
-from router.errors import BadRequest, Unavailable, native_error
+from router.errors import (
+    BadRequest,
+    HeadersTooLarge,
+    RouterError,
+    Unavailable,
+    UriTooLong,
+    native_error,
+)
+from router.http.fault_line import fault_line
 
 SERVER_NAME = "tgi-laps"
 """Value of the `Server` header; it discloses no version."""
@@ -22,11 +32,17 @@ SERVER_NAME = "tgi-laps"
 READ_SIZE = 1 << 16
 """Maximum bytes per read: they may hold a great many tiny chunks, all parsed in one go."""
 
+MAX_URI_BYTES = 8192
+"""Maximum length of path and query. It differs from MAX_HEADER_BYTES, since the parser reports only
+which limit was exceeded."""
+MAX_HEADER_BYTES = 8190
+"""Maximum length of the name, and of the value, of a header."""
+
 logger = logging.getLogger(__name__)
 
 
 class Connection(web.RequestHandler):
-    """One connection; malformed HTTP gets a JSON 400."""
+    """One connection; malformed HTTP gets a JSON error."""
 
     __slots__ = ()
 
@@ -42,14 +58,20 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """A 400 for a request that cannot be parsed. Raises ConnectionError once bytes are out."""
+        """The response to a request that cannot be parsed.
+
+        Raises ConnectionError once bytes are out.
+        """
         if request.writer.output_size > 0:
             raise ConnectionError("the response has already started")
-        logger.debug("malformed HTTP: %s", exc)
-        body = orjson.dumps(native_error(BadRequest()))
-        response = web.Response(body=body, status=400, headers=_response_headers())
-        response.force_close()
-        return response
+        logger.debug("malformed HTTP: %s", exc and fault_line(exc))
+        return early_response(_parser_error(exc))
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log an exception that aiohttp caught, in one line."""
+        error = kw.get("exc_info")
+        text = fault_line(error) if isinstance(error, BaseException) else str(args[:1])
+        logger.error("connection closed: %s", text)
 
 
 class RejectedConnection(asyncio.Protocol):
@@ -70,7 +92,29 @@ def accept_connection(
     """
     if server is None or len(server.connections) >= max_connections:
         return RejectedConnection()
-    return Connection(server, loop=asyncio.get_running_loop(), **settings)
+    return Connection(
+        server,
+        loop=asyncio.get_running_loop(),
+        max_line_size=MAX_URI_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+        auto_decompress=False,
+        **settings,
+    )
+
+
+def early_response(error: RouterError) -> web.Response:
+    """The response to a request that no route sees; the connection is closed after it."""
+    body = orjson.dumps(native_error(error))
+    response = web.Response(body=body, status=error.status, headers=_response_headers())
+    response.force_close()
+    return response
+
+
+def _parser_error(error: BaseException | None) -> RouterError:
+    if isinstance(error, LineTooLong):
+        return UriTooLong() if error.args[1] == MAX_URI_BYTES else HeadersTooLarge()
+    too_many = isinstance(error, BadHttpMessage) and error.message.startswith("Too many headers")
+    return HeadersTooLarge() if too_many else BadRequest()
 
 
 def _response_headers() -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from aiohttp import web
 
 from router.http.route_group import ErrorFormat
@@ -10,5 +12,9 @@ from router.requests.record import LiveRequest
 REQUEST_ID = web.RequestKey("request_id", str)
 RECORDS = web.RequestKey("records", list[LiveRequest])
 """The live requests that the HTTP request has started."""
+PATH_PARAMETERS: web.RequestKey[Mapping[str, str]] = web.RequestKey("path_parameters")
+"""Of the normalized path, which `match_info` does not know."""
+FAULT = web.RequestKey("fault", str)
+"""The unexpected exception that ended the request, for its line in the log."""
 ERROR_FORMAT: web.RequestKey[ErrorFormat] = web.RequestKey("error_format")
 """The form of the route's errors; a handler that delegates to another route may change it."""

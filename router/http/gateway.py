@@ -24,6 +24,7 @@ from router.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from router.http.content_encoding import decompress, require_supported
 from router.http.context import RECORDS, REQUEST_ID
 from router.http.json_body import MAX_BODY_VALUES, AnyBody, parse_body
 from router.http.sse import ClientDisconnected, EventStream, open_event_stream
@@ -77,19 +78,22 @@ class Gateway:
         return MAX_BODY_VALUES + self.bounds.max_total_tokens
 
     async def read_payload(self, http: web.Request) -> bytes:
-        """The body's bytes: state, media type, size and time are checked. Raises RouterError."""
+        """The body's bytes: state, media type, coding, size and time are
+        checked. Raises RouterError."""
         self._require_serving()
         if not _JSON_CONTENT_TYPE.fullmatch(http.content_type):
             raise UnsupportedMediaType
         if http.content_length is not None and http.content_length > self.bounds.payload_limit:
             raise PayloadTooLarge
+        coding = require_supported(http.headers.get("Content-Encoding", ""))
         try:
             async with asyncio.timeout(self._timeouts.body):
-                return await http.read()
+                body = await http.read()
         except TimeoutError as fault:
             raise RequestTimeout from fault
         except web.RequestPayloadError as fault:
             raise BadRequest from fault
+        return await offload(len(body), decompress, body, coding, self.bounds.payload_limit)
 
     def _require_serving(self) -> None:
         reason = self._dispatcher.unhealthy_reason()

@@ -25,7 +25,7 @@ ERROR_DESCRIPTIONS = {
     404: "Not found",
     408: "Timeout while reading the request body",
     413: "The request body is too large",
-    415: "The content type is not JSON",
+    415: "The content type is not JSON, or the content encoding is not supported",
     422: "A field of the request is invalid",
     424: "Generation failed",
     429: "Too many concurrent requests",
@@ -37,7 +37,10 @@ READ_ERROR_STATUSES = (401, 503)
 """Of paths that take neither a body nor an id."""
 LOOKUP_ERROR_STATUSES = (401, 404)
 """Of paths that contain an id."""
-PATH_PARAMETERS = {"request_id": "The request's `x-request-id`."}
+PATH_PARAMETERS = {
+    "model": "Name of the model, which may contain slashes.",
+    "request_id": "The request's `x-request-id`.",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The router's log: on stderr, which the launcher forwards, at the level that LOG_LEVEL names.
 
 One line for each request when it ends, with its id and never its text; at debug level unless it
-failed with a server error.
+failed with a server error. What failed unexpectedly is part of that line.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from router.http.context import REQUEST_ID
+from router.http.context import FAULT, REQUEST_ID
 from router.log_levels import ROUTER_TARGETS, effective_level
 
 MAX_PATH_LENGTH = 200
@@ -35,12 +35,13 @@ async def log_request(request: web.Request, handler: Handler) -> web.StreamRespo
     response = await handler(request)
     quiet = response.status < 500  # one line per request could fill a pipe without a reader
     logger.log(
-        logging.DEBUG if quiet else logging.INFO,
-        "request %s: %s %s %d in %.3f s",
+        logging.ERROR if FAULT in request else logging.DEBUG if quiet else logging.INFO,
+        "request %s: %s %s %d in %.3f s%s",
         request[REQUEST_ID],
         request.method,
         request.rel_url.raw_path[:MAX_PATH_LENGTH],
         response.status,
         loop.time() - started,
+        f": {request[FAULT]}" if FAULT in request else "",
     )
     return response

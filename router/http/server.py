@@ -9,7 +9,6 @@ before a handler: path, method, key.
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import secrets
 import socket
@@ -21,6 +20,7 @@ from aiohttp.typedefs import Middleware
 
 from router.errors import (
     BadRequest,
+    ExpectationFailed,
     IncompleteGeneration,
     MethodNotAllowed,
     NotFound,
@@ -28,8 +28,9 @@ from router.errors import (
     RouterError,
 )
 from router.http.access import AccessPolicy
-from router.http.connections import SERVER_NAME, accept_connection
-from router.http.context import ERROR_FORMAT, RECORDS, REQUEST_ID
+from router.http.connections import SERVER_NAME, accept_connection, early_response
+from router.http.context import ERROR_FORMAT, FAULT, PATH_PARAMETERS, RECORDS, REQUEST_ID
+from router.http.fault_line import fault_line
 from router.http.gateway import Timeouts
 from router.http.json_response import json_response
 from router.http.request_log import log_request
@@ -44,8 +45,6 @@ SHUTDOWN_TIMEOUT_SECONDS = 2.0
 """At the end, time for the last bytes of responses to leave."""
 LISTEN_BACKLOG = 1024
 """Connections that the system may hold before they are accepted."""
-
-logger = logging.getLogger(__name__)
 
 
 def build_application(
@@ -84,12 +83,30 @@ async def run_server(
     )
     await runner.setup()
     try:
+        _refuse_expectations(runner.server)
         accepting = await _listen(runner.server, listener, max_connections, timeouts)
         on_ready()
         await wait_drained()
         accepting.close()
     finally:
         await runner.cleanup()
+
+
+def _refuse_expectations(server: web.Server | None) -> None:
+    """Answer 417 to expectations other than `100-continue` (RFC 9110, section 10.1.1).
+
+    aiohttp refuses them outside of all middlewares, in plain text.
+    """
+    if server is None:
+        return
+    handle = server.request_handler
+
+    async def checked(request: web.BaseRequest) -> web.StreamResponse:
+        if request.headers.get("Expect", "100-continue").lower() != "100-continue":
+            return early_response(ExpectationFailed())
+        return await handle(request)
+
+    server.request_handler = checked
 
 
 async def _listen(
@@ -111,11 +128,13 @@ def _error_middleware(access: AccessPolicy, groups: Sequence[RouteGroup]) -> Mid
     @web.middleware
     async def render_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Assign a request id, and render every error as JSON in the form of its route."""
+        received = request
         request[REQUEST_ID] = _request_id(request)
         request[RECORDS] = []
-        request[ERROR_FORMAT] = error_format_of(_collapsed(request.path), groups)
+        request[ERROR_FORMAT] = error_format_of(_normalized(request.path), groups)
         try:
-            request, handler, match = await _collapse_slashes(request, handler)
+            request, handler, match = await _normalize_path(request, handler)
+            request[PATH_PARAMETERS] = match
             return await _authorize_and_handle(access, request, handler, match)
         except RouterError as error:
             return _error_response(error, request[ERROR_FORMAT])
@@ -123,10 +142,10 @@ def _error_middleware(access: AccessPolicy, groups: Sequence[RouteGroup]) -> Mid
             return _translate_http_error(error, request[ERROR_FORMAT])
         except ClientDisconnected:
             return web.Response(status=499)
-        except Exception:
-            if request.writer.output_size:  # too late for a status: the connection is cut
-                raise
-            logger.exception("request %s", request[REQUEST_ID])
+        except Exception as error:  # noqa: BLE001 - the request's line of the log names it
+            received[FAULT] = fault_line(error)
+            if request.writer.output_size:  # too late for a status
+                return _cut(request)
             return _error_response(IncompleteGeneration(), request[ERROR_FORMAT])
 
     return render_errors
@@ -144,15 +163,22 @@ async def _authorize_and_handle(
     return await handler(request)
 
 
-def _collapsed(path: str) -> str:
-    return re.sub("/{2,}", "/", path)
+def _cut(request: web.Request) -> web.Response:
+    """End the connection in the middle of a response."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=500)
 
 
-async def _collapse_slashes(
+def _normalized(path: str) -> str:
+    return re.sub("/{2,}", "/", path).rstrip("/") or "/"
+
+
+async def _normalize_path(
     request: web.Request, handler: Handler
 ) -> tuple[web.Request, Handler, web.UrlMappingMatchInfo]:
-    """Treat `//path` as `/path`: some clients join their base address carelessly."""
-    path = _collapsed(request.rel_url.raw_path)
+    """Treat `//path/` as `/path`: some clients join their base address carelessly."""
+    path = _normalized(request.rel_url.raw_path)
     if path == request.rel_url.raw_path:
         return request, handler, request.match_info
     clone = request.clone(rel_url=request.rel_url.with_path(path, encoded=True))
@@ -165,7 +191,7 @@ async def _set_common_headers(
 ) -> None:
     """The headers of every response, streams included."""
     preflight = request.method == "OPTIONS"
-    response.headers.update(access.cors_headers(request.headers.get("Origin"), preflight=preflight))
+    response.headers.update(access.cors_headers(request.headers, preflight=preflight))
     response.headers["x-request-id"] = request[REQUEST_ID]
     response.headers["Server"] = SERVER_NAME
 

@@ -10,12 +10,18 @@ from pathlib import Path
 
 from aiohttp import web
 
+from router.http.context import PATH_PARAMETERS
+
 CONTENT_TYPES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 """The files that the page needs."""
 PAGE_HTML = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<script>
+const base = {href: location.pathname.replace(/docs\\/*$/, "")}
+document.head.append(Object.assign(document.createElement("base"), base))
+</script>
 <title>Text generation</title>
 <link rel="icon" href="data:,">
 <link rel="stylesheet" href="docs/swagger-ui.css">
@@ -47,7 +53,7 @@ class DocsRoutes:
 
     async def asset(self, http: web.Request) -> web.StreamResponse:
         """GET `/docs/{name}`: a file that the page needs; 404 for any other name."""
-        name = http.match_info["name"]
+        name = http[PATH_PARAMETERS]["name"]
         if name not in CONTENT_TYPES:
             raise web.HTTPNotFound
         return web.FileResponse(

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from router.dispatch.dispatcher import Dispatcher
 from router.errors import NotFound
+from router.http.context import PATH_PARAMETERS
 from router.http.json_response import json_response
 from router.native import response_bodies
 from router.observability import scheduler_status
@@ -66,7 +67,7 @@ class StatusRoutes:
 
     async def request_status(self, http: web.Request) -> web.StreamResponse:
         """GET `/requests/{request_id}`: its expected wait, and the service it has received."""
-        request_id = http.match_info["request_id"]
+        request_id = http[PATH_PARAMETERS]["request_id"]
         statuses = self._dispatcher.request_statuses(request_id)
         if not statuses:
             raise NotFound
@@ -74,7 +75,7 @@ class StatusRoutes:
 
     async def cancel(self, http: web.Request) -> web.StreamResponse:
         """DELETE `/requests/{request_id}`, POST `/cancel/{request_id}`: end it."""
-        request_id = http.match_info["request_id"]
+        request_id = http[PATH_PARAMETERS]["request_id"]
         cancelled = self._dispatcher.cancel(request_id)
         if not cancelled:
             raise NotFound

@@ -57,4 +57,11 @@ OPENAI_OPERATIONS = (
         response_model=response_models.ModelsInfo,
         error_model=response_models.OpenAiErrorResponse,
     ),
+    Operation(
+        method="get",
+        path="/v1/models/{model}",
+        summary="Describe the served model",
+        response_model=response_models.ModelInfo,
+        error_model=response_models.OpenAiErrorResponse,
+    ),
 )

@@ -15,7 +15,8 @@ from typing import Any
 
 from aiohttp import web
 
-from router.errors import IncompleteGeneration, RouterError
+from router.errors import IncompleteGeneration, ModelNotFound, RouterError
+from router.http.context import PATH_PARAMETERS
 from router.http.gateway import Gateway
 from router.http.json_response import (
     dump_json,
@@ -39,6 +40,8 @@ from router.text.encoder import Encoder
 PREFIX = "/v1"
 """Of the paths whose errors have OpenAI's form, unknown ones included."""
 DONE = b"[DONE]"
+DEFAULT_MODEL = "tgi"
+"""Stands for the served model."""
 
 Precheck = Callable[[], Awaitable[OpenAIGeneration]]
 
@@ -65,6 +68,7 @@ class OpenAIRoutes:
         """The routes below `PREFIX`."""
         return [
             web.get(f"{PREFIX}/models", self.models),
+            web.get(f"{PREFIX}/models/{{model:.+}}", self.model),
             web.post(f"{PREFIX}/chat/completions", self.chat),
             web.post(f"{PREFIX}/completions", self.completions),
             web.post(f"{PREFIX}/responses", self.responses),
@@ -76,9 +80,17 @@ class OpenAIRoutes:
 
     async def models(self, http: web.Request) -> web.StreamResponse:
         """GET `/v1/models`: the served model."""
+        return json_response({"object": "list", "data": [self._model_object()]})
+
+    async def model(self, http: web.Request) -> web.StreamResponse:
+        """GET `/v1/models/{model}`: the served model, whose name may contain slashes."""
+        if http[PATH_PARAMETERS]["model"] not in (self._server_info.model_id, DEFAULT_MODEL):
+            raise ModelNotFound(http[PATH_PARAMETERS]["model"])
+        return json_response(self._model_object())
+
+    def _model_object(self) -> dict[str, Any]:
         name = self._server_info.model_id
-        model = {"id": name, "object": "model", "created": 0, "owned_by": name}
-        return json_response({"object": "list", "data": [model]})
+        return {"id": name, "object": "model", "created": 0, "owned_by": name}
 
     async def chat(self, http: web.Request) -> web.StreamResponse:
         """POST `/v1/chat/completions`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -327,7 +328,8 @@ async def _serving(
         await ready.wait()
         try:
             async with aiohttp.ClientSession() as session:
-                paths = [(route.method, route.path) for group in groups for route in group.routes]
+                routes = [route for group in groups for route in group.routes]
+                paths = [(route.method, re.sub(r":[^}]+", "", route.path)) for route in routes]
                 yield RunningServer(f"http://127.0.0.1:{port}", port, dispatcher, session, paths)
         finally:
             await workers.close()

@@ -7,7 +7,7 @@ import pytest
 from tests.support.serving import ScriptedDispatcher, Token, serving
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/v2/health", "/generate/"])
+@pytest.mark.parametrize("path", ["/nowhere", "/v2/health", "/generate/x", "/nowhere/"])
 async def test_an_unknown_path_is_a_json_404(path: str) -> None:
     async with serving() as server:
         response = await server.post(path, {"inputs": "a"})

@@ -204,6 +204,13 @@ CALLS = {
         "/v1/responses", '{"input":"Say","stream":true}', server=ends(FIRST, GenerationFailed("x"))
     ),
     "error_400_json": post("/generate", '{"inputs":'),
+    "error_400_gzip": post("/generate", head={"Content-Encoding": "gzip"}),
+    "error_404_model": get("/v1/models/another"),
+    "error_414": get("/health?" + "a" * 8200),
+    "error_415_coding": post("/generate", head={"Content-Encoding": "zstd"}),
+    "error_417": post("/generate", head={"Expect": "junk"}),
+    "error_431": get("/health", head={"X": "a" * 8200}),
+    "v1_model": get("/v1/models/bigscience/bloom-560m"),
     "error_400_surrogate": post("/generate", '{"inputs":"\\ud800"}'),
     "error_400_http": Call("GET", "/health", head={"Content-Length": "x"}),
     "error_401": post("/generate", server={"access": KEY}),
