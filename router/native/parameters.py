@@ -28,7 +28,7 @@ class SharedParameters(Body):
 
     temperature: Float32 | None = None
     """Sampling temperature: higher values make the output more random. Must be positive; on the
-    OpenAI routes 0 means greedy decoding and the default is 1."""
+    OpenAI routes 0 means greedy decoding and the default is 1. Below 1e-5 decoding is greedy."""
     top_k: I32 | None = None
     """Sample from the k most likely tokens only. On the OpenAI routes 0 and -1 keep all tokens."""
     top_p: Float32 | None = None
@@ -84,6 +84,8 @@ RANGES: Mapping[str, ValueRange] = {
     "min_p": ValueRange(lambda value: 0.0 <= value <= 1.0, ">= 0.0 and <= 1.0"),
 }
 """TGI's ranges, texts and order; those of parameters that TGI does not have come in between."""
+GREEDY_BELOW = 1e-5
+"""At a lower temperature the most likely token is certain, and quotients would leave float32."""
 WARPERS = ("temperature", "top_k", "top_p", "typical_p", "min_p")
 """Parameters without effect on greedy decoding."""
 _SAMPLING_FIELDS = frozenset(field.name for field in fields(Sampling))
@@ -137,10 +139,10 @@ def build_sampling(
     """The `Sampling` that `parameters` describe; a field without a value is neutral.
 
     `derived` holds the fields that the body has in another form. Without a seed `new_seed` gives
-    one; greedy decoding has neither seed nor warpers.
+    one; greedy decoding has neither seed nor warpers. A temperature below GREEDY_BELOW is greedy.
     """
     given = {name: value for name, value in parameters if value is not None}
     values = {name: given[name] for name in given.keys() & _SAMPLING_FIELDS} | derived
-    if greedy:
+    if greedy or values.get("temperature", 1.0) < GREEDY_BELOW:
         return Sampling(**{name: values[name] for name in values.keys() - {"seed", *WARPERS}})
     return Sampling(**{"temperature": 1.0, "seed": new_seed(), **values})

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from shard.batch.rows import CachedRow
 from shard.sampling.sampler import as_int64, mix64
+from shard.sampling.warpers import bounded_temperature
 from shard.wire.protocol import ProtocolError, ReportOptions, Sampling
 
 ON_DEVICE = frozenset(
@@ -249,7 +250,8 @@ class DeviceRowTable:
 
 def _encode_floats(sampling: Sampling) -> list[float]:
     """The float parameters in the order of the columns; a greedy row has neutral ones."""
-    effective = replace(_effective(sampling), temperature=sampling.temperature or 1.0)
+    temperature = bounded_temperature(sampling.temperature or 1.0)
+    effective = replace(_effective(sampling), temperature=temperature)
     return [getattr(effective, name) for name in _FLOAT_PARAMS]
 
 

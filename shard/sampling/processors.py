@@ -17,6 +17,8 @@ from torch import Tensor
 
 from shard.sampling.position import Position
 
+_MAX_PENALTY = 1e4
+"""A larger repetition penalty, or a smaller inverse, changes no order of tokens in practice."""
 HASH_KEY = 15485863
 """Multiplied by the previous token it is the seed of the green list."""
 
@@ -41,11 +43,17 @@ def green_list(previous: int, vocabulary: int, gamma: float) -> Tensor:
     return torch.randperm(vocabulary, generator=generator)[: int(vocabulary * gamma)]
 
 
+def bounded_penalty(value: float) -> float:
+    """The repetition penalty to apply, so that no product or quotient of scores overflows."""
+    return min(max(value, 1 / _MAX_PENALTY), _MAX_PENALTY)
+
+
 def repetition(scores: Tensor, positions: Sequence[Position]) -> None:
     """Divide positive and multiply negative scores of every token seen, once per token (CTRL)."""
     seen = {
         row: dict.fromkeys(
-            (*position.tokens, *position.drafts), position.sampling.repetition_penalty
+            (*position.tokens, *position.drafts),
+            bounded_penalty(position.sampling.repetition_penalty),
         )
         for row, position in enumerate(positions)
         if position.sampling.repetition_penalty != 1.0

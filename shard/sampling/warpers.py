@@ -18,11 +18,20 @@ from shard.wire.protocol import Sampling
 
 _CANDIDATES = 1024
 """A mass is searched among this many tokens first; if that is not enough, all are sorted."""
+_MIN_TEMPERATURE, _MAX_TEMPERATURE = 1e-5, 1e6
+"""Beyond these a token is certain or all are alike, and quotients would leave float32."""
+
+
+def bounded_temperature(value: float) -> float:
+    """The temperature to divide by, so that every quotient of scores is finite in float32."""
+    return min(max(value, _MIN_TEMPERATURE), _MAX_TEMPERATURE)
 
 
 def temperature(scores: Tensor, positions: Sequence[Position]) -> None:
     """Divide the scores by the temperature."""
-    rows, values = _rows_with(scores, positions, lambda sampling: sampling.temperature, 1.0)
+    rows, values = _rows_with(
+        scores, positions, lambda sampling: bounded_temperature(sampling.temperature), 1.0
+    )
     if len(rows):
         scores[rows] /= values
 

@@ -41,6 +41,8 @@ _HOST_ONLY = ("repetition", "frequency", "presence", "bias", "watermark", "all")
 DEVICE_SAMPLINGS = {
     **{name: sampling for name, sampling in SAMPLINGS.items() if name not in _HOST_ONLY},
     "greedy": Sampling(),
+    "tiny values": Sampling(temperature=1e-40, top_p=1e-40, typical_p=1e-40, min_p=1e-40),
+    "huge temperature": Sampling(temperature=3e38),
     "every warper": Sampling(0, 0.9, 60, 0.95, typical_p=0.95, min_p=0.001, min_new_tokens=9),
 }
 """Those whose rounds stay on the device."""

@@ -108,3 +108,23 @@ def test_every_sampling_parameter_has_a_range_unless_its_type_is_one() -> None:
     bounded_by_type = {"seed", "watermark", "min_new_tokens"}
     sampling = {field.name for field in fields(Sampling)}
     assert (declared & sampling) - bounded_by_type == RANGES.keys()
+
+
+@pytest.mark.parametrize("value", [1e-45, 1e-40, 1e-20, 9e-6])
+def test_a_temperature_that_leaves_no_choice_is_greedy(value: float) -> None:
+    plain = GenerateRequest(inputs="a", parameters=GenerateParameters(temperature=value, top_k=5))
+    assert native.validate(plain, BOUNDS, stream=False).sampling == Sampling()
+    body = CommonParameters(temperature=value, top_p=0.5, seed=3)
+    request = openai.validate(body, BOUNDS, 100, openai.LogprobOptions())
+    assert request.sampling == Sampling()
+
+
+@pytest.mark.parametrize("value", [1.1e-5, 1e20, 3e38])
+def test_any_other_temperature_samples(value: float) -> None:
+    plain = GenerateRequest(inputs="a", parameters=GenerateParameters(temperature=value, seed=3))
+    body = CommonParameters(temperature=value, seed=3)
+    for request in (
+        native.validate(plain, BOUNDS, stream=False),
+        openai.validate(body, BOUNDS, 100, openai.LogprobOptions()),
+    ):
+        assert request.sampling.temperature == pytest.approx(value)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from shard.sampling.processors import green_list
-from shard.sampling.sampler import Position, process
+from shard.sampling.sampler import Position, logprobs, process, sample
 from shard.wire.protocol import LogitBias, Sampling
 from tests.support.reference import reference
 
@@ -98,6 +98,33 @@ def test_a_greedy_row_has_processors_and_no_warper() -> None:
     everything = {name: value for part in SINGLE.values() for name, value in part.items()}
     greedy = Sampling(**{**everything, "temperature": 0.0})
     assert_equal_to_transformers(spots([greedy] * 8), logits(8))
+
+
+EXTREME: tuple[dict[str, Any], ...] = (
+    *({"temperature": value} for value in (1e-45, 1e-40, 1e-20, 1e-6, 1e20, 3.4e38)),
+    *({"repetition_penalty": value} for value in (1e-45, 1e-40, 1e-10, 1e10, 3.4e38)),
+    *({name: 1e-45} for name in ("top_p", "typical_p", "min_p")),
+    {"temperature": 1e-40, "repetition_penalty": 1e-40, "top_p": 1e-40, "typical_p": 1e-40},
+    {"temperature": 1e-40, "repetition_penalty": 3.4e38, "frequency_penalty": 2.0, "top_k": 1},
+    {"temperature": 3.4e38, "repetition_penalty": 1e-40, "min_p": 1e-40, "typical_p": 0.5},
+)
+
+
+@pytest.mark.parametrize("given", EXTREME, ids=str)
+def test_tiny_and_huge_values_leave_a_distribution(given: dict[str, Any]) -> None:
+    for scale in (1.0, 300.0):
+        positions = spots([replace(WARM, **given)] * 4)
+        logs = logprobs(process(logits(4) * scale, positions, EOS))
+        assert not logs.isnan().any()
+        torch.testing.assert_close(logs.exp().sum(-1), torch.ones(4))
+
+
+def test_a_tiny_temperature_takes_the_best_token_and_a_huge_one_any() -> None:
+    raw = logits(4)
+    cold = spots([Sampling(seed=seed, temperature=1e-40) for seed in range(4)])
+    assert sample(process(raw, cold), cold).tolist() == raw.argmax(-1).tolist()
+    hot = process(raw, spots([Sampling(temperature=3e38)] * 4))
+    torch.testing.assert_close(logprobs(hot).exp(), torch.full_like(raw, 1 / VOCABULARY))
 
 
 @pytest.mark.parametrize("name", ["top_p", "typical_p"])
