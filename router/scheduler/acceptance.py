@@ -43,6 +43,7 @@ class AcceptanceCurve:
         "_prior",
         "_prior_rounds",
         "_reached",
+        "_source",
     )
 
     def __init__(
@@ -55,14 +56,15 @@ class AcceptanceCurve:
 
         `memory_rounds`: after so many rounds older ones fade. `prior_rounds`: weight of the prior.
         """
-        before = (1.0, *prior)
-        chances = [s / b if b else 0.0 for b, s in zip(before, prior, strict=False)]
+        chances = _chances(prior)
         self._memory_rounds, self._prior_rounds = memory_rounds, prior_rounds
         self._prior = chances
         self._passed = [0.0] * len(chances)
         self._reached = [0.0] * len(chances)
         self._cached_curve: tuple[float, ...] | None = None
         """S_1..S_n; None if they must be computed again."""
+        self._source: tuple[AcceptanceCurve, int] | None = None
+        """The curve that this one follows until its first round with drafts, and its length."""
 
     @classmethod
     def uninformed(
@@ -71,8 +73,27 @@ class AcceptanceCurve:
         """Nothing observed: each of `max_draft` positions passes with `DEFAULT_ACCEPTANCE`."""
         return cls([DEFAULT_ACCEPTANCE**k for k in range(1, max_draft + 1)], memory_rounds)
 
+    @classmethod
+    def following(
+        cls,
+        source: AcceptanceCurve,
+        max_draft: int,
+        memory_rounds: float = REQUEST_MEMORY_ROUNDS,
+        prior_rounds: float = PRIOR_ROUNDS,
+    ) -> AcceptanceCurve:
+        """Return a curve that equals `source` up to `max_draft` until its first round with drafts.
+
+        What `source` is then becomes its prior.
+        """
+        curve = cls(source.truncated(max_draft), memory_rounds, prior_rounds)
+        curve._source = source, max_draft
+        return curve
+
     def observe(self, drafted: int, accepted: int) -> None:
         """Learn from one round; `accepted` of `drafted` tokens were kept."""
+        if self._source is not None and drafted:
+            source, max_draft = self._source
+            self._prior, self._source = _chances(source.truncated(max_draft)), None
         seen, kept = self._reached, self._passed
         for k in range(min(drafted, accepted + 1)):
             if seen[k] >= self._memory_rounds:
@@ -85,6 +106,9 @@ class AcceptanceCurve:
     @property
     def curve(self) -> tuple[float, ...]:
         """S_1..S_n."""
+        if self._source is not None:
+            source, max_draft = self._source
+            return source.truncated(max_draft)
         if self._cached_curve is None:
             self._cached_curve = self._compute_curve()
         return self._cached_curve
@@ -144,6 +168,12 @@ class AcceptanceCurve:
     def accepted_fraction(self, draft: int) -> float:
         """Return A, the expected accepted fraction of `draft` > 0 drafts."""
         return fsum(self.truncated(draft)) / draft
+
+
+def _chances(curve: Sequence[float]) -> list[float]:
+    """Return the probability to pass each position once it is reached."""
+    before = (1.0, *curve)
+    return [s / b if b else 0.0 for b, s in zip(before, curve, strict=False)]
 
 
 class AcceptanceStability:

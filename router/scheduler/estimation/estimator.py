@@ -93,11 +93,16 @@ class Estimator:
         return sum(self._errors) / len(self._errors) if self._errors else 0.0
 
     def new_row(self, job: Job) -> Row:
-        """Return a row for a job that has just arrived."""
+        """Return a row for a job that has just arrived.
+
+        Its acceptance is that of all requests, as it is at any time, until it drafts itself.
+        """
         longest = self._capacity.speculate
         cap = longest if job.speculate is None else min(longest, job.speculate)
-        prior = self._global_acceptance.truncated(longest)
-        return Row(job, AcceptanceCurve(prior, self._memory_rounds, self._prior_rounds), cap)
+        acceptance = AcceptanceCurve.following(
+            self._global_acceptance, longest, self._memory_rounds, self._prior_rounds
+        )
+        return Row(job, acceptance, cap)
 
     def remaining_seconds(self, row: Row) -> float:
         """Return the estimated device seconds that `row` needs after its Steps in flight."""

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from router.scheduler.api import DeviceCapacity, Outcome, RowEnded
 from router.scheduler.estimation.estimator import Estimator
 from router.scheduler.policies.builders import level_queue, published_estimator, single_queue
+from router.scheduler.policies.incremental_order import IncrementalOrder, RankLike
 from router.scheduler.policies.multilevel_queue import MultilevelQueue, RankInLevel
 from router.scheduler.policies.policy import Policy
 from router.scheduler.policies.sorted_rows import SortedRows
+from router.scheduler.policies.waiting_twins import KindOf, exact_kind
 from router.scheduler.row import Row
 
 if TYPE_CHECKING:  # the configuration lists the policies, so it imports them
@@ -44,7 +46,8 @@ def build_preemptive_sjf(
 def build_esrpt(config: SchedulerConfig, capacity: DeviceCapacity) -> tuple[Policy, Estimator]:
     """Build `e-srpt`."""
     estimator = published_estimator(config, capacity)
-    return SizeRanked(single_queue(config, capacity), estimator.remaining_seconds), estimator
+    queue = single_queue(config, capacity)
+    return SizeRanked(queue, estimator.remaining_seconds, exact_kind), estimator
 
 
 class Fcfs:
@@ -75,16 +78,13 @@ class Fcfs:
         return self._sorted_rows.rows
 
 
-class _RankedPolicy:
-    """What the policies below share: an order by level and rank, and ageing.
-
-    A row enters level 1 with `rank(row)`, a function that each policy passes in.
-    """
+class Las:
+    """Least attained service in the same levels as LAPS-SD, without any prediction."""
 
     perceptible_count = 0
 
-    def __init__(self, queue: MultilevelQueue, rank: Callable[[Row], RankInLevel]) -> None:
-        self._queue, self._rank = queue, rank
+    def __init__(self, queue: MultilevelQueue) -> None:
+        self._queue = queue
 
     @property
     def level_count(self) -> int:
@@ -97,11 +97,11 @@ class _RankedPolicy:
         return self._queue.level(row)
 
     def add(self, row: Row, now: float) -> None:
-        self._queue.add(row, 1, self._rank(row), now)
+        self._queue.add(row, 1, (), now)
 
     def observe(self, row: Row, outcome: Outcome, now: float) -> None:
         self._queue.record_service(row, outcome, now)
-        self._queue.move(row, 1, self._rank(row))
+        self._queue.demote(row)
 
     def remove(self, row: Row, end: RowEnded | None) -> None:
         self._queue.remove(row)
@@ -110,15 +110,33 @@ class _RankedPolicy:
         return self._queue.order(now)
 
 
-class Las(_RankedPolicy):
-    """Least attained service in the same levels as LAPS-SD, without any prediction."""
+class _RankedPolicy:
+    """What the policies below share: one level, an order by rank, and ageing."""
 
-    def __init__(self, queue: MultilevelQueue) -> None:
-        super().__init__(queue, lambda row: ())
+    level_count = 1
+    perceptible_count = 0
+
+    def __init__(self, queue: MultilevelQueue, rank: RankLike, kind: KindOf) -> None:
+        self._order = IncrementalOrder(queue, rank, kind)
+
+    def is_perceptible(self, row: Row) -> bool:
+        return False
+
+    def level(self, row: Row) -> int:
+        return 0 if self._order.is_aged(row) else 1
+
+    def add(self, row: Row, now: float) -> None:
+        self._order.add(row, now)
 
     def observe(self, row: Row, outcome: Outcome, now: float) -> None:
-        self._queue.record_service(row, outcome, now)
-        self._queue.demote(row)
+        self._order.observe(row, outcome, now)
+
+    def remove(self, row: Row, end: RowEnded | None) -> None:
+        self._order.remove(row)
+        self._order.mark_stale()
+
+    def order(self, now: float) -> Sequence[Row]:
+        return self._order.rows(now)
 
 
 class SizeRanked(_RankedPolicy):
@@ -127,9 +145,17 @@ class SizeRanked(_RankedPolicy):
     E-SRPT is this order by the estimated remaining execution time.
     """
 
-    def __init__(self, queue: MultilevelQueue, size: Callable[[Row], float]) -> None:
-        """`queue`: one level, for its ageing. `size`: least first."""
-        super().__init__(queue, lambda row: (size(row),))
+    def __init__(
+        self,
+        queue: MultilevelQueue,
+        size: Callable[[Row], float],
+        kind: KindOf = lambda job: job.id,
+    ) -> None:
+        """`queue`: one level, for its ageing. `size`: least first.
+
+        `kind`: of requests whose sizes are equal before they are served; default: no two.
+        """
+        super().__init__(queue, lambda row, like: (size(like),), kind)
 
 
 class LengthSjf(_RankedPolicy):
@@ -143,12 +169,12 @@ class LengthSjf(_RankedPolicy):
     ) -> None:
         """`queue`: one level, for its ageing."""
 
-        def rank(row: Row) -> RankInLevel:
+        def rank(row: Row, like: Row) -> RankInLevel:
             if row.started and not preemptive:
                 return (0, 0.0)
-            return (1, row.emitted + estimator.expected_remaining_tokens(row, row.emitted))
+            return (1, like.emitted + estimator.expected_remaining_tokens(like, like.emitted))
 
-        super().__init__(queue, rank)
+        super().__init__(queue, rank, exact_kind)
         self._waiting: dict[int, Row] = {}
 
     def add(self, row: Row, now: float) -> None:
@@ -163,5 +189,5 @@ class LengthSjf(_RankedPolicy):
         # A row is first scheduled between two calls of `order`, without a call of `observe`.
         for row in [row for row in self._waiting.values() if row.started]:
             del self._waiting[row.job.id]
-            self._queue.move(row, 1, self._rank(row))
+            self._order.update(row)
         return super().order(now)

@@ -27,6 +27,7 @@ from router.scheduler.policies.laps_rank import LapsRank
 from router.scheduler.policies.multilevel_queue import MultilevelQueue, RankInLevel
 from router.scheduler.policies.perception import Perception
 from router.scheduler.policies.policy import Policy
+from router.scheduler.policies.waiting_twins import near_kind
 from router.scheduler.row import Row
 
 if TYPE_CHECKING:  # the configuration lists the policies, so it imports them
@@ -80,7 +81,7 @@ class Laps:
         """By id, of the size as last computed."""
         self._perception = Perception(estimator, config)
         self._rank = LapsRank(estimator, config, aging.quantum)
-        self._order = IncrementalOrder(aging, self._updated_rank)
+        self._order = IncrementalOrder(aging, self._updated_rank, near_kind)
         self._lengths_version = 0
         """Of the learned lengths, when all ranks were last marked as stale."""
 
@@ -124,7 +125,7 @@ class Laps:
             self._order.mark_stale()
         return self._order.rows(now)
 
-    def _updated_rank(self, row: Row) -> RankInLevel:
-        if self._rank.update(row):
+    def _updated_rank(self, row: Row, like: Row) -> RankInLevel:
+        if self._rank.update(row) if like is row else self._rank.copy_size(row, like):
             self._levels[row.job.id] = self._thresholds.level_for(self._rank.size(row))
         return self._rank.rank(row)

@@ -17,6 +17,7 @@ from router.scheduler.api import Outcome, RowEnded
 from router.scheduler.estimation.estimator import Estimator
 from router.scheduler.policies.multilevel_queue import MultilevelQueue, RankInLevel
 from router.scheduler.policies.perception import Perception
+from router.scheduler.policies.waiting_twins import WaitingTwins, near_kind
 from router.scheduler.row import Row
 
 if TYPE_CHECKING:  # the configuration lists the policies, so it imports them
@@ -52,6 +53,7 @@ class LapsQueues:
         self._perception = Perception(estimator, config)
         self._positions: dict[int, _Position] = {}
         self._tickets = count()
+        self._twins = WaitingTwins(near_kind)
 
     @property
     def level_count(self) -> int:
@@ -71,11 +73,13 @@ class LapsQueues:
         level = 1
         if self._joins_by_estimate:
             level = self._thresholds.level_for(self._estimator.remaining_seconds(row))
+            self._move_twins(row, level)
         self._positions[row.job.id] = _Position(level, next(self._tickets))
         self._perception.add(row)
         self._aging.add(row, 1, self._rank(row), now)
 
     def observe(self, row: Row, outcome: Outcome, now: float) -> None:
+        self._twins.discard(row)
         self._aging.record_service(row, outcome, now)
         self._perception.observe(row, outcome)
         position = self._positions[row.job.id]
@@ -86,11 +90,19 @@ class LapsQueues:
 
     def remove(self, row: Row, end: RowEnded | None) -> None:
         del self._positions[row.job.id]
+        self._twins.discard(row)
         self._perception.remove(row)
         self._aging.remove(row)
 
     def order(self, now: float) -> Sequence[Row]:
         return self._aging.order(now)
+
+    def _move_twins(self, row: Row, level: int) -> None:
+        """Rows of its kind that wait for their first service enter the queue of an arrival."""
+        for twin in self._twins.of(row).values():
+            self._positions[twin.job.id].level = level
+            self._aging.move(twin, 1, self._rank(twin))
+        self._twins.add(row)
 
     def _next_level(self, row: Row, position: _Position) -> int:
         """As in the paper: the time decides if it is known, otherwise the attained service."""

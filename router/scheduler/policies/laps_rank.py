@@ -21,7 +21,10 @@ if TYPE_CHECKING:  # the configuration lists the policies, so it imports them
     from router.scheduler.config import SchedulerConfig
 
 HYSTERESIS = 0.1
-"""Relative rise of a size that is ignored, so that rows of equal size do not take turns."""
+"""Relative rise of a size that is ignored, so that rows of equal size do not take turns.
+
+While a row waits for its first service a fall is ignored too: then it is noise in what was learned.
+"""
 MEAN_SIZE_WINDOW = 64
 """Arrivals over which the mean size is taken."""
 
@@ -62,15 +65,18 @@ class LapsRank:
         return self._sizes[row.job.id]
 
     def update(self, row: Row) -> bool:
-        """Compute the size of a row. Return whether it changed: a small rise is ignored."""
+        """Compute the size of a row. Return whether it changed: a small change is ignored."""
         size, before = self._work_seconds(row), self._sizes.get(row.job.id)
-        if before is None:
-            self._arrivals = min(self._arrivals + 1, MEAN_SIZE_WINDOW)
-            self._mean_size += (size - self._mean_size) / self._arrivals
-        elif before < size <= before * (1 + HYSTERESIS):
-            return False
-        self._sizes[row.job.id] = size
-        return True
+        if before is not None:
+            floor = before if row.device_seconds else before / (1 + HYSTERESIS)
+            if floor <= size <= before * (1 + HYSTERESIS):
+                return False
+        return self._set_size(row, size)
+
+    def copy_size(self, row: Row, like: Row) -> bool:
+        """Give a row the size of a live one. Return whether it changed."""
+        size = self._sizes[like.job.id]
+        return size != self._sizes.get(row.job.id) and self._set_size(row, size)
 
     def rank(self, row: Row) -> RankInLevel:
         """Return the rank of a live row, by its size as last computed."""
@@ -80,6 +86,14 @@ class LapsRank:
         if self._config.laps_tail:
             size = boosted_arrival(row.job.arrived, size, self._config.laps_tail, self._mean_size)
         return (row.job.priority, size)
+
+    def _set_size(self, row: Row, size: float) -> bool:
+        """Set a size, and count it in the mean if the row has just arrived. Return True."""
+        if row.job.id not in self._sizes:
+            self._arrivals = min(self._arrivals + 1, MEAN_SIZE_WINDOW)
+            self._mean_size += (size - self._mean_size) / self._arrivals
+        self._sizes[row.job.id] = size
+        return True
 
     def _work_seconds(self, row: Row) -> float:
         per_round = row.acceptance.expected_tokens(row.draft_length)

@@ -113,6 +113,10 @@ class MultilevelQueue:
         """Return the level in which the row is served; 0 after `patience`."""
         return self._queued[row.job.id].effective_level
 
+    def rank(self, row: Row) -> RankInLevel:
+        """Return the rank that a row was given last."""
+        return self._queued[row.job.id].rank
+
     def move(self, row: Row, level: int, rank: RankInLevel) -> None:
         """Move a row. It enters a new level as the last by order of entry, and stays promoted."""
         queued = self._queued[row.job.id]
