@@ -144,6 +144,19 @@ def log_startup(options: LauncherOptions, log: ConsoleLog) -> None:
         log(line, event="environment")
     if warning := options.ignored.warning():
         log.warning(warning)
+    if warning := exposure_warning(options.server):
+        log.warning(warning)
+
+
+def exposure_warning(server: ServerConfig) -> str | None:
+    """A warning for a server that everyone can reach and use; None for any other."""
+    everywhere = server.hostname in ("", "0.0.0.0", "::")  # noqa: S104
+    if server.api_key or not everywhere:
+        return None
+    return (
+        "the server listens on all interfaces without an API key; set `--api-key-file`, or"
+        " `--hostname 127.0.0.1`"
+    )
 
 
 def bind(server: ServerConfig) -> socket.socket:

@@ -446,6 +446,21 @@ def test_the_variable_hostname_is_ignored() -> None:
     assert options("--hostname", "127.0.0.1").server.hostname == "127.0.0.1"
 
 
+@pytest.mark.parametrize(
+    ("flags", "warns"),
+    [
+        ((), True),
+        (("--hostname", "::"), True),
+        (("--hostname", "127.0.0.1"), False),
+        (("--api-key", "k"), False),
+        (("--hostname", "::1"), False),
+    ],
+)
+def test_a_server_open_to_everyone_says_so(flags: tuple[str, ...], warns: bool) -> None:
+    warning = launcher.exposure_warning(options(*flags).server)
+    assert (warning is not None) == warns
+
+
 def test_flags_without_effect_are_named_in_one_warning(launch: Launch) -> None:
     running = launch(GOOD, flags=["--ngrok", "--usage-stats", "off", "--master-port", "29501"])
     running.line("Connected")

@@ -44,6 +44,8 @@ class PreparedRequest:
     pages: PromptPages
     arrived: float
     """By the dispatcher's clock, in seconds."""
+    call: int = 0
+    """Number of the HTTP request that it belongs to; later ones have larger numbers."""
 
 
 class Dispatcher:
@@ -116,20 +118,25 @@ class Dispatcher:
                 self._events.put(CancelRequested(record))
 
     def cancel(self, request_id: str) -> int:
-        """End every live request of `request_id` with Cancelled; return their number."""
-        live = (record for record in self._records.values() if record.is_live)
-        cancelled = [record for record in live if record.request_id == request_id]
+        """End the live sequences of `request_id` with Cancelled; return their number.
+
+        If several HTTP requests have that id, only the newest is cancelled.
+        """
+        cancelled = self._newest(request_id)
         for record in cancelled:
             record.fail(Cancelled(), self._clock())
             self._events.put(CancelRequested(record))
         return len(cancelled)
 
     def request_statuses(self, request_id: str) -> list[tuple[LiveRequest, RequestStatus | None]]:
-        """The live requests of `request_id`, each with its status once the scheduler knows it."""
+        """The live sequences of `request_id`, each with its status once the scheduler knows it.
+
+        If several HTTP requests have that id, they are those of the newest.
+        """
         now = self._clock()
-        records = [each for each in self._records.values() if each.request_id == request_id]
         return [
-            (each, self._scheduler.request_status(each.id, now)) for each in records if each.is_live
+            (each, self._scheduler.request_status(each.id, now))
+            for each in self._newest(request_id)
         ]
 
     def scheduler_status(self) -> SchedulerStatus:
@@ -152,6 +159,16 @@ class Dispatcher:
         """Refuse new requests and wait until no permit is held."""
         await self._admission.drain()
 
+    def _newest(self, request_id: str) -> list[LiveRequest]:
+        """The live sequences of the newest HTTP request whose id is `request_id`."""
+        records = [
+            record
+            for record in self._records.values()
+            if record.is_live and record.request_id == request_id
+        ]
+        newest = max((record.call for record in records), default=0)
+        return [record for record in records if record.call == newest]
+
     def _require_shards(self) -> None:
         if self._failed:
             raise Unavailable("Model is unavailable")
@@ -166,6 +183,7 @@ class Dispatcher:
             prepared.max_new,
             self._tokenizer,
             prepared.arrived,
+            prepared.call,
         )
         record.queued = self._clock()
         return record

@@ -7,6 +7,7 @@ The rules themselves belong to the API that read the body; what runs when, to th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
@@ -54,6 +55,7 @@ class Intake:
         self._dispatcher, self._encoder, self._grammars = dispatcher, encoder, grammars
         self._bounds, self._page_size = bounds, page_size
         self._vocabulary_size = vocabulary_size
+        self._calls = itertools.count(1)
 
     @asynccontextmanager
     async def open(
@@ -63,6 +65,7 @@ class Intake:
 
         Each sequence takes a permit. Raises RouterError, with nothing left running.
         """
+        call = next(self._calls)
         generation = await precheck()
         with ExitStack() as held:
             held.enter_context(self._dispatcher.hold_permits(1))
@@ -77,7 +80,7 @@ class Intake:
                 request = await self._with_grammar(request, generation)
                 pages = await self._hash_pages(request, prompt)
                 start = self._dispatcher.start(
-                    PreparedRequest(request_id, request, prompt, max_new, pages, arrived)
+                    PreparedRequest(request_id, request, prompt, max_new, pages, arrived, call)
                 )
                 records.append(held.enter_context(start))
             yield generation, records

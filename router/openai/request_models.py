@@ -18,6 +18,8 @@ MAX_MESSAGES = 4096
 MAX_TOOLS = 256
 MAX_LOGIT_BIASES = 1024
 
+ModelName = Annotated[str, Field(max_length=256)]
+"""Bounded, as every chunk of a stream repeats it."""
 Seed = Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
@@ -51,7 +53,7 @@ class StreamOptions(Body):
 class CommonParameters(SharedParameters, RefusesFields):
     """Parameters that chats and completions have in common."""
 
-    model: str | None = None
+    model: ModelName | None = None
     """Name to return as the response's `model`. The server always uses the model it serves."""
     max_tokens: U32 | None = None
     """Maximum number of tokens to generate. Defaults to as many as fit into the context, on

@@ -17,6 +17,7 @@ from router.openai.request_models import (
     MAX_TOOLS,
     ChatRequest,
     ContentParts,
+    ModelName,
     NamedTool,
     Part,
 )
@@ -64,8 +65,8 @@ class TextFormat(Body):
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     """Kind of format; `text` is unconstrained."""
-    name: str | None = None
-    """Name of the schema; not used."""
+    name: Annotated[str, Field(max_length=256)] | None = None
+    """Name of the schema; returned with the response."""
     schema_: Json = Field(default=None, alias="schema")
     """The JSON schema that the text must match."""
     strict: bool | None = None
@@ -82,7 +83,7 @@ class TextOptions(Body):
 class ReasoningOptions(Body):
     """Options of the model's reasoning."""
 
-    effort: str | None = None
+    effort: Annotated[str, Field(max_length=64)] | None = None
     """How much the model should reason, passed on to the chat template."""
 
 
@@ -101,7 +102,7 @@ class ResponsesRequest(RefusesFields):
 
     input: str | Annotated[list[InputItem], Field(fail_fast=True, max_length=MAX_MESSAGES)]
     """The prompt: the text of one user message, or a list of items."""
-    model: str | None = None
+    model: ModelName | None = None
     """Name to return as the response's `model`. The server always uses the model it serves."""
     instructions: str | None = None
     """System message to put first."""

@@ -82,9 +82,12 @@ class LiveRequest:
         max_new: int,
         tokenizer: Tokenizer,
         arrived: float,
+        call: int = 0,
     ) -> None:
         self.id = id
         self.request_id = request_id
+        self.call = call
+        """Number of the HTTP request that it belongs to; later ones have larger numbers."""
         self.request = request
         self.prompt = tuple(prompt)
         self.max_new = max_new

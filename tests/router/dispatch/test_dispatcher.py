@@ -505,6 +505,22 @@ async def test_a_request_is_cancelled_by_its_id() -> None:
         await server.metrics.until_empty()
 
 
+async def test_of_callers_that_share_an_id_the_newest_is_cancelled() -> None:
+    endless = [ask(max_new=3000, seed=seed, ignore_eos=True) for seed in range(2)]
+    async with (
+        echoing() as (server, _),
+        server.open("mine", *endless) as older,
+        server.open("mine", *endless) as newer,
+    ):
+        shown = [record for record, _ in server.dispatcher.request_statuses("mine")]
+        assert shown == newer
+        assert server.dispatcher.cancel("mine") == 2
+        assert [record.is_live for record in (*older, *newer)] == [True, True, False, False]
+        assert server.dispatcher.cancel("mine") == 2
+        assert not any(record.is_live for record in older)
+        assert server.dispatcher.cancel("mine") == 0
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 async def test_a_dead_rank_ends_every_live_stream_with_an_error(victim: int) -> None:
     async with echoing(2) as (server, ranks):
