@@ -251,12 +251,14 @@ class Dispatcher:
             return  # it ended while the Step was in flight
         record.device_seconds += seconds
         if item.end is End.ERROR:
-            record.fail(GenerationFailed("the model gave no usable result"), now)
+            record.fail(GenerationFailed(item.fault or "the model gave no usable result"), now)
         else:
             self._append_tokens(record, item, now)
+            if record.mask_seconds > record.mask_budget:
+                record.fail(GenerationFailed("the grammar takes too much time"), now)
         if record.is_live:
             return
-        if item.end is None:  # a stop string, of which the shards know nothing
+        if item.end is None:  # a stop string or a spent budget, unknown to the shards
             self._save_preemptions(record.id, now)
             self._scheduler.cancel(record.id, now, api.RowEnded.STOP)
         self._remove(record)

@@ -28,6 +28,7 @@ _SCHEDULER_ENDS = {
     End.EOS: api.RowEnded.EOS,
     End.LENGTH: api.RowEnded.LENGTH,
     End.ERROR: api.RowEnded.ERROR,
+    End.COMPLETE: api.RowEnded.EOS,
 }
 
 

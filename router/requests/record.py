@@ -44,6 +44,9 @@ def timing(record: LiveRequest) -> Timing:
     )
 
 
+MASK_SECONDS = 2.0
+MASK_SECONDS_PER_TOKEN = 0.02
+"""CPU seconds that the masks of a request's grammar may take: once, and per generated token."""
 _NO_TOP_TOKENS = TopTokens((), ())
 
 
@@ -104,6 +107,8 @@ class LiveRequest:
         """Prompt tokens that came from the prefix cache."""
         self.device_seconds = 0.0
         """Device seconds of those Steps, each shared equally among its rows."""
+        self.mask_seconds = 0.0
+        """CPU seconds that the grammar has taken."""
         self.preemptions: Mapping[str, int] = {}
         """By kind; set when the request ends."""
         self.finish_reason: str | None = None
@@ -157,6 +162,11 @@ class LiveRequest:
         return sum(token.logprob for token in self.tokens) / len(self.tokens)
 
     @property
+    def mask_budget(self) -> float:
+        """Maximum of `mask_seconds`, which grows with the output."""
+        return MASK_SECONDS + MASK_SECONDS_PER_TOKEN * len(self.tokens)
+
+    @property
     def is_live(self) -> bool:
         """Whether the request has not ended."""
         return self.finish_reason is None and self.error is None
@@ -192,6 +202,7 @@ class LiveRequest:
         self.drafted += item.drafted
         self.accepted += item.accepted
         self.steps += 1
+        self.mask_seconds += item.mask_seconds
         if item.drafted:
             self.accepted_by_round.append(item.accepted)
             self.longest_draft = max(self.longest_draft, item.drafted)
@@ -257,12 +268,12 @@ class LiveRequest:
         self._changed.set()
 
     def _append_token(self, id: int, logprob: float, top: TopTokens, end: End | None) -> None:
-        piece = self._detokenizer.push(id, last=end is not None)
+        piece = self._detokenizer.push(id, last=end is not None, hidden=end is End.EOS)
         self.tokens.append(
             GeneratedToken(id, piece.text, logprob, piece.special, self._top_tokens(top))
         )
         if end is not None:
-            self.finish_reason = end.value
+            self.finish_reason = (End.EOS if end is End.COMPLETE else end).value
         elif piece.stopped:
             self.finish_reason = "stop_sequence"
 

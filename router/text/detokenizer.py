@@ -56,9 +56,14 @@ class Detokenizer:
         """All text so far; the stops decide whether it includes special tokens."""
         return self._stops.text
 
-    def push(self, id: int, *, last: bool = False) -> TextDelta:
-        """Add a token. Text that might become a stop string is not held back for the `last`."""
+    def push(self, id: int, *, last: bool = False, hidden: bool = False) -> TextDelta:
+        """Add a token. Text that might become a stop string is not held back for the `last`.
+
+        `hidden`: it ends the text, so it is special even if the tokenizer does not say so.
+        """
         name = self._tokenizer.special_name(id)
+        if name is None and hidden:
+            name = self._tokenizer.decode([id])
         text = self._advance(id) if name is None else name
         emitted, stopped = self._stops.push(text, special=name is not None, last=last)
         return TextDelta(emitted, special=name is not None, stopped=stopped)

@@ -56,17 +56,31 @@ class CachedRow:
     def append(self, tokens: Sequence[int], eos: frozenset[int]) -> tuple[list[int], End | None]:
         """Append `tokens` up to the first that ends the row; return those kept and the reason.
 
-        The length is tested before EOS, as in TGI.
+        The length is tested before EOS, as in TGI. Where a grammar cannot end, such a token is
+        text.
         """
         kept: list[int] = []
         for token in tokens:
+            is_eos = token in eos and not self.ignore_eos and self._can_end()
             kept.append(token)
             self.tokens.append(token)
             if self.remaining <= 0:
                 return self._end(kept, End.LENGTH)
-            if token in eos and not self.ignore_eos:
+            if is_eos:
                 return self._end(kept, End.EOS)
+            if (self.ignore_eos or not eos) and self._is_complete():
+                return self._end(kept, End.COMPLETE)
         return kept, None
+
+    def _can_end(self) -> bool:
+        return self.matcher is None or self.matcher.can_end(self._output)
+
+    def _is_complete(self) -> bool:
+        return self.matcher is not None and self.matcher.is_complete(self._output)
+
+    @property
+    def _output(self) -> list[int]:
+        return self.tokens[self.prompt_length :]
 
     def _end(self, kept: list[int], end: End) -> tuple[list[int], End]:
         self.done = True

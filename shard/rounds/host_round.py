@@ -89,7 +89,8 @@ def _accept(
     row, drafted = span.row, 0 if request is None else len(request.drafts)
     if not verification.valid:
         row.done = True
-        return RowResult(row.id, (), (), drafted, 0, End.ERROR)
+        fault, seconds = verification.fault, _take_mask_seconds(row)
+        return RowResult(row.id, (), (), drafted, 0, End.ERROR, fault=fault, mask_seconds=seconds)
     accepted = _roll_back(span, verification, request, drafter)
     kept, end = row.append(verification.tokens[: accepted + 1], eos)
     sampled = verification.sampled[: len(kept)]
@@ -105,6 +106,7 @@ def _accept(
         prompt_logprobs=verification.prompt_logprobs,
         prompt_top=verification.prompt_top,
         draft_cached=row.draft_cached if drafter and drafter.keeps_cache else row.cached,
+        mask_seconds=_take_mask_seconds(row),
     )
 
 
@@ -116,11 +118,16 @@ def _roll_back(
 ) -> int:
     """Count only accepted drafts as cached, and return their number."""
     row, known = span.row, len(span.row.tokens)
-    accepted = _agreeing_count([] if request is None else request.drafts, verification.tokens)
+    agreeing = _agreeing_count([] if request is None else request.drafts, verification.tokens)
+    accepted = min(agreeing, max(verification.usable - 1, 0))
     row.cached = min(span.start + len(span.tokens), known + accepted)
     if request is not None and drafter is not None:
         drafter.rollback(request, known, accepted)
     return accepted
+
+
+def _take_mask_seconds(row: CachedRow) -> float:
+    return 0.0 if row.matcher is None else row.matcher.take_seconds()
 
 
 def _agreeing_count(drafts: Sequence[int], chosen: Sequence[int]) -> int:

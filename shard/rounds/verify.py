@@ -9,7 +9,7 @@ decided elsewhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
@@ -44,7 +44,11 @@ class Verification:
     prompt_top: tuple[TopTokens, ...]
     """The most likely tokens at these positions, if requested."""
     valid: bool
-    """False where a logit is NaN or infinite, or the row's grammar failed."""
+    """False where a logit is NaN or infinite, or the grammar allows no token after the row's."""
+    usable: int = 0
+    """Number of leading positions whose tokens are usable; the grammar may fail after a draft."""
+    fault: str = ""
+    """What is wrong with the grammar at the first position, for the client."""
 
     @property
     def tokens(self) -> list[int]:
@@ -72,22 +76,34 @@ def verify(
     with torch.inference_mode():
         finite = (logits.amax(-1) < float("inf")).tolist()  # False for NaN too
         chosen = iter(_sample(logits if len(rows) == len(logits) else logits[rows], positions, eos))
+        faults = iter([_grammar_fault(position) for position in positions])
         return [
-            Verification(
-                [next(chosen) for _ in range(count)],
-                *_score_prompt(span, logits[stop - span.logit_count : stop]),
-                valid=all(finite[stop - span.logit_count : stop]) and not _grammar_failed(span.row),
+            _with_faults(
+                Verification(
+                    [next(chosen) for _ in range(count)],
+                    *_score_prompt(span, logits[stop - span.logit_count : stop]),
+                    valid=all(finite[stop - span.logit_count : stop]),
+                ),
+                [next(faults) for _ in range(count)],
             )
             for span, stop, count in zip(spans, stops, counts, strict=True)
         ]
+
+
+def _with_faults(verification: Verification, faults: Sequence[str]) -> Verification:
+    """`verification` with what the grammar says at its positions: empty texts if all is well."""
+    usable = next((index for index, fault in enumerate(faults) if fault), len(faults))
+    fault = faults[0] if faults else ""
+    valid = verification.valid and not fault
+    return replace(verification, valid=valid, usable=usable, fault=fault)
 
 
 def _sampled_count(span: TokenSpan) -> int:
     return max(0, span.start + len(span.tokens) - len(span.row.tokens) + 1)
 
 
-def _grammar_failed(row: CachedRow) -> bool:
-    return row.matcher is not None and row.matcher.broken
+def _grammar_fault(position: Position) -> str:
+    return "" if position.matcher is None else position.matcher.fault(position.output)
 
 
 def _sample(

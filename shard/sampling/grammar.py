@@ -2,58 +2,129 @@
 
 A matcher answers for an output, not for a sequence of calls: it keeps a cursor in llguidance's
 parser, rolls it back to the common prefix of two outputs and continues from there. So callers need
-no bookkeeping for an output that was rejected, drafted, or resumed after an eviction. A grammar is
+no bookkeeping for an output that was rejected, drafted, or resumed after an eviction; and a parser
+that fails after a draft is replaced, so that no draft decides how a row ends. A grammar is
 compiled once, by whichever thread comes first: `prepare` runs concurrently with Steps, so that no
 row waits for another row's grammar.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 
 import torch
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from torch import Tensor
 
+from shard.wire.protocol import MAX_GRAMMAR_ITEMS, MAX_GRAMMAR_STATES
+
 _log = logging.getLogger(__name__)
-_MAX_CACHED_MASKS = 65
-"""Number of positions whose masks are cached: the longest draft and the token after it."""
-_MAX_CACHED_GRAMMARS = 512
-"""Number of compiled grammars that are cached, in addition to those of live rows."""
+_MAX_CACHED_STATES = 65
+"""Number of positions that are cached per row: the longest draft and the token after it."""
+MAX_CACHED_BYTES = 128 << 20
+"""Maximum estimated size of the compiled grammars that are cached, in addition to live rows'."""
+_GRAMMAR_BYTES, _BYTES_PER_CHARACTER = 1 << 20, 64
+"""Estimated size of a compiled grammar: a part that each one has, and one that grows with it."""
+_LIMITS = LLParserLimits(step_max_items=MAX_GRAMMAR_ITEMS, max_lexer_states=MAX_GRAMMAR_STATES)
+DEAD_END = "the grammar allows none of the model's tokens here"
+LIMIT_EXCEEDED = "the grammar exceeds the limits of its parser"
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What the parser says of one position."""
+
+    mask: bytes
+    """One bit per token."""
+    can_end: bool
+    """Whether the output is a complete text."""
+    is_complete: bool
+    """Whether nothing but an end can follow."""
+    fault: str = ""
+    """Why no token can follow, for the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndTokens:
+    """The ids that end a text, as the model and as the parser have it; below the vocabulary."""
+
+    eos: list[int]
+    """The model's end-of-sequence ids."""
+    foreign: list[int]
+    """Ids that only the parser takes for an end."""
+    added: list[int]
+    """The model's ids if the parser takes all of them for text."""
 
 
 class Matcher:
-    """One row's grammar. `mask` is a function of the output alone."""
+    """One row's grammar. What it returns is a function of the output alone."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
-        self._matcher = matcher
+    def __init__(
+        self, new_parser: Callable[[], LLMatcher], vocabulary: int, ends: EndTokens
+    ) -> None:
+        """`new_parser` makes a parser at the start of the grammar; ids are below `vocabulary`."""
+        self._new_parser, self._parser = new_parser, new_parser()
+        self._token_bits, self._ends = (1 << vocabulary) - 1, ends
         self._output: list[int] = []
         """The tokens that the parser has consumed."""
-        self._masks: dict[int, bytes] = {}
-
-    @property
-    def broken(self) -> bool:
-        """Whether the grammar cannot be compiled, or exceeded llguidance's limits."""
-        return bool(self._matcher.is_error())
+        self._states: dict[int, _State] = {}
+        self._seconds = 0.0
 
     def mask(self, output: Sequence[int], vocabulary: int) -> Tensor:
         """Tokens that may follow `output`, bool [vocabulary], on the CPU.
 
-        After a complete text only end-of-sequence is allowed. After tokens that the grammar
-        refuses, which only a draft can contain, the mask has no meaning.
+        After a complete text only end-of-sequence is allowed, and before one such an id only if
+        the grammar allows no other: then it is text. The mask has no meaning where there is a
+        fault, or after tokens that the grammar refuses, which only a draft can contain.
         """
-        length = self._seek(output)
-        if length not in self._masks:
-            self._masks.pop(length - _MAX_CACHED_MASKS, None)
-            self._masks[length] = self._matcher.compute_bitmask()
-        packed = torch.frombuffer(bytearray(self._masks[length]), dtype=torch.uint8)
+        state = self._state(output)
+        if state.fault:
+            return torch.ones(vocabulary, dtype=torch.bool)
+        packed = torch.frombuffer(bytearray(state.mask), dtype=torch.uint8)
         bits = packed[:, None] >> torch.arange(8, dtype=torch.uint8) & 1
-        return bits.flatten()[:vocabulary].bool()
+        allowed = bits.flatten()[:vocabulary].bool()
+        others = allowed.clone()
+        others[self._ends.foreign] = False
+        others[self._ends.added if state.can_end else self._ends.eos] = state.can_end
+        return others if others.any() else allowed
+
+    def fault(self, output: Sequence[int]) -> str:
+        """Why no token can follow `output`; empty if one can."""
+        return self._state(output).fault
+
+    def can_end(self, output: Sequence[int]) -> bool:
+        """Whether `output` is a complete text, so that end-of-sequence may follow."""
+        return self._state(output).can_end
+
+    def is_complete(self, output: Sequence[int]) -> bool:
+        """Whether nothing but end-of-sequence can follow `output`."""
+        return self._state(output).is_complete
+
+    def take_seconds(self) -> float:
+        """Seconds of CPU time that the grammar has taken since the last call."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+    def _state(self, output: Sequence[int]) -> _State:
+        started_at = time.thread_time()
+        length = self._seek(output)
+        if length < len(output) and self._parser.is_error():
+            state = self._failed_state()
+        elif length in self._states:
+            state = self._states[length]
+        else:
+            self._states.pop(length - _MAX_CACHED_STATES, None)
+            state = self._states[length] = self._read_state()
+        self._seconds += time.thread_time() - started_at
+        return state
 
     def _seek(self, output: Sequence[int]) -> int:
         """Move the cursor to the end of `output`, or to where it leaves the grammar.
@@ -61,14 +132,34 @@ class Matcher:
         Returns the number of tokens consumed.
         """
         shared = _common_prefix_length(self._output, output)
-        if shared == len(output) and shared in self._masks:
+        if shared == len(output) and shared in self._states:
             return shared
-        self._matcher.rollback(len(self._output) - shared)
         for length in range(shared + 1, len(self._output) + 1):
-            self._masks.pop(length, None)
-        more = list(output[shared:])
-        self._output = [*output[:shared], *more[: self._matcher.try_consume_tokens(more)]]
+            self._states.pop(length, None)
+        if self._parser.is_error():
+            self._parser, consumed = self._new_parser(), 0
+        else:
+            self._parser.rollback(len(self._output) - shared)
+            consumed = shared
+        more = list(output[consumed:])
+        count = self._parser.try_consume_tokens(more)
+        self._output = list(output[: consumed + count])
         return len(self._output)
+
+    def _read_state(self) -> _State:
+        mask = self._parser.compute_bitmask()
+        if self._parser.is_error():
+            return self._failed_state()
+        can_end, is_complete = self._parser.is_accepting(), self._parser.is_stopped()
+        has_token = int.from_bytes(mask, "little") & self._token_bits
+        if not has_token and not (is_complete and self._output):
+            return _State(b"", can_end=False, is_complete=False, fault=DEAD_END)
+        return _State(mask, can_end, is_complete)
+
+    def _failed_state(self) -> _State:
+        is_dead_end = self._parser.get_error().startswith("NoExtension")
+        fault = DEAD_END if is_dead_end else LIMIT_EXCEEDED
+        return _State(b"", can_end=False, is_complete=False, fault=fault)
 
 
 class GrammarMatchers:
@@ -87,30 +178,63 @@ class GrammarMatchers:
             except ValueError as fault:  # the router refuses grammars for the same reason
                 _log.warning("no grammars with %s: %s", self._path.name, fault)
 
+    @property
+    def cached_bytes(self) -> int:
+        """Estimated size of the compiled grammars that are cached."""
+        return sum(map(_estimated_bytes, self._compiled))
+
     def prepare(self, grammar: str) -> None:
         """Compile llguidance's `grammar` unless it is cached; thread-safe."""
+        self._compile(grammar)
+
+    def matcher(self, grammar: str) -> Matcher:
+        """A matcher at the start of `grammar`, which compiles it if needed."""
+        return Matcher(partial(self._new_parser, grammar), self._vocabulary, self._ends)
+
+    def _new_parser(self, grammar: str) -> LLMatcher:
+        compiled = self._compile(grammar)
+        with self._lock:
+            return compiled.deep_copy()
+
+    def _compile(self, grammar: str) -> LLMatcher:
         with self._lock:
             if grammar in self._compiled:
                 self._compiled.move_to_end(grammar)
-                return
-        compiled = LLMatcher(self._tokenizer, grammar, log_level=0)  # releases the GIL
+                return self._compiled[grammar]
+        compiled = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)  # without GIL
         if not compiled.is_error():
             compiled.compute_bitmask()
         with self._lock:
             self._compiled[grammar] = compiled
-            if len(self._compiled) > _MAX_CACHED_GRAMMARS:
+            while len(self._compiled) > 1 and self.cached_bytes > MAX_CACHED_BYTES:
                 self._compiled.popitem(last=False)
+        return compiled
 
-    def matcher(self, grammar: str) -> Matcher:
-        """A matcher at the start of `grammar`, `broken` if it is invalid; compiles it if needed."""
-        self.prepare(grammar)
-        with self._lock:
-            return Matcher(self._compiled[grammar].deep_copy())
+    @cached_property
+    def _ends(self) -> EndTokens:
+        parser = set(self._tokenizer.eos_tokens)
+        foreign = sorted(id for id in parser - self._eos if id < self._vocabulary)
+        added = [] if parser & self._eos else sorted(self._eos)
+        return EndTokens(sorted(self._eos), foreign, added)
 
     @cached_property
     def _tokenizer(self) -> LLTokenizer:
+        """The tokenizer, which may have more tokens than the model. Raises ValueError.
+
+        An end-of-sequence id of the plain vocabulary, such as a quotation mark, stays text, since
+        a grammar may need it.
+        """
         text = self._path.read_text(encoding="utf-8")
-        return LLTokenizer(text, n_vocab=self._vocabulary, eos_token=sorted(self._eos) or None)
+        added = {token["id"] for token in json.loads(text).get("added_tokens") or ()}
+        eos = sorted(self._eos & added) or None
+        try:
+            return LLTokenizer(text, n_vocab=self._vocabulary, eos_token=eos)
+        except ValueError:
+            return LLTokenizer(text, eos_token=eos)
+
+
+def _estimated_bytes(grammar: str) -> int:
+    return _GRAMMAR_BYTES + _BYTES_PER_CHARACTER * len(grammar)
 
 
 def _common_prefix_length(left: Sequence[int], right: Sequence[int]) -> int:

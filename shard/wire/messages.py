@@ -22,6 +22,8 @@ class End(StrEnum):
     EOS = "eos_token"
     LENGTH = "length"
     ERROR = "error"
+    COMPLETE = "complete"
+    """The grammar allows no further token, and no end-of-sequence token may end the row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,3 +174,7 @@ class RowResult:
     drafter keeps any."""
     prompt_top: tuple[TopTokens, ...] = ()
     """The most likely tokens at the same positions if the row reports them, else empty."""
+    fault: str = ""
+    """Why the row ended with an error, for the client; empty where the model is the reason."""
+    mask_seconds: float = 0.0
+    """CPU seconds that the row's grammar took in this step, on this rank."""

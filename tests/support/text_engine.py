@@ -17,17 +17,18 @@ VOCABULARY = TOKENIZER.get_vocab_size() + 5
 EOS = TOKENIZER.get_vocab()[EOS_TEXT]
 
 
-def text_engine(folder: str, draft: int | None) -> Engine:
+def text_engine(folder: str, draft: int | None, eos: int | tuple[int, ...] | None = EOS) -> Engine:
     """An engine in `folder` with the draft of seed `draft`; None is prompt lookup.
 
     The target has seed 0, so a draft of that seed proposes what the target would say.
     """
-    target = _save(folder, 0)
-    return tiny.engine(target, None if draft is None else _save(folder, draft))
+    target = _save(folder, 0, eos)
+    return tiny.engine(target, None if draft is None else _save(folder, draft, eos))
 
 
-def _save(folder: str, seed: int) -> str:
-    config = LlamaConfig(**{**tiny.SHAPE, "vocab_size": VOCABULARY, "eos_token_id": EOS})
-    path = tiny.save_model(config, Path(folder, f"text-{seed}"), seed)
+def _save(folder: str, seed: int, eos: int | tuple[int, ...] | None) -> str:
+    ends = list(eos) if isinstance(eos, tuple) else eos
+    config = LlamaConfig(**{**tiny.SHAPE, "vocab_size": VOCABULARY, "eos_token_id": ends})
+    path = tiny.save_model(config, Path(folder, f"text-{seed}-{eos}"), seed)
     Path(path, "tokenizer.json").write_text(TOKENIZER.to_str())
     return path

@@ -162,3 +162,30 @@ def test_sequences_are_compared_by_their_mean() -> None:
 def test_the_seed_is_reported_where_there_is_noise() -> None:
     greedy = LiveRequest(7, "mine", Request("ab", Sampling(seed=3)), (A,), 1, VOCABULARY, 0.0)
     assert (record().seed, greedy.seed) == (3, None)
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_an_end_token_that_the_tokenizer_takes_for_text_is_not_part_of_the_text(
+    hides: bool,
+) -> None:
+    given = record(hide_stops_and_specials=hides)
+    given.apply(item(A, B, end=End.EOS), 2.0)
+    assert (given.text, given.finish_reason) == ("a", "eos_token")
+    last = given.tokens[-1]
+    assert (last.id, last.text, last.special) == (B, "" if hides else "b", True)
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_the_last_token_of_a_complete_grammar_is_text(hides: bool) -> None:
+    given = record(hide_stops_and_specials=hides)
+    given.apply(item(A, B, end=End.COMPLETE), 2.0)
+    assert (given.text, given.finish_reason) == ("ab", "eos_token")
+    assert not given.tokens[-1].special
+
+
+def test_the_budget_for_masks_grows_with_the_output() -> None:
+    given = record()
+    given.apply(item(A, mask_seconds=2.0), 2.0)
+    assert given.mask_seconds < given.mask_budget
+    given.apply(item(A, mask_seconds=0.5), 3.0)
+    assert given.mask_seconds > given.mask_budget

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLParserLimits
 
-from shard.sampling.grammar import GrammarMatchers
-from shard.wire.protocol import AppendPages, End, NewRow, RowWork, Sampling, Step
+from shard.sampling.grammar import DEAD_END, LIMIT_EXCEEDED, GrammarMatchers
+from shard.wire.protocol import AppendPages, End, NewRow, RowResult, RowWork, Sampling, Step
 from tests.support import driver
 from tests.support.driver import DrivePlan, RowSpec, drive
 from tests.support.text_engine import EOS, TOKENIZER, VOCABULARY, text_engine
@@ -29,6 +29,7 @@ SCHEMA = json.dumps(
         "additionalProperties": False,
     }
 )
+CLOSED = {"type": "object", "additionalProperties": False}
 SAMPLINGS = (
     Sampling(),
     Sampling(temperature=1.0),
@@ -60,6 +61,10 @@ def grammars(folder: str) -> GrammarMatchers:
 def drafted(request: pytest.FixtureRequest, folder: str) -> Any:
     """An engine whose vocabulary has text; the draft is the target, or knows nothing of it."""
     return text_engine(folder, request.param)
+
+
+def results(engine: Any, wanted: list[RowSpec], plan: DrivePlan) -> list[RowResult]:
+    return driver.run_steps(wanted, plan, lambda step: engine.execute(step).items)
 
 
 def asks(grammar: str | None, sampling: Sampling) -> list[RowSpec]:
@@ -147,6 +152,114 @@ def test_a_row_whose_grammar_does_not_compile_ends_alone(drafted: Any) -> None:
     assert [item.end for item in drafted.execute(step).items] == [End.ERROR, None]
 
 
+@pytest.mark.parametrize("sampling", SAMPLINGS[1:2], ids=["sampled"])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        SCHEMA,
+        '{"enum": ["a\\"b", "c", "\\"\\""]}',
+        '{"type": "array", "items": {"enum": ["x", "yy"]}, "minItems": 1, "maxItems": 3}',
+        '{"type": "string", "maxLength": 4, "pattern": "^[ab]+$"}',
+        json.dumps({**CLOSED, "properties": {"k": {"enum": [0, 9]}}}),
+        json.dumps({**CLOSED, "properties": {'"': {"const": ""}}}),
+    ],
+)
+@pytest.mark.parametrize("more_eos", ['"', "}"])
+def test_an_end_token_that_is_text_never_ends_a_text_before_it_is_complete(
+    folder: str, more_eos: str, schema: str, sampling: Sampling
+) -> None:
+    engine = text_engine(folder, 1, (EOS, TOKENIZER.get_vocab()[more_eos]))
+    wanted = [replace(ask, max_new=100) for ask in asks(json_schema(schema), sampling)]
+    plain = drive(engine, wanted, DrivePlan(batch=1))
+    assert drive(engine, wanted, DrivePlan(draft=4)) == plain
+    for row in plain:
+        assert len(row) < 100
+        json.loads(TOKENIZER.decode(row[:-1], skip_special_tokens=False))
+
+
+@pytest.mark.parametrize("draft", [0, 4])
+@pytest.mark.parametrize(
+    ("pattern", "texts"),
+    [
+        ("(yes|no)", {"yes", "no"}),
+        ("[ab]{3}", {a + b + c for a in "ab" for b in "ab" for c in "ab"}),
+        ("x", {"x"}),
+        ("(a|b)c{4}(d|e)", {f"{a}cccc{d}" for a in "ab" for d in "de"}),
+        ('"(q|r)"', {'"q"', '"r"'}),
+    ],
+)
+@pytest.mark.parametrize("sampling", SAMPLINGS[1:2], ids=["sampled"])
+def test_a_row_without_end_tokens_ends_when_its_grammar_is_complete(
+    folder: str, sampling: Sampling, pattern: str, texts: set[str], draft: int
+) -> None:
+    engine = text_engine(folder, None, None)
+    engine.reset()
+    wanted = asks(regex(pattern), sampling)
+    items = driver.run_steps(
+        wanted, DrivePlan(draft=draft), lambda step: engine.execute(step).items
+    )
+    ends = [item.end for item in items if item.end is not None]
+    assert ends == [End.COMPLETE] * 4
+    assert {TOKENIZER.decode(row) for row in driver.tokens_by_row(items, 4)} <= texts
+
+
+def test_a_row_that_ignores_its_end_ends_with_its_grammar(drafted: Any) -> None:
+    drafted.reset()
+    new = NewRow(1, (65,), 1, 40, True, Sampling(), grammar=regex("ab"))
+    step = Step(1, (), (new,), (AppendPages(1, (1, 2, 3, 4)),), (RowWork(1, 1, 0),))
+    tokens, number = [], 1
+    while True:
+        [item] = drafted.execute(step).items
+        tokens += item.tokens
+        if item.end:
+            break
+        number += 1
+        step = Step(number, (), (), (), (RowWork(1, 0, 3),))
+    assert (TOKENIZER.decode(tokens), item.end) == ("ab", End.COMPLETE)
+
+
+AMBIGUOUS = "start: s s s s s s s s s s s s\ns: s s s | s s | /[a-z]/"
+"""Its masks need more items with every letter."""
+
+
+@pytest.mark.parametrize("draft", [0, 1, 5])
+def test_a_grammar_that_exceeds_its_limits_ends_its_row_at_the_same_token_whatever_is_drafted(
+    folder: str, monkeypatch: pytest.MonkeyPatch, draft: int
+) -> None:
+    monkeypatch.setattr("shard.sampling.grammar._LIMITS", LLParserLimits(step_max_items=100))
+    engine = text_engine(folder, 0)
+    matchers = GrammarMatchers(folder, VOCABULARY, frozenset({EOS}))
+    monkeypatch.setattr(engine._rows, "_matcher", matchers.matcher)
+    engine.reset()
+    wanted = asks(AMBIGUOUS, Sampling(temperature=1.0))
+    items = driver.run_steps(
+        wanted, DrivePlan(draft=draft), lambda step: engine.execute(step).items
+    )
+    failed = {item.id: item.fault for item in items if item.end is End.ERROR}
+    assert set(failed.values()) == {LIMIT_EXCEEDED}
+    lengths = [len(row) for row in driver.tokens_by_row(items, 4)]
+    monkeypatch.setattr(engine._rows, "_matcher", matchers.matcher)
+    engine.reset()
+    plain = results(engine, wanted, DrivePlan(batch=1))
+    assert lengths == [len(row) for row in driver.tokens_by_row(plain, 4)]
+    assert driver.tokens_by_row(items, 4) == driver.tokens_by_row(plain, 4)
+
+
+def test_a_grammar_that_needs_a_token_the_model_lacks_says_so(folder: str) -> None:
+    """The tokenizer has it, the model's vocabulary ends before it."""
+    matchers = GrammarMatchers(folder, EOS, frozenset())
+    matcher = matchers.matcher('start: "a" <[' + str(EOS) + "]>")
+    assert matcher.fault([]) == ""
+    assert matcher.fault([TOKENIZER.get_vocab()["a"]]) == DEAD_END
+
+
+def test_the_time_that_masks_take_is_reported_once(grammars: GrammarMatchers) -> None:
+    matcher = grammars.matcher(json_schema(SCHEMA))
+    matcher.mask([], VOCABULARY)
+    assert matcher.take_seconds() > 0
+    assert matcher.take_seconds() == 0
+
+
 def admitted(mask: Any) -> set[int]:
     return set(mask.nonzero()[:, 0].tolist())
 
@@ -174,11 +287,12 @@ def test_rows_of_one_grammar_share_its_compilation_and_nothing_else(
 def test_the_grammars_that_were_asked_for_last_are_kept(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shard.sampling.grammar._MAX_CACHED_GRAMMARS", 2)
+    monkeypatch.setattr("shard.sampling.grammar.MAX_CACHED_BYTES", 5 << 19)  # two small ones
     grammars = GrammarMatchers(folder, VOCABULARY, frozenset({EOS}))
     for text in ("a", "b", "a", "c"):
         grammars.prepare(regex(text))
     assert set(grammars._compiled) == {regex("a"), regex("c")}
+    assert 2 << 20 < grammars.cached_bytes < 5 << 19
     assert admitted(grammars.matcher(regex("b")).mask([], VOCABULARY)) == {
         TOKENIZER.token_to_id("b")
     }
@@ -205,7 +319,7 @@ def test_a_mask_is_a_function_of_the_output_alone(grammars: GrammarMatchers, see
         mask = admitted(used.mask(output, VOCABULARY))
         fresh = grammars.matcher(grammar)
         assert mask == admitted(fresh.mask(output, VOCABULARY))
-        assert not used.broken
+        assert used.fault(output) == ""
         wrong = [*output, *rng.choices(range(TOKENIZER.get_vocab_size()), k=2)]
         used.mask(wrong[: rng.randint(len(output), len(wrong))], VOCABULARY)
         if rng.random() < 0.3 or output[-1:] == [EOS]:
