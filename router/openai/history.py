@@ -114,7 +114,7 @@ def _call(function: CalledFunction, path: str, id: str | None) -> dict[str, Any]
 
 
 def _part_text(part: Part, path: str) -> str:
-    require(not part.type.startswith("image"), f"`{path}`: image modality is not supported")
+    require("image" not in part.type, f"`{path}`: image modality is not supported")
     kind = f"`{part.type[:40]}` is not supported as a part of a message"
     require(part.type in _TEXT_FIELDS, f"`{path}`: {kind}")
     field = _TEXT_FIELDS[part.type]

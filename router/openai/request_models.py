@@ -16,6 +16,8 @@ from router.openai.unsupported_fields import CHAT_FIELDS, COMPLETION_FIELDS, Ref
 
 MAX_MESSAGES = 4096
 MAX_TOOLS = 256
+MAX_FUNCTION_NAME = 256
+"""Maximum number of characters."""
 MAX_LOGIT_BIASES = 1024
 
 ModelName = Annotated[str, Field(max_length=256)]
@@ -172,7 +174,7 @@ class Message(Body):
 class Function(Body):
     """A function that the model may call."""
 
-    name: Annotated[str, Field(min_length=1, max_length=256)]
+    name: Annotated[str, Field(min_length=1, max_length=MAX_FUNCTION_NAME)]
     """Name of the function."""
     description: str | None = None
     """What the function does, for the model to read."""

@@ -10,39 +10,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from router.errors import ValidationError
 from router.http.json_body import U32, Body, Float32, Json, validate_body
 from router.openai.request_models import (
+    MAX_FUNCTION_NAME,
     MAX_MESSAGES,
     MAX_TOOLS,
     ChatRequest,
-    ContentParts,
     ModelName,
     NamedTool,
-    Part,
 )
+from router.openai.responses_input import InputItem, input_messages
 from router.openai.unsupported_fields import RESPONSES_FIELDS, RefusesFields
 from router.requests.rules import require
-
-
-class InputItem(Body):
-    """A message, a function call that the model made, or the output of one."""
-
-    type: str = "message"
-    """Kind of item: `message`, `function_call`, `function_call_output` or `reasoning`, which is
-    ignored."""
-    role: str | None = None
-    """Author of a message, such as `system`, `developer`, `user` or `assistant`."""
-    content: str | ContentParts | None = None
-    """Content of a message, as text or as a list of text parts."""
-    call_id: str | None = None
-    """Id of the function call."""
-    name: str | None = None
-    """Name of the called function."""
-    arguments: str | None = None
-    """Arguments of the function call, as JSON text."""
-    output: str | ContentParts | None = None
-    """Output of the function call, as text or as a list of text parts."""
 
 
 class FlatTool(Body):
@@ -50,7 +29,7 @@ class FlatTool(Body):
 
     type: str
     """Kind of tool; only `function` is supported."""
-    name: str | None = None
+    name: Annotated[str, Field(min_length=1, max_length=MAX_FUNCTION_NAME)] | None = None
     """Name of the function."""
     description: str | None = None
     """What the function does, for the model to read."""
@@ -146,6 +125,8 @@ def to_chat_body(body: ResponsesRequest) -> ChatRequest:
         "`previous_response_id` is not supported: responses are not stored",
     )
     require(not body.background, "`background` is not supported: responses are not stored")
+    require(body.max_output_tokens != 0, "`max_output_tokens` must be strictly positive")
+    tools = [_nested_tool(tool, f"tools.{index}") for index, tool in enumerate(body.tools or ())]
     messages = list(_messages(body))
     require(bool(messages), "`input` cannot be empty")
     fields = {
@@ -154,7 +135,7 @@ def to_chat_body(body: ResponsesRequest) -> ChatRequest:
         "max_tokens": body.max_output_tokens,
         "temperature": body.temperature,
         "top_p": body.top_p,
-        "tools": [_nested_tool(tool) for tool in body.tools or ()] or None,
+        "tools": tools or None,
         "parallel_tool_calls": body.parallel_tool_calls,
         "response_format": _response_format(body.text.format),
         "reasoning_effort": body.reasoning.effort,
@@ -172,43 +153,12 @@ def _messages(body: ResponsesRequest) -> Iterator[dict[str, Any]]:
     if isinstance(body.input, str):
         yield {"role": "user", "content": body.input}
         return
-    calls: list[dict[str, Any]] = []
-    for item in body.input:
-        if item.type == "function_call":
-            calls.append(_assistant_call(item))
-            continue
-        if calls:
-            yield {"role": "assistant", "tool_calls": calls}
-            calls = []
-        if item.type != "reasoning":  # templates drop the reasoning of earlier turns
-            yield _message(item)
-    if calls:
-        yield {"role": "assistant", "tool_calls": calls}
+    yield from input_messages(body.input)
 
 
-def _message(item: InputItem) -> dict[str, Any]:
-    if item.type == "function_call_output":
-        return {
-            "role": "tool",
-            "tool_call_id": item.call_id,
-            "content": _content_fields(item.output),
-        }
-    if item.type != "message" or item.role is None:
-        raise ValidationError(f"`{item.type[:40]}` is not supported as an item of `input`")
-    return {"role": item.role, "content": _content_fields(item.content)}
-
-
-def _content_fields(content: str | list[Part] | None) -> Any:
-    return [part.model_dump() for part in content] if isinstance(content, list) else content
-
-
-def _assistant_call(item: InputItem) -> dict[str, Any]:
-    function = {"name": item.name or "", "arguments": item.arguments}
-    return {"id": item.call_id, "type": "function", "function": function}
-
-
-def _nested_tool(tool: FlatTool) -> dict[str, Any]:
+def _nested_tool(tool: FlatTool, path: str) -> dict[str, Any]:
     require(tool.type == "function", f"`{tool.type[:40]}` is not supported as a tool")
+    require(tool.name is not None, f"`{path}.name` is required")
     return {"type": "function", "function": tool.model_dump(exclude={"type"})}
 
 
