@@ -80,7 +80,7 @@ def all_but_length(
 def _ranked_planner(
     capacity: DeviceCapacity, size: Callable[[Row], float], adapt: bool
 ) -> Scheduler:
-    policy = SizeRanked(MultilevelQueue((), None, 1.0), size)
+    policy = SizeRanked(MultilevelQueue((), None), size)
     return Planner(capacity, policy, Estimator(capacity), adapt=adapt)
 
 

@@ -41,8 +41,9 @@ class SchedulerConfig:
     )
     laps_patience: float | None = option(
         None,
-        "seconds without service after which a request is served before all others; default:"
-        " 8192 rounds, as measured at start, for laps-sd, and never for the other policies",
+        "seconds after which a request is served before all others until it ends, but not before"
+        " ten times the service that it is expected to need; default: 30 for laps-sd, and never"
+        " for the other policies",
         above=0,
     )
     laps_rank: str = option(

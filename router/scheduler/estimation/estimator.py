@@ -112,6 +112,13 @@ class Estimator:
             row, self.expected_remaining_tokens(row, row.emitted + pending), per_round
         )
 
+    def seconds_alone(self, row: Row) -> float:
+        """Return the estimated seconds from start to end of `row` if nothing else were served."""
+        per_round = row.acceptance.expected_tokens(row.draft_length)
+        tokens = row.emitted + self.expected_remaining_tokens(row, row.emitted)
+        decode = execution_time(tokens, per_round, row.draft_length, self._capacity)
+        return decode + self._prefill_seconds(row.job.prompt)
+
     def length_distribution(self, row: Row) -> LogNormal:
         """Return the distribution of the length of its answer, in tokens."""
         version, lengths = self._distributions.get(row.job.id, (-1, None))

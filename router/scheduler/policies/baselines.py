@@ -26,13 +26,14 @@ def build_fcfs(config: SchedulerConfig, capacity: DeviceCapacity) -> tuple[Polic
 
 def build_las(config: SchedulerConfig, capacity: DeviceCapacity) -> tuple[Policy, Estimator]:
     """Build `las`."""
-    return Las(level_queue(config, capacity)), published_estimator(config, capacity)
+    estimator = published_estimator(config, capacity)
+    return Las(level_queue(config, capacity, estimator)), estimator
 
 
 def build_sjf(config: SchedulerConfig, capacity: DeviceCapacity) -> tuple[Policy, Estimator]:
     """Build `sjf`."""
     estimator = published_estimator(config, capacity)
-    return LengthSjf(single_queue(config, capacity), estimator), estimator
+    return LengthSjf(single_queue(config, estimator), estimator), estimator
 
 
 def build_preemptive_sjf(
@@ -40,13 +41,13 @@ def build_preemptive_sjf(
 ) -> tuple[Policy, Estimator]:
     """Build `sjf-preemptive`."""
     estimator = published_estimator(config, capacity)
-    return LengthSjf(single_queue(config, capacity), estimator, preemptive=True), estimator
+    return LengthSjf(single_queue(config, estimator), estimator, preemptive=True), estimator
 
 
 def build_esrpt(config: SchedulerConfig, capacity: DeviceCapacity) -> tuple[Policy, Estimator]:
     """Build `e-srpt`."""
     estimator = published_estimator(config, capacity)
-    queue = single_queue(config, capacity)
+    queue = single_queue(config, estimator)
     return SizeRanked(queue, estimator.remaining_seconds, exact_kind), estimator
 
 
@@ -100,7 +101,6 @@ class Las:
         self._queue.add(row, 1, (), now)
 
     def observe(self, row: Row, outcome: Outcome, now: float) -> None:
-        self._queue.record_service(row, outcome, now)
         self._queue.demote(row)
 
     def remove(self, row: Row, end: RowEnded | None) -> None:
@@ -129,7 +129,7 @@ class _RankedPolicy:
         self._order.add(row, now)
 
     def observe(self, row: Row, outcome: Outcome, now: float) -> None:
-        self._order.observe(row, outcome, now)
+        self._order.observe(row)
 
     def remove(self, row: Row, end: RowEnded | None) -> None:
         self._order.remove(row)

@@ -34,25 +34,29 @@ def first_threshold(config: SchedulerConfig, capacity: DeviceCapacity) -> float:
     return config.laps_first_threshold or config.laps_window * round_seconds(capacity)
 
 
-def level_queue(config: SchedulerConfig, capacity: DeviceCapacity) -> MultilevelQueue:
+def level_queue(
+    config: SchedulerConfig, capacity: DeviceCapacity, estimator: Estimator
+) -> MultilevelQueue:
     """K levels with geometric thresholds; rows age only with a configured patience."""
     first = first_threshold(config, capacity)
     return MultilevelQueue.geometric(
-        config.laps_levels, config.laps_ratio, first, config.laps_patience
+        config.laps_levels,
+        config.laps_ratio,
+        first,
+        config.laps_patience,
+        estimator.seconds_alone,
     )
 
 
 def single_queue(
-    config: SchedulerConfig, capacity: DeviceCapacity, patience_rounds: float | None = None
+    config: SchedulerConfig, estimator: Estimator, default_patience: float | None = None
 ) -> MultilevelQueue:
     """One level, for a rank and ageing.
 
-    `patience_rounds`: the patience unless seconds are configured; None: no ageing.
+    `default_patience`: seconds, unless others are configured; None: no ageing.
     """
-    patience = config.laps_patience
-    if patience is None and patience_rounds is not None:
-        patience = patience_rounds * round_seconds(capacity)
-    return MultilevelQueue((), patience, first_threshold(config, capacity))
+    patience = config.laps_patience or default_patience
+    return MultilevelQueue((), patience, estimator.seconds_alone)
 
 
 def published_estimator(config: SchedulerConfig, capacity: DeviceCapacity) -> Estimator:

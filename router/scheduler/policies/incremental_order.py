@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from router.scheduler.api import Outcome
 from router.scheduler.policies.multilevel_queue import MultilevelQueue, RankInLevel
 from router.scheduler.policies.waiting_twins import KindOf, WaitingTwins
 from router.scheduler.row import Row
@@ -50,10 +49,9 @@ class IncrementalOrder:
         self._twins.add(row)
         self._queue.add(row, 1, rank, now)
 
-    def observe(self, row: Row, outcome: Outcome, now: float) -> None:
-        """A Step served `row`: its wait starts again, and its rank is recomputed."""
+    def observe(self, row: Row) -> None:
+        """A Step served `row`: its rank is recomputed."""
         self._twins.discard(row)
-        self._queue.record_service(row, outcome, now)
         self.update(row)
 
     def update(self, row: Row) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from router.scheduler.api import DeviceCapacity, Outcome, RowEnded
 from router.scheduler.estimation.estimator import Estimator
 from router.scheduler.estimation.length import LearnedLengths
-from router.scheduler.policies.builders import level_queue, single_queue
+from router.scheduler.policies.builders import first_threshold, level_queue, single_queue
 from router.scheduler.policies.incremental_order import IncrementalOrder
 from router.scheduler.policies.laps_queues import LapsQueues
 from router.scheduler.policies.laps_rank import LapsRank
@@ -33,8 +33,8 @@ from router.scheduler.row import Row
 if TYPE_CHECKING:  # the configuration lists the policies, so it imports them
     from router.scheduler.config import SchedulerConfig
 
-PATIENCE_ROUNDS = 8192
-"""Rounds without service after which a request goes before all others, unless configured."""
+PATIENCE = 30.0
+"""Seconds after which a request may go before all others, unless configured."""
 DRIFT_THRESHOLD = 5.0
 """Threshold of the test that notices a drift of acceptance."""
 
@@ -42,10 +42,12 @@ DRIFT_THRESHOLD = 5.0
 def build(config: SchedulerConfig, capacity: DeviceCapacity) -> tuple[Policy, Estimator]:
     """Build `laps-sd`."""
     estimator = laps_estimator(config, capacity)
-    levels = level_queue(config, capacity)
-    aging = single_queue(config, capacity, PATIENCE_ROUNDS)
-    kind = LapsQueues if config.laps_rank == "queues" else Laps
-    return kind(estimator, levels, aging, config), estimator
+    levels = level_queue(config, capacity, estimator)
+    aging = single_queue(config, estimator, PATIENCE)
+    if config.laps_rank == "queues":
+        return LapsQueues(estimator, levels, aging, config), estimator
+    granularity = first_threshold(config, capacity)
+    return Laps(estimator, levels, aging, config, granularity), estimator
 
 
 def laps_estimator(config: SchedulerConfig, capacity: DeviceCapacity) -> Estimator:
@@ -70,9 +72,11 @@ class Laps:
         levels: MultilevelQueue,
         aging: MultilevelQueue,
         config: SchedulerConfig,
+        granularity: float = 0.5,
     ) -> None:
         """`levels`: K levels, for their thresholds only. `aging`: one level, for the order.
 
+        `granularity`: seconds of service below which tenants count as equally served.
         Raises ValueError for a window or a deviation that make no sense.
         """
         self._estimator = estimator
@@ -80,7 +84,7 @@ class Laps:
         self._levels: dict[int, int] = {}
         """By id, of the size as last computed."""
         self._perception = Perception(estimator, config)
-        self._rank = LapsRank(estimator, config, aging.quantum)
+        self._rank = LapsRank(estimator, config, granularity)
         self._order = IncrementalOrder(aging, self._updated_rank, near_kind)
         self._lengths_version = 0
         """Of the learned lengths, when all ranks were last marked as stale."""
@@ -110,7 +114,7 @@ class Laps:
         if self._rank.record_service(row, outcome.seconds):
             self._order.mark_stale()
         self._perception.observe(row, outcome)
-        self._order.observe(row, outcome, now)
+        self._order.observe(row)
 
     def remove(self, row: Row, end: RowEnded | None) -> None:
         del self._levels[row.job.id]

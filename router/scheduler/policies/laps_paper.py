@@ -34,7 +34,8 @@ _NON_PERCEPTIBLE: RankInLevel = (1, 0.0)
 
 def build(config: SchedulerConfig, capacity: DeviceCapacity) -> tuple[Policy, Estimator]:
     """Build `laps-sd-paper`."""
-    estimator, queue = published_estimator(config, capacity), level_queue(config, capacity)
+    estimator = published_estimator(config, capacity)
+    queue = level_queue(config, capacity, estimator)
     return LapsPaper(estimator, queue, config.laps_window, config.laps_deviation), estimator
 
 
@@ -72,7 +73,6 @@ class LapsPaper:
         self._queue.add(row, 1, _NON_PERCEPTIBLE, now)
 
     def observe(self, row: Row, outcome: Outcome, now: float) -> None:
-        self._queue.record_service(row, outcome, now)
         if row.job.id in self._non_perceptible:
             self._observe_stability(row, outcome)
         if row.job.id in self._perceptible:

@@ -80,7 +80,6 @@ class LapsQueues:
 
     def observe(self, row: Row, outcome: Outcome, now: float) -> None:
         self._twins.discard(row)
-        self._aging.record_service(row, outcome, now)
         self._perception.observe(row, outcome)
         position = self._positions[row.job.id]
         level = self._next_level(row, position)

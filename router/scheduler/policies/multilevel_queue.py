@@ -1,16 +1,14 @@
 """The multi-level queue of the size-based policies: the level of each row, and ageing.
 
 Level 1 is served first, K last; level j is for up to `Sup_j = M^(j-1) * Sup_1` seconds (of service,
-or of estimated time). A row may be moved at any time. With a `patience` rows are promoted by age:
-one level for each of `aging_steps` equal parts of the patience without service, and to level 0 with
-the last. Level 0 is served before all others, in order of entry. A promoted row keeps its promotion
-until it has received `quantum` seconds and, since an eviction undoes everything but emitted tokens,
-has emitted a token in the last of these Steps.
+or of estimated time). A row may be moved at any time. With a `patience` a row enters level 0 once
+it has been live for the patience and for `MAX_SLOWDOWN` times the service that it is expected to
+need alone, whichever is later. Level 0 is served before all others, by arrival, and no row leaves
+it before it ends.
 
-Bound: after `patience` seconds without service a row is in level 0. No row enters level 0 ahead of
-it, and the planner always serves the first row, which leaves after its quantum. So with N live rows
-none waits without service for longer than `patience` and N - 1 turns of others, and each turn emits
-at least one token for good.
+Bound: only rows that arrived before it are ever ahead of a row in level 0, and the planner always
+serves the first row. So from then on it waits for no later arrival, and no longer than under first
+come, first served: none takes its pages, or undoes its prefill, but an older one.
 
 Knows no sizes: a policy passes level and rank.
 """
@@ -18,18 +16,23 @@ Knows no sizes: a policy passes level and rank.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-from router.scheduler.api import Outcome
 from router.scheduler.policies.sorted_rows import SortedRows, SortKey
 from router.scheduler.row import Row
 
 RankInLevel = tuple[Any, ...]
 """Rank inside a level, least first, such as a kind, and a size within the kind."""
+
+
+MAX_SLOWDOWN = 10.0
+"""Multiple of its expected service that a row may be live before it enters level 0."""
+RECHECKS = 4
+"""Checks per patience of a row whose expected service is what keeps it out of level 0."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,12 +41,12 @@ class _QueuedRow:
     level: int
     rank: RankInLevel
     order_entered: int
-    last_served: float
-    """When the row was last served, or arrived."""
-    promoted_by: int = 0
-    quantum_left: float = 0.0
-    effective_level: int = 0
-    """Level minus promotion, at least 0."""
+    arrival: int
+    """Place in the order of arrival."""
+    added: float
+    """When the row was added, in seconds."""
+    aged: bool = False
+    """Whether it is in level 0."""
 
 
 class MultilevelQueue:
@@ -53,35 +56,37 @@ class MultilevelQueue:
         self,
         thresholds: Iterable[float],
         patience: float | None,
-        quantum: float,
-        aging_steps: int | None = None,
+        expected_service: Callable[[Row], float] = lambda row: 0.0,
     ) -> None:
         """`thresholds`: Sup_1..Sup_(K-1) in seconds, rising. `patience`: None for no ageing.
 
-        `aging_steps`: None for K. Raises ValueError for thresholds that do not rise, and for times
-        that are not positive.
+        `expected_service`: seconds that a row needs alone, from its arrival to its end. Raises
+        ValueError for thresholds that do not rise, and for a patience that is not positive.
         """
         self.set_thresholds(thresholds)
-        if quantum <= 0 or (patience is not None and patience <= 0):
-            raise ValueError(f"patience {patience} and quantum {quantum} must be positive")
-        self._aging_steps = aging_steps or self.count
-        self._aging_interval = None if patience is None else patience / self._aging_steps
-        self.quantum = quantum
-        """Seconds for which a promoted row is served."""
+        if patience is not None and patience <= 0:
+            raise ValueError(f"patience {patience} must be positive")
+        self._patience = patience
+        self._recheck_interval = (patience or 0.0) / RECHECKS
+        self._expected_service = expected_service
         self._sorted_rows = SortedRows()
         self._queued: dict[int, _QueuedRow] = {}
-        self._promotions: list[tuple[float, int, int, float, _QueuedRow]] = []
-        """A heap of due time, ticket, ageing step, start of the wait, and row."""
+        self._checks: list[tuple[float, int, _QueuedRow]] = []
+        """A heap of the time to check the age of a row, its place of arrival, and the row."""
         self._tickets = count()
 
     @classmethod
     def geometric(
-        cls, levels: int, ratio: float, first_threshold: float, patience: float | None
+        cls,
+        levels: int,
+        ratio: float,
+        first_threshold: float,
+        patience: float | None,
+        expected_service: Callable[[Row], float] = lambda row: 0.0,
     ) -> MultilevelQueue:
-        """Return K = `levels` levels with Sup_j = ratio^(j-1) * first_threshold; quantum Sup_1."""
-        return cls(
-            (first_threshold * ratio**j for j in range(levels - 1)), patience, first_threshold
-        )
+        """Return K = `levels` levels with Sup_j = ratio^(j-1) * first_threshold."""
+        thresholds = (first_threshold * ratio**j for j in range(levels - 1))
+        return cls(thresholds, patience, expected_service)
 
     def set_thresholds(self, thresholds: Iterable[float]) -> None:
         """Change the thresholds; rows keep their levels until they are moved.
@@ -99,10 +104,12 @@ class MultilevelQueue:
 
     def add(self, row: Row, level: int, rank: RankInLevel, now: float) -> None:
         """Add a row that has just arrived."""
-        queued = _QueuedRow(row, level, rank, next(self._tickets), now)
+        ticket = next(self._tickets)
+        queued = _QueuedRow(row, level, rank, ticket, ticket, now)
         self._queued[row.job.id] = queued
         self._reposition(queued)
-        self._schedule_promotion(queued, 1)
+        if self._patience is not None:
+            heappush(self._checks, (now + self._patience, ticket, queued))
 
     def remove(self, row: Row) -> None:
         """Remove a row."""
@@ -111,21 +118,22 @@ class MultilevelQueue:
 
     def level(self, row: Row) -> int:
         """Return the level in which the row is served; 0 after `patience`."""
-        return self._queued[row.job.id].effective_level
+        queued = self._queued[row.job.id]
+        return 0 if queued.aged else queued.level
 
     def rank(self, row: Row) -> RankInLevel:
         """Return the rank that a row was given last."""
         return self._queued[row.job.id].rank
 
     def move(self, row: Row, level: int, rank: RankInLevel) -> None:
-        """Move a row. It enters a new level as the last by order of entry, and stays promoted."""
+        """Move a row. It enters a new level as the last by order of entry; in level 0 it stays."""
         queued = self._queued[row.job.id]
         if level != queued.level:
             queued.level, queued.order_entered = level, next(self._tickets)
         elif rank == queued.rank:
             return
         queued.rank = rank
-        if queued.effective_level:
+        if not queued.aged:
             self._reposition(queued)
 
     def demote(self, row: Row) -> None:
@@ -134,52 +142,25 @@ class MultilevelQueue:
         if queued.level < self.count and row.device_seconds > self.thresholds[queued.level - 1]:
             self.move(row, queued.level + 1, queued.rank)
 
-    def record_service(self, row: Row, outcome: Outcome, now: float) -> None:
-        """A Step served `row`: its wait starts again, and its promotion may end."""
-        queued = self._queued[row.job.id]
-        queued.last_served = now
-        if queued.promoted_by:
-            queued.quantum_left -= outcome.seconds
-            if queued.quantum_left <= 0 and outcome.emitted:
-                aged = not queued.effective_level
-                queued.promoted_by = 0
-                self._reposition(queued)
-                if aged:
-                    self._schedule_promotion(queued, 1)
-
     def order(self, now: float) -> list[Row]:
         """Return all rows, first to be served first, after promoting those that are due."""
-        while self._promotions and self._promotions[0][0] <= now:
-            _, _, aging_step, since, queued = heappop(self._promotions)
-            if self._queued.get(queued.row.job.id) is not queued:
-                continue
-            if queued.last_served != since:
-                self._schedule_promotion(queued, 1)
-            else:
-                self._promote(queued, aging_step)
+        while self._checks and self._checks[0][0] <= now:
+            _, arrival, queued = heappop(self._checks)
+            if self._queued.get(queued.row.job.id) is queued:
+                due = queued.added + MAX_SLOWDOWN * self._expected_service(queued.row)
+                if due <= now:
+                    queued.aged = True
+                    self._reposition(queued)
+                else:
+                    # The estimate may fall: look again before it says so.
+                    due = min(due, now + self._recheck_interval)
+                    heappush(self._checks, (due, arrival, queued))
         return self._sorted_rows.rows
 
-    def _promote(self, queued: _QueuedRow, aging_step: int) -> None:
-        levels = queued.level if aging_step >= self._aging_steps else min(queued.level, aging_step)
-        if levels > queued.promoted_by:
-            queued.promoted_by, queued.quantum_left = levels, self.quantum
-            self._reposition(queued)
-        if queued.effective_level:
-            self._schedule_promotion(queued, aging_step + 1)
-
-    def _schedule_promotion(self, queued: _QueuedRow, aging_step: int) -> None:
-        """Check again when the row may be due for this ageing step."""
-        if self._aging_interval is not None:
-            due = queued.last_served + aging_step * self._aging_interval
-            heappush(
-                self._promotions, (due, next(self._tickets), aging_step, queued.last_served, queued)
-            )
-
     def _reposition(self, queued: _QueuedRow) -> None:
-        queued.effective_level = max(0, queued.level - queued.promoted_by)
         self._sorted_rows.put(queued.row, self._sort_key(queued))
 
     def _sort_key(self, queued: _QueuedRow) -> SortKey:
-        if not queued.effective_level:
-            return (0, next(self._tickets))
-        return (queued.effective_level, *queued.rank, queued.order_entered)
+        if queued.aged:
+            return (0, queued.arrival)
+        return (queued.level, *queued.rank, queued.order_entered)

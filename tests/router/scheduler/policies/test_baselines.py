@@ -51,7 +51,7 @@ def test_las_does_not_alternate_inside_a_level() -> None:
 
 def sjf(preemptive: bool = False, estimator: Estimator | None = None) -> LengthSjf:
     estimator = estimator or Estimator(capacity())
-    return LengthSjf(MultilevelQueue((), 100.0, 1.0), estimator, preemptive=preemptive)
+    return LengthSjf(MultilevelQueue((), 100.0), estimator, preemptive=preemptive)
 
 
 def test_sjf_serves_the_shortest_prediction_first() -> None:
@@ -104,7 +104,7 @@ def test_preemptive_sjf_displaces_a_started_request_by_the_whole_prediction() ->
 
 
 def test_esrpt_counts_what_is_left_and_how_fast_it_goes() -> None:
-    policy = SizeRanked(MultilevelQueue((), None, 1.0), Estimator(capacity()).remaining_seconds)
+    policy = SizeRanked(MultilevelQueue((), None), Estimator(capacity()).remaining_seconds)
     first = arrive(policy, 1, expected=500.0)
     serve(policy, first, 1.0, emitted=480)
     arrive(policy, 2, expected=30.0)

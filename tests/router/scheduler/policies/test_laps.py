@@ -51,7 +51,7 @@ def stage(config: SchedulerConfig = RANKED, patience: float = 1e6, plain: bool =
     estimator = Estimator(device, LearnedLengths(raw_hints=plain), drift_threshold=5.0)
     brackets = MultilevelQueue.geometric(4, 2.0, 1.0, None)
     kind = LapsQueues if config.laps_rank == "queues" else Laps
-    return Stage(kind(estimator, brackets, MultilevelQueue((), patience, 0.5), config), estimator)
+    return Stage(kind(estimator, brackets, MultilevelQueue((), patience), config), estimator)
 
 
 def test_an_arrival_enters_by_its_prior_estimate() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from router.scheduler.acceptance import AcceptanceCurve
-from router.scheduler.api import Job, Outcome
+from router.scheduler.api import Job
 from router.scheduler.policies.multilevel_queue import MultilevelQueue
 from router.scheduler.row import Row
 
@@ -12,11 +12,6 @@ def row(id: int) -> Row:
 
 def three() -> MultilevelQueue:
     return MultilevelQueue.geometric(levels=3, ratio=2.0, first_threshold=1.0, patience=30.0)
-
-
-def serve(levels: MultilevelQueue, row: Row, seconds: float, now: float, emitted: int = 1) -> None:
-    row.device_seconds += seconds
-    levels.record_service(row, Outcome(row.job.id, 0, 0, 0, emitted, seconds), now)
 
 
 def ids(levels: MultilevelQueue, now: float) -> list[int]:
@@ -62,48 +57,57 @@ def test_attained_service_sinks_a_row_and_never_lifts_it() -> None:
         assert levels.level(member) == level
 
 
-def test_a_row_rises_a_level_for_each_share_of_its_patience_without_service() -> None:
+def test_a_row_goes_before_all_others_once_it_has_been_live_for_the_patience() -> None:
     levels, old, young = three(), row(1), row(2)
     levels.add(old, 3, (0, 0.0), 0.0)
     levels.add(young, 2, (0, 0.0), 25.0)
-    assert ids(levels, 9.9) == [2, 1]
-    levels.order(10.0)
-    assert levels.level(old) == 2
-    levels.order(20.0)
-    assert levels.level(old) == 1
+    assert ids(levels, 29.9) == [2, 1]
+    assert levels.level(old) == 3
     assert ids(levels, 30.0) == [1, 2]
     assert levels.level(old) == 0
 
 
-def test_the_aged_are_served_in_the_order_in_which_they_became_so() -> None:
-    levels, rows = three(), [row(id) for id in range(3)]
-    for member, level, arrived in zip(rows, (2, 1, 1), (2.0, 1.0, 0.0), strict=True):
-        levels.add(member, level, (0, 0.0), arrived)
-    for now in (10.0, 11.0, 22.0):
-        levels.order(now)
-    assert ids(levels, 23.0) == [2, 1, 0]
+def test_the_aged_are_served_in_the_order_in_which_they_arrived() -> None:
+    service = {0: 4.0, 1: 0.5, 2: 0.5}
+    levels = MultilevelQueue((1.0, 2.0), 30.0, lambda row: service[row.job.id])
+    for id, level, arrived in ((0, 2, 0.0), (1, 1, 1.0), (2, 1, 2.0)):
+        levels.add(row(id), level, (0, 0.0), arrived)
+    assert ids(levels, 35.0) == [1, 2, 0]
+    assert ids(levels, 40.0) == [0, 1, 2], "it has waited longest, so it displaces the others"
 
 
-def test_a_risen_row_keeps_its_rise_for_a_quantum_and_a_token() -> None:
-    levels, member = three(), row(1)
-    levels.add(member, 2, (0, 0.0), 0.0)
-    levels.order(20.0)
-    serve(levels, member, 0.5, 20.5)
+def test_a_row_that_needs_long_is_aged_only_after_ten_times_its_service() -> None:
+    service = 5.0
+    levels, member = MultilevelQueue((), 30.0, lambda row: service), row(1)
+    levels.add(member, 1, (0, 0.0), 100.0)
+    levels.order(149.9)
+    assert levels.level(member) == 1
+    levels.order(150.0)
     assert levels.level(member) == 0
-    serve(levels, member, 0.5, 21.0, emitted=0)
-    assert levels.level(member) == 0, "prefill alone is undone by an eviction"
-    serve(levels, member, 0.1, 21.1)
-    assert levels.level(member) == 2
 
 
-def test_a_change_of_level_does_not_take_an_aged_row_from_its_turn() -> None:
-    levels, member = three(), row(1)
+def test_an_estimate_that_falls_ages_a_row_before_it_was_due() -> None:
+    service = 50.0
+    levels, member = MultilevelQueue((), 30.0, lambda row: service), row(1)
     levels.add(member, 1, (0, 0.0), 0.0)
-    levels.order(10.0)
-    levels.move(member, 3, (0, 9.0))
+    levels.order(30.0)
+    service = 1.0
+    levels.order(37.5)
     assert levels.level(member) == 0
-    serve(levels, member, 2.0, 12.0)
-    assert levels.level(member) == 3
+
+
+def test_an_aged_row_stays_first_until_it_ends() -> None:
+    levels, member, other = three(), row(1), row(2)
+    levels.add(member, 2, (0, 0.0), 0.0)
+    levels.add(other, 1, (0, 0.0), 29.0)
+    levels.order(30.0)
+    for service in range(50):
+        member.device_seconds += 1.0
+        levels.move(member, 3, (0, float(service)))
+        levels.demote(member)
+        assert ids(levels, 30.5) == [1, 2]
+    levels.remove(member)
+    assert ids(levels, 30.5) == [2]
 
 
 def test_after_its_patience_a_row_stands_above_every_level_whatever_was_done_to_it() -> None:
@@ -115,14 +119,10 @@ def test_after_its_patience_a_row_stands_above_every_level_whatever_was_done_to_
         assert levels.level(member) == 0
 
 
-@pytest.mark.parametrize(
-    ("thresholds", "patience", "quantum"), [((2.0, 1.0), 1, 1), ((), 0, 1), ((), 1, 0)]
-)
-def test_invalid_parameters_are_refused(
-    thresholds: tuple[float, ...], patience: float, quantum: float
-) -> None:
+@pytest.mark.parametrize(("thresholds", "patience"), [((2.0, 1.0), 1), ((), 0), ((), -1)])
+def test_invalid_parameters_are_refused(thresholds: tuple[float, ...], patience: float) -> None:
     with pytest.raises(ValueError, match="must"):
-        MultilevelQueue(thresholds, patience, quantum)
+        MultilevelQueue(thresholds, patience)
 
 
 def test_levels_parted_elsewhere_have_other_brackets_and_rows_stay() -> None:
