@@ -20,7 +20,7 @@ if not Path("/proc/driver/nvidia/version").exists():  # read when triton is firs
 
 @pytest.fixture(scope="session", autouse=True)
 def state_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Servers keep what they learn in the test's own folder, not in the user's."""
+    """Servers store learned state in a temporary folder, not in the user's."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 

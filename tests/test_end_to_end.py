@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import urllib.request
 from pathlib import Path
 from signal import SIGTERM
@@ -41,11 +40,10 @@ def test_a_request_is_answered_and_streamed_alike_and_the_server_ends_cleanly(
 ) -> None:
     flags = ("--echo", "--model-id", str(folder), "--hostname", "127.0.0.1", "-p", "0")
     running = processes.start(str(ROOT / "launcher.py"), *flags, "--num-shard", ranks)
-    found = re.search(r"http://[\d.:]+", running.line("Connected"))
-    assert found
+    url = running.url()
     parameters = {"max_new_tokens": 8, "ignore_eos_token": True}
-    whole = json.loads(post(f"{found[0]}/generate", inputs="Once", parameters=parameters))
-    stream = post(f"{found[0]}/generate_stream", inputs="Once", parameters=parameters)
+    whole = json.loads(post(f"{url}/generate", inputs="Once", parameters=parameters))
+    stream = post(f"{url}/generate_stream", inputs="Once", parameters=parameters)
     events = [json.loads(line[5:]) for line in stream.splitlines() if line.startswith(b"data:")]
     assert len(events) == 8
     assert events[-1]["generated_text"] == whole["generated_text"]

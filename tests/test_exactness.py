@@ -1,14 +1,13 @@
-"""The product's claim, on the bundled pair: the text depends on prompt, parameters and seed alone.
+"""The main claim, on the bundled pair: the text depends only on prompt, parameters and seed.
 
 Fifty prompts, greedy and sampled with fixed seeds. The reference is the target alone, one request
-at a time; for greedy decoding it is transformers' own `generate`. What is served over HTTP, by
-one shard or two, under either scheduler, must have the same token ids.
+at a time; for greedy decoding it is transformers' `generate`. Answers over HTTP, from one shard or
+two, under any scheduler, must have the same token ids.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -44,7 +43,7 @@ def texts() -> list[str]:
 
 
 @cache
-def asks(kind: str) -> list[RowSpec]:
+def specs(kind: str) -> list[RowSpec]:
     tokenizer = Tokenizer.from_file(f"{TARGET}/tokenizer.json")
     return [
         RowSpec(tuple(tokenizer.encode(text).ids), TOKENS, replace(KINDS[kind], seed=index))
@@ -55,7 +54,7 @@ def asks(kind: str) -> list[RowSpec]:
 @cache
 def reference(kind: str) -> list[list[int]]:
     """The target alone, without a draft, one request at a time."""
-    return drive(engine(TARGET), asks(kind), DrivePlan(batch=1))
+    return drive(engine(TARGET), specs(kind), DrivePlan(batch=1))
 
 
 @pytest.fixture(scope="session")
@@ -71,25 +70,25 @@ def test_greedy_tokens_are_those_of_transformers_generate() -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(TARGET, dtype=torch.float32).eval()
     torch.set_num_threads(1)
 
-    def generated(ask: RowSpec) -> list[int]:
-        ids = torch.tensor([ask.prompt])
+    def generate(spec: RowSpec) -> list[int]:
+        ids = torch.tensor([spec.prompt])
         mask = torch.ones_like(ids)
         out = model.generate(ids, attention_mask=mask, max_new_tokens=TOKENS, do_sample=False)
-        tokens: list[int] = out[0, len(ask.prompt) :].tolist()
+        tokens: list[int] = out[0, len(spec.prompt) :].tolist()
         return tokens
 
-    assert reference("greedy") == [generated(ask) for ask in asks("greedy")]
+    assert reference("greedy") == [generate(spec) for spec in specs("greedy")]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("draft", [0, 1, 3, 5])
 def test_the_draft_and_the_batch_change_no_token(kind: str, draft: int) -> None:
-    assert drive(engine(TARGET, DRAFT), asks(kind), DrivePlan(draft=draft)) == reference(kind)
+    assert drive(engine(TARGET, DRAFT), specs(kind), DrivePlan(draft=draft)) == reference(kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_draft_of_random_weights_changes_no_token(kind: str, random_draft: str) -> None:
-    assert drive(engine(TARGET, random_draft), asks(kind), DrivePlan(draft=3)) == reference(kind)
+    assert drive(engine(TARGET, random_draft), specs(kind), DrivePlan(draft=3)) == reference(kind)
 
 
 @pytest.mark.parametrize(
@@ -101,11 +100,10 @@ def test_shards_and_schedulers_change_no_token(
 ) -> None:
     flags = ("--hostname", "127.0.0.1", "-p", "0", "--num-shard", shards)
     server = processes.start(str(ROOT / "launcher.py"), *flags, "--scheduler", scheduler)
-    found = re.search(r"http://[\d.:]+", server.line("Connected"))
-    assert found
+    url = server.url()
     with ThreadPoolExecutor(16) as pool:
         for kind, sampling in KINDS.items():
-            served = pool.map(partial(post, found[0], sampling), range(50), texts())
+            served = pool.map(partial(post, url, sampling), range(50), texts())
             assert list(served) == reference(kind)
     server.signal(SIGTERM)
     assert server.end() == 0

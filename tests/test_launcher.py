@@ -24,8 +24,8 @@ from tests.support.paths import ROOT
 from tests.support.processes import Processes, Running
 
 READY = {"event": "ready"}
-GOOD = {"say": [READY]}
-DRAINS = {"say": [READY], "drains": True}
+GOOD = {"events": [READY]}
+DRAINS = {"events": [READY], "drains": True}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Launch:
         """The process id in the next line of the form `word 123.`; ended with the test."""
         found = re.search(rf"{word} (\d+)\.", running.line(f"{word} "))
         assert found
-        return self.processes.note(int(found[1]))
+        return self.processes.watch(int(found[1]))
 
 
 @pytest.fixture
@@ -73,10 +73,10 @@ def test_sigterm_drains_the_router_then_ends_the_shards_with_exit_0(
     shard, router = launch.child(running), launch.child(running)
     running.line("Connected")
     running.signal(SIGTERM)
-    running.line("router: router was told to end")
+    running.line("router: router received SIGTERM")
     assert running.end() == 0
-    assert processes.gone(router)
-    assert processes.gone(shard)
+    assert processes.has_ended(router)
+    assert processes.has_ended(shard)
 
 
 def test_ctrl_c_drains_as_well(launch: Launch) -> None:
@@ -89,7 +89,7 @@ def test_ctrl_c_drains_as_well(launch: Launch) -> None:
 def test_requests_that_outlive_the_grace_period_are_cancelled_and_the_exit_is_still_0(
     launch: Launch,
 ) -> None:
-    running = launch(GOOD, router=GOOD | {"stubborn": True}, flags=["-g", "0"])
+    running = launch(GOOD, router=GOOD | {"ignores_eof": True}, flags=["-g", "0"])
     running.line("Connected")
     running.signal(SIGTERM)
     assert running.end() == 0
@@ -99,30 +99,30 @@ def test_requests_that_outlive_the_grace_period_are_cancelled_and_the_exit_is_st
 def test_a_second_signal_aborts_with_exit_1_and_leaves_no_process(
     launch: Launch, processes: Processes
 ) -> None:
-    running = launch(GOOD | {"stubborn": True}, router=GOOD | {"stubborn": True})
+    running = launch(GOOD | {"ignores_eof": True}, router=GOOD | {"ignores_eof": True})
     children = launch.child(running), launch.child(running)
     running.line("Connected")
     running.signal(SIGTERM)
-    running.line("router was told to end")
+    running.line("router received SIGTERM")
     running.signal(SIGTERM)
     assert running.end() == 1
     assert "Error: Aborted" in running.lines[-1]
-    assert all(map(processes.gone, children))
+    assert all(map(processes.has_ended, children))
 
 
 def test_sigterm_while_a_shard_loads_exits_0_even_if_the_shard_ignores_it(
     launch: Launch, processes: Processes
 ) -> None:
-    running = launch({"stubborn": True})
+    running = launch({"ignores_eof": True})
     shard = launch.child(running)
     running.signal(SIGTERM)
     assert running.end() == 0
-    assert processes.gone(shard)
+    assert processes.has_ended(shard)
 
 
 def test_a_fault_of_a_shard_is_one_line_and_its_code_is_the_exit_status(launch: Launch) -> None:
     fault = {"event": "fault", "code": 4, "text": "model.safetensors is cut short"}
-    running = launch({"say": [fault], "exit": 4})
+    running = launch({"events": [fault], "exit": 4})
     assert running.end() == 4
     assert running.lines[-1] == "Error: ModelRefused: model.safetensors is cut short"
     assert not any("Traceback" in line for line in running.lines)
@@ -131,7 +131,7 @@ def test_a_fault_of_a_shard_is_one_line_and_its_code_is_the_exit_status(launch: 
 def test_a_shard_that_dies_at_startup_is_reported_with_rank_status_and_last_stderr(
     launch: Launch,
 ) -> None:
-    running = launch(GOOD | {"stubborn": True}, {"stderr": ["no memory left"], "exit": 3})
+    running = launch(GOOD | {"ignores_eof": True}, {"stderr": ["no memory left"], "exit": 3})
     assert running.end() == 8
     text = "\n".join(running.lines)
     assert "Error: ShardCannotStart: rank 1 ended with status 3 before it was ready" in text
@@ -156,14 +156,14 @@ def test_a_shard_killed_at_run_time_ends_everything_with_exit_1(
     error = next(line for line in running.lines if line.startswith("Error:"))
     assert error.startswith("Error: ShardFailed: rank 0 ended by SIGKILL")
     assert running.lines[-1] == "  last words"
-    assert processes.gone(router)
+    assert processes.has_ended(router)
 
 
 def test_a_dead_shard_is_reported_as_the_cause_even_if_the_router_reports_first(
     launch: Launch,
 ) -> None:
     lost = {"event": "fault", "code": 1, "text": "the shards were lost"}
-    running = launch(GOOD, router={"say": [READY], "witness": lost})
+    running = launch(GOOD, router={"events": [READY], "on_sigusr1": lost})
     shard, router = launch.child(running), launch.child(running)
     running.line("Connected")
     os.kill(shard, SIGKILL)
@@ -174,9 +174,9 @@ def test_a_dead_shard_is_reported_as_the_cause_even_if_the_router_reports_first(
 
 
 def test_a_dead_shard_is_noticed_although_its_own_child_holds_the_pipes(launch: Launch) -> None:
-    running = launch(GOOD | {"heir": True})
+    running = launch(GOOD | {"fork": True})
     shard = launch.child(running)
-    launch.child(running, "heir")
+    launch.child(running, "fork")
     running.line("Connected")
     os.kill(shard, SIGKILL)
     assert running.end() == 1
@@ -185,23 +185,23 @@ def test_a_dead_shard_is_noticed_although_its_own_child_holds_the_pipes(launch: 
 def test_a_router_killed_at_run_time_ends_everything_with_exit_1(
     launch: Launch, processes: Processes
 ) -> None:
-    running = launch(GOOD | {"stubborn": True})
+    running = launch(GOOD | {"ignores_eof": True})
     shard, router = launch.child(running), launch.child(running)
     running.line("Connected")
     os.kill(router, SIGKILL)
     assert running.end() == 1
     assert any(line.startswith("Error: WebserverFailed: router") for line in running.lines)
-    assert processes.gone(shard)
+    assert processes.has_ended(shard)
 
 
 def test_killing_the_launcher_leaves_no_child_even_if_it_ignores_signals(
     launch: Launch, processes: Processes
 ) -> None:
-    running = launch(GOOD | {"stubborn": True}, router=GOOD | {"stubborn": True})
+    running = launch(GOOD | {"ignores_eof": True}, router=GOOD | {"ignores_eof": True})
     children = launch.child(running), launch.child(running)
     running.line("Connected")
     running.signal(SIGKILL)
-    assert all(map(processes.gone, children))
+    assert all(map(processes.has_ended, children))
 
 
 def test_a_port_in_use_is_reported_before_any_child_starts(launch: Launch) -> None:
@@ -217,7 +217,7 @@ def test_a_port_in_use_is_reported_before_any_child_starts(launch: Launch) -> No
 def test_two_servers_that_both_load_cannot_share_a_port(launch: Launch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
-    first = launch({"stubborn": True}, flags=["--port", port])
+    first = launch({"ignores_eof": True}, flags=["--port", port])
     first.line("pid ")
     assert launch(GOOD, flags=["--port", port]).end() == 5
 
@@ -225,7 +225,7 @@ def test_two_servers_that_both_load_cannot_share_a_port(launch: Launch) -> None:
 def test_connections_are_refused_before_the_server_is_ready(launch: Launch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    launch({"stubborn": True}, flags=["--port", str(port)]).line("pid ")
+    launch({"ignores_eof": True}, flags=["--port", str(port)]).line("pid ")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
 
@@ -249,7 +249,7 @@ def test_an_endless_line_of_a_child_is_split_at_a_maximum_length(launch: Launch)
 
 
 def test_waiting_for_the_shards_is_logged(launch: Launch) -> None:
-    running = launch({"stubborn": True}, plan={"remind": 0.01})
+    running = launch({"ignores_eof": True}, plan={"remind": 0.01})
     running.line("Waiting for shard to be ready...")
 
 

@@ -1,4 +1,4 @@
-"""What is installed is what is here, and nothing else."""
+"""The wheel contains the product and nothing else."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Iterator
 from signal import SIGTERM
 from typing import Any
@@ -16,7 +15,7 @@ from huggingface_hub.errors import ValidationError
 
 from benchmark.demo.prompts import prompts
 from tests.support.paths import ROOT
-from tests.support.processes import SOON, Processes
+from tests.support.processes import TIMEOUT_SECONDS, Processes
 
 PROMPT = "<|user|>What does shutil.copy do?<|assistant|>"
 
@@ -28,16 +27,14 @@ def url() -> Iterator[str]:
     try:
         flags = ("--hostname", "127.0.0.1", "-p", "0", "--num-shard", "2")
         server = started.start(str(ROOT / "launcher.py"), *flags)
-        found = re.search(r"http://[\d.:]+", server.line("Connected"))
-        assert found
-        yield found[0]
+        yield server.url()
         server.signal(SIGTERM)
         assert server.end() == 0
     finally:
         started.end()
 
 
-def test_the_hub_client_streams_the_text_that_it_gets_whole(url: str) -> None:
+def test_the_hub_client_streams_the_same_text(url: str) -> None:
     client = InferenceClient(base_url=url)
     whole: Any = client.text_generation(PROMPT, max_new_tokens=40, details=True)
     events = list(client.text_generation(PROMPT, max_new_tokens=40, details=True, stream=True))
@@ -47,7 +44,7 @@ def test_the_hub_client_streams_the_text_that_it_gets_whole(url: str) -> None:
     assert events[-1].details.generated_tokens == len(events)
 
 
-async def test_the_async_hub_client_streams_the_text_that_it_gets_whole(url: str) -> None:
+async def test_the_async_hub_client_streams_the_same_text(url: str) -> None:
     async with AsyncInferenceClient(base_url=url) as client:
         whole = await client.text_generation(PROMPT, max_new_tokens=40, return_full_text=False)
         stream = await client.text_generation(PROMPT, max_new_tokens=40, details=True, stream=True)
@@ -60,7 +57,7 @@ def test_a_prompt_that_is_too_long_is_a_validation_error(url: str) -> None:
         InferenceClient(base_url=url).text_generation("word " * 3000, max_new_tokens=1)
 
 
-async def test_rules_are_told_in_tgis_order_up_to_the_grammar(url: str) -> None:
+async def test_parameters_are_checked_in_tgis_order_the_grammar_last(url: str) -> None:
     grammar = {"grammar": {"type": "regex", "value": "("}}
     broken: list[tuple[dict[str, Any], str]] = [
         ({"top_k": 0, **grammar}, "`top_k` must be strictly positive"),
@@ -75,17 +72,17 @@ async def test_rules_are_told_in_tgis_order_up_to_the_grammar(url: str) -> None:
                 assert text in (await answer.json())["error"]
 
 
-async def test_a_request_tells_how_it_stands_and_is_cancelled_by_its_id(url: str) -> None:
+async def test_a_request_reports_its_state_and_is_cancelled_by_id(url: str) -> None:
     name = {"x-request-id": "mine"}
-    async with aiohttp.ClientSession(url) as session, asyncio.timeout(SOON):
+    async with aiohttp.ClientSession(url) as session, asyncio.timeout(TIMEOUT_SECONDS):
         body = _body(PROMPT, 1500)
         async with session.post("/generate_stream", json=body, headers=name) as stream:
             assert (await stream.content.readline()).startswith(b'data: {"index":1,')
             async with session.get("/requests/mine") as answer:
-                [told] = (await answer.json())["sequences"]
-            assert told["state"] == "running"
-            assert told["emitted_tokens"] > 0
-            assert told["attained_service"] > 0
+                [reply] = (await answer.json())["sequences"]
+            assert reply["state"] == "running"
+            assert reply["emitted_tokens"] > 0
+            assert reply["attained_service"] > 0
             async with session.delete("/requests/mine") as answer:
                 assert await answer.json() == {"request_id": "mine", "cancelled": 1}
             assert (await stream.content.read()).endswith(b'"error_type":"cancelled"}\n\n')
@@ -112,16 +109,16 @@ ALL_PARAMETERS = {
 }
 
 
-async def test_all_parameters_together_give_the_same_again_at_once_and_without_drafts(
+async def test_all_parameters_give_the_same_concurrently_and_without_drafts(
     url: str,
 ) -> None:
-    async with aiohttp.ClientSession(url) as session, asyncio.timeout(SOON):
+    async with aiohttp.ClientSession(url) as session, asyncio.timeout(TIMEOUT_SECONDS):
 
         async def answer(**more: Any) -> dict[str, Any]:
             body = {"inputs": PROMPT, "parameters": {**ALL_PARAMETERS, **more}}
-            async with session.post("/generate", json=body) as told:
-                assert told.status == 200
-                return dict(await told.json())
+            async with session.post("/generate", json=body) as reply:
+                assert reply.status == 200
+                return dict(await reply.json())
 
         first = await answer()
         others = await asyncio.gather(*(answer() for _ in range(4)), answer(speculate=0))
@@ -138,7 +135,7 @@ async def test_all_parameters_together_give_the_same_again_at_once_and_without_d
 
 async def test_a_hundred_users_get_all_their_answers(url: str) -> None:
     texts = [prompt.text for prompt in prompts(None, 100, seed=6)]
-    async with aiohttp.ClientSession(url) as session, asyncio.timeout(4 * SOON):
+    async with aiohttp.ClientSession(url) as session, asyncio.timeout(4 * TIMEOUT_SECONDS):
 
         async def ask(text: str) -> None:
             body = {"messages": [{"role": "user", "content": text}], "temperature": 0}
@@ -152,8 +149,8 @@ async def test_a_hundred_users_get_all_their_answers(url: str) -> None:
         await asyncio.gather(*map(ask, texts))
 
 
-async def test_a_prompt_as_long_as_the_model_takes_is_answered(url: str) -> None:
-    async with aiohttp.ClientSession(url) as session, asyncio.timeout(SOON):
+async def test_a_prompt_of_the_maximum_length_is_answered(url: str) -> None:
+    async with aiohttp.ClientSession(url) as session, asyncio.timeout(TIMEOUT_SECONDS):
         async with session.get("/info") as answer:
             longest = (await answer.json())["max_input_tokens"]
         for tokens, status in ((longest, 200), (longest + 1, 422)):
@@ -162,8 +159,8 @@ async def test_a_prompt_as_long_as_the_model_takes_is_answered(url: str) -> None
                 assert answer.status == status
 
 
-async def test_many_requests_end_once_each_and_leavers_free_their_cache(url: str) -> None:
-    async with aiohttp.ClientSession(url) as session, asyncio.timeout(4 * SOON):
+async def test_many_requests_end_once_each_and_disconnects_free_their_cache(url: str) -> None:
+    async with aiohttp.ClientSession(url) as session, asyncio.timeout(4 * TIMEOUT_SECONDS):
         texts = [prompt.text for prompt in prompts(None, 84, seed=5)]
         stay = [_stream(session, text, 8 + index) for index, text in enumerate(texts[:64])]
         leave = [_leave(session, text) for text in texts[64:]]

@@ -1,4 +1,4 @@
-"""Whatever the document allows, and what it does not, gets an answer that the document tells.
+"""Valid and invalid requests get only responses that the OpenAPI document describes.
 
 schemathesis makes the cases, from the document of a running server; how many for each body
 `--cases` says. To make them takes longer than to answer them, so operations that take the same body
@@ -8,7 +8,6 @@ get the same cases. No case may bring a 5xx, an unknown status, or a body of ano
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from signal import SIGTERM
 from typing import Any
@@ -45,14 +44,12 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A server whose answers are short."""
+    """The URL of a server with the echo engine and short answers."""
     started = Processes()
     try:
         flags = ("--echo", "--hostname", "127.0.0.1", "-p", "0", "--max-total-tokens", "24")
         server = started.start(str(ROOT / "launcher.py"), *flags)
-        found = re.search(r"http://[\d.:]+", server.line("Connected"))
-        assert found
-        yield found[0]
+        yield server.url()
         server.signal(SIGTERM)
         assert server.end() == 0
         assert not any("Traceback" in line for line in server.lines)
@@ -60,10 +57,10 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
         started.end()
 
 
-SECONDS = 60
-"""After which an answer no longer counts as one."""
-FEW = 200
-"""Up to so many the cases are always the same, so that nobody's change fails by chance."""
+TIMEOUT = 60
+"""Seconds after which a missing response is a failure."""
+DERANDOMIZED = 200
+"""Up to this number of cases they are always the same, so that no change fails by chance."""
 ALL = (*NATIVE_OPERATIONS, *OPENAI_OPERATIONS, *CLOUD_OPERATIONS)
 SCHEMA = schemathesis.openapi.from_dict(json.loads(openapi_document(ALL)))
 OWNERS = {each.request_model: each for each in reversed(ALL) if each.request_model}
@@ -91,7 +88,7 @@ SHARED = {guest for owner in OWNERS.values() for guest in guests(owner)} - {VERT
     [each for each in ALL if each not in SHARED],
     ids=lambda op: f"{op.method} {op.path}",
 )
-def test_every_case_gets_an_answer_that_the_document_tells(
+def test_every_case_gets_a_response_that_the_document_describes(
     url: str, operation: Operation, pytestconfig: pytest.Config
 ) -> None:
     made = SCHEMA[operation.path][operation.method.upper()]
@@ -101,14 +98,14 @@ def test_every_case_gets_an_answer_that_the_document_tells(
 
         @settings(
             max_examples=count,
-            derandomize=count <= FEW,
+            derandomize=count <= DERANDOMIZED,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         )
         @given(case=cases)
         def answered(case: schemathesis.Case[Any]) -> None:
             for each in (case, *(twin(case, guest) for guest in guests(operation))):
-                response = each.call(base_url=url, session=session, timeout=SECONDS)
+                response = each.call(base_url=url, session=session, timeout=TIMEOUT)
                 each.validate_response(response, checks=CHECKS)
 
         answered()

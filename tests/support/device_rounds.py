@@ -1,4 +1,4 @@
-"""Engines whose rounds stay on the device, here the CPU, and Steps that land late."""
+"""Engines whose rounds stay on the device, here the CPU, and Steps that complete late."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support import driver, tiny
 
 @cache
 def device_engine(target: str, draft: str | None, **changes: Any) -> Engine:
-    """An engine that keeps its rounds on the device where it can."""
+    """An engine that runs rounds on the device if they are supported there; cached."""
     config = tiny.config(target, draft, resident=True, **changes)
     loaded = start_engine(config, lambda text, percent: None)
     torch.set_num_threads(1)
@@ -27,7 +27,7 @@ def device_engine(target: str, draft: str | None, **changes: Any) -> Engine:
 
 
 class RoundWatch:
-    """Which rounds of `engine` stayed on the device, in order of the Steps with rows."""
+    """Records for each Step with rows why its round ran on the host, or "resident"."""
 
     def __init__(self, engine: Engine, patch: pytest.MonkeyPatch) -> None:
         self.kinds: list[str] = []
@@ -45,13 +45,13 @@ class RoundWatch:
 
     @property
     def decoding(self) -> set[str]:
-        """The kinds of all rounds that were no prefill."""
+        """The kinds of all rounds except prefills."""
         return {*self.kinds} - {"a prefill"}
 
 
 @dataclass(frozen=True)
 class LateEngine:
-    """An engine whose Steps land as late as they can: when their results are asked for."""
+    """An engine whose Steps complete only when their results are read."""
 
     engine: Engine
 
@@ -64,7 +64,7 @@ class LateEngine:
 
 @dataclass(frozen=True)
 class NeverReadyHandle:
-    """A flight that has not landed, whenever one asks."""
+    """The handle of a Step that never reports completion."""
 
     handle: StepHandle
 
@@ -78,7 +78,7 @@ class NeverReadyHandle:
 def run_both(
     one: Engine, other: Engine, asks: Sequence[driver.RowSpec], plan: driver.DrivePlan
 ) -> list[list[RowResult]]:
-    """What two engines say to the same Steps."""
+    """Return the results of two engines for the same rows."""
     results = []
     for engine in (one, other):
         engine.reset()

@@ -1,4 +1,4 @@
-"""Tiny tokenizers of the two families that models use, built in memory without training data."""
+"""Tiny tokenizers of the two common families, built in memory without training data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BOS, EOS = "<s>", "</s>"
 
 
 def byte_level() -> Tokenizer:
-    """GPT-2's family: one token a byte, and merges that join and even cut characters."""
+    """GPT-2's family: one token per byte, and merges that join characters or parts of them."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pairs = [
         _byte_level_characters(pair)
@@ -25,7 +25,7 @@ def byte_level() -> Tokenizer:
 
 
 def sentencepiece_like() -> Tokenizer:
-    """Llama 2's family: a mark for spaces, bytes as tokens where a character is unknown."""
+    """Llama 2's family: a mark for spaces, byte tokens for unknown characters."""
     letters = "▁abcdefghijklmnopqrstuvwxyz."
     words = [*(f"<0x{byte:02X}>" for byte in range(256)), *letters, "▁a", "th", "the", "▁the"]
     merges = [("▁", "a"), ("t", "h"), ("th", "e"), ("▁", "the")]
@@ -52,7 +52,7 @@ def _with_specials(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _byte_level_characters(text: bytes) -> str:
-    """The characters by which the byte-level alphabet writes `text`."""
+    """`text` in the byte-level alphabet."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     table = {byte: chr(byte) for byte in printable}

@@ -1,4 +1,4 @@
-"""A paged pool with rows in permuted pages, and attention over it written out plainly."""
+"""A paged KV pool with rows in permuted pages, and a reference implementation of attention."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAGE = 16
 
 @dataclass(frozen=True)
 class AttentionCase:
-    """What the kernel is asked: shapes, dtype and the layer's rule."""
+    """Arguments of the kernel: shapes, dtype and attention parameters."""
 
     heads: int = 4
     kv_heads: int = 2
@@ -30,7 +30,7 @@ class AttentionCase:
 
 
 class PagedPool:
-    """Random rows of a case; the trash page and what no row owns hold NaN."""
+    """Random rows of a case; the trash page and unowned pages hold NaN."""
 
     def __init__(self, case: AttentionCase) -> None:
         self.case = case
@@ -53,13 +53,13 @@ class PagedPool:
         self.sinks = torch.randn(case.heads).to(DEVICE) if case.sinks else None
 
     def kernel(self) -> Tensor:
-        """What the kernel under test makes of it: [T, H, D]."""
+        """Output of the kernel under test, [T, H, D]."""
         from shard.attention.paged_triton import paged_attention
 
         return self._attend_with(paged_attention, self.query, self.pool)
 
     def reference(self) -> Tensor:
-        """The same by the definition, in float32."""
+        """Output of the reference in float32, [T, H, D]."""
         return self._attend_with(reference_attention, self.query.float(), self.pool.float())
 
     def _attend_with(self, attention: Callable[..., None], query: Tensor, pool: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def reference_attention(
     softcap: float | None,
     sinks: Tensor | None,
 ) -> None:
-    """The contract of `paged_attention` as the definition of attention, row by row."""
+    """Attention by its definition, row by row: what `paged_attention` must compute."""
     assert int(counts.max()) <= width
     offsets, group = torch.arange(page).to(table), 2 * query.shape[1] // pool.shape[1]
     for pages, start, count, length in zip(table, starts, counts, lengths, strict=True):
@@ -123,7 +123,7 @@ def _weights(
 
 
 def max_difference(case: AttentionCase) -> float:
-    """The largest difference between kernel and definition."""
+    """The largest difference between kernel and reference."""
     pool = PagedPool(case)
     return float((pool.kernel().float() - pool.reference()).abs().max())
 

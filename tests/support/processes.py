@@ -1,11 +1,12 @@
-"""Processes that tests start or learn of; `end` kills them by id when the test is over.
+"""Processes that tests start or watch; they are killed by id when the test ends.
 
-Rule: nothing here waits longer than `SOON`, and no process is found by its name.
+Rule: nothing here waits longer than `TIMEOUT_SECONDS`, and no process is looked up by name.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -16,12 +17,12 @@ from typing import Any
 
 from tests.support.paths import ROOT
 
-SOON = 30.0
+TIMEOUT_SECONDS = 30.0
 """Seconds after which a test stops waiting: a bound, never a claim about speed."""
 
 
 class Running:
-    """A process whose merged output is read line by line, with a deadline."""
+    """A process whose stdout and stderr are read line by line, with a timeout."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
@@ -29,27 +30,34 @@ class Running:
         self._rest = b""
 
     def line(self, word: str) -> str:
-        """The next line that contains `word`; AssertionError when the output ends without it."""
+        """Return the next line that contains `word`. Fails if the output ends before."""
         for line in iter(self._next, None):
             if word in line:
                 return line
         raise AssertionError(f"no line with {word!r} in {self.lines}")
 
+    def url(self) -> str:
+        """Return the URL in the launcher's next line that says "Connected"."""
+        match = re.search(r"http://[\d.:]+", self.line("Connected"))
+        assert match, self.lines
+        return match[0]
+
     def end(self) -> int:
         """Read to the end of the output and return the exit status."""
         while self._next() is not None:
             pass
-        return self.process.wait(timeout=SOON)
+        return self.process.wait(timeout=TIMEOUT_SECONDS)
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def _next(self) -> str | None:
         assert self.process.stdout
-        until = time.monotonic() + SOON
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while b"\n" not in self._rest:
-            waited = select.select([self.process.stdout], [], [], max(0, until - time.monotonic()))
-            assert waited[0], f"silence after {self.lines}"
+            left = max(0, deadline - time.monotonic())
+            readable = select.select([self.process.stdout], [], [], left)[0]
+            assert readable, f"no output after {self.lines}"
             if not (chunk := os.read(self.process.stdout.fileno(), 1 << 16)):
                 return None
             self._rest += chunk
@@ -59,11 +67,11 @@ class Running:
 
 
 class Processes:
-    """Starts processes and remembers them by descriptors, which no other process can inherit."""
+    """Starts processes, and watches others by pidfd, which stays valid if a pid is reused."""
 
     def __init__(self) -> None:
         self._running: list[Running] = []
-        self._noted: dict[int, int] = {}
+        self._watched: dict[int, int] = {}
 
     def start(self, *argv: str, **more: Any) -> Running:
         environment = os.environ | {"PYTHONPATH": str(ROOT)} | more.pop("env", {})
@@ -77,14 +85,14 @@ class Processes:
         self._running.append(Running(process))
         return self._running[-1]
 
-    def note(self, pid: int) -> int:
-        """Remember a process that was started elsewhere."""
-        self._noted[pid] = os.pidfd_open(pid)
+    def watch(self, pid: int) -> int:
+        """Watch a process that the test did not start itself. Return `pid`."""
+        self._watched[pid] = os.pidfd_open(pid)
         return pid
 
-    def gone(self, pid: int) -> bool:
-        """Whether a noted process ended, waiting for it within the bound."""
-        return bool(select.select([self._noted[pid]], [], [], SOON)[0])
+    def has_ended(self, pid: int) -> bool:
+        """Wait for a watched process to end. Return False after `TIMEOUT_SECONDS`."""
+        return bool(select.select([self._watched[pid]], [], [], TIMEOUT_SECONDS)[0])
 
     def end(self) -> None:
         for running in self._running:
@@ -92,7 +100,7 @@ class Processes:
             running.process.wait()
             assert running.process.stdout
             running.process.stdout.close()
-        for descriptor in self._noted.values():
+        for descriptor in self._watched.values():
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Rank processes for tests, and a router's end of one connection. Whatever starts here is ended."""
+"""Rank processes for tests, and the router's side of their connections; `with` ends both."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ECHO = ShardConfig(
 
 
 class RankProcess:
-    """A shard process; `with` ends it."""
+    """A shard process; it is killed when the `with` block ends."""
 
     def __init__(self, config: ShardConfig, program: tuple[str, ...] = ("-m", "shard")) -> None:
         self.config = config
@@ -69,19 +69,19 @@ class RankProcess:
         self.process.communicate()
 
     def next_event(self) -> dict[str, Any]:
-        """The next thing that the process tells its launcher."""
+        """Return the next event that the process sends to its launcher."""
         assert self.process.stdout
         event: dict[str, Any] = json.loads(self.process.stdout.readline())
         return event
 
     def close_stdin(self) -> None:
-        """What the launcher's death looks like."""
+        """Close stdin, as the death of the launcher would."""
         assert self.process.stdin
         self.process.stdin.close()
         self.process.stdin = None
 
     def stderr(self) -> str:
-        """All that an ended process logged."""
+        """Return the log of a process that has ended."""
         assert self.process.stderr
         return self.process.stderr.read().decode()
 
@@ -92,7 +92,7 @@ class RankProcess:
 
 
 class RankConnection:
-    """A router's end of a connection to one rank, blocking."""
+    """The router's side of a connection to one rank, with blocking reads and writes."""
 
     def __init__(self, path: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -113,7 +113,7 @@ class RankConnection:
         self._socket.sendall(data)
 
     def receive(self) -> Message | None:
-        """The next message; None at the connection's end."""
+        """Return the next message; None at the end of the connection."""
         header = self._stream.read(HEADER_BYTES)
         return unpack(self._stream.read(body_length(header))) if header else None
 
@@ -126,14 +126,14 @@ class RankConnection:
 
 @contextmanager
 def socket_folder() -> Iterator[Path]:
-    """A private folder with a path short enough for sockets."""
+    """Create a private folder whose path is short enough for sockets."""
     with tempfile.TemporaryDirectory(prefix="laps-") as path:
         yield Path(path)
 
 
 @contextmanager
 def echo_group(world: int, **changes: Any) -> Iterator[list[RankProcess]]:
-    """`world` echo ranks that listen."""
+    """Start `world` echo ranks that accept connections."""
     with socket_folder() as path:
         ranks: list[RankProcess] = []
         try:
@@ -150,7 +150,7 @@ def echo_group(world: int, **changes: Any) -> Iterator[list[RankProcess]]:
 
 @contextmanager
 def model_group(config: ShardConfig, world: int) -> Iterator[list[RankProcess]]:
-    """`world` ranks that serve the models of `config` together, and listen."""
+    """Start `world` ranks that serve the models of `config` and accept connections."""
     with socket_folder() as path, ExitStack() as stack:
         ranks = [
             stack.enter_context(RankProcess(config_for_rank(config, n, world, path)))
@@ -161,7 +161,7 @@ def model_group(config: ShardConfig, world: int) -> Iterator[list[RankProcess]]:
 
 
 def wait_until_ready(ranks: Sequence[RankProcess]) -> None:
-    """Wait until all `ranks` listen."""
+    """Wait until all `ranks` accept connections."""
     for rank in ranks:
         while (event := rank.next_event())["event"] == "progress":
             pass
@@ -169,7 +169,7 @@ def wait_until_ready(ranks: Sequence[RankProcess]) -> None:
 
 
 def config_for_rank(config: ShardConfig, rank: int, world: int, path: Path) -> ShardConfig:
-    """`config` for one of `world` ranks that meet in the folder `path`."""
+    """Return `config` for one of `world` ranks whose sockets are in the folder `path`."""
     socket, rendezvous = str(path / f"{rank}.sock"), str(path / "rendezvous")
     return replace(config, rank=rank, world=world, socket=socket, rendezvous=rendezvous)
 
@@ -187,7 +187,7 @@ class RankGroup:
         return self.start(step).result()
 
     def start(self, step: Step) -> SentStep:
-        """Nothing is known to have landed, so the next Step is sent before this one's result."""
+        """Send `step`. Its handle never reports completion, so that the next Step is sent early."""
         for wire in self._connections:
             wire.send(step)
         return SentStep(self._connections, step.number)
@@ -195,7 +195,7 @@ class RankGroup:
 
 @dataclass(frozen=True)
 class SentStep:
-    """A Step on its way to all ranks."""
+    """A Step that all ranks have been sent."""
 
     connections: Sequence[RankConnection]
     number: int
@@ -212,7 +212,7 @@ class SentStep:
 
 @contextmanager
 def connect_group(ranks: Sequence[RankProcess]) -> Iterator[RankGroup]:
-    """A fresh connection to every rank, which forgets what it held."""
+    """Open a new connection to every rank; a rank then drops all rows."""
     with ExitStack() as stack:
         wires = [stack.enter_context(RankConnection(rank.config.socket)) for rank in ranks]
         readies = [wire.greet(rank.config) for wire, rank in zip(wires, ranks, strict=True)]

@@ -8,9 +8,9 @@ GREEDY = Sampling()
 SAMPLED = Sampling(seed=7, temperature=0.8, top_k=40, top_p=0.9, repetition_penalty=1.1)
 TOKENS_ONLY = ReportOptions()
 EOS = 5
-"""Ends a text in the tests that let texts end."""
+"""The token that ends texts in tests where texts end."""
 EOS_IDS = (EOS, 9, 33)
-"""Several such tokens."""
+"""The same for several tokens."""
 SAMPLINGS: dict[str, Sampling] = {
     "temperature": Sampling(temperature=1.3),
     "top-k": Sampling(temperature=1.0, top_k=7),
@@ -45,4 +45,4 @@ DEVICE_SAMPLINGS = {
     "huge temperature": Sampling(temperature=3e38),
     "every warper": Sampling(0, 0.9, 60, 0.95, typical_p=0.95, min_p=0.001, min_new_tokens=9),
 }
-"""Those whose rounds stay on the device."""
+"""Sampling parameters that rounds on the device support."""

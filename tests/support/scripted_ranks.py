@@ -1,4 +1,4 @@
-"""Ranks inside the test: each says what the test says, and keeps every byte it was sent."""
+"""Ranks in the test's own process: each sends what the test says and records what it receives."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from shard.wire.protocol import HEADER_BYTES, Hello, Message, Ready, body_length
 
 
 class ScriptedRank:
-    """Answers Hello with Ready; all else is up to the test."""
+    """Answers Hello with Ready; the test sends everything else."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.received = bytearray()
-        """Every byte that came after Hello."""
+        """Every byte received after Hello."""
         self._messages: asyncio.Queue[Message | None] = asyncio.Queue()
         self._writer: asyncio.StreamWriter | None = None
         self._closed = asyncio.Event()
@@ -48,11 +48,11 @@ class ScriptedRank:
         self._writer.close()
 
     async def next_message(self) -> Message | None:
-        """The next message after Hello; None at the connection's end."""
+        """Return the next message after Hello; None at the end of the connection."""
         return await self._messages.get()
 
     async def wait_closed(self) -> None:
-        """Wait for the connection's end, if there was one."""
+        """Wait until the connection has closed, if there was one."""
         if self._writer:
             await self._closed.wait()
 
@@ -74,7 +74,7 @@ def ready_message(number: int) -> Ready:
 
 @asynccontextmanager
 async def listening(*ranks: ScriptedRank) -> AsyncIterator[list[str]]:
-    """The socket paths of `ranks`."""
+    """Let `ranks` listen; yield their socket paths."""
     with tempfile.TemporaryDirectory(prefix="laps-") as folder:
         paths = [str(Path(folder, f"{rank.number}.sock")) for rank in ranks]
         async with AsyncExitStack() as stack:
@@ -90,7 +90,7 @@ async def listening(*ranks: ScriptedRank) -> AsyncIterator[list[str]]:
 async def connected_group(
     *ranks: ScriptedRank,
 ) -> AsyncIterator[tuple[ShardGroup, asyncio.Queue[GroupEvent]]]:
-    """A group over `ranks`, and what it reports."""
+    """Connect a group to `ranks`; yield it and its events."""
     reports: asyncio.Queue[GroupEvent] = asyncio.Queue()
     async with listening(*ranks) as paths, ShardGroup.connect(paths) as group:
         group.set_listener(reports.put_nowait)

@@ -36,7 +36,7 @@ from tests.support.paths import ROOT
 
 DEMO = ROOT / "shard" / "demo" / "target"
 VOCAB_SIZE = 4096
-"""Of the demo's vocabulary."""
+"""Size of the demo's vocabulary."""
 MODEL = ServedModel(Tokenizer(byte_level()), ChatTemplate.load(str(DEMO)))
 BOUNDS = resolve_limits(Limits(max_concurrent_requests=3, payload_limit=2000), 2000)
 TIMEOUTS = Timeouts(linger=0.05)
@@ -148,8 +148,8 @@ class ScriptedRecord:
 
     @property
     def prompt_tokens(self) -> list[PromptToken]:
-        asked = self.request.decoder_input_details
-        return [PromptToken(1, "a", None), PromptToken(2, "b", -0.5)] if asked else []
+        wanted = self.request.decoder_input_details
+        return [PromptToken(1, "a", None), PromptToken(2, "b", -0.5)] if wanted else []
 
     async def wait(self) -> None:
         async for _ in self.numbers():
@@ -174,7 +174,7 @@ class ScriptedRecord:
 
 
 class ScriptedDispatcher:
-    """Plays one script for every request; `opened` holds what was asked."""
+    """Plays one script for every request; `opened` holds the requests."""
 
     def __init__(
         self,
@@ -186,12 +186,12 @@ class ScriptedDispatcher:
         heads: Sequence[Sequence[Token]] = ((),),
     ) -> None:
         self.heads = heads
-        """What the records of one request play before the script."""
+        """Tokens that each record of one request plays before the script."""
         self.script = script or HELLO
         self.ending, self.reason, self.full, self.refusal = ending, reason, full, refusal
         self.opened: list[tuple[Request, str]] = []
         self.known: dict[str, list[tuple[ScriptedRecord, RequestStatus | None]]] = {}
-        """What is live, by request id."""
+        """The live records by request id."""
         self.entered, self.left = asyncio.Event(), asyncio.Event()
 
     def unhealthy_reason(self) -> str | None:
@@ -218,7 +218,7 @@ class ScriptedDispatcher:
         yield
 
     async def prepare_grammar(self, compiled: str) -> None:
-        """Every rank is ready at once."""
+        """Prepare `grammar` on every rank; here it is ready at once."""
 
     @contextmanager
     def start(self, prepared: PreparedRequest) -> Iterator[ScriptedRecord]:
@@ -252,7 +252,7 @@ class RunningServer:
     dispatcher: ScriptedDispatcher
     session: aiohttp.ClientSession
     paths: Sequence[tuple[str, str]]
-    """Method and path of every route."""
+    """Return method and path of every route."""
 
     async def post(self, path: str, body: Any = None, **more: Any) -> HttpResponse:
         """POST `body` as JSON, or `data` as it is."""
@@ -265,7 +265,7 @@ class RunningServer:
             return HttpResponse(response.status, response.headers, await response.read())
 
     async def send_raw(self, head: str, body: bytes = b"") -> bytes:
-        """What the server answers to these bytes, until it closes."""
+        """Send raw bytes; return all that the server sends until it closes the connection."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
         answer = await reader.read()
@@ -285,10 +285,10 @@ async def serving(
     docs_ui: bool = True,
     template: str | None = None,
 ) -> AsyncIterator[RunningServer]:
-    """`template` stands for the demo's; none at all if it is empty."""
+    """Serve over HTTP; `template` replaces the demo's chat template, "" removes it."""
     dispatcher = dispatcher or ScriptedDispatcher()
-    with TemporaryDirectory() as made:
-        folder = DEMO if template is None else _model_folder(Path(made), template)
+    with TemporaryDirectory() as temporary:
+        folder = DEMO if template is None else _model_folder(Path(temporary), template)
         async with _serving(
             dispatcher, server_info, timeouts, access, middlewares, docs_ui, folder
         ) as served:
@@ -296,7 +296,7 @@ async def serving(
 
 
 def _model_folder(folder: Path, template: str) -> Path:
-    """A model's, with a chat template of its own."""
+    """Write a model folder with the chat template `template`."""
     (folder / "tokenizer.json").symlink_to(DEMO / "tokenizer.json")
     if template:
         (folder / "chat_template.jinja").write_text(template)

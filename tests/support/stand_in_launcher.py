@@ -1,4 +1,4 @@
-"""The launcher with stand-ins for its children: argv[1] is what they do, the rest is its own."""
+"""The launcher with stand-ins for its children: argv[1] is their plan, the rest its flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How likely counts are, without SciPy."""
+"""The chi-squared test, without SciPy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def chi_square(observed: Tensor, expected: Tensor) -> float:
-    """The p-value of counts [N, V], N multinomials of their own.
+    """Return the p-value of counts [N, V] of N independent multinomials.
 
     By Wilson and Hilferty's approximation of the chi-square distribution.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from signal import SIGTERM
 
@@ -19,9 +18,7 @@ def pair() -> Iterator[str]:
     try:
         flags = ("--hostname", "127.0.0.1", "-p", "0")
         server = started.start(str(ROOT / "launcher.py"), *flags)
-        found = re.search(r"http://[\d.:]+", server.line("Connected"))
-        assert found
-        yield found[0]
+        yield server.url()
         server.signal(SIGTERM)
         assert server.end() == 0
     finally:

@@ -20,7 +20,7 @@ SCHEMA: Any = {
 TOOL: Any = {"type": "function", "function": {"name": "pick", "parameters": SCHEMA}}
 
 
-def test_a_chat_is_the_same_whole_and_streamed(pair: str) -> None:
+def test_a_chat_streams_the_same_text(pair: str) -> None:
     client = InferenceClient(base_url=pair)
     whole = client.chat_completion(QUESTION, **SHORT)
     options: Any = {"stream": True, "stream_options": {"include_usage": True}}
@@ -47,7 +47,7 @@ async def test_the_async_client_gets_the_same(pair: str) -> None:
         {"type": "json_object", "value": SCHEMA},
     ],
 )
-def test_the_answer_is_what_the_response_format_says(pair: str, format: Any) -> None:
+def test_the_answer_follows_the_response_format(pair: str, format: Any) -> None:
     client = InferenceClient(base_url=pair)
     answer = client.chat_completion(QUESTION, response_format=format, max_tokens=100)
     assert set(json.loads(answer.choices[0].message.content or "")) == {"a", "b"}
@@ -55,13 +55,13 @@ def test_the_answer_is_what_the_response_format_says(pair: str, format: Any) -> 
 
 def test_an_answer_may_be_any_json_object_or_match_a_regex(pair: str) -> None:
     client = InferenceClient(base_url=pair)
-    asked: Any = {"type": "regex", "value": "[a-f]{3}-[0-9]{2}"}
-    answer = client.chat_completion(QUESTION, response_format=asked, max_tokens=20)
+    request: Any = {"type": "regex", "value": "[a-f]{3}-[0-9]{2}"}
+    answer = client.chat_completion(QUESTION, response_format=request, max_tokens=20)
     text = answer.choices[0].message.content or ""
     assert (len(text), text[3]) == (6, "-")
 
 
-def test_text_generation_keeps_to_its_grammar(pair: str) -> None:
+def test_text_generation_follows_its_grammar(pair: str) -> None:
     client = InferenceClient(base_url=pair)
     for speculate in (0, 4):
         grammar: Any = {"type": "regex", "value": "(cat|dog)s?"}
@@ -72,7 +72,7 @@ def test_text_generation_keeps_to_its_grammar(pair: str) -> None:
         assert set(json.loads(text.removeprefix("I like"))) == {"a", "b"}, speculate
 
 
-def test_a_faulty_grammar_is_a_validation_error(pair: str) -> None:
+def test_an_invalid_grammar_is_a_validation_error(pair: str) -> None:
     client = InferenceClient(base_url=pair)
     grammar: Any = {"type": "json", "value": {"type": "object"}}
     with pytest.raises(ValidationError, match="grammar is not valid"):
@@ -80,7 +80,7 @@ def test_a_faulty_grammar_is_a_validation_error(pair: str) -> None:
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "pick"}}])
-def test_a_demanded_tool_is_called(pair: str, choice: Any) -> None:
+def test_a_required_tool_is_called(pair: str, choice: Any) -> None:
     client = InferenceClient(base_url=pair)
     answer = client.chat_completion(QUESTION, tools=[TOOL], tool_choice=choice, max_tokens=100)
     assert answer.choices[0].finish_reason == "tool_calls"
@@ -91,15 +91,15 @@ def test_a_demanded_tool_is_called(pair: str, choice: Any) -> None:
 
 def test_tool_calls_are_streamed(pair: str) -> None:
     client = InferenceClient(base_url=pair)
-    asked: Any = {"tools": [TOOL], "tool_choice": "required", "max_tokens": 100, "stream": True}
-    chunks = list(client.chat_completion(QUESTION, **asked))
+    request: Any = {"tools": [TOOL], "tool_choice": "required", "max_tokens": 100, "stream": True}
+    chunks = list(client.chat_completion(QUESTION, **request))
     calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
     assert [call.function.name for call in calls if call.function.name] == ["pick"]
     assert set(json.loads("".join(call.function.arguments for call in calls))) == {"a", "b"}
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
-def test_the_messages_go_on_where_they_end(pair: str) -> None:
+def test_a_final_assistant_message_is_continued(pair: str) -> None:
     client = InferenceClient(base_url=pair)
     whole = client.chat_completion(QUESTION, temperature=0, max_tokens=24)
     text = whole.choices[0].message.content or ""

@@ -1,4 +1,4 @@
-"""What OpenAI's own client does with the bundled pair."""
+"""OpenAI's client against the bundled pair."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class City(BaseModel):
 
 @pytest.fixture
 def client(pair: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{pair}/v1", api_key="-", max_retries=0) as made:
-        yield made
+    with OpenAI(base_url=f"{pair}/v1", api_key="-", max_retries=0) as opened:
+        yield opened
 
 
-def test_a_chat_is_the_same_whole_and_streamed(client: OpenAI) -> None:
+def test_a_chat_streams_the_same_text(client: OpenAI) -> None:
     whole = client.chat.completions.create(messages=QUESTION, **SHORT)
     options: Any = {"stream": True, "stream_options": {"include_usage": True}}
     *chunks, last = client.chat.completions.create(messages=QUESTION, **SHORT, **options)
@@ -59,7 +59,7 @@ def test_a_chat_is_the_same_whole_and_streamed(client: OpenAI) -> None:
     assert last.usage.completion_tokens == whole.usage.completion_tokens == 24
 
 
-def test_usage_tells_what_of_the_prompt_was_cached(client: OpenAI) -> None:
+def test_usage_counts_cached_prompt_tokens(client: OpenAI) -> None:
     text = "Where do the copies go, and " * 20 + "why?"
     first, again = (
         client.chat.completions.create(messages=[{"role": "user", "content": text}], **SHORT)
@@ -69,20 +69,20 @@ def test_usage_tells_what_of_the_prompt_was_cached(client: OpenAI) -> None:
     assert first.usage
     assert again.usage
     assert response.usage
-    told = [usage.prompt_tokens_details for usage in (first.usage, again.usage)]
-    cached = [details.cached_tokens or 0 for details in told if details]
+    result = [usage.prompt_tokens_details for usage in (first.usage, again.usage)]
+    cached = [details.cached_tokens or 0 for details in result if details]
     assert cached[0] == 0 < cached[1] < again.usage.prompt_tokens
     assert response.usage.input_tokens_details.cached_tokens == cached[1]
 
 
-def test_the_streaming_helper_joins_what_it_gets(client: OpenAI) -> None:
-    asked: Any = {"messages": QUESTION, "model": "tgi", "temperature": 0}
-    with client.chat.completions.stream(**asked) as stream:
+def test_the_streaming_helper_assembles_the_same_message(client: OpenAI) -> None:
+    request: Any = {"messages": QUESTION, "model": "tgi", "temperature": 0}
+    with client.chat.completions.stream(**request) as stream:
         for _ in stream:
             pass
-        told = stream.get_final_completion().choices[0].message
-    whole = client.chat.completions.create(**asked)
-    assert (told.role, told.content) == ("assistant", whole.choices[0].message.content)
+        result = stream.get_final_completion().choices[0].message
+    whole = client.chat.completions.create(**request)
+    assert (result.role, result.content) == ("assistant", whole.choices[0].message.content)
 
 
 async def test_the_async_client_gets_the_same(pair: str, client: OpenAI) -> None:
@@ -102,40 +102,40 @@ def test_an_answer_that_ends_by_itself_stops(client: OpenAI) -> None:
     assert "<|" not in (answer.choices[0].message.content or "")
 
 
-def test_stop_text_is_neither_whole_nor_streamed_in_the_output(client: OpenAI) -> None:
+def test_a_stop_string_is_not_in_the_output(client: OpenAI) -> None:
     whole = client.chat.completions.create(messages=QUESTION, **SHORT)
     text = whole.choices[0].message.content or ""
     for stop in (text[5:9], text[10:24], text[1:2]):
-        asked: Any = {**SHORT, "stop": stop, "messages": QUESTION}
-        cut = client.chat.completions.create(**asked).choices[0]
-        chunks = list(client.chat.completions.create(**asked, stream=True))
+        request: Any = {**SHORT, "stop": stop, "messages": QUESTION}
+        cut = client.chat.completions.create(**request).choices[0]
+        chunks = list(client.chat.completions.create(**request, stream=True))
         pieces = [chunk.choices[0].delta.content or "" for chunk in chunks]
         assert cut.message.content == "".join(pieces) == text[: text.index(stop)]
         assert cut.finish_reason == chunks[-1].choices[0].finish_reason == "stop"
 
 
-def test_choices_are_told_apart_and_repeat_with_their_seed(client: OpenAI) -> None:
-    asked: Any = {"model": "tgi", "messages": QUESTION, "max_tokens": 16, "n": 2, "seed": 5}
-    first, again = (client.chat.completions.create(**asked, temperature=1.5) for _ in range(2))
+def test_choices_differ_and_repeat_with_their_seed(client: OpenAI) -> None:
+    request: Any = {"model": "tgi", "messages": QUESTION, "max_tokens": 16, "n": 2, "seed": 5}
+    first, again = (client.chat.completions.create(**request, temperature=1.5) for _ in range(2))
     texts = [[choice.message.content for choice in answer.choices] for answer in (first, again)]
     assert texts[0] == texts[1]
     assert texts[0][0] != texts[0][1]
     streamed = ["", ""]
-    for chunk in client.chat.completions.create(**asked, temperature=1.5, stream=True):
+    for chunk in client.chat.completions.create(**request, temperature=1.5, stream=True):
         streamed[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
     assert streamed == texts[0]
 
 
-def test_log_probabilities_are_the_models_own(client: OpenAI) -> None:
+def test_log_probabilities_are_the_models(client: OpenAI) -> None:
     """A bias of -100 moves the choice, but not what the model thinks of it."""
-    asked: Any = {"messages": QUESTION, **SHORT, "logprobs": True, "top_logprobs": 3}
-    plain = client.chat.completions.create(**asked | {"max_tokens": 1})
+    request: Any = {"messages": QUESTION, **SHORT, "logprobs": True, "top_logprobs": 3}
+    plain = client.chat.completions.create(**request | {"max_tokens": 1})
     assert plain.choices[0].logprobs
     [first] = plain.choices[0].logprobs.content or []
     assert first.logprob == max(top.logprob for top in first.top_logprobs)
     barred = client.post(
         "/chat/completions",
-        body={**asked, "max_tokens": 1, "logit_bias": dict.fromkeys(map(str, range(1000)), -100)},
+        body={**request, "max_tokens": 1, "logit_bias": dict.fromkeys(map(str, range(1000)), -100)},
         cast_to=httpx.Response,
     ).json()["choices"][0]["logprobs"]["content"][0]
     assert [top["logprob"] for top in barred["top_logprobs"]] == pytest.approx(
@@ -143,7 +143,7 @@ def test_log_probabilities_are_the_models_own(client: OpenAI) -> None:
     )
 
 
-def test_completions_of_several_prompts_are_those_of_each_alone(client: OpenAI) -> None:
+def test_completions_of_several_prompts_equal_those_of_each_alone(client: OpenAI) -> None:
     prompts = ["def main(", "import os", "class "]
     together = client.completions.create(prompt=prompts, **SHORT)
     alone = [client.completions.create(prompt=prompt, **SHORT) for prompt in prompts]
@@ -168,14 +168,14 @@ def test_a_loglikelihood_is_read_from_the_echo(client: OpenAI, pair: str) -> Non
         answer = client.completions.create(
             model="tgi", prompt=prompt, echo=True, logprobs=1, max_tokens=1, temperature=0
         )
-        told = answer.choices[0].logprobs
-        assert told
-        assert told.token_logprobs
-        assert told.top_logprobs
-        assert told.tokens
-        assert len(told.tokens) == len(prompt) + 1
-        assert told.token_logprobs[0] is None
-        values, tops = told.token_logprobs[start:-1], told.top_logprobs[start:-1]
+        result = answer.choices[0].logprobs
+        assert result
+        assert result.token_logprobs
+        assert result.top_logprobs
+        assert result.tokens
+        assert len(result.tokens) == len(prompt) + 1
+        assert result.token_logprobs[0] is None
+        values, tops = result.token_logprobs[start:-1], result.top_logprobs[start:-1]
         rank = [value == max(top.values()) for value, top in zip(values, tops, strict=True)]
         assert all(rank) == likely
         assert all(value is not None and math.isfinite(value) for value in values)
@@ -191,10 +191,10 @@ def test_structured_output_is_parsed_into_its_class(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "copy"}}])
-def test_a_demanded_call_fits_its_schema_whole_and_streamed(client: OpenAI, choice: Any) -> None:
-    asked: Any = {"messages": QUESTION, "tools": [TOOL], "tool_choice": choice}
-    asked |= SHORT | {"max_tokens": 200}
-    answer = client.chat.completions.create(**asked).choices[0]
+def test_a_required_call_fits_its_schema_and_streams(client: OpenAI, choice: Any) -> None:
+    request: Any = {"messages": QUESTION, "tools": [TOOL], "tool_choice": choice}
+    request |= SHORT | {"max_tokens": 200}
+    answer = client.chat.completions.create(**request).choices[0]
     assert answer.finish_reason == "tool_calls"
     assert answer.message.content is None
     assert answer.message.tool_calls
@@ -202,15 +202,15 @@ def test_a_demanded_call_fits_its_schema_whole_and_streamed(client: OpenAI, choi
     assert call.type == "function"
     assert call.function.name == "copy"
     assert set(json.loads(call.function.arguments)) == {"source", "deep"}
-    with client.chat.completions.stream(**asked) as stream:
+    with client.chat.completions.stream(**request) as stream:
         for _ in stream:
             pass
-        told = stream.get_final_completion().choices[0].message.tool_calls
-    assert told
-    assert told[0].function.arguments == call.function.arguments
+        result = stream.get_final_completion().choices[0].message.tool_calls
+    assert result
+    assert result[0].function.arguments == call.function.arguments
 
 
-def test_without_tools_wanted_none_is_called(client: OpenAI) -> None:
+def test_tool_choice_none_calls_no_tool(client: OpenAI) -> None:
     plain = client.chat.completions.create(messages=QUESTION, **SHORT)
     none = client.chat.completions.create(
         messages=QUESTION, tools=[TOOL, OTHER], tool_choice="none", **SHORT
@@ -219,13 +219,13 @@ def test_without_tools_wanted_none_is_called(client: OpenAI) -> None:
     assert none.choices[0].message.tool_calls is None
 
 
-def test_a_model_that_is_free_answers_in_words(client: OpenAI) -> None:
+def test_tool_choice_auto_may_answer_with_text(client: OpenAI) -> None:
     answer = client.chat.completions.create(messages=QUESTION, tools=[TOOL, OTHER], **SHORT)
     assert answer.choices[0].message.content
     assert answer.choices[0].message.tool_calls is None
 
 
-def test_responses_say_what_the_chat_says(client: OpenAI) -> None:
+def test_responses_give_the_text_of_the_chat(client: OpenAI) -> None:
     text = client.chat.completions.create(messages=QUESTION, model="tgi", temperature=0)
     answer = client.responses.create(model="tgi", input=QUESTION, temperature=0)
     assert answer.output_text == text.choices[0].message.content
@@ -254,7 +254,7 @@ def test_responses_call_tools_and_parse_output(client: OpenAI) -> None:
     assert isinstance(parsed.output_parsed, City)
 
 
-def test_errors_are_of_their_classes_and_keep_their_text(client: OpenAI) -> None:
+def test_errors_have_the_clients_classes_and_our_messages(client: OpenAI) -> None:
     with pytest.raises(openai.UnprocessableEntityError, match=r"`top_p` must be > 0.0 and <= 1.0"):
         client.chat.completions.create(model="tgi", messages=QUESTION, top_p=1.5)
     with pytest.raises(openai.UnprocessableEntityError, match=r"`top_p` must be > 0.0"):
@@ -287,9 +287,9 @@ def test_equal_requests_at_once_get_equal_answers(client: OpenAI, pair: str) -> 
 
 
 def test_drafts_change_nothing_and_are_counted(client: OpenAI) -> None:
-    asked: Any = {"messages": QUESTION, **SHORT}
-    drafted = client.chat.completions.create(**asked)
-    plain = client.chat.completions.create(**asked, extra_body={"speculate": 0})
+    request: Any = {"messages": QUESTION, **SHORT}
+    drafted = client.chat.completions.create(**request)
+    plain = client.chat.completions.create(**request, extra_body={"speculate": 0})
     assert drafted.choices == plain.choices
     counts = [answer.metrics["speculative_decoding"] for answer in (drafted, plain)]
     assert counts[1]["num_draft_tokens"] == 0
@@ -298,7 +298,7 @@ def test_drafts_change_nothing_and_are_counted(client: OpenAI) -> None:
     assert len(histogram) == counts[0]["num_spec_tokens"] + 1
 
 
-def test_hostile_grammars_are_refused_or_served_and_harm_nobody(client: OpenAI, pair: str) -> None:
+def test_hostile_grammars_are_refused_or_served_without_harm(client: OpenAI, pair: str) -> None:
     before = client.chat.completions.create(messages=QUESTION, **SHORT)
     deep: dict[str, Any] = {"type": "string"}
     for _ in range(120):

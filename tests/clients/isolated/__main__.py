@@ -20,17 +20,17 @@ ENVIRONMENTS = ROOT / ".venv-clients"
 CLIENTS = {
     "text_generation": ("text-generation==0.7.0",),
     "langchain": ("langchain-huggingface==1.2.3",),
-    "litellm": ("litellm<1.109.1",),  # 1.109.1 asks for a certifi that not every index has
+    "litellm": ("litellm<1.109.1",),  # 1.109.1 requires a very new certifi
     "lm_eval": ("lm-eval[api]==0.4.13", "transformers"),
     "guidellm": ("guidellm==0.8.1",),
 }
-"""What each script's environment holds."""
+"""Packages in each script's environment."""
 SECONDS = 900
-"""Longest time of one script."""
+"""Time limit of one script, in seconds."""
 
 
 def main(names: list[str]) -> int:
-    """How many clients failed."""
+    """Run the clients in `names`, or all. Return the number that failed."""
     server = _serve()
     try:
         url = _url(server)
@@ -51,8 +51,8 @@ def _serve() -> subprocess.Popen[str]:
 def _url(server: subprocess.Popen[str]) -> str:
     assert server.stdout
     for line in server.stdout:
-        if found := re.search(r"Connected: serving at (\S+);", line):
-            return found[1]
+        if match := re.search(r"Connected: serving at (\S+);", line):
+            return match[1]
     raise SystemExit("the server did not start")
 
 
@@ -64,17 +64,17 @@ def _passes(name: str, url: str) -> bool:
 
 
 def _environment(name: str) -> Path:
-    """The interpreter of the client's environment, which is made where it is missing."""
+    """Return the interpreter of the client's environment; create the environment if missing."""
     folder = ENVIRONMENTS / name
     python = folder / "bin" / "python"
     stamp = folder / ".installed"
-    wanted = "\n".join(CLIENTS[name])
-    if not stamp.exists() or stamp.read_text() != wanted:
+    packages = "\n".join(CLIENTS[name])
+    if not stamp.exists() or stamp.read_text() != packages:
         print(f"== installing {name}", flush=True)
         venv.create(folder, clear=True, with_pip=True)
         pip = (str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
         subprocess.run((*pip, *CLIENTS[name]), check=True)
-        stamp.write_text(wanted)
+        stamp.write_text(packages)
     return python
 
 

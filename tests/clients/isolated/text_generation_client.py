@@ -1,4 +1,4 @@
-"""TGI's own Python client: what its test suite expects of a server."""
+"""TGI's Python client: what its test suite expects of a server."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from router.dispatch.learned_state import (
     save_periodically,
     state_path,
 )
-from tests.support.processes import SOON
+from tests.support.processes import TIMEOUT_SECONDS
 
 LEARNED: dict[str, Any] = {"lengths": {"3": [1, 2.5]}, "survival": [0.5, 0.25], "count": 7}
 
@@ -95,7 +95,7 @@ async def test_it_is_kept_now_and_then(path: Path, monkeypatch: pytest.MonkeyPat
         return {"count": number}
 
     task = asyncio.ensure_future(save_periodically(SchedulerStateFile(path, "m"), state))
-    async with asyncio.timeout(SOON):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         await thrice.wait()
     found = SchedulerStateFile(path, "m").load()
     assert found
