@@ -265,7 +265,7 @@ def test_wrong_types_are_refused(code: int, fields: list[Any]) -> None:
         ([5, True], "expected int"),
         ([5, 1.0], "expected int"),
         ([3, 1, float("nan"), [], 0], "finite"),
-        ([3, 1, 0.0, [[1, b"abc", b"", 0, 0, None, [], 0, b"", 0, [], "", 0.0]], 0], "binary array"),
+        ([3, 1, 0.0, [[1, b"abc", b"", 0, 0, None, [], 0, b"", 0, [], "", 0.0]], 0], "binary"),
         ([3, 1, 0.0, [[1, b"", b"", 0, 0, "weary", [], 0, b"", 0, [], "", 0.0]], 0], "weary"),
         ([2, 1, b"", None, [], [], [b"", b""], [b"", b""], [b"", b""]], "expected an array"),
     ],
