@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from router.errors import ValidationError
-from router.http.json_body import Body
+from router.http.json_body import Body, JsonOrText
 from router.openai.history import check_role, content_text, parse_arguments
 from router.openai.request_models import ContentParts
 from router.requests.rules import require
@@ -35,8 +35,8 @@ class InputItem(Body):
     """Id of the function call."""
     name: str | None = None
     """Name of the called function."""
-    arguments: str | None = None
-    """Arguments of the function call, as JSON text."""
+    arguments: JsonOrText = None
+    """Arguments of the function call, as JSON text or as an object."""
     output: str | ContentParts | None = None
     """Output of the function call, as text or as a list of text parts."""
 

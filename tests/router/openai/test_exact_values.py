@@ -141,7 +141,7 @@ def places(value: str) -> dict[str, tuple[str, str]]:
             f'{{"input": "a", "text": {{"format": {{"type": "json_schema", "schema": {value}}}}}}}',
         ),
         "tools.0.parameters": (answers, f'{{"input": "a", "tools": [{flat}]}}'),
-        "messages.0.tool_calls.0.function.arguments": (answers, f'{{"input": [{item}]}}'),
+        "input.0.arguments": (answers, f'{{"input": [{item}]}}'),
         "parameters.grammar.value": (
             "/generate",
             f'{{"inputs": "a", "parameters": {{"grammar": {grammar}}}}}',
