@@ -72,12 +72,12 @@ def openai_request(**values: Any) -> Request:
     return openai.validate(body, BOUNDS, 100, openai.LogprobOptions(), new_seed=lambda: 77)
 
 
-@pytest.mark.parametrize("name", GenerateParameters.model_fields.keys() - ELSEWHERE)
+@pytest.mark.parametrize("name", sorted(GenerateParameters.model_fields.keys() - ELSEWHERE))
 def test_every_native_parameter_changes_the_request(name: str) -> None:
     assert native_request(**{name: NATIVE[name]}) != native_request()
 
 
-@pytest.mark.parametrize("name", CommonParameters.model_fields.keys() - ELSEWHERE)
+@pytest.mark.parametrize("name", sorted(CommonParameters.model_fields.keys() - ELSEWHERE))
 def test_every_openai_parameter_changes_the_request(name: str) -> None:
     assert openai_request(**{name: OPENAI[name]}) != openai_request()
 
