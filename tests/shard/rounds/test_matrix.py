@@ -7,7 +7,8 @@ ranks, and preemption at random places by every rung.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
@@ -100,18 +101,29 @@ def test_one_rank(ending_pair: Pair, kind: str, batch: int, rung: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(
-    request: pytest.FixtureRequest, ending_pair: Pair
-) -> Iterator[tuple[list[RankProcess], str, bool]]:
-    target, draft = ending_pair(request.param)
-    with model_group(tiny.config(target, draft, max_swap_tokens=1024), 2) as ranks:
-        yield ranks, target, request.param != "no draft"
+def two_ranks(ending_pair: Pair) -> Iterator[Callable[[str], list[RankProcess]]]:
+    """`two_ranks(kind)` are ranks with that kind of draft; only those of the last kind run on."""
+    running: dict[str, list[RankProcess]] = {}
+    with ExitStack() as stack:
+
+        def start(kind: str) -> list[RankProcess]:
+            if kind not in running:
+                stack.close()
+                running.clear()
+                config = tiny.config(*ending_pair(kind), max_swap_tokens=1024)
+                running[kind] = stack.enter_context(model_group(config, 2))
+            return running[kind]
+
+        yield start
 
 
-@pytest.mark.parametrize(
-    ("two_ranks", "batch", "rung"), thinned(KINDS, CELLS, 5), indirect=["two_ranks"]
-)
-def test_two_ranks(two_ranks: tuple[list[RankProcess], str, bool], batch: int, rung: str) -> None:
-    ranks, target, drafts = two_ranks
-    with connect_group(ranks) as group:
-        check(Served(group, drafts), target, batch, rung)
+@pytest.mark.parametrize(("kind", "batch", "rung"), thinned(KINDS, CELLS, 5))
+def test_two_ranks(
+    ending_pair: Pair,
+    two_ranks: Callable[[str], list[RankProcess]],
+    kind: str,
+    batch: int,
+    rung: str,
+) -> None:
+    with connect_group(two_ranks(kind)) as group:
+        check(Served(group, kind != "no draft"), ending_pair(kind)[0], batch, rung)
