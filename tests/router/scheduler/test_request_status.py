@@ -63,14 +63,15 @@ def test_a_request_counts_its_own_preemptions() -> None:
     assert other.preemptions == {"keep": 0, "swap": 0, "recompute": 0}
 
 
-def test_an_aged_request_stands_in_level_0() -> None:
+@pytest.mark.parametrize(("now", "level"), [(5.0, 1), (60.0, 0)])
+def test_a_request_stands_in_level_0_once_it_is_old_for_its_size(now: float, level: int) -> None:
     small = capacity(max_rows=1, depth=1)
     served = build(SchedulerConfig(scheduler="las", laps_patience=5.0), small)
-    served.submit(Job(1, 0.0, 4, 50), 0.0)
-    served.next_batch(5.0)
-    look = served.request_status(1, 5.0)
-    assert look is not None
-    assert look.level == 0
+    served.submit(Job(1, 0.0, 4, 50), 0.0)  # ten times its expected service are 27 s
+    served.next_batch(now)
+    status = served.request_status(1, now)
+    assert status is not None
+    assert status.level == level
 
 
 def serve(served: Scheduler, hints: bool = True) -> None:

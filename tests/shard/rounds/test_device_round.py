@@ -218,10 +218,20 @@ def test_what_needs_the_host_is_with_vocabulary(
 class _FailedMatcher:
     """Stands for a grammar: its row ends at once."""
 
-    broken = True
-
     def mask(self, output: list[int], vocabulary: int) -> torch.Tensor:
         return torch.ones(vocabulary, dtype=torch.bool)
+
+    def fault(self, output: list[int]) -> str:
+        return "the grammar allows no token here"
+
+    def can_end(self, output: list[int]) -> bool:
+        return False
+
+    def is_complete(self, output: list[int]) -> bool:
+        return False
+
+    def take_seconds(self) -> float:
+        return 0.0
 
 
 def test_prompt_lookup_drafts_on_the_host_and_decodes_on_the_device(
