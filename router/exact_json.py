@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from numbers import Number
 from secrets import token_hex
@@ -112,8 +112,27 @@ def check_depth(data: bytes, max_depth: int = MAX_DEPTH) -> None:
 
 def outside_strings(data: bytes) -> bytes:
     """The JSON text `data` without its strings."""
-    unescaped = data.replace(rb"\\", b"").replace(rb"\"", b"")
+    return outside_quotes(without_escapes(data))
+
+
+def without_escapes(data: bytes) -> bytes:
+    """The JSON text `data` without escaped backslashes and quotes: each quote bounds a string."""
+    return data.replace(rb"\\", b"").replace(rb"\"", b"")
+
+
+def outside_quotes(unescaped: bytes) -> bytes:
+    """What stands outside the strings of a text from `without_escapes`."""
     return b"".join(unescaped.split(b'"')[::2])
+
+
+def nested_values(value: Any) -> Iterator[Any]:
+    """`value` and everything inside its arrays and objects, in no particular order."""
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict | list):
+            pending.extend(part.values() if isinstance(part, dict) else part)
+        yield part
 
 
 def is_float_exact(value: object) -> bool:

@@ -119,10 +119,10 @@ def _exceeds_values(body: bytes, max_values: int) -> bool:
     """Whether there are too many values: commas and opening brackets outside of strings."""
     if sum(map(body.count, _VALUE_SEPARATORS)) <= max_values:
         return False
-    plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    plain = exact_json.without_escapes(body)
     if plain.count(b'"') > 4 * max_values:  # a value has at most a key and a string
         return True
-    outside = exact_json.outside_strings(body)
+    outside = exact_json.outside_quotes(plain)
     return sum(map(outside.count, _VALUE_SEPARATORS)) > max_values
 
 

@@ -94,12 +94,8 @@ def check_numbers(schema: Any) -> None:
 
 
 def _require_exact(keyword: str, value: Any) -> None:
-    pending = [value]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, dict | list):
-            pending.extend(part.values() if isinstance(part, dict) else part)
-        elif isinstance(part, Number) and not exact_json.is_float_exact(part):
+    for part in exact_json.nested_values(value):
+        if isinstance(part, Number) and not exact_json.is_float_exact(part):
             raise ValidationError(
                 f"grammar is not valid: `{keyword}` has a number that 64-bit floats cannot hold:"
                 f" {str(part)[:40]}"

@@ -14,6 +14,7 @@ from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from router.exact_json import nested_values
 from router.text.job_errors import JobRejected
 from shard.wire.protocol import MAX_GRAMMAR_ITEMS, MAX_GRAMMAR_STATES
 
@@ -121,13 +122,8 @@ def _require_other_keys(schema: Any, tokenizer: LLTokenizer) -> None:
 
 def _closed_objects(schema: Any) -> Iterator[tuple[list[str], list[str]]]:
     """Names and patterns of the objects in `schema` that allow no other keys."""
-    pending = [schema]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, list):
-            pending.extend(value)
-        elif isinstance(value, dict):
-            pending.extend(value.values())
+    for value in nested_values(schema):
+        if isinstance(value, dict):
             names, patterns = value.get("properties"), value.get("patternProperties")
             is_closed = value.get("additionalProperties") is False
             if is_closed and isinstance(patterns, dict) and isinstance(names, dict) and names:
