@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from signal import SIGTERM
 from typing import Any
 
 import aiohttp
@@ -14,8 +13,7 @@ from huggingface_hub import AsyncInferenceClient, InferenceClient
 from huggingface_hub.errors import ValidationError
 
 from benchmark.demo.prompts import prompts
-from tests.support.paths import ROOT
-from tests.support.processes import TIMEOUT_SECONDS, Processes
+from tests.support.processes import TIMEOUT_SECONDS, launched
 
 PROMPT = "<|user|>What does shutil.copy do?<|assistant|>"
 
@@ -23,15 +21,8 @@ PROMPT = "<|user|>What does shutil.copy do?<|assistant|>"
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """A server of two shards."""
-    started = Processes()
-    try:
-        flags = ("--hostname", "127.0.0.1", "-p", "0", "--num-shard", "2")
-        server = started.start(str(ROOT / "launcher.py"), *flags)
+    with launched("--num-shard", "2") as server:
         yield server.url()
-        server.signal(SIGTERM)
-        assert server.end() == 0
-    finally:
-        started.end()
 
 
 def test_the_hub_client_streams_the_same_text(url: str) -> None:

@@ -20,8 +20,8 @@ from shard.step_handle import StepHandle
 from shard.wire.protocol import End, NewRow, Ready, Sampling, Step, StepResult
 
 
-class StepExecutor(Protocol):
-    """What executes Steps."""
+class StepStarter(Protocol):
+    """The part of an engine that the loop drives."""
 
     def ready(self) -> Ready:
         """What it can hold."""
@@ -74,7 +74,7 @@ class InProcessLoop:
 
     def __init__(
         self,
-        engine: StepExecutor,
+        engine: StepStarter,
         scheduler: Scheduler,
         depth: int = 2,
         clock: Callable[[], float] = time.perf_counter,

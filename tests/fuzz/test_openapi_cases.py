@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from signal import SIGTERM
 from typing import Any
 
 import pytest
@@ -31,8 +30,7 @@ from router.native.openapi import NATIVE_OPERATIONS
 from router.native.request_models import GenerateRequest
 from router.openai.openapi import OPENAI_OPERATIONS
 from router.openai.request_models import ChatRequest
-from tests.support.paths import ROOT
-from tests.support.processes import Processes
+from tests.support.processes import launched
 
 CHECKS = [
     not_a_server_error,
@@ -45,16 +43,9 @@ CHECKS = [
 @pytest.fixture(scope="module")
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a server with the echo engine and short answers."""
-    started = Processes()
-    try:
-        flags = ("--echo", "--hostname", "127.0.0.1", "-p", "0", "--max-total-tokens", "24")
-        server = started.start(str(ROOT / "launcher.py"), *flags)
+    with launched("--echo", "--max-total-tokens", "24") as server:
         yield server.url()
-        server.signal(SIGTERM)
-        assert server.end() == 0
-        assert not any("Traceback" in line for line in server.lines)
-    finally:
-        started.end()
+    assert not any("Traceback" in line for line in server.lines)
 
 
 TIMEOUT = 60

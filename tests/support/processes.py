@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from tests.support.paths import ROOT
@@ -104,3 +105,17 @@ class Processes:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             os.close(descriptor)
+
+
+@contextmanager
+def launched(*flags: str) -> Iterator[Running]:
+    """The real launcher on a free port; at the exit it drains, and must end with status 0."""
+    started = Processes()
+    try:
+        address = ("--hostname", "127.0.0.1", "-p", "0")
+        server = started.start(str(ROOT / "launcher.py"), *address, *flags)
+        yield server
+        server.signal(signal.SIGTERM)
+        assert server.end() == 0
+    finally:
+        started.end()
