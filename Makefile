@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 CASES ?= 5000
-FLOOR ?= 75
+FLOOR ?= 92
 # Test files run in parallel. Each computes in one thread, which is fastest for models this small.
 JOBS ?= 2
 # Index of the small CPU build of torch, used on machines without an NVIDIA GPU before the default
