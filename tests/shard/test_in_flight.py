@@ -29,12 +29,12 @@ from shard.wire.protocol import (
 from tests.support import tiny
 from tests.support.device_rounds import LateEngine, RoundWatch, device_engine
 from tests.support.driver import DrivePlan, RowSpec, drive
+from tests.support.forked_ranks import ForkedRank
 from tests.support.in_process import RandomPolicy, device_requests
 from tests.support.pairs import Pair, with_eos
 from tests.support.ranks import (
     ECHO,
     RankConnection,
-    RankProcess,
     connect_group,
     model_group,
     socket_folder,
@@ -90,7 +90,7 @@ def test_results_read_late_change_no_token(
 @pytest.fixture(scope="module", params=["some accepted", "all accepted"])
 def two_ranks(
     request: pytest.FixtureRequest, ending_pair: Pair
-) -> Iterator[tuple[list[RankProcess], str]]:
+) -> Iterator[tuple[list[ForkedRank], str]]:
     target, draft = ending_pair(request.param)
     with model_group(tiny.config(target, draft, resident=True, **ROOM), 2) as ranks:
         yield ranks, target
@@ -98,7 +98,7 @@ def two_ranks(
 
 @pytest.mark.parametrize(("batch", "rung"), [(1, "keep"), (3, "swap"), (8, "never")])
 def test_two_ranks_that_run_ahead_agree(
-    two_ranks: tuple[list[RankProcess], str], batch: int, rung: str
+    two_ranks: tuple[list[ForkedRank], str], batch: int, rung: str
 ) -> None:
     ranks, target = two_ranks
     with connect_group(ranks) as group:

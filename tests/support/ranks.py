@@ -27,6 +27,7 @@ from shard.wire.protocol import (
     pack,
     unpack,
 )
+from tests.support.forked_ranks import ForkedRank
 from tests.support.paths import ROOT
 
 ECHO = ShardConfig(
@@ -149,18 +150,18 @@ def echo_group(world: int, **changes: Any) -> Iterator[list[RankProcess]]:
 
 
 @contextmanager
-def model_group(config: ShardConfig, world: int) -> Iterator[list[RankProcess]]:
+def model_group(config: ShardConfig, world: int) -> Iterator[list[ForkedRank]]:
     """Start `world` ranks that serve the models of `config` and accept connections."""
     with socket_folder() as path, ExitStack() as stack:
         ranks = [
-            stack.enter_context(RankProcess(config_for_rank(config, n, world, path)))
+            stack.enter_context(ForkedRank(config_for_rank(config, n, world, path)))
             for n in range(world)
         ]
         wait_until_ready(ranks)
         yield ranks
 
 
-def wait_until_ready(ranks: Sequence[RankProcess]) -> None:
+def wait_until_ready(ranks: Sequence[RankProcess | ForkedRank]) -> None:
     """Wait until all `ranks` accept connections."""
     for rank in ranks:
         while (event := rank.next_event())["event"] == "progress":
@@ -211,7 +212,7 @@ class SentStep:
 
 
 @contextmanager
-def connect_group(ranks: Sequence[RankProcess]) -> Iterator[RankGroup]:
+def connect_group(ranks: Sequence[RankProcess | ForkedRank]) -> Iterator[RankGroup]:
     """Open a new connection to every rank; a rank then drops all rows."""
     with ExitStack() as stack:
         wires = [stack.enter_context(RankConnection(rank.config.socket)) for rank in ranks]

@@ -218,7 +218,7 @@ def test_any_order_of_events_keeps_pages_and_requests_whole(policy: str) -> None
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
+            max_examples=40,
             phases=(Phase.generate,),
             stateful_step_count=50,
             deadline=None,

@@ -12,8 +12,8 @@ import pytest
 from shard.wire.protocol import Sampling
 from tests.support import driver, tiny
 from tests.support.driver import DrivePlan, RowSpec, drive
+from tests.support.forked_ranks import ForkedRank
 from tests.support.ranks import (
-    RankProcess,
     config_for_rank,
     connect_group,
     model_group,
@@ -46,11 +46,12 @@ def test_a_model_without_a_plan_is_refused_by_name(model: Model) -> None:
     with socket_folder() as path, ExitStack() as stack:
         alone = tiny.config(model("gpt2"), "")
         ranks = [
-            stack.enter_context(RankProcess(config_for_rank(alone, n, 2, path))) for n in range(2)
+            stack.enter_context(ForkedRank(config_for_rank(alone, n, 2, path))) for n in range(2)
         ]
         for rank in ranks:
             while (event := rank.next_event())["event"] == "progress":
                 pass
             assert event["event"] == "fault"
             assert "GPT2LMHeadModel has no tensor-parallel plan" in event["text"]
-            assert rank.process.wait(timeout=60) == 4
+            rank.process.join(timeout=60)
+            assert rank.process.exitcode == 4

@@ -17,6 +17,7 @@ from shard.rounds.model_drafter import ModelDrafter
 from shard.rounds.vocabulary_map import VocabularyMap
 from shard.sampling.sampler import Position, process
 from shard.wire.protocol import ReportOptions, Sampling
+from tests.support.nightly import nightly
 from tests.support.statistics import chi_square
 
 VOCABULARY = 12
@@ -74,7 +75,7 @@ def row(sampling: Sampling, seed: int) -> CachedRow:
     return CachedRow(seed, [seed % VOCABULARY], 1, TOKENS, False, own, ReportOptions(), None)
 
 
-@pytest.mark.parametrize("draft", [0, 2])
+@pytest.mark.parametrize("draft", [nightly(0), 2])
 @pytest.mark.parametrize("sampling", [Sampling(0, 0.8, top_k=8, top_p=0.95)], ids=["warped"])
 def test_tokens_follow_the_targets_distribution(sampling: Sampling, draft: int) -> None:
     """210 000 draws, each compared with the distribution after the token before it."""

@@ -21,10 +21,11 @@ from router.scheduler.planner import Planner
 from shard.wire.protocol import Sampling
 from tests.support import tiny
 from tests.support.driver import DrivePlan, RowSpec, drive
+from tests.support.forked_ranks import ForkedRank
 from tests.support.in_process import EndingRequest, RandomPolicy
 from tests.support.nightly import thinned
 from tests.support.pairs import Pair
-from tests.support.ranks import RankProcess, connect_group, model_group
+from tests.support.ranks import connect_group, model_group
 from tests.support.samplings import SAMPLINGS
 from tests.support.tiny import VOCABULARY, engine
 
@@ -101,12 +102,12 @@ def test_one_rank(ending_pair: Pair, kind: str, batch: int, rung: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(ending_pair: Pair) -> Iterator[Callable[[str], list[RankProcess]]]:
+def two_ranks(ending_pair: Pair) -> Iterator[Callable[[str], list[ForkedRank]]]:
     """`two_ranks(kind)` are ranks with that kind of draft; only those of the last kind run on."""
-    running: dict[str, list[RankProcess]] = {}
+    running: dict[str, list[ForkedRank]] = {}
     with ExitStack() as stack:
 
-        def start(kind: str) -> list[RankProcess]:
+        def start(kind: str) -> list[ForkedRank]:
             if kind not in running:
                 stack.close()
                 running.clear()
@@ -120,7 +121,7 @@ def two_ranks(ending_pair: Pair) -> Iterator[Callable[[str], list[RankProcess]]]
 @pytest.mark.parametrize(("kind", "batch", "rung"), thinned(KINDS, CELLS, 5))
 def test_two_ranks(
     ending_pair: Pair,
-    two_ranks: Callable[[str], list[RankProcess]],
+    two_ranks: Callable[[str], list[ForkedRank]],
     kind: str,
     batch: int,
     rung: str,
