@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -105,15 +105,29 @@ def layer(module: str, order: tuple[tuple[str, ...], ...]) -> int:
     return index
 
 
-@pytest.mark.parametrize("path", files("router", "shard"), ids=str)
-def test_a_module_imports_only_from_itself_and_from_layers_below(path: Path) -> None:
-    importer = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
-    package, order = importer.split(".")[0], ROUTER if within(importer, "router") else SHARD
-    for module in imports(path):
-        if module == package or not within(module, package) or "." not in importer:
-            continue
-        same = module.split(".")[1] == importer.split(".")[1]
-        assert same or layer(module, order) < layer(importer, order), f"{importer}: {module}"
+def import_pairs(paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    """Every import of `paths`: the name of the importing module, and of the imported one."""
+    for path in paths:
+        importer = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+        yield from ((importer, module) for module in imports(path))
+
+
+@pytest.mark.parametrize(("package", "order"), [("router", ROUTER), ("shard", SHARD)])
+def test_a_module_imports_only_from_itself_and_from_layers_below(
+    package: str, order: tuple[tuple[str, ...], ...]
+) -> None:
+    inner = [
+        (importer, module)
+        for importer, module in import_pairs(files(package))
+        if within(module, package) and "." in module and "." in importer
+    ]
+    assert inner
+    assert [
+        f"{importer} imports {module}"
+        for importer, module in inner
+        if module.split(".")[1] != importer.split(".")[1]
+        and layer(module, order) >= layer(importer, order)
+    ] == []
 
 
 @pytest.mark.parametrize(("package", "order"), [("router", ROUTER), ("shard", SHARD)])
@@ -122,43 +136,37 @@ def test_every_module_has_a_layer(package: str, order: tuple[tuple[str, ...], ..
     assert parts - {"__init__", "demo"} == {part for layer in order for part in layer}
 
 
-@pytest.mark.parametrize("path", files("router"), ids=str)
-def test_the_router_imports_only_the_wire_of_the_shard_and_no_tensors(path: Path) -> None:
-    for module in imports(path):
-        assert not within(module, "torch", "transformers", "launcher", "benchmark")
-        assert not within(module, "shard") or module == "shard.wire.protocol"
+def test_the_router_imports_only_the_wire_of_the_shard_and_no_tensors() -> None:
+    for importer, module in import_pairs(files("router")):
+        assert not within(module, "torch", "transformers", "launcher", "benchmark"), importer
+        assert not within(module, "shard") or module == "shard.wire.protocol", importer
 
 
-@pytest.mark.parametrize("path", files("shard"), ids=str)
-def test_the_shard_imports_neither_router_nor_launcher(path: Path) -> None:
-    for module in imports(path):
-        assert not within(module, "router", "launcher", "benchmark")
+def test_the_shard_imports_neither_router_nor_launcher() -> None:
+    for importer, module in import_pairs(files("shard")):
+        assert not within(module, "router", "launcher", "benchmark"), importer
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("shard/**/__init__.py")), ids=str)
-def test_importing_a_package_of_the_shard_runs_nothing(path: Path) -> None:
-    assert ast.unparse(ast.Module(ast.parse(path.read_text()).body[1:], [])) == ""
+def test_importing_a_package_of_the_shard_runs_nothing() -> None:
+    for path in sorted(ROOT.glob("shard/**/__init__.py")):
+        assert ast.unparse(ast.Module(ast.parse(path.read_text()).body[1:], [])) == "", path
 
 
-@pytest.mark.parametrize("path", files("router.scheduler"), ids=str)
-def test_the_scheduler_is_pure(path: Path) -> None:
-    for module in imports(path):
-        assert within(module, "router.scheduler") or module in PURE | {"router.options"}
+def test_the_scheduler_is_pure() -> None:
+    for importer, module in import_pairs(files("router.scheduler")):
+        assert within(module, "router.scheduler") or module in PURE | {"router.options"}, importer
 
 
-@pytest.mark.parametrize("path", files("router", "shard"), ids=str)
-def test_only_the_launcher_imports_the_launchers_modules(path: Path) -> None:
-    importer = ".".join(path.with_suffix("").parts)
-    for module in imports(path):
-        assert within(importer, *LAUNCHER_ONLY) or not within(module, *LAUNCHER_ONLY)
+def test_only_the_launcher_imports_the_launchers_modules() -> None:
+    for importer, module in import_pairs(files("router", "shard")):
+        assert within(importer, *LAUNCHER_ONLY) or not within(module, *LAUNCHER_ONLY), importer
 
 
-@pytest.mark.parametrize(
-    "path", [Path("launcher.py"), *(path for path in files(*LIGHT) if path != PROGRAM)], ids=str
-)
-def test_what_the_launcher_loads_is_light(path: Path) -> None:
-    for module in imports(path):
-        assert within(module, *LIGHT) or module.partition(".")[0] in sys.stdlib_module_names
+def test_what_the_launcher_loads_is_light() -> None:
+    light = [Path("launcher.py"), *(path for path in files(*LIGHT) if path != PROGRAM)]
+    for importer, module in import_pairs(light):
+        standard = module.partition(".")[0] in sys.stdlib_module_names
+        assert within(module, *LIGHT) or standard, importer
 
 
 MAX_FILES = {"router": 20, "shard": 16, "router/scheduler": 10, "benchmark": 8}
@@ -185,27 +193,23 @@ def test_class_names_are_unique_in_the_product() -> None:
     assert [name for name, times in count.items() if times > 1] == []
 
 
-@pytest.mark.parametrize("path", PRODUCT, ids=str)
-def test_nothing_is_pickled_and_no_wall_clock_is_read(path: Path) -> None:
-    tree = ast.parse((ROOT / path).read_text())
-    assert not [module for module in imports(path) if within(module, "pickle", "marshal", "shelve")]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "time":
-            assert {alias.name for alias in node.names} <= {"monotonic", "perf_counter"}
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            assert (node.value.id, node.attr) != ("time", "time")
+def test_nothing_is_pickled_and_no_wall_clock_is_read() -> None:
+    for importer, module in import_pairs(PRODUCT):
+        assert not within(module, "pickle", "marshal", "shelve"), importer
+    for path in PRODUCT:
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "time":
+                assert {alias.name for alias in node.names} <= {"monotonic", "perf_counter"}, path
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert (node.value.id, node.attr) != ("time", "time"), path
 
 
-@pytest.mark.parametrize("path", TESTS, ids=str)
-def test_nothing_is_imported_from_a_test_or_a_conftest(path: Path) -> None:
-    names = [module.rpartition(".")[2] for module in imports(path) if within(module, "tests")]
-    assert not [name for name in names if name == "conftest" or name.startswith("test_")]
+def test_nothing_is_imported_from_a_test_or_a_conftest() -> None:
+    for importer, module in import_pairs(TESTS):
+        name = module.rpartition(".")[2] if within(module, "tests") else ""
+        assert not name.startswith(("conftest", "test_")), importer
 
 
-@pytest.mark.parametrize(
-    "folder",
-    sorted({path.parent for path in TESTS if path.parts[1] in MIRRORS}),
-    ids=str,
-)
-def test_folders_of_tests_mirror_the_repository(folder: Path) -> None:
-    assert (ROOT / folder.relative_to("tests")).is_dir()
+def test_folders_of_tests_mirror_the_repository() -> None:
+    folders = {path.parent for path in TESTS if path.parts[1] in MIRRORS}
+    assert [f for f in sorted(folders) if not (ROOT / f.relative_to("tests")).is_dir()] == []
