@@ -128,8 +128,8 @@ class ServerConfig:
     keepalive_timeout: float = option(15.0, "seconds before an idle connection is closed")
     step_timeout: float | None = option(
         None,
-        "seconds after which an unfinished step counts as a hang of the shards; default: 10, or 20"
-        " times the 99th percentile of recent steps if that is more",
+        "seconds without progress in a step, or without an answer to a ping, after which the shards"
+        " count as hung; default: 10, or 20 times what the step should take if that is more",
     )
     otlp_endpoint: str | None = option(
         None, "OTLP/gRPC endpoint that traces are sent to; needs the extra `traces`"

@@ -1,12 +1,12 @@
 """A shard's socket: one router at a time, Steps in number order, pings answered immediately.
 
 The main thread executes. A reader thread per connection decodes frames, queues Steps and answers
-pings, so that a pong proves that the process is alive even during a long Step. A third thread
-prepares grammars for future rows. An engine may start a Step before the last one has finished; a
-result is sent when its Step has finished, in number order. What cannot be parsed ends the
-connection. What cannot be executed ends the process, after a `Fatal` to the router: the ranks of a
-group work in lockstep, and a rank that has failed cannot rejoin. When the router disconnects, the
-rows are lost and the weights stay. This file knows nothing of models.
+pings, also during a long Step: a pong proves that the process is alive, and its count of progress
+that the main thread is. A third thread prepares grammars for future rows. An engine may start a
+Step before the last one has finished; a result is sent when its Step has finished, in number order.
+What cannot be parsed ends the connection. What cannot be executed ends the process, after a `Fatal`
+to the router: the ranks of a group work in lockstep, and a rank that has failed cannot rejoin. When
+the router disconnects, the rows are lost and the weights stay. This file knows nothing of models.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Protocol
 
+from shard import progress
 from shard.config import ShardConfig
 from shard.step_handle import StepHandle
 from shard.wire.protocol import (
@@ -194,6 +195,7 @@ class _RouterConnection:
         if step.number != self._started + 1:
             raise ProtocolError(f"Step {step.number} follows Step {self._started}")
         self._started = step.number
+        progress.advance()
         return engine.start(step)
 
     def _send_result(self, result: StepResult, rank: int) -> None:
@@ -206,7 +208,7 @@ class _RouterConnection:
     def _handle(self, message: Message) -> None:
         match message:
             case Ping(nonce):
-                self._send(Pong(nonce, self._finished))
+                self._send(Pong(nonce, self._finished, progress.count()))
             case Step() if self._steps.qsize() < MAX_QUEUED_STEPS:
                 self._steps.put(message)
             case Prepare():

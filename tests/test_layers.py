@@ -17,7 +17,7 @@ from tests.support.paths import ROOT
 
 PRODUCT = sorted(
     path.relative_to(ROOT)
-    for path in (*ROOT.glob("router/**/*.py"), *ROOT.glob("shard/**/*.py"), ROOT / "launcher.py")
+    for path in (*ROOT.glob("router/**/*.py"), *ROOT.glob("shard/**/*.py"), *ROOT.glob("*.py"))
 )
 TESTS = sorted(path.relative_to(ROOT) for path in ROOT.glob("tests/**/*.py"))
 MIRRORS = ("router", "shard", "benchmark", "deploy")
@@ -41,7 +41,7 @@ ROUTER = (
     ("__main__", "preflight", "cli"),
 )
 SHARD = (
-    ("errors",),
+    ("errors", "progress"),
     ("config",),
     ("wire",),
     ("attention", "sampling"),
@@ -59,6 +59,7 @@ layers below its own and from itself."""
 LAUNCHER_ONLY = ("router.cli", "shard.launch")
 LIGHT = (
     *LAUNCHER_ONLY,
+    "child_command",
     "router.config",
     "router.log_levels",
     "router.options",

@@ -13,7 +13,7 @@ from router.dispatch.page_hashes import PromptPages
 from router.requests.record import LiveRequest
 from router.shards.group import GroupEvent
 
-HEALTH_CHECK_SECONDS = 1.0
+HEALTH_CHECK_SECONDS = 0.25
 """Maximum time between two checks of the shards' health."""
 
 

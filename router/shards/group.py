@@ -2,8 +2,8 @@
 
 A step is packed once and the same bytes go to every rank. Writing never blocks, since at most
 `depth` steps are in flight. A step is complete once every rank has answered it with the same digest
-of its rows. A closed connection, a protocol violation, different digests, an overdue step or an
-unanswered ping fail the whole group: collectives cannot be rejoined, so no rank is replaced.
+of its rows. A closed connection, a protocol violation, different digests or a hang, which
+`watchdog` detects, fail the whole group: collectives cannot be rejoined, so no rank is replaced.
 
 Time is an argument; nothing here reads a clock. What a step computes is not known here.
 """
@@ -15,10 +15,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from math import inf
 
 from router.shards.barrier import RankBarrier
 from router.shards.rank_connection import RankConnection
+from router.shards.watchdog import Watchdog, expected_seconds
 from shard.wire.protocol import (
     Ack,
     Fatal,
@@ -36,16 +36,6 @@ from shard.wire.protocol import (
 
 HANDSHAKE_SECONDS = 10.0
 """Maximum time for all ranks to answer Hello."""
-MIN_STEP_TIMEOUT_SECONDS = 10.0
-STEP_TIMEOUT_FACTOR = 20.0
-"""By default a step is overdue after MIN_STEP_TIMEOUT_SECONDS, or STEP_TIMEOUT_FACTOR times the
-99th percentile of recent steps if that is more."""
-STEP_HISTORY = 512
-"""Number of recent steps from which the percentile is computed."""
-PING_INTERVAL_SECONDS = 1.0
-"""Time between two pings while no step is in flight."""
-PONG_TIMEOUT_SECONDS = 10.0
-"""Maximum time for all ranks to answer a ping."""
 
 
 class ShardGroupFailed(Exception):
@@ -59,7 +49,6 @@ GroupEvent = StepResult | ShardGroupFailed
 class _PendingStep:
     """A step in flight; `answers` is the number of ranks that have completed it."""
 
-    sent_at: float
     answers: int = 0
     digest: int | None = None
     result: StepResult | None = None
@@ -73,17 +62,15 @@ class ShardGroup:
 
     def __init__(self, world_size: int, depth: int, step_timeout: float | None) -> None:
         self.depth = depth
-        self._step_timeout = step_timeout
         self.failure: ShardGroupFailed | None = None
         self._all_ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ready_messages: dict[int, Ready] = {}
         self._ranks = [RankConnection(self, number, world_size) for number in range(world_size)]
         self._last_answered = [0] * world_size
         self._in_flight: deque[_PendingStep] = deque()
-        self._step_durations: deque[float] = deque(maxlen=STEP_HISTORY)
         self._barrier = RankBarrier(world_size)
-        self._pinged_at, self._nonce = -inf, 0
-        self._awaiting_pong: set[int] = set()
+        self._watchdog = Watchdog(world_size, step_timeout)
+        self._pings = 0
         self._listener: Callable[[GroupEvent], None] = lambda event: None
 
     @classmethod
@@ -93,8 +80,9 @@ class ShardGroup:
     ) -> AsyncIterator[ShardGroup]:
         """Connect to the ranks' sockets, rank 0 first, and close the connections on exit.
 
-        A step is overdue after `step_timeout` seconds; None derives the timeout from recent steps.
-        Raises ShardGroupFailed if a rank does not answer, or has another version or group size.
+        Ranks without progress for `step_timeout` seconds count as hung; None derives the timeout
+        from the step. Raises ShardGroupFailed if a rank does not answer, or has another version or
+        group size.
         """
         group = cls(len(paths), depth, step_timeout)
         try:
@@ -122,7 +110,8 @@ class ShardGroup:
     def send(self, step: Step, now: float) -> None:
         """Send a step to every rank. Only while `has_capacity`; step numbers are consecutive."""
         frame = pack(step)
-        self._in_flight.append(_PendingStep(now))
+        self._in_flight.append(_PendingStep())
+        self._watchdog.step_sent(expected_seconds(step, self.ready_messages), now)
         for rank in self._ranks:
             rank.write(frame)
 
@@ -137,24 +126,19 @@ class ShardGroup:
         await done
 
     def is_overdue(self, now: float) -> bool:
-        """Whether the oldest step in flight has exceeded the step timeout."""
-        if not self._in_flight:
-            return False
-        age = now - self._in_flight[0].sent_at
-        if self._step_timeout is not None:
-            return age > self._step_timeout
-        return age > MIN_STEP_TIMEOUT_SECONDS and age > STEP_TIMEOUT_FACTOR * self._step_p99()
+        """Whether the ranks count as hung; `check_health` then fails the group."""
+        return self._watchdog.hang(now) is not None
 
     def check_health(self, now: float) -> None:
-        """Ping idle ranks and fail a group that hangs. To be called about once a second."""
-        if self.is_overdue(now):
-            self._fail("a step exceeded its timeout")
-        elif self._in_flight or self.failure:
+        """Ping the ranks, and fail a group that hangs. To be called several times a second."""
+        if self.failure:
             return
-        elif self._awaiting_pong and now - self._pinged_at > PONG_TIMEOUT_SECONDS:
-            self._fail(f"ranks {sorted(self._awaiting_pong)} do not answer a ping")
-        elif not self._awaiting_pong and now - self._pinged_at >= PING_INTERVAL_SECONDS:
-            self._send_pings(now)
+        if reason := self._watchdog.hang(now):
+            self._fail(reason)
+            return
+        for rank in self._watchdog.ranks_to_ping(now):
+            self._pings += 1
+            self._ranks[rank].write(pack(Ping(self._pings)))
 
     def on_message(self, rank: int, message: Message) -> None:
         """Handle a message of `rank`. Raises ProtocolError if it is not expected."""
@@ -166,8 +150,7 @@ class ShardGroup:
             case Ack() if rank != 0:
                 self._on_answer(rank, message.number, message.digest)
             case Pong():
-                if message.nonce == self._nonce:
-                    self._awaiting_pong.discard(rank)
+                self._watchdog.ponged(rank, message.progress)
             case Prepared():
                 self._barrier.acknowledge(rank, message.number)
             case Fatal():
@@ -208,24 +191,14 @@ class ShardGroup:
         self._last_answered[rank] = number
         step.digest, step.result = digest, step.result or result
         step.answers += 1
+        self._watchdog.step_answered(rank)
         if step.answers == len(self._ranks):
             self._complete_step(self._in_flight.popleft())
 
     def _complete_step(self, step: _PendingStep) -> None:
-        self._awaiting_pong.clear()  # a completed step shows as well as a pong that all ranks live
         if step.result:
-            self._step_durations.append(step.result.seconds)
+            self._watchdog.step_completed(step.result.seconds)
             self._listener(step.result)
-
-    def _step_p99(self) -> float:
-        ordered = sorted(self._step_durations) or [0.0]
-        return ordered[len(ordered) * 99 // 100]
-
-    def _send_pings(self, now: float) -> None:
-        self._pinged_at, self._nonce = now, self._nonce + 1
-        self._awaiting_pong.update(range(len(self._ranks)))
-        for rank in self._ranks:
-            rank.write(pack(Ping(self._nonce)))
 
     def _fail(self, reason: str) -> None:
         if self.failure:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from shard import progress
 from shard.attention.interface import AttentionParams, PagedLayout, Segment
 from shard.attention.kv_cache import PAGE_SIZE, KvCache
 
@@ -104,6 +105,7 @@ class DeviceLayout:
         self, index: int, new_kv: Tensor, query: Tensor, params: AttentionParams
     ) -> Tensor:
         """See `Layout`. Tokens without a row, which pad a graph, get zeros."""
+        progress.advance()
         self.cache.write(index, self.slots, new_kv)
         out = torch.zeros(query.shape, dtype=query.dtype, device=query.device)
         if self.tables is not None:

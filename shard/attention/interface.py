@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from shard import progress
 from shard.attention.kv_cache import KvCache, LayerShape
 from shard.attention.sdpa_padded import PaddedRows, fits_padded_batch
 from shard.attention.sdpa_padded import Segment as Segment
@@ -77,6 +78,7 @@ class PagedLayout:
         self, index: int, new_kv: Tensor, query: Tensor, params: AttentionParams
     ) -> Tensor:
         """See `Layout`."""
+        progress.advance()
         self.cache.write(index, self.slots, new_kv)
         return self.attend(index, query, params, 2 * query.shape[1] // new_kv.shape[1])
 
@@ -112,6 +114,7 @@ class PagedLayout:
     def _attend_view(
         self, index: int, query: Tensor, view: SegmentView, params: AttentionParams
     ) -> Tensor:
+        progress.advance()
         if view.separate and params.is_plain:
             pieces = [self.cache.read(index, (span,)) for span in view.spans]
             return attend_spans(query, pieces, view.mask, params)

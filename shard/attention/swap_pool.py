@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from shard import progress
 from shard.attention.kv_cache import KvCache
 from shard.wire.protocol import PageCopy, Step
 
@@ -70,6 +71,7 @@ class HostPool:
         sources, targets = self._page_index(move.sources), self._page_index(move.targets)
         for pool in self._pools:
             pool.index_copy_(0, targets, pool.index_select(0, sources))
+            progress.advance()
 
     def _swap_out(self, move: PageCopy) -> None:
         sources = self._page_index(move.sources)
@@ -79,6 +81,7 @@ class HostPool:
                 for host, rows in zip(self._host_pools, staged, strict=True):
                     part = rows[at : at + len(slots)]
                     host[slots.start : slots.stop].copy_(part, non_blocking=True)
+                progress.advance()
 
     def _swap_in(self, move: PageCopy) -> None:
         targets, count = self._page_index(move.targets), len(move.targets)
@@ -88,6 +91,7 @@ class HostPool:
                 for host, rows in zip(self._host_pools, staged, strict=True):
                     part = host[slots.start : slots.stop]
                     rows[at : at + len(slots)].copy_(part, non_blocking=True)
+                progress.advance()
             for pool, rows in zip(self._pools, staged, strict=True):
                 pool.index_copy_(0, targets, rows)
 

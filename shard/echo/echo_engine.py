@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from zlib import crc32
 
+from shard import progress
 from shard.config import ShardConfig
 from shard.echo.echo_cache import PAGE_SIZE, EchoCache, prefix_checksums
 from shard.echo.echo_cache import require as _require
@@ -40,6 +41,8 @@ DEFAULT_CAPACITY_TOKENS = 1 << 15
 """Tokens that the pages hold if not configured."""
 DEFAULT_MAX_LENGTH = 4096
 """Maximum number of tokens of a row if not configured."""
+LAYER_SECONDS = 0.1
+"""Seconds of a Step, about, after each of which there is progress."""
 
 
 class EchoEngine:
@@ -95,8 +98,16 @@ class EchoEngine:
         for new in step.new:
             self._check_cached(self._rows[new.id])
         items = tuple(self._run_rows(step.run))
-        time.sleep(self._config.echo_seconds)
+        self._compute()
         return StepResult(step.number, self._config.echo_seconds, items, self.digest())
+
+    def _compute(self) -> None:
+        """Take as long as the configuration says, with progress like that of a model's layers."""
+        seconds = self._config.echo_seconds
+        layers = max(1, round(seconds / LAYER_SECONDS))
+        for _ in range(layers):
+            time.sleep(seconds / layers)
+            progress.advance()
 
     def reset(self) -> None:
         """Forget every row."""

@@ -15,6 +15,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from shard import progress
 from shard.batch.packing import TokenSpan
 from shard.batch.rows import CachedRow
 from shard.sampling.position import Position
@@ -139,4 +140,5 @@ def _score_prompt(
         logs = logprobs(block.float())
         values += logs.gather(1, tokens[:, None])[:, 0].tolist()
         tops += top_tokens(logs, [span.row.report.top_n] * len(tokens))
+        progress.advance()
     return tuple(values), tuple(tops) if span.row.report.top_n else ()

@@ -15,6 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from shard import progress
 from shard.sampling.position import Position
 
 _MAX_PENALTY = 1e4
@@ -96,6 +97,7 @@ def mask_forbidden(scores: Tensor, positions: Sequence[Position], eos: Collectio
         forbidden = ends if early else []
         if position.matcher is not None:
             allowed = position.matcher.mask(position.output, scores.shape[1])
+            progress.advance()
             scores[row].masked_fill_(~_excluding(allowed, forbidden).to(scores.device), -math.inf)
         elif forbidden:
             scores[row, forbidden] = -math.inf

@@ -18,6 +18,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from shard import progress
 from shard.sampling import processors, warpers
 from shard.sampling.position import Position
 from shard.wire.protocol import Sampling, TopTokens
@@ -52,9 +53,11 @@ def process(logits: Tensor, positions: Sequence[Position], eos: Collection[int] 
     scores = logits.to(torch.float32, copy=True)
     for step in _PROCESSORS:
         step(scores, positions)
+        progress.advance()
     processors.mask_forbidden(scores, positions, eos)
     for step in _WARPERS:
         step(scores, positions)
+        progress.advance()
     return scores
 
 

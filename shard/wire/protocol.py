@@ -31,7 +31,7 @@ from shard.wire.messages import RowWork as RowWork
 from shard.wire.messages import Sampling as Sampling
 from shard.wire.messages import TopTokens as TopTokens
 
-VERSION = 1
+VERSION = 2
 MAX_FRAME_BYTES = 64 << 20
 """Maximum size of a frame; a larger one is refused before it is read."""
 HEADER_BYTES = 4
@@ -144,6 +144,8 @@ class Pong:
 
     nonce: int
     step: int
+    progress: int
+    """A number that changes while the rank computes, several times in each step."""
 
 
 @dataclass(frozen=True, slots=True)

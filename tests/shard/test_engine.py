@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from shard.wire.protocol import AppendPages, End, NewRow, ProtocolError, RowWork, Sampling, Step
+from shard import progress
+from shard.wire.protocol import (
+    AppendPages,
+    End,
+    NewRow,
+    ProtocolError,
+    RowResult,
+    RowWork,
+    Sampling,
+    Step,
+)
 from tests.support import driver
 from tests.support.driver import ENGINE_PLANS, DrivePlan, RowSpec, drive, engine_specs
 from tests.support.nightly import thinned
@@ -52,6 +62,21 @@ def test_tokens_do_not_depend_on_draft_batch_chunks_or_pages(
     drafted, specs = engine(model(name), model("llama", 1)), engine_specs(KINDS[kind])
     plain = drive(drafted, specs, DrivePlan(batch=1))
     assert drive(drafted, specs, ENGINE_PLANS[plan]) == plain
+
+
+@pytest.mark.parametrize("name", PAGED)
+def test_a_step_makes_progress_with_every_layer(model: Model, name: str) -> None:
+    served, counts = engine(model(name)), []
+
+    def execute(step: Step) -> tuple[RowResult, ...]:
+        before = progress.count()
+        items = served.execute(step).items
+        if items:
+            counts.append(progress.count() - before)
+        return items
+
+    driver.run_steps(engine_specs(Sampling()), DrivePlan(batch=1), execute)
+    assert min(counts) >= len(served._target.facts.shapes)
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
-from router.shards.group import (
-    MIN_STEP_TIMEOUT_SECONDS,
-    PING_INTERVAL_SECONDS,
-    PONG_TIMEOUT_SECONDS,
-    STEP_HISTORY,
-    STEP_TIMEOUT_FACTOR,
-    ShardGroup,
-    ShardGroupFailed,
-)
+from router.shards.group import ShardGroup, ShardGroupFailed
+from router.shards.watchdog import PING_INTERVAL_SECONDS
 from shard.wire.protocol import (
     HEADER_BYTES,
     Ack,
@@ -30,6 +22,7 @@ from shard.wire.protocol import (
     Step,
     StepResult,
     pack,
+    unpack,
 )
 from tests.support.scripted_ranks import ScriptedRank, connected_group, listening, ready_message
 
@@ -231,92 +224,80 @@ async def test_a_listener_that_is_set_after_the_failure_is_called_with_it() -> N
         assert late == [failure]
 
 
-async def finish(rank: ScriptedRank, group: ShardGroup, events: object, seconds: float) -> None:
-    """Complete STEP_HISTORY steps of `seconds` each."""
-    assert isinstance(events, asyncio.Queue)
-    for number in range(1, STEP_HISTORY + 1):
-        group.send(step(number), 0.0)
-        rank.send(result(number, seconds=seconds))
-        await events.get()
+class AnsweringRank(ScriptedRank):
+    """Answers pings, unless `silent`, and prepares grammars."""
+
+    progress = 0
+    silent = False
+
+    def _on_frame(self, frame: bytes) -> None:
+        super()._on_frame(frame)
+        match unpack(frame[HEADER_BYTES:]):
+            case Ping(nonce) if not self.silent:
+                self.send(Pong(nonce, 0, self.progress))
+            case Prepare(number):
+                self.send(Prepared(number))
 
 
-@pytest.mark.parametrize(
-    ("duration", "limit"),
-    [(0.01, MIN_STEP_TIMEOUT_SECONDS), (2.0, STEP_TIMEOUT_FACTOR * 2.0)],
-    ids=["short", "long"],
-)
-async def test_a_step_may_take_ten_seconds_or_twenty_times_the_99th_percentile(
-    duration: float, limit: float
-) -> None:
-    rank = ScriptedRank(0)
-    async with connected_group(rank) as (group, events):
-        await finish(rank, group, events, duration)
-        group.send(step(STEP_HISTORY + 1), 100.0)
-        group.check_health(100.0 + limit)
-        assert events.empty()
-        assert not group.is_overdue(100.0 + limit)
-        assert group.is_overdue(100.1 + limit)
-        group.check_health(100.1 + limit)
-        assert str(await events.get()) == "a step exceeded its timeout"
+async def check(group: ShardGroup, now: float) -> None:
+    """Check the group at `now`, and wait for the pongs."""
+    group.check_health(now)
+    await group.prepare_grammar("sent and answered after the pings")
 
 
-async def test_the_step_timeout_can_be_configured() -> None:
-    rank = ScriptedRank(0)
-    async with (
-        listening(rank) as paths,
-        ShardGroup.connect(paths, step_timeout=1.5) as group,
-    ):
-        group.send(step(1), 100.0)
-        assert not group.is_overdue(101.5)
-        assert group.is_overdue(101.6)
-
-
-async def test_idle_ranks_are_pinged_once_a_second() -> None:
-    rank = ScriptedRank(0)
+async def test_ranks_are_pinged_when_idle_and_during_a_step() -> None:
+    rank = AnsweringRank(0)
     async with connected_group(rank) as (group, _):
-        for now in (100.0, 100.0 + PING_INTERVAL_SECONDS / 2, 100.0 + PING_INTERVAL_SECONDS):
-            group.check_health(now)
-        assert await rank.next_message() == Ping(1)
-        rank.send(Pong(1, 0))
-
-        def checked() -> bool:
-            group.check_health(100.0 + PING_INTERVAL_SECONDS)
-            return len(rank.received) > len(pack(Ping(1)))
-
-        await until(checked)
-        assert await rank.next_message() == Ping(2)
+        await check(group, 100.0)
+        await check(group, 100.0 + PING_INTERVAL_SECONDS / 2)
+        group.send(step(1), 100.0 + PING_INTERVAL_SECONDS / 2)
+        await check(group, 100.0 + PING_INTERVAL_SECONDS)
+        assert bytes(rank.received).count(pack(Ping(1))) == 1
+        assert bytes(rank.received).count(pack(Ping(2))) == 1
+        assert bytes(rank.received).count(pack(Ping(3))) == 0
 
 
-async def test_a_rank_that_does_not_answer_a_ping_fails_the_group() -> None:
-    first, second = ScriptedRank(0), ScriptedRank(1)
-    async with connected_group(first, second) as (group, events):
-        group.check_health(100.0)
-        first.send(Pong(1, 0))
-        await first.next_message()
-        group.check_health(100.0 + PONG_TIMEOUT_SECONDS)
+@pytest.mark.parametrize("in_step", [False, True], ids=["idle", "in a step"])
+async def test_a_rank_that_does_not_answer_a_ping_fails_the_group(in_step: bool) -> None:
+    ranks = [AnsweringRank(0), AnsweringRank(1)]
+    async with connected_group(*ranks) as (group, events):
+        if in_step:
+            group.send(step(1), 100.0)
+        ranks[1].silent = True
+        for second in range(11):
+            ranks[0].progress += 1
+            assert not group.is_overdue(100.0 + second)
+            await check(group, 100.0 + second)
         assert events.empty()
+        assert group.is_overdue(111.0)
+        group.check_health(111.0)
+        assert str(await events.get()) == "rank 1 has not answered a ping for 10 s"
 
-        def checked() -> bool:
-            group.check_health(101.0 + PONG_TIMEOUT_SECONDS)
-            return not events.empty()
 
-        await until(checked)
-        assert "ranks [1] do not answer a ping" in str(await events.get())
+async def test_a_step_without_progress_fails_the_group() -> None:
+    rank = AnsweringRank(0)
+    async with listening(rank) as paths, ShardGroup.connect(paths, step_timeout=2.0) as group:
+        failures: list[object] = []
+        group.set_listener(failures.append)
+        group.send(step(1), 100.0)
+        for second in range(100):
+            rank.progress += 1
+            await check(group, 101.0 + second)
+        for second in range(3):
+            await check(group, 201.0 + second)
+        assert failures == []
+        group.check_health(204.0)
+        assert list(map(str, failures)) == ["no rank has made progress in a Step for 2 s"]
 
 
 async def test_a_completed_step_replaces_the_answer_to_an_open_ping() -> None:
     rank = ScriptedRank(0)
     async with connected_group(rank) as (group, events):
         group.check_health(100.0)
-        group.send(step(1), 100.0)
-        rank.send(result(1))
-        await events.get()
-        group.check_health(200.0)
+        for number in range(1, 4):
+            group.send(step(number), 100.0 + 4 * number)
+            rank.send(result(number))
+            await events.get()
+            group.check_health(104.0 + 4 * number)
         assert events.empty()
         assert group.has_capacity
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Run other tasks until `condition()` is true."""
-    while not condition():  # noqa: ASYNC110  the group has no event for a pong
-        await asyncio.sleep(0)

@@ -42,7 +42,7 @@ from shard.wire.protocol import (
 )
 
 GOLDEN: list[tuple[Message, str]] = [
-    (Hello(1, 0, 2), "05000000 94 00 01 00 02"),
+    (Hello(2, 0, 2), "05000000 94 00 02 00 02"),
     (
         Ready(
             *(1, "m", "cpu", "float32", 16, 64, 8, 128, 300, 5, 0.5, 2.0),
@@ -128,7 +128,7 @@ GOLDEN: list[tuple[Message, str]] = [
     ),
     (Ack(7, 4000000000), "08000000 93 04 07 ceee6b2800"),
     (Ping(3), "03000000 92 05 03"),
-    (Pong(3, 7), "04000000 93 06 03 07"),
+    (Pong(3, 7, 300), "07000000 94 06 03 07 cd012c"),
     (Fatal(1, "gap"), "07000000 93 07 01 a3676170"),
     (Prepare(2, "g"), "05000000 93 08 02 a167"),
     (Prepared(2), "03000000 92 09 02"),
@@ -198,7 +198,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(StepResult, word, finite, tuples(item), word),
     st.builds(Ack, word, word),
     st.builds(Ping, word),
-    st.builds(Pong, word, word),
+    st.builds(Pong, word, word, word),
     st.builds(Fatal, word, name),
     st.builds(Prepare, word, name),
     st.builds(Prepared, word),
