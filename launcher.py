@@ -215,7 +215,6 @@ async def launch(
 
 def announce(http_socket: socket.socket, log: ConsoleLog) -> None:
     """Log the URL of the server, which now listens."""
-    port.allow_address_reuse(http_socket)
     url = port.url(http_socket)
     text = f"Connected: serving at {url}; try: {CURL_EXAMPLE.format(url=url)}"
     log(text, event="connected", url=url)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 import urllib.request
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGKILL, SIGTERM
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tests.support.paths import ROOT
+from tests.support.poller import polling
 from tests.support.processes import Processes
 
 
@@ -49,3 +51,19 @@ def test_a_request_is_answered_and_streamed_alike_and_the_server_ends_cleanly(
     assert events[-1]["generated_text"] == whole["generated_text"]
     running.signal(SIGTERM)
     assert running.end() == 0
+
+
+def test_a_server_restarts_on_its_port_although_clients_poll_it(
+    processes: Processes, folder: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    flags = ("--echo", "--model-id", str(folder), "--hostname", "127.0.0.1", "-p", str(port))
+    with polling(port) as responses:
+        for how in (SIGTERM, SIGKILL, SIGTERM):
+            running = processes.start(str(ROOT / "launcher.py"), *flags)
+            running.url()
+            post(f"http://127.0.0.1:{port}/generate", inputs="Once")
+            running.signal(how)
+            assert running.end() in (0, -SIGKILL)
+            assert responses.get(timeout=30)

@@ -1,10 +1,11 @@
 """The HTTP socket before the server listens on it: bound, so that no other process can take it.
 
 The launcher binds the socket and keeps it; the router listens on it once it is ready. Until then
-clients are refused, and retry. SO_REUSEADDR needs care: set from the start, two servers that are
-both still loading could bind the same port; never set, a server could not restart while
-connections of the previous one linger in TIME_WAIT. So `bind` tries without it first, and
-`allow_address_reuse` sets it once this server listens.
+clients are refused, and retry. SO_REUSEADDR needs care: while it is set on a bound socket, another
+server that is still loading could bind the same port; and without it, a server could not restart
+while connections of the previous one linger in TIME_WAIT. So it is set only for the moment of
+binding, and again when the socket starts to listen (`router.http.server`), so that every accepted
+connection inherits it.
 """
 
 from __future__ import annotations
@@ -41,11 +42,6 @@ def bind(hostname: str, port: int) -> socket.socket:
     return listener
 
 
-def allow_address_reuse(listener: socket.socket) -> None:
-    """Let the next server bind the port while connections accepted from now on linger on it."""
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-
-
 def url(listener: socket.socket) -> str:
     """The server's URL for a client on this host."""
     host, port = listener.getsockname()[:2]
@@ -54,11 +50,12 @@ def url(listener: socket.socket) -> str:
 
 
 def _bind_if_free(family: int, address: Any, *, reuse: bool) -> socket.socket | None:
-    """None if another process holds the address."""
+    """A bound socket that excludes all others; None if another process holds the address."""
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
         listener.bind(address)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, False)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:

@@ -76,7 +76,7 @@ async def run_server(
     wait_drained: Callable[[], Awaitable[None]],
 ) -> None:
     """Serve on the bound `listener`; call `on_ready` once it listens, and stop when
-    `wait_drained` returns.
+    `wait_drained` returns. Connections that linger afterwards do not keep others from the port.
     """
     runner = web.AppRunner(
         app, handler_cancellation=True, shutdown_timeout=SHUTDOWN_TIMEOUT_SECONDS
@@ -121,6 +121,8 @@ async def _listen(
         access_log=None,
     )
     loop = asyncio.get_running_loop()
+    # before the first connection, which inherits it and may linger in TIME_WAIT
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, True)
     return await loop.create_server(connect, sock=listener, backlog=LISTEN_BACKLOG)
 
 
