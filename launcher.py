@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import get_type_hints
 
+from child_command import python_command
 from router import log_levels
 from router.cli import config_file, flags, port
 from router.cli.console import ConsoleLog
@@ -35,7 +36,7 @@ from shard.config import (
     option,
 )
 from shard.errors import StartupError
-from shard.launch.child import PYTHON_COMMAND, ChildCommand
+from shard.launch.child import ChildCommand
 from shard.launch.memory_estimate import estimate_memory
 from shard.launch.model_source import ModelFolders, resolve_models
 from shard.launch.serving import serve
@@ -237,7 +238,7 @@ async def check(
     log(f"Memory: {estimate}")
     sockets.socket_paths(options.model.shard_uds_path, folder, world)
     router = router_command(options, models, (), http_socket.fileno())
-    child = children.start(replace(router, argv=(*PYTHON_COMMAND, "router.preflight")))
+    child = children.start(replace(router, argv=python_command("router.preflight")))
     checked = await children.wait_for("checked", child)
     child.exit_expected = True
     log(f"Text: {checked.data['text']}")
@@ -270,7 +271,7 @@ def shard_command(
         prefill_tokens=limits.max_batch_prefill_tokens or DEFAULT_PREFILL_TOKENS,
         log_level=log_levels.effective_level(options.server.log_level, log_levels.SHARD_TARGETS),
     )
-    return ChildCommand(f"rank {rank}", (*PYTHON_COMMAND, "shard"), asdict(config))
+    return ChildCommand(f"rank {rank}", python_command("shard"), asdict(config))
 
 
 def router_command(
@@ -289,9 +290,7 @@ def router_command(
         listen_fd=listen_fd,
         step_log=options.developer.step_log,
     )
-    return ChildCommand(
-        "router", (*PYTHON_COMMAND, "router"), asdict(config), descriptors=(listen_fd,)
-    )
+    return ChildCommand("router", python_command("router"), asdict(config), (listen_fd,))
 
 
 if __name__ == "__main__":

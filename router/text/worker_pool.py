@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
+import os
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from child_command import python_command, python_environment
 from router import exact_json
 from router.text.job_errors import JobRejected, WorkerLimitExceeded
 
@@ -88,12 +89,10 @@ class WorkerPool:
 
     async def _start(self) -> Process:
         return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "router.text.worker",
-            self._arguments,
+            *python_command("router.text.worker", self._arguments),
             stdin=PIPE,
             stdout=PIPE,
+            env=python_environment(os.environ),
             limit=CHUNK_BYTES,
         )
 

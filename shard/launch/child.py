@@ -13,24 +13,19 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import IO, Any
 
+from child_command import python_environment
 from shard.errors import StartupError
 
 STDERR_TAIL_LINES = 50
 """Number of last lines of stderr that are kept for an error message."""
 STARTUP_TAIL_LINES = 20
 """Number of those lines that the error of a child that never became ready shows."""
-INSTALL_ROOT = Path(__file__).resolve().parents[2]
-"""Folder of the packages `router` and `shard`."""
-PYTHON_COMMAND = (sys.executable, "-P", "-m")
-"""Runs a module; with -P nothing is imported from the current directory."""
 PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
@@ -65,7 +60,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": _python_path()},
+            env=python_environment(os.environ),
             pass_fds=command.descriptors,
             start_new_session=True,
             preexec_fn=partial(_die_with_parent, os.getpid()),
@@ -115,11 +110,6 @@ class Child:
         how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         tail = "".join(f"\n  {line}" for line in list(self.stderr_tail)[-lines:])
         return f"{self.command.name} {how}{when}; last lines of its stderr:{tail or ' none'}"
-
-
-def _python_path() -> str:
-    """PYTHONPATH with which children import the same packages from any current directory."""
-    return os.pathsep.join(filter(None, (str(INSTALL_ROOT), os.environ.get("PYTHONPATH"))))
 
 
 def _die_with_parent(parent: int) -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from child_command import INSTALL_ROOT, python_command
 from shard.config import DEFAULT_DRAFT_LENGTH, ModelConfig
 from shard.errors import StartupError
-from shard.launch.child import INSTALL_ROOT, PYTHON_COMMAND, ChildCommand
+from shard.launch.child import ChildCommand
 from shard.launch.supervisor import Supervisor
 
 DEMO_MODELS = {
@@ -65,7 +66,7 @@ async def _model_folder(
         return folder
     job = {"model_id": model, "revision": revision, **options}
     download = supervisor.start(
-        ChildCommand("fetch", (*PYTHON_COMMAND, "shard.launch.hub_download"), job)
+        ChildCommand("fetch", python_command("shard.launch.hub_download"), job)
     )
     found = await supervisor.wait_for("found", download)
     download.exit_expected = True
