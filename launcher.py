@@ -8,12 +8,17 @@ the command line or in a model's folder is reported within a second.
 
 from __future__ import annotations
 
+import sys
+
+from shard.launch import signals
+
+if sys.argv[0].rpartition("/")[2] in ("launcher.py", "text-generation-launcher"):
+    signals.hold()  # before the imports, which take a moment; not in tests, which only import this
+
 import argparse
 import asyncio
 import os
-import signal
 import socket
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -39,6 +44,7 @@ from shard.errors import StartupError
 from shard.launch.child import ChildCommand
 from shard.launch.memory_estimate import estimate_memory
 from shard.launch.model_source import ModelFolders, resolve_models
+from shard.launch.run_folder import run_folder
 from shard.launch.serving import serve
 from shard.launch.supervisor import StopRequested, Supervisor
 from shard.loading import checkpoint
@@ -105,6 +111,7 @@ def main() -> int:
 
     0 is a clean end or a signal, 1 a failure while serving, 2 to 8 a failure at startup.
     """
+    signals.hold()
     log = ConsoleLog(as_json=False)
     try:
         options = parse(sys.argv[1:], os.environ)
@@ -115,7 +122,7 @@ def main() -> int:
             print("\n".join(config_file.dump(*options.serving_configs)))
             return 0
         log_startup(options, log)
-        with bind(options.server) as http_socket, sockets.run_folder() as folder:
+        with bind(options.server) as http_socket, run_folder() as folder:
             work = check if options.launcher.check else launch
             asyncio.run(run(partial(work, options, http_socket, folder, log), log))
     except StartupError as error:
@@ -180,16 +187,17 @@ async def run(work: Callable[[Supervisor], Awaitable[None]], log: ConsoleLog) ->
     loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as tasks:
         children = Supervisor(tasks, log)
-        for name in (signal.SIGTERM, signal.SIGINT):
+        for name in signals.STOP_SIGNALS:
             loop.add_signal_handler(name, children.on_signal)
-        try:
-            await work(children)
-        except StopRequested:
-            log("Stopped before the server was ready")
-        except StartupError as error:  # the task group would wrap it in an ExceptionGroup
-            failure = error
-        finally:
-            await children.shutdown()
+        with signals.delivered():
+            try:
+                await work(children)
+            except StopRequested:
+                log("Stopped before the server was ready")
+            except StartupError as error:  # the task group would wrap it in an ExceptionGroup
+                failure = error
+            finally:
+                await children.shutdown()
     if failure:
         raise failure
 

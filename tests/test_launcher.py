@@ -120,6 +120,66 @@ def test_sigterm_while_a_shard_loads_exits_0_even_if_the_shard_ignores_it(
     assert processes.has_ended(shard)
 
 
+EARLY = """
+import os, signal, sys
+
+moment, number = sys.argv[1], int(sys.argv[2])
+sys.argv = ["launcher.py", *sys.argv[3:]]
+
+class SignalOnImport:
+    def find_spec(self, name, path=None, target=None):
+        if name == moment:
+            os.kill(os.getpid(), number)
+
+sys.meta_path.insert(0, SignalOnImport())
+import launcher
+
+def signal_before(function):
+    def call(*args):
+        os.kill(os.getpid(), number)
+        return function(*args)
+    return call
+
+if callable(getattr(launcher, moment, None)):
+    setattr(launcher, moment, signal_before(getattr(launcher, moment)))
+sys.exit(launcher.main())
+"""
+"""Sends itself a signal when a module is first imported, or a function of the launcher called."""
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("argparse", SIGTERM),
+        ("asyncio", SIGTERM),
+        ("asyncio", SIGINT),
+        ("router.cli.flags", SIGTERM),
+        ("shard.launch.serving", SIGINT),
+        ("parse", SIGTERM),
+        ("log_startup", SIGINT),
+        ("bind", SIGTERM),
+        ("run_folder", SIGTERM),
+        ("run", SIGTERM),
+    ],
+)
+def test_a_signal_in_the_first_moments_of_a_start_ends_it_quietly_with_exit_0(
+    processes: Processes, tmp_path: Path, moment: str, number: int
+) -> None:
+    flags = ("--echo", "--model-id", str(tmp_path), "-p", "0", "--hostname", "127.0.0.1")
+    environment = {"TMPDIR": str(tmp_path)}
+    running = processes.start("-c", EARLY, moment, str(int(number)), *flags, env=environment)
+    assert running.end() == 0
+    assert running.lines == ["Stopped before the server was ready"]
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_error_in_the_command_line_keeps_its_status_after_an_early_signal(
+    processes: Processes,
+) -> None:
+    running = processes.start("-c", EARLY, "parse", str(int(SIGTERM)), "--port", "x")
+    assert running.end() == 2
+
+
 def test_a_fault_of_a_shard_is_one_line_and_its_code_is_the_exit_status(launch: Launch) -> None:
     fault = {"event": "fault", "code": 4, "text": "model.safetensors is cut short"}
     running = launch({"events": [fault], "exit": 4})

@@ -1,4 +1,4 @@
-"""The ranks' Unix sockets: in a private folder, or at a path prefix that the operator sets."""
+"""The ranks' Unix sockets: in the run folder, or at a path prefix that the operator sets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import socket
 import stat
 import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,19 +14,6 @@ from shard.errors import StartupError
 
 MAX_PATH_BYTES = 107
 """Maximum length of a Unix socket's path on Linux."""
-
-
-@contextlib.contextmanager
-def run_folder() -> Iterator[Path]:
-    """A private folder (mode 0700) for sockets, removed on exit. Raises StartupError(7)."""
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="tgi-laps-")
-    except OSError as error:
-        raise StartupError(
-            7, f"the folder for sockets cannot be created: {error}; set TMPDIR"
-        ) from None
-    with folder as path:
-        yield Path(path)
 
 
 def socket_paths(prefix: str | None, folder: Path, world: int) -> tuple[str, ...]:
