@@ -1,9 +1,10 @@
-"""The scheduler's interface: the values and the four verbs that its two drivers use.
+"""The scheduler's interface: the values and the five verbs that its two drivers use.
 
-The live dispatcher and the simulator call `submit`, `cancel`, `next_batch` and `complete`, with
-`now` in monotonic seconds as an argument; nothing here reads a clock, a socket or a tensor. A
-Batch becomes one numbered Step, and up to two Steps are in flight: Step k+1 is planned from the
-outcomes up to k-1, so a scheduler plans on projected state and reserves the worst case.
+The live dispatcher and the simulator call `submit`, `cancel`, `next_batch` and `complete`, and the
+dispatcher `reset` when the shards have failed. `now` is an argument, in monotonic seconds; nothing
+here reads a clock, a socket or a tensor. A Batch becomes one numbered Step, and up to two Steps are
+in flight: Step k+1 is planned from the outcomes up to k-1, so a scheduler plans on projected state
+and reserves the worst case.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ class RowEnded(Enum):
     STOP = "stop"
     """A stop string was found in the text: passed to `cancel`, never in an Outcome."""
     ERROR = "error"
-    LOST = "lost"
-    """The shard group failed: every Step in flight is void, and all live requests lose their KV."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +205,11 @@ class RequestStatus:
 
 
 class Scheduler(Protocol):
-    """Four verbs, and three read-only queries.
+    """Five verbs, and three read-only queries.
 
     Contract: outcomes come in Step order, one `complete` per Step; an id may have an empty outcome,
     or none, in the Step after the one that ended it; outcomes of unknown ids are ignored. With a
-    live job and nothing in flight `next_batch` returns a Batch. One LOST outcome, of any id, voids
-    all Steps in flight: each of them may still get its `complete`, with LOST outcomes, but only
-    before the next call of `next_batch`.
+    live job and nothing in flight `next_batch` returns a Batch.
     """
 
     def submit(self, job: Job, now: float) -> None:
@@ -229,6 +226,12 @@ class Scheduler(Protocol):
 
     def complete(self, outcomes: Sequence[Outcome], now: float) -> None:
         """Apply the outcomes of the oldest Step in flight."""
+
+    def reset(self) -> None:
+        """The shards have failed: all Steps in flight are void, and nothing holds KV any more.
+
+        Live jobs go on from the tokens that outcomes have reported, which the next Batches prefill.
+        """
 
     def status(self) -> SchedulerStatus:
         """Return the state that metrics and `/info` show."""

@@ -1,4 +1,4 @@
-"""The four verbs of the scheduler: what every policy shares. Knows no policy by name.
+"""The five verbs of the scheduler: what every policy shares. Knows no policy by name.
 
 A Batch serves the rows in the policy's order as far as rows, prefill budget and pages reach;
 `batch_builder` decides how. A row that is not in a Batch keeps its pages (keep-in-place
@@ -101,11 +101,7 @@ class Planner:
         return plan.moves.to_batch(plan.run, release)
 
     def complete(self, outcomes: Sequence[Outcome], now: float) -> None:
-        """Apply the outcomes of the oldest Step in flight.
-
-        One LOST outcome, of any id, means that the shard group failed: every Step in flight is
-        void, and no row holds KV any more. With no Step in flight nothing else changes.
-        """
+        """Apply the outcomes of the oldest Step in flight, if there is one."""
         step = self._in_flight.popleft() if self._in_flight else {}
         for scheduled, max_emitted in step.values():
             scheduled.complete(max_emitted)
@@ -115,8 +111,15 @@ class Planner:
             # The row may have been cancelled since, and its id reused by a new job.
             if row is not None and self._rows.get(outcome.id) is row:
                 self._apply_outcome(row, outcome, now)
-        if any(outcome.end is RowEnded.LOST for outcome in outcomes):
-            self._reset_after_loss()
+
+    def reset(self) -> None:
+        """Void all Steps in flight and all KV: pages, the prefix cache and host slots are empty."""
+        self._in_flight.clear()
+        self._to_release.clear()
+        self._placement = KvPlacement(self._capacity)
+        self._last_rows = {}
+        for row in self._rows.values():
+            row.reset()
 
     def status(self) -> SchedulerStatus:
         """Return the state that metrics and `/info` show; aged rows count in the first level."""
@@ -168,8 +171,6 @@ class Planner:
         return sum(ahead) * more / len(ahead) if more > 0 else 0.0
 
     def _apply_outcome(self, row: Row, outcome: Outcome, now: float) -> None:
-        if outcome.end is RowEnded.LOST:
-            return
         row.apply_outcome(outcome)
         self._estimator.observe(row, outcome)
         if outcome.end is RowEnded.ERROR:
@@ -188,14 +189,6 @@ class Planner:
         self._policy.remove(row, end)
         if self._placement.remove(row):
             self._to_release[row.job.id] = None
-
-    def _reset_after_loss(self) -> None:
-        self._in_flight.clear()
-        self._to_release.clear()
-        self._placement = KvPlacement(self._capacity)
-        self._last_rows = {}
-        for row in self._rows.values():
-            row.reset()
 
     def _count_preemptions(self, builder: BatchBuilder) -> None:
         rows, excluded, run = self._rows, builder.excluded, builder.running

@@ -21,7 +21,6 @@ from router.scheduler.api import (
     DeviceCapacity,
     Job,
     Outcome,
-    RowEnded,
     ScheduledBatch,
     ScheduledRow,
     Scheduler,
@@ -364,24 +363,14 @@ class Device(VirtualDevice):
         client.seconds.append(now)
         client.end_count += outcome.end is not None
 
-    def fail_group(self) -> list[list[Outcome]]:
-        """The group dies: every Step in flight is reported lost, and no row is left."""
-        lost = [
-            [Outcome(id, 0, 0, 0, 0, 0.0, RowEnded.LOST) for id in running_ids(batch) or (0,)]
-            for batch, _ in self.steps
-        ]
+    def fail_group(self) -> None:
+        """The group dies: no Step in flight completes, and no row and no KV is left."""
         self.steps.clear()
         self.slots.clear()
         self._held_rows.clear()
         self.host.clear()
         self._kv[0].clear()
         self._kv[1].clear()
-        return lost
-
-
-def running_ids(batch: ScheduledBatch) -> list[int]:
-    """Rows that a Step runs; one that only releases runs none."""
-    return [run.id for run in batch.run]
 
 
 def serve(

@@ -193,8 +193,7 @@ def test_a_lost_group_hands_every_row_back_without_kv() -> None:
     submit(scheduler, 2, prompt=4)
     assert plan(scheduler).run == (ScheduledRow(2, 4, 0),)
     assert plan(scheduler).run == (ScheduledRow(2, 0, 3),)
-    complete(scheduler, done(2, end=RowEnded.LOST))
-    complete(scheduler, done(2, end=RowEnded.LOST))
+    scheduler.reset()
     assert scheduler.status().free_pages == 40
     assert plan(scheduler).run == (ScheduledRow(2, 4, 0),), "none of it had landed"
     scheduler.cancel(2, 0.0)

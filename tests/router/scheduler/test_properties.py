@@ -151,11 +151,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.now += seconds
         self.call("complete", tuple(self.device.finish(self.now)), self.now)
 
-    @precondition(lambda self: self.device.steps)
     @rule()
     def lose_the_group(self) -> None:
-        for outcomes in self.device.fail_group():
-            self.call("complete", tuple(outcomes), self.now)
+        """Nothing is cached afterwards: the device checks it, as it has forgotten its pages."""
+        self.device.fail_group()
+        self.call("reset")
+        assert self.scheduler.status().free_pages == self.capacity.pages
+        assert all(row.state in {RowState.WAITING, RowState.ENDED} for row in self.states)
 
     @rule(seconds=st.floats(0, 30))
     def wait(self, seconds: float) -> None:
