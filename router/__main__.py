@@ -1,28 +1,33 @@
 """The router process: its configuration on stdin, its events on stdout, its logs on stderr.
 
-The first line of stdin is the RouterConfig as JSON; the end of stdin means that the launcher has
-exited or wants this process to end. Each line of stdout is one JSON object: `ready`, or a `fault`
-whose code is the exit status. SIGTERM drains: live requests finish, then the exit status is 0.
-Here the parts are run; `router.app` builds them.
+The first line of stdin is the RouterConfig as JSON. Each later line is an object whose `generation`
+is the number of a start of the shards that is complete. The end of stdin means that the launcher
+has exited or wants this process to end. Each line of stdout is one JSON object: `ready`,
+`shards_failed` with the `generation` that has failed, or a `fault` whose code is the exit status.
+SIGTERM drains: live requests finish, then the exit status is 0. Here the parts are run;
+`router.app` builds them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 
 from aiohttp.typedefs import Middleware
 
 from router.app import App, build
-from router.child import DEAD_SHARD, FAILED, RouterStartupError, emit, parse_config
+from router.child import DEAD_SHARD, RouterStartupError, emit, parse_config
 from router.config import RouterConfig, ServerConfig
 from router.dispatch.dispatcher import Dispatcher
 from router.dispatch.learned_state import save_periodically
+from router.dispatch.recovery import Connect, keep_connected
 from router.http import request_log
 from router.http.server import run_server
 from router.http.tracing import make_tracer_provider, tracing_middleware
@@ -54,12 +59,11 @@ async def serve(config: RouterConfig) -> None:
     threads = ThreadPoolExecutor(config.limits.validation_workers)
     asyncio.get_running_loop().set_default_executor(threads)
     stop = _on_sigterm()
+    connect = partial(ShardGroup.connect, config.sockets, step_timeout=config.server.step_timeout)
     try:
-        async with (
-            tracing(config.server) as middlewares,
-            ShardGroup.connect(config.sockets, step_timeout=config.server.step_timeout) as shards,
-        ):
-            await serve_with_shards(config, shards, stop, middlewares)
+        async with tracing(config.server) as middlewares, connect() as shards:
+            app = build(config, shards, middlewares)
+            await run(app, config, shards, connect, stop)
     except ShardGroupFailed as lost:
         raise RouterStartupError(DEAD_SHARD, str(lost)) from lost
 
@@ -77,15 +81,14 @@ async def tracing(config: ServerConfig) -> AsyncIterator[list[Middleware]]:
         await asyncio.to_thread(provider.shutdown)
 
 
-async def serve_with_shards(
-    config: RouterConfig, shards: ShardGroup, stop: asyncio.Event, middlewares: Sequence[Middleware]
+async def run(
+    app: App, config: RouterConfig, shards: ShardGroup, connect: Connect, stop: asyncio.Event
 ) -> None:
-    """Serve until `stop`. Raises RouterStartupError, also when the shards are lost."""
-    app = build(config, shards, middlewares)
+    """Serve until `stop`, on `shards` first; `connect` connects to those that follow."""
     listener = socket.socket(fileno=config.listen_fd)
     try:
         async with asyncio.TaskGroup() as group:
-            services = [group.create_task(service) for service in _services(app)]
+            services = [group.create_task(service) for service in _services(app, shards, connect)]
             await app.workers.prestart()
             tune_event_loop()
             await run_server(
@@ -93,34 +96,41 @@ async def serve_with_shards(
                 listener,
                 config.server.max_connections,
                 app.timeouts,
-                on_ready=lambda: emit(event="ready"),
+                on_ready=lambda: emit(event="ready", shard_limits=app.shard_limits),
                 wait_drained=lambda: _drain(stop, app.dispatcher),
             )
             for task in services:
                 task.cancel()
     except* LauncherExited:
         pass  # every live request has ended with an error
-    except* ShardGroupFailed as lost:
-        raise RouterStartupError(FAILED, f"the shards were lost: {lost.exceptions[0]}") from None
     finally:
         await app.workers.close()
 
 
-def _services(app: App) -> Iterator[Coroutine[None, None, None]]:
+def _services(
+    app: App, shards: ShardGroup, connect: Connect
+) -> Iterator[Coroutine[None, None, None]]:
     """What runs as long as the server does."""
+    started = asyncio.Queue[int]()
     yield app.dispatcher.run()
-    yield wait_for_launcher_exit()
+    yield keep_connected(shards, connect, app.dispatcher, report_failure, started)
+    yield read_launcher(started)
     yield save_periodically(app.state_file, app.dispatcher.learned_state)
 
 
-async def wait_for_launcher_exit() -> None:
-    """Wait for the end of stdin. Raises LauncherExited."""
+def report_failure(generation: int, text: str) -> None:
+    """Ask the launcher to start the shards again."""
+    emit(event="shards_failed", generation=generation, text=text)
+
+
+async def read_launcher(started: asyncio.Queue[int]) -> None:
+    """Put each generation that stdin reports into `started`. Raises LauncherExited at its end."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
-    while await reader.read(4096):
-        pass
+    while line := await reader.readline():
+        started.put_nowait(int(json.loads(line)["generation"]))
     raise LauncherExited
 
 

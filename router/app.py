@@ -80,6 +80,8 @@ class App:
     state_file: SchedulerStateFile
     application: web.Application
     timeouts: Timeouts
+    shard_limits: dict[str, int]
+    """Fields of ShardConfig with which the shards, started again, have the same capacity."""
 
 
 def build(config: RouterConfig, shards: ShardGroup, middlewares: Sequence[Middleware] = ()) -> App:
@@ -97,7 +99,22 @@ def build(config: RouterConfig, shards: ShardGroup, middlewares: Sequence[Middle
     application = build_application(
         groups, build_access_policy(config.server), backend.bounds.payload_limit, middlewares
     )
-    return App(backend.dispatcher, workers, state_file, application, timeouts)
+    return App(
+        backend.dispatcher,
+        workers,
+        state_file,
+        application,
+        timeouts,
+        shard_limits(backend.capacity),
+    )
+
+
+def shard_limits(capacity: DeviceCapacity) -> dict[str, int]:
+    """Limits with which ranks have `capacity`, however much memory is free when they start."""
+    return {
+        "max_batch_total_tokens": capacity.pages * capacity.page_size,
+        "max_swap_tokens": capacity.host_pages * capacity.page_size,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +125,8 @@ class Backend:
     metrics: Metrics
     bounds: ResolvedLimits
     server_info: ServerInfo
-    page_size: int
-    """Tokens in a page of the KV cache."""
+    capacity: DeviceCapacity
+    """Of all ranks together."""
     vocabulary_size: int
     """Number of the model's logits."""
 
@@ -132,9 +149,7 @@ def build_backend(
         log=StepLog(config.step_log, capacity) if config.step_log else None,
     )
     server_info = build_server_info(config, ranks)
-    return Backend(
-        dispatcher, metrics, bounds, server_info, capacity.page_size, ranks[0].vocab_size
-    )
+    return Backend(dispatcher, metrics, bounds, server_info, capacity, ranks[0].vocab_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +201,7 @@ def build_route_groups(
         encoder,
         grammars,
         bounds,
-        backend.page_size,
+        backend.capacity.page_size,
         backend.vocabulary_size,
     )
     gateway = Gateway(backend.dispatcher, intake, backend.metrics, bounds, timeouts)

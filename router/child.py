@@ -31,7 +31,7 @@ def emit(**event: Any) -> None:
     print(json.dumps(event), flush=True)
 
 
-FAILED, BAD_FLAG, BAD_MODEL, DEAD_SHARD = 1, 2, 4, 8
+BAD_FLAG, BAD_MODEL, DEAD_SHARD = 2, 4, 8
 """Exit statuses of this process."""
 
 

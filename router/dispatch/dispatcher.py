@@ -4,7 +4,9 @@ It fills the pipeline, takes one event and applies it, as the simulator does. It
 clock, calls the scheduler and writes records. `admission` decides how many requests there are, the
 scheduler what runs; here every request gets exactly one end. Stop strings are seen only here: such
 a request ends at once, its row is cancelled, and results of Steps in flight for it are dropped.
-If the shards are lost, every live request ends with an error.
+If the shards fail, live requests wait for the next group, which computes their prompts and the
+tokens so far again; then they go on as if nothing had happened. Who starts that group is not known
+here.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.dispatch.admission import Admission
-from router.dispatch.events import CancelRequested, Event, EventQueue, Submitted
+from router.dispatch.current_shards import CurrentShards
+from router.dispatch.events import CancelRequested, Event, EventQueue, ShardsRestarted, Submitted
 from router.dispatch.page_hashes import PromptPages
 from router.dispatch.step_log import StepLog
 from router.dispatch.step_pipeline import StepPipeline
@@ -62,7 +65,7 @@ class Dispatcher:
         log: StepLog | None = None,
     ) -> None:
         self._scheduler = scheduler
-        self._shards = shards
+        self._shards = CurrentShards(shards)
         self._tokenizer = tokenizer
         self._metrics = metrics
         self._clock = clock
@@ -76,13 +79,13 @@ class Dispatcher:
         self._failed = False
 
     async def run(self) -> None:
-        """Serve until cancelled. Raises ShardGroupFailed, after every live request has failed."""
-        self._shards.set_listener(self._events.put)
+        """Serve until cancelled; every live request then ends with an error."""
+        self._shards.group.set_listener(self._events.put)
         try:
             while True:
                 self._fill_pipeline()
                 event = await self._events.get()
-                self._shards.check_health(self._clock())
+                self._shards.group.check_health(self._clock())
                 if event is not None:
                     self._handle_event(event)
         finally:
@@ -94,20 +97,30 @@ class Dispatcher:
 
     def hold_permits(self, count: int) -> AbstractContextManager[None]:
         """`count` permits for the length of a `with`. Raises Overloaded or Unavailable."""
-        self._require_shards()
+        self._require_running()
         return self._admission.hold(count)
 
     async def prepare_grammar(self, compiled: str) -> None:
-        """Wait until every rank has compiled the grammar."""
+        """Wait until every rank has compiled the grammar. Raises Unavailable at the end."""
         await self._shards.prepare_grammar(compiled)
+
+    async def resume(self, shards: ShardGroup) -> None:
+        """Go on with `shards`, after those before have failed; live requests are sent to them.
+
+        Returns when they have compiled all grammars that rows need.
+        """
+        requests = [record.request for record in self._records.values()]
+        for grammar in {request.grammar for request in requests if request.grammar is not None}:
+            await shards.prepare_grammar(grammar)
+        self._events.put(ShardsRestarted(shards))
 
     @contextmanager
     def start(self, prepared: PreparedRequest) -> Iterator[LiveRequest]:
         """Queue a request; leaving the `with` is its only exit, and cancels it if it still runs.
 
-        Raises Unavailable if the shards are lost.
+        Raises Unavailable if the dispatcher has ended.
         """
-        self._require_shards()  # without them no event is ever handled
+        self._require_running()  # else no event is ever handled
         record = self._new_record(prepared)
         self._records[record.id] = record
         self._events.put(Submitted(record, prepared.pages))
@@ -148,12 +161,14 @@ class Dispatcher:
         return self._scheduler.learned_state()
 
     def unhealthy_reason(self) -> str | None:
-        """None if healthy; else `failed`, `draining` or `stalled`."""
+        """None if healthy; else `failed`, `draining`, `restarting` or `stalled`."""
         if self._failed:
             return "failed"
         if self._admission.draining:
             return "draining"
-        return "stalled" if self._shards.is_overdue(self._clock()) else None
+        if self._shards.group.failure:
+            return "restarting"
+        return "stalled" if self._shards.group.is_overdue(self._clock()) else None
 
     async def drain(self) -> None:
         """Refuse new requests and wait until no permit is held."""
@@ -169,7 +184,7 @@ class Dispatcher:
         newest = max((record.call for record in records), default=0)
         return [record for record in records if record.call == newest]
 
-    def _require_shards(self) -> None:
+    def _require_running(self) -> None:
         if self._failed:
             raise Unavailable("Model is unavailable")
 
@@ -189,12 +204,12 @@ class Dispatcher:
         return record
 
     def _fill_pipeline(self) -> None:
-        while self._shards.has_capacity:
+        while self._shards.group.has_capacity:
             now = self._clock()
             batch = self._scheduler.next_batch(now)
             if batch is None:
                 return
-            self._shards.send(self._pipeline.build_step(batch, self._records, now), now)
+            self._shards.group.send(self._pipeline.build_step(batch, self._records, now), now)
 
     def _handle_event(self, event: Event) -> None:
         match event:
@@ -205,7 +220,9 @@ class Dispatcher:
             case StepResult():
                 self._on_step_result(event)
             case ShardGroupFailed():
-                raise event
+                self._on_shards_failed()
+            case ShardsRestarted(shards):
+                self._on_shards_restarted(shards)
 
     def _on_submitted(self, record: LiveRequest, prompt_pages: PromptPages) -> None:
         if record.id not in self._records:
@@ -215,6 +232,20 @@ class Dispatcher:
         except ValueError as fault:  # it can never fit into the KV cache
             record.fail(ValidationError(str(fault)), self._clock())
             self._remove(record)
+
+    def _on_shards_failed(self) -> None:
+        self._abort_steps()
+        self._scheduler.reset()
+        self._metrics.shards_failed()
+
+    def _on_shards_restarted(self, shards: ShardGroup) -> None:
+        self._shards.replace(shards)
+        self._metrics.shards_restarted()
+        shards.set_listener(self._events.put)
+
+    def _abort_steps(self) -> None:
+        for method in self._pipeline.reset():
+            self._metrics.step_aborted(method)
 
     def _remove(self, record: LiveRequest) -> None:
         self._records.pop(record.id, None)
@@ -273,7 +304,7 @@ class Dispatcher:
 
     def _fail_all(self) -> None:
         self._failed = True
+        self._shards.close()
         for record in self._records.values():
             record.fail(GenerationFailed("the model's processes were lost"), self._clock())
-        for method in self._pipeline.abort():
-            self._metrics.step_aborted(method)
+        self._abort_steps()

@@ -11,7 +11,7 @@ from itertools import count
 
 from router.dispatch.page_hashes import PromptPages
 from router.requests.record import LiveRequest
-from router.shards.group import GroupEvent
+from router.shards.group import GroupEvent, ShardGroup
 
 HEALTH_CHECK_SECONDS = 0.25
 """Maximum time between two checks of the shards' health."""
@@ -32,7 +32,14 @@ class CancelRequested:
     record: LiveRequest
 
 
-Event = Submitted | CancelRequested | GroupEvent
+@dataclass(frozen=True, slots=True)
+class ShardsRestarted:
+    """Another group serves from now on; it holds no rows yet."""
+
+    shards: ShardGroup
+
+
+Event = Submitted | CancelRequested | GroupEvent | ShardsRestarted
 
 
 class EventQueue:

@@ -36,7 +36,7 @@ class CompletedStep:
 
 
 class StepPipeline:
-    """Rows and Steps of one group of shards."""
+    """Rows and Steps of the group of shards that serves."""
 
     def __init__(self) -> None:
         self._page_hashers: dict[int, PageHasher] = {}
@@ -98,6 +98,13 @@ class StepPipeline:
             outcomes,
         )
 
-    def abort(self) -> list[str]:
-        """Metrics labels of the Steps in flight, which will never complete."""
-        return [step_messages.metrics_method(step) for step, _ in self._in_flight]
+    def reset(self) -> list[str]:
+        """Begin again with a group that holds nothing, whose first Step is number 1.
+
+        Returns the metrics labels of the Steps in flight, which will never complete.
+        """
+        aborted = [step_messages.metrics_method(step) for step, _ in self._in_flight]
+        self._held_rows = set()
+        self._in_flight.clear()
+        self._last_number = 0
+        return aborted

@@ -55,6 +55,7 @@ _COUNTERS: dict[str, tuple[str, Labels]] = {
     "tgi_speculative_accepted_tokens": ("Draft tokens accepted", {"source": SOURCES}),
     "tgi_preemptions": ("Preempted requests", {"action": ("keep", "swap", "recompute")}),
     "tgi_preemptions_prefetched": ("Swapped requests copied back while others ran", {}),
+    "tgi_shard_restarts": ("Times that the shards were started again after a failure", {}),
 }
 
 _GAUGES = {
@@ -67,6 +68,7 @@ _GAUGES = {
     "tgi_perceptible_ratio": "Fraction of live requests ranked by their estimated remaining time",
     "tgi_estimate_error_ratio": "Mean relative error of recent estimates of the service time",
     "tgi_acceptance_ratio": "Fraction of recent draft tokens that were accepted",
+    "tgi_shards_ready": "1 if the shards serve, 0 while they are started again",
 }
 
 _NOT_OBSERVED = "Part of TGI's dashboards; never observed here"
@@ -118,6 +120,7 @@ class Metrics:
         self._preempted: dict[str, int] = {}
         self._prefetched = 0
         self._gauges["tgi_batch_max_total_tokens"].set(capacity.pages * capacity.page_size)
+        self._gauges["tgi_shards_ready"].set(1)
 
     def request_started(self) -> None:
         """Count a request whose body has the right types."""
@@ -161,6 +164,15 @@ class Metrics:
         """Count a step that was lost with the shards."""
         self._counters["tgi_batch_inference_count"].labels(method).inc()
         self._counters["tgi_batch_inference_failure"].labels(method).inc()
+
+    def shards_failed(self) -> None:
+        """Note that no shards serve."""
+        self._gauges["tgi_shards_ready"].set(0)
+
+    def shards_restarted(self) -> None:
+        """Count a start of the shards after a failure; they serve now."""
+        self._counters["tgi_shard_restarts"].inc()
+        self._gauges["tgi_shards_ready"].set(1)
 
     def tokens_emitted(self, tokens: int, seconds: float) -> None:
         """Observe `tokens` that a request got together, `seconds` after its previous ones."""

@@ -63,6 +63,7 @@ class ShardGroup:
     def __init__(self, world_size: int, depth: int, step_timeout: float | None) -> None:
         self.depth = depth
         self.failure: ShardGroupFailed | None = None
+        self._failed = asyncio.Event()
         self._all_ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ready_messages: dict[int, Ready] = {}
         self._ranks = [RankConnection(self, number, world_size) for number in range(world_size)]
@@ -106,6 +107,12 @@ class ShardGroup:
         self._listener = listener
         if self.failure:
             listener(self.failure)
+
+    async def wait_failed(self) -> ShardGroupFailed:
+        """Wait until the group has failed, and return the failure."""
+        while self.failure is None:
+            await self._failed.wait()
+        return self.failure
 
     def send(self, step: Step, now: float) -> None:
         """Send a step to every rank. Only while `has_capacity`; step numbers are consecutive."""
@@ -211,6 +218,7 @@ class ShardGroup:
 
     def _close(self) -> None:
         self.failure = self.failure or ShardGroupFailed("closed")
+        self._failed.set()
         self._barrier.cancel_all()
         for rank in self._ranks:
             rank.close()

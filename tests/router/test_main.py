@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from router.config import Limits, RouterConfig, ServerConfig
 from router.dispatch.learned_state import SchedulerStateFile
 from router.requests.request import resolve_limits
 from router.scheduler.config import SchedulerConfig
+from shard.config import ShardConfig
 from tests.support.families import byte_level
 from tests.support.paths import ROOT
 from tests.support.ranks import ECHO, RankProcess
@@ -41,6 +42,11 @@ class Router:
     async def event(self) -> Any:
         assert self.process.stdout
         return json.loads(await self.process.stdout.readline())
+
+    def send(self, **message: object) -> None:
+        """Send a message as the launcher does."""
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps(message).encode() + b"\n")
 
     def close_stdin(self) -> None:
         assert self.process.stdin
@@ -97,7 +103,7 @@ async def serving(folder: Path, seconds: float = 0.0) -> AsyncIterator[tuple[Rou
     with RankProcess(replace(ECHO, socket=str(sock), echo_seconds=seconds)) as rank:
         assert rank.next_event() == {"event": "ready"}
         async with router(folder, sock) as running:
-            assert await running.event() == {"event": "ready"}
+            assert (await running.event())["event"] == "ready"
             yield running, rank
 
 
@@ -152,18 +158,64 @@ async def test_the_end_of_stdin_ends_it(folder: Path) -> None:
         assert await running.process.wait() == 0
 
 
-async def test_the_loss_of_a_shard_is_told_to_clients_and_to_the_launcher(folder: Path) -> None:
-    async with serving(folder, seconds=0.05) as (running, rank):
-        async with (
-            aiohttp.ClientSession(running.base) as session,
-            session.post("/generate_stream", json=LONG) as response,
-        ):
-            assert await response.content.readline()
-            rank.process.kill()
-            assert b'"error_type":"generation"' in await response.content.read()
-        fault = await running.event()
-        assert (fault["event"], fault["code"]) == ("fault", 1)
-        assert await running.process.wait() == 1
+async def test_a_failed_shard_is_reported_and_a_stream_goes_on_once_it_is_started_again(
+    folder: Path,
+) -> None:
+    async with (
+        serving(folder) as (running, _),
+        aiohttp.ClientSession(running.base) as session,
+        session.post("/generate_stream", json=LONG) as response,
+    ):
+        undisturbed = await response.content.read()
+    async with (
+        serving(folder, seconds=0.01) as (running, rank),
+        aiohttp.ClientSession(running.base) as session,
+        session.post("/generate_stream", json=LONG) as response,
+    ):
+        body = await response.content.readline()
+        rank.process.kill()
+        event = await running.event()
+        assert event.pop("text").startswith("rank 0: ")
+        assert event == {"event": "shards_failed", "generation": 1}
+        assert await _unready(session) == "restarting"
+        async with session.get("/health/live") as alive:
+            assert alive.status == 200
+        with RankProcess(rank.config) as successor:
+            assert successor.next_event() == {"event": "ready"}
+            running.send(generation=2)
+            body += await response.content.read()
+        assert body == undisturbed
+
+
+async def test_a_draining_server_finishes_its_streams_on_the_shards_that_come_back(
+    folder: Path,
+) -> None:
+    async with (
+        serving(folder, seconds=0.01) as (running, rank),
+        aiohttp.ClientSession(running.base) as session,
+        session.post("/generate_stream", json=LONG) as response,
+    ):
+        assert await response.content.readline()
+        rank.process.kill()
+        assert (await running.event())["event"] == "shards_failed"
+        running.process.send_signal(signal.SIGTERM)
+        while await _unready(session) != "draining":
+            pass
+        with RankProcess(rank.config) as successor:
+            assert successor.next_event() == {"event": "ready"}
+            running.send(generation=2)
+            assert b'"index":200,' in await response.content.read()
+            assert await running.process.wait() == 0
+
+
+async def test_the_limits_for_a_restart_are_reported_with_ready(folder: Path) -> None:
+    sock = folder / "rank-0"
+    with RankProcess(replace(ECHO, socket=str(sock), max_swap_tokens=100)) as rank:
+        assert rank.next_event() == {"event": "ready"}
+        async with router(folder, sock) as running:
+            limits = (await running.event())["shard_limits"]
+    assert limits == {"max_batch_total_tokens": 1 << 15, "max_swap_tokens": 96}
+    assert set(limits) <= {field.name for field in fields(ShardConfig)}
 
 
 async def test_what_the_scheduler_learned_survives_a_restart(folder: Path) -> None:
@@ -172,7 +224,7 @@ async def test_what_the_scheduler_learned_survives_a_restart(folder: Path) -> No
         assert rank.next_event() == {"event": "ready"}
         for number in range(3):
             async with router(folder, sock, str(state)) as running:
-                assert await running.event() == {"event": "ready"}
+                assert (await running.event())["event"] == "ready"
                 async with aiohttp.ClientSession(running.base) as session:
                     response = await session.post("/generate", json=LONG)
                     assert response.status == 200
@@ -193,7 +245,7 @@ async def test_a_state_that_makes_no_sense_is_a_fresh_start(folder: Path) -> Non
     with RankProcess(replace(ECHO, socket=str(sock))) as rank:
         assert rank.next_event() == {"event": "ready"}
         async with router(folder, sock, str(state)) as running:
-            assert await running.event() == {"event": "ready"}
+            assert (await running.event())["event"] == "ready"
             running.process.send_signal(signal.SIGTERM)
             assert await running.process.wait() == 0
     kept = store.load()

@@ -316,7 +316,7 @@ async def _serving(
     workers = WorkerPool(WorkerFiles(str(folder), VOCAB_SIZE), 1)
     model = replace(MODEL, template=ChatTemplate.load(str(folder)))
     metrics = Metrics(BOUNDS, CAPACITY)
-    backend = Backend(dispatcher, metrics, BOUNDS, server_info, CAPACITY.page_size, VOCAB_SIZE)  # type: ignore[arg-type]
+    backend = Backend(dispatcher, metrics, BOUNDS, server_info, CAPACITY, VOCAB_SIZE)  # type: ignore[arg-type]
     groups = build_route_groups(backend, model, workers, timeouts, docs_ui=docs_ui)
     app = build_application(groups, access, BOUNDS.payload_limit, middlewares)
     listener = socket.socket()

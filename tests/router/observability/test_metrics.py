@@ -24,8 +24,10 @@ COUNTERS = {
     "tgi_speculative_accepted_tokens",
     "tgi_preemptions",
     "tgi_preemptions_prefetched",
+    "tgi_shard_restarts",
 }
 GAUGES = {
+    "tgi_shards_ready",
     "tgi_queue_size",
     "tgi_batch_current_size",
     "tgi_batch_current_max_tokens",
