@@ -44,6 +44,7 @@ from shard.errors import StartupError
 from shard.launch.child import ChildCommand
 from shard.launch.memory_estimate import estimate_memory
 from shard.launch.model_source import ModelFolders, resolve_models
+from shard.launch.rank_group import RankGroup
 from shard.launch.run_folder import run_folder
 from shard.launch.serving import serve
 from shard.launch.supervisor import StopRequested, Supervisor
@@ -59,6 +60,8 @@ ERROR_PREFIXES = {
     7: "RunFolder: ",
 }
 """The error's name after `Error: `, by exit status; the texts of 1 and 8 contain their own."""
+RENDEZVOUS = "rendezvous"
+"""File in the run folder through which the ranks of one start find each other."""
 DEFAULT_BATCH_SIZE = 64
 """Default of `max_batch_size`."""
 CURL_EXAMPLE = (
@@ -217,9 +220,11 @@ async def launch(
     paths = sockets.socket_paths(options.model.shard_uds_path, folder, world)
     shards = [shard_command(options, models, paths, rank, folder) for rank in range(world)]
     router = router_command(options, models, paths, http_socket.fileno())
+    remove_rendezvous = partial((folder / RENDEZVOUS).unlink, missing_ok=True)
+    group = RankGroup(shards, children, log, before_start=remove_rendezvous)
     on_ready = partial(announce, http_socket, log)
     grace_seconds = options.server.graceful_termination_timeout
-    await serve(shards, router, on_ready, grace_seconds, log, children)
+    await serve(group, router, on_ready, grace_seconds, log, children)
 
 
 def announce(http_socket: socket.socket, log: ConsoleLog) -> None:
@@ -266,7 +271,7 @@ def shard_command(
         rank=rank,
         world=len(paths),
         socket=paths[rank],
-        rendezvous=str(folder / "rendezvous"),
+        rendezvous=str(folder / RENDEZVOUS),
         speculate=model.max_draft_length(DEFAULT_DRAFT_LENGTH if models.draft else 0),
         dtype=model.dtype,
         max_rows=limits.max_batch_size or DEFAULT_BATCH_SIZE,

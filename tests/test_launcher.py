@@ -20,6 +20,7 @@ from router.cli import config_file
 from shard.config import DEFAULT_DRAFT_LENGTH
 from shard.errors import StartupError
 from shard.launch.model_source import ModelFolders
+from shard.launch.restart_policy import MAX_RESTARTS
 from tests.support.paths import ROOT
 from tests.support.processes import Processes, Running
 
@@ -205,32 +206,56 @@ def test_a_router_that_dies_at_startup_is_reported_as_the_webserver(launch: Laun
     assert any(line.startswith("Error: WebserverCannotStart: router") for line in running.lines)
 
 
-def test_a_shard_killed_at_run_time_ends_everything_with_exit_1(
+HANGS = {"event": "shards_failed", "generation": 1, "text": "a step exceeded its timeout"}
+
+
+def test_a_shard_killed_at_run_time_is_started_again_with_all_others_and_the_router_stays(
     launch: Launch, processes: Processes
 ) -> None:
-    running = launch(GOOD | {"stderr": ["last words"]})
-    shard, router = launch.child(running), launch.child(running)
+    running = launch(*[GOOD | {"stderr": ["last words"], "ignores_eof": True}] * 2)
+    *shards, router = (launch.child(running) for _ in range(3))
     running.line("Connected")
-    os.kill(shard, SIGKILL)
-    assert running.end() == 1
-    error = next(line for line in running.lines if line.startswith("Error:"))
-    assert error.startswith("Error: ShardFailed: rank 0 ended by SIGKILL")
-    assert running.lines[-1] == "  last words"
-    assert processes.has_ended(router)
+    os.kill(shards[0], SIGKILL)
+    cause = running.line("Restarting the shards in 0.01 s: ShardFailed: rank ")
+    assert cause.endswith(" ended by SIGKILL; last lines of its stderr:")
+    assert running.line("  last words")
+    assert all(map(processes.has_ended, shards))
+    later = {launch.child(running), launch.child(running)}
+    assert later.isdisjoint(shards)
+    running.line('router received {"generation": 2}')
+    running.signal(SIGTERM)
+    running.line("router: router received SIGTERM")
+    assert running.end() == 0
+    assert all(map(processes.has_ended, (*later, router)))
+
+
+def test_shards_that_the_router_reports_as_failed_are_killed_and_started_again(
+    launch: Launch, processes: Processes
+) -> None:
+    router = DRAINS | {"on_sigusr1": HANGS}
+    running = launch(GOOD | {"ignores_eof": True}, router=router)
+    shard, server = launch.child(running), launch.child(running)
+    running.line("Connected")
+    os.kill(server, SIGUSR1)
+    running.line("Restarting the shards in 0.01 s: ShardFailed: a step exceeded its timeout")
+    assert processes.has_ended(shard)
+    launch.child(running)
+    running.line('router received {"generation": 2}')
+    os.kill(server, SIGUSR1)  # about the first start again, which is over
+    running.signal(SIGTERM)
+    assert running.end() == 0
+    assert sum(line.startswith("Restarting") for line in running.lines) == 1
 
 
 def test_a_dead_shard_is_reported_as_the_cause_even_if_the_router_reports_first(
     launch: Launch,
 ) -> None:
-    lost = {"event": "fault", "code": 1, "text": "the shards were lost"}
-    running = launch(GOOD, router={"events": [READY], "on_sigusr1": lost})
+    running = launch(GOOD, router=DRAINS | {"on_sigusr1": HANGS})
     shard, router = launch.child(running), launch.child(running)
     running.line("Connected")
-    os.kill(shard, SIGKILL)
     os.kill(router, SIGUSR1)
-    assert running.end() == 1
-    error = next(line for line in running.lines if line.startswith("Error:"))
-    assert error.startswith("Error: ShardFailed: rank 0 ended by SIGKILL")
+    os.kill(shard, SIGKILL)
+    assert "ShardFailed: rank 0 ended by SIGKILL" in running.line("Restarting the shards in ")
 
 
 def test_a_dead_shard_is_noticed_although_its_own_child_holds_the_pipes(launch: Launch) -> None:
@@ -239,7 +264,52 @@ def test_a_dead_shard_is_noticed_although_its_own_child_holds_the_pipes(launch: 
     launch.child(running, "fork")
     running.line("Connected")
     os.kill(shard, SIGKILL)
+    running.line("Restarting the shards in ")
+
+
+def test_shards_that_fail_too_often_end_everything_with_exit_1(
+    launch: Launch, processes: Processes
+) -> None:
+    running = launch(GOOD | {"stderr": ["last words"]})
+    shard, router = launch.child(running), launch.child(running)
+    running.line("Connected")
+    for _ in range(MAX_RESTARTS):
+        os.kill(shard, SIGKILL)
+        shard = launch.child(running)
+        running.line("Shards restarted in ")
+    os.kill(shard, SIGKILL)
     assert running.end() == 1
+    assert sum(line.startswith("Restarting") for line in running.lines) == MAX_RESTARTS
+    error = next(line for line in running.lines if line.startswith("Error:"))
+    assert error.startswith("Error: ShardFailed: rank 0 ended by SIGKILL")
+    assert running.lines[-1] == "  last words"
+    assert processes.has_ended(router)
+
+
+def test_a_shard_that_cannot_be_started_again_is_tried_again_then_ends_everything(
+    launch: Launch, tmp_path: Path
+) -> None:
+    fault = {"event": "fault", "code": 6, "text": "no memory left"}
+    running = launch(GOOD | {"once": str(tmp_path / "started"), "again": {"events": [fault]}})
+    shard = launch.child(running)
+    running.line("Connected")
+    os.kill(shard, SIGKILL)
+    assert running.end() == 1
+    assert running.lines[-1] == "Error: no memory left"
+    assert sum(line.startswith("Restarting") for line in running.lines) == MAX_RESTARTS
+
+
+def test_a_server_drains_while_its_shards_are_started_again(launch: Launch, tmp_path: Path) -> None:
+    again = {"once": str(tmp_path / "started"), "again": {"ignores_eof": True, "events": []}}
+    running = launch(GOOD | again)
+    shard = launch.child(running)
+    running.line("Connected")
+    os.kill(shard, SIGKILL)
+    running.line("Restarting the shards in ")
+    launch.child(running)
+    running.signal(SIGTERM)
+    running.line("router: router received SIGTERM")
+    assert running.end() == 0
 
 
 def test_a_router_killed_at_run_time_ends_everything_with_exit_1(

@@ -1,8 +1,9 @@
 """One child process: how it is started, asked to stop, and what its end means as an error.
 
-A child reads its configuration as one line of JSON from stdin, and must exit when stdin ends. It
-reports events as one JSON object per line on stdout. It does not outlive this process:
-PR_SET_PDEATHSIG follows the thread that forks, so a child must be started from the main thread.
+A child reads its configuration, and messages after it, as lines of JSON from stdin, and must exit
+when stdin ends. It reports events as one JSON object per line on stdout. It does not outlive this
+process: PR_SET_PDEATHSIG follows the thread that forks, so a child must be started from the main
+thread.
 """
 
 from __future__ import annotations
@@ -48,12 +49,14 @@ class ChildCommand:
 
 
 class Child:
-    """A running process. `ready` and `exit_expected` are set by those who supervise it."""
+    """A running process. The three flags are set by those who supervise it."""
 
     def __init__(self, command: ChildCommand) -> None:
         self.command = command
         self.ready = False
         self.exit_expected = False
+        self.is_restarted = False
+        """Whether it is started again when it fails, so that its failure is not an error."""
         self.stderr_tail: deque[str] = deque(maxlen=STDERR_TAIL_LINES)
         self.process = subprocess.Popen(  # noqa: S603
             command.argv,
@@ -65,8 +68,12 @@ class Child:
             start_new_session=True,
             preexec_fn=partial(_die_with_parent, os.getpid()),
         )
-        with contextlib.suppress(BrokenPipeError):  # it exited at once; its exit is reported
-            _require_pipe(self.process.stdin).write(json.dumps(command.config).encode() + b"\n")
+        self.send(command.config)
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Write `message` as one line of JSON to the child's stdin."""
+        with contextlib.suppress(BrokenPipeError):  # it has exited; its exit is reported
+            _require_pipe(self.process.stdin).write(json.dumps(message).encode() + b"\n")
             _require_pipe(self.process.stdin).flush()
 
     def request_exit(self) -> None:

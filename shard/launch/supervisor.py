@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import subprocess
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
@@ -19,6 +19,8 @@ from shard.launch.child import Child, ChildCommand
 
 EXIT_TIMEOUT = 1.0
 """Seconds between asking a child to exit and killing it."""
+KILL_TIMEOUT = 30.0
+"""Seconds for a killed child to end; a driver may have to free its memory first."""
 MAX_LINE_BYTES = 1 << 16
 """A longer line of a child is split here."""
 
@@ -53,7 +55,7 @@ class Supervisor:
         self.tasks = tasks
         self._log = log
         self._watch_tasks: dict[asyncio.Task[None], Child] = {}
-        self._event_queue: asyncio.Queue[ChildEvent | None] = asyncio.Queue()
+        self._event_queue: asyncio.Queue[ChildEvent | StartupError | None] = asyncio.Queue()
 
     def start(self, command: ChildCommand) -> Child:
         """Start a child, whose events `next_event` returns from now on."""
@@ -65,23 +67,32 @@ class Supervisor:
         """Handle SIGTERM or SIGINT: the next `next_event` raises StopRequested."""
         self._event_queue.put_nowait(None)
 
+    def fail(self, error: StartupError) -> None:
+        """End the server: a `next_event` raises `error`."""
+        self._event_queue.put_nowait(error)
+
     async def next_event(self) -> ChildEvent:
         """Wait for the next event other than progress.
 
-        Raises StopRequested after a signal, and StartupError for a fault that a child reports, an
-        exit that is not expected, or an expected exit with a status other than 0.
+        Raises StopRequested after a signal, and StartupError after `fail`, for a fault that a child
+        reports, an exit that is not expected, or an expected exit with a status other than 0. The
+        failure of a child that is started again is an event like others.
         """
         while True:
             event = await self._event_queue.get()
             match event:
                 case None:
                     raise StopRequested
+                case StartupError():
+                    raise event
                 case ChildEvent(event="progress", data=data):
                     fields = {"event": "progress", **data}
                     self._log(fields.pop("text"), **fields)
-                case ChildEvent(child, "fault", {"code": int(code), "text": str(text)}):
+                case ChildEvent(child, "fault", {"code": int(code), "text": str(text)}) if (
+                    not child.is_restarted
+                ):
                     raise await self._rank_exit_error(child) or child.reported_error(code, text)
-                case ChildEvent(child, "ended") if (
+                case ChildEvent(child, "ended") if not child.is_restarted and (
                     not child.exit_expected or child.process.returncode
                 ):
                     raise child.exit_error()
@@ -91,13 +102,28 @@ class Supervisor:
 
     async def _rank_exit_error(self, reporter: Child) -> StartupError | None:
         """The exit of a rank, if the router reports a fault because a rank has just died."""
-        ranks = {t: c for t, c in self._watch_tasks.items() if c.command.error_prefix == "Shard"}
-        if reporter.command.error_prefix == "Webserver" and ranks:
-            done, _ = await asyncio.wait(
-                ranks, timeout=EXIT_TIMEOUT / 2, return_when=asyncio.FIRST_COMPLETED
-            )
-            return ranks[done.pop()].exit_error() if done else None
-        return None
+        if reporter.command.error_prefix != "Webserver":
+            return None
+        ranks = [c for c in self._watch_tasks.values() if c.command.error_prefix == "Shard"]
+        ended = await self.first_exit(ranks, EXIT_TIMEOUT / 2)
+        return ended.exit_error() if ended else None
+
+    async def first_exit(self, children: Collection[Child], seconds: float) -> Child | None:
+        """The first of `children` that has exited by itself; None if none does for `seconds`."""
+        tasks = {task: child for task, child in self._watch_tasks.items() if child in children}
+        if not tasks:
+            return None
+        done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return tasks[done.pop()] if done else None
+
+    async def kill(self, children: Collection[Child]) -> None:
+        """Kill `children` and wait until they have ended; no event of theirs is needed any more."""
+        tasks = [task for task, child in self._watch_tasks.items() if child in children]
+        for child in children:
+            child.process.kill()
+        await asyncio.wait(tasks, timeout=KILL_TIMEOUT)
+        for task in tasks:
+            del self._watch_tasks[task]
 
     async def wait_each(self, event: str, children: Sequence[Child]) -> AsyncIterator[ChildEvent]:
         """The first `event` of each of `children`, in the order in which they arrive."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import launcher
-from shard.launch import serving
+from shard.launch import restart_policy, serving
 from shard.launch.child import ChildCommand
 from shard.launch.model_source import ModelFolders
 
@@ -39,4 +39,5 @@ def router(
 launcher.shard_command = shard
 launcher.router_command = router
 serving.REMINDER_SECONDS = plan.get("remind", serving.REMINDER_SECONDS)
+restart_policy.FIRST_DELAY_SECONDS = 0.01
 sys.exit(launcher.main())
