@@ -39,6 +39,7 @@ COMMANDS = {
         "benchmark.server.stalls",
         "measure how long heavy requests delay another stream",
     ),
+    "faults": ("benchmark.faults.command", "kill shards in the middle of streams"),
 }
 
 

@@ -1,0 +1,1 @@
+"""Measures what a server loses when its processes are killed or stopped."""
