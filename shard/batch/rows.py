@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from shard import progress
 from shard.sampling.grammar import Matcher
 from shard.sampling.position import Position
 from shard.wire.protocol import (
@@ -128,6 +129,7 @@ class RowTable:
             cached=new.cached,
             draft_cached=new.draft_cached,
         )
+        progress.advance()  # a grammar may have been compiled
 
     def _append_pages(self, growth: AppendPages) -> None:
         self.get(growth.id).pages.extend(growth.pages)

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLParserLimits
 
+from shard import progress
 from shard.sampling.grammar import DEAD_END, LIMIT_EXCEEDED, GrammarMatchers
+from shard.sampling.position import Position
+from shard.sampling.processors import mask_forbidden
 from shard.wire.protocol import AppendPages, End, NewRow, RowResult, RowWork, Sampling, Step
 from tests.support import driver
 from tests.support.driver import DrivePlan, RowSpec, drive
@@ -251,6 +255,13 @@ def test_a_grammar_that_needs_a_token_the_model_lacks_says_so(folder: str) -> No
     matcher = matchers.matcher('start: "a" <[' + str(EOS) + "]>")
     assert matcher.fault([]) == ""
     assert matcher.fault([TOKENIZER.get_vocab()["a"]]) == DEAD_END
+
+
+def test_every_mask_counts_as_progress(grammars: GrammarMatchers) -> None:
+    rows = [Position(Sampling(), (65,), matcher=grammars.matcher(regex(REGEX))) for _ in range(5)]
+    before = progress.count()
+    mask_forbidden(torch.zeros(5, VOCABULARY), rows, {EOS})
+    assert progress.count() == before + 5
 
 
 def test_the_time_that_masks_take_is_reported_once(grammars: GrammarMatchers) -> None:
