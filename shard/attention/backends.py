@@ -26,7 +26,8 @@ from shard.attention.device_layout import (
     PagedKernel,
     PageTables,
 )
-from shard.attention.interface import Layout, PagedLayout
+from shard.attention.interface import Layout
+from shard.attention.paged_layout import PagedLayout
 from shard.attention.paged_torch import paged_attention
 
 MAX_KERNEL_TOKENS = 16

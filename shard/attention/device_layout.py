@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from shard import progress
-from shard.attention.interface import AttentionParams, PagedLayout, Segment
 from shard.attention.kv_cache import PAGE_SIZE, KvCache
+from shard.attention.paged_layout import PagedLayout
+from shard.attention.sdpa_padded import Segment
+from shard.attention.sdpa_row import AttentionParams
 
 _MAX_SPLITS = 32
 
@@ -62,6 +64,22 @@ class PageTables:
             row[: len(table)] = table
         width = max(row[1] for row in rows)
         return cls(pages, torch.tensor(rows, dtype=torch.int32).T.contiguous(), width)
+
+    def recent_slots(self, count: int, padding: int) -> tuple[Tensor, Tensor]:
+        """The tokens of all rows [N], and the slots of the last `count` positions of each.
+
+        The slots are int64 [N, count]; -1: there is none. Rows have N / R tokens each, of which
+        those that are not real are called `padding`.
+        """
+        starts, counts, lengths = self.row_offsets.long()[..., None].unbind()
+        lanes = torch.arange(self.max_tokens, device=self.pages.device)
+        used = lanes < counts
+        before = torch.arange(1 - count, 1, device=self.pages.device)
+        positions = torch.where(used, lengths - counts + lanes, 0)[..., None] + before
+        held = positions.clamp(min=0).flatten(1)
+        slots = self.pages.long().gather(1, held // PAGE_SIZE) * PAGE_SIZE + held % PAGE_SIZE
+        recent = torch.where(positions < 0, -1, slots.view(positions.shape))
+        return torch.where(used, starts + lanes, padding).flatten(), recent.flatten(0, 1)
 
     def to(self, device: torch.device) -> PageTables:
         """The same tables on `device`."""
@@ -115,6 +133,18 @@ class DeviceLayout:
             out[tokens] = self._attend_long(index, query[tokens], long, params)
         return out
 
+    def recall_layer(self, index: int, new_values: Tensor, count: int) -> Tensor:
+        """See `Layout`. Tokens without a row get zeros."""
+        progress.advance()
+        self.cache.write(index, self.slots, new_values)
+        slots = new_values.new_full((len(new_values) + 1, count), -1, dtype=torch.int64)
+        if self.tables is not None:
+            tokens, recent = self.tables.recent_slots(count, padding=len(new_values))
+            slots[tokens] = recent
+        for long in self.long_segments:
+            slots[long.segment.start : long.segment.stop] = long.sdpa_layout.recent_slots(count)
+        return self.cache.read_slots(index, slots[:-1])
+
     def _attend_short(
         self, tables: PageTables, index: int, query: Tensor, params: AttentionParams, out: Tensor
     ) -> None:
@@ -132,7 +162,7 @@ class DeviceLayout:
             width=tables.max_tokens,
             splits=split_count(self.backend.multiprocessors, len(counts) * (pool.shape[1] // 2)),
             scale=params.scale,
-            window=params.window,
+            visibility=params.visibility,
             softcap=params.softcap,
             sinks=params.sinks,
         )
@@ -172,6 +202,7 @@ def flash_supports(query: Tensor, params: AttentionParams) -> bool:
     size = query.shape[-1]
     return (
         params.is_plain
+        and params.chunk is None
         and query.dtype in (torch.float16, torch.bfloat16)
         and size <= 256
         and not size % 8

@@ -67,6 +67,11 @@ class KvCache:
         keys, values = both.unbind()
         return keys, values
 
+    def read_slots(self, layer: int, slots: Tensor) -> Tensor:
+        """What is stored at `slots` (int64), [*slots, 2 * heads, head_dim]; zeros at slot -1."""
+        stored = self._layers[layer][slots.clamp(min=0)]
+        return stored.masked_fill_((slots < 0)[..., None, None], 0.0)
+
     @property
     def pools_by_page(self) -> list[Tensor]:
         """Every layer's pool by page: [pages, PAGE_SIZE, 2 * heads, head_dim], a view."""

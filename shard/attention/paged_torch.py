@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from shard.attention.visibility import EVERY_KEY, Visibility
+
 
 def paged_attention(
     query: Tensor,
@@ -24,7 +26,7 @@ def paged_attention(
     width: int,
     splits: int,
     scale: float,
-    window: int | None = None,
+    visibility: Visibility = EVERY_KEY,
     softcap: float | None = None,
     sinks: Tensor | None = None,
 ) -> None:
@@ -33,18 +35,18 @@ def paged_attention(
     used = lanes < counts[:, None]
     tokens = torch.where(used, (starts[:, None] + lanes).long(), 0)  # [R, W]
     keys, values = _gather_kv(pool, table, lengths, page)
-    seen = _visible((lengths - counts)[:, None] + lanes, lengths, keys.shape[1], window)
+    seen = _visible((lengths - counts)[:, None] + lanes, lengths, keys.shape[1], visibility)
     weights = _attention_weights(query[tokens], keys, scale, softcap, seen, sinks)
     attended = torch.einsum("rkgwl,rlkd->rwkgd", weights, values.float()).flatten(2, 3)
     attended = attended.masked_fill(~used[..., None, None], 0.0).to(out.dtype)
     out.index_add_(0, tokens.flatten(), attended.flatten(0, 1))
 
 
-def _visible(positions: Tensor, lengths: Tensor, size: int, window: int | None) -> Tensor:
+def _visible(positions: Tensor, lengths: Tensor, size: int, visibility: Visibility) -> Tensor:
     """Which of `size` keys the queries at `positions` [R, W] see, bool [R, W, size]."""
     keys = torch.arange(size, device=positions.device)
-    seen = (keys <= positions[..., None]) & (keys < lengths[:, None, None])
-    return seen if window is None else seen & (keys > positions[..., None] - window)
+    hidden = visibility.hides(positions[..., None], keys)
+    return ~hidden & (keys < lengths[:, None, None])
 
 
 def _gather_kv(pool: Tensor, table: Tensor, lengths: Tensor, page: int) -> tuple[Tensor, Tensor]:

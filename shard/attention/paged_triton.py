@@ -13,6 +13,7 @@ import triton
 from torch import Tensor
 
 from shard.attention.triton_kernels import attend_split, merge_splits
+from shard.attention.visibility import EVERY_KEY, Visibility
 
 _INTERPRETED = bool(triton.knobs.runtime.interpret)
 _TILE = 64
@@ -32,7 +33,7 @@ def paged_attention(
     width: int,
     splits: int,
     scale: float,
-    window: int | None = None,
+    visibility: Visibility = EVERY_KEY,
     softcap: float | None = None,
     sinks: Tensor | None = None,
 ) -> None:
@@ -72,7 +73,8 @@ def paged_attention(
         DIM=dim,
         PADDED=padded,
         PAGE=page,
-        WINDOW=window or 0,
+        WINDOW=visibility.window or 0,
+        CHUNK=visibility.chunk or 0,
         SOFTCAP=softcap is not None,
         SPLITS=splits,
         TILE=tile,

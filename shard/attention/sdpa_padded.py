@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from shard.attention.visibility import Visibility
+
 MAX_BATCHED_TOKENS = 16
 """Maximum number of new tokens of a padded row."""
 _MAX_COPIED_BYTES = 1 << 17
@@ -57,7 +59,7 @@ class PaddedRows:
 
     @classmethod
     def from_segments(
-        cls, segments: Sequence[Segment], window: int | None, group: int, query: Tensor
+        cls, segments: Sequence[Segment], visibility: Visibility, group: int, query: Tensor
     ) -> PaddedRows:
         """The padded rows of `segments`; `query` [T, H, D] has `group` heads per key head."""
         width = max(part.count for part in segments)
@@ -65,9 +67,7 @@ class PaddedRows:
         ends = torch.tensor([part.length - part.stop for part in segments])
         positions = lanes + ends[:, None]  # within each row
         seen = torch.arange(max(part.length for part in segments))
-        hidden = seen > positions[..., None]
-        if window is not None:
-            hidden |= seen <= positions[..., None] - window
+        hidden = visibility.hides(positions[..., None], seen)
         mask = torch.zeros(hidden.shape, dtype=query.dtype).masked_fill_(hidden, -torch.inf)
         mask = mask.repeat_interleave(group, 1)[:, None]
         flat = lanes.flatten()

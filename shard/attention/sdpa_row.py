@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, softmax
 
+from shard.attention.visibility import EVERY_KEY, Visibility
+
 _MAX_CACHED_MASK_TOKENS = 16
 """Masks of up to this many tokens are cached: those of verifications, which recur."""
 _MIN_CACHED_MASK_LENGTH = 256
@@ -28,6 +30,13 @@ class AttentionParams:
     window: int | None
     softcap: float | None
     sinks: Tensor | None
+    chunk: int | None = None
+    """Size of the chunks of a row that attend only to themselves; None: the row is one."""
+
+    @property
+    def visibility(self) -> Visibility:
+        """Which tokens of its row a token sees."""
+        return Visibility(self.window, self.chunk)
 
     @property
     def is_plain(self) -> bool:
@@ -98,32 +107,36 @@ def _fold_heads(query: Tensor, kv_heads: int) -> Tensor:
     return parts.reshape(kv_heads, -1, dim)
 
 
-def causal_mask(count: int, length: int, window: int | None, group: int, like: Tensor) -> Tensor:
-    """Additive [count * group, length]: causal, aligned to the bottom right, within the window.
+def causal_mask(
+    count: int, length: int, visibility: Visibility, group: int, like: Tensor
+) -> Tensor:
+    """Additive [count * group, length]: causal, aligned to the bottom right.
 
-    Masks of a few tokens are views of the right end of a longer one that is cached.
+    The first key is the first of a chunk. Masks of a few tokens are views of the right end of a
+    longer one that is cached, which has no chunks.
     """
-    if count > _MAX_CACHED_MASK_TOKENS:
-        return _build_mask(count, length, window, group, like.dtype, like.device)
+    if visibility.chunk is not None and length <= visibility.chunk:
+        visibility = EVERY_KEY
+    if count > _MAX_CACHED_MASK_TOKENS or visibility.chunk is not None:
+        return _build_mask(count, length, visibility, group, like.dtype, like.device)
     cached_length = max(_MIN_CACHED_MASK_LENGTH, 1 << (length - 1).bit_length())
-    return _cached_mask(count, cached_length, window, group, like.dtype, like.device)[:, -length:]
+    mask = _cached_mask(count, cached_length, visibility, group, like.dtype, like.device)
+    return mask[:, -length:]
 
 
 def _build_mask(
     count: int,
     length: int,
-    window: int | None,
+    visibility: Visibility,
     group: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
     queries = torch.arange(length - count, length, device=device)[:, None]
     keys = torch.arange(length, device=device)[None]
-    allowed = keys <= queries
-    if window is not None:
-        allowed = allowed & (keys > queries - window)
     zero = torch.zeros((), dtype=dtype, device=device)
-    return torch.where(allowed, zero, float("-inf")).repeat_interleave(group, 0)
+    hidden = visibility.hides(queries, keys)
+    return torch.where(hidden, float("-inf"), zero).repeat_interleave(group, 0)
 
 
 _cached_mask = lru_cache(maxsize=64)(_build_mask)

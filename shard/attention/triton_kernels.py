@@ -14,12 +14,20 @@ import triton.language as tl
 
 @triton.jit
 def _key_blocks(
-    length, count, part, WINDOW: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr
+    length,
+    count,
+    part,
+    WINDOW: tl.constexpr,
+    CHUNK: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """The blocks of keys of one split: an even share of those that any query sees."""
     first = 0
     if WINDOW > 0:
         first = tl.maximum(0, length - count - WINDOW + 1) // BLOCK
+    if CHUNK > 0:
+        first = (length - count) // CHUNK * CHUNK // BLOCK
     stop = (length + BLOCK - 1) // BLOCK
     share = (stop - first + SPLITS - 1) // SPLITS
     begin = first + part * share
@@ -35,13 +43,24 @@ def _load(start, real, kept, dims, CAST: tl.constexpr):
 
 @triton.jit
 def _scores(
-    q, k, key_position, position, used, scale, softcap, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr
+    q,
+    k,
+    key_position,
+    position,
+    used,
+    scale,
+    softcap,
+    WINDOW: tl.constexpr,
+    CHUNK: tl.constexpr,
+    SOFTCAP: tl.constexpr,
 ):
     """Scores of queries at `position` for keys at `key_position`; -inf where not seen."""
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
     seen = (key_position[None] <= position[:, None]) & used[:, None]
     if WINDOW > 0:
         seen &= key_position[None] > position[:, None] - WINDOW
+    if CHUNK > 0:
+        seen &= key_position[None] >= position[:, None] // CHUNK * CHUNK
     if SOFTCAP:
         scores = softcap * (2.0 / (1.0 + tl.exp(-2.0 * scores / softcap)) - 1.0)
     return tl.where(seen, scores, float("-inf"))
@@ -82,6 +101,7 @@ def attend_split(
     PADDED: tl.constexpr,
     PAGE: tl.constexpr,
     WINDOW: tl.constexpr,
+    CHUNK: tl.constexpr,
     SOFTCAP: tl.constexpr,
     SPLITS: tl.constexpr,
     TILE: tl.constexpr,
@@ -101,7 +121,7 @@ def attend_split(
     real = dims < DIM
     at = (tl.load(starts + row) + token).to(tl.int64) * query_token + head_of * query_head
     q = _load(query + at, real, used, dims, CAST)
-    begin, stop = _key_blocks(length, count, part, WINDOW, SPLITS, BLOCK)
+    begin, stop = _key_blocks(length, count, part, WINDOW, CHUNK, SPLITS, BLOCK)
     peak = tl.full([TILE], float("-inf"), tl.float32)
     weight = tl.zeros([TILE], tl.float32)
     total = tl.zeros([TILE, PADDED], tl.float32)
@@ -112,7 +132,7 @@ def attend_split(
         slot = (page.to(tl.int64) * PAGE + key_position % PAGE) * pool_slot + head * pool_head
         k = _load(pool + slot, real, held, dims, CAST)
         v = _load(pool + slot + heads * pool_head, real, held, dims, CAST)
-        scores = _scores(q, k, key_position, position, used, scale, softcap, WINDOW, SOFTCAP)
+        scores = _scores(q, k, key_position, position, used, scale, softcap, WINDOW, CHUNK, SOFTCAP)
         peak, weight, total = _accumulate(scores, v, peak, weight, total)
     # partial is [row, token, query head, part, DIM]
     line = ((row * width + token).to(tl.int64) * heads * GROUP + head_of) * SPLITS + part

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shard.attention.interface import PagedLayout, Segment
 from shard.attention.kv_cache import KvCache, slot_index, slot_spans
+from shard.attention.paged_layout import PagedLayout
+from shard.attention.sdpa_padded import Segment
 from shard.batch.rows import CachedRow
 from shard.wire.protocol import ProtocolError
 

@@ -17,15 +17,19 @@ from shard.errors import StartupError
 
 RECURRENT_MODEL_TYPES = frozenset(
     "bailing_hybrid bamba falcon_h1 falcon_mamba glm5_next granitemoehybrid jamba"  # noqa: SIM905
-    " kimi_linear lfm2 lfm2_moe mamba mamba2 minimax nemotron_h olmo_hybrid qwen3_5 qwen3_5_moe"
+    " kimi_linear mamba mamba2 minimax nemotron_h olmo_hybrid qwen3_5 qwen3_5_moe"
     " qwen3_next qwen4_exp recurrent_gemma rwkv xlstm zamba zamba2 zaya".split()
 )
 """Values of `model_type` whose layers keep a state that cannot be rolled back after a draft."""
 RECURRENT_LAYER_TYPES = frozenset(
     ("linear_attention", "mamba", "mamba2", "conv", "recurrent", "hybrid", "hybrid_sliding")
 )
+PAGED_CONVOLUTION_MODEL_TYPES = frozenset(("lfm2", "lfm2_moe"))
+"""Values of `model_type` whose `conv` layers are served: their inputs are stored by position."""
 MIN_SHARED_VOCABULARY = 0.5
 """Fraction of the smaller vocabulary that draft and target must share, or drafting is useless."""
+HEAD_COUNT_KEYS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+"""Names of the number of attention heads in the configurations of different architectures."""
 HEADER_LENGTH_BYTES = 8
 """Bytes of a safetensors file's first field, the length of its JSON header."""
 
@@ -54,12 +58,12 @@ def check_architecture(folder: Path, config: dict[str, Any]) -> None:
             f"{folder / 'config.json'} requires the model's own code (`auto_map`), which is never"
             f" run; `{kind}` is not an architecture of transformers",
         )
-    text = _text_config(config)
+    text = text_config(config)
     layers = {str(layer) for key in _LAYER_KEYS for layer in text.get(key) or ()}
-    if {
-        kind,
-        str(text.get("model_type")),
-    } & RECURRENT_MODEL_TYPES or layers & RECURRENT_LAYER_TYPES:
+    kinds = {kind, str(text.get("model_type"))}
+    if kinds & PAGED_CONVOLUTION_MODEL_TYPES:
+        layers.discard("conv")
+    if kinds & RECURRENT_MODEL_TYPES or layers & RECURRENT_LAYER_TYPES:
         raise StartupError(
             4,
             f"{folder / 'config.json'}: `{kind}` keeps a recurrent state (state space or linear"
@@ -71,7 +75,8 @@ def check_architecture(folder: Path, config: dict[str, Any]) -> None:
 
 def check_heads(config: dict[str, Any], world: int) -> None:
     """Refuse a number of attention heads that `world` does not divide; KV heads may be fewer."""
-    heads = _text_config(config).get("num_attention_heads", _text_config(config).get("n_head"))
+    text = text_config(config)
+    heads = next((text[key] for key in HEAD_COUNT_KEYS if key in text), None)
     if isinstance(heads, int) and heads % world:
         choices = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
         raise StartupError(
@@ -106,7 +111,7 @@ def draft_token_ids(target: Path, draft: Path) -> dict[int, int] | None:
     """
     first, second = read_vocabulary(target), read_vocabulary(draft)
     if first is None or second is None:
-        sizes = [_text_config(read_config(folder)).get("vocab_size") for folder in (target, draft)]
+        sizes = [text_config(read_config(folder)).get("vocab_size") for folder in (target, draft)]
         if sizes[0] != sizes[1]:
             raise StartupError(
                 4, f"the draft's vocabulary ({sizes[1]}) is not the target's ({sizes[0]})"
@@ -144,6 +149,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return _read_json(folder / "config.json")
 
 
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of the configuration for the language model."""
+    nested = config.get("text_config")
+    return nested if isinstance(nested, dict) else config
+
+
 def read_header(file: Path) -> tuple[int, dict[str, Any]]:
     """The offset of a safetensors file's data, and its tensors by name. Raises StartupError(4)."""
     size = file.stat().st_size
@@ -155,12 +166,6 @@ def read_header(file: Path) -> tuple[int, dict[str, Any]]:
 
 
 _LAYER_KEYS = ("layer_types", "layers_block_type", "block_types")
-
-
-def _text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of the configuration for the language model."""
-    nested = config.get("text_config")
-    return nested if isinstance(nested, dict) else config
 
 
 def _is_in_transformers(kind: str) -> bool:

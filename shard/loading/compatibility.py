@@ -16,16 +16,23 @@ import torch
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from shard.attention.interface import IMPLEMENTATION, AttentionProbe, use_layout
+from shard.attention.interface import AttentionProbe
 from shard.batch.packing import TokenSpan
 from shard.batch.rows import CachedRow
 from shard.errors import StartupError, first_line
+from shard.model.attention_adapters.adapter_table import find_adapter, transformers_attention
+from shard.model.forward import transformers_forward
 from shard.model.packed_model import LoadedModel, PackedModel
 from shard.wire.protocol import Sampling
 
 _log = logging.getLogger(__name__)
 _RECURRENT_LAYERS = ("mamba", "linear_attention", "conv", "recurrent", "rwkv", "hybrid")
 _ATTENTION_LAYERS = frozenset(("full_attention", "sliding_attention", "attention"))
+_UNDECLARED_INTERFACE = frozenset(("stablelm",))
+"""Values of `model_type` whose models use the attention interface without declaring it."""
+_POSITION_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+_DEFAULT_POSITIONS = 2048
+"""Positions of a model that states none: BLOOM was trained with as many."""
 _PROBE_TOKENS = (5, 3, 8, 1, 2, 7, 4, 6, 9, 3, 1, 5)
 _PROBE_CHUNK = 3
 """The compared tokens, and the length of the first of two chunks of them, so that the second chunk
@@ -51,13 +58,16 @@ def refuse_unsupported(config: Any) -> str:
 def _unsupported_reason(kind: Any, config: Any) -> str | None:
     if getattr(config, "is_encoder_decoder", False):
         return "it is an encoder-decoder"
-    text = config.get_text_config()
+    text, adapter = config.get_text_config(), find_adapter(config)
     layers = set(getattr(text, "layer_types", None) or ())
+    if adapter is not None:
+        layers -= adapter.layer_types
     if getattr(kind, "_is_stateful", False) or any(
         layer.startswith(_RECURRENT_LAYERS) for layer in layers
     ):
         return "its recurrent state cannot be rolled back"
-    if not getattr(kind, "_supports_attention_backend", False):
+    uses_interface = getattr(kind, "_supports_attention_backend", False)
+    if not uses_interface and not adapter and config.model_type not in _UNDECLARED_INTERFACE:
         return "it does not use the attention interface"
     if other := sorted(layers - _ATTENTION_LAYERS):
         return f"its layers of type {', '.join(other)} cannot be paged"
@@ -71,19 +81,20 @@ def max_positions(config: Any, name: str) -> int:
     for the whole forward pass by its last position. One long row would then change the keys of all
     others, so that only the model's original length is served.
     """
-    longest: int = config.max_position_embeddings
+    values = (getattr(config, field, None) for field in _POSITION_FIELDS)
+    stated = longest = next((int(value) for value in values if value), _DEFAULT_POSITIONS)
     rope: Any = getattr(config, "rope_parameters", None) or {}
     kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
     for kind in kinds:
         if kind.get("rope_type") == "longrope":
             longest = min(longest, kind["original_max_position_embeddings"])
-    if longest < config.max_position_embeddings:
+    if longest < stated:
         _log.warning(
             "%s serves %d of its %d positions: beyond that, its longrope embedding would make the"
             " rows of a batch depend on each other",
             name,
             longest,
-            config.max_position_embeddings,
+            stated,
         )
     return longest
 
@@ -175,18 +186,14 @@ def _record_attention(model: LoadedModel) -> AttentionProbe:
     """The parameters that each layer passes to attention, recorded with one token."""
     zero = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
     probe = AttentionProbe()
-    with torch.inference_mode(), use_layout(probe):
-        model.module(input_ids=zero, position_ids=zero, use_cache=False)
+    with torch.inference_mode():
+        transformers_forward(model.module)(zero, zero, probe, zero[0])
     return probe
 
 
 def _reference_logits(model: LoadedModel) -> Tensor:
     module: Any = model.module
     ids = torch.tensor([_PROBE_TOKENS], device=model.device)
-    module.set_attn_implementation("eager")
-    try:
-        with torch.inference_mode():
-            logits: Tensor = module(input_ids=ids, use_cache=False).logits[0]
-    finally:
-        module.set_attn_implementation(IMPLEMENTATION)
+    with transformers_attention(module), torch.inference_mode():
+        logits: Tensor = module(input_ids=ids, use_cache=False).logits[0]
     return logits

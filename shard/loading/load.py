@@ -17,7 +17,6 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from shard.attention.interface import IMPLEMENTATION
 from shard.errors import StartupError, first_line
 from shard.loading.collectives import install_collectives
 from shard.loading.compatibility import max_positions, refuse_unsupported, verify_logits
@@ -26,6 +25,7 @@ from shard.loading.partition import Partition, TensorParallelRank, partitions
 from shard.loading.quantized import quantization_options
 from shard.loading.token_ids import drop_invalid_ids, eos_ids
 from shard.loading.weights import ProgressCallback, Weights, load_parameters, set_parameter
+from shard.model.attention_adapters.adapter_table import build_implementation, install_adapter
 from shard.model.packed_model import LoadedModel, probe_layer_shapes
 
 _log = logging.getLogger(__name__)
@@ -121,8 +121,9 @@ def _build_without_memory(config: Any, name: str, dtype: torch.dtype) -> nn.Modu
     try:
         with torch.device("meta"):
             module: nn.Module = AutoModelForCausalLM.from_config(
-                config, dtype=dtype, attn_implementation=IMPLEMENTATION
+                config, dtype=dtype, attn_implementation=build_implementation(config)
             )
+            install_adapter(module)
     except Exception as error:
         raise StartupError(4, f"{name} cannot be built: {first_line(error)}") from error
     return module
@@ -150,7 +151,7 @@ def _load_by_transformers(
             path,
             config=config,
             dtype=dtype,
-            attn_implementation=IMPLEMENTATION,
+            attn_implementation=build_implementation(config),
             use_safetensors=True,
             **options,
         )
@@ -158,6 +159,7 @@ def _load_by_transformers(
         raise StartupError(
             4, f"the weights of {name} cannot be read: {first_line(error)}"
         ) from error
+    install_adapter(module)
     report(size, size)
     return module
 

@@ -27,7 +27,7 @@ _COLWISE = ("colwise", "colwise_rep", GATHERED_OUTPUT)
 _PACKED_DIMS = {"packed_colwise": -2, "packed_rowwise": -1}
 UNPARTITIONED = frozenset(
     "replicate replicated_with_grad_allreduce embedding_rowwise embedding_colwise"  # noqa: SIM905
-    " local_params all_reduce moe_tp_experts".split()
+    " local_params all_reduce moe_tp_experts mla_kv_a_proj".split()
 )
 """Styles of modules whose own parameters are kept whole, or have their own entries."""
 _FIRST_RANK_ONLY = "first_rank"

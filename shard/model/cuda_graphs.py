@@ -17,8 +17,8 @@ from torch import Tensor
 
 from shard.attention.backends import TritonPagedAttention
 from shard.attention.device_layout import DeviceLayout, PageTables
-from shard.attention.interface import Segment
 from shard.attention.kv_cache import KvCache
+from shard.attention.sdpa_padded import Segment
 from shard.batch.packing import PackedBatch
 from shard.model.forward import Forward
 from shard.model.graph_recorder import Graph, GraphRecorder

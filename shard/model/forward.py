@@ -13,8 +13,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from shard.attention.interface import Layout, PagedLayout, Segment, use_layout
+from shard.attention.interface import Layout, use_layout
 from shard.attention.kv_cache import PAGE_SIZE, KvCache, LayerShape
+from shard.attention.paged_layout import PagedLayout
+from shard.attention.sdpa_padded import Segment
+from shard.model.attention_adapters.adapter_table import model_arguments
 from shard.model.fused_llama import CannotFuse, FusedLlama, free_module_weights
 
 MAX_RELATIVE_DIFFERENCE = 1e-4
@@ -60,10 +63,9 @@ def transformers_forward(module: nn.Module) -> Forward:
     """transformers' own forward."""
 
     def forward(ids: Tensor, positions: Tensor, layout: Layout, wanted: Tensor) -> Tensor:
-        with use_layout(layout):
-            output = module(
-                input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=wanted
-            )
+        arguments = model_arguments(module, positions)
+        with use_layout(layout, positions):
+            output = module(input_ids=ids, use_cache=False, logits_to_keep=wanted, **arguments)
         logits: Tensor = output.logits
         return logits[0]
 

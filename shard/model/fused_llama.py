@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shard.attention.interface import AttentionParams, AttentionProbe, Layout, use_layout
+from shard.attention.interface import AttentionProbe, Layout, use_layout
+from shard.attention.sdpa_row import AttentionParams
 
 GEMMA = "GemmaForCausalLM"
 ARCHITECTURES = frozenset(
@@ -170,7 +171,7 @@ def _attention_params(module: nn.Module) -> dict[int, AttentionParams]:
     """How each layer attends, from one forward of one token."""
     probe = AttentionProbe()
     zero = torch.zeros(1, 1, dtype=torch.int64, device=next(module.parameters()).device)
-    with use_layout(probe):
+    with use_layout(probe, zero):
         module(input_ids=zero, position_ids=zero, use_cache=False)
     return probe.params
 

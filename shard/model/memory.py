@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from shard.attention.interface import AttentionProbe, use_layout
+from shard.attention.interface import AttentionProbe
 from shard.attention.kv_cache import PAGE_SIZE
 from shard.config import ShardConfig
 from shard.errors import StartupError
+from shard.model.forward import transformers_forward
 from shard.model.packed_model import LoadedModel
 
 _HOST_MEMORY_FRACTION = 0.25
@@ -96,10 +97,11 @@ class ForwardWorkspace:
         widths = max(layers.values(), default=0) // hidden
         size = loaded.dtype.itemsize
         heads = text.num_attention_heads
+        kv_heads = getattr(text, "num_key_value_heads", None) or loaded.shapes[0].heads
         return cls(
             per_token=widths * size + 4 * hidden * 4,
             per_logit=loaded.vocab_size * (2 * size + 4),
-            per_pair=heads // (getattr(text, "num_key_value_heads", None) or heads) * size,
+            per_pair=heads // kv_heads * size,
         )
 
     def estimate_bytes(self, tokens: int, logits: int, pairs: int) -> int:
@@ -128,10 +130,6 @@ def warm_up(loaded: LoadedModel, tokens: int, logits: int) -> None:
     """
     ids = torch.zeros(1, tokens, dtype=torch.int64, device=loaded.device)
     positions = torch.arange(tokens, device=loaded.device)[None] % loaded.max_length
-    with torch.inference_mode(), use_layout(AttentionProbe()):
-        loaded.module(
-            input_ids=ids,
-            position_ids=positions,
-            use_cache=False,
-            logits_to_keep=positions[0, : min(logits, loaded.max_length)],
-        )
+    wanted = positions[0, : min(logits, loaded.max_length)]
+    with torch.inference_mode():
+        transformers_forward(loaded.module)(ids, positions, AttentionProbe(), wanted)

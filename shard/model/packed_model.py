@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from shard.attention import backends
-from shard.attention.interface import AttentionProbe, PagedLayout
+from shard.attention.interface import AttentionProbe
 from shard.attention.kv_cache import PAGE_SIZE, KvCache, LayerShape, bytes_per_page
+from shard.attention.paged_layout import PagedLayout
 from shard.batch.packing import PackedBatch, TokenSpan, pack_spans
 from shard.errors import StartupError
 from shard.model.cuda_graphs import ForwardGraphs, largest_bucket
@@ -93,8 +94,7 @@ def probe_layer_shapes(
 ) -> tuple[LayerShape, ...]:
     """Shapes of every layer's keys and values, from one forward of one token.
 
-    Raises StartupError 4 for a model whose attention does not use the interface in every layer, or
-    whose keys and values differ in size.
+    Raises StartupError 4 for a model of which not every layer attends to paged keys.
     """
     shapes = _probe(module, name, device).shapes
     layers = int(module.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]

@@ -13,8 +13,10 @@ from shard.attention.backends import (
     choose_backend,
     flash_operator,
 )
-from shard.attention.interface import AttentionParams, PagedLayout, Segment
 from shard.attention.kv_cache import PAGE_SIZE, KvCache, LayerShape, slot_spans
+from shard.attention.paged_layout import PagedLayout
+from shard.attention.sdpa_padded import Segment
+from shard.attention.sdpa_row import AttentionParams
 from tests.support.gpu import Record
 from tests.support.paged import RULES, TOLERANCE, AttentionCase, max_difference
 

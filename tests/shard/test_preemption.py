@@ -96,7 +96,21 @@ def test_tokens_do_not_depend_on_preemption(
     assert scheduler.status().preemptions[rung] > 3
 
 
-@pytest.mark.parametrize("name", ["gemma3", "gpt2"])
+@pytest.mark.parametrize("name", ["falcon-alibi", "gpt-neo", "deepseek-v3", "llama4", "lfm2"])
+@pytest.mark.parametrize("rung", ["swap", "recompute"])
+def test_tokens_of_adapted_attention_do_not_depend_on_preemption(
+    model: Model, name: str, rung: str
+) -> None:
+    engine = swapping_engine(model(name), model("llama", 1))
+    wanted = calls(GREEDY, 6)
+    scheduler = planner(engine, 5, 0.3, prefill_tokens=24, pages=12, preemption=rung)
+    expected = plain(engine, wanted)
+    finish(engine, scheduler, wanted)
+    assert [call.emitted for call in wanted] == expected
+    assert scheduler.status().preemptions[rung] > 1
+
+
+@pytest.mark.parametrize("name", ["gemma3", "gpt2", "bloom", "lfm2"])
 @pytest.mark.parametrize("drafted", [True, False], ids=["drafted", "not drafted"])
 def test_tokens_do_not_depend_on_shared_prefixes(model: Model, name: str, drafted: bool) -> None:
     engine = swapping_engine(model(name), model("llama", 1) if drafted else None)

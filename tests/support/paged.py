@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from shard.attention.visibility import Visibility
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 PAGE = 16
@@ -24,6 +26,7 @@ class AttentionCase:
     counts: tuple[int, ...] = (1, 6, 3)
     lengths: tuple[int, ...] = (1, 150, 70)
     window: int | None = None
+    chunk: int | None = None
     softcap: float | None = None
     sinks: bool = False
     splits: int = 3
@@ -71,7 +74,7 @@ class PagedPool:
             width=max(case.counts),
             splits=case.splits,
             scale=case.dim**-0.5,
-            window=case.window,
+            visibility=Visibility(case.window, case.chunk),
             softcap=case.softcap,
             sinks=self.sinks,
         )
@@ -91,7 +94,7 @@ def reference_attention(
     width: int,
     splits: int,
     scale: float,
-    window: int | None,
+    visibility: Visibility,
     softcap: float | None,
     sinks: Tensor | None,
 ) -> None:
@@ -103,19 +106,20 @@ def reference_attention(
         keys, values = pool[slots].repeat_interleave(group, 1).chunk(2, 1)
         own = query[start : start + count]
         scores = torch.einsum("nhd,lhd->hnl", own, keys) * scale
-        weights = _weights(scores, window, softcap, sinks)
+        weights = _weights(scores, visibility, softcap, sinks)
         out[start : start + count] = torch.einsum("hnl,lhd->nhd", weights, values)
 
 
 def _weights(
-    scores: Tensor, window: int | None, softcap: float | None, sinks: Tensor | None
+    scores: Tensor, visibility: Visibility, softcap: float | None, sinks: Tensor | None
 ) -> Tensor:
     count, length = scores.shape[1:]
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     own = torch.arange(length - count, length, device=scores.device)[:, None]
     seen = torch.arange(length, device=scores.device)[None]
-    allowed = (seen <= own) & (seen > own - (window or length + 1))
+    allowed = (seen <= own) & (seen > own - (visibility.window or length + 1))
+    allowed &= seen // (visibility.chunk or length) == own // (visibility.chunk or length)
     scores = scores.masked_fill(~allowed, float("-inf"))
     if sinks is not None:
         scores = torch.cat((scores, sinks[:, None, None].expand(-1, count, 1)), -1)
@@ -131,6 +135,8 @@ def max_difference(case: AttentionCase) -> float:
 RULES = {
     "window": AttentionCase(window=20),
     "window shorter than the new tokens": AttentionCase(window=2),
+    "chunk": AttentionCase(chunk=48),
+    "chunk of less than a page": AttentionCase(chunk=5),
     "softcap": AttentionCase(softcap=2.0),
     "sinks": AttentionCase(sinks=True),
     "window, softcap and sinks": AttentionCase(window=33, softcap=5.0, sinks=True),

@@ -19,8 +19,11 @@ from shard.attention.backends import (
     has_prefill_arguments,
 )
 from shard.attention.device_layout import split_count
-from shard.attention.interface import AttentionParams, Layout, PagedLayout, Segment
+from shard.attention.interface import Layout
 from shard.attention.kv_cache import PAGE_SIZE, KvCache, LayerShape, slot_spans
+from shard.attention.paged_layout import PagedLayout
+from shard.attention.sdpa_padded import Segment
+from shard.attention.sdpa_row import AttentionParams
 from tests.support import paged
 
 pytest.importorskip("triton", reason="Triton has no build for this platform")
@@ -29,6 +32,7 @@ PLAIN = AttentionParams(DIM**-0.5, None, None, None)
 RULES = {
     "plain": PLAIN,
     "window": AttentionParams(DIM**-0.5, 9, None, None),
+    "chunk": AttentionParams(DIM**-0.5, None, None, None, 24),
     "softcap": AttentionParams(0.1, None, 3.0, None),
     "sinks": AttentionParams(0.1, None, None, torch.linspace(-1, 1, HEADS)),
 }
@@ -108,7 +112,7 @@ def test_short_rows_by_kernel_and_long_ones_by_sdpa_equal_the_reference(
 
 
 @pytest.mark.parametrize(
-    ("name", "calls"), [("plain", 1), ("window", 1), ("softcap", 0), ("sinks", 0)]
+    ("name", "calls"), [("plain", 1), ("window", 1), ("chunk", 0), ("softcap", 0), ("sinks", 0)]
 )
 def test_prefill_goes_through_flash_where_it_can_express_the_rule(name: str, calls: int) -> None:
     flash = Flash()
@@ -118,6 +122,29 @@ def test_prefill_goes_through_flash_where_it_can_express_the_rule(name: str, cal
     found = run(planned, RULES[name], torch.float16)
     torch.testing.assert_close(found, wanted, atol=4e-3, rtol=0)
     assert flash.calls == calls
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6, 20])
+def test_recent_values_are_recalled_by_tables_as_by_spans(count: int) -> None:
+    reference = layout(torch.float32)
+    planned = TritonPagedAttention(paged.DEVICE, 8, None).plan(reference)
+    total = sum(row[0] for row in ROWS)
+    fresh = torch.randn(total, 2 * KV_HEADS, DIM).to(paged.DEVICE)
+    wanted = reference.recall_layer(0, fresh, count)
+    assert wanted.shape == (total, count, 2 * KV_HEADS, DIM)
+    assert torch.equal(wanted[:, -1], fresh)
+    assert torch.equal(planned.recall_layer(0, fresh, count), wanted)
+
+
+def test_before_the_first_token_of_a_row_there_are_zeros() -> None:
+    cache = KvCache([LayerShape(1, 4)], 3, torch.float32, torch.device("cpu"))
+    first, second = Segment(0, 2, 2, (slice(16, 18),)), Segment(2, 3, 3, (slice(32, 35),))
+    cache.write(0, torch.tensor([32, 33]), torch.full((2, 2, 4), 7.0))
+    fresh = torch.arange(1.0, 4.0)[:, None, None].expand(3, 2, 4)
+    found = PagedLayout(cache, torch.tensor([16, 17, 34]), [first, second]).recall_layer(
+        0, fresh, 4
+    )
+    assert found[..., 0, 0].tolist() == [[0, 0, 0, 1], [0, 0, 1, 2], [0, 7, 7, 3]]
 
 
 def test_float32_prefill_never_goes_through_flash() -> None:

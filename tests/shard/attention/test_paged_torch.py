@@ -13,6 +13,8 @@ CASES = {
     "one key head": AttentionCase(heads=16, kv_heads=1, counts=(6, 1), lengths=(40, 9)),
     "bfloat16": AttentionCase(dtype=torch.bfloat16),
     "window": AttentionCase(window=20),
+    "chunk": AttentionCase(chunk=48),
+    "chunk of less than a page": AttentionCase(chunk=5),
     "softcap": AttentionCase(softcap=2.0),
     "sinks": AttentionCase(sinks=True),
     "window, softcap and sinks": AttentionCase(window=33, softcap=5.0, sinks=True),

@@ -7,10 +7,11 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from shard.attention import interface as attention
-from shard.attention.interface import AttentionParams, PagedLayout, Segment
+from shard.attention import paged_layout
 from shard.attention.kv_cache import PAGE_SIZE, KvCache, LayerShape, slot_index, slot_spans
-from shard.attention.sdpa_padded import MAX_BATCHED_TOKENS, PaddedRows
+from shard.attention.paged_layout import PagedLayout
+from shard.attention.sdpa_padded import MAX_BATCHED_TOKENS, PaddedRows, Segment
+from shard.attention.sdpa_row import AttentionParams
 
 HEADS, KV_HEADS, DIM = 4, 2, 16
 CPU = torch.device("cpu")
@@ -48,7 +49,9 @@ def layout(
 
 @pytest.mark.parametrize("scattered", [False, True], ids=["adjacent", "scattered"])
 @pytest.mark.parametrize(
-    "rule", [PLAIN, AttentionParams(0.2, 6, None, None)], ids=["all", "window"]
+    "rule",
+    [PLAIN, AttentionParams(0.2, 6, None, None), AttentionParams(0.2, None, None, None, 7)],
+    ids=["all", "window", "chunk"],
 )
 @pytest.mark.parametrize(("counts", "lengths"), CASES.values(), ids=CASES)
 def test_a_crowd_attends_as_its_rows_do(
@@ -61,7 +64,7 @@ def test_a_crowd_attends_as_its_rows_do(
         found = together.attend_layer(0, fresh, query, rule)
         assert crowd.call_count == 1
         alone = PagedLayout(together.cache, together.slots, segments)
-        with patch.object(attention, "fits_padded_batch", return_value=False):
+        with patch.object(paged_layout, "fits_padded_batch", return_value=False):
             wanted = alone.attend_layer(0, fresh, query, rule)
         assert crowd.call_count == 1
     assert (found - wanted).abs().max() < 2e-6

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from shard.attention import interface
-from shard.attention.interface import AttentionParams, PagedLayout, Segment
+from shard.attention import paged_layout
 from shard.attention.kv_cache import KvCache, LayerShape
-from shard.attention.sdpa_row import attend_spans
+from shard.attention.paged_layout import PagedLayout
+from shard.attention.sdpa_padded import Segment
+from shard.attention.sdpa_row import AttentionParams, attend_spans
 
 HEADS, KV_HEADS, DIM = 4, 2, 16
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -44,7 +45,7 @@ def test_long_runs_are_attended_to_without_joining_them(
     query = torch.randn(count, HEADS, DIM).to(dtype)
     keys = torch.randn(sum(lengths), 2 * KV_HEADS, DIM).to(dtype)
     rule = AttentionParams(DIM**-0.5, None, None, None)
-    with patch.object(interface, "attend_spans", wraps=attend_spans) as apart:
+    with patch.object(paged_layout, "attend_spans", wraps=attend_spans) as apart:
         found = paged(lengths, count, query, keys, rule)
         assert apart.call_count == 1
         whole = paged((sum(lengths),), count, query, keys, rule)
@@ -52,22 +53,36 @@ def test_long_runs_are_attended_to_without_joining_them(
     assert (found - whole).abs().max() < TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize(
-    ("lengths", "rule"),
-    [
-        ((1500, 4), AttentionParams(0.25, None, None, None)),
-        ((300, 300), AttentionParams(0.25, None, None, None)),
-        ((900, 900), AttentionParams(0.25, 1000, None, None)),
-        ((900, 900), AttentionParams(0.25, None, 20.0, None)),
-        ((900, 900), AttentionParams(0.25, None, None, torch.ones(HEADS))),
-    ],
-    ids=["a token sees nothing of the last run", "short runs", "window", "soft cap", "sinks"],
-)
+JOINED = {
+    "a token sees nothing of the last run": ((1500, 4), AttentionParams(0.25, None, None, None)),
+    "short runs": ((300, 300), AttentionParams(0.25, None, None, None)),
+    "window": ((900, 900), AttentionParams(0.25, 1000, None, None)),
+    "chunk": ((900, 900), AttentionParams(0.25, None, None, None, 1797)),
+    "long chunk": ((900, 900), AttentionParams(0.25, None, None, None, 5000)),
+    "soft cap": ((900, 900), AttentionParams(0.25, None, 20.0, None)),
+    "sinks": ((900, 900), AttentionParams(0.25, None, None, torch.ones(HEADS))),
+}
+
+
+@pytest.mark.parametrize(("lengths", "rule"), JOINED.values(), ids=JOINED)
 def test_other_rows_are_joined(lengths: tuple[int, ...], rule: AttentionParams) -> None:
     torch.manual_seed(0)
     query, keys = torch.randn(5, HEADS, DIM), torch.randn(sum(lengths), 2 * KV_HEADS, DIM)
-    with patch.object(interface, "attend_spans") as apart:
+    with patch.object(paged_layout, "attend_spans") as apart:
         found = paged(lengths, 5, query, keys, rule)
         whole = paged((sum(lengths),), 5, query, keys, rule)
     assert not apart.called
     assert torch.equal(found, whole)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 7, 16, 40, 64])
+@pytest.mark.parametrize("count", [1, 3, 9, 40])
+def test_a_token_sees_only_its_own_chunk(chunk: int, count: int) -> None:
+    torch.manual_seed(0)
+    query, keys = torch.randn(count, HEADS, DIM), torch.randn(40, 2 * KV_HEADS, DIM)
+    found = paged((25, 15), count, query, keys, AttentionParams(0.25, None, None, None, chunk))
+    every_key = AttentionParams(0.25, None, None, None)
+    for token, position in enumerate(range(40 - count, 40)):
+        own = keys[position // chunk * chunk : position + 1]
+        alone = paged((len(own),), 1, query[token : token + 1], own, every_key)
+        assert (found[token] - alone[0]).abs().max() < 2e-6

@@ -76,6 +76,16 @@ def test_recurrent_state_is_refused_by_name(tmp_path: Path, config: dict[str, An
     assert f"`{config['model_type']}` keeps a recurrent state" in fault.text
 
 
+@pytest.mark.parametrize("kind", ["lfm2", "lfm2_moe"])
+def test_convolutions_are_refused_unless_their_inputs_can_be_paged(
+    tmp_path: Path, kind: str
+) -> None:
+    layers = {"num_attention_heads": 4, "layer_types": ["conv", "full_attention"]}
+    checkpoint.check(model(tmp_path / kind, {"model_type": kind, **layers}), None, 1)
+    fault = refusal(model(tmp_path / "other", {"model_type": "other", **layers}))
+    assert "`other` keeps a recurrent state" in fault.text
+
+
 def test_an_encoder_decoder_is_refused_by_name(tmp_path: Path) -> None:
     config = {"model_type": "t5", "is_encoder_decoder": True}
     assert "`t5` is not a causal" in refusal(model(tmp_path / "target", config)).text

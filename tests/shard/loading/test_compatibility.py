@@ -20,12 +20,14 @@ RECURRENT = (
     *("kimi_linear", "mamba", "mamba2", "minimax", "nemotron_h", "olmo_hybrid", "qwen3_next"),
     *("qwen3_5_text", "recurrent_gemma", "rwkv", "xlstm", "zamba", "zamba2", "zaya", "lfm3"),
 )
-ANOTHER_ATTENTION = ("axk2", "deepseek_v32", "glm_moe_dsa", "llama4_text")
-"""A learned choice of keys, or chunks that only a mask tells."""
+ANOTHER_ATTENTION = ("axk2", "deepseek_v32", "glm_moe_dsa")
+"""A learned choice of keys."""
 SERVED = (
     *("arcee", "cohere2", "ernie4_5", "exaone4", "gemma2", "gemma3_text", "glm4", "gpt_neox"),
     *("gpt_oss", "granite", "granitemoe", "llama", "mistral", "mixtral", "olmo2", "olmoe", "opt"),
     *("phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "starcoder2"),
+    *("bloom", "deepseek_v2", "deepseek_v3", "falcon", "gpt_neo", "gptj", "llama4_text", "mpt"),
+    *("lfm2", "lfm2_moe", "stablelm"),
 )
 
 
@@ -73,7 +75,6 @@ def test_an_encoder_decoder_is_refused_by_name() -> None:
         ("bert", "differ from transformers' own"),
         ("diffllama", "differ from transformers' own"),
         ("moshi", "do not report their sliding window"),
-        ("mla", "keys (1, 4, 1, 8) and values (1, 4, 1, 4) differ"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

@@ -1,0 +1,1 @@
+"""Attention modules of architectures that do not use transformers' attention interface."""

@@ -1,0 +1,80 @@
+"""Architectures whose attention is adapted emit transformers' tokens, whatever the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from shard.attention.interface import IMPLEMENTATION
+from shard.errors import StartupError
+from shard.loading.partition import TensorParallelRank, partitions
+from shard.model.attention_adapters.adapter_table import (
+    ADAPTERS,
+    build_implementation,
+    install_adapter,
+    transformers_attention,
+)
+from shard.wire.protocol import Sampling
+from tests.support import tiny
+from tests.support.driver import DrivePlan, RowSpec, drive
+from tests.support.reference import generate_greedily
+from tests.support.tiny import ADAPTED, VOCABULARY, engine
+
+Model = Callable[..., str]
+DIVERSE = Sampling(repetition_penalty=8.0)
+"""The penalty makes greedy tokens differ from each other, so that equal tokens say something."""
+SPECS = [
+    RowSpec(tuple(range(5, 25)), 24),
+    *(
+        RowSpec(tuple((7 * row + at * at) % VOCABULARY for at in range(3 + 5 * row)), 80, DIVERSE)
+        for row in range(2)
+    ),
+]
+PLANS = {
+    "alone": DrivePlan(batch=1),
+    "together, in chunks": DrivePlan(draft=3, chunk=9),
+    "scattered": DrivePlan(draft_lengths=(0, 2, 5), chunk=4, scattered=True),
+}
+UNSHARDED = ("falcon", "stablelm", "gptj", "gpt-neo", "bloom", "mpt")
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_an_adapted_architecture_emits_the_tokens_of_transformers(model: Model, name: str) -> None:
+    path = model(name)
+    expected = [generate_greedily(path, spec) for spec in SPECS]
+    assert len({token for tokens in expected for token in tokens}) >= 64
+    served = engine(path, model("llama", 1))
+    for plan in PLANS.values():
+        assert drive(served, SPECS, plan) == expected
+
+
+@pytest.mark.parametrize("name", ["falcon", "gptj", "gpt-neo", "bloom", "mpt", "llama4"])
+def test_transformers_attention_is_restored_inside_the_block_only(name: str) -> None:
+    config: Any = tiny.CONFIGS[name]()
+    module: Any = AutoModelForCausalLM.from_config(
+        config, attn_implementation=build_implementation(config)
+    ).eval()
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12, 13]])
+    with torch.inference_mode():
+        own = module(input_ids=ids, use_cache=False).logits
+        install_adapter(module)
+        assert module.config._attn_implementation == IMPLEMENTATION
+        with transformers_attention(module):
+            assert torch.equal(module(input_ids=ids, use_cache=False).logits, own)
+    adapter = ADAPTERS[config.model_type]
+    parts: list[Any] = [part for part in module.modules() if isinstance(part, adapter.attention)]
+    assert len(parts) == config.num_hidden_layers
+    assert all(part.forward.__func__ is adapter.forward for part in parts)
+
+
+@pytest.mark.parametrize("name", UNSHARDED)
+def test_an_architecture_without_a_plan_is_refused_for_several_shards(name: str) -> None:
+    config: Any = tiny.CONFIGS[name]()
+    with torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(StartupError, match=f"{name} has no tensor-parallel plan; serve it with"):
+        partitions(module, name, TensorParallelRank(0, 2))
