@@ -14,6 +14,10 @@ from router.app import load_model, resolve_bounds
 from router.child import RouterStartupError, emit, parse_config
 from router.config import RouterConfig
 
+_POSITION_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+_DEFAULT_POSITIONS = 2048
+"""Positions of a model that states none, such as BLOOM."""
+
 
 def main() -> int:
     """Return the exit status: 0, or that of the fault."""
@@ -40,8 +44,8 @@ def _max_positions(folder: Path) -> int:
     """Maximum number of positions, according to the model's configuration."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
     text = config.get("text_config", config)
-    values = (text.get(name) for name in ("max_position_embeddings", "n_positions", "n_ctx"))
-    return next((int(value) for value in values if value), 1 << 31)
+    values = (text.get(name) for name in _POSITION_FIELDS)
+    return next((int(value) for value in values if value), _DEFAULT_POSITIONS)
 
 
 if __name__ == "__main__":

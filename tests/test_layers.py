@@ -66,6 +66,7 @@ LIGHT = (
     "router.scheduler",
     "shard.config",
     "shard.errors",
+    "shard.loading.attention_sizes",
     "shard.loading.checkpoint",
     "shard.wire.sockets",
 )

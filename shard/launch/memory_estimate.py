@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shard.errors import StartupError
+from shard.loading.attention_sizes import attention_sizes
 from shard.loading.checkpoint import read_config, read_header
 
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -81,13 +82,10 @@ def _tensor_bytes(tensor: dict[str, Any], width: int | None) -> int:
 
 def _kv_bytes_per_token(folder: Path, width: int | None, world: int) -> int:
     """Bytes of one token's keys and values on one of `world` ranks."""
-    config = read_config(folder)
-    config = config.get("text_config", config)
-    heads = config.get("num_attention_heads") or config["n_head"]
-    layers = config.get("num_hidden_layers") or config["n_layer"]
-    size = config.get("head_dim") or (config.get("hidden_size") or config["n_embd"]) // heads
-    rank_heads = -(-(config.get("num_key_value_heads") or heads) // world)
-    return int(2 * layers * rank_heads * size * (width or 2))
+    sizes = attention_sizes(read_config(folder))
+    rank_heads = -(-sizes.kv_heads // world)
+    values = 2 * sizes.layers * rank_heads * sizes.head_dim + sizes.convolved
+    return values * (width or 2)
 
 
 def _free_device_bytes() -> int | None:

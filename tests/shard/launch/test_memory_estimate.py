@@ -45,6 +45,47 @@ def test_ranks_share_the_target_and_each_holds_the_whole_draft(folder: Path) -> 
     assert memory.kv_bytes_per_token == 2 * 3 * 8 * 2 * (2 + 4)
 
 
+@pytest.mark.parametrize(
+    ("config", "values"),
+    [
+        ({"n_head": 4, "n_layer": 3, "n_embd": 32}, 2 * 3 * 4 * 8),
+        ({"n_heads": 4, "n_layers": 3, "d_model": 32, "model_type": "mpt"}, 2 * 3 * 4 * 16),
+        ({"n_head": 4, "n_layer": 3, "n_embed": 32, "model_type": "bloom"}, 2 * 3 * 4 * 16),
+        ({"num_heads": 4, "num_layers": 3, "hidden_size": 32}, 2 * 3 * 4 * 8),
+        ({**CONFIG, "model_type": "falcon"}, 2 * 3 * 8),
+        ({**CONFIG, "model_type": "falcon", "multi_query": False}, 2 * 3 * 8 * 8),
+        ({**CONFIG, "model_type": "falcon", "alibi": True}, 2 * 3 * 8 * 16),
+        (
+            {**CONFIG, "model_type": "falcon", "new_decoder_architecture": True},
+            2 * 3 * 4 * 8,
+        ),
+        (
+            {
+                **CONFIG,
+                "kv_lora_rank": 8,
+                "qk_nope_head_dim": 12,
+                "qk_rope_head_dim": 6,
+                "v_head_dim": 12,
+            },
+            2 * 3 * 8 * 18,
+        ),
+        ({"text_config": {**CONFIG, "head_dim": 16}}, 2 * 3 * 4 * 16),
+        ({**CONFIG, "layer_types": ["conv", "full_attention", "conv"]}, 2 * 4 * 8 + 2 * 64),
+    ],
+)
+def test_the_names_and_forms_of_every_architecture_are_understood(
+    folder: Path, config: dict[str, object], values: int
+) -> None:
+    (folder / "config.json").write_text(json.dumps(config))
+    assert estimate.estimate_memory([folder], "float16", 1).kv_bytes_per_token == 2 * values
+
+
+def test_a_configuration_without_a_size_is_refused_by_its_name(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"n_head": 4, "n_layer": 3}))
+    with pytest.raises(StartupError, match=r"config\.json lacks `hidden_size`"):
+        estimate.estimate_memory([folder], None, 1)
+
+
 def test_a_gpu_keeps_the_checkpoints_own_precision(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
