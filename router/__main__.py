@@ -41,7 +41,8 @@ class LauncherExited(Exception):
 
 def main() -> int:
     """Run until drained, abandoned or failed; return the exit status."""
-    line = sys.stdin.buffer.readline()
+    with open(0, "rb", buffering=0, closefd=False) as stdin:
+        line = stdin.readline()
     if not line:
         return 0
     try:
@@ -88,7 +89,9 @@ async def run(
     listener = socket.socket(fileno=config.listen_fd)
     try:
         async with asyncio.TaskGroup() as group:
-            services = [group.create_task(service) for service in _services(app, shards, connect)]
+            services = [
+                group.create_task(service) for service in _services(app, config, shards, connect)
+            ]
             await app.workers.prestart()
             tune_event_loop()
             await run_server(
@@ -108,12 +111,14 @@ async def run(
 
 
 def _services(
-    app: App, shards: ShardGroup, connect: Connect
+    app: App, config: RouterConfig, shards: ShardGroup, connect: Connect
 ) -> Iterator[Coroutine[None, None, None]]:
     """What runs as long as the server does."""
     started = asyncio.Queue[int]()
     yield app.dispatcher.run()
-    yield keep_connected(shards, connect, app.dispatcher, report_failure, started)
+    yield keep_connected(
+        shards, config.generation, connect, app.dispatcher, report_failure, started
+    )
     yield read_launcher(started)
     yield save_periodically(app.state_file, app.dispatcher.learned_state)
 

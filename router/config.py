@@ -190,5 +190,7 @@ class RouterConfig:
     """Path of each rank's Unix socket, rank 0 first."""
     listen_fd: int
     """Inherited file descriptor of the HTTP socket, which is bound but not yet listening."""
+    generation: int = 1
+    """Number of the start of the shards to connect to."""
     step_log: str | None = None
     """File that gets one line per step; for benchmarks."""

@@ -312,15 +312,70 @@ def test_a_server_drains_while_its_shards_are_started_again(launch: Launch, tmp_
     assert running.end() == 0
 
 
-def test_a_router_killed_at_run_time_ends_everything_with_exit_1(
+def test_a_router_killed_at_run_time_is_started_again_and_the_shards_stay(
+    launch: Launch, processes: Processes
+) -> None:
+    running = launch(GOOD, router=DRAINS | {"stderr": ["last words"]})
+    shard, router = launch.child(running), launch.child(running)
+    running.line("Connected")
+    os.kill(shard, SIGKILL)  # so that the shards' generation is not the first
+    shard = launch.child(running)
+    running.line('router received {"generation": 2}')
+    os.kill(router, SIGKILL)
+    cause = running.line("Restarting the router in 0.01 s: ")
+    assert "WebserverFailed: router ended by SIGKILL; last lines of its stderr:" in cause
+    router = launch.child(running)
+    running.line("Router restarted in ")
+    os.kill(shard, SIGKILL)
+    shard = launch.child(running)
+    running.line('router received {"generation": 3}')
+    running.signal(SIGTERM)
+    running.line("router: router received SIGTERM")
+    assert running.end() == 0
+    assert processes.has_ended(router)
+    assert processes.has_ended(shard)
+
+
+def test_a_router_that_fails_too_often_ends_everything_with_exit_1(
     launch: Launch, processes: Processes
 ) -> None:
     running = launch(GOOD | {"ignores_eof": True})
     shard, router = launch.child(running), launch.child(running)
     running.line("Connected")
+    for _ in range(MAX_RESTARTS):
+        os.kill(router, SIGKILL)
+        router = launch.child(running)
+        running.line("Router restarted in ")
     os.kill(router, SIGKILL)
     assert running.end() == 1
     assert any(line.startswith("Error: WebserverFailed: router") for line in running.lines)
+    assert processes.has_ended(shard)
+
+
+def test_shards_that_a_new_router_cannot_connect_to_are_started_again(
+    launch: Launch, processes: Processes, tmp_path: Path
+) -> None:
+    fault = {"event": "fault", "code": 8, "text": "cannot connect to the shards"}
+    again = {"once": str(tmp_path / "started"), "again": {"events": [fault], "exit": 8}}
+    running = launch(GOOD | {"ignores_eof": True}, router=DRAINS | again)
+    shard, router = launch.child(running), launch.child(running)
+    running.line("Connected")
+    os.kill(router, SIGKILL)
+    running.line("Restarting the shards in 0.01 s: ShardFailed: cannot connect to the shards")
+    assert processes.has_ended(shard)
+
+
+def test_a_signal_while_there_is_no_router_ends_the_server_with_exit_0(
+    launch: Launch, processes: Processes, tmp_path: Path
+) -> None:
+    again = {"once": str(tmp_path / "started"), "again": {"events": []}}
+    running = launch(GOOD, router=DRAINS | again)
+    shard, router = launch.child(running), launch.child(running)
+    running.line("Connected")
+    os.kill(router, SIGKILL)
+    launch.child(running)
+    running.signal(SIGTERM)
+    assert running.end() == 0
     assert processes.has_ended(shard)
 
 

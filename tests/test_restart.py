@@ -149,6 +149,31 @@ async def test_a_request_that_arrives_without_shards_is_answered_once_they_are_b
     assert server.end() == 0
 
 
+async def test_a_router_that_dies_is_replaced_and_the_shards_stay(
+    processes: Processes, echo: Sequence[str]
+) -> None:
+    """Its streams are lost. The new one connects to the shards, and survives their restart."""
+    server = start(processes, *echo, "--num-shard", "2")
+    url, progress = await asyncio.to_thread(server.url), Progress()
+    async with asyncio.timeout(LIMIT_SECONDS):
+        undisturbed = await stream_all(url, [ENDLESS], Progress())
+        before = shards(server)
+        async with streaming(url, [ENDLESS], progress) as answers:
+            await progress.reach(10)
+            os.kill(child_pids(server.process.pid, "router")[0], SIGKILL)
+            with pytest.raises(aiohttp.ClientError):
+                await answers
+        assert_same(await stream_all(url, [ENDLESS], Progress()), undisturbed)
+        assert shards(server) == before
+        progress = Progress()
+        async with streaming(url, [ENDLESS], progress) as answers:
+            await progress.reach(10)
+            os.kill(before[0], SIGKILL)
+            assert_same(await answers, undisturbed)
+    server.signal(SIGTERM)
+    assert server.end() == 0
+
+
 async def test_a_server_that_drains_finishes_its_streams_although_a_shard_dies(
     processes: Processes, echo: Sequence[str]
 ) -> None:

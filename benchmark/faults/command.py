@@ -12,6 +12,8 @@ the others a rank, chosen at random, gets SIGKILL or SIGSTOP at random moments. 
 - `faults.hang_seconds`: longest time from a SIGSTOP until `/health/ready` was 503, less the step
   timeout; 0 without one.
 - `faults.unready_seconds`: longest time from a SIGKILL until `/health/ready` was 503.
+- `faults.router_seconds`: time from the SIGKILL of an idle router until a new one, connected to the
+  same ranks, is healthy.
 
 A server starts its shards again at most five times in five minutes, so each run has at most that
 many faults. `--quick` makes one disturbed run with one shard and one with two.
@@ -98,7 +100,8 @@ async def _measure(args: argparse.Namespace, requests: Sequence[dict[str, Any]])
         for number in range(1 if args.quick else args.runs):
             print(f"{shards} shards, run {number + 1} ...", file=sys.stderr, flush=True)
             observed.append(await _serve(shards, requests, plan_faults(random, tokens)))
-    return {"figures": figures(undisturbed, observed)}
+    router = {"faults.router_seconds": await _router_seconds(max(args.shards))}
+    return {"figures": figures(undisturbed, observed) | router}
 
 
 def plan_faults(random: Random, tokens: int) -> list[Fault]:
@@ -154,6 +157,23 @@ async def _wait_unready(url: str) -> None:
             await asyncio.sleep(0.02)
             async with session.get("/health/ready") as response:
                 status = response.status
+
+
+async def _router_seconds(shards: int) -> float:
+    """Kill the router of a server. Raises ServerFailed if the ranks do not stay."""
+    async with (
+        running([*FLAGS, "--num-shard", str(shards)]) as server,
+        aiohttp.ClientSession(server.url) as session,
+    ):
+        ranks = server.children("shard")
+        os.kill(server.children("router")[0], signal.SIGKILL)
+        moment = time.monotonic()
+        await server.event("router_restarted")
+        async with session.get("/health") as response:
+            healthy = response.status == 200
+        if not healthy or server.children("shard") != ranks:
+            raise ServerFailed("the new router does not serve with the same ranks")
+        return time.monotonic() - moment
 
 
 def figures(undisturbed: Answers, observed: Sequence[Observed]) -> dict[str, float]:

@@ -33,17 +33,18 @@ class Resumable(Protocol):
 
 async def keep_connected(
     shards: ShardGroup,
+    generation: int,
     connect: Connect,
     dispatcher: Resumable,
     report: Callable[[int, str], None],
     started: asyncio.Queue[int],
 ) -> None:
-    """Resume `dispatcher` on a new group whenever the last one, at first `shards`, has failed.
+    """Resume `dispatcher` on a new group whenever the last one has failed.
 
-    `report` gets the generation that has failed and the reason. `started` yields the generations
-    that are ready to be connected to.
+    The first one is `shards`, of number `generation`. `report` gets the generation that has failed
+    and the reason. `started` yields the generations that are ready to be connected to.
     """
-    required, generation = shards.ready_messages, 1
+    required = shards.ready_messages
     failure = await shards.wait_failed()
     while True:
         report(generation, str(failure))

@@ -70,6 +70,17 @@ class RankGroup:
         self._history = RestartHistory()
         self._current = _Generation(0, (), 0.0)
 
+    @property
+    def generation(self) -> int:
+        """Number of the last start."""
+        return self._current.number
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all ranks are ready and none is known to have failed."""
+        current = self._current
+        return not (current.loading or current.failure or current.reported)
+
     def start(self) -> Sequence[Child]:
         """Start the next generation, and return its ranks."""
         self._before_start()
@@ -84,7 +95,7 @@ class RankGroup:
             case ChildEvent(
                 event="shards_failed", data={"generation": int(number), "text": str(text)}
             ) if number == current.number:
-                current.report(f"ShardFailed: {text}")
+                self.report(text)
             case ChildEvent(child, "fault", {"code": int(code), "text": str(text)}) if (
                 child in current.ranks
             ):
@@ -96,20 +107,28 @@ class RankGroup:
                 if not current.loading:
                     current.changed.set()
 
-    def keep_running(self, router: Child, limits: Mapping[str, int]) -> asyncio.Task[None]:
-        """From now on start the ranks again when they have failed, and report that to `router`.
+    def report(self, text: str) -> None:
+        """The router does not use the ranks any more, for the reason `text`."""
+        self._current.report(f"ShardFailed: {text}")
 
-        `limits` replace those of the first start, so that the capacity stays the same. When the
-        ranks fail too often, the supervisor's next event is a StartupError(1).
+    def keep_running(
+        self, limits: Mapping[str, int], on_restarted: Callable[[int], None]
+    ) -> asyncio.Task[None]:
+        """From now on start the ranks again when they have failed.
+
+        `on_restarted` gets the generation that is ready then. `limits` replace those of the first
+        start, so that the capacity stays the same. When the ranks fail too often, the supervisor's
+        next event is a StartupError(1).
         """
+        self._current.loading.clear()
         for rank in self._current.ranks:
             rank.is_restarted = True
         self._commands = [
             replace(command, config={**command.config, **limits}) for command in self._commands
         ]
-        return self._children.tasks.create_task(self._keep_running(router))
+        return self._children.tasks.create_task(self._keep_running(on_restarted))
 
-    async def _keep_running(self, router: Child) -> None:
+    async def _keep_running(self, on_restarted: Callable[[int], None]) -> None:
         while True:
             failure = await self._wait_failed()
             delay = self._history.next_delay(monotonic())
@@ -122,7 +141,8 @@ class RankGroup:
                 rank.is_restarted = True
             await self._current.changed.wait()
             if not self._current.loading:
-                self._on_restarted(router)
+                self._log_restart()
+                on_restarted(self._current.number)
 
     async def _wait_failed(self) -> str:
         """Wait until the ranks have failed, and end those that still run. Return the cause."""
@@ -139,8 +159,7 @@ class RankGroup:
         ended = await self._children.first_exit(current.ranks, EXIT_REPORT_SECONDS)
         return ended.exit_error().text if ended else str(current.reported)
 
-    def _on_restarted(self, router: Child) -> None:
+    def _log_restart(self) -> None:
         seconds = monotonic() - self._current.started_at
         text = f"Shards restarted in {seconds:.1f}s"
         self._log(text, event="restarted", seconds=round(seconds, 3))
-        router.send({"generation": self._current.number})

@@ -41,7 +41,9 @@ class Resumed:
 async def recovering(first: ShardGroup, connect: Connect) -> AsyncIterator[Resumed]:
     """Keep a dispatcher connected, with `first` at first."""
     seen = Resumed()
-    running = asyncio.ensure_future(keep_connected(first, connect, seen, seen.report, seen.started))
+    running = asyncio.ensure_future(
+        keep_connected(first, 1, connect, seen, seen.report, seen.started)
+    )
     try:
         yield seen
     finally:
