@@ -41,7 +41,7 @@ ROUTER = (
     ("__main__", "preflight", "cli"),
 )
 SHARD = (
-    ("errors", "progress"),
+    ("errors", "progress", "bounded_cache"),
     ("config",),
     ("wire",),
     ("attention", "sampling"),

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, softmax
 
 from shard.attention.visibility import EVERY_KEY, Visibility
+from shard.bounded_cache import BoundedCache
 
 _MAX_CACHED_MASK_TOKENS = 16
 """Masks of up to this many tokens are cached: those of verifications, which recur."""
 _MIN_CACHED_MASK_LENGTH = 256
 """Minimum length of a cached mask."""
+_MAX_CACHED_MASK_BYTES = 64 << 20
+"""Maximum size of the masks that are cached; a larger one is built each time."""
+_MaskKey = tuple[int, int, Visibility, int, torch.dtype, torch.device]
+_masks = BoundedCache[_MaskKey, Tensor](_MAX_CACHED_MASK_BYTES, lambda _, mask: mask.nbytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +125,8 @@ def causal_mask(
     if count > _MAX_CACHED_MASK_TOKENS or visibility.chunk is not None:
         return _build_mask(count, length, visibility, group, like.dtype, like.device)
     cached_length = max(_MIN_CACHED_MASK_LENGTH, 1 << (length - 1).bit_length())
-    mask = _cached_mask(count, cached_length, visibility, group, like.dtype, like.device)
-    return mask[:, -length:]
+    key = (count, cached_length, visibility, group, like.dtype, like.device)
+    return _masks.get_or_build(key, partial(_build_mask, *key))[:, -length:]
 
 
 def _build_mask(
@@ -137,9 +142,6 @@ def _build_mask(
     zero = torch.zeros((), dtype=dtype, device=device)
     hidden = visibility.hides(queries, keys)
     return torch.where(hidden, float("-inf"), zero).repeat_interleave(group, 0)
-
-
-_cached_mask = lru_cache(maxsize=64)(_build_mask)
 
 
 def _attend_explicitly(

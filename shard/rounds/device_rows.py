@@ -11,11 +11,10 @@ host.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,18 +34,28 @@ ON_DEVICE = frozenset(
 be neutral. The log-probabilities of the prompt come from prefills, which no device round does."""
 
 
-@lru_cache(maxsize=4096)
+def _neutral_values(
+    options: type[Sampling | ReportOptions], others: Collection[str]
+) -> tuple[tuple[str, Any], ...]:
+    """Names and neutral values of the fields of `options`, except `others`."""
+    return tuple((each.name, each.default) for each in fields(options) if each.name not in others)
+
+
+_HOST_SAMPLING = _neutral_values(Sampling, ON_DEVICE)
+_HOST_REPORT = _neutral_values(ReportOptions, ON_DEVICE)
+"""What a device round does not implement."""
+
+
 def unsupported_option(sampling: Sampling, report: ReportOptions) -> str | None:
     """The first field that is neither neutral nor implemented on the device, or None."""
-    changed = (*_changed_fields(sampling), *_changed_fields(report))
-    return next((name for name in changed if name not in ON_DEVICE), None)
+    changed = (*_changed_fields(sampling, _HOST_SAMPLING), *_changed_fields(report, _HOST_REPORT))
+    return next(iter(changed), None)
 
 
-def _changed_fields(options: Sampling | ReportOptions) -> Iterator[str]:
-    neutral = type(options)()
-    for name in (field.name for field in fields(options)):
-        if getattr(options, name) != getattr(neutral, name):
-            yield name
+def _changed_fields(
+    options: Sampling | ReportOptions, neutral: Iterable[tuple[str, Any]]
+) -> Iterator[str]:
+    return (name for name, value in neutral if getattr(options, name) != value)
 
 
 class SamplingKind(IntEnum):
@@ -59,13 +68,19 @@ class SamplingKind(IntEnum):
     """Everything that is implemented on the device."""
 
 
-@lru_cache(maxsize=4096)
+_WARPERS = ("top_k", "top_p", "typical_p", "min_p")
+"""Fields that have no effect on a greedy row."""
+_SAMPLED_FILTERS = _neutral_values(Sampling, ("seed", "temperature"))
+_GREEDY_FILTERS = _neutral_values(Sampling, ("seed", "temperature", *_WARPERS))
+"""The fields that a round of the kind FILTERED implements."""
+
+
 def sampling_kind(sampling: Sampling) -> SamplingKind:
     """The least kind of round that `sampling` needs."""
-    effective = _effective(sampling)
-    if replace(effective, seed=0, temperature=0.0) != Sampling():
+    filters = _SAMPLED_FILTERS if sampling.temperature else _GREEDY_FILTERS
+    if any(_changed_fields(sampling, filters)):
         return SamplingKind.FILTERED
-    return SamplingKind.SAMPLED if effective.temperature else SamplingKind.GREEDY
+    return SamplingKind.SAMPLED if sampling.temperature else SamplingKind.GREEDY
 
 
 def _effective(sampling: Sampling) -> Sampling:

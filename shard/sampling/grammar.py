@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -24,6 +23,7 @@ import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from torch import Tensor
 
+from shard.bounded_cache import BoundedCache
 from shard.wire.protocol import MAX_GRAMMAR_ITEMS, MAX_GRAMMAR_STATES
 
 _log = logging.getLogger(__name__)
@@ -169,7 +169,9 @@ class GrammarMatchers:
         """Reads the tokenizer, which is slow, if the model has one."""
         self._path = Path(folder, "tokenizer.json")
         self._vocabulary, self._eos = vocabulary, eos
-        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._compiled = BoundedCache[str, LLMatcher](
+            MAX_CACHED_BYTES, lambda grammar, _: _estimated_bytes(grammar)
+        )
         self._lock = Lock()
         """Held briefly, never during a compilation."""
         if self._path.exists():
@@ -181,7 +183,7 @@ class GrammarMatchers:
     @property
     def cached_bytes(self) -> int:
         """Estimated size of the compiled grammars that are cached."""
-        return sum(map(_estimated_bytes, self._compiled))
+        return self._compiled.size
 
     def prepare(self, grammar: str) -> None:
         """Compile llguidance's `grammar` unless it is cached; thread-safe."""
@@ -198,16 +200,14 @@ class GrammarMatchers:
 
     def _compile(self, grammar: str) -> LLMatcher:
         with self._lock:
-            if grammar in self._compiled:
-                self._compiled.move_to_end(grammar)
-                return self._compiled[grammar]
+            cached = self._compiled.get(grammar)
+        if cached is not None:
+            return cached
         compiled = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)  # without GIL
         if not compiled.is_error():
             compiled.compute_bitmask()
         with self._lock:
-            self._compiled[grammar] = compiled
-            while len(self._compiled) > 1 and self.cached_bytes > MAX_CACHED_BYTES:
-                self._compiled.popitem(last=False)
+            self._compiled.put(grammar, compiled)
         return compiled
 
     @cached_property

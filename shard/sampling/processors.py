@@ -10,18 +10,23 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from shard import progress
+from shard.bounded_cache import BoundedCache
 from shard.sampling.position import Position
 
 _MAX_PENALTY = 1e4
 """A larger repetition penalty, or a smaller inverse, changes no order of tokens in practice."""
 HASH_KEY = 15485863
 """Multiplied by the previous token it is the seed of the green list."""
+_MAX_GREEN_LIST_BYTES = 32 << 20
+"""Maximum size of the green lists that are cached."""
+_green_lists = BoundedCache[tuple[int, int, float], Tensor](
+    _MAX_GREEN_LIST_BYTES, lambda _, ids: ids.nbytes
+)
 
 
 def watermark(scores: Tensor, positions: Sequence[Position]) -> None:
@@ -37,11 +42,16 @@ def watermark(scores: Tensor, positions: Sequence[Position]) -> None:
             scores[row, green.to(scores.device)] += position.sampling.watermark_delta
 
 
-@lru_cache(maxsize=64)
 def green_list(previous: int, vocabulary: int, gamma: float) -> Tensor:
     """Ids [vocabulary * gamma] favoured after `previous`; always drawn on the CPU."""
+    key = (previous, vocabulary, gamma)
+    return _green_lists.get_or_build(key, lambda: _draw_green_list(*key))
+
+
+def _draw_green_list(previous: int, vocabulary: int, gamma: float) -> Tensor:
     generator = torch.Generator().manual_seed(HASH_KEY * previous)
-    return torch.randperm(vocabulary, generator=generator)[: int(vocabulary * gamma)]
+    ids = torch.randperm(vocabulary, generator=generator)
+    return ids[: int(vocabulary * gamma)].clone()
 
 
 def bounded_penalty(value: float) -> float:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -61,10 +60,13 @@ def process(logits: Tensor, positions: Sequence[Position], eos: Collection[int] 
     return scores
 
 
-@lru_cache(maxsize=4096)
+_NEUTRAL = tuple((field.name, field.default) for field in fields(Sampling) if field.name != "seed")
+"""The values with which scores are the logits; the seed only matters to the choice."""
+
+
 def _is_neutral(sampling: Sampling) -> bool:
-    """Whether scores under `sampling` are the logits; the seed only matters to the choice."""
-    return replace(sampling, seed=0) == Sampling()
+    """Whether scores under `sampling` are the logits."""
+    return all(getattr(sampling, name) == value for name, value in _NEUTRAL)
 
 
 def sample(scores: Tensor, positions: Sequence[Position]) -> Tensor:

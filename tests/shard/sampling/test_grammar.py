@@ -302,7 +302,7 @@ def test_the_grammars_that_were_asked_for_last_are_kept(
     grammars = GrammarMatchers(folder, VOCABULARY, frozenset({EOS}))
     for text in ("a", "b", "a", "c"):
         grammars.prepare(regex(text))
-    assert set(grammars._compiled) == {regex("a"), regex("c")}
+    assert [text for text in "abc" if grammars._compiled.get(regex(text))] == ["a", "c"]
     assert 2 << 20 < grammars.cached_bytes < 5 << 19
     assert admitted(grammars.matcher(regex("b")).mask([], VOCABULARY)) == {
         TOKENIZER.token_to_id("b")
