@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
 from numbers import Number
+from sys import getsizeof
 from typing import Any
 
 from router import exact_json
@@ -19,8 +20,8 @@ from router.text.worker_pool import WorkerPool
 
 MAX_GRAMMAR_CHARACTERS = 1 << 18
 """Maximum length of a grammar's source."""
-MAX_CACHED_CHARACTERS = 1 << 24
-"""Maximum length of all cached grammars, sources included."""
+MAX_CACHED_BYTES = 32 << 20
+"""Maximum size of all cached grammars, sources included."""
 
 
 class GrammarKind(StrEnum):
@@ -108,7 +109,7 @@ class GrammarCompiler:
     def __init__(self, workers: WorkerPool, enabled: bool = True) -> None:
         self._workers, self._enabled = workers, enabled
         self._cache: OrderedDict[GrammarSource, str] = OrderedDict()
-        self._cached_characters = 0
+        self._cached_bytes = 0
 
     async def compile(self, source: GrammarSource | None) -> str | None:
         """`source` in llguidance's format; None for None. Raises ValidationError."""
@@ -116,10 +117,11 @@ class GrammarCompiler:
             return None
         if not self._enabled:
             raise ValidationError("grammar is not supported")
-        if source not in self._cache:
-            self._add_to_cache(source, await self._compile(source))
-        self._cache.move_to_end(source)
-        return self._cache[source]
+        text = self._cache.get(source)
+        if text is None:
+            text = await self._compile(source)
+        self._keep(source, text)
+        return text
 
     async def _compile(self, source: GrammarSource) -> str:
         prefix = _ERROR_PREFIXES.get(source.kind, "grammar is not valid: ")
@@ -132,15 +134,18 @@ class GrammarCompiler:
         except WorkerLimitExceeded as error:
             raise ValidationError(f"{prefix}it takes too much time or memory") from error
 
-    def _add_to_cache(self, source: GrammarSource, text: str) -> None:
+    def _keep(self, source: GrammarSource, text: str) -> None:
+        """Cache `text`, which another request may have compiled too, as the most recently used."""
+        if self._cache.pop(source, None) is None:
+            self._cached_bytes += _size(source, text)
         self._cache[source] = text
-        self._cached_characters += _characters(source, text)
-        while self._cached_characters > MAX_CACHED_CHARACTERS:
-            self._cached_characters -= _characters(*self._cache.popitem(last=False))
+        while self._cached_bytes > MAX_CACHED_BYTES:
+            self._cached_bytes -= _size(*self._cache.popitem(last=False))
 
 
-def _characters(source: GrammarSource, text: str) -> int:
-    return len(source.text) + len(text)
+def _size(source: GrammarSource, text: str) -> int:
+    """Bytes of one entry; a character takes 1 to 4."""
+    return getsizeof(source.text) + getsizeof(text)
 
 
 def _require_text(value: Any) -> str:

@@ -9,12 +9,12 @@ this takes too long.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from router.exact_json import nested_values
+from router.text.closed_objects import TooManyAlternatives, closed_objects
 from router.text.job_errors import JobRejected
 from shard.wire.protocol import MAX_GRAMMAR_ITEMS, MAX_GRAMMAR_STATES
 
@@ -22,6 +22,8 @@ JSON_WHITESPACE = "[ ]?"
 """Pattern of the white space in JSON, as in TGI, so that no row generates only white space."""
 LIMITS = LLParserLimits(step_max_items=MAX_GRAMMAR_ITEMS, max_lexer_states=MAX_GRAMMAR_STATES)
 """Limits of the parser, the same as on the shards."""
+TRIED_TOKENS = 8
+"""Number of tokens that a new grammar has to get through."""
 
 
 def load_tokenizer(text: str, vocabulary_size: int) -> LLTokenizer:
@@ -50,6 +52,7 @@ def compile_grammar(kind: str, text: str, tokenizer: LLTokenizer) -> str:
     if matcher.is_stopped() and not matcher.is_accepting():
         raise JobRejected("no text can match it")
     _require_rollback(matcher)
+    _try_tokens(matcher, tokenizer.eos_tokens)
     if kind == "json":
         _require_other_keys(json.loads(text), tokenizer)
     return grammar
@@ -76,8 +79,7 @@ def _from_schema(text: str) -> str:
 def _require_rollback(matcher: LLMatcher) -> None:
     """Consume an allowed token and take it back, as is done with every rejected draft."""
     trial = matcher.deep_copy()
-    mask = trial.compute_bitmask()
-    allowed = next((8 * i + _lowest_bit(byte) for i, byte in enumerate(mask) if byte), None)
+    allowed = _last_allowed(trial)
     if allowed is None or trial.is_stopped():
         return
     trial.consume_token(allowed)
@@ -90,8 +92,25 @@ def _require_rollback(matcher: LLMatcher) -> None:
         )
 
 
-def _lowest_bit(byte: int) -> int:
-    return (byte & -byte).bit_length() - 1
+def _try_tokens(matcher: LLMatcher, eos: Collection[int]) -> None:
+    """Consume a few tokens, with which the masks of an ambiguous grammar outgrow the limits."""
+    trial = matcher.deep_copy()
+    for _ in range(TRIED_TOKENS):
+        allowed = _last_allowed(trial, eos)
+        if allowed is not None:
+            trial.consume_token(allowed)
+        if trial.is_error():
+            raise JobRejected(_error_line(trial.get_error()))
+        if allowed is None or trial.is_stopped():
+            return
+
+
+def _last_allowed(matcher: LLMatcher, excluded: Collection[int] = ()) -> int | None:
+    """The highest id that may follow, or None: it is a late merge, so it tends to be long."""
+    mask = int.from_bytes(matcher.compute_bitmask(), "little")
+    for id in excluded:
+        mask &= ~(1 << id)
+    return mask.bit_length() - 1 if mask else None
 
 
 def _require_other_keys(schema: Any, tokenizer: LLTokenizer) -> None:
@@ -99,35 +118,35 @@ def _require_other_keys(schema: Any, tokenizer: LLTokenizer) -> None:
 
     llguidance allows a comma after the last of them, although no other key can follow.
     """
-    for names, patterns in _closed_objects(schema):
-        zero = {"const": 0}
-        probe = {
-            "type": "object",
-            "properties": dict.fromkeys(names, zero),
-            "patternProperties": dict.fromkeys(patterns, zero),
-            "additionalProperties": False,
-            "required": list(names),
-        }
-        matcher = LLMatcher(tokenizer, _from_schema(json.dumps(probe)), log_level=0, limits=LIMITS)
-        keys = (f"{json.dumps(name, ensure_ascii=False)}:0" for name in names)
-        tokens = tokenizer.tokenize_str("{" + ",".join(keys) + ", ")
-        if matcher.is_error() or matcher.try_consume_tokens(tokens) < len(tokens):
-            continue  # it is refused for another reason, or allows no comma
-        if not any(matcher.compute_bitmask()) or matcher.is_error():
+    try:
+        objects = list(closed_objects(schema))
+    except TooManyAlternatives as error:
+        raise JobRejected("it combines too many alternatives") from error
+    for keys in objects:
+        names = sorted(keys.names)
+        if _has_dead_end(names, sorted(keys.patterns), tokenizer):
             raise JobRejected(
                 "`patternProperties` of an object without `additionalProperties` matches only"
-                f" names that are in `properties`: {', '.join(names)[:100]}"
+                f" names that are in `properties` or `required`: {', '.join(names)[:100]}"
             )
 
 
-def _closed_objects(schema: Any) -> Iterator[tuple[list[str], list[str]]]:
-    """Names and patterns of the objects in `schema` that allow no other keys."""
-    for value in nested_values(schema):
-        if isinstance(value, dict):
-            names, patterns = value.get("properties"), value.get("patternProperties")
-            is_closed = value.get("additionalProperties") is False
-            if is_closed and isinstance(patterns, dict) and isinstance(names, dict) and names:
-                yield list(names), list(patterns)
+def _has_dead_end(names: Sequence[str], patterns: Sequence[str], tokenizer: LLTokenizer) -> bool:
+    """Whether a comma may follow the last of `names` although no key matches `patterns` there."""
+    zero = {"const": 0}
+    probe = {
+        "type": "object",
+        "properties": dict.fromkeys(names, zero),
+        "patternProperties": dict.fromkeys(patterns, zero),
+        "additionalProperties": False,
+        "required": names,
+    }
+    matcher = LLMatcher(tokenizer, _from_schema(json.dumps(probe)), log_level=0, limits=LIMITS)
+    keys = (f"{json.dumps(name, ensure_ascii=False)}:0" for name in names)
+    tokens = tokenizer.tokenize_str("{" + ",".join(keys) + ", ")
+    if matcher.is_error() or matcher.try_consume_tokens(tokens) < len(tokens):
+        return False  # it is refused for another reason, or allows no comma
+    return not any(matcher.compute_bitmask()) or bool(matcher.is_error())
 
 
 def _error_line(text: str) -> str:

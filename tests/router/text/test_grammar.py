@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
+from sys import getsizeof
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from router.errors import ValidationError
+from router.text.closed_objects import TooManyAlternatives, closed_objects
 from router.text.grammar import (
     MAX_GRAMMAR_CHARACTERS,
     GrammarCompiler,
@@ -182,6 +185,11 @@ async def test_other_options_of_rules_are_compiled(grammars: GrammarCompiler, la
         'start: e\ne: e e | e "+" e | /[^+]/',
         "start: a b\na: a a a | /[^b]/\nb: b b b | /[^a]/",
         "start: a\na: a a a a a | a a a | a a | /[ -~]/",
+        "start: a\na: a a | /./",
+        'start: a\na: a a | /[^"]/',
+        "start: a\na: a b | b a | /./\nb: a",
+        'start: a\na: a a | /./ | ""',
+        "start: s\ns: s t | t s | /[^0]/\nt: s",
     ],
 )
 async def test_ambiguous_grammars_whose_masks_exceed_the_limits_are_refused(
@@ -219,6 +227,65 @@ async def test_patterns_that_only_match_named_properties_are_refused(
         "additionalProperties": False,
     }
     assert "matches only names" in await refused(grammars, "json", wrap(schema))
+
+
+ONLY_A = {"type": "object", "patternProperties": {"^a$": INTEGER}, "additionalProperties": False}
+HAS_A: dict[str, Any] = {"type": "object", "properties": {"a": INTEGER}}
+COMBINED: dict[str, Any] = {
+    "allOf": {"allOf": [HAS_A, ONLY_A]},
+    "next to allOf": {**HAS_A, "allOf": [ONLY_A]},
+    "nested allOf": {"allOf": [{"allOf": [{"allOf": [HAS_A]}]}, {"allOf": [ONLY_A]}]},
+    "$ref": {**HAS_A, "$ref": "#/$defs/x~1y", "$defs": {"x/y": ONLY_A}},
+    "$ref in allOf": {"allOf": [HAS_A, {"$ref": "#/$defs/x"}], "$defs": {"x": ONLY_A}},
+    "anyOf": {**HAS_A, "anyOf": [{"properties": {"c": INTEGER}}, ONLY_A]},
+    "oneOf": {**HAS_A, "oneOf": [ONLY_A]},
+    "required": {**ONLY_A, "required": ["a"]},
+    "required in allOf": {"allOf": [{"required": ["a"]}, ONLY_A]},
+    "a forbidden pattern": {
+        **HAS_A,
+        "patternProperties": {"^a$": INTEGER, "^b": False},
+        "additionalProperties": False,
+    },
+    "in an array": {"type": "array", "items": {"allOf": [HAS_A, ONLY_A]}},
+    "in a property": {**HAS_A, "properties": {"b": {"allOf": [HAS_A, ONLY_A]}}},
+}
+"""Schemas in which a comma after `a` could not be followed by a key."""
+
+
+@pytest.mark.parametrize("name", COMBINED)
+async def test_patterns_that_only_match_names_of_a_combined_schema_are_refused(
+    grammars: GrammarCompiler, name: str
+) -> None:
+    assert "matches only names" in await refused(grammars, "json", COMBINED[name])
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": [HAS_A, {"patternProperties": {"^a": INTEGER}, "additionalProperties": False}]},
+        {"allOf": [HAS_A, {"patternProperties": {"^a$": INTEGER}}]},
+        {"anyOf": [HAS_A, ONLY_A]},
+        {**HAS_A, "$defs": {"x": ONLY_A}},
+        {**HAS_A, "properties": {"a": ONLY_A}},
+        {"type": "object", "properties": {"a": {"$ref": "#"}, "b": INTEGER}},
+        {"allOf": [ONLY_A, {"type": "object"}]},
+    ],
+    ids=str,
+)
+async def test_combined_schemas_without_a_dead_end_are_compiled(
+    grammars: GrammarCompiler, schema: dict[str, Any]
+) -> None:
+    assert await grammars.compile(from_schema(schema))
+
+
+def test_more_combinations_than_can_be_checked_are_too_many() -> None:
+    names = iter(range(1000))
+    choices: list[dict[str, Any]] = [
+        {"anyOf": [{"properties": {f"p{next(names)}": {}}} for _ in range(4)]} for _ in range(5)
+    ]
+    assert list(closed_objects({"allOf": choices[:4]})) == []
+    with pytest.raises(TooManyAlternatives):
+        list(closed_objects({"allOf": choices}))
 
 
 @pytest.mark.parametrize(
@@ -271,11 +338,30 @@ async def test_compiled_grammars_are_cached_and_evicted_in_order(
     first = [await grammars.compile(source) for source in sources]
     assert list(grammars._cache) == sources
     await grammars.compile(sources[0])
-    monkeypatch.setattr("router.text.grammar.MAX_CACHED_CHARACTERS", grammars._cached_characters)
+    monkeypatch.setattr("router.text.grammar.MAX_CACHED_BYTES", grammars._cached_bytes)
     await grammars.compile(GrammarSource(GrammarKind.REGEX, "b"))
     assert sources[0] in grammars._cache
     assert sources[1] not in grammars._cache
     assert await grammars.compile(sources[1]) == first[1]
+
+
+async def test_the_size_of_the_cached_grammars_is_that_of_their_text(
+    grammars: GrammarCompiler,
+) -> None:
+    sources = [GrammarSource(GrammarKind.REGEX, text) for text in ("a", "世" * 50, "é", "世" * 50)]
+    compiled = await asyncio.gather(*map(grammars.compile, sources))
+    entries = {source.text: str(text) for source, text in zip(sources, compiled, strict=True)}
+    assert grammars._cached_bytes == sum(map(getsizeof, [*entries, *entries.values()]))
+    assert grammars._cached_bytes > sum(len(text.encode()) for text in entries.values())
+
+
+async def test_a_grammar_larger_than_the_cache_is_compiled_and_not_kept(
+    grammars: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.text.grammar.MAX_CACHED_BYTES", 100)
+    source = GrammarSource(GrammarKind.REGEX, "a{3}")
+    assert await grammars.compile(source) == await grammars.compile(source)
+    assert (len(grammars._cache), grammars._cached_bytes) == (0, 0)
 
 
 async def test_a_server_with_grammars_disabled_refuses_them(folder: Path) -> None:
