@@ -2,14 +2,17 @@
 
 aiohttp has no limit, and answers what it cannot parse in plain text with the parser's message.
 Here a connection above the limit gets a 503 and is closed, and malformed HTTP gets a JSON 400, 414
-or 431. Each failure is one line of the log.
+or 431, in the form of the API whose path the request begins with. Each failure is one line of the
+log.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -25,6 +28,7 @@ from router.errors import (
     native_error,
 )
 from router.http.fault_line import fault_line
+from router.http.route_group import ErrorFormat
 
 SERVER_NAME = "tgi-laps"
 """Value of the `Server` header; it discloses no version."""
@@ -38,13 +42,29 @@ which limit was exceeded."""
 MAX_HEADER_BYTES = 8190
 """Maximum length of the name, and of the value, of a header."""
 
+_REQUEST_LINE = re.compile(rb"[A-Z]{3,16} (/[^ ?\r\n]{0,1024})")
+"""The beginning of a request with its path, of which this much is enough to know the API."""
+
 logger = logging.getLogger(__name__)
 
 
 class Connection(web.RequestHandler):
     """One connection; malformed HTTP gets a JSON error."""
 
-    __slots__ = ()
+    __slots__ = ("_format_of", "_path")
+
+    def __init__(
+        self, *args: Any, format_of: Callable[[str], ErrorFormat], **settings: Any
+    ) -> None:
+        """`format_of` returns the form of errors below a path."""
+        super().__init__(*args, **settings)
+        self._format_of, self._path = format_of, ""
+
+    def data_received(self, data: bytes) -> None:
+        """Note the path of a request that begins with `data`, since the parser may reject it."""
+        if line := _REQUEST_LINE.match(data):
+            self._path = line[1].decode(errors="replace")
+        super().data_received(data)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """As in aiohttp, but with a smaller read size, which asyncio keeps as an attribute."""
@@ -65,7 +85,7 @@ class Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("the response has already started")
         logger.debug("malformed HTTP: %s", exc and fault_line(exc))
-        return early_response(_parser_error(exc))
+        return early_response(_parser_error(exc), self._format_of(self._path))
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Log an exception that aiohttp caught, in one line."""
@@ -84,11 +104,15 @@ class RejectedConnection(asyncio.Protocol):
 
 
 def accept_connection(
-    server: web.Server | None, max_connections: int, **settings: Any
+    server: web.Server | None,
+    max_connections: int,
+    format_of: Callable[[str], ErrorFormat],
+    **settings: Any,
 ) -> asyncio.Protocol:
     """The protocol of a new connection to `server`, which has at most `max_connections`.
 
-    Without a server (it is already torn down) every connection is rejected.
+    `format_of` returns the form of errors below a path. Without a server (it is already torn down)
+    every connection is rejected.
     """
     if server is None or len(server.connections) >= max_connections:
         return RejectedConnection()
@@ -98,13 +122,14 @@ def accept_connection(
         max_line_size=MAX_URI_BYTES,
         max_field_size=MAX_HEADER_BYTES,
         auto_decompress=False,
+        format_of=format_of,
         **settings,
     )
 
 
-def early_response(error: RouterError) -> web.Response:
+def early_response(error: RouterError, error_format: ErrorFormat) -> web.Response:
     """The response to a request that no route sees; the connection is closed after it."""
-    body = orjson.dumps(native_error(error))
+    body = orjson.dumps(error_format(error))
     response = web.Response(body=body, status=error.status, headers=_response_headers())
     response.force_close()
     return response

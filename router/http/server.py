@@ -39,6 +39,8 @@ from router.http.sse import ClientDisconnected
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+ERROR_FORMAT_OF: web.AppKey[Callable[[str], ErrorFormat]] = web.AppKey("error_format_of")
+"""Of an application: the form of errors below a path."""
 _REQUEST_ID_FORMAT = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 SHUTDOWN_TIMEOUT_SECONDS = 2.0
@@ -57,9 +59,10 @@ def build_application(
     bytes.
     """
     app = web.Application(
-        middlewares=[*middlewares, log_request, _error_middleware(access, groups)],
+        middlewares=[*middlewares, log_request, _error_middleware(access)],
         client_max_size=payload_limit,
     )
+    app[ERROR_FORMAT_OF] = lambda path: error_format_of(_normalized(path), groups)
     app.on_response_prepare.append(partial(_set_common_headers, access))
     for group in groups:
         app.add_routes(group.routes)
@@ -81,10 +84,12 @@ async def run_server(
     runner = web.AppRunner(
         app, handler_cancellation=True, shutdown_timeout=SHUTDOWN_TIMEOUT_SECONDS
     )
+    format_of = app[ERROR_FORMAT_OF]
     await runner.setup()
     try:
-        _refuse_expectations(runner.server)
-        accepting = await _listen(runner.server, listener, max_connections, timeouts)
+        _refuse_expectations(runner.server, format_of)
+        connect = partial(accept_connection, runner.server, max_connections, format_of)
+        accepting = await _listen(connect, listener, timeouts)
         on_ready()
         await wait_drained()
         accepting.close()
@@ -92,7 +97,9 @@ async def run_server(
         await runner.cleanup()
 
 
-def _refuse_expectations(server: web.Server | None) -> None:
+def _refuse_expectations(
+    server: web.Server | None, format_of: Callable[[str], ErrorFormat]
+) -> None:
     """Answer 417 to expectations other than `100-continue` (RFC 9110, section 10.1.1).
 
     aiohttp refuses them outside of all middlewares, in plain text.
@@ -103,19 +110,17 @@ def _refuse_expectations(server: web.Server | None) -> None:
 
     async def checked(request: web.BaseRequest) -> web.StreamResponse:
         if request.headers.get("Expect", "100-continue").lower() != "100-continue":
-            return early_response(ExpectationFailed())
+            return early_response(ExpectationFailed(), format_of(request.path))
         return await handle(request)
 
     server.request_handler = checked
 
 
 async def _listen(
-    server: web.Server | None, listener: socket.socket, max_connections: int, timeouts: Timeouts
+    connect: Callable[..., asyncio.Protocol], listener: socket.socket, timeouts: Timeouts
 ) -> asyncio.Server:
     connect = partial(
-        accept_connection,
-        server,
-        max_connections,
+        connect,
         keepalive_timeout=timeouts.keepalive,
         lingering_time=timeouts.linger,
         access_log=None,
@@ -126,14 +131,14 @@ async def _listen(
     return await loop.create_server(connect, sock=listener, backlog=LISTEN_BACKLOG)
 
 
-def _error_middleware(access: AccessPolicy, groups: Sequence[RouteGroup]) -> Middleware:
+def _error_middleware(access: AccessPolicy) -> Middleware:
     @web.middleware
     async def render_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Assign a request id, and render every error as JSON in the form of its route."""
         received = request
         request[REQUEST_ID] = _request_id(request)
         request[RECORDS] = []
-        request[ERROR_FORMAT] = error_format_of(_normalized(request.path), groups)
+        request[ERROR_FORMAT] = request.app[ERROR_FORMAT_OF](request.path)
         try:
             request, handler, match = await _normalize_path(request, handler)
             request[PATH_PARAMETERS] = match

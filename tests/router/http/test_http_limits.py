@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import logging
+import re
 import zlib
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -68,6 +71,63 @@ async def test_headers_that_are_too_large_are_a_431(header: str) -> None:
     async with serving() as server:
         head = f"GET /health HTTP/1.1\nHost: x\n{header}"
         assert await status_and_type(server, head) == (431, "headers_too_large")
+
+
+LONG = "a" * 9000
+HUGE_HEADER = "X: " + "y" * 9000
+
+
+@pytest.mark.parametrize(
+    ("path", "is_openai"),
+    [
+        ("/v1/chat/completions", True),
+        ("//v1/models/", True),
+        ("/v1", True),
+        ("/v1/nowhere", True),
+        ("/v1x", False),
+        ("/generate", False),
+        ("/", False),
+        ("/tokenize/v1", False),
+    ],
+)
+@pytest.mark.parametrize(
+    ("query", "header", "status"),
+    [
+        ("?" + LONG, "X: y", 414),
+        ("", HUGE_HEADER, 431),
+        ("", "Expect: junk", 417),
+        ("", "no colon", 400),
+    ],
+)
+async def test_what_http_gets_wrong_has_the_form_of_the_paths_api(
+    path: str, is_openai: bool, query: str, header: str, status: int
+) -> None:
+    async with serving() as server:
+        answer = await server.send_raw(f"POST {path}{query} HTTP/1.1\nHost: x\n{header}")
+    head, _, text = answer.partition(b"\r\n\r\n")
+    error: dict[str, Any] = json.loads(text)
+    assert int(head.split(b" ", 2)[1]) == status
+    assert is_openai == isinstance(error["error"], dict)
+    assert not is_openai or error["error"]["code"] == error["error_type"]
+
+
+async def test_the_form_is_that_of_the_last_request_of_a_connection() -> None:
+    requests = [
+        "GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n",
+        f"GET /health?{LONG} HTTP/1.1\r\nHost: x\r\n\r\n",
+    ]
+    async with serving() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(requests[0].encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        [length] = re.findall(rb"Content-Length: (\d+)", head)
+        await reader.readexactly(int(length))
+        writer.write(requests[1].encode())
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error_type"] == "uri_too_long"
+    assert isinstance(json.loads(answer.partition(b"\r\n\r\n")[2])["error"], str)
 
 
 @pytest.mark.parametrize("expectation", ["junk", "100-continue, x", "200-ok", '"100-continue"'])
