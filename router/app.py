@@ -46,7 +46,7 @@ from router.text.chat_template import ChatTemplate
 from router.text.encoder import Encoder
 from router.text.grammar import GrammarCompiler
 from router.text.tokenizer import Tokenizer
-from router.text.worker_pool import WorkerFiles, WorkerPool
+from router.text.worker_pool import TextWorkers, WorkerFiles
 from shard.wire.protocol import Ready
 
 _log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class App:
     """The router's parts, of which `router.__main__` runs three: dispatcher, workers and server."""
 
     dispatcher: Dispatcher
-    workers: WorkerPool
+    workers: TextWorkers
     state_file: SchedulerStateFile
     application: web.Application
     timeouts: Timeouts
@@ -89,7 +89,7 @@ def build(config: RouterConfig, shards: ShardGroup, middlewares: Sequence[Middle
     state_file, model = scheduler_state_file(config, os.environ), load_model(config)
     ready = shards.ready_messages[0]
     log_unknown_tokens(model.tokenizer, ready.vocab_size)
-    workers = WorkerPool(
+    workers = TextWorkers(
         WorkerFiles(config.model_path, ready.vocab_size, config.server.tokenizer_config_path),
         config.limits.validation_workers,
     )
@@ -187,15 +187,15 @@ def log_unknown_tokens(tokenizer: Tokenizer, vocabulary_size: int) -> None:
 def build_route_groups(
     backend: Backend,
     model: ServedModel,
-    workers: WorkerPool,
+    workers: TextWorkers,
     timeouts: Timeouts,
     *,
     docs_ui: bool = True,
 ) -> list[RouteGroup]:
     """Everything that is served, in groups whose errors have one form."""
     bounds, server_info = backend.bounds, backend.server_info
-    encoder = Encoder(model.tokenizer, workers)
-    grammars = GrammarCompiler(workers, enabled=not bounds.disable_grammar_support)
+    encoder = Encoder(model.tokenizer, workers.long_texts)
+    grammars = GrammarCompiler(workers.jobs, enabled=not bounds.disable_grammar_support)
     intake = Intake(
         backend.dispatcher,
         encoder,
@@ -205,7 +205,7 @@ def build_route_groups(
         backend.vocabulary_size,
     )
     gateway = Gateway(backend.dispatcher, intake, backend.metrics, bounds, timeouts)
-    prompts = ChatPromptBuilder(model.template, workers, model.tool_call_parser)
+    prompts = ChatPromptBuilder(model.template, workers.jobs, model.tool_call_parser)
     native = NativeRoutes(gateway, server_info, encoder)
     openai = OpenAIRoutes(gateway, server_info, encoder, backend.vocabulary_size, prompts)
     routes = [

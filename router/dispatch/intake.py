@@ -18,9 +18,10 @@ from router.dispatch.page_hashes import PromptPages, hash_prompt
 from router.errors import ValidationError
 from router.offload import offload
 from router.requests.record import LiveRequest
-from router.requests.request import Request, ResolvedLimits, fit_to_context
+from router.requests.request import Request, ResolvedLimits, check_text_size, fit_to_context
 from router.text.encoder import Encoder
 from router.text.grammar import GrammarCompiler, GrammarSource
+from shard.wire.protocol import Sampling
 
 MAX_NAME_CHARACTERS = 40
 """Maximum number of characters of a token's name in an error message."""
@@ -72,22 +73,32 @@ class Intake:
             requests = await generation.validate()
             held.enter_context(self._dispatcher.hold_permits(len(requests) - 1))
             records: list[LiveRequest] = []
+            previous: PreparedRequest | None = None
             for request in requests:
-                arrived = self._dispatcher.now()
-                tokens = await self._encode(request)
-                prompt, max_new = fit_to_context(request, tokens, self._bounds)
-                await self._check_ids(request, prompt)
-                request = await self._with_grammar(request, generation)
-                pages = await self._hash_pages(request, prompt)
-                start = self._dispatcher.start(
-                    PreparedRequest(request_id, request, prompt, max_new, pages, arrived, call)
-                )
-                records.append(held.enter_context(start))
+                if previous is not None and _differ_in_sampling_only(request, previous.request):
+                    prepared = _with_sampling(previous, request.sampling)
+                else:
+                    prepared = await self._prepare(request_id, request, generation, call)
+                records.append(held.enter_context(self._dispatcher.start(prepared)))
+                previous = prepared
             yield generation, records
+
+    async def _prepare(
+        self, request_id: str, request: Request, generation: Generation, call: int
+    ) -> PreparedRequest:
+        arrived = self._dispatcher.now()
+        tokens = await self._encode(request)
+        prompt, max_new = fit_to_context(request, tokens, self._bounds)
+        await self._check_ids(request, prompt)
+        request = await self._with_grammar(request, generation)
+        pages = await self._hash_pages(request, prompt)
+        return PreparedRequest(request_id, request, prompt, max_new, pages, arrived, call)
 
     async def _encode(self, request: Request) -> Sequence[int]:
         if request.prompt_token_ids is not None:
             return request.prompt_token_ids
+        min_tokens = self._encoder.tokenizer.min_token_count(request.inputs)
+        check_text_size(request, min_tokens, self._bounds)
         return await self._encoder.encode(request.inputs, request.add_special_tokens)
 
     async def _check_ids(self, request: Request, prompt: Sequence[int]) -> None:
@@ -120,3 +131,14 @@ class Intake:
             return PromptPages()
         salt = request.cache_salt or ""
         return await offload(4 * len(prompt), hash_prompt, prompt, self._page_size, salt)
+
+
+def _differ_in_sampling_only(request: Request, prepared: Request) -> bool:
+    """Whether what was prepared of one request serves the other, such as one of `n` choices."""
+    return replace(request, sampling=prepared.sampling, grammar=prepared.grammar) == prepared
+
+
+def _with_sampling(prepared: PreparedRequest, sampling: Sampling) -> PreparedRequest:
+    """Another sequence with the same prompt, encoded once."""
+    request = replace(prepared.request, sampling=sampling)
+    return replace(prepared, request=request, pages=prepared.pages.copy())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -24,12 +25,16 @@ class PageHasher:
         self._digest = blake2b(salt.encode(), digest_size=_DIGEST_BYTES, person=b"salt").digest()
         self._partial_page: list[int] = []
 
+    def copy(self) -> PageHasher:
+        """A hasher that continues the same chain by itself."""
+        return copy(self)
+
     def add(self, tokens: Iterable[int]) -> tuple[int, ...]:
         """Append `tokens`; return the hashes of the pages that they fill."""
-        self._partial_page.extend(tokens)
-        full = len(self._partial_page) // self._page_size * self._page_size
-        filled = array("i", self._partial_page[:full])
-        self._partial_page = self._partial_page[full:]
+        pending = [*self._partial_page, *tokens]
+        full = len(pending) // self._page_size * self._page_size
+        filled = array("i", pending[:full])
+        self._partial_page = pending[full:]
         return tuple(
             self._hash_page(filled[start : start + self._page_size].tobytes())
             for start in range(0, full, self._page_size)
@@ -47,6 +52,10 @@ class PromptPages:
     hashes: tuple[int, ...] = ()
     hasher: PageHasher | None = None
     """Continues the chain with the generated tokens."""
+
+    def copy(self) -> PromptPages:
+        """The same for another sequence with this prompt."""
+        return PromptPages(self.hashes, self.hasher and self.hasher.copy())
 
 
 def hash_prompt(prompt: Sequence[int], page_size: int, salt: str) -> PromptPages:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -101,6 +101,10 @@ class Gateway:
             raise Unavailable("Server is shutting down")
         if reason == "failed":
             raise Unavailable("Model is unavailable")
+
+    def hold_permit(self) -> AbstractContextManager[None]:
+        """A permit for work that generates nothing. Raises Overloaded or Unavailable."""
+        return self._dispatcher.hold_permits(1)
 
     @asynccontextmanager
     async def run(

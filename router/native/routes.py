@@ -65,9 +65,11 @@ class NativeRoutes:
         return await self._stream(http, body, full_text=False)
 
     async def tokenize(self, http: web.Request) -> web.StreamResponse:
-        """POST `/tokenize`: the tokens of `inputs`; no parameter matters and no permit is taken."""
+        """POST `/tokenize`: the tokens of `inputs`; no parameter matters."""
         body = await self._gateway.read_body(http, GenerateRequest)
-        return json_response_streamed(await self._encoder.tokens_with_offsets(body.inputs))
+        with self._gateway.hold_permit():
+            tokens = await self._encoder.tokens_with_offsets(body.inputs)
+        return json_response_streamed(tokens)
 
     @asynccontextmanager
     async def running_text(

@@ -113,8 +113,9 @@ class OpenAIRoutes:
     async def chat_tokenize(self, http: web.Request) -> web.StreamResponse:
         """POST `/chat_tokenize`: a chat's text, and its tokens."""
         body = await self._gateway.read_body(http, ChatRequest)
-        text = (await self._prompt_builder.build(body, body_bytes(http))).text
-        tokens = await self._encoder.tokens_with_offsets(text, add_special_tokens=False)
+        with self._gateway.hold_permit():
+            text = (await self._prompt_builder.build(body, body_bytes(http))).text
+            tokens = await self._encoder.tokens_with_offsets(text, add_special_tokens=False)
         head, tail = b'{"tokenize_response":', b',"templated_text":' + dump_json(text) + b"}"
         return json_response_streamed([head, *tokens, tail])
 

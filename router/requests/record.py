@@ -71,6 +71,7 @@ class PromptToken:
     logprob: float | None
     top: tuple[GeneratedToken, ...] = ()
     """The most likely tokens at this position, if requested."""
+    special: bool = False
 
 
 class LiveRequest:
@@ -146,13 +147,17 @@ class LiveRequest:
             return []
         columns = zip(self.prompt, self._prompt_logprobs, self._prompt_tops, strict=True)
         return [
-            PromptToken(id, self.token_text(id), value, self._top_tokens(top))
+            PromptToken(id, self.token_text(id), value, self._top_tokens(top), self._is_special(id))
             for id, value, top in columns
         ]
 
     def token_text(self, id: int) -> str:
         """The text of a single token; special tokens by name."""
         return self._tokenizer.decode([id])
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes that a token adds to the UTF-8 of a text; special tokens by name."""
+        return self._tokenizer.token_bytes(id)
 
     @property
     def mean_logprob(self) -> float:
@@ -281,9 +286,10 @@ class LiveRequest:
         return tuple(map(self._top_token, top.ids, top.logprobs))
 
     def _top_token(self, id: int, logprob: float) -> GeneratedToken:
-        return GeneratedToken(
-            id, self.token_text(id), logprob, self._tokenizer.special_name(id) is not None
-        )
+        return GeneratedToken(id, self.token_text(id), logprob, self._is_special(id))
+
+    def _is_special(self, id: int) -> bool:
+        return self._tokenizer.special_name(id) is not None
 
 
 def by_likelihood(record: LiveRequest) -> float:

@@ -96,6 +96,9 @@ class Request:
     """Kind of text, by which answers' lengths are learned: 0 plain, 1 chat."""
     default_new_tokens: int | None = None
     """None: as many as fit."""
+    prompt_only: bool = False
+    """Whether only the prompt is reported. The token that is generated nevertheless needs no room
+    in the context."""
 
     @property
     def tenant(self) -> int:
@@ -134,6 +137,15 @@ def digest(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
+def check_text_size(request: Request, min_tokens: int, bounds: ResolvedLimits) -> None:
+    """Raise ValidationError for a text of at least `min_tokens` tokens that cannot fit."""
+    limit = _max_input(request, bounds)
+    require(
+        request.truncate is not None or min_tokens <= limit,
+        f"`inputs` must have less than {limit} tokens. Given: at least {min_tokens}",
+    )
+
+
 def fit_to_context(
     request: Request, tokens: Sequence[int], bounds: ResolvedLimits
 ) -> tuple[tuple[int, ...], int]:
@@ -148,20 +160,24 @@ def fit_to_context(
     room = max(most - used, 0)
     default = room if request.default_new_tokens is None else min(room, request.default_new_tokens)
     asked = default if request.max_new_tokens is None else request.max_new_tokens
-    counted = min(asked, COUNTED_NEW_TOKENS)
+    counted = 0 if request.prompt_only else min(asked, COUNTED_NEW_TOKENS)
     require(
         used + counted <= most,
         f"`inputs` tokens + `max_new_tokens` must be <= {most}. "
         f"Given: {used} `inputs` tokens and {counted} `max_new_tokens`",
     )
-    require(
-        used <= bounds.max_input_tokens,
-        f"`inputs` must have less than {bounds.max_input_tokens} tokens. Given: {used}",
-    )
+    limit = _max_input(request, bounds)
+    require(used <= limit, f"`inputs` must have less than {limit} tokens. Given: {used}")
     require(
         not request.decoder_input_details or used <= MAX_PROMPT_LOGPROBS,
         f"log-probabilities are returned for prompts of at most {MAX_PROMPT_LOGPROBS} tokens."
         f" Given: {used}",
     )
     require(used > 0, "`inputs` cannot be empty")  # a tokenizer may add nothing to odd text
-    return tuple(kept), min(asked, room)
+    return tuple(kept), 1 if request.prompt_only else min(asked, room)
+
+
+def _max_input(request: Request, bounds: ResolvedLimits) -> int:
+    """Maximum length of the prompt in tokens: all of the context where nothing is to follow."""
+    fills_context = request.prompt_only and bounds.max_input_tokens == bounds.max_total_tokens - 1
+    return bounds.max_total_tokens if fills_context else bounds.max_input_tokens

@@ -80,6 +80,11 @@ class Job:
     route: int = 0
     """Id of the API route, for the prediction of the answer's length."""
 
+    @property
+    def max_kv_tokens(self) -> int:
+        """Maximum number of tokens to hold KV for; a single token that is emitted is never fed."""
+        return self.prompt + (0 if self.max_new == 1 else self.max_new)
+
 
 class ScheduledRow(NamedTuple):
     """One row of a Batch: `prefill` known tokens to feed, or 0 and a `draft` length."""

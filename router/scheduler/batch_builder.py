@@ -154,7 +154,7 @@ class BatchBuilder:
         """Return the pages that `row` lacks for all its Steps, with every draft accepted."""
         prefill, _, possible = self._next_work(row)
         reach = row.known_tokens + (1 if prefill else row.max_pending + possible)
-        tokens = min(reach, row.job.prompt + row.job.max_new)
+        tokens = min(reach, row.job.max_kv_tokens)
         return self._placement.pages_for(tokens) - self._placement.pages.page_count(row.job.id)
 
     def _pending_prefix(self, row: Row) -> list[int]:

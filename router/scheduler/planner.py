@@ -67,7 +67,7 @@ class Planner:
             raise ValueError(f"prompt, answer or draft is too short in {job}")
         if len(job.hashes) not in (0, job.prompt // self._capacity.page_size):
             raise ValueError(f"there must be one hash per full page of the prompt in {job}")
-        need = self._placement.pages_for(job.prompt + job.max_new)
+        need = self._placement.pages_for(job.max_kv_tokens)
         if need > self._capacity.pages:
             raise ValueError(f"request {job.id} needs {need} of {self._capacity.pages} pages")
         row = self._rows[job.id] = self._estimator.new_row(job)

@@ -1,7 +1,8 @@
 """Encodes text off the event loop: short texts in a thread, long ones in a worker process.
 
 A thread would hold the GIL while a million token ids become Python integers, and while the
-tokenizer's own list of them is freed. From a process they arrive as plain bytes.
+tokenizer's own list of them is freed. From a process they arrive as plain bytes. Long texts have
+workers of their own, so that only they wait for each other.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class Encoder:
     """Encodes with `tokenizer`, or with `workers` that have loaded the same one."""
 
     def __init__(self, tokenizer: Tokenizer, workers: WorkerPool) -> None:
+        """`workers` should do nothing else."""
         self.tokenizer = tokenizer
+        _ = tokenizer.max_token_bytes  # looks at the whole vocabulary, which takes a while
         self._workers = workers
 
     async def encode(self, text: str, add_special_tokens: bool = True) -> Sequence[int]:

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import orjson
 from tokenizers import Encoding
 from tokenizers import Tokenizer as HfTokenizer
+
+from router.text.text_bound import max_token_bytes
+from router.text.token_bytes import TokenBytes
 
 
 class TokenizationError(ValueError):
@@ -30,6 +34,7 @@ class Tokenizer:
         self._backend = tokenizer
         added = tokenizer.get_added_tokens_decoder()
         self._special_names = {id: token.content for id, token in added.items() if token.special}
+        self._token_bytes = TokenBytes(tokenizer)
 
     @classmethod
     def load(cls, folder: str) -> Self:
@@ -51,6 +56,15 @@ class Tokenizer:
         With `add_special_tokens`, those that the tokenizer adds, such as BOS, are included.
         """
         return array("i", self._encode(text, add_special_tokens, with_offsets=False).ids)
+
+    @cached_property
+    def max_token_bytes(self) -> float:
+        """Maximum number of UTF-8 bytes of a text that one token covers; infinite if unknown."""
+        return max_token_bytes(self._backend, self._token_bytes)
+
+    def min_token_count(self, text: str) -> int:
+        """A number of tokens that `text` has at least, found without encoding it."""
+        return int(len(text.encode(errors="replace")) // self.max_token_bytes)
 
     def tokens_with_offsets(self, text: str, add_special_tokens: bool = True) -> bytes:
         """JSON array of the tokens with their offsets in the UTF-8 bytes of `text`.
@@ -75,6 +89,14 @@ class Tokenizer:
         """Same as `decode`, but releases the GIL; for use in a thread."""
         [text] = self._backend.decode_batch([ids], skip_special_tokens=False)
         return str(text)
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes that a token adds to the UTF-8 of a text; special tokens by name.
+
+        They may be a part of a character. Empty for an id without a token.
+        """
+        name = self.special_name(id)
+        return self._token_bytes.of(id) if name is None else name.encode()
 
     def special_name(self, id: int) -> str | None:
         """The name of a special token; None if `id` is not one."""

@@ -97,6 +97,23 @@ class WorkerPool:
         )
 
 
+class TextWorkers:
+    """The worker processes of one server: some for `jobs`, and another for `long_texts`."""
+
+    def __init__(self, files: WorkerFiles, count: int = 2) -> None:
+        """`count`: maximum number of processes for templates and grammars."""
+        self.jobs, self.long_texts = WorkerPool(files, count), WorkerPool(files, 1)
+
+    async def prestart(self) -> None:
+        """Start one worker for jobs, so that the first one does not wait for it."""
+        await self.jobs.prestart()
+
+    async def close(self) -> None:
+        """Kill the idle workers."""
+        await self.jobs.close()
+        await self.long_texts.close()
+
+
 async def _exchange(worker: Process, line: bytes) -> tuple[Mapping[str, Any], list[bytes]]:
     """Send a job; read the first line of the result, and its bytes in chunks."""
     assert worker.stdin  # noqa: S101 - by construction

@@ -131,7 +131,7 @@ class EchoEngine:
         row = EchoRow(new, list(new.tokens), new.cached, new.draft_cached)
         _require(row.remaining > 0, f"row {new.id} has no token left to emit")
         limit = self.ready().max_length
-        _require(new.prompt + new.max_new <= limit, f"row {new.id} may exceed {limit} tokens")
+        _require(new.prompt + new.max_new - 1 <= limit, f"row {new.id} may exceed {limit} tokens")
         self._rows[new.id] = row
 
     def _append_pages(self, grow: AppendPages) -> None:

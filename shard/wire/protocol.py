@@ -68,7 +68,8 @@ class Ready:
     """Usable pages, without page 0, the trash page."""
     max_rows: int
     max_length: int
-    """Maximum number of tokens of one row, prompt and output."""
+    """Maximum number of tokens of one row that the model is fed, prompt and output; the last token
+    that a row emits is not."""
     vocab_size: int
     speculate: int
     """Maximum draft length; 0 without a drafter."""

@@ -30,7 +30,7 @@ from router.scheduler.api import DeviceCapacity, RequestStatus, SchedulerStatus
 from router.server_info import ServerInfo
 from router.text.chat_template import ChatTemplate
 from router.text.tokenizer import Tokenizer
-from router.text.worker_pool import WorkerFiles, WorkerPool
+from router.text.worker_pool import TextWorkers, WorkerFiles
 from tests.support.families import byte_level
 from tests.support.paths import ROOT
 
@@ -86,6 +86,7 @@ class PromptToken:
     text: str
     logprob: float | None
     top: tuple[Token, ...] = ()
+    special: bool = False
 
 
 PREEMPTIONS = {"keep": 1, "swap": 2, "recompute": 0}
@@ -145,6 +146,11 @@ class ScriptedRecord:
 
     def token_text(self, id: int) -> str:
         return next(token.text for token in HELLO if token.id == id)
+
+    def token_bytes(self, id: int) -> bytes:
+        played = (part for part in self.script if isinstance(part, Token))
+        known: tuple[Token | PromptToken, ...] = (*self.prompt_tokens, *played, *HELLO)
+        return next(token.text for token in known if token.id == id).encode()
 
     @property
     def prompt_tokens(self) -> list[PromptToken]:
@@ -313,7 +319,7 @@ async def _serving(
     docs_ui: bool,
     folder: Path,
 ) -> AsyncIterator[RunningServer]:
-    workers = WorkerPool(WorkerFiles(str(folder), VOCAB_SIZE), 1)
+    workers = TextWorkers(WorkerFiles(str(folder), VOCAB_SIZE), 1)
     model = replace(MODEL, template=ChatTemplate.load(str(folder)))
     metrics = Metrics(BOUNDS, CAPACITY)
     backend = Backend(dispatcher, metrics, BOUNDS, server_info, CAPACITY, VOCAB_SIZE)  # type: ignore[arg-type]

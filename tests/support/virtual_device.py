@@ -272,7 +272,7 @@ class Device(VirtualDevice):
         cap = min(limit for limit in limits if limit is not None)
         assert 0 <= run.draft <= min(cap, left - 1), "drafts too far"
         worst = known + sum(emitting) + (run.draft + 1 if not run.prefill else 1)
-        worst = min(worst, client.job.prompt + client.job.max_new)
+        worst = min(worst, client.job.max_kv_tokens)
         room = len(slot.pages) * self.capacity.page_size
         assert worst <= room, "worst case not reserved"
 

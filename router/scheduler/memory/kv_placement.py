@@ -89,10 +89,8 @@ class KvPlacement:
         follow.
         """
         job, size = row.job, self._capacity.page_size
-        expected = self.pages_for(
-            row.known_tokens + min(job.max_new - row.emitted, EXPECTED_ANSWER_TOKENS)
-        )
-        reserved = self.pages_for(job.prompt + job.max_new)
+        expected = self.pages_for(min(row.known_tokens + EXPECTED_ANSWER_TOKENS, job.max_kv_tokens))
+        reserved = self.pages_for(job.max_kv_tokens)
         if row.host_slots:
             self.pages.open_table(job.id, (), expected, reserved)
             return None

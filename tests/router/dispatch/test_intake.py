@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -101,14 +101,46 @@ async def test_the_steps_come_in_order_and_leaving_undoes_them() -> None:
         assert generation is journal
         assert list[Any](records) == journal.started
         assert journal.permits == 6
-    each = ["encode", "grammar", "prepare compiled a", "start"]
     assert journal.steps == [
         *("precheck", "hold 1", "validate", "hold 1"),
-        *each,
-        *each,
-        *("cancel", "cancel"),
+        *("encode", "grammar", "prepare compiled a"),
+        *("start", "start", "cancel", "cancel"),
     ]
     assert journal.permits == 8
+
+
+async def test_each_prompt_is_encoded_once_for_all_of_its_choices() -> None:
+    choices = [Request(text, Sampling(seed=seed)) for text in "ab" for seed in range(3)]
+    journal = Journal(choices, source=SOURCE)
+    async with intake(journal).open("id", journal.precheck):
+        assert journal.steps.count("encode") == journal.steps.count("grammar") == 2
+        started = [prepared.request for prepared in journal.started]
+        assert started == [replace(choice, grammar="compiled a") for choice in choices]
+        first, second, *_ = (prepared.pages.hasher for prepared in journal.started)
+    assert first is not None
+    assert second is not None
+    assert first.add((1, 2, 3, 4)) != first.add((1, 2, 3, 4))  # a chain, which the others ...
+    assert second.add((1, 2, 3, 4)) == PageHasher(PAGE_SIZE).add((*PROMPT, 1, 2, 3, 4))[2:]
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 5000, " " * 5000, "世" * 2000, "the " * 2000, "😀" * 1500, "\n" * 9999]
+)
+async def test_a_text_that_cannot_fit_is_refused_without_encoding_it(text: str) -> None:
+    journal = Journal([Request(text, Sampling())], source=SOURCE)
+    least = TOKENIZER.min_token_count(text)
+    refusal = f"must have less than 99 tokens. Given: at least {least}$"
+    with pytest.raises(ValidationError, match=refusal):
+        async with intake(journal).open("id", journal.precheck):
+            pass
+    assert "encode" not in journal.steps
+    assert journal.permits == 8
+
+
+async def test_a_text_of_which_only_the_end_is_kept_may_have_any_length() -> None:
+    journal = Journal([Request("a" * 5000, Sampling(), truncate=5)])
+    async with intake(journal).open("id", journal.precheck):
+        assert journal.started[0].prompt == PROMPT[-5:]
 
 
 async def test_what_is_started_lacks_nothing() -> None:
@@ -159,7 +191,7 @@ async def test_a_prompt_that_is_too_long_is_refused_before_its_grammar_is_looked
 
 
 async def test_a_sequence_that_fails_ends_those_before_it() -> None:
-    journal = Journal([request(), request(truncate=0, prompt_token_ids=())])
+    journal = Journal([request(), request(prompt_token_ids=())])
     with pytest.raises(ValidationError, match="cannot be empty"):
         async with intake(journal).open("id", journal.precheck):
             pass

@@ -521,10 +521,19 @@ async def test_tokens_are_told_with_the_bytes_that_they_come_from() -> None:
 
 
 async def test_truncate_and_the_other_parameters_change_nothing() -> None:
-    async with serving(ScriptedDispatcher(full=True)) as server:
+    async with serving() as server:
         body = {"inputs": "abc", "parameters": {"truncate": 1, "temperature": -1.0}}
         assert len((await server.post("/tokenize", body)).json()) == 3
         assert (await server.post("/tokenize", {"inputs": ""})).json() == []
+
+
+async def test_tokenizing_takes_a_permit_like_a_generation() -> None:
+    chat = {"messages": [{"role": "user", "content": "a"}]}
+    async with serving(ScriptedDispatcher(full=True)) as server:
+        for path, body in (("/tokenize", {"inputs": "a"}), ("/chat_tokenize", chat)):
+            response = await server.post(path, body)
+            assert (response.status, response.headers["Retry-After"]) == (429, "1")
+            assert response.json()["error_type"] == "overloaded"
 
 
 async def test_a_body_of_wrong_types_is_refused() -> None:

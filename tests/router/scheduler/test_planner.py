@@ -179,6 +179,16 @@ def test_a_job_that_can_never_fit_is_refused() -> None:
         submit(scheduler, 1, prompt=1)
 
 
+def test_a_prompt_that_fills_the_cache_is_served_if_one_token_is_emitted() -> None:
+    scheduler = fcfs(capacity(pages=4))
+    submit(scheduler, 1, prompt=16, max_new=1)
+    batch = plan(scheduler)
+    assert [growth.pages for growth in batch.grow] == [(1, 2, 3, 4)]
+    assert sum(row.prefill for row in batch.run) == 16
+    with pytest.raises(ValueError, match="needs 5 of 4 pages"):
+        submit(scheduler, 2, prompt=17, max_new=1)
+
+
 @pytest.mark.parametrize(("prompt", "max_new", "draft"), [(0, 1, 1), (1, 0, 1), (1, 1, -1)])
 def test_a_job_without_prompt_or_answer_is_refused(prompt: int, max_new: int, draft: int) -> None:
     with pytest.raises(ValueError, match="too short"):

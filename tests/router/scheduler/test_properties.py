@@ -120,7 +120,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         hashes = page_hashes(values, self.capacity.page_size) if shares else ()
         who = {"priority": priority, "tenant": tenant}
         job = Job(id, self.now, prompt, max_new, expected, speculate, hashes, **who)
-        if prompt + max_new > self.capacity.pages * self.capacity.page_size:
+        if job.max_kv_tokens > self.capacity.pages * self.capacity.page_size:
             with pytest.raises(ValueError, match="pages"):
                 self.scheduler.submit(job, self.now)
             return

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from router.text.encoder import Encoder
 from router.text.job_errors import JobRejected, WorkerLimitExceeded
-from router.text.worker_pool import WorkerFiles, WorkerPool
+from router.text.tokenizer import Tokenizer
+from router.text.worker_pool import TextWorkers, WorkerFiles, WorkerPool
 from tests.support.families import byte_level
 
 FOREVER = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
@@ -58,6 +61,26 @@ async def test_a_killed_worker_is_replaced(workers: WorkerPool) -> None:
     with pytest.raises(WorkerLimitExceeded):
         await render(workers, "a")
     assert await render(workers, "a") == "a"
+
+
+async def test_no_other_job_waits_for_a_long_text(tmp_path: Path) -> None:
+    """The worker of long texts is stopped, so its job lasts as long as the test wants."""
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages|length }}"}')
+    workers = TextWorkers(WorkerFiles(str(tmp_path), 300), count=1)
+    try:
+        await workers.long_texts.prestart()
+        [worker] = workers.long_texts._idle
+        worker.send_signal(signal.SIGSTOP)
+        encoder = Encoder(Tokenizer(byte_level()), workers.long_texts)
+        texts = [asyncio.create_task(encoder.encode("a" * (1 << 16))) for _ in range(4)]
+        assert await render(workers.jobs, "a") == "1"
+        assert list(await encoder.encode("ab")) == byte_level().encode("ab").ids
+        assert not any(text.done() for text in texts)
+        worker.send_signal(signal.SIGCONT)
+        assert [len(ids) for ids in await asyncio.gather(*texts)] == [1 << 16] * 4
+    finally:
+        await workers.close()
 
 
 async def test_a_cancelled_job_kills_its_worker_and_frees_its_slot(
