@@ -12,6 +12,7 @@ from typing import Any
 from router.errors import RouterError
 from router.openai import logprobs, validation
 from router.openai.chat_prompt import ChatPrompt
+from router.openai.parsing.content_tokens import ContentTokens
 from router.openai.parsing.output import OutputDelta
 from router.openai.parsing.tool_calls import ToolCallDelta
 from router.openai.request_models import ChatRequest
@@ -69,7 +70,7 @@ class ChatFormatter:
     ) -> None:
         self._body, self._records, self._server_info = body, records, server_info
         self._response_header = response_header
-        self._parsers = [prompt.new_parser() for _ in records]
+        self._contents = [ContentTokens(prompt.new_parser()) for _ in records]
 
     def start_events(self) -> Iterable[dict[str, Any]]:
         """None."""
@@ -77,12 +78,12 @@ class ChatFormatter:
 
     def token_events(self, index: int, number: int) -> Iterable[dict[str, Any]]:
         """One chunk."""
-        reason, delta = self._parse_token(index, number)
+        reason, delta, entries = self._parse_token(index, number)
         first = {"role": "assistant"} if number == 1 else {}
         choice = {
             "index": index,
             "delta": {**first, **_delta_fields(delta)},
-            "logprobs": self._logprobs(index, number),
+            "logprobs": logprobs.chat_logprobs(entries),
             "finish_reason": reason,
         }
         with_usage = self._body.stream_options.continuous_usage_stats
@@ -118,26 +119,25 @@ class ChatFormatter:
         counts = usage(self._records, len(self._records))
         return {"usage": counts, **speculation_metrics(self._records, self._server_info)}
 
-    def _parse_token(self, index: int, number: int) -> tuple[str | None, OutputDelta]:
-        record, parser = self._records[index], self._parsers[index]
-        reason = finish_reason(record, number)
-        delta = parser.push(record.tokens[number - 1].text, last=reason is not None)
-        return "tool_calls" if reason == "stop" and parser.has_calls else reason, delta
-
-    def _logprobs(self, index: int, number: int) -> dict[str, Any] | None:
-        if not self._body.logprobs:
-            return None
-        record = self._records[index]
-        return logprobs.chat_logprobs(record, record.tokens[number - 1])
+    def _parse_token(
+        self, index: int, number: int
+    ) -> tuple[str | None, OutputDelta, list[dict[str, Any]]]:
+        """The finish reason, what the token adds, and the log-probabilities of its content."""
+        record, content = self._records[index], self._contents[index]
+        token, reason = record.tokens[number - 1], finish_reason(record, number)
+        delta, numbers = content.push(
+            token.text, last=reason is not None, hidden=logprobs.is_hidden(record, token)
+        )
+        entries = logprobs.token_logprobs(record, numbers if self._body.logprobs else ())
+        return "tool_calls" if reason == "stop" and content.has_calls else reason, delta, entries
 
     def _choice(self, index: int) -> dict[str, Any]:
         numbers = range(1, len(self._records[index].tokens) + 1)
         parsed = [self._parse_token(index, number) for number in numbers]
-        entries = [self._logprobs(index, number) for number in numbers]
         return {
             "index": index,
-            "message": assistant_message([delta for _, delta in parsed]),
-            "logprobs": logprobs.merge_chat_logprobs(entries),
+            "message": assistant_message([delta for _, delta, _ in parsed]),
+            "logprobs": logprobs.chat_logprobs([entry for *_, part in parsed for entry in part]),
             "finish_reason": parsed[-1][0],
         }
 

@@ -63,10 +63,11 @@ def build_requests(
     )
     texts, count = parse_prompts(body, bounds), validation.validated_choice_count(body, bounds)
     require(body.best_of in (None, 1, count), "`best_of` must be 1 or `n`")
-    if _is_prompt_only(body):
+    prompt_only = _is_prompt_only(body)
+    if prompt_only:
         body = body.model_copy(update={body.token_limit_field: 1})
     base = validation.validate(body, bounds, vocabulary_size, options)
-    base = replace(base, default_new_tokens=DEFAULT_MAX_TOKENS)
+    base = replace(base, default_new_tokens=DEFAULT_MAX_TOKENS, prompt_only=prompt_only)
     requests = [_with_prompt(base, text, decode) for text in texts]
     return [choice for request in requests for choice in expand_best_of(request, count)]
 
@@ -99,7 +100,7 @@ class CompletionFormatter:
     ) -> None:
         self._body, self._records, self._server_info = body, records, server_info
         self._header_fields = response_header.common_fields("text_completion", ID_PREFIX)
-        self._columns = [LogprobColumns() for _ in records]
+        self._columns = [LogprobColumns(record) for record in records]
         self._prompt_only = _is_prompt_only(body)
 
     def start_events(self) -> Iterable[dict[str, Any]]:
@@ -158,13 +159,11 @@ class CompletionFormatter:
     def _logprobs(self, index: int, number: int) -> dict[str, Any] | None:
         if self._body.logprobs is None:
             return None
-        record, columns = self._records[index], self._columns[index]
-        if number == 1:
-            for prompt_token in record.prompt_tokens:
-                columns.add(prompt_token, prompt_token.text, len(prompt_token.text))
+        columns = self._columns[index]
+        if number == 1 and self._body.echo:
+            columns.add_prompt()
         if not self._prompt_only:
-            token = record.tokens[number - 1]
-            columns.add(token, record.token_text(token.id), len(token.text))
+            columns.add(self._records[index].tokens[number - 1])
         return columns.drain()
 
     def _finish_reason(self, record: LiveRequest, number: int) -> str | None:

@@ -8,11 +8,13 @@ ids.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 from router.errors import RouterError
+from router.openai.logprobs import is_hidden, token_logprobs
+from router.openai.parsing.content_tokens import ContentTokens
 from router.openai.parsing.output import OutputParser
 from router.openai.parsing.tool_calls import ToolCallDelta
 from router.openai.request_models import NamedTool
@@ -35,7 +37,8 @@ class ResponsesApiFormatter:
         record: LiveRequest,
         response_header: ResponseHeader,
     ) -> None:
-        self._body, self._parser, self._record = body, parser, record
+        self._body, self._record = body, record
+        self._content = ContentTokens(parser)
         self._response_header = response_header
         self._output: list[dict[str, Any]] = []
         """Items; the last one is open if `_open_kind` is set."""
@@ -53,13 +56,15 @@ class ResponsesApiFormatter:
 
     def token_events(self, index: int, number: int) -> Iterable[dict[str, Any]]:
         """What the token adds to the open item, and the items that it closes and opens."""
-        last = finish_reason(self._record, number) is not None
-        delta = self._parser.push(self._record.tokens[number - 1].text, last)
+        record, token = self._record, self._record.tokens[number - 1]
+        last = finish_reason(record, number) is not None
+        delta, numbers = self._content.push(token.text, last=last, hidden=is_hidden(record, token))
+        logprobs = token_logprobs(record, numbers if self._body.returns_logprobs else ())
         if delta.reasoning:
             self._reasoning_tokens += 1
             yield from self._append_text("reasoning", delta.reasoning)
         if delta.content:
-            yield from self._append_text("message", delta.content)
+            yield from self._append_text("message", delta.content, logprobs)
         for call in delta.calls:
             yield from self._append_call(call)
 
@@ -86,17 +91,20 @@ class ResponsesApiFormatter:
     def _status(self) -> str:
         return "incomplete" if self._record.finish_reason == "length" else "completed"
 
-    def _append_text(self, kind: str, text: str) -> Iterator[dict[str, Any]]:
+    def _append_text(
+        self, kind: str, text: str, logprobs: Sequence[dict[str, Any]] = ()
+    ) -> Iterator[dict[str, Any]]:
         if self._open_kind != kind:
             yield from self._close_item()
             yield from self._open_item(kind, _NEW_ITEM_BY_KIND[kind]())
         part = self._output[-1]["content"][0]
         part["text"] += text
+        more = {}
+        if kind == "message":
+            part["logprobs"] += logprobs
+            more = {"logprobs": list(logprobs)}
         yield self._item_event(
-            _TEXT_EVENT_BY_KIND[kind] + ".delta",
-            content_index=0,
-            delta=text,
-            **_logprobs_field(kind),
+            _TEXT_EVENT_BY_KIND[kind] + ".delta", content_index=0, delta=text, **more
         )
 
     def _append_call(self, part: ToolCallDelta) -> Iterator[dict[str, Any]]:
@@ -131,9 +139,8 @@ class ResponsesApiFormatter:
         else:
             part = dict(_first_part(item))
             name = _TEXT_EVENT_BY_KIND[kind] + ".done"
-            yield self._item_event(
-                name, content_index=0, text=part["text"], **_logprobs_field(kind)
-            )
+            more = {"logprobs": part["logprobs"]} if kind == "message" else {}
+            yield self._item_event(name, content_index=0, text=part["text"], **more)
             yield self._item_event("content_part.done", content_index=0, part=part)
         yield self._indexed_event("output_item.done", item=item)
 
@@ -169,6 +176,7 @@ class ResponsesApiFormatter:
             "text": echoed["text"],
             "tool_choice": _tool_choice(body.tool_choice),
             "tools": echoed["tools"] or [],
+            "top_logprobs": body.top_logprobs or 0,
             "top_p": 1.0 if body.top_p is None else body.top_p,
             "truncation": "disabled",
             "usage": self._usage() if status != "in_progress" else None,
@@ -222,10 +230,6 @@ def _call_item(part: ToolCallDelta) -> dict[str, Any]:
 
 _NEW_ITEM_BY_KIND = {"message": _message_item, "reasoning": _reasoning_item}
 _TEXT_EVENT_BY_KIND = {"message": "output_text", "reasoning": "reasoning_text"}
-
-
-def _logprobs_field(kind: str) -> dict[str, Any]:
-    return {"logprobs": []} if kind == "message" else {}
 
 
 def _has_parts(item: dict[str, Any]) -> bool:

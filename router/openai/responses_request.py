@@ -66,6 +66,10 @@ class ReasoningOptions(Body):
     """How much the model should reason, passed on to the chat template."""
 
 
+LOGPROBS = "message.output_text.logprobs"
+"""The value of `include` that is supported."""
+MAX_INCLUDED = 16
+"""Maximum length of `include`."""
 MAX_METADATA_ENTRIES = 16
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
@@ -107,12 +111,23 @@ class ResponsesRequest(RefusesFields):
     """Options of the model's reasoning."""
     user: str | None = None
     """End-user id, used for fair scheduling between users."""
+    include: Annotated[list[str], Field(max_length=MAX_INCLUDED)] | None = None
+    """More output to return. Only `message.output_text.logprobs` is supported: the
+    log-probabilities of the text's tokens."""
+    top_logprobs: U32 | None = None
+    """Return this many of the most likely tokens at each position of the text, up to 20. A number
+    above 0 returns log-probabilities also without `include`."""
     metadata: Metadata | None = None
     """Up to 16 key-value pairs that are returned with the response."""
     previous_response_id: str | None = None
     """Not supported: responses are not stored, so a request with an id is rejected."""
     background: bool = False
     """Not supported: responses are not stored, so `true` is rejected."""
+
+    @property
+    def returns_logprobs(self) -> bool:
+        """Whether the text's log-probabilities are returned."""
+        return bool(self.include or self.top_logprobs)
 
 
 def to_chat_body(body: ResponsesRequest) -> ChatRequest:
@@ -125,6 +140,8 @@ def to_chat_body(body: ResponsesRequest) -> ChatRequest:
         "`previous_response_id` is not supported: responses are not stored",
     )
     require(not body.background, "`background` is not supported: responses are not stored")
+    for name in body.include or ():
+        require(name == LOGPROBS, f"`include` supports only `{LOGPROBS}`. Given: `{name[:80]}`")
     require(body.max_output_tokens != 0, "`max_output_tokens` must be strictly positive")
     tools = [_nested_tool(tool, f"tools.{index}") for index, tool in enumerate(body.tools or ())]
     messages = list(_messages(body))
@@ -133,6 +150,8 @@ def to_chat_body(body: ResponsesRequest) -> ChatRequest:
         "model": body.model,
         "messages": messages,
         "max_tokens": body.max_output_tokens,
+        "logprobs": body.returns_logprobs,
+        "top_logprobs": body.top_logprobs,
         "temperature": body.temperature,
         "top_p": body.top_p,
         "tools": tools or None,

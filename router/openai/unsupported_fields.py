@@ -76,11 +76,9 @@ COMPLETION_FIELDS: Mapping[str, UnsupportedField] = {
 RESPONSES_FIELDS: Mapping[str, UnsupportedField] = {
     "context_management": UnsupportedField(([],)),
     "conversation": UnsupportedField((), _NOT_STORED),
-    "include": UnsupportedField(([],)),
     "modalities": UnsupportedField((["text"], [])),
     "prompt": UnsupportedField((), _NOT_STORED),
-    "top_logprobs": UnsupportedField((0,), "use `/v1/chat/completions`"),
-    "truncation": UnsupportedField(("disabled",)),
+    "truncation": UnsupportedField(("disabled",), "shorten `input`"),
 }
 
 

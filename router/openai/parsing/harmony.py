@@ -43,6 +43,11 @@ class HarmonyParser:
         """Kinds of text returned so far, True for reasoning; the next message starts a new line."""
         self.has_calls = False
 
+    @property
+    def held_length(self) -> int:
+        """Number of characters at the end of the text so far that are held back."""
+        return len(self._held)
+
     def push(self, text: str, last: bool) -> OutputDelta:
         """What `text` adds; nothing is held back once it is the `last`."""
         self._held += text

@@ -34,6 +34,11 @@ class ReasoningSplitter:
         self._has_reasoning = False
         """Whether any reasoning was returned."""
 
+    @property
+    def held_length(self) -> int:
+        """Number of characters that are held back."""
+        return len(self._held)
+
     def push(self, text: str, last: bool) -> tuple[str, str]:
         """Reasoning and content that `text` adds; nothing is held back once it is the `last`."""
         self._held += text
@@ -74,6 +79,10 @@ class OutputParser(Protocol):
     has_calls: bool
     """Whether the output has a tool call."""
 
+    @property
+    def held_length(self) -> int:
+        """Number of characters at the end of the text so far that are held back."""
+
     def push(self, text: str, last: bool) -> OutputDelta:
         """What `text` adds; nothing is held back once it is the `last`."""
 
@@ -87,6 +96,13 @@ class DelegatingOutputParser:
         self._reasoning_splitter, self._tool_call_parser = reasoning_splitter, tool_call_parser
         self.has_calls = False
         """Whether the output has a tool call."""
+
+    @property
+    def held_length(self) -> int:
+        """Number of characters at the end of the text so far that are held back."""
+        splitter = self._reasoning_splitter
+        in_splitter = 0 if splitter is None else splitter.held_length
+        return self._tool_call_parser.held_length + in_splitter
 
     def push(self, text: str, last: bool) -> OutputDelta:
         """What `text` adds; nothing is held back once it is the `last`."""

@@ -34,6 +34,10 @@ ContentAndCalls = tuple[str, tuple[ToolCallDelta, ...]]
 class ToolCallParser(Protocol):
     """Finds the calls of one choice."""
 
+    @property
+    def held_length(self) -> int:
+        """Number of characters at the end of the text so far that are held back."""
+
     def push(self, text: str, last: bool) -> ContentAndCalls:
         """What `text` adds; nothing is held back once it is the `last`."""
 
@@ -47,6 +51,8 @@ def held_suffix_length(text: str, mark: str) -> int:
 
 class NoToolCalls:
     """The parser of a chat without tools: all text is content."""
+
+    held_length = 0
 
     def push(self, text: str, last: bool) -> ContentAndCalls:
         """The text."""
@@ -83,6 +89,11 @@ class StreamedCalls:
         """Reads the current block of calls, if there is one."""
         self._may_start_bare = format.starts_bare
         """Whether nothing but white space was there so far."""
+
+    @property
+    def held_length(self) -> int:
+        """Number of characters at the end of the text so far that are held back."""
+        return len(self._cursor.text)
 
     def push(self, text: str, last: bool) -> ContentAndCalls:
         """Content, and complete calls."""
@@ -162,12 +173,18 @@ class ForcedCall:
         self._arguments: str | None = None
         """The arguments so far, once the tool is known."""
 
+    @property
+    def held_length(self) -> int:
+        """Number of characters at the end of the text so far that are held back."""
+        return len(self._held)
+
     def push(self, text: str, last: bool) -> ContentAndCalls:
         """Parts of the call; output that ends before the tool is known is content."""
         self._held += text
         name = self._match_prefix() if self._arguments is None else None
         if self._arguments is None:
-            return self._held if last else "", ()
+            content, self._held = (self._held, "") if last else ("", self._held)
+            return content, ()
         arguments = self._new_arguments(self._arguments, last)
         self._arguments += arguments
         if name is not None:

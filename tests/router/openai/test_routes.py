@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from router.errors import GenerationFailed
+from router.config import Limits
+from router.errors import GenerationFailed, ValidationError
 from router.openai import completions
 from router.openai.request_models import CompletionRequest
 from router.openai.unsupported_fields import (
@@ -18,7 +19,7 @@ from router.openai.unsupported_fields import (
     RESPONSES_FIELDS,
     UnsupportedField,
 )
-from router.requests.request import fit_to_context
+from router.requests.request import Request, fit_to_context, resolve_limits
 from tests.support.paths import ROOT
 from tests.support.serving import (
     BOUNDS,
@@ -188,16 +189,15 @@ async def test_log_probabilities_of_a_chat() -> None:
         told = (await server.post("/v1/chat/completions", body)).json()
         chunks = await stream_events(server, "/v1/chat/completions", body)
         request, _ = server.dispatcher.opened[0]
-    first, second = told["choices"][0]["logprobs"]["content"]
+    [first] = told["choices"][0]["logprobs"]["content"]
     assert first["token"] == " Hello"
     assert first["bytes"] == list(b" Hello")
     assert [(top["token"], top["logprob"]) for top in first["top_logprobs"]] == [
         (" Hello", -0.25),
         (" «世»", -2.0),
     ]
-    assert second["token"] == "</s>"
-    told_each = [chunk["choices"][0]["logprobs"]["content"] for chunk in chunks]
-    assert told_each == [[first], [second]]
+    told_each = [chunk["choices"][0]["logprobs"] for chunk in chunks]
+    assert told_each == [{"content": [first]}, None]  # the end is not part of the content
     assert (request.report.raw_logprobs, request.report.top_n) == (True, 2)
 
 
@@ -214,7 +214,7 @@ async def test_echo_tells_the_prompt_and_its_log_probabilities() -> None:
         "tokens": ["a", "b", " Hello"],
         "token_logprobs": [None, -0.5, -0.25],
         "top_logprobs": [None, {"b": -0.5}, {" Hello": -0.25, " «世»": -0.125}],
-        "text_offset": [0, 1, 2],
+        "text_offset": [0, 1, 3],
     }
     assert chunk["choices"] == [choice]
     assert request.report.prompt_logprobs
@@ -459,6 +459,37 @@ def test_the_default_of_completions_is_reduced_to_the_room_in_the_context() -> N
     assert fit_to_context(request, range(used), BOUNDS)[1] == 5
 
 
+def prompt_only(body: dict[str, Any]) -> Request:
+    [request] = completions.build_requests(
+        CompletionRequest(**body), BOUNDS, VOCAB_SIZE, lambda ids: "text"
+    )
+    return request
+
+
+@pytest.mark.parametrize("logprobs", [None, 0, 5])
+@pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
+def test_an_echo_alone_may_fill_the_whole_context(limit: str, logprobs: int | None) -> None:
+    request = prompt_only({**PLAIN, "echo": True, limit: 0, "logprobs": logprobs})
+    assert fit_to_context(request, range(BOUNDS.max_total_tokens), BOUNDS)[1] == 1
+    with pytest.raises(ValidationError, match=r"must be <= 2000\. Given: 2001 `inputs`"):
+        fit_to_context(request, range(BOUNDS.max_total_tokens + 1), BOUNDS)
+
+
+def test_an_echo_alone_keeps_to_the_operators_limit_of_prompts() -> None:
+    request = prompt_only({**PLAIN, "echo": True, "max_tokens": 0})
+    bounds = resolve_limits(Limits(max_input_tokens=100), 2000)
+    assert fit_to_context(request, range(100), bounds)[1] == 1
+    with pytest.raises(ValidationError, match=r"must have less than 100 tokens\. Given: 101"):
+        fit_to_context(request, range(101), bounds)
+
+
+@pytest.mark.parametrize("body", [{"echo": True}, {"max_tokens": 1}, {"echo": True, "n": 1}])
+def test_a_completion_needs_room_for_a_token(body: dict[str, Any]) -> None:
+    request = prompt_only({**PLAIN, **body})
+    with pytest.raises(ValidationError):
+        fit_to_context(request, range(BOUNDS.max_total_tokens), BOUNDS)
+
+
 UNSUPPORTED: dict[str, tuple[Mapping[str, UnsupportedField], dict[str, Any]]] = {
     CHATS: (
         CHAT_FIELDS,
@@ -489,8 +520,6 @@ UNSUPPORTED: dict[str, tuple[Mapping[str, UnsupportedField], dict[str, Any]]] = 
         RESPONSES_FIELDS,
         {
             "conversation": {"id": "c"},
-            "include": ["message.output_text.logprobs"],
-            "top_logprobs": 3,
             "prompt": {"id": "p"},
             "truncation": "auto",
             "modalities": ["audio"],
@@ -798,6 +827,15 @@ async def test_an_invocation_with_messages_or_a_prompt_is_openais() -> None:
             "`input.0.output.0`: image modality is not supported",
         ),
         ({"max_output_tokens": 0}, "`max_output_tokens` must be strictly positive"),
+        (
+            {"include": ["reasoning.encrypted_content"]},
+            "`include` supports only `message.output_text.logprobs`. Given:"
+            " `reasoning.encrypted_content`",
+        ),
+        ({"include": ["message.output_text.logprobs"] * 17}, "include: List should have at most"),
+        ({"include": "message.output_text.logprobs"}, "include: "),
+        ({"top_logprobs": 21}, "`top_logprobs` must be >= 0 and <= 20. Given: 21"),
+        ({"top_logprobs": -1}, "top_logprobs: "),
         ({"tools": [{"type": "function", "name": ""}]}, "tools.0.name: String should have at"),
         ({"temperature": -1}, "`temperature` must be strictly positive"),
     ],
@@ -833,6 +871,45 @@ async def test_a_response_takes_a_history_with_calls_and_their_results() -> None
     assert item["content"][0]["text"] == TEXT
     assert told["usage"]["output_tokens"] == 3
     assert told["usage"]["input_tokens_details"] == {"cached_tokens": 2}
+
+
+@pytest.mark.parametrize(
+    ("body", "rivals"),
+    [
+        ({"include": ["message.output_text.logprobs"]}, 0),
+        ({"include": ["message.output_text.logprobs"], "top_logprobs": 1}, 1),
+        ({"top_logprobs": 1}, 1),
+    ],
+    ids=str,
+)
+async def test_a_response_has_the_log_probabilities_of_its_text(
+    body: dict[str, Any], rivals: int
+) -> None:
+    top = (Token(16, " «世»", -2.0),)
+    script = (Token(15, " Hello", -0.25, top=top), Token(2, "</s>", -1.0, True))
+    async with serving(ScriptedDispatcher(*script)) as server:
+        answer = (await server.post(RESPONSES, {"input": "Say", **body})).json()
+        events = await stream_events(server, RESPONSES, {"input": "Say", **body})
+        request, _ = server.dispatcher.opened[0]
+    rival = {"token": " «世»", "logprob": -2.0, "bytes": list(" «世»".encode())}
+    entry = {"token": " Hello", "logprob": -0.25, "bytes": list(b" Hello")}
+    expected = [{**entry, "top_logprobs": [rival] * rivals}]
+    assert answer["output"][0]["content"][0]["logprobs"] == expected
+    assert answer["top_logprobs"] == rivals
+    texts = [event for event in events if "output_text" in event["type"]]
+    assert [event["logprobs"] for event in texts] == [expected, expected]
+    assert (request.report.raw_logprobs, request.report.top_n) == (True, rivals)
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"include": []}, {"include": None}, {"top_logprobs": 0}], ids=str
+)
+async def test_a_response_has_no_log_probabilities_by_default(body: dict[str, Any]) -> None:
+    async with serving() as server:
+        answer = (await server.post(RESPONSES, {"input": "Say", **body})).json()
+        [(request, _)] = server.dispatcher.opened
+    assert answer["output"][0]["content"][0]["logprobs"] == []
+    assert not request.report.raw_logprobs
 
 
 async def test_the_events_of_a_response_build_its_items() -> None:
