@@ -153,7 +153,13 @@ def loaded_from(folder: Path) -> LoadedModel:
 
 
 @pytest.mark.parametrize(("dtype", "near"), [("bfloat16", 0.15), ("float16", 0.02)])
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt-oss", "mixtral"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("llama", "gemma2", "gpt-oss", "mixtral", "bloom", "falcon-alibi", "gptj", "mpt"),
+        *("deepseek-v3", "llama4", "lfm2"),
+    ],
+)
 def test_half_precision_serves_with_logits_near_those_of_float32(
     model: Model, name: str, dtype: str, near: float
 ) -> None:

@@ -62,7 +62,14 @@ def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("name", [*tiny.PAGED, *tiny.ALSO_SERVED])
+OWN_BUFFERS_AND_TIES = (
+    *("bloom-six", "falcon-groups", "gptj", "gpt-neo", "mpt-clipped", "stablelm"),
+    *("lfm2", "llama4"),
+)
+"""Architectures with adapters, among them those with computed buffers and tied heads."""
+
+
+@pytest.mark.parametrize("name", [*tiny.PAGED, *tiny.ALSO_SERVED, *OWN_BUFFERS_AND_TIES])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_every_value_is_the_one_that_transformers_loads(
     model: Model, name: str, dtype: torch.dtype
@@ -77,6 +84,19 @@ def test_every_value_is_the_one_that_transformers_loads(
         assert torch.equal(value, found[key]), key
     assert len(list(module.parameters())) == len(list(reference.parameters()))  # ties are kept
     assert told[-1][0] == told[-1][1]
+
+
+@pytest.mark.parametrize("name", ["bloom-six", "gpt2", "falcon-groups"])
+def test_names_without_the_prefix_of_the_base_model_are_found(
+    model: Model, tmp_path: Path, name: str
+) -> None:
+    folder = copytree(model(name), tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    bare = {key.removeprefix("transformer."): value for key, value in tensors.items()}
+    assert bare.keys() != tensors.keys()
+    save_file(bare, folder / "model.safetensors", metadata={"format": "pt"})
+    expected, found = values(read(Path(model(name)))[0]), values(read(folder)[0])
+    assert all(torch.equal(value, found[key]) for key, value in expected.items())
 
 
 def test_several_files_are_found_through_their_index(model: Model, tmp_path: Path) -> None:
