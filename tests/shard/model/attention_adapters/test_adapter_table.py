@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.models.llama4 import Llama4Config, Llama4ForConditionalGeneration
 
 from shard.attention.interface import IMPLEMENTATION
 from shard.errors import StartupError
@@ -52,7 +54,33 @@ def test_an_adapted_architecture_emits_the_tokens_of_transformers(model: Model, 
         assert drive(served, SPECS, plan) == expected
 
 
-@pytest.mark.parametrize("name", ["falcon", "gptj", "gpt-neo", "bloom", "mpt", "llama4"])
+def test_the_text_part_of_a_checkpoint_with_images_is_served(tmp_path: Path) -> None:
+    vision = {
+        **{"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+        **{"intermediate_size": 32, "vision_output_dim": 16, "image_size": 28, "patch_size": 14},
+        **{"projector_input_dim": 16, "projector_output_dim": 16},
+    }
+    torch.manual_seed(0)
+    whole: Any = Llama4ForConditionalGeneration(
+        Llama4Config(text_config=tiny.LLAMA4, vision_config=vision)
+    )
+    for parameter in whole.parameters():
+        parameter.data.mul_(3)
+    whole.save_pretrained(tmp_path)
+    ids = torch.tensor([SPECS[1].prompt])
+    generated = whole.eval().generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=SPECS[1].max_new,
+        do_sample=False,
+        repetition_penalty=DIVERSE.repetition_penalty,
+    )
+    expected = generated[0, len(SPECS[1].prompt) :].tolist()
+    assert len(set(expected)) > 40
+    assert drive(engine(str(tmp_path)), [SPECS[1]], DrivePlan()) == [expected]
+
+
+@pytest.mark.parametrize("name", ["falcon", "gptj", "gpt-neo", "bloom", "mpt", "llama4", "lfm2"])
 def test_transformers_attention_is_restored_inside_the_block_only(name: str) -> None:
     config: Any = tiny.CONFIGS[name]()
     module: Any = AutoModelForCausalLM.from_config(
@@ -67,7 +95,8 @@ def test_transformers_attention_is_restored_inside_the_block_only(name: str) -> 
             assert torch.equal(module(input_ids=ids, use_cache=False).logits, own)
     adapter = ADAPTERS[config.model_type]
     parts: list[Any] = [part for part in module.modules() if isinstance(part, adapter.attention)]
-    assert len(parts) == config.num_hidden_layers
+    convolutions = getattr(config, "layer_types", None) or []
+    assert len(parts) == (convolutions.count("conv") or config.num_hidden_layers)
     assert all(part.forward.__func__ is adapter.forward for part in parts)
 
 
