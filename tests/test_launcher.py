@@ -336,6 +336,32 @@ def test_a_router_killed_at_run_time_is_started_again_and_the_shards_stay(
     assert processes.has_ended(shard)
 
 
+def test_a_router_and_a_shard_that_die_together_are_both_started_again(
+    launch: Launch, processes: Processes
+) -> None:
+    running = launch(GOOD)
+    shard, router = launch.child(running), launch.child(running)
+    running.line("Connected")
+    os.kill(router, SIGKILL)
+    os.kill(shard, SIGKILL)
+    assert processes.has_ended(router)
+    lines = {running.line(" restarted in ").split()[0] for _ in range(2)}
+    assert lines == {"Router", "Shards"}
+    running.signal(SIGTERM)
+    assert running.end() == 0
+
+
+def test_shards_are_started_again_with_the_limits_that_the_router_has_reported(
+    launch: Launch,
+) -> None:
+    ready = READY | {"shard_limits": {"stderr": ["the limits of the first start"]}}
+    running = launch(GOOD, router=DRAINS | {"events": [ready]})
+    shard = launch.child(running)
+    running.line("Connected")
+    os.kill(shard, SIGKILL)
+    running.line("rank 0: the limits of the first start")
+
+
 def test_a_router_that_fails_too_often_ends_everything_with_exit_1(
     launch: Launch, processes: Processes
 ) -> None:

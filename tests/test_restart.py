@@ -170,6 +170,10 @@ async def test_a_router_that_dies_is_replaced_and_the_shards_stay(
             await progress.reach(10)
             os.kill(before[0], SIGKILL)
             assert_same(await answers, undisturbed)
+        for pid in (*child_pids(server.process.pid, "router"), shards(server)[0]):
+            os.kill(pid, SIGKILL)
+        await asyncio.to_thread(server.line, "Router restarted in ")
+        assert_same(await stream_all(url, [ENDLESS], Progress()), undisturbed)
     server.signal(SIGTERM)
     assert server.end() == 0
 

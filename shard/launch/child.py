@@ -71,10 +71,12 @@ class Child:
         self.send(command.config)
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Write `message` as one line of JSON to the child's stdin."""
-        with contextlib.suppress(BrokenPipeError):  # it has exited; its exit is reported
-            _require_pipe(self.process.stdin).write(json.dumps(message).encode() + b"\n")
-            _require_pipe(self.process.stdin).flush()
+        """Write `message` as one line of JSON to the child's stdin, unless the child has ended."""
+        stdin = _require_pipe(self.process.stdin)
+        with contextlib.suppress(BrokenPipeError):  # its exit is reported
+            if not stdin.closed:
+                stdin.write(json.dumps(message).encode() + b"\n")
+                stdin.flush()
 
     def request_exit(self) -> None:
         """Ask the child to exit by closing its stdin."""

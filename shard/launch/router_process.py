@@ -9,6 +9,7 @@ handles the events of all children while the server serves is here.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 
@@ -88,9 +89,12 @@ class RouterProcess:
         if delay is None:
             raise StartupError(1, failure.text)
         self._log(f"Restarting the router in {delay} s: {failure.text}", event="router_restarting")
-        await asyncio.sleep(delay)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                while True:
+                    await self._handle_event()
         while not self._group.is_ready:
-            self._group.on_event(await self._children.next_event())
+            await self._handle_event()
         self._child = self._start()
         self._child.is_restarted = True
 
@@ -100,12 +104,16 @@ class RouterProcess:
         return self._children.start(replace(self._command, config=config))
 
     async def _next_event(self) -> ChildEvent:
-        """The router's next event; the group gets what concerns the ranks."""
-        while True:
-            event = await self._children.next_event()
-            self._group.on_event(event)
-            if event.child is self._child:
-                return event
+        """The router's next event."""
+        while (event := await self._handle_event()).child is not self._child:
+            pass
+        return event
+
+    async def _handle_event(self) -> ChildEvent:
+        """The next event of any child, which the group has been given."""
+        event = await self._children.next_event()
+        self._group.on_event(event)
+        return event
 
     async def _wait_for(self, name: str) -> ChildEvent:
         while (event := await self._next_event()).event != name:
