@@ -42,7 +42,7 @@ from router.scheduler.api import DeviceCapacity, Scheduler
 from router.scheduler.config import SchedulerConfig
 from router.server_info import ServerInfo
 from router.shards.group import ShardGroup
-from router.text.chat_template import ChatTemplate
+from router.text.chat_template import NO_TEMPLATE, ChatTemplate
 from router.text.encoder import Encoder
 from router.text.grammar import GrammarCompiler
 from router.text.tokenizer import Tokenizer
@@ -89,6 +89,8 @@ def build(config: RouterConfig, shards: ShardGroup, middlewares: Sequence[Middle
     state_file, model = scheduler_state_file(config, os.environ), load_model(config)
     ready = shards.ready_messages[0]
     log_unknown_tokens(model.tokenizer, ready.vocab_size)
+    if model.template is None:
+        _log.warning("chat requests are refused: %s", NO_TEMPLATE)
     workers = TextWorkers(
         WorkerFiles(config.model_path, ready.vocab_size, config.server.tokenizer_config_path),
         config.limits.validation_workers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import urllib.error
 import urllib.request
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
@@ -67,3 +68,17 @@ def test_a_server_restarts_on_its_port_although_clients_poll_it(
             running.signal(how)
             assert running.end() in (0, -SIGKILL)
             assert responses.get(timeout=30)
+
+
+def test_a_model_without_a_chat_template_gives_a_warning_and_chats_a_422_with_the_cure(
+    processes: Processes, folder: Path
+) -> None:
+    flags = ("--echo", "--model-id", str(folder), "--hostname", "127.0.0.1", "-p", "0")
+    running = processes.start(str(ROOT / "launcher.py"), *flags)
+    assert "`--tokenizer-config-path FILE`" in running.line("chat requests are refused")
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        post(f"{running.url()}/v1/chat/completions", messages=[{"role": "user", "content": "Hi"}])
+    assert caught.value.code == 422
+    text = json.loads(caught.value.read())["error"]["message"]
+    assert text.startswith("Template error: template not found; ")
+    assert "`--tokenizer-config-path FILE`" in text

@@ -25,7 +25,7 @@ from router.openai.parsing.tool_calls import KnownTools
 from router.openai.request_models import ChatRequest, ResponseFormat
 from router.requests.rules import require
 from router.text import grammar
-from router.text.chat_template import ChatTemplate
+from router.text.chat_template import NO_TEMPLATE, ChatTemplate
 from router.text.job_errors import JobRejected, WorkerLimitExceeded
 from router.text.worker_pool import WorkerPool
 
@@ -114,7 +114,7 @@ class ChatPromptBuilder:
 
     async def _render(self, variables: dict[str, Any]) -> str:
         if self._template_source is None:
-            raise ChatTemplateError("template not found")
+            raise ChatTemplateError(f"template not found; {NO_TEMPLATE}")
         try:
             return await self._workers.run_job("render", variables=variables)
         except JobRejected as fault:

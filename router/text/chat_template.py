@@ -20,6 +20,11 @@ from jinja2.exceptions import TemplateError, TemplateSyntaxError, UndefinedError
 from router.text.job_errors import JobRejected
 from router.text.template_sandbox import CallArguments, chat_template_environment
 
+NO_TEMPLATE = (
+    "the model has no chat template: start the server with `--tokenizer-config-path FILE`, a JSON"
+    " object with a `chat_template`, or send a prompt to /v1/completions or /generate"
+)
+"""What clients and operators read about a model without a chat template."""
 _ENVIRONMENT = chat_template_environment()
 _CONTINUATION_MARK = "\u2063end of the last message\u2063"
 """Appended with a space to a message that the model continues, to find its end in the text."""

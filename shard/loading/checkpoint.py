@@ -30,6 +30,8 @@ MIN_SHARED_VOCABULARY = 0.5
 """Fraction of the smaller vocabulary that draft and target must share, or drafting is useless."""
 HEAD_COUNT_KEYS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 """Names of the number of attention heads in the configurations of different architectures."""
+SLOW_TOKENIZER_FILES = ("tokenizer.model", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+"""Files of tokenizers that transformers can convert to `tokenizer.json`."""
 HEADER_LENGTH_BYTES = 8
 """Bytes of a safetensors file's first field, the length of its JSON header."""
 
@@ -47,6 +49,7 @@ def check(target: Path, draft: Path | None, world: int, *, weights: bool = True)
     check_heads(read_config(target), world)
     if draft:
         draft_token_ids(target, draft)
+    check_tokenizer(target)
 
 
 def check_architecture(folder: Path, config: dict[str, Any]) -> None:
@@ -101,6 +104,20 @@ def check_weights(folder: Path) -> None:
             raise StartupError(4, f"{folder / name} is missing, although {index.name} names it")
     for file in files:
         _check_file_size(file)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Refuse a folder without `tokenizer.json`, with the way to get one. Raises StartupError(4)."""
+    if (folder / "tokenizer.json").exists():
+        return
+    if any((folder / name).exists() for name in SLOW_TOKENIZER_FILES):
+        cure = (
+            "write it with `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` of"
+            " transformers, which converts the tokenizer files that are there"
+        )
+    else:
+        cure = "copy it from the repository of the model, or of the model it was trained from"
+    raise StartupError(4, f"{folder / 'tokenizer.json'} is missing; {cure}")
 
 
 def draft_token_ids(target: Path, draft: Path) -> dict[int, int] | None:

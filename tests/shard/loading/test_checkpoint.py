@@ -49,7 +49,7 @@ def test_a_valid_pair_passes_and_padded_sizes_may_differ(tmp_path: Path) -> None
 
 
 def test_fewer_kv_heads_than_shards_are_fine_but_heads_must_divide(tmp_path: Path) -> None:
-    target = model(tmp_path / "target")
+    target = model(tmp_path / "target", vocab={})
     checkpoint.check(target, None, 6)
     fault = refusal(target, world=4)
     assert fault.code == 2
@@ -81,7 +81,7 @@ def test_convolutions_are_refused_unless_their_inputs_can_be_paged(
     tmp_path: Path, kind: str
 ) -> None:
     layers = {"num_attention_heads": 4, "layer_types": ["conv", "full_attention"]}
-    checkpoint.check(model(tmp_path / kind, {"model_type": kind, **layers}), None, 1)
+    checkpoint.check(model(tmp_path / kind, {"model_type": kind, **layers}, {}), None, 1)
     fault = refusal(model(tmp_path / "other", {"model_type": "other", **layers}))
     assert "`other` keeps a recurrent state" in fault.text
 
@@ -92,7 +92,7 @@ def test_an_encoder_decoder_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_remote_code_is_refused_unless_transformers_has_the_architecture(tmp_path: Path) -> None:
-    checkpoint.check(model(tmp_path / "known", LLAMA | {"auto_map": {}}), None, 1)
+    checkpoint.check(model(tmp_path / "known", LLAMA | {"auto_map": {}}, {}), None, 1)
     fault = refusal(model(tmp_path / "own", {"model_type": "nobodys", "auto_map": {}}))
     assert fault.code == 4
     assert "config.json requires the model's own code" in fault.text
@@ -137,6 +137,34 @@ def test_a_damaged_configuration_is_named(tmp_path: Path, body: str) -> None:
 
 def test_a_folder_without_configuration_is_named(tmp_path: Path) -> None:
     assert "config.json is missing" in refusal(tmp_path).text
+
+
+@pytest.mark.parametrize(
+    ("present", "cure"),
+    [
+        ((), "copy it from the repository of the model"),
+        (("README.md", "tokenizer_config.json"), "copy it from the repository of the model"),
+        (("tokenizer.model",), "save_pretrained(folder)` of transformers"),
+        (("vocab.json", "merges.txt"), "save_pretrained(folder)` of transformers"),
+        (("spiece.model",), "save_pretrained(folder)` of transformers"),
+        (("sentencepiece.bpe.model",), "save_pretrained(folder)` of transformers"),
+    ],
+)
+def test_a_missing_tokenizer_is_refused_with_the_way_to_get_one(
+    tmp_path: Path, present: tuple[str, ...], cure: str
+) -> None:
+    target = model(tmp_path / "target")
+    for name in present:
+        (target / name).write_text("{}")
+    fault = refusal(target)
+    assert fault.code == 4
+    assert fault.text.startswith(f"{target / 'tokenizer.json'} is missing; ")
+    assert cure in fault.text
+
+
+def test_a_draft_needs_no_tokenizer(tmp_path: Path) -> None:
+    target = model(tmp_path / "target", LLAMA | {"vocab_size": 16}, {"a": 0})
+    checkpoint.check(target, model(tmp_path / "draft", LLAMA | {"vocab_size": 16}), 1)
 
 
 def test_a_draft_of_another_vocabulary_is_refused_with_sizes_and_a_token(tmp_path: Path) -> None:
