@@ -29,12 +29,13 @@ class ModelConfig:
     """The models, their precision, and the number of shards."""
 
     model_id: str | None = option(
-        None, "hub id or folder of the target model; default: the bundled target and draft"
+        None,
+        "hub id, folder or GGUF file of the target model; default: the bundled target and draft",
     )
     revision: str | None = option(None, "revision of the target model on the hub")
     draft_model_id: str | None = option(
         None,
-        "hub id or folder of the draft model",
+        "hub id, folder or GGUF file of the draft model",
         aliases=("assistant-model-id", "speculative-model-id"),
     )
     draft_revision: str | None = option(None, "revision of the draft model on the hub")

@@ -62,6 +62,7 @@ def test_every_dependency_has_an_exact_version() -> None:
     lines = (ROOT / "constraints.txt").read_text().lower().replace("_", "-").splitlines()
     pinned = {line.partition("==")[0] for line in lines}
     extras = PROJECT["project"]["optional-dependencies"]
-    for entry in (*PROJECT["project"]["dependencies"], *extras["dev"], *extras["traces"]):
+    optional = (*extras["dev"], *extras["gguf"], *extras["traces"])
+    for entry in (*PROJECT["project"]["dependencies"], *optional):
         name = entry.partition(";")[0].partition(">=")[0].partition("[")[0].strip()
         assert name.lower() in pinned | UNPINNED, name

@@ -36,7 +36,7 @@ class ChildCommand:
     """A child to start; `config` becomes the first line of its stdin."""
 
     name: str
-    """`rank N`, `router` or `fetch`."""
+    """`rank N`, `router`, `fetch` or `convert`."""
     argv: Sequence[str]
     config: Mapping[str, Any]
     descriptors: tuple[int, ...] = ()
@@ -45,7 +45,8 @@ class ChildCommand:
     @property
     def error_prefix(self) -> str:
         """The first part of the child's error names, which are TGI's."""
-        return {"router": "Webserver", "fetch": "Download"}.get(self.name, "Shard")
+        names = {"router": "Webserver", "fetch": "Download", "convert": "Conversion"}
+        return names.get(self.name, "Shard")
 
 
 class Child:

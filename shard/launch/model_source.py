@@ -1,10 +1,12 @@
 """Which folders are served: the operator's, the bundled models', or a download from the Hub.
 
-Weights in another folder are linked into one with the model's other files, not copied.
+A GGUF file is converted to a folder first. Weights in another folder are linked into one with the
+model's other files, not copied.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 from child_command import INSTALL_ROOT, python_command
 from shard.config import DEFAULT_DRAFT_LENGTH, ModelConfig
 from shard.errors import StartupError
+from shard.gguf.conversion_cache import converted_folder
+from shard.gguf.selection import check_gguf, find_gguf
 from shard.launch.child import ChildCommand
 from shard.launch.supervisor import Supervisor
 
@@ -40,7 +44,7 @@ class ModelFolders:
 async def resolve_models(
     config: ModelConfig, supervisor: Supervisor, run_folder: Path, *, weights: bool = True
 ) -> ModelFolders:
-    """Find the folders of target and draft, and download the models that are not local.
+    """Find the folders of target and draft; download or convert the models that are not ready.
 
     Without `weights`, only the other files are downloaded. Raises StartupError.
     """
@@ -50,27 +54,47 @@ async def resolve_models(
     if config.max_draft_length(DEFAULT_DRAFT_LENGTH) == 0:
         draft = None
     options = {"cache": config.huggingface_hub_cache, "weights": weights}
-    folder = await _model_folder(target, config.revision, supervisor, options)
+    folder = await _model_folder(target, config.revision, config.dtype, supervisor, options)
     if config.weights_cache_override:
         folder = link_weights(folder, Path(config.weights_cache_override), run_folder / "target")
     if draft is None:
         return ModelFolders(folder, None, target, None)
-    draft_folder = await _model_folder(draft, config.draft_revision, supervisor, options)
+    revision = config.draft_revision
+    draft_folder = await _model_folder(draft, revision, config.dtype, supervisor, options)
     return ModelFolders(folder, draft_folder, target, draft)
 
 
 async def _model_folder(
-    model: str, revision: str | None, supervisor: Supervisor, options: dict[str, Any]
+    model: str,
+    revision: str | None,
+    dtype: str | None,
+    supervisor: Supervisor,
+    options: dict[str, Any],
 ) -> Path:
+    if file := find_gguf(model):
+        return await _converted(file, dtype, supervisor)
     if folder := _local_folder(model):
         return folder
     job = {"model_id": model, "revision": revision, **options}
-    download = supervisor.start(
-        ChildCommand("fetch", python_command("shard.launch.hub_download"), job)
-    )
-    found = await supervisor.wait_for("found", download)
-    download.exit_expected = True
-    await supervisor.wait_for("ended", download)
+    return await _result_of(supervisor, "fetch", "shard.launch.hub_download", job)
+
+
+async def _converted(file: Path, dtype: str | None, supervisor: Supervisor) -> Path:
+    """The folder that a GGUF file has been converted to, now or by an earlier start."""
+    folder = converted_folder(file, dtype, os.environ)
+    if folder.is_dir():
+        return folder
+    check_gguf(file)
+    job = {"file": str(file), "folder": str(folder), "dtype": dtype}
+    return await _result_of(supervisor, "convert", "shard.gguf", job)
+
+
+async def _result_of(supervisor: Supervisor, name: str, module: str, job: dict[str, Any]) -> Path:
+    """The folder that a child process, which runs `module`, reports as `found`."""
+    child = supervisor.start(ChildCommand(name, python_command(module), job))
+    found = await supervisor.wait_for("found", child)
+    child.exit_expected = True
+    await supervisor.wait_for("ended", child)
     return Path(found.data["path"])
 
 
