@@ -25,7 +25,6 @@ from functools import partial
 from pathlib import Path
 from typing import get_type_hints
 
-from child_command import python_command
 from router import log_levels
 from router.cli import config_file, flags, port
 from router.cli.console import ConsoleLog
@@ -33,6 +32,7 @@ from router.cli.tgi_flags import IgnoredTgiFlags, UnsupportedTgiFlags
 from router.cli.versions import describe
 from router.config import Limits, RouterConfig, ServerConfig
 from router.scheduler.config import SchedulerConfig
+from shard.child_command import python_command
 from shard.config import (
     DEFAULT_DRAFT_LENGTH,
     DEFAULT_PREFILL_TOKENS,

@@ -14,7 +14,7 @@ from tests.support.paths import ROOT
 from tests.support.processes import Processes
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-SOURCES = ("launcher.py", "child_command.py", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("launcher.py", "pyproject.toml", "README.md", "LICENSE")
 FOLDERS = ("router", "shard", "benchmark", "tests/support")
 INSTALLED = ("router", "shard")
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
@@ -49,7 +49,7 @@ def test_the_wheel_holds_every_file_of_the_product_and_nothing_else(
         if path.is_file() and "__pycache__" not in path.parts
     }
     installed = {name for name in wheel_members if ".dist-info/" not in name}
-    assert installed == files | {"launcher.py", "child_command.py"}
+    assert installed == files | {"launcher.py"}
     assert "shard/demo/target/model.safetensors" in installed
 
 

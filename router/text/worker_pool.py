@@ -17,9 +17,9 @@ from typing import Any
 
 import orjson
 
-from child_command import python_command, python_environment
 from router import exact_json
 from router.text.job_errors import JobRejected, WorkerLimitExceeded
+from shard.child_command import python_command, python_environment
 
 CHUNK_BYTES = 1 << 18
 """Maximum number of bytes of a result that are read at once."""

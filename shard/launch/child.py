@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any
 
-from child_command import python_environment
+from shard.child_command import python_environment
 from shard.errors import StartupError
 
 STDERR_TAIL_LINES = 50

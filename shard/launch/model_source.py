@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from child_command import INSTALL_ROOT, python_command
+from shard.child_command import INSTALL_ROOT, python_command
 from shard.config import DEFAULT_DRAFT_LENGTH, ModelConfig
 from shard.errors import StartupError
 from shard.gguf.conversion_cache import converted_folder

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-INSTALL_ROOT = Path(__file__).resolve().parent
+INSTALL_ROOT = Path(__file__).resolve().parent.parent
 """Folder of the packages `router` and `shard`."""
 
 

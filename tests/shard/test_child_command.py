@@ -15,7 +15,7 @@ from signal import SIGTERM
 import pytest
 
 import launcher
-from child_command import INSTALL_ROOT, python_command, python_environment
+from shard.child_command import INSTALL_ROOT, python_command, python_environment
 from shard.launch.model_source import ModelFolders
 from tests.support.paths import ROOT
 from tests.support.processes import Processes
