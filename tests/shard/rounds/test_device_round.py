@@ -13,8 +13,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
-from shard.attention import backends, interface
+from shard.attention import backends
 from shard.engine import Engine
+from shard.model.attention_adapters.adapter_table import build_implementation, install_adapter
 from shard.model.packed_model import LoadedModel, PackedModel, probe_layer_shapes
 from shard.rounds import device_sampling
 from shard.rounds.device_round import DeviceRound
@@ -134,7 +135,13 @@ def test_a_row_may_ignore_the_ends_of_texts(pair: tuple[Engine, Engine]) -> None
     assert len(emitted[0][1]) == 40
 
 
-@pytest.mark.parametrize("name", ["qwen3", "mistral", "gemma2", "gemma3", "gpt2", "gpt-oss"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("qwen3", "mistral", "gemma2", "gemma3", "gpt2", "gpt-oss"),
+        *("bloom", "gpt-neo", "deepseek-v3", "llama4", "lfm2"),
+    ],
+)
 def test_every_kind_of_attention_stays_on_the_device(model: Model, name: str) -> None:
     wanted = device_specs([DEVICE_SAMPLINGS["top-p"], GREEDY] * 4)
     plain = drive(tiny.engine(model(name)), wanted, DrivePlan(batch=1))
@@ -368,7 +375,9 @@ def test_starting_a_round_reads_nothing_back(
 META = torch.device("meta")
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "phi3"])
+@pytest.mark.parametrize(
+    "name", ["llama", "gemma3", "gpt2", "phi3", "falcon-alibi", "gptj", "mpt", "llama4", "lfm2"]
+)
 def test_a_whole_round_runs_where_there_are_no_values(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,10 +397,12 @@ def test_a_whole_round_runs_where_there_are_no_values(
 
 
 def weightless(name: str) -> LoadedModel:
+    config = tiny.CONFIGS[name]()
     with META:
         module = AutoModelForCausalLM.from_config(
-            tiny.CONFIGS[name](), attn_implementation=interface.IMPLEMENTATION
+            config, attn_implementation=build_implementation(config)
         ).eval()
+    install_adapter(module)
     shapes = probe_layer_shapes(module, name, META)
     return LoadedModel(name, module, shapes, torch.float32, META, VOCABULARY, 128, frozenset({EOS}))
 
