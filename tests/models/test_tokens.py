@@ -33,6 +33,7 @@ TEXTS = (
     "def fibonacci(n):\n    if n < 2:\n        return n\n",
     "1, 1, 2, 3, 5, 8, 13, 21, 1, 1, 2, 3, 5, 8, 13, 21, 1, 1, 2,",
     "Write a short poem about the sea and the mountains.",
+    "Seven animals of the forest, each with its color and its favorite food:",
     "Die Hauptstadt Österreichs heißt 😀",
 )
 LONG_TEXT = "The quick brown fox jumps over the lazy dog, and then it sleeps. " * 40
