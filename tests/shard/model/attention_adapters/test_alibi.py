@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from shard.model.attention_adapters.alibi import fold_key_bias
 
-TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-6, torch.bfloat16: 2e-7}
-"""Relative to the largest bias; in half precision it is the sum of three numbers."""
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+TOLERANCE = 4e-6
+"""Relative to the largest bias, or absolute below 1: float16 has a smallest number, 6e-8, and the
+query's constant multiplies its rounding error by 64."""
 
 
 @given(
@@ -19,7 +21,7 @@ TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-6, torch.bfloat16: 2e-7}
     first=st.integers(0, 70_000),
     slope=st.floats(2**-8, 0.9),
     scale=st.floats(0.05, 1.0),
-    dtype=st.sampled_from(list(TOLERANCE)),
+    dtype=st.sampled_from(DTYPES),
 )
 def test_scaled_products_contain_the_bias(
     heads: int, size: int, first: int, slope: float, scale: float, dtype: torch.dtype
@@ -33,11 +35,11 @@ def test_scaled_products_contain_the_bias(
     assert wide_key.dtype == dtype
     expected = query.double() @ key.double().mT * scale + bias.double()[None, :, None]
     scores = wide_query.double() @ wide_key.double().mT * scale
-    allowed = TOLERANCE[dtype] * max(1.0, float(bias.abs().max()))
+    allowed = TOLERANCE * max(1.0, float(bias.abs().max()))
     assert float((scores - expected).abs().max()) <= allowed
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_head_is_extended_to_the_next_multiple_of_eight(dtype: torch.dtype) -> None:
     query, key = torch.ones(2, 1, 2, 3, 64, dtype=dtype)
     wide_query, wide_key = fold_key_bias(query, key, torch.ones(2, 3), 0.125)
