@@ -30,6 +30,8 @@ class DrafterInputs:
     """The draft model, if one is configured."""
     pages: int
     """Pages of the pool; every cache of a drafter must have as many."""
+    across_ranks: Callable[[float], float] = float
+    """Makes a measured time equal on all ranks."""
 
 
 def _model_drafter(inputs: DrafterInputs) -> Drafter:
@@ -39,7 +41,13 @@ def _model_drafter(inputs: DrafterInputs) -> Drafter:
         raise StartupError(2, "the drafter `model` needs a draft model")
     draft_ids = checkpoint.draft_token_ids(Path(config.model_path), Path(config.draft_path))
     vocabulary_map = VocabularyMap(target.vocab_size, draft.vocab_size, draft_ids, target.device)
-    packed = PackedModel(draft, inputs.pages, config.max_rows, config.speculate + 1)
+    packed = PackedModel(
+        draft,
+        inputs.pages,
+        config.max_rows,
+        config.speculate + 1,
+        across_ranks=inputs.across_ranks,
+    )
     return ModelDrafter(packed, target.eos, vocabulary_map)
 
 

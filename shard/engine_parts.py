@@ -70,8 +70,11 @@ def make_parts(config: ShardConfig, progress: Progress) -> EngineParts:
     draft = _load_draft(config, device, progress)
     attempt = _round_attempt(loaded, ranks, device)  # reads the layers that PackedModel may fuse
     pages = memory.pool_pages(config, loaded, draft)
-    target = PackedModel(loaded, pages, config.max_rows, config.speculate + 1)
-    drafter = make_drafter(DrafterInputs(config, loaded, draft, pages))
+    across_ranks = partial(max_over_ranks, ranks=ranks, device=device)
+    target = PackedModel(
+        loaded, pages, config.max_rows, config.speculate + 1, across_ranks=across_ranks
+    )
+    drafter = make_drafter(DrafterInputs(config, loaded, draft, pages, across_ranks))
     page_bytes = loaded.page_bytes + (draft.page_bytes if draft else 0)
     host_pages = host_pool_pages(config, pages, page_bytes, device)
     caches = target.cache, *(drafter.caches if drafter else ())
@@ -83,7 +86,7 @@ def make_parts(config: ShardConfig, progress: Progress) -> EngineParts:
         host_pool=HostPool(caches, host_pages),
         device_rounds=_device_rounds(config, target, drafter, pages),
         attempt=attempt,
-        max_over_ranks=partial(max_over_ranks, ranks=ranks, device=device),
+        max_over_ranks=across_ranks,
         pages=pages,
         host_pages=host_pages,
     )

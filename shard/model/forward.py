@@ -19,6 +19,7 @@ from shard.attention.paged_layout import PagedLayout
 from shard.attention.sdpa_padded import Segment
 from shard.model.attention_adapters.adapter_table import model_arguments
 from shard.model.fused_llama import CannotFuse, FusedLlama, free_module_weights
+from shard.model.products import AcrossRanks
 
 MAX_RELATIVE_DIFFERENCE = 1e-4
 """Maximum difference between two forwards' logits, relative to the largest logit."""
@@ -31,18 +32,23 @@ Forward = Callable[[Tensor, Tensor, Layout, Tensor], Tensor]
 
 
 def choose_forward(
-    module: nn.Module, name: str, shapes: tuple[LayerShape, ...], fuse: bool = True
+    module: nn.Module,
+    name: str,
+    shapes: tuple[LayerShape, ...],
+    fuse: bool = True,
+    across_ranks: AcrossRanks = float,
 ) -> Forward:
     """The forward of `module`, an architecture called `name` with caches of `shapes`.
 
-    If the fused forward is chosen, the module's layers are freed.
+    `across_ranks` makes measured times equal on all ranks. If the fused forward is chosen, the
+    module's layers are freed.
     """
     original = transformers_forward(module)
     if not fuse:
         return original
     try:
         with torch.inference_mode():
-            fused = FusedLlama(module, name)
+            fused = FusedLlama(module, name, across_ranks)
     except CannotFuse as reason:
         _log.info("%s runs on transformers' forward: %s", name, reason)
         return original

@@ -2,7 +2,8 @@
 
 transformers spends most of a small forward in its own Python layers, and on products with weights
 in a slow memory layout. This runner takes the weights out of the module tree and lays them out for
-a packed Step: transposed, with queries, keys and values as one product, and gate and up as another.
+a packed Step: queries, keys and values as one product, gate and up as another, each in the layout
+that `products` has found to be the fastest.
 The two halves that rotary embedding mixes are interleaved in the weights of queries and keys. That
 leaves their products unchanged and makes the rotation one complex product.
 
@@ -13,7 +14,7 @@ compares a probe through both forwards before it uses this one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from shard.attention.interface import AttentionProbe, Layout, use_layout
 from shard.attention.sdpa_row import AttentionParams
+from shard.model.products import ROWS, AcrossRanks, Linear, ProductPlan, time_and_choose
 
 GEMMA = "GemmaForCausalLM"
 ARCHITECTURES = frozenset(
@@ -34,6 +36,8 @@ ARCHITECTURES = frozenset(
     )
 )
 """Pre-norm decoders with separate q, k, v, gate and up projections, each tested by tokens."""
+MAX_COPIED_HEAD_BYTES = 32 << 20
+"""Size above which a head that is also the embedding is not copied into another layout."""
 _POSITION_ONLY_ROPES = frozenset(("default", "linear", "llama3", "yarn"))
 """Rotary embeddings whose angle depends on the position alone."""
 
@@ -51,18 +55,23 @@ class FusedLlama:
     that is not built like Llama.
     """
 
-    def __init__(self, module: nn.Module, name: str) -> None:
+    def __init__(self, module: nn.Module, name: str, across_ranks: AcrossRanks = float) -> None:
+        """`across_ranks` makes the measured times of products equal on all ranks."""
         check_fusable(module, name)
         params = _attention_params(module)
         core: Any = module.get_submodule("model")
         weight_offset = 1.0 if name == GEMMA else 0.0
         self._embed = _bypass_hooks(core.embed_tokens)
+        plans = {
+            name: time_and_choose((weights(layer)[0] for layer in core.layers), across_ranks)
+            for name, weights in LAYER_WEIGHTS.items()
+        }
         self._layers = [
-            _FusedLayer(index, layer, params[index], weight_offset)
+            _FusedLayer(index, layer, params[index], plans, weight_offset)
             for index, layer in enumerate(core.layers)
         ]
         self._norm = _RmsNorm.from_module(core.norm, weight_offset)
-        self._head = _linear(module.get_submodule("lm_head"))
+        self._head = _head(module.get_submodule("lm_head"), core.embed_tokens, across_ranks)
         self._rotations = _rotation_table(core)
         if 2 * self._rotations.shape[-1] != core.layers[0].self_attn.head_dim:
             raise CannotFuse("only a part of each head is rotated")
@@ -99,7 +108,12 @@ class _FusedLayer:
     """One decoder layer: attention and MLP, each behind a norm and added to its input."""
 
     def __init__(
-        self, index: int, layer: Any, params: AttentionParams, weight_offset: float
+        self,
+        index: int,
+        layer: Any,
+        params: AttentionParams,
+        plans: Mapping[str, ProductPlan],
+        weight_offset: float,
     ) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self._index = index
@@ -110,17 +124,15 @@ class _FusedLayer:
         )
         self._query_heads = attention.q_proj.weight.shape[0] // self._head_dim
         self._input_norm = _RmsNorm.from_module(layer.input_layernorm, weight_offset)
-        self._qkv_proj = _fuse_qkv(attention)
+        self._qkv_proj = Linear(*_qkv_weights(layer), plans["qkv"])
         self._qk_norm = _fuse_head_norms(attention, self._query_heads, self._rotated_heads)
-        self._o_proj = _linear(attention.o_proj)
+        self._o_proj = _linear(attention.o_proj, plans["o"])
         self._post_attention_norm = _RmsNorm.from_module(
             layer.post_attention_layernorm, weight_offset
         )
-        self._gate_up_proj = _fuse_linears(
-            [_linear_weights(mlp.gate_proj), _linear_weights(mlp.up_proj)]
-        )
+        self._gate_up_proj = Linear(*_gate_up_weights(layer), plans["gate_up"])
         self._activation = _bypass_hooks(mlp.act_fn)
-        self._down_proj = _linear(mlp.down_proj)
+        self._down_proj = _linear(mlp.down_proj, plans["down"])
 
     def __call__(self, hidden: Tensor, rotations: Tensor, layout: Layout) -> Tensor:
         hidden = hidden + self._attend(self._input_norm(hidden), rotations, layout)
@@ -193,12 +205,26 @@ def _linear_weights(part: nn.Linear) -> LinearWeights:
     return part.weight, part.bias
 
 
-def _fuse_qkv(attention: Any) -> TensorFunction:
-    """Queries, keys and values in one product, the first two interleaved."""
+def _qkv_weights(layer: Any) -> LinearWeights:
+    """Queries, keys and values as one product, the first two interleaved."""
+    attention = layer.self_attn
     rotated = [
         _interleave(part, attention.head_dim) for part in (attention.q_proj, attention.k_proj)
     ]
-    return _fuse_linears([*rotated, _linear_weights(attention.v_proj)])
+    return _concatenate([*rotated, _linear_weights(attention.v_proj)])
+
+
+def _gate_up_weights(layer: Any) -> LinearWeights:
+    return _concatenate([_linear_weights(layer.mlp.gate_proj), _linear_weights(layer.mlp.up_proj)])
+
+
+LAYER_WEIGHTS: Mapping[str, Callable[[Any], LinearWeights]] = {
+    "qkv": _qkv_weights,
+    "o": lambda layer: _linear_weights(layer.self_attn.o_proj),
+    "gate_up": _gate_up_weights,
+    "down": lambda layer: _linear_weights(layer.mlp.down_proj),
+}
+"""The products of a layer; those of the same name have the same plan in all layers."""
 
 
 def _interleave(part: nn.Linear, dim: int) -> LinearWeights:
@@ -223,20 +249,32 @@ def _fuse_head_norms(attention: Any, query_heads: int, rotated_heads: int) -> _R
     return _RmsNorm.from_weight(weight, _epsilon(attention.q_norm))
 
 
-def _fuse_linears(parts: list[LinearWeights]) -> TensorFunction:
-    """One product for `parts`, with transposed weights, which is up to three times as fast."""
-    weight = torch.cat([rows for rows, _ in parts]).t().contiguous()
+def _concatenate(parts: list[LinearWeights]) -> LinearWeights:
+    """One product for `parts`, whose outputs it gives side by side."""
+    weight = torch.cat([rows for rows, _ in parts])
     if all(bias is None for _, bias in parts):
-        return lambda x: torch.mm(x, weight)
+        return weight, None
     filled = [rows.new_zeros(len(rows)) if bias is None else bias for rows, bias in parts]
-    bias = torch.cat(filled)
-    return lambda x: torch.addmm(bias, x, weight)
+    return weight, torch.cat(filled)
 
 
-def _linear(part: Any) -> TensorFunction:
+def _linear(part: Any, plan: ProductPlan) -> TensorFunction:
     """A linear layer; one with hooks, which are its collectives, stays unchanged."""
-    product: TensorFunction = part if _has_hooks(part) else _fuse_linears([_linear_weights(part)])
+    product: TensorFunction = part if _has_hooks(part) else Linear(*_linear_weights(part), plan)
     return product
+
+
+def _head(part: Any, embedding: Any, across_ranks: AcrossRanks) -> TensorFunction:
+    """The head; a large one that is also the embedding keeps its layout and is not copied."""
+    if _has_hooks(part):
+        product: TensorFunction = part
+        return product
+    shared = part.weight is embedding.weight and part.weight.nbytes > MAX_COPIED_HEAD_BYTES
+    if shared:
+        plan = time_and_choose([part.weight], across_ranks, (ROWS,))
+    else:
+        plan = time_and_choose([part.weight], across_ranks)
+    return Linear(*_linear_weights(part), plan)
 
 
 def _bypass_hooks(part: Any) -> TensorFunction:

@@ -20,6 +20,7 @@ from shard.batch.packing import PackedBatch, TokenSpan, pack_spans
 from shard.errors import StartupError
 from shard.model.cuda_graphs import ForwardGraphs, largest_bucket
 from shard.model.forward import choose_forward, transformers_forward
+from shard.model.products import AcrossRanks
 
 _HOST = torch.device("cpu")
 
@@ -52,17 +53,24 @@ class PackedModel:
     """`loaded` with a cache of `pages` pages, for Steps of `rows` rows of `width` tokens."""
 
     def __init__(
-        self, loaded: LoadedModel, pages: int, rows: int = 1, width: int = 1, fuse: bool = True
+        self,
+        loaded: LoadedModel,
+        pages: int,
+        rows: int = 1,
+        width: int = 1,
+        fuse: bool = True,
+        across_ranks: AcrossRanks = float,
     ) -> None:
         """Only the CPU uses the fused forward: on a GPU it would hold the weights twice for a
-        moment, and graphs already save launches.
+        moment, and graphs already save launches. `across_ranks` makes the times by which it is
+        laid out equal on all ranks.
         """
         device = loaded.device
         self.facts = loaded
         self.cache = KvCache(loaded.shapes, pages, loaded.dtype, device)
         self._backend = backends.choose_backend(device)
         fuse = fuse and device.type == "cpu"
-        self.forward = choose_forward(loaded.module, loaded.name, loaded.shapes, fuse)
+        self.forward = choose_forward(loaded.module, loaded.name, loaded.shapes, fuse, across_ranks)
         self.paged_backend = backends.paged_backend(self._backend, device)
         self._run_packed: Callable[[PackedBatch], Tensor] = self._run_eager
         self.uses_graphs = isinstance(self._backend, backends.TritonPagedAttention)

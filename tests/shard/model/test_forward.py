@@ -8,11 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from transformers import AutoModelForCausalLM
 
-from shard.attention.interface import IMPLEMENTATION
-from shard.attention.kv_cache import LayerShape
 from shard.model.forward import (
     MAX_RELATIVE_DIFFERENCE,
     choose_forward,
@@ -22,28 +18,7 @@ from shard.model.forward import (
 from shard.model.fused_llama import FusedLlama
 from shard.model.packed_model import probe_layer_shapes
 from tests.support import tiny
-
-CPU = torch.device("cpu")
-FUSED = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "gemma": "GemmaForCausalLM",
-}
-
-
-def build(name: str, **changes: Any) -> tuple[nn.Module, tuple[LayerShape, ...]]:
-    """A model with random weights, biases and norms, and the shapes of its cache."""
-    torch.manual_seed(5)
-    config = tiny.CONFIGS[name]()
-    for key, value in changes.items():
-        setattr(config, key, value)
-    module = AutoModelForCausalLM.from_config(config, attn_implementation=IMPLEMENTATION)
-    for parameter in module.parameters():
-        parameter.data.normal_(std=0.3)
-    module = module.eval().requires_grad_(False)
-    return module, probe_layer_shapes(module, FUSED.get(name, name), CPU)
+from tests.support.fused import CPU, FUSED, build
 
 
 @pytest.mark.parametrize("name", FUSED)
