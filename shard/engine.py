@@ -22,7 +22,8 @@ from shard.rounds.oom_retry import is_out_of_memory, run_splitting_on_oom
 from shard.rounds.round_result import AsyncResultCopy
 from shard.step_handle import StartedStep
 from shard.warmup.preemption_costs import measure_preemption_costs
-from shard.warmup.step_costs import WarmupLimits, ZeroDrafter, decode_seconds, measure_step_costs
+from shard.warmup.step_costs import WarmupLimits, ZeroDrafter, measure_step_costs
+from shard.warmup.threads import ThreadRule, measure_threads
 from shard.wire.protocol import Ready, RowResult, Step, StepResult
 
 
@@ -33,17 +34,18 @@ def start_engine(config: ShardConfig, progress: Progress) -> Engine:
     """
     parts = make_parts(config, progress)
     progress("warming up", 80)
-    _choose_threads(parts)
-    ready = _measure_costs(parts)
+    threads = choose_threads(parts)
+    ready = _measure_costs(parts, threads)
     progress("ready", 100)
-    return Engine(parts, ready)
+    return Engine(parts, ready, threads)
 
 
 class Engine:
     """Executes Steps with `parts`; `ready` is what it announces of them."""
 
-    def __init__(self, parts: EngineParts, ready: Ready) -> None:
-        self._ready = ready
+    def __init__(self, parts: EngineParts, ready: Ready, threads: ThreadRule | None = None) -> None:
+        """`threads`: None to leave torch's number of threads as it is."""
+        self._ready, self._threads = ready, threads
         self._world = parts.config.world
         self._target, self._drafter = parts.target, parts.drafter
         self._matchers, self._host_pool = parts.matchers, parts.host_pool
@@ -76,6 +78,8 @@ class Engine:
         """
         started_at = time.perf_counter()
         self._apply(step)
+        if self._threads is not None and step.run:
+            self._threads.apply(sum(max(run.prefill, 1 + run.draft) for run in step.run))
         tasks = [RowTask(self._rows.get(run.id), run.prefill, run.draft) for run in step.run]
         copy = self._launch_on_device(tasks)
         results = () if copy else self._run_on_host(tasks)
@@ -142,30 +146,30 @@ class Engine:
         return seconds
 
 
-def _choose_threads(parts: EngineParts) -> None:
-    """Use one thread if it decodes faster here, as it does with small models.
+def choose_threads(parts: EngineParts) -> ThreadRule | None:
+    """By how many threads Steps are computed; None if their number is fixed.
 
-    Only where this rank is alone: ranks must compute the same bits.
+    Ranks must compute the same bits, so it is fixed if there are several.
     """
-    threads = torch.get_num_threads()
-    if threads == 1 or parts.config.world > 1 or parts.target.facts.device.type != "cpu":
-        return
-    trial = Engine(parts, _without_costs(parts))
-    seconds = decode_seconds(trial)
-    torch.set_num_threads(1)
-    if decode_seconds(trial) > seconds:
-        torch.set_num_threads(threads)
+    fixed = torch.get_num_threads() == 1 or parts.config.world > 1
+    if fixed or parts.target.facts.device.type != "cpu":
+        return None
+    return measure_threads(
+        Engine(parts, ready_without_costs(parts)), min(parts.config.max_rows, parts.pages)
+    )
 
 
-def _measure_costs(parts: EngineParts) -> Ready:
+def _measure_costs(parts: EngineParts, threads: ThreadRule | None) -> Ready:
     """What a rank with `parts` announces: its limits, and costs measured on trial engines."""
-    ready, drafter = _without_costs(parts), parts.drafter
+    ready, drafter = ready_without_costs(parts), parts.drafter
     limits = WarmupLimits(parts.config.max_rows, parts.max_length, parts.pages)
     trial_drafter = ZeroDrafter() if drafter and drafter.may_abstain else drafter
-    trial = Engine(replace(parts, drafter=trial_drafter), ready)
+    trial = Engine(replace(parts, drafter=trial_drafter), ready, threads)
     keeps_cache = drafter is not None and drafter.keeps_cache
     steps = measure_step_costs(trial, limits, ready.speculate, keeps_cache, parts.max_over_ranks)
-    preemption = measure_preemption_costs(Engine(parts, ready), parts.max_length, parts.host_pages)
+    preemption = measure_preemption_costs(
+        Engine(parts, ready, threads), parts.max_length, parts.host_pages
+    )
     return replace(
         ready,
         draft_token_seconds=steps.draft_token_seconds,
@@ -177,7 +181,8 @@ def _measure_costs(parts: EngineParts) -> Ready:
     )
 
 
-def _without_costs(parts: EngineParts) -> Ready:
+def ready_without_costs(parts: EngineParts) -> Ready:
+    """What a rank with `parts` announces before its costs are measured."""
     config, facts = parts.config, parts.target.facts
     return Ready(
         rank=config.rank,

@@ -30,8 +30,16 @@ class DriveResult:
 
 def start(target: str, draft: str | None, speculate: int, tokens: int, rows: int) -> Engine:
     """An engine on the CPU in float32 whose pool holds `rows` rows of `tokens` tokens."""
+    config = cpu_config(target, draft, speculate, tokens, rows)
+    return start_engine(config, lambda text, percent: None)
+
+
+def cpu_config(
+    target: str, draft: str | None, speculate: int, tokens: int, rows: int
+) -> ShardConfig:
+    """The configuration of that engine."""
     row_tokens = -(-(tokens + speculate + 1) // PAGE_SIZE) * PAGE_SIZE
-    config = ShardConfig(
+    return ShardConfig(
         model_path=target,
         model_id="benchmark",
         draft_path=draft,
@@ -45,7 +53,6 @@ def start(target: str, draft: str | None, speculate: int, tokens: int, rows: int
         max_total_tokens=tokens,
         max_batch_total_tokens=rows * row_tokens,
     )
-    return start_engine(config, lambda text, percent: None)
 
 
 def drive(

@@ -6,7 +6,7 @@ that other load on the machine affects them equally. A metric is the median over
 of tokens per second. The metrics: engine over assisted generation for prompts one by one (b1),
 engine over continuous batching for eight at once (b8), drafting over plain decoding for both, and
 the fraction of a Step's time that is spent outside the models. Outputs are compared token by token
-with `generate`.
+with `generate`. Before, and on all cores, `small_steps` times Steps of a few tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from benchmark.engine import baselines, pairs
+from benchmark.engine import baselines, pairs, small_steps
 from benchmark.engine.baselines import Answers, Prompts
 from benchmark.engine.driver import drive, start
 from benchmark.engine.pairs import ModelPair
@@ -75,11 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure both pairs, print and write the metrics. Return the exit status."""
     size = RunSize(1, 24) if args.quick else RunSize(7, 96)
-    torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     report: dict[str, Any] = {"load": [os.getloadavg()[0]], "figures": {}}
     with tempfile.TemporaryDirectory() as folder:
+        report["figures"] |= small_steps.measure(Path(folder), 1 if args.quick else size.rounds)
+        os.environ["OMP_NUM_THREADS"] = "1"  # engines take it as the number of cores
+        torch.set_num_threads(1)
         for pair in (pairs.demo_pair(ROWS, MAX_PROMPT_TOKENS), pairs.wide_pair(Path(folder), ROWS)):
             prefix = "engine" if pair.name == "demo" else f"engine.{pair.name}"
             timings, overhead = _compare(pair, size)

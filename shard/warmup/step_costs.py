@@ -109,9 +109,12 @@ def _measure_table(
     return table
 
 
-def decode_seconds(engine: StepExecutor) -> float:
-    """Seconds of one plain decode step of one row."""
-    seconds = _fastest_step(engine, 1, 0)
+def decode_seconds(engine: StepExecutor, rows: int = 1, draft: int = 0) -> float:
+    """Seconds of one Step of `rows` rows with drafts of `draft` tokens, without prefill.
+
+    The engine must hold no rows.
+    """
+    seconds = _fastest_step(engine, rows, draft)
     engine.reset()
     return seconds
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmark.engine import baselines
+from benchmark.engine import baselines, small_steps
 from benchmark.engine import pairs as engine_pairs
 from benchmark.engine.driver import drive, start
 from benchmark.engine.speed import Timings
@@ -29,6 +30,23 @@ def test_the_driver_gets_the_answers_of_transformers(models: tuple[str, str]) ->
         driven = drive(engine, PROMPTS, 12, drafts)
         assert driven.tokens == wanted
         assert driven.steps >= 1
+
+
+def test_small_steps_are_compared_with_a_step_of_one_token(
+    models: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_steps, "REAL_MODEL", tmp_path / "none")
+    monkeypatch.setattr(small_steps, "_save_random_model", lambda folder: models[0])
+    threads = torch.get_num_threads()
+    figures = small_steps.measure(tmp_path, 2)
+    torch.set_num_threads(threads)
+    assert figures.pop("engine.small_steps_model") == "random weights of its shape"
+    assert sorted(figures) == [
+        "engine.step1_seconds",
+        "engine.step8_over_step1",
+        "engine.verify5_over_step1",
+    ]
+    assert all(isinstance(figure, float) and figure > 0 for figure in figures.values())
 
 
 def test_the_ways_of_transformers_agree_with_one_another(models: tuple[str, str]) -> None:
