@@ -5,7 +5,8 @@ nor the same one on every processor: for eight tokens the plain product with tra
 take three times as long as oneDNN's with packed ones. So the kernels are timed at load on samples
 of the weights, for a few numbers of tokens, and a plan is made of the times. A weight is kept in
 one layout only. Small weights stay in the processor's cache, where the plain product is the
-fastest, and are not timed.
+fastest, and are not timed. One thread is timed: which kernel is the fastest hardly depends on their
+number, and on a busy machine threads that wait for each other would hide it.
 
 Sums in float32 depend on the kernel in their last bits, as they always did on the number of tokens.
 Ranks must choose alike, since each of them drafts for itself: `across_ranks` makes their times
@@ -15,7 +16,8 @@ equal. Knows no model.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from math import inf, log
@@ -33,11 +35,11 @@ TIMED_TOKENS = (1, 2, 4, 8, 32)
 """Numbers of tokens that are timed; others use the kernel of a near one."""
 TIMED_BYTES = 1 << 21
 """Size from which a weight is timed: smaller ones stay in the cache."""
-SAMPLE_BYTES, ALL_SAMPLES_BYTES = 8 << 20, 24 << 20
+SAMPLE_BYTES, ALL_SAMPLES_BYTES = 8 << 20, 16 << 20
 """Maximum size of one sample of the weights, and size at which there are enough of them."""
 MIN_GAIN = 0.05
 """Relative gain in time, on average, for which a later layout replaces an earlier one."""
-_ROUNDS = 3
+_ROUNDS = 2
 """Times that each kernel runs; the fastest counts, since other load only makes it slower."""
 
 
@@ -136,14 +138,13 @@ def time_and_choose(
     if len(layouts) > 1 and size < TIMED_BYTES:
         return PLAIN
     usable = [name for name in layouts if name != PACKED or torch.backends.mkldnn.is_available()]
-    return choose_plan(
-        {
+    with _one_thread():
+        times = {
             key: across_ranks(seconds)
             for layout in usable
             for key, seconds in _time_layout(layout, samples).items()
-        },
-        usable,
-    )
+        }
+    return choose_plan(times, usable)
 
 
 def choose_plan(times: Times, layouts: Sequence[str]) -> ProductPlan:
@@ -159,6 +160,16 @@ def choose_plan(times: Times, layouts: Sequence[str]) -> ProductPlan:
         if mean / len(TIMED_TOKENS) < best_mean + log(1 - MIN_GAIN):
             best, best_mean = ProductPlan(layout, tuple(fastest)), mean / len(TIMED_TOKENS)
     return best
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _samples(weights: Iterable[Tensor]) -> list[Tensor]:

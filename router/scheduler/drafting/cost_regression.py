@@ -15,12 +15,14 @@ Knows nothing of Steps but their kind, parts and time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 KIND_MEMORY_STEPS, GLOBAL_MEMORY_STEPS = 32.0, 1024.0
 """Effective memory in Steps: of the same kind, and of any kind."""
 MAX_KIND_WEIGHT = 3.0
 """Maximum weight of a kind, in Steps."""
+PLAIN_IMPORTANCE = 10.0
+"""Factor on the weight of plain Steps: every draft length is compared with them."""
 RIDGE = 0.03
 """Weight of the initial factors."""
 MIN_FACTOR = 0.05
@@ -53,11 +55,45 @@ class CostRegression:
         total = sum(part * factor for part, factor in zip(parts, self._initial, strict=True))
         for other in self._kinds.values():
             other.weight *= 1 - weight / GLOBAL_MEMORY_STEPS
-        statistics = self._kinds.setdefault(kind, _KindStatistics(len(parts)))
+        importance = PLAIN_IMPORTANCE if kind == 0 else 1.0
+        statistics = self._kinds.setdefault(kind, _KindStatistics(len(parts), importance))
         statistics.learn([part / total for part in parts], measured / total, weight)
         self._values = None
 
+    def has_learned(self, kind: int | None = None) -> bool:
+        """Whether a Step of `kind`, or any, has been learned from and not forgotten."""
+        return bool(self._kinds) if kind is None else kind in self._kinds
+
+    def forget(self, kinds: Set[int]) -> None:
+        """Forget every Step of these kinds."""
+        for kind in self._kinds.keys() & kinds:
+            del self._kinds[kind]
+        self._values = None
+
     def _solve(self) -> tuple[float, ...]:
+        """Factors below their minimum are set to it, and the others are solved for again."""
+        lines = self._linear_system()
+        low = [MIN_FACTOR * initial for initial in self._initial]
+        bounded: set[int] = set()
+        while True:
+            free = [index for index in range(len(low)) if index not in bounded]
+            values = list(low)
+            reduced = [
+                [
+                    *(lines[i][j] for j in free),
+                    lines[i][-1] - sum(lines[i][j] * low[j] for j in bounded),
+                ]
+                for i in free
+            ]
+            for index, value in zip(free, _solve_linear_system(reduced), strict=True):
+                values[index] = value
+            below = {index for index in free if values[index] < low[index]}
+            if not below:
+                return tuple(values)
+            bounded |= below
+
+    def _linear_system(self) -> list[list[float]]:
+        """The normal equations, as lines of coefficients and right side."""
         size, kinds = range(len(self._initial)), self._kinds.values()
         lines = [
             [
@@ -69,16 +105,16 @@ class CostRegression:
         ]
         for index, line in enumerate(lines):
             line[index] += RIDGE
-        pairs = zip(_solve_linear_system(lines), self._initial, strict=True)
-        return tuple(max(value, MIN_FACTOR * initial) for value, initial in pairs)
+        return lines
 
 
 class _KindStatistics:
     """Weighted means of x * x and of x * y, and their weight."""
 
-    __slots__ = ("products", "shares", "weight")
+    __slots__ = ("importance", "products", "shares", "weight")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, importance: float) -> None:
+        self.importance = importance
         self.products = [[0.0] * size for _ in range(size)]
         self.shares = [0.0] * size
         self.weight = 0.0
@@ -86,7 +122,7 @@ class _KindStatistics:
     @property
     def effective_weight(self) -> float:
         """Weight of its means relative to those of other kinds."""
-        return min(self.weight, MAX_KIND_WEIGHT)
+        return self.importance * min(self.weight, MAX_KIND_WEIGHT)
 
     def learn(self, x: Sequence[float], y: float, weight: float) -> None:
         """Add one Step."""

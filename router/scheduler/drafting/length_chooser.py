@@ -8,6 +8,8 @@ Three corrections. A draft model that missed tokens must process them first: tha
 over `CATCH_UP_ROUNDS` rounds. A change must gain more than `MIN_GAIN`, or noise would make the
 lengths oscillate. And costs that are never measured are never learned: from time to time a few rows
 draft one token more than they should, or no row drafts, less and less often while the choice stays.
+Until a plain Step of about as many rows has been seen, one comes after `UNCHECKED_STEPS` with
+drafts: that drafting pays is known only by comparison.
 
 Decides no order.
 """
@@ -29,6 +31,8 @@ PROBED_ROWS = 4
 """Rows that draft one token more in a probe; in every other probe no row drafts."""
 FIRST_PROBE_INTERVAL, MAX_PROBE_INTERVAL = 16, 256
 """Steps between two probes: doubled after each, and reset when the longest draft changes."""
+UNCHECKED_STEPS = 3
+"""Steps with drafts in a row before a plain one, until the cost of plain ones has been seen."""
 NORMAL_LAG = 2
 """Missed tokens that a draft model processes at no extra cost."""
 
@@ -55,6 +59,8 @@ class DraftLengthChooser:
             0,
             0,
         )
+        self._unchecked_steps = 0
+        """Steps with drafts in a row, while the cost of a plain one has not been seen."""
         self._probed_longer = False
         """Whether the last probe drafted more, rather than nothing."""
 
@@ -78,7 +84,10 @@ class DraftLengthChooser:
         best = maximise_throughput(curves, price, catch_up, guess, self._longest_draft, MIN_GAIN)
         self._last_row_count, self._last_rate = len(rows), best.rate
         chosen = list(best.lengths)
-        self._probe(chosen, caps, best.longest)
+        if self._must_check_plain(len(rows), best.longest):
+            chosen = [0] * len(chosen)
+        else:
+            self._probe(chosen, caps, best.longest)
         return {row.job.id: length for row, length in zip(rows, chosen, strict=True)}
 
     def learn(self, outcomes: Sequence[tuple[Row, Outcome]]) -> None:
@@ -126,6 +135,15 @@ class DraftLengthChooser:
                 catch_up += due
             curves.append(curve)
         return curves, catch_up
+
+    def _must_check_plain(self, rows: int, longest: int) -> bool:
+        """Whether no row drafts, so that the cost of a plain Step becomes known."""
+        unchecked = longest > 0 and self._costs.lacks_plain_step(rows)
+        self._unchecked_steps = self._unchecked_steps + 1 if unchecked else 0
+        if self._unchecked_steps <= UNCHECKED_STEPS:
+            return False
+        self._unchecked_steps = 0
+        return True
 
     def _probe(self, chosen: list[int], caps: Sequence[int], longest: int) -> None:
         """Record the choice; when a probe is due, change it."""

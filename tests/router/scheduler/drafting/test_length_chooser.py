@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,36 +14,18 @@ from router.scheduler.api import DeviceCapacity, Job, Outcome
 from router.scheduler.drafting.length_chooser import (
     FIRST_PROBE_INTERVAL,
     PROBED_ROWS,
+    UNCHECKED_STEPS,
     DraftLengthChooser,
 )
 from router.scheduler.row import Row
+from tests.support.drafting import LONGEST, device, row, rows
 from tests.support.virtual_device import capacity
-
-LONGEST = 8
-
-
-def device(*costs: tuple[int, int, float], **changes: Any) -> DeviceCapacity:
-    """Up to 64 rows; a verification of 25 ms and a draft token of 2 ms unless `costs` differ."""
-    plain = capacity(speculate=LONGEST, max_rows=64, draft_token_seconds=0.002)
-    return replace(plain, verify_seconds=0.025, costs=costs, **changes)
-
-
-def row(id: int = 1, chance: float = 0.6, max_new: int = 100, cap: int = LONGEST) -> Row:
-    """A row that decodes, whose drafts pass each position with `chance`."""
-    curve = [chance**k for k in range(1, LONGEST + 1)]
-    made = Row(Job(id, 0.0, 4, max_new), AcceptanceCurve(curve), cap)
-    made.unprefilled, made.started = 0, True
-    return made
 
 
 def test_drafts_that_do_not_adapt_are_as_long_as_they_may_be() -> None:
     rejected = [row(1, 0.0), row(2, 0.0, max_new=4), row(3, 0.0, cap=2)]
     assert lengths(device(), *rejected) == [0, 0, 0]
     assert DraftLengthChooser(device(), adapt=False).choose(rejected) == {1: LONGEST, 2: 3, 3: 2}
-
-
-def rows(count: int, chance: float) -> list[Row]:
-    return [row(id, chance) for id in range(count)]
 
 
 def lengths(capacity: DeviceCapacity, *rows: Row) -> list[int]:
@@ -173,9 +154,22 @@ def test_a_constant_draft_length_does_not_hide_what_drafting_costs() -> None:
         drafted.append(drafting.choose([one])[1])
         seconds = 0.025 + 0.030 * drafted[-1]
         drafting.learn([(one, Outcome(1, 0, drafted[-1], 0, 1, seconds))])
-    assert len(set(drafted[: FIRST_PROBE_INTERVAL - 1])) == 1 < drafted[0]
-    assert 0 in drafted[: 3 * FIRST_PROBE_INTERVAL]
-    assert max(drafted[3 * FIRST_PROBE_INTERVAL + 8 :]) < drafted[0] / 2
+    assert drafted[0] >= 3
+    assert 0 in drafted[:8]
+    assert max(drafted[8:]) < drafted[0] / 2
+
+
+def test_a_plain_step_comes_early_where_none_has_been_seen() -> None:
+    """Warm-up measured one row; 40 rows draft as soon as they are there."""
+    chooser, crowd = DraftLengthChooser(device((1, 0, 0.025), (1, 8, 0.026))), rows(40, 0.9)
+    plain = []
+    for step in range(12):
+        chosen = chooser.choose(crowd)
+        if not any(chosen.values()):
+            plain.append(step)
+        seconds = 0.030 / len(crowd)
+        chooser.learn([(r, Outcome(r.job.id, 0, chosen[r.job.id], 0, 1, seconds)) for r in crowd])
+    assert plain == [1 + UNCHECKED_STEPS]
 
 
 chances = st.floats(0.0, 1.0)

@@ -76,11 +76,55 @@ def test_growing_rows_do_not_make_drafts_expensive() -> None:
     assert price.seconds([4] * 8) - price.base == pytest.approx(dear, rel=0.01)
 
 
-def test_one_step_that_stood_still_moves_a_cost_by_no_more_than_a_very_slow_one() -> None:
-    still, slow = StepCostModel(MEASURED, 4, 8), StepCostModel(MEASURED, 4, 8)
-    still.learn([0] * 8, 0, 60.0)
-    slow.learn([0] * 8, 0, 2 * 0.024)
-    assert seconds(still, 8, 0) == seconds(slow, 8, 0)
+def test_one_step_that_stood_still_changes_no_cost() -> None:
+    costs = StepCostModel(MEASURED, 4, 8)
+    for _ in range(3):
+        costs.learn([0] * 8, 0, 60.0)
+        costs.learn([0] * 8, 0, 0.024)
+    assert seconds(costs, 8, 0) == pytest.approx(0.024)
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.4, 2.5, 5.0, 60.0])
+@pytest.mark.parametrize("draft", [0, 1, 4])
+def test_a_price_is_right_after_two_steps_that_contradict_it(ratio: float, draft: int) -> None:
+    costs = StepCostModel(MEASURED, 4, 8)
+    for _ in range(50):
+        costs.learn([draft] * 8, 0, seconds(costs, 8, draft))
+    true = ratio * seconds(costs, 8, draft)
+    costs.learn([draft] * 8, 0, true)
+    costs.learn([draft] * 8, 0, true)
+    assert seconds(costs, 8, draft) == pytest.approx(true, rel=0.15)
+
+
+def test_drafts_that_cost_nothing_at_warm_up_may_turn_out_to_cost() -> None:
+    """One row needs the same time for nine tokens as for one, but 32 rows do not."""
+    costs = StepCostModel([(1, 0, 0.067), (1, 8, 0.067)], 8, 32)
+    for _ in range(2):
+        costs.learn([8] * 32, 0, 4.0)
+    assert seconds(costs, 32, 8) == pytest.approx(4.0, rel=0.05)
+    assert seconds(costs, 32, 0) < 0.5
+    assert costs.lacks_plain_step(32)
+    assert not costs.lacks_plain_step(1), "nothing has drafted"
+    for _ in range(2):
+        costs.learn([0] * 32, 0, 0.3)
+    assert not costs.lacks_plain_step(32)
+    assert seconds(costs, 32, 0) == pytest.approx(0.3, rel=0.1)
+    assert seconds(costs, 32, 8) == pytest.approx(4.0, rel=0.1)
+    assert seconds(costs, 32, 4) == pytest.approx(2.15, rel=0.1)
+
+
+def test_one_row_shows_what_many_cost() -> None:
+    """Beyond what was measured each token costs as much as the steepest slope that was seen."""
+    costs = StepCostModel([(1, 0, 0.060), (1, 4, 0.100)], 4, 32)
+    assert seconds(costs, 32, 0) == pytest.approx(0.060 + 31 * 0.010)
+    assert seconds(costs, 32, 4) == pytest.approx(0.100 + 31 * 5 * 0.010)
+
+
+def test_plain_steps_of_more_rows_show_what_drafts_of_as_many_cost() -> None:
+    """Between 1 and 4 rows a token costs 5 ms; a draft costs 10 ms for one row, so 5 without it."""
+    costs = StepCostModel([(1, 0, 0.060), (1, 4, 0.100), (4, 0, 0.075)], 4, 16)
+    assert seconds(costs, 4, 4) == pytest.approx(0.075 + 0.040 + 3 * 4 * 0.005)
+    assert seconds(costs, 16, 0) == pytest.approx(0.075 + 12 * 0.005)
 
 
 @pytest.mark.parametrize(
