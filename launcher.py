@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from router import log_levels
 from router.cli import config_file, flags, port
@@ -244,19 +244,34 @@ async def check(
     """Check everything that a start needs except the weights. Raises StartupError."""
     world = options.model.shard_count(os.environ)
     models = await resolve_models(options.model, children, folder, weights=False)
-    checkpoint.check(models.target, models.draft, world, weights=False)
+    checkpoint.check(models.target, models.draft, world, models.without_weights)
     log(f"Models: {' and '.join(filter(None, (models.target_id, models.draft_id)))}")
-    estimate = estimate_memory(models.folders, options.model.dtype, world)
+    paths = sockets.socket_paths(options.model.shard_uds_path, folder, world)
+    shard = shard_command(options, models, paths, 0, folder)
+    lacking = [str(path) for path in models.without_weights]
+    rank = await preflight("shard.preflight", shard, children, without_weights=lacking)
+    log(f"Engine: {rank['text']}")
+    estimate = estimate_memory(rank["weight_bytes"], rank["kv_bytes_per_token"], world)
     estimate.check(options.limits.max_batch_total_tokens)
     log(f"Memory: {estimate}")
-    sockets.socket_paths(options.model.shard_uds_path, folder, world)
-    router = router_command(options, models, (), http_socket.fileno())
-    child = children.start(replace(router, argv=python_command("router.preflight")))
-    checked = await children.wait_for("checked", child)
-    child.exit_expected = True
-    log(f"Text: {checked.data['text']}")
+    router = router_command(options, models, paths, http_socket.fileno())
+    length = rank["max_length"]
+    text = await preflight("router.preflight", router, children, max_length=length)
+    log(f"Text: {text['text']}")
     log(f"Port: {http_socket.getsockname()[1]} is free")
     log("Checked: the server can start", event="checked")
+
+
+async def preflight(
+    module: str, command: ChildCommand, children: Supervisor, **more: Any
+) -> Mapping[str, Any]:
+    """What the preflight of the child `command` reports. Raises the StartupError of a start."""
+    config = {"config": command.config, **more}
+    child = children.start(replace(command, argv=python_command(module), config=config))
+    checked = await children.wait_for("checked", child)
+    child.exit_expected = True
+    await children.wait_for("ended", child)
+    return checked.data
 
 
 def shard_command(

@@ -10,8 +10,12 @@ from router.scheduler.config import SchedulerConfig
 
 
 def parse_config(line: bytes) -> RouterConfig:
-    """The configuration in a JSON `line`; nested dataclasses are objects, tuples arrays."""
-    value = json.loads(line)
+    """The configuration in a JSON `line`."""
+    return build_config(json.loads(line))
+
+
+def build_config(value: dict[str, Any]) -> RouterConfig:
+    """The configuration in a JSON `value`; nested dataclasses are objects, tuples arrays."""
     nested = {
         "limits": Limits(**value["limits"]),
         "scheduler": SchedulerConfig(**value["scheduler"]),

@@ -19,6 +19,7 @@ from threading import Event, Thread
 from shard.config import ShardConfig
 from shard.echo.echo_engine import EchoEngine
 from shard.errors import StartupError
+from shard.events import Emit, open_event_channel
 from shard.server import StepEngine, serve
 
 EXIT_GRACE_SECONDS = 2.0
@@ -34,7 +35,7 @@ def main() -> int:
         line = stdin.readline()
     if not line:
         return 0
-    emit, ended = _open_event_channel(), Event()
+    emit, ended = open_event_channel(), Event()
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _raise_terminated)
@@ -55,7 +56,7 @@ def main() -> int:
     return 0
 
 
-def _serve_until_stopped(config: ShardConfig, emit: Callable[[dict[str, object]], None]) -> None:
+def _serve_until_stopped(config: ShardConfig, emit: Emit) -> None:
     def progress(text: str, percent: int) -> None:
         emit({"event": "progress", "rank": config.rank, "text": text, "percent": percent})
 
@@ -68,13 +69,6 @@ def _build_engine(config: ShardConfig, progress: Callable[[str, int], None]) -> 
     from shard.engine import start_engine
 
     return start_engine(config, progress)
-
-
-def _open_event_channel() -> Callable[[dict[str, object]], None]:
-    """Channel to the launcher: the original stdout; descriptor 1 is redirected to stderr."""
-    out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    return lambda event: print(json.dumps(event), file=out, flush=True)
 
 
 def _raise_terminated(number: int, frame: object) -> None:

@@ -6,18 +6,21 @@ A new drafter is a subclass of `shard.rounds.drafter.Drafter` in a file of its o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from shard.config import ShardConfig
 from shard.errors import StartupError
-from shard.loading import checkpoint
+from shard.loading.draft_vocabulary import shared_vocabulary
 from shard.model.packed_model import LoadedModel, PackedModel
 from shard.rounds.drafter import Drafter
 from shard.rounds.model_drafter import ModelDrafter
 from shard.rounds.ngram import NgramDrafter
 from shard.rounds.vocabulary_map import VocabularyMap
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,11 @@ def _model_drafter(inputs: DrafterInputs) -> Drafter:
     config, target, draft = inputs.config, inputs.target, inputs.draft
     if draft is None or config.draft_path is None:
         raise StartupError(2, "the drafter `model` needs a draft model")
-    draft_ids = checkpoint.draft_token_ids(Path(config.model_path), Path(config.draft_path))
-    vocabulary_map = VocabularyMap(target.vocab_size, draft.vocab_size, draft_ids, target.device)
+    shared = shared_vocabulary(Path(config.model_path), Path(config.draft_path))
+    if shared.warning and config.rank == 0:
+        _log.warning("%s", shared.warning)
+    sizes = target.vocab_size, draft.vocab_size
+    vocabulary_map = VocabularyMap(*sizes, shared.draft_ids, target.device)
     packed = PackedModel(
         draft,
         inputs.pages,

@@ -7,6 +7,7 @@ Steps hold the same table and sample the same tokens. It knows no text, no prior
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,10 +22,13 @@ from shard.rounds.host_round import RowTask
 from shard.rounds.oom_retry import is_out_of_memory, run_splitting_on_oom
 from shard.rounds.round_result import AsyncResultCopy
 from shard.step_handle import StartedStep
+from shard.warmup.acceptance import measure_acceptance
 from shard.warmup.preemption_costs import measure_preemption_costs
 from shard.warmup.step_costs import WarmupLimits, ZeroDrafter, measure_step_costs
 from shard.warmup.threads import ThreadRule, measure_threads
 from shard.wire.protocol import Ready, RowResult, Step, StepResult
+
+_log = logging.getLogger(__name__)
 
 
 def start_engine(config: ShardConfig, progress: Progress) -> Engine:
@@ -36,6 +40,7 @@ def start_engine(config: ShardConfig, progress: Progress) -> Engine:
     progress("warming up", 80)
     threads = choose_threads(parts)
     ready = _measure_costs(parts, threads)
+    _log_expected_acceptance(parts, ready)
     progress("ready", 100)
     return Engine(parts, ready, threads)
 
@@ -179,6 +184,21 @@ def _measure_costs(parts: EngineParts, threads: ThreadRule | None) -> Ready:
         swap_token_seconds=preemption.swap_token_seconds,
         prefill_token_seconds=preemption.prefill_token_seconds,
     )
+
+
+def _log_expected_acceptance(parts: EngineParts, ready: Ready) -> None:
+    """Measure how many drafts are accepted, unless the drafter needs a text to find any."""
+    drafter = parts.drafter
+    if drafter is None or drafter.may_abstain:
+        return
+    trial = Engine(parts, ready)
+    limits = WarmupLimits(parts.config.max_rows, parts.max_length, parts.pages)
+    seconds = ready.verify_seconds + ready.speculate * ready.draft_token_seconds
+    token = parts.target.facts.first_token
+    measured = measure_acceptance(trial, limits, ready.speculate, token, seconds)
+    trial.reset()
+    if parts.config.rank == 0:
+        _log.info("drafter `%s`: %s", drafter.name, measured)
 
 
 def ready_without_costs(parts: EngineParts) -> Ready:

@@ -62,7 +62,7 @@ class EngineParts:
 
 def make_parts(config: ShardConfig, progress: Progress) -> EngineParts:
     """Load the models of `config` and reserve memory. Raises StartupError."""
-    device = _choose_device(config)
+    device = choose_device(config)
     ranks = TensorParallelRank(config.rank, config.world)
     progress("joining the shards", 0)
     join_process_group(ranks, config.rendezvous, device)
@@ -92,7 +92,7 @@ def make_parts(config: ShardConfig, progress: Progress) -> EngineParts:
     )
 
 
-def _choose_device(config: ShardConfig) -> torch.device:
+def choose_device(config: ShardConfig) -> torch.device:
     """One CUDA device per rank if there are GPUs, otherwise the CPU with its cores shared."""
     if torch.cuda.is_available():
         visible = torch.cuda.device_count()

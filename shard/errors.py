@@ -22,5 +22,9 @@ class StartupError(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a library's error message, for the text of a StartupError."""
-    return (str(error).strip() or type(error).__name__).split("\n")[0]
+    """The first line of a library's error message, for the text of a StartupError.
+
+    With the second if the first only announces it.
+    """
+    first, *rest = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{first} {rest[0].strip()}" if rest and first.endswith(":") else first

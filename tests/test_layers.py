@@ -41,7 +41,7 @@ ROUTER = (
     ("__main__", "preflight", "cli"),
 )
 SHARD = (
-    ("errors", "progress", "bounded_cache", "child_command"),
+    ("errors", "events", "progress", "bounded_cache", "child_command"),
     ("config",),
     ("wire",),
     ("attention", "sampling"),
@@ -52,7 +52,7 @@ SHARD = (
     ("engine_parts",),
     ("engine",),
     ("server",),
-    ("__main__", "launch"),
+    ("__main__", "preflight", "launch"),
 )
 """Folders and modules of each package, lowest layer first. A folder or module may import only from
 layers below its own and from itself."""
@@ -69,8 +69,9 @@ LIGHT = (
     "shard.gguf.conversion_cache",
     "shard.gguf.header",
     "shard.gguf.selection",
-    "shard.loading.attention_sizes",
     "shard.loading.checkpoint",
+    "shard.loading.draft_vocabulary",
+    "shard.loading.model_files",
     "shard.wire.sockets",
 )
 """What the launcher imports; every module in it imports fast."""

@@ -44,7 +44,11 @@ class Layout(Protocol):
 
 
 class AttentionProbe:
-    """The layout of the first forward at load: records every layer's shape, caches nothing."""
+    """The layout of the first forward at load: records every layer's shape, caches nothing.
+
+    One for each forward: a layer that attends twice is refused, since its cache holds one set of
+    keys and values.
+    """
 
     def __init__(self) -> None:
         self.shapes: dict[int, LayerShape] = {}
@@ -55,7 +59,9 @@ class AttentionProbe:
     def attend_layer(
         self, index: int, new_kv: Tensor, query: Tensor, params: AttentionParams
     ) -> Tensor:
-        """Record shape and parameters of layer `index`."""
+        """Record shape and parameters of layer `index`. Raises ValueError at its second call."""
+        if index in self.shapes:
+            raise ValueError(f"layer {index} attends more than once")
         self.shapes[index] = LayerShape(new_kv.shape[1] // 2, new_kv.shape[2])
         self.group_sizes[index] = 2 * query.shape[1] // new_kv.shape[1]
         self.params[index] = params
@@ -97,7 +103,12 @@ def attend(
     s_aux: Tensor | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: [1, H, T, D] queries to [1, T, H, D]."""
+    """transformers' attention interface: [1, H, T, D] queries to [1, T, H, D].
+
+    Raises ValueError if every token sees all others.
+    """
+    if not getattr(module, "is_causal", True):
+        raise ValueError("it is not causal")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     params = AttentionParams(scale, sliding_window, softcap, s_aux)
     index = int(module.layer_idx)  # type: ignore[arg-type]

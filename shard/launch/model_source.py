@@ -34,11 +34,8 @@ class ModelFolders:
     draft: Path | None
     target_id: str
     draft_id: str | None
-
-    @property
-    def folders(self) -> list[Path]:
-        """The target's folder, then the draft's if there is one."""
-        return [self.target, *([self.draft] if self.draft else [])]
+    without_weights: tuple[Path, ...] = ()
+    """Those of the folders whose weights have not been downloaded."""
 
 
 async def resolve_models(
@@ -55,13 +52,16 @@ async def resolve_models(
         draft = None
     options = {"cache": config.huggingface_hub_cache, "weights": weights}
     folder = await _model_folder(target, config.revision, config.dtype, supervisor, options)
+    without_weights: list[Path] = [folder] if _is_downloaded(target) and not weights else []
     if config.weights_cache_override:
         folder = link_weights(folder, Path(config.weights_cache_override), run_folder / "target")
     if draft is None:
-        return ModelFolders(folder, None, target, None)
+        return ModelFolders(folder, None, target, None, tuple(without_weights))
     revision = config.draft_revision
     draft_folder = await _model_folder(draft, revision, config.dtype, supervisor, options)
-    return ModelFolders(folder, draft_folder, target, draft)
+    if _is_downloaded(draft) and not weights:
+        without_weights.append(draft_folder)
+    return ModelFolders(folder, draft_folder, target, draft, tuple(without_weights))
 
 
 async def _model_folder(
@@ -96,6 +96,11 @@ async def _result_of(supervisor: Supervisor, name: str, module: str, job: dict[s
     child.exit_expected = True
     await supervisor.wait_for("ended", child)
     return Path(found.data["path"])
+
+
+def _is_downloaded(model: str) -> bool:
+    """Whether the model comes from the Hub."""
+    return find_gguf(model) is None and _local_folder(model) is None
 
 
 def _local_folder(model: str) -> Path | None:

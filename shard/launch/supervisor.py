@@ -104,7 +104,11 @@ class Supervisor:
         """The exit of a rank, if the router reports a fault because a rank has just died."""
         if reporter.command.error_prefix != "Webserver":
             return None
-        ranks = [c for c in self._watch_tasks.values() if c.command.error_prefix == "Shard"]
+        ranks = [
+            child
+            for child in self._watch_tasks.values()
+            if child.command.error_prefix == "Shard" and not child.exit_expected
+        ]
         ended = await self.first_exit(ranks, EXIT_TIMEOUT / 2)
         return ended.exit_error() if ended else None
 

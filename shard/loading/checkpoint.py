@@ -7,13 +7,14 @@ library is imported: the launcher runs these checks before it starts any process
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from shard.errors import StartupError
+from shard.loading.draft_vocabulary import shared_vocabulary
+from shard.loading.model_files import parse_object, read_config, read_object, text_part
 
 RECURRENT_MODEL_TYPES = frozenset(
     "bailing_hybrid bamba falcon_h1 falcon_mamba glm5_next granitemoehybrid jamba"  # noqa: SIM905
@@ -26,8 +27,6 @@ RECURRENT_LAYER_TYPES = frozenset(
 )
 PAGED_CONVOLUTION_MODEL_TYPES = frozenset(("lfm2", "lfm2_moe"))
 """Values of `model_type` whose `conv` layers are served: their inputs are stored by position."""
-MIN_SHARED_VOCABULARY = 0.5
-"""Fraction of the smaller vocabulary that draft and target must share, or drafting is useless."""
 HEAD_COUNT_KEYS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 """Names of the number of attention heads in the configurations of different architectures."""
 SLOW_TOKENIZER_FILES = ("tokenizer.model", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
@@ -36,19 +35,21 @@ HEADER_LENGTH_BYTES = 8
 """Bytes of a safetensors file's first field, the length of its JSON header."""
 
 
-def check(target: Path, draft: Path | None, world: int, *, weights: bool = True) -> None:
+def check(
+    target: Path, draft: Path | None, world: int, without_weights: Collection[Path] = ()
+) -> None:
     """Refuse models that `world` shards cannot serve.
 
-    Without `weights`, weight files may be missing. Raises StartupError: 2 if the attention heads
-    cannot be divided, 4 otherwise.
+    The folders in `without_weights` lack weights that a start would download. Raises StartupError:
+    2 if the attention heads cannot be divided, 4 otherwise.
     """
     for folder in (target, draft) if draft else (target,):
         check_architecture(folder, read_config(folder))
-        if weights or any(folder.glob("*.safetensors")):
+        if folder not in without_weights:
             check_weights(folder)
     check_heads(read_config(target), world)
     if draft:
-        draft_token_ids(target, draft)
+        shared_vocabulary(target, draft)
     check_tokenizer(target)
 
 
@@ -61,8 +62,8 @@ def check_architecture(folder: Path, config: dict[str, Any]) -> None:
             f"{folder / 'config.json'} requires the model's own code (`auto_map`), which is never"
             f" run; `{kind}` is not an architecture of transformers",
         )
-    text = text_config(config)
-    layers = {str(layer) for key in _LAYER_KEYS for layer in text.get(key) or ()}
+    text = text_part(config)
+    layers = {str(layer) for key in _LAYER_KEYS for layer in _as_list(text.get(key))}
     kinds = {kind, str(text.get("model_type"))}
     if kinds & PAGED_CONVOLUTION_MODEL_TYPES:
         layers.discard("conv")
@@ -78,7 +79,7 @@ def check_architecture(folder: Path, config: dict[str, Any]) -> None:
 
 def check_heads(config: dict[str, Any], world: int) -> None:
     """Refuse a number of attention heads that `world` does not divide; KV heads may be fewer."""
-    text = text_config(config)
+    text = text_part(config)
     heads = next((text[key] for key in HEAD_COUNT_KEYS if key in text), None)
     if isinstance(heads, int) and heads % world:
         choices = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
@@ -99,7 +100,7 @@ def check_weights(folder: Path) -> None:
             " them can run code: convert them with `save_pretrained` of transformers",
         )
     index = folder / "model.safetensors.index.json"
-    for name in set(_read_json(index)["weight_map"].values()) if index.exists() else ():
+    for name in _indexed_files(index) if index.exists() else ():
         if not (folder / name).exists():
             raise StartupError(4, f"{folder / name} is missing, although {index.name} names it")
     for file in files:
@@ -120,58 +121,6 @@ def check_tokenizer(folder: Path) -> None:
     raise StartupError(4, f"{folder / 'tokenizer.json'} is missing; {cure}")
 
 
-def draft_token_ids(target: Path, draft: Path) -> dict[int, int] | None:
-    """Map target ids to draft ids for the tokens that both have; None if the ids are the same.
-
-    `vocab_size` may differ, since models pad it; it is compared only if a folder has no
-    `tokenizer.json`. Raises StartupError(4) if the vocabularies share too few tokens.
-    """
-    first, second = read_vocabulary(target), read_vocabulary(draft)
-    if first is None or second is None:
-        sizes = [text_config(read_config(folder)).get("vocab_size") for folder in (target, draft)]
-        if sizes[0] != sizes[1]:
-            raise StartupError(
-                4, f"the draft's vocabulary ({sizes[1]}) is not the target's ({sizes[0]})"
-            )
-        return None
-    if first == second:
-        return None
-    shared = first.keys() & second.keys()
-    if len(shared) < MIN_SHARED_VOCABULARY * min(len(first), len(second)):
-        piece, _ = min(first.items() ^ second.items(), key=lambda item: (item[1], item[0]))
-        raise StartupError(
-            4,
-            f"the draft's vocabulary ({len(second)} tokens) shares {len(shared)} with the target's"
-            f" ({len(first)}): {piece!r} is {_describe_id(second, piece)} in the draft,"
-            f" {_describe_id(first, piece)} in the target; choose a draft of the same family",
-        )
-    return {first[piece]: second[piece] for piece in shared}
-
-
-def read_vocabulary(folder: Path) -> dict[str, int] | None:
-    """The ids of all tokens in `tokenizer.json`, including added ones; None without the file."""
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        return None
-    tokenizer = _read_json(path)
-    pieces: Any = tokenizer["model"]["vocab"]
-    if isinstance(pieces, list):  # Unigram: the id is the index in the list
-        pieces = {piece: id for id, (piece, _) in enumerate(pieces)}
-    added = tokenizer.get("added_tokens") or ()
-    return {**pieces, **{token["content"]: token["id"] for token in added}}
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read `config.json`. Raises StartupError(4) if it is missing or damaged."""
-    return _read_json(folder / "config.json")
-
-
-def text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of the configuration for the language model."""
-    nested = config.get("text_config")
-    return nested if isinstance(nested, dict) else config
-
-
 def read_header(file: Path) -> tuple[int, dict[str, Any]]:
     """The offset of a safetensors file's data, and its tensors by name. Raises StartupError(4)."""
     size = file.stat().st_size
@@ -179,10 +128,22 @@ def read_header(file: Path) -> tuple[int, dict[str, Any]]:
         length = int.from_bytes(stream.read(HEADER_LENGTH_BYTES), "little")
         if HEADER_LENGTH_BYTES + length > size:
             raise StartupError(4, f"{file} is truncated within its header; download it again")
-        return HEADER_LENGTH_BYTES + length, _parse_object(file, stream.read(length))
+        return HEADER_LENGTH_BYTES + length, parse_object(file, stream.read(length))
 
 
 _LAYER_KEYS = ("layer_types", "layers_block_type", "block_types")
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _indexed_files(index: Path) -> list[str]:
+    """Names of the files in an index of a checkpoint. Raises StartupError(4)."""
+    names = read_object(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise StartupError(4, f"{index} is damaged: `weight_map` must map tensors to files")
+    return sorted(set(names.values()))
 
 
 def _is_in_transformers(kind: str) -> bool:
@@ -191,10 +152,6 @@ def _is_in_transformers(kind: str) -> bool:
     folders = spec.submodule_search_locations if spec else None
     name = kind.replace("-", "_")
     return any((Path(folder) / "models" / name).is_dir() for folder in folders or ())
-
-
-def _describe_id(pieces: dict[str, int], piece: str) -> str:
-    return str(pieces[piece]) if piece in pieces else "absent"
 
 
 def _check_file_size(file: Path) -> None:
@@ -216,20 +173,3 @@ def _data_ends(file: Path, tensors: dict[str, Any]) -> Iterator[int]:
             yield int(tensor["data_offsets"][1])
         except (TypeError, KeyError, IndexError, ValueError):
             raise StartupError(4, f"{file}: the header has no valid offsets for `{name}`") from None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return _parse_object(path, path.read_bytes())
-    except FileNotFoundError:
-        raise StartupError(4, f"{path} is missing; every model folder needs it") from None
-
-
-def _parse_object(path: Path, body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except ValueError as error:
-        raise StartupError(4, f"{path} is damaged: {error}") from None
-    if not isinstance(value, dict):
-        raise StartupError(4, f"{path} is damaged: it must be a JSON object")
-    return value

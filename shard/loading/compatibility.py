@@ -105,7 +105,6 @@ def verify_logits(model: LoadedModel) -> None:
     They differ if the attention is not causal, if the model computes its own positions, or if its
     mask has a bias. Every rank gets the same result. Raises StartupError(4) if they differ.
     """
-    _refuse_hidden_window(model)
     logits = _packed_logits(model).float()
     try:
         with _local_key_value_groups(model):
@@ -135,17 +134,18 @@ def _relative_error(logits: Tensor, reference: Tensor) -> float:
     return error.median().item()
 
 
-def _refuse_hidden_window(model: LoadedModel) -> None:
-    """Refuse a sliding window that appears only in the mask, since no mask is built."""
-    text: Any = model.module.config.get_text_config()  # type: ignore[union-attr, operator]
-    window = getattr(text, "sliding_window", None)
-    layers = getattr(text, "layer_types", None)
+def refuse_hidden_window(text_config: Any, name: str, probe: AttentionProbe) -> None:
+    """Refuse a sliding window that appears only in the mask, since no mask is built.
+
+    `probe` has recorded a forward. Raises StartupError(4).
+    """
+    window = getattr(text_config, "sliding_window", None)
+    layers = getattr(text_config, "layer_types", None)
     if not window or (layers and "sliding_attention" not in layers):
         return
-    if all(rule.window != window for rule in _record_attention(model).params.values()):
+    if all(rule.window != window for rule in probe.params.values()):
         raise StartupError(
-            4,
-            f"{model.name} is not supported: its layers do not report their sliding window",
+            4, f"{name} is not supported: its layers do not report their sliding window"
         )
 
 

@@ -66,28 +66,50 @@ class Weights:
         `like` has the shape of the whole tensor. Raises StartupError(4), naming the file, if the
         stored tensor has another shape, is not floating point, or cannot be read.
         """
-        source = self._converted.get(name, TensorSource(((name,),), False))
-        file, handle = self._locations[source.parts[0][0]]
+        stored, (file, handle) = self._source(name).parts[0][0], self._location(name)
+        whole = self.open(name, like)
         try:
-            whole = source.open(self._slice)
-            if tuple(whole.get_shape()) != tuple(like.shape):
-                raise StartupError(
-                    4, f"{file}: `{name}` has shape {whole.get_shape()}, not {list(like.shape)}"
-                )
-            if like.is_floating_point() and whole.get_dtype() not in _FLOAT_DTYPES:
-                raise StartupError(
-                    4, f"{file}: `{name}` has dtype {whole.get_dtype()}, not floating point"
-                )
             part = torch.empty(cut.shape(like.shape), dtype=like.dtype, device=device)
-            cut.copy_to(whole if like.ndim else handle.get_tensor(source.parts[0][0]), part)
+            cut.copy_to(whole if like.ndim else handle.get_tensor(stored), part)
         except (SafetensorError, OSError, ValueError) as error:
-            raise StartupError(
-                4, f"{file}: `{name}` cannot be read: {error}; download it again"
-            ) from error
+            raise _unreadable(file, name, error) from error
         return part
+
+    def open(self, name: str, like: Tensor) -> Any:
+        """Tensor `name` as a lazy slice; nothing of it is read. Raises as `read` does."""
+        file, _ = self._location(name)
+        try:
+            whole = self._source(name).open(self._slice)
+            shape, dtype = whole.get_shape(), whole.get_dtype()
+        except (SafetensorError, OSError, ValueError) as error:
+            raise _unreadable(file, name, error) from error
+        if tuple(shape) != tuple(like.shape):
+            raise StartupError(4, f"{file}: `{name}` has shape {shape}, not {list(like.shape)}")
+        if like.is_floating_point() and dtype not in _FLOAT_DTYPES:
+            raise StartupError(4, f"{file}: `{name}` has dtype {dtype}, not floating point")
+        return whole
+
+    def _source(self, name: str) -> TensorSource:
+        return self._converted.get(name, TensorSource(((name,),), False))
+
+    def _location(self, name: str) -> tuple[Path, Any]:
+        return self._locations[self._source(name).parts[0][0]]
 
     def _slice(self, name: str) -> Any:
         return self._locations[name][1].get_slice(name)
+
+
+def _unreadable(file: Path, name: str, error: Exception) -> StartupError:
+    return StartupError(4, f"{file}: `{name}` cannot be read: {error}; download it again")
+
+
+def check_parameters(module: nn.Module, weights: Weights) -> None:
+    """Check names, shapes and types of all that `load_parameters` would read, and read nothing.
+
+    Raises StartupError(4).
+    """
+    for name, like in _named_slots(module):
+        weights.open(_stored_name(name, module, weights), like)
 
 
 def load_parameters(
@@ -104,11 +126,11 @@ def load_parameters(
     slots = list(_named_slots(module))
     sources = {name: _stored_name(name, module, weights) for name, _ in slots}
     wanted = {(sources[name], cuts.get(name, WHOLE)): like for name, like in slots}
-    total = sum(_partition_bytes(cut, like) for (_, cut), like in wanted.items())
+    total = sum(partition_bytes(cut, like) for (_, cut), like in wanted.items())
     done, values = 0, {}
     for (source, cut), like in wanted.items():
         values[source, cut] = weights.read(source, cut, like, device)
-        done += _partition_bytes(cut, like)
+        done += partition_bytes(cut, like)
         report(done, total)
     for key, value in values.items():
         if isinstance(wanted[key], nn.Parameter):
@@ -156,7 +178,8 @@ def _stored_name(name: str, module: nn.Module, weights: Weights) -> str:
     return stored
 
 
-def _partition_bytes(cut: Partition, like: Tensor) -> int:
+def partition_bytes(cut: Partition, like: Tensor) -> int:
+    """Bytes of the part `cut` of the tensor `like`."""
     return torch.Size(cut.shape(tuple(like.shape))).numel() * like.element_size()
 
 

@@ -46,6 +46,13 @@ def pool_pages(config: ShardConfig, target: LoadedModel, draft: LoadedModel | No
     else:
         page = target.page_bytes + (draft.page_bytes if draft else 0)
         count = min(useful, _free_bytes(config, target) // page)
+    require_one_row(config, target.max_length, count * PAGE_SIZE)
+    return count
+
+
+def require_one_row(config: ShardConfig, max_length: int, tokens: int) -> None:
+    """Raises StartupError 6 if a KV cache of `tokens` does not hold one full row."""
+    longest, count = min(max_length, config.max_total_tokens or max_length), tokens // PAGE_SIZE
     wanted = min(longest, config.max_total_tokens or PAGE_SIZE)
     if count < -(-wanted // PAGE_SIZE):
         raise StartupError(
@@ -54,7 +61,6 @@ def pool_pages(config: ShardConfig, target: LoadedModel, draft: LoadedModel | No
             f" {count * PAGE_SIZE} tokens; lower --max-total-tokens or raise"
             " --max-batch-total-tokens",
         )
-    return count
 
 
 def _free_bytes(config: ShardConfig, target: LoadedModel) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,13 @@ class LoadedModel:
     """End-of-sequence ids, all inside the vocabulary."""
     warnings: tuple[str, ...] = ()
     """What was wrong with the folder and was ignored, one line each."""
+
+    @property
+    def first_token(self) -> int:
+        """The id that begins a text: beginning of sequence, or else the end of an earlier text."""
+        config: Any = self.module.config.get_text_config()  # type: ignore[union-attr, operator]
+        begin: int | None = getattr(config, "bos_token_id", None)
+        return begin if begin is not None else min(self.eos, default=0)
 
     @property
     def page_bytes(self) -> int:
@@ -97,14 +105,12 @@ class PackedModel:
         return self.forward(ids, positions, layout, packed.logit_indices.to(device))
 
 
-def probe_layer_shapes(
-    module: nn.Module, name: str, device: torch.device
-) -> tuple[LayerShape, ...]:
-    """Shapes of every layer's keys and values, from one forward of one token.
+def layer_shapes(module: nn.Module, name: str, probe: AttentionProbe) -> tuple[LayerShape, ...]:
+    """Shapes of every layer's keys and values, as `probe` has recorded them.
 
     Raises StartupError 4 for a model of which not every layer attends to paged keys.
     """
-    shapes = _probe(module, name, device).shapes
+    shapes = probe.shapes
     layers = int(module.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]
     if sorted(shapes) != list(range(layers)):
         raise StartupError(
@@ -113,7 +119,12 @@ def probe_layer_shapes(
     return tuple(shapes[index] for index in range(layers))
 
 
-def _probe(module: nn.Module, name: str, device: torch.device) -> AttentionProbe:
+def probe_attention(module: nn.Module, name: str, device: torch.device) -> AttentionProbe:
+    """What each layer passes to attention, recorded with one token.
+
+    Raises StartupError 4 for a model that cannot run on a paged cache, such as one whose layers
+    attend twice.
+    """
     layout = AttentionProbe()
     zero = torch.zeros(1, 1, dtype=torch.int64, device=device)
     try:

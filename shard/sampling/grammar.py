@@ -34,6 +34,8 @@ MAX_CACHED_BYTES = 128 << 20
 _GRAMMAR_BYTES, _BYTES_PER_CHARACTER = 1 << 20, 64
 """Estimated size of a compiled grammar: a part that each one has, and one that grows with it."""
 _LIMITS = LLParserLimits(step_max_items=MAX_GRAMMAR_ITEMS, max_lexer_states=MAX_GRAMMAR_STATES)
+_UNUSABLE = (ValueError, TypeError, KeyError, AttributeError)
+"""What a tokenizer.json of another form raises."""
 DEAD_END = "the grammar allows none of the model's tokens here"
 LIMIT_EXCEEDED = "the grammar exceeds the limits of its parser"
 
@@ -177,7 +179,7 @@ class GrammarMatchers:
         if self._path.exists():
             try:
                 _ = self._tokenizer
-            except ValueError as fault:  # the router refuses grammars for the same reason
+            except _UNUSABLE as fault:  # the router refuses the model or grammars for it
                 _log.warning("no grammars with %s: %s", self._path.name, fault)
 
     @property

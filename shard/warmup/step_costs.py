@@ -160,10 +160,14 @@ def _measure_catch_up(engine: StepExecutor, limits: WarmupLimits) -> float:
 
 
 def _start_rows(engine: StepExecutor, rows: int, tokens: int) -> Ids:
-    """Start rows 0 to `rows` - 1, each of which may emit `tokens` tokens; return their ids."""
-    each, ids = 1 + tokens // PAGE_SIZE, tuple(range(rows))
+    """Start greedy rows 0 to `rows` - 1, each of which may emit `tokens` tokens; return the ids."""
+    return start_rows(engine, [NewRow(id, (0,), 1, tokens, True, Sampling()) for id in range(rows)])
+
+
+def start_rows(engine: StepExecutor, new: Sequence[NewRow]) -> Ids:
+    """Start `new`, rows 0, 1, ... with prompts of one token and equal limits; return their ids."""
+    each, ids = 1 + new[0].max_new // PAGE_SIZE, tuple(row.id for row in new)
     pages = [tuple(range(1 + id * each, 1 + (id + 1) * each)) for id in ids]
-    new = tuple(NewRow(id, (0,), 1, tokens, True, Sampling()) for id in ids)
     grow = tuple(map(AppendPages, ids, pages))
-    engine.execute(Step(0, (), new, grow, tuple(RowWork(id, 1, 0) for id in ids)))
+    engine.execute(Step(0, (), tuple(new), grow, tuple(RowWork(id, 1, 0) for id in ids)))
     return ids

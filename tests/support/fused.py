@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from shard.attention.interface import IMPLEMENTATION
 from shard.attention.kv_cache import LayerShape
-from shard.model.packed_model import probe_layer_shapes
+from shard.model.packed_model import layer_shapes, probe_attention
 from tests.support import tiny
 
 CPU = torch.device("cpu")
@@ -33,4 +33,9 @@ def build(name: str, **changes: Any) -> tuple[nn.Module, tuple[LayerShape, ...]]
     for parameter in module.parameters():
         parameter.data.normal_(std=0.3)
     module = module.eval().requires_grad_(False)
-    return module, probe_layer_shapes(module, FUSED.get(name, name), CPU)
+    return module, shapes_of(module, FUSED.get(name, name))
+
+
+def shapes_of(module: nn.Module, name: str) -> tuple[LayerShape, ...]:
+    """The shapes of the cache of `module`."""
+    return layer_shapes(module, name, probe_attention(module, name, CPU))

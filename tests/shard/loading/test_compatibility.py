@@ -72,8 +72,8 @@ def test_an_encoder_decoder_is_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("bert", "differ from transformers' own"),
-        ("diffllama", "differ from transformers' own"),
+        ("bert", "its attention cannot be paged (it is not causal)"),
+        ("diffllama", "its attention cannot be paged (layer 0 attends more than once)"),
         ("moshi", "do not report their sliding window"),
     ],
 )

@@ -16,9 +16,8 @@ from shard.model.forward import (
     transformers_forward,
 )
 from shard.model.fused_llama import FusedLlama
-from shard.model.packed_model import probe_layer_shapes
 from tests.support import tiny
-from tests.support.fused import CPU, FUSED, build
+from tests.support.fused import FUSED, build, shapes_of
 
 
 @pytest.mark.parametrize("name", FUSED)
@@ -101,7 +100,7 @@ def test_half_precision_keeps_the_forward_of_transformers(caplog: pytest.LogCapt
     module, _ = build("llama")
     module = module.to(torch.bfloat16)
     with caplog.at_level(logging.INFO):
-        forward = choose_forward(module, "LlamaForCausalLM", probe_layer_shapes(module, "", CPU))
+        forward = choose_forward(module, "LlamaForCausalLM", shapes_of(module, ""))
     assert not isinstance(forward, FusedLlama)
     assert "float32" in caplog.text
 

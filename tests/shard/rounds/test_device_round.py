@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from shard.attention import backends
 from shard.engine import Engine
 from shard.model.attention_adapters.adapter_table import build_implementation, install_adapter
-from shard.model.packed_model import LoadedModel, PackedModel, probe_layer_shapes
+from shard.model.packed_model import LoadedModel, PackedModel, layer_shapes, probe_attention
 from shard.rounds import device_sampling
 from shard.rounds.device_round import DeviceRound
 from shard.rounds.device_rows import ON_DEVICE, DeviceRowTable, SamplingKind
@@ -403,7 +403,7 @@ def weightless(name: str) -> LoadedModel:
             config, attn_implementation=build_implementation(config)
         ).eval()
     install_adapter(module)
-    shapes = probe_layer_shapes(module, name, META)
+    shapes = layer_shapes(module, name, probe_attention(module, name, META))
     return LoadedModel(name, module, shapes, torch.float32, META, VOCABULARY, 128, frozenset({EOS}))
 
 
