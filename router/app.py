@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiohttp import web
@@ -19,6 +19,7 @@ from router.child import BAD_FLAG, BAD_MODEL, RouterStartupError
 from router.cloud import CLOUD_OPERATIONS, CloudRoutes
 from router.config import Limits, RouterConfig, ServerConfig
 from router.dispatch.dispatcher import Dispatcher
+from router.dispatch.draft_watch import DraftWatch
 from router.dispatch.intake import Intake
 from router.dispatch.learned_state import SchedulerStateFile, state_path
 from router.dispatch.step_log import StepLog
@@ -36,6 +37,7 @@ from router.observability.metrics import Metrics
 from router.openai.chat_prompt import ChatPromptBuilder
 from router.openai.openapi import OPENAI_OPERATIONS
 from router.openai.routes import PREFIX, OpenAIRoutes
+from router.openai.sampling_defaults import SamplingDefaults
 from router.requests.request import ResolvedLimits, resolve_limits
 from router.scheduler import build as scheduler_for
 from router.scheduler.api import DeviceCapacity, Scheduler
@@ -149,6 +151,7 @@ def build_backend(
         bounds.max_concurrent_requests,
         metrics,
         log=StepLog(config.step_log, capacity) if config.step_log else None,
+        draft_watch=DraftWatch(ranks[0].drafter or "model") if capacity.speculate else None,
     )
     server_info = build_server_info(config, ranks)
     return Backend(dispatcher, metrics, bounds, server_info, capacity, ranks[0].vocab_size)
@@ -161,6 +164,8 @@ class ServedModel:
     tokenizer: Tokenizer
     template: ChatTemplate | None
     tool_call_parser: str = "auto"
+    defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
+    """Of OpenAI's routes."""
 
 
 def load_model(config: RouterConfig) -> ServedModel:
@@ -170,7 +175,19 @@ def load_model(config: RouterConfig) -> ServedModel:
         template = ChatTemplate.load(config.model_path, config.server.tokenizer_config_path)
     except (OSError, ValueError) as fault:
         raise RouterStartupError(BAD_MODEL, f"tokenizer: {fault}") from fault
-    return ServedModel(tokenizer, template, config.server.tool_call_parser)
+    return ServedModel(tokenizer, template, config.server.tool_call_parser, load_defaults(config))
+
+
+def load_defaults(config: RouterConfig) -> SamplingDefaults:
+    """The sampling values of the target's `generation_config.json`, unless they are turned off."""
+    if config.server.generation_config == "none":
+        return SamplingDefaults()
+    defaults = SamplingDefaults.load(Path(config.model_path))
+    if defaults.warning:
+        _log.warning("%s", defaults.warning)
+    if str(defaults):
+        _log.info("defaults of the routes under /v1, from generation_config.json: %s", defaults)
+    return defaults
 
 
 def log_unknown_tokens(tokenizer: Tokenizer, vocabulary_size: int) -> None:
@@ -209,7 +226,9 @@ def build_route_groups(
     gateway = Gateway(backend.dispatcher, intake, backend.metrics, bounds, timeouts)
     prompts = ChatPromptBuilder(model.template, workers.jobs, model.tool_call_parser)
     native = NativeRoutes(gateway, server_info, encoder)
-    openai = OpenAIRoutes(gateway, server_info, encoder, backend.vocabulary_size, prompts)
+    openai = OpenAIRoutes(
+        gateway, server_info, encoder, backend.vocabulary_size, prompts, model.defaults
+    )
     routes = [
         *native.routes(),
         *StatusRoutes(backend.dispatcher, backend.metrics, bounds, server_info).routes(),

@@ -117,6 +117,12 @@ class ServerConfig:
             "json",
         ),
     )
+    generation_config: str = option(
+        "auto",
+        "sampling values that the routes under /v1 use where a request has none; auto: those of the"
+        " model's generation_config.json, none: OpenAI's",
+        choices=("auto", "none"),
+    )
     json_output: bool = option(False, "log one JSON object per line")
     log_level: str = option(
         "info", "log level, or filters as in TGI, such as info,text_generation_router=debug"

@@ -11,6 +11,7 @@ here.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,6 +20,7 @@ from typing import Any
 
 from router.dispatch.admission import Admission
 from router.dispatch.current_shards import CurrentShards
+from router.dispatch.draft_watch import DraftWatch
 from router.dispatch.events import CancelRequested, Event, EventQueue, ShardsRestarted, Submitted
 from router.dispatch.page_hashes import PromptPages
 from router.dispatch.step_log import StepLog
@@ -28,10 +30,12 @@ from router.observability.metrics import Metrics
 from router.requests.record import LiveRequest
 from router.requests.request import Request
 from router.scheduler import api
-from router.scheduler.api import RequestStatus, Scheduler, SchedulerStatus
+from router.scheduler.api import RequestStatus, ScheduledBatch, Scheduler, SchedulerStatus
 from router.shards.group import ShardGroup, ShardGroupFailed
 from router.text.tokenizer import Tokenizer
 from shard.wire.protocol import End, RowResult, StepResult
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +67,16 @@ class Dispatcher:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         log: StepLog | None = None,
+        draft_watch: DraftWatch | None = None,
     ) -> None:
+        """`draft_watch` is None if nothing is ever drafted."""
         self._scheduler = scheduler
         self._shards = CurrentShards(shards)
         self._tokenizer = tokenizer
         self._metrics = metrics
         self._clock = clock
         self._step_log = log
+        self._draft_watch = draft_watch
         self._admission = Admission(permits)
         self._pipeline = StepPipeline()
         self._events = EventQueue()
@@ -209,7 +216,13 @@ class Dispatcher:
             batch = self._scheduler.next_batch(now)
             if batch is None:
                 return
+            self._watch_drafts(batch)
             self._shards.group.send(self._pipeline.build_step(batch, self._records, now), now)
+
+    def _watch_drafts(self, batch: ScheduledBatch) -> None:
+        if self._draft_watch and self._draft_watch.observe(batch, self._records):
+            rate = self._scheduler.status().acceptance_rate
+            _log.warning("%s", self._draft_watch.warning(rate))
 
     def _handle_event(self, event: Event) -> None:
         match event:

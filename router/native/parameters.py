@@ -28,7 +28,8 @@ class SharedParameters(Body):
 
     temperature: Float32 | None = None
     """Sampling temperature: higher values make the output more random. Must be positive; on the
-    OpenAI routes 0 means greedy decoding and the default is 1. Below 1e-5 decoding is greedy."""
+    OpenAI routes 0 means greedy decoding and the default is the model's, or 1. Below 1e-5 decoding
+    is greedy."""
     top_k: I32 | None = None
     """Sample from the k most likely tokens only. On the OpenAI routes 0 and -1 keep all tokens."""
     top_p: Float32 | None = None

@@ -36,9 +36,16 @@ CHAT_ROUTE = 1
 
 
 def build_requests(
-    body: ChatRequest, prompt: ChatPrompt, bounds: ResolvedLimits, vocabulary_size: int
+    body: ChatRequest,
+    prompt: ChatPrompt,
+    bounds: ResolvedLimits,
+    vocabulary_size: int,
+    default_new_tokens: int | None = None,
 ) -> list[Request]:
-    """The `n` Requests of `body`, without their grammar. Raises ValidationError."""
+    """The `n` Requests of `body`, without their grammar. Raises ValidationError.
+
+    `default_new_tokens` is the limit if `body` has none; None: as many as fit.
+    """
     count = validation.validated_choice_count(body, bounds)
     top = body.top_logprobs or 0
     require(not top or body.logprobs, "`top_logprobs` needs `logprobs`")
@@ -51,6 +58,7 @@ def build_requests(
         inputs=prompt.text,
         add_special_tokens=False,
         visible_specials=prompt.visible_special_tokens,
+        default_new_tokens=default_new_tokens,
     )
     return list(expand_best_of(replace(request, route=CHAT_ROUTE), count))
 

@@ -17,9 +17,10 @@ from aiohttp import web
 from router.http.context import REQUEST_ID
 from router.offload import offload
 from router.openai import chat, completions, responses
-from router.openai.chat_prompt import ChatPromptBuilder
+from router.openai.chat_prompt import ChatPrompt, ChatPromptBuilder
 from router.openai.request_models import ChatRequest, CommonParameters, CompletionRequest
 from router.openai.responses_request import ResponsesRequest, to_chat_body
+from router.openai.sampling_defaults import SamplingDefaults
 from router.openai.shape import ResponseFormatter, ResponseHeader
 from router.requests.record import LiveRequest
 from router.requests.request import Request, ResolvedLimits
@@ -62,17 +63,20 @@ class GenerationBuilder:
         tokenizer: Tokenizer,
         vocabulary_size: int,
         prompt_builder: ChatPromptBuilder,
+        defaults: SamplingDefaults,
     ) -> None:
         """`vocabulary_size`: number of the model's logits; token ids are below it."""
+        self._defaults = defaults
         self._bounds, self._server_info, self._tokenizer = bounds, server_info, tokenizer
         self._vocabulary_size, self._prompt_builder = vocabulary_size, prompt_builder
 
     async def chat(self, http: web.Request, body: ChatRequest) -> OpenAIGeneration:
         """Of `/v1/chat/completions`. Raises RouterError."""
+        body = self._defaults.fill(body)
         prompt = await self._prompt_builder.build(body, body_bytes(http))
         header = self._response_header(http, body)
         return OpenAIGeneration(
-            partial(chat.build_requests, body, prompt, self._bounds, self._vocabulary_size),
+            self._chat_requests(body, prompt),
             build_size=0,
             new_formatter=lambda records: chat.ChatFormatter(
                 body, prompt, records, header, self._server_info
@@ -84,6 +88,7 @@ class GenerationBuilder:
 
     async def completion(self, http: web.Request, body: CompletionRequest) -> OpenAIGeneration:
         """Of `/v1/completions`. Raises RouterError."""
+        body = self._defaults.fill(body)
         completions.parse_prompts(body, self._bounds)
         header = replace(self._response_header(http, body), model=self._server_info.model_id)
         decode = self._tokenizer.decode_without_gil
@@ -98,16 +103,23 @@ class GenerationBuilder:
 
     async def response(self, http: web.Request, body: ResponsesRequest) -> OpenAIGeneration:
         """Of `/v1/responses`. Raises RouterError."""
-        as_chat = await offload(body_bytes(http), to_chat_body, body)
+        body = self._defaults.fill(body)
+        as_chat = self._defaults.fill(await offload(body_bytes(http), to_chat_body, body))
         prompt = await self._prompt_builder.build(as_chat, body_bytes(http))
         header = self._response_header(http, as_chat)
         return OpenAIGeneration(
-            partial(chat.build_requests, as_chat, prompt, self._bounds, self._vocabulary_size),
+            self._chat_requests(as_chat, prompt),
             build_size=0,
             new_formatter=lambda records: responses.ResponsesApiFormatter(
                 body, prompt.new_parser(), records[0], header
             ),
             grammar_source=prompt.grammar,
+        )
+
+    def _chat_requests(self, body: ChatRequest, prompt: ChatPrompt) -> Callable[[], list[Request]]:
+        limit = self._defaults.max_new_tokens
+        return partial(
+            chat.build_requests, body, prompt, self._bounds, self._vocabulary_size, limit
         )
 
     def _response_header(self, http: web.Request, body: CommonParameters) -> ResponseHeader:

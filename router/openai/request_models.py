@@ -58,8 +58,8 @@ class CommonParameters(SharedParameters, RefusesFields):
     model: ModelName | None = None
     """Name to return as the response's `model`. The server always uses the model it serves."""
     max_tokens: U32 | None = None
-    """Maximum number of tokens to generate. Defaults to as many as fit into the context, on
-    `/v1/completions` to 16."""
+    """Maximum number of tokens to generate. Defaults to the model's `max_new_tokens`, or as many as
+    fit into the context; on `/v1/completions` to 16."""
     max_completion_tokens: U32 | None = None
     """OpenAI's newer name of `max_tokens`, which it overrides."""
     min_p: Float32 | None = None

@@ -90,10 +90,11 @@ class ResponsesRequest(RefusesFields):
     instructions: str | None = None
     """System message to put first."""
     max_output_tokens: U32 | None = None
-    """Maximum number of tokens to generate; defaults to as many as fit into the context."""
+    """Maximum number of tokens to generate. Defaults to the model's `max_new_tokens`, or as many as
+    fit into the context."""
     temperature: Float32 | None = None
     """Sampling temperature: higher values make the output more random, 0 means greedy decoding.
-    Defaults to 1."""
+    Defaults to the model's, or 1."""
     top_p: Float32 | None = None
     """Nucleus sampling: sample from the smallest set of most likely tokens whose probabilities
     add up to `top_p`. Above 0, at most 1."""

@@ -32,6 +32,7 @@ from router.openai.chat_prompt import ChatPromptBuilder
 from router.openai.generation import GenerationBuilder, OpenAIGeneration, body_bytes
 from router.openai.request_models import ChatRequest, CompletionRequest
 from router.openai.responses_request import ResponsesRequest
+from router.openai.sampling_defaults import SamplingDefaults
 from router.openai.shape import ResponseFormatter
 from router.requests.record import LiveRequest
 from router.server_info import ServerInfo
@@ -56,12 +57,18 @@ class OpenAIRoutes:
         encoder: Encoder,
         vocabulary_size: int,
         prompt_builder: ChatPromptBuilder,
+        defaults: SamplingDefaults,
     ) -> None:
         """`vocabulary_size`: number of the model's logits; token ids are below it."""
         self._gateway, self._server_info, self._encoder = gateway, server_info, encoder
         self._prompt_builder = prompt_builder
         self._generations = GenerationBuilder(
-            gateway.bounds, server_info, encoder.tokenizer, vocabulary_size, prompt_builder
+            gateway.bounds,
+            server_info,
+            encoder.tokenizer,
+            vocabulary_size,
+            prompt_builder,
+            defaults,
         )
 
     def routes(self) -> list[web.RouteDef]:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from router.native import parameters
 from router.native.parameters import (
     RANGES,
     ValueRange,
     build_sampling,
     check_extensions,
-    check_ranges,
     request_fields,
 )
 from router.openai.request_models import MAX_LOGIT_BIASES, CommonParameters
@@ -44,6 +44,11 @@ class LogprobOptions:
     include_prompt: bool = False
 
 
+def check_ranges(body: CommonParameters) -> None:
+    """Check every number that is set. Raises ValidationError for the first outside its range."""
+    parameters.check_ranges(body, _RANGES)
+
+
 def validated_choice_count(body: CommonParameters, bounds: ResolvedLimits) -> int:
     """The number of choices for each prompt. Raises ValidationError."""
     count, limit = 1 if body.n is None else body.n, bounds.max_best_of
@@ -62,7 +67,7 @@ def validate(
     rule.
     """
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    check_ranges(body, _RANGES)
+    check_ranges(body)
     _check_counts(body, stops, bounds, logprob_options)
     check_extensions(body, stops)
     bias = _logit_bias(body, vocabulary_size)

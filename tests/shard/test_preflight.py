@@ -21,6 +21,7 @@ from router.child import RouterStartupError, build_config
 from router.config import Limits, RouterConfig, ServerConfig
 from router.scheduler.config import SchedulerConfig
 from shard import engine_parts
+from shard.attention.kv_cache import PAGE_SIZE
 from shard.config import ShardConfig
 from shard.errors import StartupError
 from shard.loading import checkpoint
@@ -293,6 +294,20 @@ def test_an_architecture_has_one_verdict(model: Model, tmp_path: Path, name: str
     found = both(path)
     if name in tiny.LOADED:
         assert found is None
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", tiny.LOADED)
+def test_the_sizes_of_an_architecture_are_those_of_the_loaded_model(
+    model: Model, name: str
+) -> None:
+    config = tiny.config(model(name), dtype="bfloat16")
+    found = shard.preflight.check(config, ())
+    ranks = TensorParallelRank(0, 1)
+    loaded = load(config.model_path, "bfloat16", torch.device("cpu"), ranks, lambda *_: None)
+    assert found.kv_bytes_per_token == loaded.page_bytes // PAGE_SIZE
+    assert found.weight_bytes == sum(each.nbytes for each in loaded.module.parameters())
+    assert found.max_length == loaded.max_length
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -25,6 +25,7 @@ from router.http.access import AccessPolicy
 from router.http.gateway import Timeouts
 from router.http.server import build_application, run_server
 from router.observability.metrics import Metrics
+from router.openai.sampling_defaults import SamplingDefaults
 from router.requests.request import Request, resolve_limits
 from router.scheduler.api import DeviceCapacity, RequestStatus, SchedulerStatus
 from router.server_info import ServerInfo
@@ -290,13 +291,14 @@ async def serving(
     *,
     docs_ui: bool = True,
     template: str | None = None,
+    defaults: SamplingDefaults = SamplingDefaults(),  # noqa: B008
 ) -> AsyncIterator[RunningServer]:
     """Serve over HTTP; `template` replaces the demo's chat template, "" removes it."""
     dispatcher = dispatcher or ScriptedDispatcher()
     with TemporaryDirectory() as temporary:
         folder = DEMO if template is None else _model_folder(Path(temporary), template)
         async with _serving(
-            dispatcher, server_info, timeouts, access, middlewares, docs_ui, folder
+            dispatcher, server_info, timeouts, access, middlewares, docs_ui, folder, defaults
         ) as served:
             yield served
 
@@ -318,9 +320,10 @@ async def _serving(
     middlewares: Sequence[Middleware],
     docs_ui: bool,
     folder: Path,
+    defaults: SamplingDefaults,
 ) -> AsyncIterator[RunningServer]:
     workers = TextWorkers(WorkerFiles(str(folder), VOCAB_SIZE), 1)
-    model = replace(MODEL, template=ChatTemplate.load(str(folder)))
+    model = replace(MODEL, template=ChatTemplate.load(str(folder)), defaults=defaults)
     metrics = Metrics(BOUNDS, CAPACITY)
     backend = Backend(dispatcher, metrics, BOUNDS, server_info, CAPACITY, VOCAB_SIZE)  # type: ignore[arg-type]
     groups = build_route_groups(backend, model, workers, timeouts, docs_ui=docs_ui)
