@@ -32,7 +32,7 @@ class MeasuredAcceptance:
         return (
             f"expected acceptance {self.accepted / self.drafted:.0%},"
             f" {1 + self.accepted / self.rounds:.1f} tokens per round"
-            f" ({self.drafted} drafts in text that the target samples)"
+            f" ({self.drafted} drafts in text that the target samples without a prompt)"
         )
 
 

@@ -68,7 +68,8 @@ def test_rounds_fit_into_the_budget_the_rows_and_the_pool(
 
 def test_the_line_says_the_rate_and_the_tokens_of_a_round() -> None:
     assert str(MeasuredAcceptance(40, 200, 50)) == (
-        "expected acceptance 25%, 2.2 tokens per round (200 drafts in text that the target samples)"
+        "expected acceptance 25%, 2.2 tokens per round"
+        " (200 drafts in text that the target samples without a prompt)"
     )
     assert str(MeasuredAcceptance(40, 0, 0)) == "expected acceptance 0%: it drafts nothing"
 
