@@ -41,6 +41,7 @@ def start_engine(config: ShardConfig, progress: Progress) -> Engine:
     threads = choose_threads(parts)
     ready = _measure_costs(parts, threads)
     _log_expected_acceptance(parts, ready)
+    parts.times.save()
     progress("ready", 100)
     return Engine(parts, ready, threads)
 
@@ -160,7 +161,9 @@ def choose_threads(parts: EngineParts) -> ThreadRule | None:
     if fixed or parts.target.facts.device.type != "cpu":
         return None
     return measure_threads(
-        Engine(parts, ready_without_costs(parts)), min(parts.config.max_rows, parts.pages)
+        Engine(parts, ready_without_costs(parts)),
+        min(parts.config.max_rows, parts.pages),
+        parts.times,
     )
 
 
@@ -171,7 +174,7 @@ def _measure_costs(parts: EngineParts, threads: ThreadRule | None) -> Ready:
     trial_drafter = ZeroDrafter() if drafter and drafter.may_abstain else drafter
     trial = Engine(replace(parts, drafter=trial_drafter), ready, threads)
     keeps_cache = drafter is not None and drafter.keeps_cache
-    steps = measure_step_costs(trial, limits, ready.speculate, keeps_cache, parts.max_over_ranks)
+    steps = measure_step_costs(trial, limits, ready.speculate, keeps_cache, parts.times)
     preemption = measure_preemption_costs(
         Engine(parts, ready, threads), parts.max_length, parts.host_pages
     )

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -20,6 +21,7 @@ from shard.drafters import DrafterInputs, make_drafter
 from shard.errors import StartupError
 from shard.loading.collectives import all_agree, join_process_group, max_over_ranks
 from shard.loading.load import load
+from shard.loading.measured_times import MeasuredTimes
 from shard.loading.partition import TensorParallelRank
 from shard.loading.weights import ProgressCallback
 from shard.model import memory
@@ -47,7 +49,8 @@ class EngineParts:
     host_pool: HostPool
     device_rounds: DeviceRounds | None
     attempt: RoundAttempt
-    max_over_ranks: Callable[[float], float]
+    times: MeasuredTimes
+    """Times by which ranks decide alike, and as before a restart."""
     """The maximum of the ranks' values."""
     pages: int
     """Pages of the pool."""
@@ -70,11 +73,9 @@ def make_parts(config: ShardConfig, progress: Progress) -> EngineParts:
     draft = _load_draft(config, device, progress)
     attempt = _round_attempt(loaded, ranks, device)  # reads the layers that PackedModel may fuse
     pages = memory.pool_pages(config, loaded, draft)
-    across_ranks = partial(max_over_ranks, ranks=ranks, device=device)
-    target = PackedModel(
-        loaded, pages, config.max_rows, config.speculate + 1, across_ranks=across_ranks
-    )
-    drafter = make_drafter(DrafterInputs(config, loaded, draft, pages, across_ranks))
+    times = MeasuredTimes(_times_file(config), partial(max_over_ranks, ranks=ranks, device=device))
+    target = PackedModel(loaded, pages, config.max_rows, config.speculate + 1, across_ranks=times)
+    drafter = make_drafter(DrafterInputs(config, loaded, draft, pages, times))
     page_bytes = loaded.page_bytes + (draft.page_bytes if draft else 0)
     host_pages = host_pool_pages(config, pages, page_bytes, device)
     caches = target.cache, *(drafter.caches if drafter else ())
@@ -86,10 +87,17 @@ def make_parts(config: ShardConfig, progress: Progress) -> EngineParts:
         host_pool=HostPool(caches, host_pages),
         device_rounds=_device_rounds(config, target, drafter, pages),
         attempt=attempt,
-        max_over_ranks=across_ranks,
+        times=times,
         pages=pages,
         host_pages=host_pages,
     )
+
+
+def _times_file(config: ShardConfig) -> Path | None:
+    """The file of this rank's times, in the launcher's folder; None without a launcher."""
+    if not config.rendezvous:
+        return None
+    return Path(config.rendezvous).with_name(f"times-{config.rank}.json")
 
 
 def choose_device(config: ShardConfig) -> torch.device:

@@ -8,6 +8,7 @@ Knows an engine only as something that executes Steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, isqrt
 
@@ -38,8 +39,13 @@ class ThreadRule:
             torch.set_num_threads(count)
 
 
-def measure_threads(engine: StepExecutor, max_rows: int) -> ThreadRule:
-    """Time an engine that holds no rows, with one thread and with as many as torch has now."""
+def measure_threads(
+    engine: StepExecutor, max_rows: int, as_before: Callable[[float], float] = float
+) -> ThreadRule:
+    """Time an engine that holds no rows, with one thread and with as many as torch has now.
+
+    `as_before` turns measured seconds into those of the first start.
+    """
     many, sizes = torch.get_num_threads(), (1, min(MANY_ROWS, max_rows))
     alone: dict[int, float] = {}
     together: dict[int, float] = {}
@@ -47,7 +53,8 @@ def measure_threads(engine: StepExecutor, max_rows: int) -> ThreadRule:
         for threads, seconds in ((many, together), (1, alone)):
             torch.set_num_threads(threads)
             for rows in sizes:
-                seconds[rows] = min(seconds.get(rows, inf), decode_seconds(engine, rows))
+                measured = as_before(decode_seconds(engine, rows))
+                seconds[rows] = min(seconds.get(rows, inf), measured)
     gains = [together[rows] < (1 - MIN_GAIN) * alone[rows] for rows in sizes]
     return choose_rule(many, *gains)
 
