@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.paths import ROOT
 from tests.support.processes import Processes
 
+settings.register_profile("no deadline", deadline=None)  # tests assert no timing
+settings.load_profile("no deadline")
 if not Path("/proc/driver/nvidia/version").exists():  # read when triton is first imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

@@ -81,7 +81,7 @@ def test_greedy_tokens_are_those_of_transformers_generate() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("draft", [0, 1, 3, 5])
+@pytest.mark.parametrize("draft", [nightly(0), nightly(1), 3, 5])
 def test_the_draft_and_the_batch_change_no_token(kind: str, draft: int) -> None:
     assert drive(engine(TARGET, DRAFT), specs(kind), DrivePlan(draft=draft)) == reference(kind)
 
@@ -93,7 +93,7 @@ def test_a_draft_of_random_weights_changes_no_token(kind: str, random_draft: str
 
 @pytest.mark.parametrize(
     ("shards", "scheduler"),
-    [("1", "fcfs"), nightly("1", "laps-sd"), ("2", "laps-sd"), nightly("2", "las")],
+    [nightly("1", "fcfs"), nightly("1", "laps-sd"), ("2", "laps-sd"), nightly("2", "las")],
 )
 def test_shards_and_schedulers_change_no_token(
     processes: Processes, shards: str, scheduler: str

@@ -17,6 +17,7 @@ from benchmark.faults.streams import Answers, Progress, is_same_answer, stream_a
 from benchmark.faults.workload import SHARED_PREFIX, bodies
 from shard.launch.restart_policy import MAX_RESTARTS
 from tests.support.families import byte_level
+from tests.support.nightly import nightly
 from tests.support.paths import ROOT
 from tests.support.processes import Processes, Running
 
@@ -82,7 +83,7 @@ def logprobs(answer: dict[str, Any]) -> list[float]:
     return others
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [nightly(1), 2])
 async def test_answers_of_every_kind_are_the_same_although_shards_are_killed(
     processes: Processes, world: int
 ) -> None:
@@ -108,7 +109,7 @@ async def test_answers_of_every_kind_are_the_same_although_shards_are_killed(
     assert server.end() == 0
 
 
-@pytest.mark.parametrize("world", ["1", "2"])
+@pytest.mark.parametrize("world", [nightly("1"), "2"])
 async def test_a_shard_that_hangs_is_replaced_and_its_streams_go_on(
     processes: Processes, echo: Sequence[str], world: str
 ) -> None:

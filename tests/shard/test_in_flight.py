@@ -31,6 +31,7 @@ from tests.support.device_rounds import LateEngine, RoundWatch, device_engine
 from tests.support.driver import DrivePlan, RowSpec, drive
 from tests.support.forked_ranks import ForkedRank
 from tests.support.in_process import RandomPolicy, device_requests
+from tests.support.nightly import thinned
 from tests.support.pairs import Pair, with_eos
 from tests.support.ranks import (
     ECHO,
@@ -69,8 +70,7 @@ def plain(target: str) -> list[list[int]]:
     return drive(tiny.engine(target), asks, DrivePlan(batch=1))
 
 
-@pytest.mark.parametrize("kind", DRAFTS)
-@pytest.mark.parametrize(("batch", "rung"), CELLS)
+@pytest.mark.parametrize(("kind", "batch", "rung"), thinned([(kind,) for kind in DRAFTS], CELLS, 3))
 def test_results_read_late_change_no_token(
     ending_pair: Pair,
     kind: str,

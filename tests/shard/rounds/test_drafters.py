@@ -15,6 +15,7 @@ from shard.rounds import model_drafter
 from shard.wire.protocol import AppendPages, NewRow, RowResult, RowWork, Sampling, Step
 from tests.support import driver, tiny
 from tests.support.driver import DrivePlan, RowSpec, drive
+from tests.support.nightly import thinned
 from tests.support.pairs import PIECES, Model, renumbered, with_vocabulary
 from tests.support.samplings import SAMPLED
 from tests.support.tiny import VOCABULARY, engine
@@ -62,8 +63,9 @@ def items(engine: Engine, sampling: Sampling, plan: DrivePlan) -> list[RowResult
     return driver.run_steps(asks(sampling), plan, lambda step: engine.execute(step).items)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    ("kind", "sampling"), thinned([(kind,) for kind in KINDS], [(GREEDY,), (SAMPLED,)], 2)
+)
 def test_tokens_are_those_of_plain_decoding_whoever_drafts(
     pairs: dict[str, Engine], kind: str, sampling: Sampling
 ) -> None:
