@@ -15,6 +15,7 @@ from shard.config import ShardConfig
 from shard.errors import StartupError
 from shard.loading.draft_vocabulary import shared_vocabulary
 from shard.model.packed_model import LoadedModel, PackedModel
+from shard.model.products import AcrossRanks
 from shard.rounds.drafter import Drafter
 from shard.rounds.model_drafter import ModelDrafter
 from shard.rounds.ngram import NgramDrafter
@@ -33,7 +34,7 @@ class DrafterInputs:
     """The draft model, if one is configured."""
     pages: int
     """Pages of the pool; every cache of a drafter must have as many."""
-    across_ranks: Callable[[float], float] = float
+    across_ranks: AcrossRanks = float
     """Makes a measured time equal on all ranks."""
 
 

@@ -36,9 +36,10 @@ from typing import Any
 
 import aiohttp
 
-from benchmark.faults.server import FaultyServer, ServerFailed, running
+from benchmark.faults.server import FaultyServer, running
 from benchmark.faults.streams import Answers, Progress, is_same_answer, streaming
 from benchmark.faults.workload import bodies
+from benchmark.server.server import ServerFailed
 
 STEP_TIMEOUT_SECONDS = 5.0
 """--step-timeout of the server."""

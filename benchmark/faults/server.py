@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-LAUNCHER = Path(__file__).resolve().parents[2] / "launcher.py"
-TIMEOUT_SECONDS = 120.0
-"""Time limit of a start, of a restart and of an end."""
-
-
-class ServerFailed(RuntimeError):
-    """The server has ended, or has not done in time what it should."""
+from benchmark.server.server import (
+    ENVIRONMENT,
+    TIMEOUT_SECONDS,
+    ServerFailed,
+    launcher_command,
+)
 
 
 class FaultyServer:
@@ -73,12 +70,11 @@ class FaultyServer:
 async def running(flags: Sequence[str]) -> AsyncIterator[FaultyServer]:
     """A server on loopback that is ready. Raises ServerFailed, also if it does not end well."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(LAUNCHER), "--hostname", "127.0.0.1", "--port", "0"),
-        *("--json-output", "true", "--scheduler-state", "none", *flags),
+        *launcher_command(*flags),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         limit=1 << 20,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
     )
     server = FaultyServer(process)
     reading = asyncio.ensure_future(server.read())

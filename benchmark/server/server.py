@@ -24,11 +24,13 @@ import aiohttp
 LAUNCHER = Path(__file__).resolve().parents[2] / "launcher.py"
 MAX_NEW = 512
 TIMEOUT_SECONDS = 120.0
-"""Time limit of one run, and of a start, in seconds."""
+"""Time limit of one run, of a start and of an end, in seconds."""
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+"""Of a launcher: its shards compute in one thread."""
 
 
 class ServerFailed(RuntimeError):
-    """The server did not start, or did not answer."""
+    """The server did not start, did not answer, or did not do in time what it should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +56,24 @@ class ClientResponse:
     details: dict[str, Any]
 
 
+def launcher_command(*flags: str) -> tuple[str, ...]:
+    """The command of a server on loopback that logs JSON and has learned nothing before."""
+    always = ("--hostname", "127.0.0.1", "--port", "0", "--json-output", "true")
+    return (sys.executable, str(LAUNCHER), *always, "--scheduler-state", "none", *flags)
+
+
 @contextmanager
 def serving(policy: str, rows: int, log: Path) -> Iterator[str]:
     """The address of a server with `rows` rows a Step, which writes its Steps to `log`.
 
     Raises ServerFailed.
     """
-    flags = (
-        *("--hostname", "127.0.0.1", "--port", "0", "--json-output", "true"),
-        *("--scheduler", policy, "--scheduler-state", "none"),
-        *("--max-batch-size", str(rows), "--step-log", str(log)),
-    )
+    flags = ("--scheduler", policy, "--max-batch-size", str(rows), "--step-log", str(log))
     process = subprocess.Popen(  # noqa: S603
-        (sys.executable, str(LAUNCHER), *flags),
+        launcher_command(*flags),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
     )
     try:
         yield _address(process)

@@ -1,7 +1,7 @@
 """The private folder of one launcher, and the removal of those that dead launchers have left.
 
 A launcher holds a lock (flock(2)) on a file in its folder, which the kernel releases however the
-launcher ends. A folder with a lock that nobody holds is left over. The lock is taken before the
+launcher ends. A folder whose lock is free is left over. The lock is taken before the
 file gets its name, so that no other launcher ever sees it free.
 """
 

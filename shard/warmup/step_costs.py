@@ -7,12 +7,13 @@ something that executes Steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from shard.attention.kv_cache import PAGE_SIZE
 from shard.batch.packing import TokenSpan
+from shard.model.products import AcrossRanks
 from shard.rounds.drafter import Drafter, DraftRequest
 from shard.wire.protocol import (
     AppendPages,
@@ -30,8 +31,6 @@ WARMUP_BUDGET_SECONDS = 1.0
 it shows what a token costs in addition to reading the weights."""
 _ROUNDS = 3
 _CATCH_UP_STEPS = 8
-
-AcrossRanks = Callable[[float], float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ Knows an engine only as something that executes Steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, isqrt
 
 import torch
 
+from shard.model.products import AcrossRanks
 from shard.warmup.step_costs import StepExecutor, decode_seconds
 
 MANY_ROWS = 8
@@ -40,7 +40,7 @@ class ThreadRule:
 
 
 def measure_threads(
-    engine: StepExecutor, max_rows: int, as_before: Callable[[float], float] = float
+    engine: StepExecutor, max_rows: int, as_before: AcrossRanks = float
 ) -> ThreadRule:
     """Time an engine that holds no rows, with one thread and with as many as torch has now.
 
