@@ -9,6 +9,8 @@ MODEL ?=
 MODELS ?= smollm2 gemma3
 CASES ?= 5000
 FLOOR ?= 92
+# Processes start sooner from compiled modules, whatever the caller's environment says.
+export PYTHONDONTWRITEBYTECODE :=
 # Test files run in parallel. Each computes in one thread, which is fastest for models this small.
 JOBS ?= 2
 # Index of the small CPU build of torch, used on machines without an NVIDIA GPU before the default

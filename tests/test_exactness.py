@@ -81,7 +81,7 @@ def test_greedy_tokens_are_those_of_transformers_generate() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("draft", [nightly(0), nightly(1), 3, 5])
+@pytest.mark.parametrize("draft", [nightly(0), nightly(1), 3, nightly(5)])
 def test_the_draft_and_the_batch_change_no_token(kind: str, draft: int) -> None:
     assert drive(engine(TARGET, DRAFT), specs(kind), DrivePlan(draft=draft)) == reference(kind)
 

@@ -21,6 +21,7 @@ from shard.config import DEFAULT_DRAFT_LENGTH
 from shard.errors import StartupError
 from shard.launch.model_source import ModelFolders
 from shard.launch.restart_policy import MAX_RESTARTS
+from tests.support.nightly import nightly
 from tests.support.paths import ROOT
 from tests.support.processes import Processes, Running
 
@@ -727,7 +728,7 @@ def test_check_needs_no_weights(processes: Processes) -> None:
     [
         (["--max-total-tokens", "9999"], 2, "`max_total_tokens`(9999) must be <= 2048"),
         (["--num-shard", "3"], 2, "`num_shard`(3) must divide the model's 8 attention heads"),
-        (
+        nightly(
             ["--max-batch-total-tokens", "9999999999"],
             6,
             "lower `--max-batch-total-tokens` to at most ",
@@ -759,6 +760,7 @@ def test_check_finds_a_port_in_use_and_a_broken_tokenizer(
     assert "Error: ModelRefused: tokenizer: " in running.lines[-1]
 
 
+@pytest.mark.nightly
 def test_weights_can_be_in_another_folder(processes: Processes, tmp_path: Path) -> None:
     demo, model, weights = ROOT / "shard" / "demo" / "target", tmp_path / "m", tmp_path / "w"
     model.mkdir()

@@ -83,9 +83,11 @@ def logprobs(answer: dict[str, Any]) -> list[float]:
     return others
 
 
-@pytest.mark.parametrize("world", [nightly(1), 2])
+@pytest.mark.parametrize(
+    ("world", "kills"), [nightly(1, (0.1, 0.6)), nightly(2, (0.1, 0.6)), (2, (0.4,))]
+)
 async def test_answers_of_every_kind_are_the_same_although_shards_are_killed(
-    processes: Processes, world: int
+    processes: Processes, world: int, kills: Sequence[float]
 ) -> None:
     """Requests wait, share pages and are preempted: there are few rows and pages."""
     server = start(processes, *ROWS, "--max-swap-tokens", "1024", "--num-shard", str(world))
@@ -97,7 +99,7 @@ async def test_answers_of_every_kind_are_the_same_although_shards_are_killed(
         progress = Progress()
         async with streaming(url, requests, progress) as answers:
             again = asyncio.ensure_future(generate(url, prompt))
-            for part in (0.1, 0.6):
+            for part in kills:
                 await progress.reach(int(part * first.tokens))
                 os.kill(shards(server)[-1], SIGKILL)
                 assert await unready_reason(url) == "restarting"

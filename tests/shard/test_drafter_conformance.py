@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 
 import pytest
-import torch
 
 from shard.batch.rows import CachedRow
 from shard.drafters import DRAFTERS
@@ -32,10 +31,7 @@ PLANS = [
 
 @cache
 def engine_with(name: str, target: str, draft: str, **changes: Any) -> Engine:
-    config = tiny.config(target, draft, drafter=name, **changes)
-    engine = start_engine(config, lambda text, percent: None)
-    torch.set_num_threads(1)
-    return engine
+    return tiny.unmeasured_engine(tiny.config(target, draft, drafter=name, **changes))
 
 
 @pytest.fixture(params=DRAFTERS)

@@ -29,6 +29,7 @@ from shard.loading.load import load
 from shard.loading.partition import TensorParallelRank
 from tests.support import tiny
 from tests.support.families import byte_level
+from tests.support.nightly import nightly
 from tests.support.paths import DEMO, ROOT
 from tests.support.processes import Processes
 
@@ -414,7 +415,8 @@ def test_the_router_checks_what_the_launcher_sends(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", ["pickled weights", "a missing tensor", "an unsupported quantization"]
+    "fault",
+    ["pickled weights", nightly("a missing tensor"), nightly("an unsupported quantization")],
 )
 def test_the_command_prints_the_same_last_line_and_status_for_both(
     processes: Processes, tmp_path: Path, fault: str

@@ -8,9 +8,8 @@ from functools import cache, partial
 from typing import Any
 
 import pytest
-import torch
 
-from shard.engine import Engine, start_engine
+from shard.engine import Engine
 from shard.rounds.host_round import RowTask
 from shard.step_handle import StepHandle
 from shard.wire.protocol import RowResult, Step, StepResult
@@ -20,10 +19,7 @@ from tests.support import driver, tiny
 @cache
 def device_engine(target: str, draft: str | None, **changes: Any) -> Engine:
     """An engine that runs rounds on the device if they are supported there; cached."""
-    config = tiny.config(target, draft, resident=True, **changes)
-    loaded = start_engine(config, lambda text, percent: None)
-    torch.set_num_threads(1)
-    return loaded
+    return tiny.unmeasured_engine(tiny.config(target, draft, resident=True, **changes))
 
 
 class RoundWatch:

@@ -40,7 +40,8 @@ from transformers.models.qwen3_moe import Qwen3MoeConfig
 from transformers.models.stablelm import StableLmConfig
 
 from shard.config import ShardConfig
-from shard.engine import Engine, start_engine
+from shard.engine import Engine, ready_without_costs
+from shard.engine_parts import make_parts
 from shard.rounds.choose import DeviceRounds
 from shard.rounds.model_drafter import ModelDrafter
 
@@ -247,20 +248,26 @@ def config(model: str, draft: str | None = None, **changes: Any) -> ShardConfig:
     return replace(plain, **changes)
 
 
+def unmeasured_engine(config: ShardConfig) -> Engine:
+    """An engine that announces no costs: the trial Steps of a start take a third of its time.
+
+    It computes on one thread, since models this small lose time to a second one.
+    """
+    parts = make_parts(config, lambda text, percent: None)
+    torch.set_num_threads(1)
+    return Engine(parts, ready_without_costs(parts))
+
+
 @cache
 def engine(model: str, draft: str | None = None) -> Engine:
-    """The engine that serves `model`; loaded once a session, on one thread."""
-    loaded = start_engine(config(model, draft), lambda text, percent: None)
-    torch.set_num_threads(1)  # models this small lose time to a second one
-    return loaded
+    """The engine that serves `model`; loaded once a session."""
+    return unmeasured_engine(config(model, draft))
 
 
 @cache
 def swapping_engine(model: str, draft: str | None) -> Engine:
     """The same with a host pool; without a draft it drafts by prompt lookup."""
-    loaded = start_engine(config(model, draft, max_swap_tokens=1024), lambda text, percent: None)
-    torch.set_num_threads(1)
-    return loaded
+    return unmeasured_engine(config(model, draft, max_swap_tokens=1024))
 
 
 def model_drafter(engine: Engine) -> ModelDrafter:

@@ -27,6 +27,7 @@ from router.scheduler.memory.kv_placement import PREEMPTION_MODES
 from router.scheduler.planner import Planner
 from router.scheduler.policies import POLICIES
 from router.scheduler.row import TRANSITIONS, Row, RowState
+from tests.support.nightly import nightly
 from tests.support.virtual_device import Client, Device, capacity, chain, page_hashes, run, serve
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -212,15 +213,16 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert getattr(twin, verb)(*arguments) == result, "same events, other decisions"
 
 
+@pytest.mark.parametrize("examples", [15, nightly(200)])
 @pytest.mark.parametrize("policy", [*POLICIES, *VARIANTS])
-def test_any_order_of_events_keeps_pages_and_requests_whole(policy: str) -> None:
+def test_any_order_of_events_keeps_pages_and_requests_whole(policy: str, examples: int) -> None:
     machine = type(
         "Life_" + "".join(filter(str.isalpha, policy)), (SchedulerMachine,), {"policy": policy}
     )
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=40,
+            max_examples=examples,
             phases=(Phase.generate,),
             stateful_step_count=50,
             deadline=None,

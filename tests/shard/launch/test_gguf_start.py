@@ -73,6 +73,7 @@ def test_a_damaged_file_is_one_line_and_starts_no_process(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.nightly
 def test_a_file_that_cannot_be_converted_is_one_line(
     processes: Processes, file: Path, tmp_path: Path
 ) -> None:

@@ -163,7 +163,7 @@ def loaded_from(folder: Path) -> LoadedModel:
 def test_half_precision_serves_with_logits_near_those_of_float32(
     model: Model, name: str, dtype: str, near: float
 ) -> None:
-    half = start_engine(tiny.config(model(name), dtype=dtype), lambda text, percent: None)
+    half = tiny.unmeasured_engine(tiny.config(model(name), dtype=dtype))
     assert half.ready().dtype == dtype
     torch.set_num_threads(1)
     ask = RowSpec(tuple(range(5, 25)), 16)

@@ -6,13 +6,14 @@ import random
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shard.engine import Engine, start_engine
 from shard.errors import StartupError
 from shard.rounds import model_drafter
-from shard.wire.protocol import AppendPages, NewRow, RowResult, RowWork, Sampling, Step
+from shard.wire.protocol import AppendPages, NewRow, Ready, RowResult, RowWork, Sampling, Step
 from tests.support import driver, tiny
 from tests.support.driver import DrivePlan, RowSpec, drive
 from tests.support.nightly import thinned
@@ -142,14 +143,16 @@ def test_a_draft_of_another_vocabulary_is_refused_with_sizes_and_a_token(
     assert "'other 0' is 0 in the draft, absent in the target" in caught.value.text
 
 
-def test_ready_says_who_drafts_and_what_it_costs(pairs: dict[str, Engine], model: Model) -> None:
-    ready = pairs["random"].ready()
+def measured(model: str, draft: str | None = None, **changes: Any) -> Ready:
+    return start_engine(tiny.config(model, draft, **changes), lambda text, percent: None).ready()
+
+
+def test_ready_says_who_drafts_and_what_it_costs(model: Model) -> None:
+    ready = measured(model("llama"), model("llama", 1))
     assert (ready.drafter, ready.speculate) == ("model", 5)
     assert {(cost.rows, cost.draft) for cost in ready.costs} >= {(1, 0), (1, 1), (1, 5)}
-    assert pairs["ngram"].ready().drafter == "ngram"
-    assert pairs["ngram"].ready().catch_up_seconds == 0
-    plain = start_engine(
-        tiny.config(model("llama"), speculate=0), lambda text, percent: None
-    ).ready()
+    ngram = measured(model("llama"))
+    assert (ngram.drafter, ngram.catch_up_seconds) == ("ngram", 0)
+    plain = measured(model("llama"), speculate=0)
     assert (plain.drafter, plain.speculate) == ("", 0)
     assert {cost.draft for cost in plain.costs} == {0}
