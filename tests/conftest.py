@@ -29,7 +29,7 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden")
-    parser.addoption("--cases", type=int, default=100, help="fuzz cases for each operation")
+    parser.addoption("--cases", type=int, default=50, help="fuzz cases for each operation")
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ from router.scheduler.policies.laps_queues import LapsQueues
 from router.scheduler.policies.multilevel_queue import MultilevelQueue
 from router.scheduler.policies.policy import Policy
 from router.scheduler.row import Row
+from tests.support.nightly import nightly
 from tests.support.virtual_device import Client, capacity
 
-SEEDS = 10_000
 PATIENCE, FIRST, STEP, CROWD, STEPS = 2.0, 0.3, 0.5, 3, 20
 DEVICE = capacity()
 
@@ -76,8 +76,9 @@ def violations(seed: int, patience: float) -> Iterator[bool]:
             tried.observe(row, outcome, now)
 
 
-def test_no_adversary_has_a_request_served_before_an_older_one_that_is_due() -> None:
-    assert not any(any(violations(seed, PATIENCE)) for seed in range(SEEDS))
+@pytest.mark.parametrize("seeds", [2_000, nightly(10_000)])
+def test_no_adversary_has_a_request_served_before_an_older_one_that_is_due(seeds: int) -> None:
+    assert not any(any(violations(seed, PATIENCE)) for seed in range(seeds))
 
 
 def test_without_ageing_most_adversaries_would() -> None:

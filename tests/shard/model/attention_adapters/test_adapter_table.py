@@ -23,6 +23,7 @@ from shard.model.attention_adapters.adapter_table import (
 from shard.wire.protocol import Sampling
 from tests.support import tiny
 from tests.support.driver import DrivePlan, RowSpec, drive
+from tests.support.nightly import nightly
 from tests.support.reference import generate_greedily
 from tests.support.tiny import ADAPTED, VOCABULARY, engine
 
@@ -44,14 +45,17 @@ PLANS = {
 UNSHARDED = ("falcon", "stablelm", "gptj", "gpt-neo", "bloom", "mpt")
 
 
+@pytest.mark.parametrize("plans", [["together, in chunks", "scattered"], nightly(["alone"])])
 @pytest.mark.parametrize("name", ADAPTED)
-def test_an_adapted_architecture_emits_the_tokens_of_transformers(model: Model, name: str) -> None:
+def test_an_adapted_architecture_emits_the_tokens_of_transformers(
+    model: Model, name: str, plans: list[str]
+) -> None:
     path = model(name)
     expected = [generate_greedily(path, spec) for spec in SPECS]
     assert len({token for tokens in expected for token in tokens}) >= 64
     served = engine(path, model("llama", 1))
-    for plan in PLANS.values():
-        assert drive(served, SPECS, plan) == expected
+    for plan in plans:
+        assert drive(served, SPECS, PLANS[plan]) == expected
 
 
 def test_the_text_part_of_a_checkpoint_with_images_is_served(tmp_path: Path) -> None:
