@@ -15,7 +15,7 @@ from shard.config import ShardConfig
 from shard.errors import StartupError
 from shard.loading.draft_vocabulary import shared_vocabulary
 from shard.model.packed_model import LoadedModel, PackedModel
-from shard.model.products import AcrossRanks
+from shard.model.product_times import AcrossRanks
 from shard.rounds.drafter import Drafter
 from shard.rounds.model_drafter import ModelDrafter
 from shard.rounds.ngram import NgramDrafter

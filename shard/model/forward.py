@@ -1,8 +1,9 @@
 """Which forward computes a model's logits: transformers' own, or a fused one that agrees with it.
 
 The choice is made once at load, by running a short row through both. A model that is not fused, or
-whose logits differ, runs on transformers' forward and the log says why. Ranks choose alike, since
-they compare the same gathered logits.
+whose logits differ, runs on transformers' forward and the log says why; its linear layers still
+multiply by the kernels that are the fastest. Ranks choose alike, since they compare the same
+gathered logits.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from shard.attention.paged_layout import PagedLayout
 from shard.attention.sdpa_padded import Segment
 from shard.model.attention_adapters.adapter_table import model_arguments
 from shard.model.fused_llama import CannotFuse, FusedLlama, free_module_weights
-from shard.model.products import AcrossRanks
+from shard.model.linear_layers import replace_products
+from shard.model.product_times import AcrossRanks
 
 MAX_RELATIVE_DIFFERENCE = 1e-4
-"""Maximum difference between two forwards' logits, relative to the largest logit."""
+"""Maximum difference between two forwards' logits in float32, relative to the largest logit."""
+MAX_HALF_DIFFERENCE = 0.05
+"""The same in half precision, where a kernel changes the rounding of every layer."""
 _PROBE_PROMPT_TOKENS, _PROBE_NEXT_TOKENS = 11, 5
 """Tokens of the row that is compared: a prompt, then what follows it in the cache."""
 _log = logging.getLogger(__name__)
@@ -51,7 +55,7 @@ def choose_forward(
             fused = FusedLlama(module, name, across_ranks)
     except CannotFuse as reason:
         _log.info("%s runs on transformers' forward: %s", name, reason)
-        return original
+        return _with_fast_products(module, name, shapes, across_ranks)
     difference = relative_difference(original, fused, module, shapes)
     if not difference <= MAX_RELATIVE_DIFFERENCE:  # NaN does not agree
         _log.warning(
@@ -63,6 +67,31 @@ def choose_forward(
         return original
     free_module_weights(module)
     return fused
+
+
+def _with_fast_products(
+    module: nn.Module, name: str, shapes: tuple[LayerShape, ...], across_ranks: AcrossRanks
+) -> Forward:
+    """transformers' forward, with products by the fastest kernels if the logits stay the same."""
+    forward = transformers_forward(module)
+    expected = probe_logits(forward, module, shapes)
+    replaced = replace_products(module, across_ranks)
+    limit = MAX_RELATIVE_DIFFERENCE if expected.dtype == torch.float32 else MAX_HALF_DIFFERENCE
+    try:
+        fault = _difference_fault(expected, probe_logits(forward, module, shapes), limit)
+    except (RuntimeError, NotImplementedError) as error:  # the model reads a weight itself
+        fault = str(error).split("\n")[0]
+    if fault:
+        _log.warning("%s keeps its own products: %s", name, fault)
+        replaced.restore()
+    return forward
+
+
+def _difference_fault(expected: Tensor, found: Tensor, limit: float) -> str | None:
+    """Why `found` is not close enough to `expected`; None if it is."""
+    difference = float((expected - found).abs().max() / expected.abs().max())
+    agrees = difference <= limit  # NaN does not agree
+    return None if agrees else f"the logits differ by {difference:.1e}; {limit:.0e} is allowed"
 
 
 def transformers_forward(module: nn.Module) -> Forward:
@@ -82,11 +111,11 @@ def relative_difference(
     one: Forward, other: Forward, module: nn.Module, shapes: tuple[LayerShape, ...]
 ) -> float:
     """Maximum difference of two forwards on a short row, relative to the largest logit."""
-    first, second = (_probe_logits(forward, module, shapes) for forward in (one, other))
+    first, second = (probe_logits(forward, module, shapes) for forward in (one, other))
     return float((first - second).abs().max() / first.abs().max())
 
 
-def _probe_logits(forward: Forward, module: nn.Module, shapes: tuple[LayerShape, ...]) -> Tensor:
+def probe_logits(forward: Forward, module: nn.Module, shapes: tuple[LayerShape, ...]) -> Tensor:
     """Logits of every token of a short row; the last ones use the cache of the first."""
     weight = next(module.parameters())
     cache = KvCache(shapes, 1, weight.dtype, weight.device)

@@ -2,20 +2,18 @@
 
 transformers spends most of a small forward in its own Python layers, and on products with weights
 in a slow memory layout. This runner takes the weights out of the module tree and lays them out for
-a packed Step: queries, keys and values as one product, gate and up as another, each in the layout
-that `products` has found to be the fastest.
-The two halves that rotary embedding mixes are interleaved in the weights of queries and keys. That
-leaves their products unchanged and makes the rotation one complex product.
+a packed Step, see `fused_weights`, in the layout that `product_times` has found to be the fastest.
 
 How each layer attends is not read from the config but from what transformers passes to the
-attention interface. Modules with hooks, that is with collectives, are called unchanged. The caller
-compares a probe through both forwards before it uses this one.
+attention interface. The hooks of a module, which are its collectives, run around its product. The
+caller compares a probe through both forwards before it uses this one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -23,7 +21,15 @@ from torch import Tensor, nn
 
 from shard.attention.interface import AttentionProbe, Layout, use_layout
 from shard.attention.sdpa_row import AttentionParams
-from shard.model.products import ROWS, AcrossRanks, Linear, ProductPlan, time_and_choose
+from shard.model.fused_weights import (
+    gate_up_weights,
+    interleaved_order,
+    layer_products,
+    qkv_weights,
+)
+from shard.model.linear_layers import choose_head_plan, has_hooks, planned
+from shard.model.product_times import AcrossRanks, time_and_choose
+from shard.model.products import Linear, ProductPlan
 
 GEMMA = "GemmaForCausalLM"
 ARCHITECTURES = frozenset(
@@ -36,8 +42,6 @@ ARCHITECTURES = frozenset(
     )
 )
 """Pre-norm decoders with separate q, k, v, gate and up projections, each tested by tokens."""
-MAX_COPIED_HEAD_BYTES = 32 << 20
-"""Size above which a head that is also the embedding is not copied into another layout."""
 _POSITION_ONLY_ROPES = frozenset(("default", "linear", "llama3", "yarn"))
 """Rotary embeddings whose angle depends on the position alone."""
 
@@ -62,16 +66,15 @@ class FusedLlama:
         core: Any = module.get_submodule("model")
         weight_offset = 1.0 if name == GEMMA else 0.0
         self._embed = _bypass_hooks(core.embed_tokens)
-        plans = {
-            name: time_and_choose((weights(layer)[0] for layer in core.layers), across_ranks)
-            for name, weights in LAYER_WEIGHTS.items()
-        }
+        weights = chain.from_iterable(map(layer_products, core.layers))
+        plan = time_and_choose(weights, across_ranks)
         self._layers = [
-            _FusedLayer(index, layer, params[index], plans, weight_offset)
+            _FusedLayer(index, layer, params[index], plan, weight_offset)
             for index, layer in enumerate(core.layers)
         ]
         self._norm = _RmsNorm.from_module(core.norm, weight_offset)
-        self._head = _head(module.get_submodule("lm_head"), core.embed_tokens, across_ranks)
+        head: Any = module.get_submodule("lm_head")
+        self._head = planned(head, choose_head_plan(head, core.embed_tokens, across_ranks))
         self._rotations = _rotation_table(core)
         if 2 * self._rotations.shape[-1] != core.layers[0].self_attn.head_dim:
             raise CannotFuse("only a part of each head is rotated")
@@ -112,7 +115,7 @@ class _FusedLayer:
         index: int,
         layer: Any,
         params: AttentionParams,
-        plans: Mapping[str, ProductPlan],
+        plan: ProductPlan,
         weight_offset: float,
     ) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -124,15 +127,15 @@ class _FusedLayer:
         )
         self._query_heads = attention.q_proj.weight.shape[0] // self._head_dim
         self._input_norm = _RmsNorm.from_module(layer.input_layernorm, weight_offset)
-        self._qkv_proj = Linear(*_qkv_weights(layer), plans["qkv"])
+        self._qkv_proj = Linear(*qkv_weights(layer), plan)
         self._qk_norm = _fuse_head_norms(attention, self._query_heads, self._rotated_heads)
-        self._o_proj = _linear(attention.o_proj, plans["o"])
+        self._o_proj = planned(attention.o_proj, plan)
         self._post_attention_norm = _RmsNorm.from_module(
             layer.post_attention_layernorm, weight_offset
         )
-        self._gate_up_proj = Linear(*_gate_up_weights(layer), plans["gate_up"])
+        self._gate_up_proj = Linear(*gate_up_weights(layer), plan)
         self._activation = _bypass_hooks(mlp.act_fn)
-        self._down_proj = _linear(mlp.down_proj, plans["down"])
+        self._down_proj = planned(mlp.down_proj, plan)
 
     def __call__(self, hidden: Tensor, rotations: Tensor, layout: Layout) -> Tensor:
         hidden = hidden + self._attend(self._input_norm(hidden), rotations, layout)
@@ -197,91 +200,17 @@ def _rotation_table(core: Any) -> Tensor:
     return torch.complex(cos[0, :, :half], sin[0, :, :half])[:, None]
 
 
-LinearWeights = tuple[Tensor, Tensor | None]
-"""Weight [output features, input features], and bias."""
-
-
-def _linear_weights(part: nn.Linear) -> LinearWeights:
-    return part.weight, part.bias
-
-
-def _qkv_weights(layer: Any) -> LinearWeights:
-    """Queries, keys and values as one product, the first two interleaved."""
-    attention = layer.self_attn
-    rotated = [
-        _interleave(part, attention.head_dim) for part in (attention.q_proj, attention.k_proj)
-    ]
-    return _concatenate([*rotated, _linear_weights(attention.v_proj)])
-
-
-def _gate_up_weights(layer: Any) -> LinearWeights:
-    return _concatenate([_linear_weights(layer.mlp.gate_proj), _linear_weights(layer.mlp.up_proj)])
-
-
-LAYER_WEIGHTS: Mapping[str, Callable[[Any], LinearWeights]] = {
-    "qkv": _qkv_weights,
-    "o": lambda layer: _linear_weights(layer.self_attn.o_proj),
-    "gate_up": _gate_up_weights,
-    "down": lambda layer: _linear_weights(layer.mlp.down_proj),
-}
-"""The products of a layer; those of the same name have the same plan in all layers."""
-
-
-def _interleave(part: nn.Linear, dim: int) -> LinearWeights:
-    def mixed(rows: Tensor) -> Tensor:
-        return rows.view(-1, dim, *rows.shape[1:])[:, _interleaved_order(dim)].reshape(rows.shape)
-
-    return mixed(part.weight), None if part.bias is None else mixed(part.bias)
-
-
-def _interleaved_order(dim: int) -> Tensor:
-    """Index of each element of an interleaved head in a head of two halves."""
-    return torch.arange(dim).view(2, -1).t().flatten()
-
-
 def _fuse_head_norms(attention: Any, query_heads: int, rotated_heads: int) -> _RmsNorm | None:
     """Qwen3's norms of the query and key heads as one, [heads, D]; None for other models."""
     if not hasattr(attention, "q_norm"):
         return None
-    order = _interleaved_order(attention.head_dim)
+    order = interleaved_order(attention.head_dim)
     query, key = attention.q_norm.weight[order], attention.k_norm.weight[order]
     weight = torch.cat((query.expand(query_heads, -1), key.expand(rotated_heads - query_heads, -1)))
     return _RmsNorm.from_weight(weight, _epsilon(attention.q_norm))
 
 
-def _concatenate(parts: list[LinearWeights]) -> LinearWeights:
-    """One product for `parts`, whose outputs it gives side by side."""
-    weight = torch.cat([rows for rows, _ in parts])
-    if all(bias is None for _, bias in parts):
-        return weight, None
-    filled = [rows.new_zeros(len(rows)) if bias is None else bias for rows, bias in parts]
-    return weight, torch.cat(filled)
-
-
-def _linear(part: Any, plan: ProductPlan) -> TensorFunction:
-    """A linear layer; one with hooks, which are its collectives, stays unchanged."""
-    product: TensorFunction = part if _has_hooks(part) else Linear(*_linear_weights(part), plan)
-    return product
-
-
-def _head(part: Any, embedding: Any, across_ranks: AcrossRanks) -> TensorFunction:
-    """The head; a large one that is also the embedding keeps its layout and is not copied."""
-    if _has_hooks(part):
-        product: TensorFunction = part
-        return product
-    shared = part.weight is embedding.weight and part.weight.nbytes > MAX_COPIED_HEAD_BYTES
-    if shared:
-        plan = time_and_choose([part.weight], across_ranks, (ROWS,))
-    else:
-        plan = time_and_choose([part.weight], across_ranks)
-    return Linear(*_linear_weights(part), plan)
-
-
 def _bypass_hooks(part: Any) -> TensorFunction:
     """The forward of `part`, without the lookup of hooks if it has none."""
-    forward: TensorFunction = part if _has_hooks(part) else part.forward
+    forward: TensorFunction = part if has_hooks(part) else part.forward
     return forward
-
-
-def _has_hooks(part: nn.Module) -> bool:
-    return bool(part._forward_hooks or part._forward_pre_hooks)

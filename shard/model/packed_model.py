@@ -21,7 +21,7 @@ from shard.batch.packing import PackedBatch, TokenSpan, pack_spans
 from shard.errors import StartupError
 from shard.model.cuda_graphs import ForwardGraphs, largest_bucket
 from shard.model.forward import choose_forward, transformers_forward
-from shard.model.products import AcrossRanks
+from shard.model.product_times import AcrossRanks
 
 _HOST = torch.device("cpu")
 

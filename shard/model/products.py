@@ -2,45 +2,32 @@
 
 One token is bound by memory and thirty-two by arithmetic, and no kernel is the fastest for both,
 nor the same one on every processor: for eight tokens the plain product with transposed weights can
-take three times as long as oneDNN's with packed ones. So the kernels are timed at load on samples
-of the weights, for a few numbers of tokens, and a plan is made of the times. A weight is kept in
-one layout only. Small weights stay in the processor's cache, where the plain product is the
-fastest, and are not timed. One thread is timed: which kernel is the fastest hardly depends on their
-number, and on a busy machine threads that wait for each other would hide it.
+take three times as long as oneDNN's with packed ones. A plan, which `product_times` makes, names a
+layout and a kernel for each number of tokens. A weight is kept in one layout only.
 
 Sums in float32 depend on the kernel in their last bits, as they always did on the number of tokens.
-Ranks must choose alike, since each of them drafts for itself: `across_ranks` makes their times
-equal. Knows no model.
+A processor without units for half precision multiplies one token fast, because it reads half as
+many bytes, and many tokens slowly: `widened` then converts a block of the weights at a time to
+float32. Knows no model and measures nothing.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import product
-from math import inf, log
+from math import log
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-AcrossRanks = Callable[[float], float]
-"""Turns each rank's seconds into one value, the same on every rank."""
 Multiply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """From x [T, in], a weight in the kernel's layout and a bias to x W^T + b [T, out]."""
 
 TIMED_TOKENS = (1, 2, 4, 8, 32)
 """Numbers of tokens that are timed; others use the kernel of a near one."""
-TIMED_BYTES = 1 << 21
-"""Size from which a weight is timed: smaller ones stay in the cache."""
-SAMPLE_BYTES, ALL_SAMPLES_BYTES = 8 << 20, 16 << 20
-"""Maximum size of one sample of the weights, and size at which there are enough of them."""
-MIN_GAIN = 0.05
-"""Relative gain in time, on average, for which a later layout replaces an earlier one."""
-_ROUNDS = 2
-"""Times that each kernel runs; the fastest counts, since other load only makes it slower."""
+_WIDENED_ELEMENTS = 1 << 20
+"""Elements of a block of weights in float32, which stays in the cache until it is multiplied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +54,14 @@ def _packed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
+def _widened(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The product in float32, rounded once at the end."""
+    rows, wide = max(1, _WIDENED_ELEMENTS // weight.shape[1]), x.float()
+    parts = [functional.linear(wide, part.float()) for part in weight.split(rows)]
+    out = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+    return (out if bias is None else out.add_(bias)).to(x.dtype)
+
+
 def _pack(weight: Tensor) -> Tensor:
     """`weight` in oneDNN's own layout, which cannot be read."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 8)
@@ -85,7 +80,33 @@ KERNELS: Mapping[str, Kernel] = {
     "linear": Kernel(ROWS, functional.linear),
     "transposed": Kernel(ROWS, _transposed),
     "packed": Kernel(PACKED, _packed),
+    "widened": Kernel(ROWS, _widened),
 }
+
+
+def usable_layouts(dtype: torch.dtype) -> tuple[str, ...]:
+    """The layouts that have kernels for weights of `dtype`, the plainest first.
+
+    Transposed products in half precision take up to ten times as long as others, and oneDNN
+    refuses what the processor has no units for.
+    """
+    if dtype == torch.float32:
+        return (COLUMNS, ROWS, PACKED) if torch.backends.mkldnn.is_available() else (COLUMNS, ROWS)
+    supports = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    packs = torch.backends.mkldnn.is_available() and dtype in supports and supports[dtype]()
+    return (ROWS, PACKED) if packs else (ROWS,)
+
+
+def kernel_names(layout: str, dtype: torch.dtype) -> list[str]:
+    """The kernels for weights of `dtype` in `layout`; those in float32 need no widening."""
+    return [
+        name
+        for name, kernel in KERNELS.items()
+        if kernel.layout == layout and (kernel.multiply is not _widened or dtype != torch.float32)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +124,6 @@ class ProductPlan:
 
 PLAIN = ProductPlan(COLUMNS, ("columns",) * len(TIMED_TOKENS))
 """One product with transposed weights."""
-Times = Mapping[tuple[str, int], float]
-"""Seconds by kernel and number of tokens."""
 
 
 class Linear:
@@ -113,88 +132,15 @@ class Linear:
     def __init__(self, weight: Tensor, bias: Tensor | None, plan: ProductPlan = PLAIN) -> None:
         """`weight` [out, in]; in the layout `rows` a contiguous one is not copied."""
         self._out = weight.shape[0]
-        self._weight, self._bias = LAYOUTS[plan.layout](weight.detach()), bias
+        self.weight, self._bias = LAYOUTS[plan.layout](weight.detach()), bias
+        """The weight in the layout of `plan`."""
         names = [plan.kernel(tokens) for tokens in range(1, TIMED_TOKENS[-1] + 1)]
         self._kernels = [self._nothing, *(KERNELS[name].multiply for name in names)]
 
     def __call__(self, x: Tensor) -> Tensor:
         kernel = self._kernels[min(x.shape[0], len(self._kernels) - 1)]
-        return kernel(x, self._weight, self._bias)
+        return kernel(x, self.weight, self._bias)
 
     def _nothing(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The product of no tokens, which not every kernel accepts."""
         return x.new_empty(0, self._out)
-
-
-def time_and_choose(
-    weights: Iterable[Tensor], across_ranks: AcrossRanks, layouts: Sequence[str] = tuple(LAYOUTS)
-) -> ProductPlan:
-    """Choose among `layouts` for `weights` [out, in], which differ only in their values.
-
-    Takes of `weights` as many as it needs, so that none is in the cache when its turn comes.
-    """
-    samples = _samples(weights)
-    size = across_ranks(samples[0].nbytes)  # ranks must agree whether to time
-    if len(layouts) > 1 and size < TIMED_BYTES:
-        return PLAIN
-    usable = [name for name in layouts if name != PACKED or torch.backends.mkldnn.is_available()]
-    with _one_thread():
-        times = {
-            key: across_ranks(seconds)
-            for layout in usable
-            for key, seconds in _time_layout(layout, samples).items()
-        }
-    return choose_plan(times, usable)
-
-
-def choose_plan(times: Times, layouts: Sequence[str]) -> ProductPlan:
-    """The layout with the shortest times, by their geometric mean, and its fastest kernels.
-
-    A layout replaces one before it only if it gains `MIN_GAIN`.
-    """
-    best, best_mean = PLAIN, inf
-    for layout in layouts:
-        names = [name for name, kernel in KERNELS.items() if kernel.layout == layout]
-        fastest = [min(names, key=lambda name: times[name, n]) for n in TIMED_TOKENS]
-        mean = sum(log(times[name, n]) for name, n in zip(fastest, TIMED_TOKENS, strict=True))
-        if mean / len(TIMED_TOKENS) < best_mean + log(1 - MIN_GAIN):
-            best, best_mean = ProductPlan(layout, tuple(fastest)), mean / len(TIMED_TOKENS)
-    return best
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _samples(weights: Iterable[Tensor]) -> list[Tensor]:
-    """Parts of `weights`, up to `ALL_SAMPLES_BYTES` in all."""
-    samples: list[Tensor] = []
-    for weight in weights:
-        rows = max(1, SAMPLE_BYTES // (weight.shape[1] * weight.itemsize))
-        for part in weight.detach().split(rows):
-            if part.shape == (samples[0] if samples else part).shape:
-                samples.append(part)
-            if sum(sample.nbytes for sample in samples) >= ALL_SAMPLES_BYTES:
-                return samples
-    return samples
-
-
-def _time_layout(layout: str, samples: Sequence[Tensor]) -> dict[tuple[str, int], float]:
-    """Seconds of each kernel of `layout` for one sample."""
-    weights = [LAYOUTS[layout](sample) for sample in samples]
-    names = [name for name, kernel in KERNELS.items() if kernel.layout == layout]
-    times = dict.fromkeys(product(names, TIMED_TOKENS), inf)
-    for _, (name, tokens) in product(range(_ROUNDS), list(times)):
-        x, multiply = samples[0].new_ones(tokens, samples[0].shape[1]), KERNELS[name].multiply
-        start = time.perf_counter()
-        for weight in weights:
-            multiply(x, weight, None)
-        seconds = (time.perf_counter() - start) / len(weights)
-        times[name, tokens] = min(times[name, tokens], seconds)
-    return times

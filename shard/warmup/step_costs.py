@@ -13,7 +13,7 @@ from typing import Protocol
 
 from shard.attention.kv_cache import PAGE_SIZE
 from shard.batch.packing import TokenSpan
-from shard.model.products import AcrossRanks
+from shard.model.product_times import AcrossRanks
 from shard.rounds.drafter import Drafter, DraftRequest
 from shard.wire.protocol import (
     AppendPages,

@@ -13,7 +13,7 @@ from math import inf, isqrt
 
 import torch
 
-from shard.model.products import AcrossRanks
+from shard.model.product_times import AcrossRanks
 from shard.warmup.step_costs import StepExecutor, decode_seconds
 
 MANY_ROWS = 8

@@ -8,9 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from shard.model import fused_llama, products
-from shard.model.forward import relative_difference, transformers_forward
+from shard.model import fused_llama, linear_layers, product_times, products
+from shard.model.forward import (
+    choose_forward,
+    probe_logits,
+    relative_difference,
+    transformers_forward,
+)
 from shard.model.fused_llama import FusedLlama
+from shard.model.product_times import choose_plan, time_and_choose
 from shard.model.products import (
     COLUMNS,
     KERNELS,
@@ -21,8 +27,8 @@ from shard.model.products import (
     TIMED_TOKENS,
     Linear,
     ProductPlan,
-    choose_plan,
-    time_and_choose,
+    kernel_names,
+    usable_layouts,
 )
 from tests.support.fused import FUSED, build
 
@@ -58,7 +64,8 @@ def test_every_kernel_serves_every_fused_family(
     name: str, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, shapes = build(family)
-    monkeypatch.setattr(fused_llama, "time_and_choose", lambda *_: UNIFORM[name])
+    for user in (fused_llama, linear_layers):
+        monkeypatch.setattr(user, "time_and_choose", lambda *_: UNIFORM[name])
     fused = FusedLlama(module, FUSED[family])
     with torch.inference_mode():
         assert relative_difference(transformers_forward(module), fused, module, shapes) < 1e-5
@@ -90,15 +97,15 @@ def test_a_layout_replaces_a_plainer_one_only_for_a_clear_gain(packed: float, la
     assert choose_plan(measured, list(LAYOUTS)).layout == layout
 
 
-def test_what_is_slow_for_one_token_but_fast_for_many_is_judged_by_all() -> None:
+@pytest.mark.parametrize(("one_token", "layout"), [(31.0, PACKED), (34.0, PACKED), (60.0, COLUMNS)])
+def test_a_layout_for_many_tokens_must_not_cost_much_for_one(one_token: float, layout: str) -> None:
     measured = times(
-        columns=(0.35, 0.58, 1.7, 1.1, 2.0),
-        linear=(0.54, 2.0, 1.3, 1.9, 2.1),
-        transposed=(0.49, 0.65, 0.69, 1.9, 2.2),
-        packed=(0.54, 0.55, 0.68, 0.9, 2.7),
+        columns=(30.0, 50.0, 64.0, 73.0, 120.0),
+        linear=(35.0, 50.0, 33.0, 78.0, 125.0),
+        transposed=(33.0, 52.0, 36.0, 70.0, 125.0),
+        packed=(one_token, 30.0, 35.0, 45.0, 95.0),
     )
-    assert choose_plan(measured, list(LAYOUTS)).layout == PACKED
-    assert choose_plan(measured, [ROWS]).kernels == ("transposed",) * 3 + ("linear",) * 2
+    assert choose_plan(measured, list(LAYOUTS)).layout == layout
 
 
 def test_the_transposed_product_is_chosen_where_it_is_the_fastest_for_a_few_tokens() -> None:
@@ -124,17 +131,78 @@ def test_small_weights_are_multiplied_plainly_and_not_timed() -> None:
 
 def test_ranks_choose_by_the_same_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a rank measures itself has no influence: here `across_ranks` is the slowest rank."""
-    monkeypatch.setattr(products, "TIMED_BYTES", 0)
+    monkeypatch.setattr(product_times, "TIMED_BYTES", 0)
     plans = {time_and_choose([torch.randn(64, 32)] * 3, lambda _: 1e-3) for _ in range(3)}
     assert len(plans) == 1
 
 
 def test_a_large_head_that_is_the_embedding_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_llama, "MAX_COPIED_HEAD_BYTES", 0)
+    monkeypatch.setattr(linear_layers, "MAX_COPIED_HEAD_BYTES", 0)
     module, shapes = build("llama", tie_word_embeddings=True)
     module.tie_weights()  # type: ignore[operator]
     fused = FusedLlama(module, "LlamaForCausalLM")
     head = fused._head
     assert isinstance(head, Linear)
-    assert head._weight.data_ptr() == module.get_input_embeddings().weight.data_ptr()  # type: ignore[operator]
+    assert head.weight.data_ptr() == module.get_input_embeddings().weight.data_ptr()  # type: ignore[operator]
     assert relative_difference(transformers_forward(module), fused, module, shapes) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["linear", "transposed", "widened"])
+@pytest.mark.parametrize("block", [1, 130, 1 << 20], ids=["a row", "two rows", "all"])
+def test_products_in_half_precision_are_rounded_once(
+    name: str, dtype: torch.dtype, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_WIDENED_ELEMENTS", block)
+    torch.manual_seed(3)
+    x, weight, bias = (torch.randn(*size).to(dtype) for size in ((5, 64), (7, 64), (7,)))
+    exact = functional.linear(x.double(), weight.double(), bias.double())
+    out = Linear(weight, bias, UNIFORM[name])(x)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), exact, rtol=2 * torch.finfo(dtype).eps, atol=0.02)
+
+
+def test_kernels_that_the_dtype_lacks_are_not_timed() -> None:
+    assert "widened" not in kernel_names(ROWS, torch.float32)
+    assert COLUMNS not in usable_layouts(torch.bfloat16)
+    assert usable_layouts(torch.float64) == (ROWS,)
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["own head", "tied head"])
+@pytest.mark.parametrize("name", ["columns", "transposed", "packed"])
+@pytest.mark.parametrize("family", ["gemma3", "phi3", "mixtral", "deepseek-v3"])
+def test_families_without_a_fused_forward_multiply_as_planned(
+    name: str, family: str, tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, shapes = build(family, tie_word_embeddings=tied)
+    if tied:
+        module.tie_weights()  # type: ignore[operator]
+    expected = probe_logits(transformers_forward(module), module, shapes)
+    monkeypatch.setattr(linear_layers, "time_and_choose", lambda *_: UNIFORM[name])
+    forward = choose_forward(module, family, shapes)
+    found = probe_logits(forward, module, shapes)
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert "forward" in vars(module.get_output_embeddings())  # type: ignore[operator]
+
+
+def test_products_that_change_the_logits_are_taken_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    module, shapes = build("gemma3")
+    expected = probe_logits(transformers_forward(module), module, shapes)
+    wrong = products.Kernel(COLUMNS, lambda x, weight, bias: 2 * torch.mm(x, weight))
+    monkeypatch.setitem(KERNELS, "wrong", wrong)
+    plan = ProductPlan(COLUMNS, ("wrong",) * len(TIMED_TOKENS))
+    monkeypatch.setattr(linear_layers, "time_and_choose", lambda *_: plan)
+    forward = choose_forward(module, "gemma3", shapes)
+    assert "gemma3 keeps its own products: the logits differ by" in caplog.text
+    assert torch.equal(probe_logits(forward, module, shapes), expected)
+
+
+def test_a_product_runs_between_the_hooks_of_its_layer() -> None:
+    part = torch.nn.Linear(6, 4)
+    part.register_forward_pre_hook(lambda _module, inputs: (inputs[0].chunk(2, dim=-1)[1],))
+    part.register_forward_hook(lambda _module, _inputs, output: output.mul_(3))
+    x = torch.randn(5, 12)
+    with torch.inference_mode():
+        torch.testing.assert_close(linear_layers.planned(part, UNIFORM["packed"])(x), part(x))
