@@ -17,7 +17,8 @@ def serve(poison: frozenset[int], ids: Sequence[int], batch: int, random: Random
 
     A batch without poison gives every request in it a token, which is its last.
     """
-    quarantine, live, failures = Quarantine(), set(ids), []
+    quarantine, live = Quarantine(), set(ids)
+    failures: list[int] = []
     while live:
         probed = quarantine.probed
         size = min(batch, len(live))
