@@ -17,8 +17,7 @@ def serve(poison: frozenset[int], ids: Sequence[int], batch: int, random: Random
 
     A batch without poison gives every request in it a token, which is its last.
     """
-    quarantine, live = Quarantine(), set(ids)
-    failures: list[int] = []
+    quarantine, live, failures = Quarantine(), set(ids), []
     while live:
         probed = quarantine.probed
         size = min(batch, len(live))
