@@ -23,7 +23,6 @@ from router.dispatch.current_shards import CurrentShards
 from router.dispatch.draft_watch import DraftWatch
 from router.dispatch.events import CancelRequested, Event, EventQueue, ShardsRestarted, Submitted
 from router.dispatch.page_hashes import PromptPages
-from router.dispatch.quarantine import Quarantine
 from router.dispatch.step_log import StepLog
 from router.dispatch.step_pipeline import StepPipeline
 from router.errors import Cancelled, GenerationFailed, Unavailable, ValidationError
@@ -80,7 +79,6 @@ class Dispatcher:
         self._draft_watch = draft_watch
         self._admission = Admission(permits)
         self._pipeline = StepPipeline()
-        self._quarantine = Quarantine()
         self._events = EventQueue()
         self._records: dict[int, LiveRequest] = {}
         """Requests that the scheduler knows, or will once the event queue is read, by id."""
@@ -215,7 +213,7 @@ class Dispatcher:
     def _fill_pipeline(self) -> None:
         while self._shards.group.has_capacity:
             now = self._clock()
-            batch = self._scheduler.next_batch(now, self._quarantine.probed)
+            batch = self._scheduler.next_batch(now)
             if batch is None:
                 return
             self._watch_drafts(batch)
@@ -249,20 +247,9 @@ class Dispatcher:
             self._remove(record)
 
     def _on_shards_failed(self) -> None:
-        in_flight = self._pipeline.rows_in_flight() & self._records.keys()
-        blamed = self._quarantine.shards_failed(in_flight)
         self._abort_steps()
         self._scheduler.reset()
         self._metrics.shards_failed()
-        if blamed is not None:
-            self._end_blamed(self._records[blamed])
-
-    def _end_blamed(self, record: LiveRequest) -> None:
-        now = self._clock()
-        _log.error("request %s made the shards fail twice; it ends", record.request_id)
-        record.fail(GenerationFailed("the model's processes failed on this request"), now)
-        self._scheduler.cancel(record.id, now)
-        self._remove(record)
 
     def _on_shards_restarted(self, shards: ShardGroup) -> None:
         self._shards.replace(shards)
@@ -276,7 +263,6 @@ class Dispatcher:
     def _remove(self, record: LiveRequest) -> None:
         self._records.pop(record.id, None)
         self._pipeline.remove(record.id)
-        self._quarantine.clear(record.id)
 
     def _on_cancel_requested(self, record: LiveRequest) -> None:
         if record.id in self._records:  # it may have ended before this was read
@@ -324,8 +310,6 @@ class Dispatcher:
     def _append_tokens(self, record: LiveRequest, item: RowResult, now: float) -> None:
         previous = record.last_token
         kept = record.apply(item, now)
-        if kept:
-            self._quarantine.clear(record.id)
         if 0 < kept < len(record.tokens):
             self._metrics.tokens_emitted(kept, now - previous)
         if item.drafted:

@@ -98,10 +98,6 @@ class StepPipeline:
             outcomes,
         )
 
-    def rows_in_flight(self) -> frozenset[int]:
-        """Ids of the rows that Steps in flight run."""
-        return frozenset(run.id for step, _ in self._in_flight for run in step.run)
-
     def reset(self) -> list[str]:
         """Begin again with a group that holds nothing, whose first Step is number 1.
 

@@ -226,11 +226,8 @@ class Scheduler(Protocol):
         `end`: STOP if the answer is complete, so that its length is learned.
         """
 
-    def next_batch(self, now: float, only: int | None = None) -> ScheduledBatch | None:
-        """Plan one Step. Return None if there is nothing to run and nothing to release.
-
-        `only`: the one job that may run, as long as it is live and has room; None: all may.
-        """
+    def next_batch(self, now: float) -> ScheduledBatch | None:
+        """Plan one Step. Return None if there is nothing to run and nothing to release."""
 
     def complete(self, outcomes: Sequence[Outcome], now: float) -> None:
         """Apply the outcomes of the oldest Step in flight."""

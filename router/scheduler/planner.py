@@ -82,31 +82,23 @@ class Planner:
         if row is not None:
             self._end_row(row, end)
 
-    def next_batch(self, now: float, only: int | None = None) -> ScheduledBatch | None:
-        """Plan one Step. Return None if there is nothing to do, or the maximum depth is reached.
-
-        `only`: the one job that may run, as long as it is live and has room; None: all may.
-        """
+    def next_batch(self, now: float) -> ScheduledBatch | None:
+        """Plan one Step. Return None if there is nothing to do, or the maximum depth is reached."""
         if len(self._in_flight) >= self._capacity.depth:
             return None
         release = tuple(self._to_release)
         self._to_release.clear()
         self._placement.release(release)
-        order, memory = self._order(now, only), self._placement
+        order, memory = self._policy.order(now), self._placement
         drafts = self._draft_chooser.choose(order, memory.rows_with_kv)
         sharing = [row for step in self._in_flight for row, _ in step.values() if row.hashes]
         plan = BatchBuilder(self._capacity, memory, order, drafts, sharing)
         plan.fill()
         if not plan.step and not release:
-            stuck = only is not None and not self._in_flight  # others hold the pages that it needs
-            return self.next_batch(now) if stuck else None
+            return None
         self._in_flight.append(plan.step)
         self._count_preemptions(plan)
         return plan.moves.to_batch(plan.run, release)
-
-    def _order(self, now: float, only: int | None) -> Sequence[Row]:
-        alone = None if only is None else self._rows.get(only)
-        return self._policy.order(now) if alone is None else [alone]
 
     def complete(self, outcomes: Sequence[Outcome], now: float) -> None:
         """Apply the outcomes of the oldest Step in flight, if there is one."""

@@ -42,7 +42,6 @@ from shard.config import ShardConfig
 from shard.echo.echo_engine import EchoEngine
 from shard.echo.replies import full_reply, reply_logprob
 from shard.wire.protocol import (
-    HEADER_BYTES,
     End,
     Message,
     Ping,
@@ -53,7 +52,6 @@ from shard.wire.protocol import (
     Sampling,
     Step,
     StepResult,
-    unpack,
 )
 from tests.support.families import FAMILIES
 from tests.support.ranks import ECHO, RankProcess, echo_group
@@ -578,53 +576,6 @@ async def test_streams_go_on_with_the_same_tokens_whenever_a_rank_has_died(
             expected(request)[0],
             expected(request)[1].value,
         )
-
-
-class PoisonedRank(EngineRank):
-    """Disconnects when a Step runs a row of the prompt `poison`."""
-
-    def __init__(self, poison: Sequence[int]) -> None:
-        super().__init__(0)
-        self._poison = tuple(poison)
-        self._poisoned: set[int] = set()
-
-    def _on_frame(self, frame: bytes) -> None:
-        message = unpack(frame[HEADER_BYTES:])
-        if isinstance(message, Step):
-            new = {row.id for row in message.new if row.tokens[: row.prompt] == self._poison}
-            self._poisoned |= new
-            if self._poisoned & {run.id for run in message.run}:
-                self.disconnect()
-                return
-        super()._on_frame(frame)
-
-
-@pytest.mark.parametrize("others", [0, 5, 20])
-async def test_a_request_that_kills_the_shards_ends_and_the_others_go_on(others: int) -> None:
-    poison, requests = ask("poison"), mixed_requests(others, seed=3)
-    failures = 0
-    async with AsyncExitStack() as stack:
-
-        async def start() -> list[str]:
-            rank = PoisonedRank(prompt_of(poison))
-            return await stack.enter_async_context(listening(rank))
-
-        server = await stack.enter_async_context(serving(await start()))
-        tasks = [asyncio.ensure_future(finish(server, each)) for each in requests]
-        async with server.open("poison", poison) as (record,):
-            while record.is_live:
-                await server.until_unhealthy("restarting")
-                failures += 1
-                shards = await stack.enter_async_context(ShardGroup.connect(await start()))
-                await server.dispatcher.resume(shards)
-                await server.until_unhealthy(None)
-            with pytest.raises(GenerationFailed, match="processes failed on this request"):
-                await record.wait()
-        records = await asyncio.gather(*tasks)
-        await server.metrics.until_empty()
-    assert failures == (3 if others else 2)
-    for request, record in zip(requests, records, strict=True):
-        assert tuple(record.output_ids) == expected(request)[0]
 
 
 async def test_a_step_that_was_in_flight_when_the_shards_failed_counts_once() -> None:

@@ -170,30 +170,6 @@ def test_outcomes_after_the_end_of_a_row_are_ignored() -> None:
     assert scheduler.next_batch(0.0) is None
 
 
-def test_only_one_job_runs_if_asked_for_and_the_others_lose_nothing() -> None:
-    scheduler = fcfs(capacity(depth=1))
-    submit(scheduler, 1, prompt=4)
-    submit(scheduler, 2, prompt=4)
-    alone = scheduler.next_batch(0.0, only=2)
-    assert alone is not None
-    assert alone.run == (ScheduledRow(2, 4, 0),)
-    complete(scheduler, done(2, 4))
-    assert plan(scheduler).run == (ScheduledRow(1, 4, 0), ScheduledRow(2, 0, 3))
-
-
-def test_all_jobs_may_run_if_the_only_one_is_unknown_or_has_no_room() -> None:
-    scheduler = fcfs(capacity(pages=2, page_size=4, depth=1, prefill_tokens=8))
-    submit(scheduler, 1, prompt=4, max_new=3)
-    submit(scheduler, 2, prompt=4, max_new=3)
-    unknown = scheduler.next_batch(0.0, only=7)
-    assert unknown is not None
-    assert [run.id for run in unknown.run] == [1]
-    complete(scheduler, done(1, 4))
-    stuck = scheduler.next_batch(0.0, only=2)
-    assert stuck is not None
-    assert [run.id for run in stuck.run] == [1]
-
-
 def test_a_job_that_can_never_fit_is_refused() -> None:
     scheduler = fcfs(capacity(pages=4))
     with pytest.raises(ValueError, match="needs 5 of 4 pages"):
