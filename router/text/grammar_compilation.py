@@ -9,6 +9,7 @@ this takes too long.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -24,6 +25,9 @@ LIMITS = LLParserLimits(step_max_items=MAX_GRAMMAR_ITEMS, max_lexer_states=MAX_G
 """Limits of the parser, the same as on the shards."""
 TRIED_TOKENS = 8
 """Number of tokens that a new grammar has to get through."""
+_LARK_LITERAL = re.compile(r'"(?:\\.|[^"\\])*"?|(?://|#)[^\n]*|/(?:\\.|[^/\\])+/?')
+"""A string, a comment or a regular expression of a Lark grammar, also one that is not closed."""
+_RULE_TEMPERATURE = re.compile(r"\[[^\[\]]*\btemperature\s*=")
 
 
 def load_tokenizer(text: str, vocabulary_size: int) -> LLTokenizer:
@@ -60,6 +64,7 @@ def compile_grammar(kind: str, text: str, tokenizer: LLTokenizer) -> str:
 
 def _grammar_source(kind: str, text: str) -> str:
     if kind == "lark":
+        _refuse_temperature(text)
         return text
     if kind == "regex":
         if (len(text) - len(text.rstrip("\\"))) % 2:  # would escape what llguidance appends
@@ -69,6 +74,12 @@ def _grammar_source(kind: str, text: str) -> str:
         return _from_schema(text)
     except ValueError as error:
         raise JobRejected(_error_line(str(error))) from error
+
+
+def _refuse_temperature(lark: str) -> None:
+    """Raise JobRejected for a rule with a temperature: llguidance leaves that to its caller."""
+    if _RULE_TEMPERATURE.search(_LARK_LITERAL.sub(" ", lark)):
+        raise JobRejected("`temperature` of a rule is not supported: use that of the request")
 
 
 def _from_schema(text: str) -> str:

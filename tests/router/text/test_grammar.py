@@ -165,6 +165,42 @@ async def test_rules_that_cannot_be_rolled_back_are_refused_by_name(
 @pytest.mark.parametrize(
     "lark",
     [
+        "start: a\na[temperature=0.5]: /[a-c]+/",
+        "start: a\na[ temperature = 1 ]: /[a-c]+/",
+        "start: a\na[lazy,temperature=0.0]: /x+/",
+        "start: a\na[temperature=2, capture]: /x/",
+        'start: a "\\"" b // "\na: "x"\nb[temperature=1e3]: /[0-9]/',
+        'start: a\na[temperature=0.3]: %json {"type": "string"}',
+        "start: a b\na: /\\/[a]*/\nb[max_tokens=3, temperature=1]: /x/",
+    ],
+)
+async def test_a_temperature_of_a_rule_is_refused_by_name(
+    grammars: GrammarCompiler, lark: str
+) -> None:
+    text = await refused(grammars, "lark", lark)
+    assert "`temperature` of a rule is not supported: use that of the request" in text
+
+
+@pytest.mark.parametrize(
+    "lark",
+    [
+        'start: "[temperature=3]"',
+        "start: a\na: /[temperature=1]/",
+        "start: a\n// a[temperature=1]\na: /x/",
+        "start: a\n# [temperature=1]\na: /x/",
+        'start: a\na[capture="temperature=1"]: /x/',
+        "start: temperature\ntemperature: /x/",
+    ],
+)
+async def test_a_temperature_that_is_text_of_a_grammar_is_compiled(
+    grammars: GrammarCompiler, lark: str
+) -> None:
+    assert await grammars.compile(GrammarSource(GrammarKind.LARK, lark)) == lark
+
+
+@pytest.mark.parametrize(
+    "lark",
+    [
         'start: a "!"\na: /[a-z]*/',
         "start: a\na[lazy]: /[a-z]*b/",
         'start: a\na[suffix="!"]: /[a-z]*/',
