@@ -442,14 +442,36 @@ async def test_a_chat_may_ask_for_twenty_top_logprobs() -> None:
     assert request.report.top_n == 20
 
 
-async def test_a_completion_without_a_limit_has_at_most_sixteen_tokens() -> None:
+@pytest.mark.parametrize(
+    ("more", "budget"),
+    [
+        ({}, 16),
+        ({"max_tokens": None}, 16),
+        ({"max_completion_tokens": None}, 16),
+        ({"echo": True}, 16),
+        ({"logprobs": 2}, 16),
+        ({"prompt": [65, 66]}, 16),
+        ({"prompt": ["Say"]}, 16),
+        ({"max_tokens": 100}, 100),
+        ({"max_completion_tokens": 100}, 100),
+        ({"max_tokens": None, "max_completion_tokens": 17}, 17),
+    ],
+    ids=str,
+)
+async def test_a_completion_without_a_limit_has_at_most_sixteen_tokens(
+    more: dict[str, Any], budget: int
+) -> None:
     async with serving() as server:
-        for more in ({}, {"max_tokens": None}, {"max_tokens": 100}):
-            await server.post(COMPLETIONS, {**PLAIN, **more})
-        await server.post(CHATS, CHAT)
-        requests = [request for request, _ in server.dispatcher.opened]
-    budgets = [fit_to_context(request, range(10), BOUNDS)[1] for request in requests]
-    assert budgets == [16, 16, 100, BOUNDS.max_total_tokens - 10]
+        assert (await server.post(COMPLETIONS, {**PLAIN, **more})).status == 200
+        [(request, _)] = server.dispatcher.opened
+    assert fit_to_context(request, range(10), BOUNDS)[1] == budget
+
+
+async def test_a_chat_without_a_limit_may_fill_the_context() -> None:
+    async with serving() as server:
+        assert (await server.post(CHATS, CHAT)).status == 200
+        [(request, _)] = server.dispatcher.opened
+    assert fit_to_context(request, range(10), BOUNDS)[1] == BOUNDS.max_total_tokens - 10
 
 
 def test_the_default_of_completions_is_reduced_to_the_room_in_the_context() -> None:
