@@ -64,6 +64,8 @@ def compile_grammar(kind: str, text: str, tokenizer: LLTokenizer) -> str:
 
 def _grammar_source(kind: str, text: str) -> str:
     if kind == "lark":
+        if text.lstrip().startswith("{"):  # llguidance would take it for its own format
+            raise JobRejected("it is JSON, not Lark")
         _refuse_temperature(text)
         return text
     if kind == "regex":

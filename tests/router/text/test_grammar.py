@@ -181,6 +181,21 @@ async def test_a_temperature_of_a_rule_is_refused_by_name(
     assert "`temperature` of a rule is not supported: use that of the request" in text
 
 
+@pytest.mark.parametrize("space", ["", " ", "\n\t"])
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        {"lark_grammar": "start: a\na[temperature=0.5]: /x/"},
+        {"json_schema": {"const": 1234567890123456789}},
+    ],
+)
+async def test_llguidances_own_format_is_not_lark(
+    grammars: GrammarCompiler, grammar: dict[str, Any], space: str
+) -> None:
+    lark = space + json.dumps({"grammars": [grammar]})
+    assert "it is JSON, not Lark" in await refused(grammars, "lark", lark)
+
+
 @pytest.mark.parametrize(
     "lark",
     [
