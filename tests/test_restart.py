@@ -12,9 +12,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from benchmark.faults.server import child_pids
 from benchmark.faults.streams import Answers, Progress, is_same_answer, stream_all, streaming
 from benchmark.faults.workload import SHARED_PREFIX, bodies
+from benchmark.server.watched_server import child_pids
 from shard.launch.restart_policy import MAX_RESTARTS
 from tests.support.families import byte_level
 from tests.support.nightly import nightly

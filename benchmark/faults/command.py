@@ -36,10 +36,10 @@ from typing import Any
 
 import aiohttp
 
-from benchmark.faults.server import FaultyServer, running
 from benchmark.faults.streams import Answers, Progress, is_same_answer, streaming
 from benchmark.faults.workload import bodies
 from benchmark.server.server import ServerFailed
+from benchmark.server.watched_server import WatchedServer, running
 
 STEP_TIMEOUT_SECONDS = 5.0
 """--step-timeout of the server."""
@@ -133,7 +133,7 @@ async def _serve(
 
 
 async def _disturb(
-    server: FaultyServer, progress: Progress, fault: Fault, observed: Observed
+    server: WatchedServer, progress: Progress, fault: Fault, observed: Observed
 ) -> None:
     """Send the signal to a rank, and wait until tokens arrive again."""
     ranks = server.children("shard")

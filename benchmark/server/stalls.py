@@ -4,6 +4,8 @@ Rule: decides what is measured; `heavy_requests` decides what is sent. A real se
 engine, whose Steps take almost no time; one client streams while another sends one request after
 the other. So only the router's own work can delay a token. Since the machine delays tokens
 occasionally, every gap is the median of several; a request that causes a delay causes it each time.
+
+With `--model-id`, `full_prompt` measures a real model instead.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from statistics import median
 
 import aiohttp
 
+from benchmark.server import full_prompt
 from benchmark.server.heavy_requests import HeavyRequest, heavy_requests
 
 LAUNCHER = Path(__file__).resolve().parents[2] / "launcher.py"
@@ -43,11 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--repeats", type=int, default=3, help="measurements of each request [default: 3]"
     )
     parser.add_argument("--only", help="only requests whose names contain this")
+    parser.add_argument("--model-id", help="serve this model, and send prompts that fill it")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="repeat the full prompt for so long [default: 0]"
+    )
     parser.add_argument("--json", type=Path, help="file for the metrics")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print. Return 1 if a token was delayed by more than is allowed, else 0."""
+    if args.model_id:
+        return full_prompt.run(args.model_id, args.minutes, args.json)
     requests = [each for each in heavy_requests(MAX_TOTAL_TOKENS) if (args.only or "") in each.name]
     with _serve_echo() as url:
         figures = asyncio.run(_measure(url, requests, args.repeats))

@@ -1,6 +1,6 @@
-"""The real launcher with its children, as a fault test sees it: log events and process ids.
+"""The real launcher with its children, seen from outside: log events and process ids.
 
-Rule: decides how the server is started and watched; must not know why a process is killed. Only
+Rule: decides how the server is started and watched; must not know what is measured. Only
 processes that this server has started are found, through /proc.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from benchmark.server.server import (
 )
 
 
-class FaultyServer:
+class WatchedServer:
     """A running launcher; created by `running`."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._lines: list[str] = []
+        self._names: list[str | None] = []
         self._events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self.url = ""
 
@@ -45,13 +46,19 @@ class FaultyServer:
             pass
         raise ServerFailed(f"no event {name!r}:\n" + "\n".join(self._lines[-20:]))
 
+    def count(self, name: str) -> int:
+        """How many events `name` the launcher has logged so far."""
+        return self._names.count(name)
+
     async def read(self) -> None:
         """Read the log until the launcher ends."""
         assert self._process.stdout  # noqa: S101  narrows the type
         async for line in self._process.stdout:
             self._lines.append(line.decode(errors="replace").rstrip())
             if self._lines[-1].startswith("{"):
-                self._events.put_nowait(json.loads(self._lines[-1]))
+                event = json.loads(self._lines[-1])
+                self._names.append(event.get("event"))
+                self._events.put_nowait(event)
         self._events.put_nowait(None)
 
     async def end(self) -> int:
@@ -67,16 +74,18 @@ class FaultyServer:
 
 
 @asynccontextmanager
-async def running(flags: Sequence[str]) -> AsyncIterator[FaultyServer]:
+async def running(
+    flags: Sequence[str], environment: Mapping[str, str] = ENVIRONMENT
+) -> AsyncIterator[WatchedServer]:
     """A server on loopback that is ready. Raises ServerFailed, also if it does not end well."""
     process = await asyncio.create_subprocess_exec(
         *launcher_command(*flags),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         limit=1 << 20,
-        env=ENVIRONMENT,
+        env=environment,
     )
-    server = FaultyServer(process)
+    server = WatchedServer(process)
     reading = asyncio.ensure_future(server.read())
     try:
         server.url = (await server.event("connected"))["url"]
