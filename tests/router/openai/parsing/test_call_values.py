@@ -162,6 +162,27 @@ def test_numbers_order_and_white_space_stay_as_they_are(writer: str, raw: str) -
 
 
 @pytest.mark.parametrize("writer", sorted(WRITERS))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Use </tool_call> to close",
+        "first; second",
+        "Start with [TOOL_CALLS] and [ARGS]",
+        "<|/tool_call|> ends it",
+        "a <|call|> and <|end|> later",
+        "```\nfence\n```",
+        "the <|python_tag|> mark",
+    ],
+)
+def test_a_mark_inside_a_string_is_text(writer: str, text: str) -> None:
+    format, write = WRITERS[writer]
+    arguments = json.dumps({"content": text})
+    for seed in range(6):
+        calls = [("write_file", arguments)]
+        assert parse(format, write(calls), seed) == ("", calls)
+
+
+@pytest.mark.parametrize("writer", sorted(WRITERS))
 @pytest.mark.parametrize("raw", ["null", '""', '" "', '"null"', '"{}"'])
 def test_a_call_without_arguments_is_a_call(writer: str, raw: str) -> None:
     format, write = WRITERS[writer]
