@@ -25,7 +25,7 @@ from shard.step_handle import StartedStep
 from shard.warmup.acceptance import measure_acceptance
 from shard.warmup.preemption_costs import measure_preemption_costs
 from shard.warmup.step_costs import WarmupLimits, ZeroDrafter, measure_step_costs
-from shard.warmup.threads import ThreadRule, measure_threads
+from shard.warmup.threads import StepThreads, ThreadRule, measure_threads
 from shard.wire.protocol import Ready, RowResult, Step, StepResult
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,8 @@ class Engine:
 
     def __init__(self, parts: EngineParts, ready: Ready, threads: ThreadRule | None = None) -> None:
         """`threads`: None to leave torch's number of threads as it is."""
-        self._ready, self._threads = ready, threads
+        self._ready = ready
+        self._threads = StepThreads(threads) if threads else None
         self._world = parts.config.world
         self._target, self._drafter = parts.target, parts.drafter
         self._matchers, self._host_pool = parts.matchers, parts.host_pool
@@ -84,11 +85,15 @@ class Engine:
         """
         started_at = time.perf_counter()
         self._apply(step)
-        if self._threads is not None and step.run:
-            self._threads.apply(sum(max(run.prefill, 1 + run.draft) for run in step.run))
+        tokens = sum(max(run.prefill, 1 + run.draft) for run in step.run)
+        if self._threads is not None and tokens:
+            self._threads.apply(tokens, started_at)
         tasks = [RowTask(self._rows.get(run.id), run.prefill, run.draft) for run in step.run]
         copy = self._launch_on_device(tasks)
         results = () if copy else self._run_on_host(tasks)
+        if self._threads is not None and tokens:
+            now = time.perf_counter()
+            self._threads.record(tokens, now - started_at, now)
 
         def finish() -> StepResult:
             row_results = copy.finish() if copy else results

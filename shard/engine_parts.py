@@ -17,6 +17,7 @@ import torch
 from shard.attention.kv_cache import PAGE_SIZE
 from shard.attention.swap_pool import HostPool
 from shard.config import ShardConfig
+from shard.cores import available_cores
 from shard.drafters import DrafterInputs, make_drafter
 from shard.errors import StartupError
 from shard.loading.collectives import all_agree, join_process_group, max_over_ranks
@@ -110,7 +111,7 @@ def choose_device(config: ShardConfig) -> torch.device:
             )
         torch.cuda.set_device(config.rank)
         return torch.device("cuda", config.rank)
-    torch.set_num_threads(max(1, memory.available_cores() // config.world))
+    torch.set_num_threads(max(1, available_cores() // config.world))
     return torch.device("cpu")
 
 

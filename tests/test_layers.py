@@ -41,7 +41,7 @@ ROUTER = (
     ("__main__", "preflight", "cli"),
 )
 SHARD = (
-    ("errors", "events", "progress", "bounded_cache", "child_command"),
+    ("errors", "events", "progress", "bounded_cache", "child_command", "cores"),
     ("config",),
     ("wire",),
     ("attention", "sampling"),

@@ -28,12 +28,6 @@ Graphs need the rest.
 """
 
 
-def available_cores() -> int:
-    """Number of CPU cores this process may use; OMP_NUM_THREADS can only lower it."""
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    return min(len(os.sched_getaffinity(0)), int(limit) if limit.isdecimal() else 1 << 16) or 1
-
-
 def pool_pages(config: ShardConfig, target: LoadedModel, draft: LoadedModel | None) -> int:
     """Pages of the pool: the configured tokens, or what fits, but never more than can be used.
 

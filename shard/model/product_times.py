@@ -46,6 +46,8 @@ ONE_TOKEN_WEIGHT = 0.5
 """Weight in that average of the time of one token, so that plain decoding does not lose."""
 _MAX_ROUNDS, _BUDGET_SECONDS = 3, 0.6
 """Rounds that are timed, and seconds after which no further one begins."""
+_MAX_SLOWDOWN = 2.0
+"""A round on all threads that takes this times as long as one on a single thread is given up."""
 
 
 def time_and_choose(
@@ -104,13 +106,33 @@ def _time_kernels(
     times = {(name, tokens): inf for name in names for tokens in TIMED_TOKENS}
     start = time.perf_counter()
     for _ in range(_MAX_ROUNDS):
-        for threads in sorted({1, torch.get_num_threads()}):
-            with _threads(threads):
-                for name, tokens in times:
-                    seconds = _time(name, tokens, samples, laid_out[KERNELS[name].layout])
-                    times[name, tokens] = min(times[name, tokens], seconds)
+        alone = _time_round(times, samples, laid_out, 1, inf)
+        limit = _MAX_SLOWDOWN * sum(alone.values())
+        together = _time_round(times, samples, laid_out, torch.get_num_threads(), limit)
+        for key, seconds in (*alone.items(), *together.items()):
+            times[key] = min(times[key], seconds)
         if time.perf_counter() - start > _BUDGET_SECONDS:
             break
+    return times
+
+
+def _time_round(
+    keys: Iterable[tuple[str, int]],
+    samples: Sequence[Tensor],
+    laid_out: Mapping[str, Sequence[Tensor]],
+    threads: int,
+    limit: float,
+) -> dict[tuple[str, int], float]:
+    """Seconds of each kernel with `threads` threads; none if all take more than `limit` together.
+
+    Times of some kernels only would favour these.
+    """
+    times: dict[tuple[str, int], float] = {}
+    with _threads(threads):
+        for name, tokens in keys:
+            times[name, tokens] = _time(name, tokens, samples, laid_out[KERNELS[name].layout])
+            if sum(times.values()) > limit:
+                return {}
     return times
 
 

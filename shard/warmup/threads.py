@@ -14,6 +14,7 @@ from math import inf, isqrt
 import torch
 
 from shard.model.product_times import AcrossRanks
+from shard.warmup.busy import BusyMachine
 from shard.warmup.step_costs import StepExecutor, decode_seconds
 
 MANY_ROWS = 8
@@ -33,10 +34,24 @@ class ThreadRule:
         """Number of threads for a Step that feeds `tokens` tokens."""
         return self.many if tokens >= self.many_from else 1
 
-    def apply(self, tokens: int) -> None:
+
+class StepThreads:
+    """Sets the threads of each Step by `rule`, and to one while the machine is busy."""
+
+    def __init__(self, rule: ThreadRule) -> None:
+        self.rule = rule
+        self._busy = BusyMachine()
+
+    def apply(self, tokens: int, now: float) -> None:
         """Set torch's number of threads, which takes long enough to be avoided if it is right."""
-        if torch.get_num_threads() != (count := self.threads(tokens)):
+        count = 1 if self._busy.is_busy(now) else self.rule.threads(tokens)
+        if torch.get_num_threads() != count:
             torch.set_num_threads(count)
+
+    def record(self, tokens: int, seconds: float, now: float) -> None:
+        """A Step that fed `tokens` tokens with the threads applied has taken `seconds`."""
+        if self.rule.threads(tokens) > 1:
+            self._busy.record(tokens, seconds, torch.get_num_threads() > 1, now)
 
 
 def measure_threads(

@@ -206,3 +206,23 @@ def test_a_product_runs_between_the_hooks_of_its_layer() -> None:
     x = torch.randn(5, 12)
     with torch.inference_mode():
         torch.testing.assert_close(linear_layers.planned(part, UNIFORM["packed"])(x), part(x))
+
+
+def test_a_round_of_threads_that_hinder_each_other_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On two threads every kernel but the first takes much longer than on one."""
+
+    def seconds(name: str, tokens: int, *_: object) -> float:
+        kernel = list(KERNELS).index(name)
+        return 1.0 + kernel if torch.get_num_threads() == 1 else 1e-3 + 1e3 * kernel
+
+    monkeypatch.setattr(product_times, "_time", seconds)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        times = product_times._time_kernels([torch.ones(2, 2)], [COLUMNS, ROWS])
+    finally:
+        torch.set_num_threads(threads)
+    assert times["columns", 1] == 1.0, "no kernel is judged by the unfinished round"
+    assert times["transposed", 32] == 3.0

@@ -9,7 +9,7 @@ import torch
 
 from shard.engine import Engine, ready_without_costs
 from shard.engine_parts import make_parts
-from shard.warmup.threads import MANY_ROWS, ThreadRule, choose_rule, measure_threads
+from shard.warmup.threads import MANY_ROWS, StepThreads, ThreadRule, choose_rule, measure_threads
 from shard.wire.protocol import AppendPages, NewRow, RowWork, Sampling, Step, StepResult
 from tests.support import tiny
 
@@ -73,9 +73,21 @@ def test_the_rule_knows_all_cores() -> None:
 
 def test_threads_are_set_only_when_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = Threads(4, monkeypatch)
+    step_threads = StepThreads(ThreadRule(4, 3))
     for tokens in (1, 1, 2, 9, 9, 300, 1):
-        ThreadRule(4, 3).apply(tokens)
+        step_threads.apply(tokens, 0.0)
     assert threads.changes == [1, 4, 1]
+
+
+def test_steps_use_one_thread_while_all_of_them_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = Threads(4, monkeypatch)
+    step_threads = StepThreads(ThreadRule(4, 1))
+    now = 0.0
+    for seconds in (1.0, 20.0, 20.0, 1.0):
+        step_threads.apply(8, now)
+        step_threads.record(8, seconds, now)
+        now += 0.1
+    assert threads.changes == [1]
 
 
 def test_an_engine_sets_them_by_the_tokens_of_each_step(
