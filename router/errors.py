@@ -226,6 +226,15 @@ class IncompleteGenerationStream(RouterError):
     prefix = "Incomplete generation stream"
 
 
+class EngineFault(RouterError):
+    """The engine failed each time that this request ran, so it is not run again."""
+
+    status, error_type, label = 500, "engine_fault", "quarantined"
+    openai_type = "server_error"
+    prefix = "The model failed each time it ran this request; do not send it again"
+    headers = MappingProxyType({"x-should-retry": "false"})
+
+
 class StreamSerializationError(RouterError):
     """A value cannot be represented in JSON, such as NaN."""
 

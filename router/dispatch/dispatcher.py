@@ -1,12 +1,10 @@
 """The one loop between requests, scheduler and shards.
 
 It fills the pipeline, takes one event and applies it, as the simulator does. It alone reads the
-clock, calls the scheduler and writes records. `admission` decides how many requests there are, the
-scheduler what runs; here every request gets exactly one end. Stop strings are seen only here: such
-a request ends at once, its row is cancelled, and results of Steps in flight for it are dropped.
-If the shards fail, live requests wait for the next group, which computes their prompts and the
-tokens so far again; then they go on as if nothing had happened. Who starts that group is not known
-here.
+clock and calls the scheduler. `admission` decides how many requests there are, the scheduler what
+runs; here every request gets exactly one end. If the shards fail, live requests wait for the next
+group, which computes their prompts and the tokens so far again; then they go on as if nothing had
+happened, but for one that fails them each time (`quarantine`). Who starts groups is not known here.
 """
 
 from __future__ import annotations
@@ -15,44 +13,27 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from router.dispatch.admission import Admission
 from router.dispatch.current_shards import CurrentShards
 from router.dispatch.draft_watch import DraftWatch
 from router.dispatch.events import CancelRequested, Event, EventQueue, ShardsRestarted, Submitted
+from router.dispatch.live_requests import LiveRequests, PreparedRequest
 from router.dispatch.page_hashes import PromptPages
+from router.dispatch.quarantine import Quarantine
 from router.dispatch.step_log import StepLog
 from router.dispatch.step_pipeline import StepPipeline
-from router.errors import Cancelled, GenerationFailed, Unavailable, ValidationError
+from router.dispatch.step_results import StepResults
+from router.errors import Cancelled, EngineFault, GenerationFailed, Unavailable, ValidationError
 from router.observability.metrics import Metrics
 from router.requests.record import LiveRequest
-from router.requests.request import Request
-from router.scheduler import api
 from router.scheduler.api import RequestStatus, ScheduledBatch, Scheduler, SchedulerStatus
 from router.shards.group import ShardGroup, ShardGroupFailed
 from router.text.tokenizer import Tokenizer
-from shard.wire.protocol import End, RowResult, StepResult
+from shard.wire.protocol import StepResult
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedRequest:
-    """A request that has passed every check and lacks nothing that a row needs."""
-
-    request_id: str
-    request: Request
-    prompt: tuple[int, ...]
-    """Token ids."""
-    max_new: int
-    """Maximum number of new tokens, at least 1."""
-    pages: PromptPages
-    arrived: float
-    """By the dispatcher's clock, in seconds."""
-    call: int = 0
-    """Number of the HTTP request that it belongs to; later ones have larger numbers."""
 
 
 class Dispatcher:
@@ -72,7 +53,6 @@ class Dispatcher:
         """`draft_watch` is None if nothing is ever drafted."""
         self._scheduler = scheduler
         self._shards = CurrentShards(shards)
-        self._tokenizer = tokenizer
         self._metrics = metrics
         self._clock = clock
         self._step_log = log
@@ -80,9 +60,9 @@ class Dispatcher:
         self._admission = Admission(permits)
         self._pipeline = StepPipeline()
         self._events = EventQueue()
-        self._records: dict[int, LiveRequest] = {}
-        """Requests that the scheduler knows, or will once the event queue is read, by id."""
-        self._last_id = 0
+        self._records = LiveRequests(tokenizer)
+        self._results = StepResults(scheduler, self._records, metrics)
+        self._quarantine = Quarantine()
         self._failed = False
 
     async def run(self) -> None:
@@ -116,8 +96,7 @@ class Dispatcher:
 
         Returns when they have compiled all grammars that rows need.
         """
-        requests = [record.request for record in self._records.values()]
-        for grammar in {request.grammar for request in requests if request.grammar is not None}:
+        for grammar in self._records.grammars():
             await shards.prepare_grammar(grammar)
         self._events.put(ShardsRestarted(shards))
 
@@ -128,8 +107,7 @@ class Dispatcher:
         Raises Unavailable if the dispatcher has ended.
         """
         self._require_running()  # else no event is ever handled
-        record = self._new_record(prepared)
-        self._records[record.id] = record
+        record = self._records.add(prepared, self._clock())
         self._events.put(Submitted(record, prepared.pages))
         try:
             yield record
@@ -142,7 +120,7 @@ class Dispatcher:
 
         If several HTTP requests have that id, only the newest is cancelled.
         """
-        cancelled = self._newest(request_id)
+        cancelled = self._records.newest(request_id)
         for record in cancelled:
             record.fail(Cancelled(), self._clock())
             self._events.put(CancelRequested(record))
@@ -156,7 +134,7 @@ class Dispatcher:
         now = self._clock()
         return [
             (each, self._scheduler.request_status(each.id, now))
-            for each in self._newest(request_id)
+            for each in self._records.newest(request_id)
         ]
 
     def scheduler_status(self) -> SchedulerStatus:
@@ -181,34 +159,9 @@ class Dispatcher:
         """Refuse new requests and wait until no permit is held."""
         await self._admission.drain()
 
-    def _newest(self, request_id: str) -> list[LiveRequest]:
-        """The live sequences of the newest HTTP request whose id is `request_id`."""
-        records = [
-            record
-            for record in self._records.values()
-            if record.is_live and record.request_id == request_id
-        ]
-        newest = max((record.call for record in records), default=0)
-        return [record for record in records if record.call == newest]
-
     def _require_running(self) -> None:
         if self._failed:
             raise Unavailable("Model is unavailable")
-
-    def _new_record(self, prepared: PreparedRequest) -> LiveRequest:
-        self._last_id += 1
-        record = LiveRequest(
-            self._last_id,
-            prepared.request_id,
-            prepared.request,
-            prepared.prompt,
-            prepared.max_new,
-            self._tokenizer,
-            prepared.arrived,
-            prepared.call,
-        )
-        record.queued = self._clock()
-        return record
 
     def _fill_pipeline(self) -> None:
         while self._shards.group.has_capacity:
@@ -247,9 +200,19 @@ class Dispatcher:
             self._remove(record)
 
     def _on_shards_failed(self) -> None:
+        running = self._pipeline.rows_in_flight() & self._records.keys()
         self._abort_steps()
         self._scheduler.reset()
         self._metrics.shards_failed()
+        self._set_quarantine(self._quarantine.after_failure(running))
+        for id in self._quarantine.given_up:
+            self._records[id].fail(EngineFault(), self._clock())
+            self._on_cancel_requested(self._records[id])
+
+    def _set_quarantine(self, quarantine: Quarantine) -> None:
+        if quarantine is not self._quarantine:
+            self._quarantine = quarantine
+            self._scheduler.isolate(quarantine.on_trial)
 
     def _on_shards_restarted(self, shards: ShardGroup) -> None:
         self._shards.replace(shards)
@@ -261,8 +224,9 @@ class Dispatcher:
             self._metrics.step_aborted(method)
 
     def _remove(self, record: LiveRequest) -> None:
-        self._records.pop(record.id, None)
+        self._records.remove(record.id)
         self._pipeline.remove(record.id)
+        self._set_quarantine(self._quarantine.without((record.id,)))
 
     def _on_cancel_requested(self, record: LiveRequest) -> None:
         if record.id in self._records:  # it may have ended before this was read
@@ -273,47 +237,10 @@ class Dispatcher:
         now, step = self._clock(), self._pipeline.complete(result)
         if self._step_log:
             self._step_log.write(step, self._records, now)
-        for item in step.items:
-            if item.end is not None:
-                self._save_preemptions(item.id, now)
-        self._scheduler.complete(step.outcomes, now)
-        for item, outcome in zip(step.items, step.outcomes, strict=True):
-            self._apply_row_result(item, outcome.seconds, now)
-        rows = len(step.items)
-        self._metrics.step_completed(step.method, rows, step.seconds, mixed=step.mixed)
+        for record in self._results.apply(step, now):
+            self._remove(record)
+        self._set_quarantine(self._quarantine.without(step.decoded))
         self._metrics.step_detokenized(step.method, self._clock() - now)
-
-    def _save_preemptions(self, id: int, now: float) -> None:
-        """Copy the counts of a request that is about to end from the scheduler."""
-        record, status = self._records.get(id), self._scheduler.request_status(id, now)
-        if record is not None and status is not None:
-            record.preemptions = status.preemptions
-
-    def _apply_row_result(self, item: RowResult, seconds: float, now: float) -> None:
-        record = self._records.get(item.id)
-        if record is None:
-            return  # it ended while the Step was in flight
-        record.device_seconds += seconds
-        if item.end is End.ERROR:
-            record.fail(GenerationFailed(item.fault or "the model gave no usable result"), now)
-        else:
-            self._append_tokens(record, item, now)
-            if record.mask_seconds > record.mask_budget:
-                record.fail(GenerationFailed("the grammar takes too much time"), now)
-        if record.is_live:
-            return
-        if item.end is None:  # a stop string or a spent budget, unknown to the shards
-            self._save_preemptions(record.id, now)
-            self._scheduler.cancel(record.id, now, api.RowEnded.STOP)
-        self._remove(record)
-
-    def _append_tokens(self, record: LiveRequest, item: RowResult, now: float) -> None:
-        previous = record.last_token
-        kept = record.apply(item, now)
-        if 0 < kept < len(record.tokens):
-            self._metrics.tokens_emitted(kept, now - previous)
-        if item.drafted:
-            self._metrics.tokens_drafted(item.drafted, item.accepted)
 
     def _fail_all(self) -> None:
         self._failed = True

@@ -13,7 +13,8 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from router.dispatch.dispatcher import Dispatcher, PreparedRequest
+from router.dispatch.dispatcher import Dispatcher
+from router.dispatch.live_requests import PreparedRequest
 from router.dispatch.page_hashes import PromptPages, hash_prompt
 from router.errors import ValidationError
 from router.offload import offload

@@ -34,6 +34,11 @@ class CompletedStep:
     outcomes: Sequence[Outcome]
     """The scheduler's form of `items`, in the same order."""
 
+    @property
+    def decoded(self) -> frozenset[int]:
+        """Ids of the rows that decoded: those that were not prefilled."""
+        return frozenset(outcome.id for outcome in self.outcomes if not outcome.prefilled)
+
 
 class StepPipeline:
     """Rows and Steps of the group of shards that serves."""
@@ -97,6 +102,12 @@ class StepPipeline:
             items,
             outcomes,
         )
+
+    def rows_in_flight(self) -> frozenset[int]:
+        """Ids of the rows that are in Steps in flight, as new ones or to run."""
+        steps = [step for step, _ in self._in_flight]
+        running = (work.id for step in steps for work in step.run)
+        return frozenset((*running, *(row.id for step in steps for row in step.new)))
 
     def reset(self) -> list[str]:
         """Begin again with a group that holds nothing, whose first Step is number 1.

@@ -41,6 +41,7 @@ _COUNTERS: dict[str, tuple[str, Labels]] = {
                 "template",
                 "cancelled",
                 "unavailable",
+                "quarantined",
             )
         },
     ),

@@ -1,10 +1,10 @@
-"""The scheduler's interface: the values and the five verbs that its two drivers use.
+"""The scheduler's interface: the values and the six verbs that its two drivers use.
 
-The live dispatcher and the simulator call `submit`, `cancel`, `next_batch` and `complete`, and the
-dispatcher `reset` when the shards have failed. `now` is an argument, in monotonic seconds; nothing
-here reads a clock, a socket or a tensor. A Batch becomes one numbered Step, and up to two Steps are
-in flight: Step k+1 is planned from the outcomes up to k-1, so a scheduler plans on projected state
-and reserves the worst case.
+The live dispatcher and the simulator call `submit`, `cancel`, `next_batch` and `complete`; the
+dispatcher also calls `reset` when the shards have failed, and `isolate` to find out why. `now` is
+an argument, in monotonic seconds; nothing here reads a clock, a socket or a tensor. A Batch becomes
+one numbered Step, and up to two Steps are in flight: Step k+1 is planned from the outcomes up to
+k-1, so a scheduler plans on projected state and reserves the worst case.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class RequestStatus:
 
 
 class Scheduler(Protocol):
-    """Five verbs, and three read-only queries.
+    """Six verbs, and three read-only queries.
 
     Contract: outcomes come in Step order, one `complete` per Step; an id may have an empty outcome,
     or none, in the Step after the one that ended it; outcomes of unknown ids are ignored. With a
@@ -236,6 +236,12 @@ class Scheduler(Protocol):
         """The shards have failed: all Steps in flight are void, and nothing holds KV any more.
 
         Live jobs go on from the tokens that outcomes have reported, which the next Batches prefill.
+        """
+
+    def isolate(self, id: int | None) -> None:
+        """Let no Batch run any other job than the live job `id`; None lets all run again.
+
+        Batches release rows as before, and others may lose their pages to the job.
         """
 
     def status(self) -> SchedulerStatus:

@@ -39,9 +39,14 @@ class BatchBuilder:
         order: Sequence[Row],
         drafts: Mapping[int, int],
         in_flight: Iterable[Row],
+        isolated: int | None = None,
     ) -> None:
-        """`drafts`: draft length by id, 0 for other rows. `in_flight`: rows that share pages."""
+        """`drafts`: draft length by id, 0 for other rows. `in_flight`: rows that share pages.
+
+        `isolated`: id of the only row that may run.
+        """
         self._capacity = capacity
+        self._isolated = isolated
         self._placement = placement
         self._order = order
         self._drafts = drafts
@@ -76,6 +81,8 @@ class BatchBuilder:
             holds = row.holds_kv
             holders -= holds
             if row.remaining_tokens <= 0 or row.job.id in self.excluded or row.swapping_in:
+                continue
+            if self._isolated not in (None, row.job.id):
                 continue
             if row.host_slots:
                 self._swap_in(row, len(self._order) if full else place)

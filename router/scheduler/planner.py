@@ -1,4 +1,4 @@
-"""The five verbs of the scheduler: what every policy shares. Knows no policy by name.
+"""The six verbs of the scheduler: what every policy shares. Knows no policy by name.
 
 A Batch serves the rows in the policy's order as far as rows, prefill budget and pages reach;
 `batch_builder` decides how. A row that is not in a Batch keeps its pages (keep-in-place
@@ -58,6 +58,7 @@ class Planner:
         """Rows of the last Batch."""
         self._preemptions = dict.fromkeys(PREEMPTION_KINDS, 0)
         self._prefetched = 0
+        self._isolated: int | None = None
 
     def submit(self, job: Job, now: float) -> None:
         """Add `job`. Raises ValueError if it can never fit, or if its id is live."""
@@ -89,10 +90,10 @@ class Planner:
         release = tuple(self._to_release)
         self._to_release.clear()
         self._placement.release(release)
-        order, memory = self._policy.order(now), self._placement
+        order, memory = self._order(now), self._placement
         drafts = self._draft_chooser.choose(order, memory.rows_with_kv)
         sharing = [row for step in self._in_flight for row, _ in step.values() if row.hashes]
-        plan = BatchBuilder(self._capacity, memory, order, drafts, sharing)
+        plan = BatchBuilder(self._capacity, memory, order, drafts, sharing, self._isolated)
         plan.fill()
         if not plan.step and not release:
             return None
@@ -120,6 +121,10 @@ class Planner:
         self._last_rows = {}
         for row in self._rows.values():
             row.reset()
+
+    def isolate(self, id: int | None) -> None:
+        """Let no Batch run any other job than the live job `id`; None lets all run again."""
+        self._isolated = id
 
     def status(self) -> SchedulerStatus:
         """Return the state that metrics and `/info` show; aged rows count in the first level."""
@@ -156,6 +161,13 @@ class Planner:
     def learned_state(self) -> dict[str, Any]:
         """Return what to keep over a restart."""
         return self._estimator.learned_state()
+
+    def _order(self, now: float) -> Sequence[Row]:
+        """Return the policy's order, but the isolated row first: others may lose pages to it."""
+        order = self._policy.order(now)
+        if self._isolated is None:
+            return order
+        return sorted(order, key=lambda row: row.job.id != self._isolated)
 
     def _ran_last(self, row: Row) -> bool:
         """Return whether `row` is in the last Batch."""

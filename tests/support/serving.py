@@ -19,7 +19,7 @@ from aiohttp.typedefs import Middleware
 
 from router.app import Backend, ServedModel, build_route_groups
 from router.config import Limits
-from router.dispatch.dispatcher import PreparedRequest
+from router.dispatch.live_requests import PreparedRequest
 from router.errors import Overloaded, RouterError
 from router.http.access import AccessPolicy
 from router.http.gateway import Timeouts

@@ -20,6 +20,7 @@ from router.dispatch.intake import Intake
 from router.dispatch.step_log import StepLog
 from router.errors import (
     Cancelled,
+    EngineFault,
     GenerationFailed,
     Overloaded,
     RouterError,
@@ -42,6 +43,7 @@ from shard.config import ShardConfig
 from shard.echo.echo_engine import EchoEngine
 from shard.echo.replies import full_reply, reply_logprob
 from shard.wire.protocol import (
+    HEADER_BYTES,
     End,
     Message,
     Ping,
@@ -52,6 +54,7 @@ from shard.wire.protocol import (
     Sampling,
     Step,
     StepResult,
+    unpack,
 )
 from tests.support.families import FAMILIES
 from tests.support.ranks import ECHO, RankProcess, echo_group
@@ -838,3 +841,46 @@ async def test_a_request_that_tokenises_while_the_shards_fail_is_answered_later(
         await server.until_unhealthy("restarting")
         async with resumed(server):
             assert tuple((await task).output_ids) == expected(request)[0]
+
+
+class PoisonedRank(EngineRank):
+    """A rank that dies of any Step with a row whose prompt starts with `poison`."""
+
+    def _on_frame(self, frame: bytes) -> None:
+        message = unpack(frame[HEADER_BYTES:])
+        if isinstance(message, Step):
+            marked = {row.id for row in message.new if row.tokens[0] == POISON[0]}
+            if marked & {run.id for run in message.run}:
+                self.disconnect()
+                self.silent = True
+        super()._on_frame(frame)
+
+
+POISON = TOKENIZER.encode("!").ids
+
+
+async def test_a_request_that_kills_the_shards_whenever_it_runs_is_ended_alone() -> None:
+    """Rows are few and pages too, so that suspects have to take pages from each other."""
+    requests = [replace(each, ignore_eos=True) for each in mixed_requests(12, seed=5)]
+    ranks = [PoisonedRank(0) for _ in range(4)]
+    for rank in ranks:
+        rank.config = replace(rank.config, max_rows=6, max_batch_total_tokens=512)
+        rank.engine = EchoEngine(rank.config)
+    async with AsyncExitStack() as stack:
+        paths = [await stack.enter_async_context(listening(rank)) for rank in ranks]
+        server = await stack.enter_async_context(serving(paths[0], longest=256))
+        tasks = [asyncio.ensure_future(finish(server, request)) for request in requests[:6]]
+        poisoned = asyncio.ensure_future(finish(server, ask("! poison", 20)))
+        tasks += [asyncio.ensure_future(finish(server, request)) for request in requests[6:]]
+        for path in paths[1:]:
+            await server.until_unhealthy("restarting")
+            shards = await stack.enter_async_context(ShardGroup.connect(path))
+            await server.dispatcher.resume(shards)
+            await server.until_unhealthy(None)
+        with pytest.raises(EngineFault):
+            await poisoned
+        records = await asyncio.gather(*tasks)
+        await server.metrics.until_empty()
+    assert [tuple(record.output_ids) for record in records] == [
+        expected(request)[0] for request in requests
+    ]

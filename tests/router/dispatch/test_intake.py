@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from router.config import Limits
-from router.dispatch.dispatcher import PreparedRequest
 from router.dispatch.intake import Intake
+from router.dispatch.live_requests import PreparedRequest
 from router.dispatch.page_hashes import PageHasher
 from router.errors import Overloaded, ValidationError
 from router.requests.request import Request, resolve_limits

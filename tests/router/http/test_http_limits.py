@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.errors import BadRequest, PayloadTooLarge
+from router.errors import BadRequest, EngineFault, PayloadTooLarge
 from router.http.access import AccessPolicy
 from router.http.connections import MAX_HEADER_BYTES, MAX_URI_BYTES
 from router.http.content_encoding import Coding, decompress
@@ -260,6 +260,17 @@ async def test_an_unexpected_failure_is_one_line_of_the_log(
     assert line.count(path) == 1
     assert "KeyError" in line
     assert "serving.py:" in line
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
+async def test_a_request_that_is_given_up_is_a_500_in_the_form_of_its_route(path: str) -> None:
+    text = "The model failed each time it ran this request; do not send it again"
+    async with serving(ScriptedDispatcher(EngineFault())) as server:
+        response = await server.post(path, {"inputs": "a", "prompt": "a"})
+    assert (response.status, response.headers["x-should-retry"]) == (500, "false")
+    fields = {"message": text, "type": "server_error", "code": "engine_fault"}
+    error = text if path == "/generate" else fields
+    assert response.json() == {"error": error, "error_type": "engine_fault"}
 
 
 def log_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
