@@ -144,7 +144,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> LauncherO
         for config in (*options.serving_configs, options.unsupported):
             config.check()
         options.model.shard_count(environment)
-        return replace(options, server=options.server.with_api_key())
+        options.server.api_keys()
+        return options
     except ValueError as error:
         raise StartupError(2, str(error)) from None
 
@@ -162,7 +163,7 @@ def log_startup(options: LauncherOptions, log: ConsoleLog) -> None:
 def exposure_warning(server: ServerConfig) -> str | None:
     """A warning for a server that everyone can reach and use; None for any other."""
     everywhere = server.hostname in ("", "0.0.0.0", "::")  # noqa: S104
-    if server.api_key or not everywhere:
+    if server.api_keys() or not everywhere:
         return None
     return (
         "the server listens on all interfaces without an API key; set `--api-key-file`, or"

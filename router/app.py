@@ -240,9 +240,14 @@ def build_route_groups(
 
 
 def build_access_policy(server: ServerConfig) -> AccessPolicy:
-    """The access policy that the flags describe."""
+    """The access policy that the flags describe. Raises RouterStartupError."""
+    try:
+        keys = server.api_keys()
+    except ValueError as fault:
+        raise RouterStartupError(BAD_FLAG, str(fault)) from fault
     return AccessPolicy(
-        api_key=server.api_key or None,
+        api_keys=keys,
+        prefix_cache_per_key=server.prefix_cache_per_key,
         protect_metrics=server.protect_metrics,
         allowed_origins=server.cors_allow_origin,
         max_connections=server.max_connections,

@@ -5,10 +5,9 @@ Frozen, and free of slow imports, since the launcher reads it too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Self
 
 from router.options import option
 from router.scheduler.config import SchedulerConfig
@@ -92,7 +91,12 @@ class ServerConfig:
         None, "API key required by every route except the health checks", secret=True
     )
     api_key_file: str | None = option(
-        None, "file that contains the API key, so that `ps` does not show it"
+        None,
+        "file with one API key per line, each of which is accepted; lines that begin with # are"
+        " comments; `ps` does not show them",
+    )
+    prefix_cache_per_key: bool = option(
+        False, "share cached prefixes only between requests with the same API key"
     )
     protect_metrics: bool = option(False, "require the API key at /metrics too")
     cors_allow_origin: tuple[str, ...] = option(
@@ -158,26 +162,30 @@ class ServerConfig:
             raise ValueError(
                 "`otlp_endpoint` needs the extra `traces`: pip install tgi-laps[traces]"
             )
-        if self.api_key and self.api_key_file:
-            raise ValueError("Both api_key and api_key_file are set")
+        if self.prefix_cache_per_key and not (self.api_key or self.api_key_file):
+            raise ValueError("`prefix_cache_per_key` needs `api_key` or `api_key_file`")
         if self.graceful_termination_timeout < 0:
             raise ValueError("`graceful_termination_timeout` must be >= 0")
 
-    def with_api_key(self) -> Self:
-        """A copy whose `api_key` is the content of `api_key_file`, if that is set.
+    def api_keys(self) -> tuple[str, ...]:
+        """`api_key` and the keys of `api_key_file`; without any, the server is open.
 
-        Raises ValueError for a file that is empty or cannot be read.
+        Raises ValueError for a file that has no key or cannot be read.
         """
-        path = self.api_key_file
-        if path is None:
-            return self
-        try:
-            key = Path(path).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            raise ValueError(f"`api_key_file`: {path} cannot be read") from None
-        if not key:
-            raise ValueError(f"`api_key_file`: {path} is empty")
-        return replace(self, api_key=key)
+        own = (self.api_key,) if self.api_key else ()
+        return own if self.api_key_file is None else (*own, *_read_keys(self.api_key_file))
+
+
+def _read_keys(path: str) -> list[str]:
+    """The keys in the file at `path`. Raises ValueError if there is none."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(f"`api_key_file`: {path} cannot be read") from None
+    keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not keys:
+        raise ValueError(f"`api_key_file`: {path} has no key")
+    return keys
 
 
 @dataclass(frozen=True, slots=True)

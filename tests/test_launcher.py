@@ -534,7 +534,7 @@ def options(*arguments: str, **environment: str) -> launcher.LauncherOptions:
         (["--quantize", "awq"], "`--quantize` is not supported yet"),
         (["--watermark-gamma", "1"], "`watermark_gamma` must be > 0 and < 1"),
         (["--step-timeout", "0"], "`step_timeout` must be > 0"),
-        (["--api-key", "a", "--api-key-file", "b"], "Both api_key and api_key_file are set"),
+        (["--prefix-cache-per-key"], "`prefix_cache_per_key` needs `api_key` or `api_key_file`"),
         (["--api-key-file", "/nowhere"], "`api_key_file`: /nowhere cannot be read"),
         (["--sharded", "true"], "`sharded` is true but only found 0 CUDA devices"),
     ],
@@ -682,14 +682,13 @@ def test_flags_without_effect_are_named_in_one_warning(launch: Launch) -> None:
     ]
 
 
-def test_the_api_key_can_be_read_from_a_file(tmp_path: Path) -> None:
-    (tmp_path / "key").write_text("secret\n")
-    chosen = options("--api-key-file", str(tmp_path / "key"))
-    assert chosen.server.api_key == "secret"
-    assert options("--config", _saved(chosen, tmp_path)).server == chosen.server
-    (tmp_path / "key").write_text("\n")
-    with pytest.raises(StartupError, match="is empty"):
-        options("--api-key-file", str(tmp_path / "key"))
+def test_api_keys_can_be_read_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("# staff\nsecret\n\n  other \n")
+    chosen = options("--api-key-file", str(tmp_path / "keys"), "--api-key", "own")
+    assert chosen.server.api_keys() == ("own", "secret", "other")
+    (tmp_path / "keys").write_text("\n# none\n")
+    with pytest.raises(StartupError, match="has no key"):
+        options("--api-key-file", str(tmp_path / "keys"))
 
 
 def _saved(chosen: launcher.LauncherOptions, folder: Path) -> str:

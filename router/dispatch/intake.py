@@ -61,10 +61,14 @@ class Intake:
 
     @asynccontextmanager
     async def open(
-        self, request_id: str, precheck: Callable[[], Awaitable[AnyGeneration]]
+        self,
+        request_id: str,
+        precheck: Callable[[], Awaitable[AnyGeneration]],
+        cache_scope: str = "",
     ) -> AsyncIterator[tuple[AnyGeneration, list[LiveRequest]]]:
         """What `precheck` returned and its live requests; leaving cancels those that still run.
 
+        Cached prefixes are shared within a `cache_scope`; all scopes of a server are equally long.
         Each sequence takes a permit. Raises RouterError, with nothing left running.
         """
         call = next(self._calls)
@@ -79,20 +83,27 @@ class Intake:
                 if previous is not None and _differ_in_sampling_only(request, previous.request):
                     prepared = _with_sampling(previous, request.sampling)
                 else:
-                    prepared = await self._prepare(request_id, request, generation, call)
+                    prepared = await self._prepare(
+                        request_id, request, generation, call, cache_scope
+                    )
                 records.append(held.enter_context(self._dispatcher.start(prepared)))
                 previous = prepared
             yield generation, records
 
     async def _prepare(
-        self, request_id: str, request: Request, generation: Generation, call: int
+        self,
+        request_id: str,
+        request: Request,
+        generation: Generation,
+        call: int,
+        cache_scope: str,
     ) -> PreparedRequest:
         arrived = self._dispatcher.now()
         tokens = await self._encode(request)
         prompt, max_new = fit_to_context(request, tokens, self._bounds)
         await self._check_ids(request, prompt)
         request = await self._with_grammar(request, generation)
-        pages = await self._hash_pages(request, prompt)
+        pages = await self._hash_pages(request, prompt, cache_scope)
         return PreparedRequest(request_id, request, prompt, max_new, pages, arrived, call)
 
     async def _encode(self, request: Request) -> Sequence[int]:
@@ -126,11 +137,13 @@ class Intake:
         await self._dispatcher.prepare_grammar(compiled)
         return replace(request, grammar=compiled)
 
-    async def _hash_pages(self, request: Request, prompt: Sequence[int]) -> PromptPages:
+    async def _hash_pages(
+        self, request: Request, prompt: Sequence[int], cache_scope: str
+    ) -> PromptPages:
         """No hashes where the prompt's log-probabilities are wanted: it has to be computed."""
         if request.report.prompt_logprobs:
             return PromptPages()
-        salt = request.cache_salt or ""
+        salt = cache_scope + (request.cache_salt or "")
         return await offload(4 * len(prompt), hash_prompt, prompt, self._page_size, salt)
 
 

@@ -1,8 +1,8 @@
-"""Access control: the server's API key, and pages of other origins (CORS).
+"""Access control: the server's API keys, and pages of other origins (CORS).
 
-Every path requires the key except those named here, so that a new route is closed by default. The
-key is compared in constant time and appears in no response and no log. Without a key the header is
-not read at all.
+Every path requires a key except those named here, so that a new route is closed by default. Keys
+are compared in constant time, all of them each time, and appear in no response and no log. Without
+a key the header is not read at all.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 from router.errors import Unauthorized
 
@@ -35,21 +36,29 @@ EXPOSED_HEADERS = (
 class AccessPolicy:
     """The access rules of one server."""
 
-    api_key: str | None = field(default=None, repr=False)
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    """Each of them opens the server; without any, it is open."""
+    prefix_cache_per_key: bool = False
+    """Whether requests share cached prefixes only with those of the same key."""
     protect_metrics: bool = False
     allowed_origins: tuple[str, ...] = ()
     """Any origin if empty or if it contains `*`."""
     max_connections: int = 1024
     """Maximum number of simultaneous connections."""
 
-    def authorize(self, method: str, path: str, headers: Mapping[str, str]) -> None:
-        """Raises Unauthorized if the key is required and is missing or wrong."""
-        if self.api_key is None or self._is_public(method, path):
-            return
+    def authorize(self, method: str, path: str, headers: Mapping[str, str]) -> str:
+        """Return the scope in which the request shares cached prefixes.
+
+        Raises Unauthorized if a key is required and is missing or wrong.
+        """
+        if not self.api_keys or self._is_public(method, path):
+            return ""
         scheme, _, key = headers.get("Authorization", "").partition(" ")
-        same = hmac.compare_digest(_bytes(key.strip()), _bytes(self.api_key))
-        if scheme.lower() != "bearer" or not same:
+        given = _bytes(key.strip())
+        known = [hmac.compare_digest(given, _bytes(each)) for each in self.api_keys]
+        if scheme.lower() != "bearer" or not any(known):
             raise Unauthorized
+        return blake2b(given, digest_size=16).hexdigest() if self.prefix_cache_per_key else ""
 
     def cors_headers(self, request: Mapping[str, str], *, preflight: bool) -> dict[str, str]:
         """The CORS headers for the headers of a `request`; none if it has no origin."""

@@ -29,7 +29,14 @@ from router.errors import (
 )
 from router.http.access import AccessPolicy
 from router.http.connections import SERVER_NAME, accept_connection, early_response
-from router.http.context import ERROR_FORMAT, FAULT, PATH_PARAMETERS, RECORDS, REQUEST_ID
+from router.http.context import (
+    CACHE_SCOPE,
+    ERROR_FORMAT,
+    FAULT,
+    PATH_PARAMETERS,
+    RECORDS,
+    REQUEST_ID,
+)
 from router.http.fault_line import fault_line
 from router.http.gateway import Timeouts
 from router.http.json_response import json_response
@@ -166,7 +173,7 @@ async def _authorize_and_handle(
         return web.Response()
     if match.http_exception is not None:
         raise match.http_exception
-    access.authorize(request.method, request.path, request.headers)
+    request[CACHE_SCOPE] = access.authorize(request.method, request.path, request.headers)
     return await handler(request)
 
 

@@ -153,6 +153,17 @@ async def test_what_is_started_lacks_nothing() -> None:
     assert prepared.pages.hashes == PageHasher(PAGE_SIZE, "salt").add(PROMPT)
 
 
+async def test_pages_are_shared_within_a_cache_scope_and_a_salt_alone() -> None:
+    hashes = []
+    for scope, salt in (("a", "s"), ("a", "s"), ("a", None), ("b", "s")):
+        journal = Journal([request(cache_salt=salt)])
+        async with intake(journal).open("id", journal.precheck, scope):
+            hashes.append(journal.started[0].pages.hashes)
+    same, again, *others = map(set, hashes)
+    assert same == again != set()
+    assert all(same.isdisjoint(other) for other in others)
+
+
 async def test_a_prompt_whose_logprobs_are_wanted_shares_no_pages() -> None:
     journal = Journal([request(decoder_input_details=True)])
     async with intake(journal).open("id", journal.precheck):

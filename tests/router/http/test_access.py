@@ -9,7 +9,7 @@ import pytest
 from router.http.access import HEALTH_PATHS, AccessPolicy
 from tests.support.serving import ScriptedDispatcher, serving
 
-KEY = AccessPolicy(api_key="s3crét")
+KEY = AccessPolicy(api_keys=("s3crét",))
 GOOD = {"Authorization": "Bearer s3crét"}
 REFUSED = b'{"error":"Unauthorized","error_type":"unauthorized"}'
 
@@ -58,7 +58,7 @@ async def test_probes_and_metrics_stay_open_and_metrics_can_be_closed() -> None:
         for path in (*HEALTH_PATHS, "/metrics"):
             assert (await server.request("GET", path)).status == 200
         assert (await server.request("HEAD", "/health")).status == 200
-    async with serving(access=AccessPolicy(api_key="s3crét", protect_metrics=True)) as server:
+    async with serving(access=AccessPolicy(api_keys=("s3crét",), protect_metrics=True)) as server:
         assert (await server.request("GET", "/metrics")).status == 401
         assert (await server.request("GET", "/metrics", headers=GOOD)).status == 200
         assert (await server.request("GET", "/health")).status == 200
@@ -189,3 +189,22 @@ async def test_under_v1_errors_have_openais_form() -> None:
             b'"error_type":"not_found"}',
         )
         assert (await server.request("GET", "/v10")).json()["error"] == "Not Found"
+
+
+async def test_each_of_several_keys_opens_the_server() -> None:
+    async with serving(access=AccessPolicy(api_keys=("one", "two"))) as server:
+        for key, status in (("one", 200), ("two", 200), ("three", 401), ("onetwo", 401)):
+            headers = {"Authorization": f"Bearer {key}"}
+            answer = await server.post("/generate", {"inputs": "a"}, headers=headers)
+            assert answer.status == status
+
+
+def test_prefixes_are_shared_by_key_only_if_that_is_asked_for() -> None:
+    def scope(key: str, *, per_key: bool) -> str:
+        policy = AccessPolicy(api_keys=("one", "two"), prefix_cache_per_key=per_key)
+        return policy.authorize("POST", "/generate", {"Authorization": f"Bearer {key}"})
+
+    assert scope("one", per_key=False) == scope("two", per_key=False) == ""
+    assert scope("one", per_key=True) == scope("one", per_key=True)
+    assert scope("one", per_key=True) != scope("two", per_key=True)
+    assert "one" not in scope("one", per_key=True)

@@ -135,7 +135,7 @@ async def test_the_form_is_that_of_the_last_request_of_a_connection() -> None:
 async def test_an_unknown_expectation_is_a_417(
     path: str, expectation: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with serving(access=AccessPolicy(api_key="k")) as server:
+    async with serving(access=AccessPolicy(api_keys=("k",))) as server:
         head = f"POST {path} HTTP/1.1\nHost: x\nExpect: {expectation}\nContent-Length: 14"
         assert await status_and_type(server, head, HELLO) == (417, "expectation_failed")
     assert log_lines(caplog) == []
@@ -212,7 +212,7 @@ async def test_a_body_that_is_not_of_its_coding_is_a_400(
 
 
 async def test_a_broken_body_without_the_key_is_a_401(caplog: pytest.LogCaptureFixture) -> None:
-    async with serving(access=AccessPolicy(api_key="k")) as server:
+    async with serving(access=AccessPolicy(api_keys=("k",))) as server:
         headers = {**JSON, "Content-Encoding": "gzip"}
         response = await server.post("/generate", data=b"junk", headers=headers)
     assert response.status == 401

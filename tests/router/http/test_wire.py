@@ -41,7 +41,7 @@ from tests.support.serving import (
     serving,
 )
 
-KEY = AccessPolicy(api_key="secret")
+KEY = AccessPolicy(api_keys=("secret",))
 LINE = "=" * 30
 JSON = "application/json"
 
