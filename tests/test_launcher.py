@@ -686,6 +686,8 @@ def test_api_keys_can_be_read_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("# staff\nsecret\n\n  other \n")
     chosen = options("--api-key-file", str(tmp_path / "keys"), "--api-key", "own")
     assert chosen.server.api_keys() == ("own", "secret", "other")
+    chosen = options("--api-key-file", str(tmp_path / "keys"))
+    assert options("--config", _saved(chosen, tmp_path)).server == chosen.server
     (tmp_path / "keys").write_text("\n# none\n")
     with pytest.raises(StartupError, match="has no key"):
         options("--api-key-file", str(tmp_path / "keys"))
