@@ -17,6 +17,7 @@ import pytest
 
 from router.errors import (
     Cancelled,
+    EngineFault,
     GenerationFailed,
     IncompleteGeneration,
     Overloaded,
@@ -244,6 +245,7 @@ CALLS = {
     ),
     "error_422_template": post("/chat_tokenize", CHAT, server={"template": ""}),
     "error_422_length": post("/generate", server=ends(refusal=ValidationError("`inputs` ..."))),
+    "error_500_engine_fault": post("/generate", server=ends(FIRST, EngineFault())),
     "error_424": post("/generate", server=ends(FIRST, GenerationFailed("x"))),
     "error_424_stream": post("/generate_stream", server=ends(FIRST, GenerationFailed("x"))),
     "error_429": post("/generate", server=ends(refusal=Overloaded())),
