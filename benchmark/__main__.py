@@ -41,6 +41,10 @@ COMMANDS = {
         "measure how long heavy requests delay another stream",
     ),
     "faults": ("benchmark.faults.command", "kill shards in the middle of streams"),
+    "simulate": (
+        "benchmark.faults.virtual.command",
+        "simulate the router with faults of ranks, network and clients in virtual time",
+    ),
 }
 
 

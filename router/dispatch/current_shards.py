@@ -6,7 +6,10 @@ The dispatcher decides when a group takes over from another, and when none will 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
+from router.dispatch.events import HEALTH_CHECK_SECONDS
 from router.errors import Unavailable
 from router.shards.group import ShardGroup
 
@@ -42,3 +45,19 @@ class CurrentShards:
                 return
             await replaced.wait()
         raise Unavailable("Model is unavailable")
+
+
+@asynccontextmanager
+async def checking_health(group: ShardGroup, clock: Callable[[], float]) -> AsyncIterator[None]:
+    """Check the health of `group`, which does not serve yet, during the `with`."""
+
+    async def check() -> None:
+        while True:
+            group.check_health(clock())
+            await asyncio.sleep(HEALTH_CHECK_SECONDS)
+
+    checks = asyncio.ensure_future(check())
+    try:
+        yield
+    finally:
+        checks.cancel()

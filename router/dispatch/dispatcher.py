@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from router.dispatch.admission import Admission
-from router.dispatch.current_shards import CurrentShards
+from router.dispatch.current_shards import CurrentShards, checking_health
 from router.dispatch.draft_watch import DraftWatch
 from router.dispatch.events import CancelRequested, Event, EventQueue, ShardsRestarted, Submitted
 from router.dispatch.live_requests import LiveRequests, PreparedRequest
@@ -96,8 +96,9 @@ class Dispatcher:
 
         Returns when they have compiled all grammars that rows need.
         """
-        for grammar in self._records.grammars():
-            await shards.prepare_grammar(grammar)
+        async with checking_health(shards, self._clock):
+            for grammar in self._records.grammars():
+                await shards.prepare_grammar(grammar)
         self._events.put(ShardsRestarted(shards))
 
     @contextmanager
@@ -154,6 +155,11 @@ class Dispatcher:
         if self._shards.group.failure:
             return "restarting"
         return "stalled" if self._shards.group.is_overdue(self._clock()) else None
+
+    @property
+    def live_count(self) -> int:
+        """Number of requests that the scheduler knows or will know; 0 once all have ended."""
+        return len(self._records)
 
     async def drain(self) -> None:
         """Refuse new requests and wait until no permit is held."""

@@ -5,7 +5,7 @@ Decides ids and who is meant by a request id; what a request does is the dispatc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from router.dispatch.page_hashes import PromptPages
@@ -78,7 +78,7 @@ class LiveRequests(Mapping[int, LiveRequest]):
         newest = max((record.call for record in records), default=0)
         return [record for record in records if record.call == newest]
 
-    def grammars(self) -> set[str]:
-        """The compiled grammars that their rows follow."""
+    def grammars(self) -> Sequence[str]:
+        """The compiled grammars that their rows follow, each once, in the order of arrival."""
         grammars = (record.request.grammar for record in self._records.values())
-        return {grammar for grammar in grammars if grammar is not None}
+        return list(dict.fromkeys(grammar for grammar in grammars if grammar is not None))

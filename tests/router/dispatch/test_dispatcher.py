@@ -658,14 +658,14 @@ async def test_new_ranks_prepare_the_grammars_of_live_requests_before_any_row_is
             async with ShardGroup.connect(new_paths) as shards:
                 resuming = asyncio.ensure_future(server.dispatcher.resume(shards))
                 await new.asked.wait()
-                assert new.messages == [Prepare(1, "a")]
+                assert [m for m in new.messages if not isinstance(m, Ping)] == [Prepare(1, "a")]
                 assert not resuming.done()
                 new.prepares = True
                 new.send(Prepared(1))
                 await resuming
                 assert (await during).finish_reason
                 await asyncio.gather(*map(read, records))
-            kinds = [type(message) for message in new.messages]
+            kinds = [type(message) for message in new.messages if not isinstance(message, Ping)]
             assert kinds.index(Step) == 1
             assert new.messages.count(Prepare(2, "b")) == 1
     for request, record in zip(endless, records, strict=True):
