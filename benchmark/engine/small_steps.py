@@ -21,7 +21,7 @@ from shard.engine import Engine, choose_threads, ready_without_costs
 from shard.engine_parts import make_parts
 from shard.warmup.step_costs import ZeroDrafter, decode_seconds
 
-REAL_MODEL = Path(__file__).parents[2] / ".models" / "SmolLM2-135M-Instruct"
+REAL_MODEL = Path(__file__).parents[2] / ".models" / "smollm2"
 ROWS, VERIFIED_TOKENS = 8, 5
 STEPS = {"step1": (1, 0), "step8": (ROWS, 0), "verify5": (1, VERIFIED_TOKENS - 1)}
 """Rows and draft length of what is timed."""
