@@ -163,7 +163,7 @@ def log_startup(options: LauncherOptions, log: ConsoleLog) -> None:
 def exposure_warning(server: ServerConfig) -> str | None:
     """A warning for a server that everyone can reach and use; None for any other."""
     everywhere = server.hostname in ("", "0.0.0.0", "::")  # noqa: S104
-    if server.api_keys() or not everywhere:
+    if server.api_key or server.api_key_file or not everywhere:
         return None
     return (
         "the server listens on all interfaces without an API key; set `--api-key-file`, or"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from benchmark.faults.virtual.requests import Planned
@@ -54,11 +54,9 @@ class Client:
                 return Ended(planned, LOST)
         return Ended(planned, REFUSED)
 
-    @contextmanager
-    def permit(self) -> Iterator[None]:
+    def permit(self) -> AbstractContextManager[None]:
         """A permit. Raises Overloaded or Unavailable."""
-        with self._dispatcher.hold_permits(1):
-            yield
+        return self._dispatcher.hold_permits(1)
 
     async def prepare(self, planned: Planned, number: int) -> PreparedRequest:
         """What intake does once a request has its permit. Raises Unavailable."""
@@ -75,11 +73,9 @@ class Client:
             planned.id, request, planned.prompt, planned.max_new, pages, arrived, number
         )
 
-    @contextmanager
-    def start(self, prepared: PreparedRequest) -> Iterator[LiveRequest]:
+    def start(self, prepared: PreparedRequest) -> AbstractContextManager[LiveRequest]:
         """Queue a request. Raises Unavailable."""
-        with self._dispatcher.start(prepared) as record:
-            yield record
+        return self._dispatcher.start(prepared)
 
     def cancel(self, planned: Planned) -> None:
         """Cancel a request by its id."""

@@ -43,7 +43,7 @@ MAX_PROGRESS_PER_STEP = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class RankOwner:
-    """Who starts a rank, and is told of its ends: each function gets the rank."""
+    """Functions that a rank calls when it is ready, when it exits, and on a violation."""
 
     on_ready: Callable[[VirtualRank], None]
     on_exit: Callable[[VirtualRank], None]
