@@ -450,6 +450,8 @@ def test_with_json_output_every_line_is_an_object(launch: Launch) -> None:
     assert running.end() == 0
     lines = [json.loads(line) for line in running.lines]
     assert {"ready", "connected", "progress"} <= {line.get("event") for line in lines}
+    phases = [line["seconds"] for line in lines if line.get("event") in ("progress", "ready")]
+    assert 0 < phases[0] <= phases[-1]
     assert {"plain words", "a stray print"} <= {line.get("message") for line in lines}
     assert {"level": "INFO"} in lines
 

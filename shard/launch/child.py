@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from typing import IO, Any
 
 from shard.child_command import python_environment
@@ -52,8 +53,10 @@ class ChildCommand:
 class Child:
     """A running process. The three flags are set by those who supervise it."""
 
-    def __init__(self, command: ChildCommand) -> None:
+    def __init__(self, command: ChildCommand, send_config: bool = True) -> None:
+        """Start it; without `send_config` it imports its modules and waits for the first `send`."""
         self.command = command
+        self.started_at = monotonic()
         self.ready = False
         self.exit_expected = False
         self.is_restarted = False
@@ -69,7 +72,8 @@ class Child:
             start_new_session=True,
             preexec_fn=partial(_die_with_parent, os.getpid()),
         )
-        self.send(command.config)
+        if send_config:
+            self.send(command.config)
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Write `message` as one line of JSON to the child's stdin, unless the child has ended."""

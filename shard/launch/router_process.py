@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import replace
 from time import monotonic
 
 from shard.errors import StartupError
@@ -24,7 +23,7 @@ SHARDS_NOT_CONNECTED = 8
 
 
 class RouterProcess:
-    """The router over all its starts; `group` has to be ready before the first one."""
+    """The router over all its starts. The first one imports its modules while the ranks load."""
 
     def __init__(
         self, command: ChildCommand, group: RankGroup, children: Supervisor, log: ChildLog
@@ -37,10 +36,14 @@ class RouterProcess:
         self._generation = 0
         """Generation of the ranks that the router connects to when it starts."""
         self._started_at = 0.0
-        self._child = self._start()
+        self._child = children.start(command, send_config=False)
 
     async def wait_ready(self) -> ChildEvent:
-        """Wait until the first start is complete. Raises StopRequested and StartupError."""
+        """Let the first start connect to the ranks, which are ready, and wait until it serves.
+
+        Raises StopRequested and StartupError.
+        """
+        self._send_config()
         event = await self._wait_for("ready")
         self._child.is_restarted = True
         return event
@@ -95,13 +98,14 @@ class RouterProcess:
                     await self._handle_event()
         while not self._group.is_ready:
             await self._handle_event()
-        self._child = self._start()
+        self._child = self._children.start(self._command, send_config=False)
         self._child.is_restarted = True
+        self._send_config()
 
-    def _start(self) -> Child:
+    def _send_config(self) -> None:
+        """Let the router connect to the current generation, which is ready."""
         self._started_at, self._generation = monotonic(), self._group.generation
-        config = {**self._command.config, "generation": self._generation}
-        return self._children.start(replace(self._command, config=config))
+        self._child.send({**self._command.config, "generation": self._generation})
 
     async def _next_event(self) -> ChildEvent:
         """The router's next event."""

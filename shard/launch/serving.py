@@ -1,5 +1,6 @@
-"""The life of one server: start the ranks, then the router, serve, and drain on request.
+"""The life of one server: start the ranks and the router, serve, and drain on request.
 
+The router imports its modules while the ranks load, and gets its configuration when they are ready.
 A child that fails before the router is ready ends the start. After that the ranks are started again
 by `rank_group`, also while the server drains, and the router by `router_process`. What "ready" is
 announced with, and how the children are made, is for the launcher to decide.
@@ -28,14 +29,15 @@ async def serve(
     log: ChildLog,
     children: Supervisor,
 ) -> None:
-    """Start `group`, then `router`, call `on_ready`, and serve until a signal arrives.
+    """Start `group` and `router`, call `on_ready`, and serve until a signal arrives.
 
     Live requests then have `grace_seconds` to finish. Raises StopRequested for a signal before the
     server is ready, and StartupError if a child cannot be started, the ranks or the router fail too
     often, or a second signal arrives.
     """
-    await wait_until_ready(group.start(), children, log)
+    ranks = group.start()
     server = RouterProcess(router, group, children, log)
+    await wait_until_ready(ranks, children, log)
     ready = await server.wait_ready()
     on_ready()
     limits = ready.data.get("shard_limits", {})
@@ -55,8 +57,9 @@ async def wait_until_ready(ranks: Sequence[Child], children: Supervisor, log: Ch
     reminder = children.tasks.create_task(_remind(log))
     try:
         async for event in children.wait_each("ready", ranks):
-            seconds = monotonic() - start
-            log(f"Shard ready in {seconds:.1f}s", event="ready", rank=ranks.index(event.child))
+            seconds, rank = monotonic() - start, ranks.index(event.child)
+            text = f"Shard ready in {seconds:.1f}s"
+            log(text, event="ready", rank=rank, seconds=round(seconds, 3))
     finally:
         reminder.cancel()
 

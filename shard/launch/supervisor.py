@@ -12,6 +12,7 @@ import os
 import subprocess
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import IO, Any, Protocol
 
 from shard.errors import StartupError
@@ -57,9 +58,9 @@ class Supervisor:
         self._watch_tasks: dict[asyncio.Task[None], Child] = {}
         self._event_queue: asyncio.Queue[ChildEvent | StartupError | None] = asyncio.Queue()
 
-    def start(self, command: ChildCommand) -> Child:
-        """Start a child, whose events `next_event` returns from now on."""
-        child = Child(command)
+    def start(self, command: ChildCommand, send_config: bool = True) -> Child:
+        """Start a child as `Child` does; `next_event` returns its events from now on."""
+        child = Child(command, send_config)
         self._watch_tasks[self.tasks.create_task(self._watch(child))] = child
         return child
 
@@ -85,8 +86,9 @@ class Supervisor:
                     raise StopRequested
                 case StartupError():
                     raise event
-                case ChildEvent(event="progress", data=data):
-                    fields = {"event": "progress", **data}
+                case ChildEvent(child, "progress", data):
+                    seconds = round(monotonic() - child.started_at, 3)
+                    fields = {"event": "progress", "seconds": seconds, **data}
                     self._log(fields.pop("text"), **fields)
                 case ChildEvent(child, "fault", {"code": int(code), "text": str(text)}) if (
                     not child.is_restarted

@@ -16,7 +16,10 @@ from threading import Thread
 
 SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
 signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # none is lost: `sigwait` takes them one by one
-config = json.loads(sys.stdin.readline())
+line = sys.stdin.readline()
+if not line:
+    sys.exit()  # the launcher ends before it has sent a configuration
+config = json.loads(line)
 if "once" in config:
     if Path(config["once"]).exists():
         config |= config["again"]
