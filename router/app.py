@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from router.child import BAD_FLAG, BAD_MODEL, RouterStartupError
+from router.capacity import check_ranks_agree, combined_capacity, shard_limits
+from router.child import BAD_FLAG, RouterStartupError
 from router.cloud import CLOUD_OPERATIONS, CloudRoutes
 from router.config import Limits, RouterConfig, ServerConfig
 from router.dispatch.dispatcher import Dispatcher
@@ -37,17 +38,16 @@ from router.observability.metrics import Metrics
 from router.openai.chat_prompt import ChatPromptBuilder
 from router.openai.openapi import OPENAI_OPERATIONS
 from router.openai.routes import PREFIX, OpenAIRoutes
-from router.openai.sampling_defaults import SamplingDefaults
 from router.requests.request import ResolvedLimits, resolve_limits
 from router.scheduler import build as scheduler_for
 from router.scheduler.api import DeviceCapacity, Scheduler
 from router.scheduler.config import SchedulerConfig
+from router.served_model import ServedModel, load_model, log_unknown_tokens
 from router.server_info import ServerInfo
 from router.shards.group import ShardGroup
-from router.text.chat_template import NO_TEMPLATE, ChatTemplate
+from router.text.chat_template import NO_TEMPLATE
 from router.text.encoder import Encoder
 from router.text.grammar import GrammarCompiler
-from router.text.tokenizer import Tokenizer
 from router.text.worker_pool import TextWorkers, WorkerFiles
 from shard.wire.protocol import Ready
 
@@ -113,14 +113,6 @@ def build(config: RouterConfig, shards: ShardGroup, middlewares: Sequence[Middle
     )
 
 
-def shard_limits(capacity: DeviceCapacity) -> dict[str, int]:
-    """Limits with which ranks have `capacity`, however much memory is free when they start."""
-    return {
-        "max_batch_total_tokens": capacity.pages * capacity.page_size,
-        "max_swap_tokens": capacity.host_pages * capacity.page_size,
-    }
-
-
 @dataclass(frozen=True, slots=True)
 class Backend:
     """What the routes serve from."""
@@ -155,52 +147,6 @@ def build_backend(
     )
     server_info = build_server_info(config, ranks)
     return Backend(dispatcher, metrics, bounds, server_info, capacity, ranks[0].vocab_size)
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """The files of the target model that the router uses."""
-
-    tokenizer: Tokenizer
-    template: ChatTemplate | None
-    tool_call_parser: str = "auto"
-    defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
-    """Of OpenAI's routes."""
-
-
-def load_model(config: RouterConfig) -> ServedModel:
-    """The target's tokenizer and chat template. Raises RouterStartupError."""
-    try:
-        tokenizer = Tokenizer.load(config.model_path)
-        template = ChatTemplate.load(config.model_path, config.server.tokenizer_config_path)
-    except (OSError, ValueError) as fault:
-        raise RouterStartupError(BAD_MODEL, f"tokenizer: {fault}") from fault
-    return ServedModel(tokenizer, template, config.server.tool_call_parser, load_defaults(config))
-
-
-def load_defaults(config: RouterConfig) -> SamplingDefaults:
-    """The sampling values of the target's `generation_config.json`, unless they are turned off."""
-    if config.server.generation_config == "none":
-        return SamplingDefaults()
-    defaults = SamplingDefaults.load(Path(config.model_path))
-    if defaults.warning:
-        _log.warning("%s", defaults.warning)
-    if str(defaults):
-        _log.info("defaults of the routes under /v1, from generation_config.json: %s", defaults)
-    return defaults
-
-
-def log_unknown_tokens(tokenizer: Tokenizer, vocabulary_size: int) -> None:
-    """Warn of tokens that a model with ids below `vocabulary_size` has no embedding for."""
-    unknown = tokenizer.names_from(vocabulary_size)
-    if unknown:
-        _log.warning(
-            "tokenizer.json has %d tokens outside the model's vocabulary of %d, such as %r;"
-            " prompts that contain one are refused",
-            len(unknown),
-            vocabulary_size,
-            unknown[0],
-        )
 
 
 def build_route_groups(
@@ -263,42 +209,6 @@ def build_scheduler(
     except ValueError as fault:
         state_file.warn_unusable(fault)
         return scheduler_for(config, capacity)
-
-
-def check_ranks_agree(ranks: tuple[Ready, ...]) -> None:
-    """Raises RouterStartupError if ranks do not serve one model; their capacities may differ."""
-    for name in ("model", "dtype", "page_size", "vocab_size", "speculate", "drafter"):
-        values = [getattr(ready, name) for ready in ranks]
-        for rank, value in enumerate(values):
-            if value != values[0]:
-                raise RouterStartupError(
-                    BAD_MODEL,
-                    f"the shards disagree on {name}: {values[0]!r} on rank 0, {value!r} on rank"
-                    f" {rank}; start them all with the same model and flags",
-                )
-
-
-def combined_capacity(
-    ranks: tuple[Ready, ...], bounds: ResolvedLimits, preemption: str = "auto"
-) -> DeviceCapacity:
-    """The capacity of all ranks together: the smallest of each, and the speed of rank 0."""
-    rows = min(ready.max_rows for ready in ranks)
-    prefill = 512 if ranks[0].device == "cpu" else 4096
-    return DeviceCapacity(
-        pages=min(ready.pages for ready in ranks),
-        page_size=ranks[0].page_size,
-        max_rows=min(rows, bounds.max_batch_size or rows),
-        prefill_tokens=bounds.max_batch_prefill_tokens or prefill,
-        speculate=ranks[0].speculate,
-        draft_token_seconds=ranks[0].draft_token_seconds,
-        verify_seconds=ranks[0].verify_seconds,
-        costs=tuple((cost.rows, cost.draft, cost.seconds) for cost in ranks[0].costs),
-        catch_up_seconds=ranks[0].catch_up_seconds,
-        host_pages=min(ready.host_pages for ready in ranks),
-        swap_token_seconds=max(ready.swap_token_seconds for ready in ranks),
-        prefill_token_seconds=max(ready.prefill_token_seconds for ready in ranks),
-        preemption=preemption,
-    )
 
 
 def build_server_info(config: RouterConfig, ranks: tuple[Ready, ...]) -> ServerInfo:

@@ -37,6 +37,7 @@ ROUTER = (
     ("native",),
     ("openai",),
     ("cloud",),
+    ("capacity", "served_model"),
     ("app",),
     ("__main__", "preflight", "cli"),
 )

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -68,9 +69,9 @@ class Operation:
     tag: str = "Text generation"
 
 
-def openapi_document(operations: Iterable[Operation]) -> bytes:
+@cache
+def openapi_document(operations: tuple[Operation, ...]) -> bytes:
     """The OpenAPI 3.1 document of `operations`, as JSON."""
-    operations = list(operations)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method] = _operation_object(operation)

@@ -14,8 +14,10 @@ from typing import Any
 from router import VERSION
 from router.errors import IncompleteGeneration, StreamSerializationError
 from router.observability import scheduler_status
-from router.requests.record import GeneratedToken, LiveRequest, PromptToken, timing
+from router.requests.record import LiveRequest
 from router.requests.request import ResolvedLimits
+from router.requests.timing import timing
+from router.requests.tokens import GeneratedToken, PromptToken
 from router.scheduler.api import SchedulerStatus
 from router.server_info import ServerInfo
 

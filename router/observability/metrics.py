@@ -16,8 +16,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
 from router.observability.scheduler_status import perceptible_share
-from router.requests.record import LiveRequest, timing
+from router.requests.record import LiveRequest
 from router.requests.request import ResolvedLimits
+from router.requests.timing import timing
 from router.scheduler.api import DeviceCapacity, SchedulerStatus
 
 DURATION_BUCKETS = tuple(0.0001 * 1.5**k for k in range(1, 36))

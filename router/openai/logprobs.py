@@ -15,7 +15,8 @@ from typing import Any
 
 from router.errors import StreamSerializationError
 from router.openai.text_offsets import text_offsets
-from router.requests.record import GeneratedToken, LiveRequest, PromptToken
+from router.requests.record import LiveRequest
+from router.requests.tokens import GeneratedToken, PromptToken
 
 
 def token_logprobs(record: LiveRequest, numbers: Sequence[int]) -> list[dict[str, Any]]:

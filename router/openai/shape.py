@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from router import VERSION
 from router.errors import RouterError, openai_error
-from router.requests.record import LiveRequest, timing
+from router.requests.record import LiveRequest
+from router.requests.timing import timing
 from router.server_info import ServerInfo
 
 _FINISH_REASONS = {"eos_token": "stop", "stop_sequence": "stop", "length": "length"}

@@ -11,67 +11,25 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from router.errors import IncompleteGeneration, RouterError
 from router.requests.request import Request
+from router.requests.tokens import (
+    NO_TOP_TOKENS,
+    GeneratedToken,
+    PromptReport,
+    PromptToken,
+    top_tokens,
+)
 from router.text.detokenizer import Detokenizer
 from router.text.stop_strings import ExclusiveStops, InclusiveStops
 from router.text.tokenizer import Tokenizer
 from shard.wire.protocol import End, NewRow, ReportOptions, RowResult, TopTokens
 
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Durations of the phases of a request, in seconds."""
-
-    total: float
-    validation: float
-    queue: float
-    inference: float
-    per_token: float
-
-
-def timing(record: LiveRequest) -> Timing:
-    """The times of a finished `record`."""
-    inference = record.ended - record.started
-    return Timing(
-        total=record.ended - record.arrived,
-        validation=record.queued - record.arrived,
-        queue=record.started - record.queued,
-        inference=inference,
-        per_token=inference / len(record.tokens),
-    )
-
-
 MASK_SECONDS = 2.0
 MASK_SECONDS_PER_TOKEN = 0.02
 """CPU seconds that the masks of a request's grammar may take: once, and per generated token."""
-_NO_TOP_TOKENS = TopTokens((), ())
-
-
-@dataclass(frozen=True, slots=True)
-class GeneratedToken:
-    """One generated token. `text` may be empty; `logprob` is a natural logarithm."""
-
-    id: int
-    text: str
-    logprob: float
-    special: bool
-    top: tuple[GeneratedToken, ...] = ()
-    """The most likely tokens at this position, if requested, each with its own text."""
-
-
-@dataclass(frozen=True, slots=True)
-class PromptToken:
-    """One token of the prompt. `logprob` is the raw model's; the first token has none."""
-
-    id: int
-    text: str
-    logprob: float | None
-    top: tuple[GeneratedToken, ...] = ()
-    """The most likely tokens at this position, if requested."""
-    special: bool = False
 
 
 class LiveRequest:
@@ -120,8 +78,7 @@ class LiveRequest:
         """When it was submitted to the scheduler, first scheduled, and ended."""
         self.first_token = self.last_token = arrived
         self._tokenizer = tokenizer
-        self._prompt_logprobs: list[float | None] = [None] * len(self.prompt)
-        self._prompt_tops: list[TopTokens] = [_NO_TOP_TOKENS] * len(self.prompt)
+        self._prompt_report = PromptReport(self.prompt)
         self._detokenizer = Detokenizer(tokenizer, self.prompt, _make_stops(request))
         self._changed = asyncio.Event()
 
@@ -145,11 +102,7 @@ class LiveRequest:
         """The prompt as the model sees it, if requested; complete once the request has ended."""
         if not self.request.decoder_input_details:
             return []
-        columns = zip(self.prompt, self._prompt_logprobs, self._prompt_tops, strict=True)
-        return [
-            PromptToken(id, self.token_text(id), value, self._top_tokens(top), self._is_special(id))
-            for id, value, top in columns
-        ]
+        return self._prompt_report.tokens(self._tokenizer)
 
     def token_text(self, id: int) -> str:
         """The text of a single token; special tokens by name."""
@@ -211,11 +164,9 @@ class LiveRequest:
         if item.drafted:
             self.accepted_by_round.append(item.accepted)
             self.longest_draft = max(self.longest_draft, item.drafted)
-        part = slice(item.prompt_start, item.prompt_start + len(item.prompt_logprobs))
-        self._prompt_logprobs[part] = item.prompt_logprobs
-        self._prompt_tops[part] = item.prompt_top or [_NO_TOP_TOKENS] * len(item.prompt_logprobs)
+        self._prompt_report.add(item)
         left = len(item.tokens)
-        tops = item.top or (_NO_TOP_TOKENS,) * left
+        tops = item.top or (NO_TOP_TOKENS,) * left
         for id, logprob, top in zip(item.tokens, item.logprobs, tops, strict=True):
             left -= 1
             if self.is_live:
@@ -260,9 +211,8 @@ class LiveRequest:
     def _remaining_report(self) -> ReportOptions:
         """What the shards still have to report: a prompt is not reported twice."""
         report = self.request.report
-        return replace(
-            report, prompt_logprobs=report.prompt_logprobs and None in self._prompt_logprobs[1:]
-        )
+        wanted = report.prompt_logprobs and not self._prompt_report.is_complete
+        return replace(report, prompt_logprobs=wanted)
 
     def _update_times(self, tokens_before: int, now: float) -> None:
         if len(self.tokens) > tokens_before:
@@ -274,22 +224,12 @@ class LiveRequest:
 
     def _append_token(self, id: int, logprob: float, top: TopTokens, end: End | None) -> None:
         piece = self._detokenizer.push(id, last=end is not None, hidden=end is End.EOS)
-        self.tokens.append(
-            GeneratedToken(id, piece.text, logprob, piece.special, self._top_tokens(top))
-        )
+        likely = top_tokens(self._tokenizer, top)
+        self.tokens.append(GeneratedToken(id, piece.text, logprob, piece.special, likely))
         if end is not None:
             self.finish_reason = (End.EOS if end is End.COMPLETE else end).value
         elif piece.stopped:
             self.finish_reason = "stop_sequence"
-
-    def _top_tokens(self, top: TopTokens) -> tuple[GeneratedToken, ...]:
-        return tuple(map(self._top_token, top.ids, top.logprobs))
-
-    def _top_token(self, id: int, logprob: float) -> GeneratedToken:
-        return GeneratedToken(id, self.token_text(id), logprob, self._is_special(id))
-
-    def _is_special(self, id: int) -> bool:
-        return self._tokenizer.special_name(id) is not None
 
 
 def by_likelihood(record: LiveRequest) -> float:

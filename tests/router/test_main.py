@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from router.app import check_ranks_agree, combined_capacity
+from router.capacity import check_ranks_agree, combined_capacity
 from router.child import RouterStartupError
 from router.config import Limits, RouterConfig, ServerConfig
 from router.dispatch.learned_state import SchedulerStateFile

@@ -16,10 +16,11 @@ from torch import Tensor
 
 import router.preflight
 import shard.preflight
-from router.app import load_model, resolve_bounds
+from router.app import resolve_bounds
 from router.child import RouterStartupError, build_config
 from router.config import Limits, RouterConfig, ServerConfig
 from router.scheduler.config import SchedulerConfig
+from router.served_model import load_model
 from shard import engine_parts
 from shard.attention.kv_cache import PAGE_SIZE
 from shard.config import ShardConfig

@@ -17,7 +17,7 @@ import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from router.app import Backend, ServedModel, build_route_groups
+from router.app import Backend, build_route_groups
 from router.config import Limits
 from router.dispatch.live_requests import PreparedRequest
 from router.errors import Overloaded, RouterError
@@ -28,6 +28,7 @@ from router.observability.metrics import Metrics
 from router.openai.sampling_defaults import SamplingDefaults
 from router.requests.request import Request, resolve_limits
 from router.scheduler.api import DeviceCapacity, RequestStatus, SchedulerStatus
+from router.served_model import ServedModel
 from router.server_info import ServerInfo
 from router.text.chat_template import ChatTemplate
 from router.text.tokenizer import Tokenizer

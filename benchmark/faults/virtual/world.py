@@ -22,7 +22,7 @@ from benchmark.faults.virtual.launcher import VirtualLauncher
 from benchmark.faults.virtual.network import VirtualNetwork
 from benchmark.faults.virtual.rank import VirtualRank
 from benchmark.faults.virtual.requests import MAX_NEW, MAX_PROMPT, VOCABULARY, word
-from router.app import combined_capacity
+from router.capacity import combined_capacity
 from router.config import Limits
 from router.dispatch.dispatcher import Dispatcher
 from router.dispatch.recovery import keep_connected

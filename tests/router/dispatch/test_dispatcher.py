@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from router.app import combined_capacity
+from router.capacity import combined_capacity
 from router.config import Limits
 from router.dispatch.dispatcher import Dispatcher
 from router.dispatch.intake import Intake
@@ -28,8 +28,9 @@ from router.errors import (
     ValidationError,
 )
 from router.observability.metrics import Metrics
-from router.requests.record import GeneratedToken, LiveRequest
+from router.requests.record import LiveRequest
 from router.requests.request import Request, resolve_limits
+from router.requests.tokens import GeneratedToken
 from router.scheduler import build
 from router.scheduler.api import Job, Scheduler, SchedulerStatus
 from router.scheduler.config import SchedulerConfig
@@ -610,7 +611,7 @@ async def test_a_prompt_that_was_half_computed_is_computed_and_reported_again(st
             await server.metrics.until_steps(steps)
             rank.disconnect()
             await server.until_unhealthy("restarting")
-            assert None in record._prompt_logprobs[1:], "the prompt was complete"
+            assert not record._prompt_report.is_complete, "the prompt was complete"
             async with resumed(server):
                 assert [token.id for token in await read(record)] == list(expected(request)[0])
         logprobs = [token.logprob for token in record.prompt_tokens]

@@ -29,8 +29,9 @@ from router.openai.parsing.tool_calls import ForcedCall, KnownTools, NoToolCalls
 from router.openai.request_models import ChatRequest, CompletionRequest
 from router.openai.shape import ResponseHeader
 from router.openai.text_offsets import text_offsets
-from router.requests.record import GeneratedToken, LiveRequest
+from router.requests.record import LiveRequest
 from router.requests.request import Request
+from router.requests.tokens import GeneratedToken
 from router.text.tokenizer import Tokenizer
 from shard.wire.protocol import End, RowResult, Sampling
 from tests.support.families import EOS, FAMILIES

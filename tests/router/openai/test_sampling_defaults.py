@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import launcher
-from router.app import load_model
 from router.config import Limits, RouterConfig, ServerConfig
 from router.openai.request_models import ChatRequest, CompletionRequest
 from router.openai.sampling_defaults import FIELDS, SamplingDefaults
 from router.openai.validation import LogprobOptions, validate
 from router.scheduler.config import SchedulerConfig
+from router.served_model import load_model
 from shard.errors import StartupError
 from shard.wire.protocol import Sampling
 from tests.support.serving import BOUNDS, DEMO, VOCAB_SIZE, ScriptedDispatcher, serving

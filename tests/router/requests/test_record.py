@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from router.errors import GenerationFailed, IncompleteGeneration
-from router.requests.record import GeneratedToken, LiveRequest
+from router.requests.record import LiveRequest
 from router.requests.request import Request
+from router.requests.tokens import GeneratedToken
 from router.text.tokenizer import Tokenizer
 from shard.wire.protocol import End, ReportOptions, RowResult, Sampling, TopTokens
 from tests.support.families import EOS, FAMILIES
