@@ -19,6 +19,7 @@ from router.capacity import check_ranks_agree, combined_capacity, shard_limits
 from router.child import BAD_FLAG, RouterStartupError
 from router.cloud import CLOUD_OPERATIONS, CloudRoutes
 from router.config import Limits, RouterConfig, ServerConfig
+from router.debug.debug_routes import DEBUG_OPERATIONS, DebugRoutes
 from router.dispatch.dispatcher import Dispatcher
 from router.dispatch.draft_watch import DraftWatch
 from router.dispatch.intake import Intake
@@ -53,7 +54,7 @@ from shard.wire.protocol import Ready
 
 _log = logging.getLogger(__name__)
 
-OPERATIONS = (*NATIVE_OPERATIONS, *OPENAI_OPERATIONS, *CLOUD_OPERATIONS)
+OPERATIONS = (*NATIVE_OPERATIONS, *OPENAI_OPERATIONS, *CLOUD_OPERATIONS, *DEBUG_OPERATIONS)
 """Of the OpenAPI document."""
 
 
@@ -180,6 +181,7 @@ def build_route_groups(
         *StatusRoutes(backend.dispatcher, backend.metrics, bounds, server_info).routes(),
         *openai.tgi_routes(),
         *CloudRoutes(gateway, native, openai).routes(os.environ.get("AIP_PREDICT_ROUTE")),
+        *DebugRoutes(gateway, backend.dispatcher).routes(),
         *DocsRoutes(openapi_document(OPERATIONS)).routes(docs_ui=docs_ui),
     ]
     return [RouteGroup(routes), RouteGroup(openai.routes(), PREFIX, openai_error)]

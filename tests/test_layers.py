@@ -34,7 +34,7 @@ ROUTER = (
     ("observability",),
     ("dispatch",),
     ("http",),
-    ("native",),
+    ("native", "debug"),
     ("openai",),
     ("cloud",),
     ("capacity", "served_model"),

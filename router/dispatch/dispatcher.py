@@ -27,6 +27,8 @@ from router.dispatch.step_pipeline import StepPipeline
 from router.dispatch.step_results import StepResults
 from router.errors import Cancelled, EngineFault, GenerationFailed, Unavailable, ValidationError
 from router.observability.metrics import Metrics
+from router.observability.server_state import MAX_LISTED_REQUESTS, ServerState
+from router.observability.state_builder import StateSources, build_server_state
 from router.requests.record import LiveRequest
 from router.scheduler.api import RequestStatus, ScheduledBatch, Scheduler, SchedulerStatus
 from router.shards.group import ShardGroup, ShardGroupFailed
@@ -64,6 +66,8 @@ class Dispatcher:
         self._results = StepResults(scheduler, self._records, metrics)
         self._quarantine = Quarantine()
         self._failed = False
+        self.change_count = 0
+        """Grows when a request comes or goes, and when the shards fail or are replaced."""
 
     async def run(self) -> None:
         """Serve until cancelled; every live request then ends with an error."""
@@ -142,6 +146,24 @@ class Dispatcher:
         """The scheduler's current state."""
         return self._scheduler.status()
 
+    def server_state(self) -> ServerState:
+        """What the server is doing now, for `/debug/state`."""
+        now, group = self._clock(), self._shards.group
+        sources = StateSources(
+            now=now,
+            health=self.unhealthy_reason(),
+            seconds_since_answers=group.seconds_since_answers(now),
+            steps_in_flight=group.steps_in_flight,
+            status=self._scheduler.status(),
+            snapshot=self._scheduler.snapshot(MAX_LISTED_REQUESTS),
+            records=self._records,
+            activity=self._results.activity.summary(now),
+            failures=self._metrics.failures(),
+            restarts=self._metrics.restarts(),
+            drafter=self._metrics.drafter,
+        )
+        return build_server_state(sources)
+
     def learned_state(self) -> dict[str, Any]:
         """The scheduler's learned state, which is worth saving."""
         return self._scheduler.learned_state()
@@ -199,6 +221,7 @@ class Dispatcher:
     def _on_submitted(self, record: LiveRequest, prompt_pages: PromptPages) -> None:
         if record.id not in self._records:
             return  # cancelled before it was submitted
+        self.change_count += 1
         try:
             self._scheduler.submit(self._pipeline.add(record, prompt_pages), record.queued)
         except ValueError as fault:  # it can never fit into the KV cache
@@ -210,6 +233,7 @@ class Dispatcher:
         self._abort_steps()
         self._scheduler.reset()
         self._metrics.shards_failed()
+        self.change_count += 1
         self._set_quarantine(self._quarantine.after_failure(running))
         for id in self._quarantine.given_up:
             self._records[id].fail(EngineFault(), self._clock())
@@ -223,6 +247,7 @@ class Dispatcher:
     def _on_shards_restarted(self, shards: ShardGroup) -> None:
         self._shards.replace(shards)
         self._metrics.shards_restarted()
+        self.change_count += 1
         shards.set_listener(self._events.put)
 
     def _abort_steps(self) -> None:
@@ -230,6 +255,7 @@ class Dispatcher:
             self._metrics.step_aborted(method)
 
     def _remove(self, record: LiveRequest) -> None:
+        self.change_count += 1
         self._records.remove(record.id)
         self._pipeline.remove(record.id)
         self._set_quarantine(self._quarantine.without((record.id,)))

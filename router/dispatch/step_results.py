@@ -10,6 +10,7 @@ from router.dispatch.live_requests import LiveRequests
 from router.dispatch.step_pipeline import CompletedStep
 from router.errors import GenerationFailed
 from router.observability.metrics import Metrics
+from router.observability.recent_activity import RecentActivity
 from router.requests.record import LiveRequest
 from router.scheduler.api import RowEnded, Scheduler
 from shard.wire.protocol import End, RowResult
@@ -20,6 +21,7 @@ class StepResults:
 
     def __init__(self, scheduler: Scheduler, records: LiveRequests, metrics: Metrics) -> None:
         self._scheduler, self._records, self._metrics = scheduler, records, metrics
+        self.activity = RecentActivity()
 
     def apply(self, step: CompletedStep, now: float) -> list[LiveRequest]:
         """Apply `step`; return the requests that have ended with it."""
@@ -65,5 +67,8 @@ class StepResults:
         kept = record.apply(item, now)
         if 0 < kept < len(record.tokens):
             self._metrics.tokens_emitted(kept, now - previous)
+            self.activity.add_next(kept, now - previous, now)
+        elif kept:
+            self.activity.add_first(kept, now - record.arrived, now)
         if item.drafted:
             self._metrics.tokens_drafted(item.drafted, item.accepted)

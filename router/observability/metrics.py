@@ -97,6 +97,8 @@ class Metrics:
         self, limits: ResolvedLimits, capacity: DeviceCapacity, source: str = "model"
     ) -> None:
         """`source` is the kind of drafter, `model` or `ngram`."""
+        self.drafter = source if capacity.speculate else None
+        """The kind of drafter; None if nothing is drafted."""
         self._capacity = capacity
         self._source = source
         self._registry = registry = CollectorRegistry()
@@ -140,6 +142,15 @@ class Metrics:
             self._counters["tgi_request_failure"].labels(err).inc()
         elif record is not None:
             self._observe_success(record)
+
+    def failures(self) -> dict[str, int]:
+        """The number of failed requests, by the labels of `tgi_request_failure`."""
+        totals = _totals(self._counters["tgi_request_failure"])
+        return {sample.labels["err"]: int(sample.value) for sample in totals}
+
+    def restarts(self) -> int:
+        """The number of restarts of the shards after a failure."""
+        return int(sum(sample.value for sample in _totals(self._counters["tgi_shard_restarts"])))
 
     def step_completed(
         self, method: str, rows: int, seconds: float, *, mixed: bool = False
@@ -236,6 +247,11 @@ def _counter(registry: CollectorRegistry, name: str, help: str, labels: Labels) 
         for value in values:
             counter.labels(value)
     return counter
+
+
+def _totals(counter: Counter) -> Iterator[Sample]:
+    samples = chain.from_iterable(metric.samples for metric in counter.collect())
+    return (sample for sample in samples if sample.name.endswith("_total"))
 
 
 def _duration_histogram(

@@ -12,7 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:  # a snapshot is of rows, which refer to this module
+    from router.scheduler.snapshot import SchedulerSnapshot
 
 
 class RowEnded(Enum):
@@ -210,7 +213,7 @@ class RequestStatus:
 
 
 class Scheduler(Protocol):
-    """Six verbs, and three read-only queries.
+    """Six verbs, and four read-only queries.
 
     Contract: outcomes come in Step order, one `complete` per Step; an id may have an empty outcome,
     or none, in the Step after the one that ended it; outcomes of unknown ids are ignored. With a
@@ -249,6 +252,9 @@ class Scheduler(Protocol):
 
     def request_status(self, id: int, now: float) -> RequestStatus | None:
         """Return the state of one request; None for unknown ids and for requests that ended."""
+
+    def snapshot(self, limit: int) -> SchedulerSnapshot:
+        """Return the state of up to `limit` live requests, and of the KV cache."""
 
     def learned_state(self) -> dict[str, Any]:
         """Return what to keep over a restart: numbers and strings, in lists and dicts."""

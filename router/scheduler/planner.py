@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from itertools import takewhile
+from itertools import chain, islice, takewhile
 from typing import Any
 
 from router.scheduler.api import (
@@ -28,6 +28,7 @@ from router.scheduler.estimation.estimator import Estimator
 from router.scheduler.memory.kv_placement import KvPlacement
 from router.scheduler.policies.policy import Policy
 from router.scheduler.row import PREEMPTION_KINDS, Row
+from router.scheduler.snapshot import RowSnapshot, SchedulerSnapshot, row_phase
 
 
 class Planner:
@@ -158,9 +159,34 @@ class Planner:
             preemptions=dict(row.preemptions),
         )
 
+    def snapshot(self, limit: int) -> SchedulerSnapshot:
+        """Return the state of up to `limit` live requests, those of the last Batch first."""
+        first = [row for row in self._last_rows.values() if self._rows.get(row.job.id) is row]
+        others = (row for row in self._rows.values() if not self._ran_last(row))
+        return SchedulerSnapshot(
+            rows=tuple(map(self._row_snapshot, islice(chain(first, others), limit))),
+            row_count=len(self._rows),
+            pages=self._placement.page_counts(),
+            survival=self._estimator.survival,
+        )
+
     def learned_state(self) -> dict[str, Any]:
         """Return what to keep over a restart."""
         return self._estimator.learned_state()
+
+    def _row_snapshot(self, row: Row) -> RowSnapshot:
+        return RowSnapshot(
+            id=row.job.id,
+            phase=row_phase(row, in_last_batch=self._ran_last(row)),
+            level=self._policy.level(row),
+            perceptible=self._policy.is_perceptible(row),
+            remaining_seconds=self._estimator.remaining_seconds(row),
+            device_seconds=row.device_seconds,
+            pages=self._placement.pages.page_count(row.job.id),
+            draft_length=row.draft_length,
+            survival=row.acceptance.truncated(row.max_draft),
+            preemptions=dict(row.preemptions),
+        )
 
     def _order(self, now: float) -> Sequence[Row]:
         """Return the policy's order, but the isolated row first: others may lose pages to it."""

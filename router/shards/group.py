@@ -98,9 +98,14 @@ class ShardGroup:
         return tuple(self._ready_messages[number] for number in range(len(self._ranks)))
 
     @property
+    def steps_in_flight(self) -> int:
+        """Number of steps that not all ranks have answered."""
+        return len(self._in_flight)
+
+    @property
     def has_capacity(self) -> bool:
         """Whether another step may be sent."""
-        return self.failure is None and len(self._in_flight) < self.depth
+        return self.failure is None and self.steps_in_flight < self.depth
 
     def set_listener(self, listener: Callable[[GroupEvent], None]) -> None:
         """Call `listener` with the result of each step in order, and at last with the failure."""
@@ -135,6 +140,10 @@ class ShardGroup:
     def is_overdue(self, now: float) -> bool:
         """Whether the ranks count as hung; `check_health` then fails the group."""
         return self._watchdog.hang(now) is not None
+
+    def seconds_since_answers(self, now: float) -> tuple[float, ...]:
+        """For each rank the seconds since it last answered a ping or completed a step."""
+        return self._watchdog.seconds_since_answers(now)
 
     def check_health(self, now: float) -> None:
         """Ping the ranks, and fail a group that hangs. To be called several times a second."""

@@ -128,6 +128,11 @@ class Watchdog:
             self._ranks[number].pinged_at = self._clock
         return chosen
 
+    def seconds_since_answers(self, now: float) -> tuple[float, ...]:
+        """For each rank the seconds since it last answered a ping or completed a Step."""
+        clock = self._clock_at(now)
+        return tuple(clock - rank.same_until for rank in self._ranks)
+
     def hang(self, now: float) -> str | None:
         """Why the ranks count as hung at `now`; None if they do not."""
         clock = self._clock_at(now)

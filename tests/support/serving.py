@@ -25,6 +25,15 @@ from router.http.access import AccessPolicy
 from router.http.gateway import Timeouts
 from router.http.server import build_application, run_server
 from router.observability.metrics import Metrics
+from router.observability.server_state import (
+    CountsState,
+    DelayQuantiles,
+    DraftingState,
+    KvCacheState,
+    PreemptionCounts,
+    ServerState,
+    ShardsState,
+)
 from router.openai.sampling_defaults import SamplingDefaults
 from router.requests.request import Request, resolve_limits
 from router.scheduler.api import DeviceCapacity, RequestStatus, SchedulerStatus
@@ -100,6 +109,23 @@ VIEW = SchedulerStatus(
     preemptions=PREEMPTIONS,
     acceptance_rate=0.75,
     estimate_error=0.0625,
+)
+
+STATE = ServerState(
+    time=1.0,
+    shards=ShardsState(health="ready", seconds_since_answer=[0.0], steps_in_flight=0),
+    running=0,
+    queue_depth=[0, 0],
+    requests=[],
+    unlisted_requests=0,
+    kv_cache=KvCacheState(total=10, used=0, shared=0, cached=0, free=10, swap_total=0, swap_used=0),
+    tokens_per_second=0.0,
+    time_to_first_token=DelayQuantiles(p50=None, p90=None, p99=None),
+    inter_token=DelayQuantiles(p50=None, p90=None, p99=None),
+    drafting=DraftingState(
+        drafter=None, max_draft_length=0, draft_length=0.0, acceptance_rate=0.0, survival=[]
+    ),
+    counts=CountsState(preemptions=PreemptionCounts(**PREEMPTIONS), restarts=0, failures={}),
 )
 
 HELLO = (
@@ -201,9 +227,13 @@ class ScriptedDispatcher:
         self.known: dict[str, list[tuple[ScriptedRecord, RequestStatus | None]]] = {}
         """The live records by request id."""
         self.entered, self.left = asyncio.Event(), asyncio.Event()
+        self.change_count = self.live_count = 0
 
     def unhealthy_reason(self) -> str | None:
         return self.reason
+
+    def server_state(self) -> ServerState:
+        return STATE
 
     def scheduler_status(self) -> SchedulerStatus:
         return VIEW
@@ -217,7 +247,7 @@ class ScriptedDispatcher:
         return len(self.known.pop(request_id, []))
 
     def now(self) -> float:
-        return 0.0
+        return asyncio.get_running_loop().time()
 
     @contextmanager
     def hold_permits(self, count: int) -> Iterator[None]:

@@ -88,6 +88,11 @@ class Estimator:
         return self._accepted / self._drafted if self._drafted else 0.0
 
     @property
+    def survival(self) -> tuple[float, ...]:
+        """S_1..S_n over all requests: the chance that the first k drafts are all accepted."""
+        return self._global_acceptance.curve
+
+    @property
     def mean_error(self) -> float:
         """Mean relative error of the estimates of recent requests; 0 before the first."""
         return sum(self._errors) / len(self._errors) if self._errors else 0.0

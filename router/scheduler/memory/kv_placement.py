@@ -29,6 +29,7 @@ from router.scheduler.api import (
 )
 from router.scheduler.memory.page_allocator import PageAllocator
 from router.scheduler.row import Row
+from router.scheduler.snapshot import PageCounts
 
 EXPECTED_ANSWER_TOKENS = 512
 """Maximum answer length in tokens for which a row looks for adjacent pages when it starts."""
@@ -74,6 +75,19 @@ class KvPlacement:
     def rows_with_kv(self) -> int:
         """Rows that hold KV, in pages or on the host."""
         return self.pages.owner_count + self.rows_on_host
+
+    def page_counts(self) -> PageCounts:
+        """Return all pages by state."""
+        capacity, pages = self._capacity, self.pages
+        return PageCounts(
+            total=capacity.pages,
+            used=capacity.pages - pages.free,
+            shared=pages.shared,
+            cached=pages.cached,
+            free=pages.free - pages.cached,
+            swap_total=capacity.host_pages,
+            swap_used=capacity.host_pages - self._host_slots.free,
+        )
 
     def begin_batch(self) -> PageMoves:
         """Begin a Batch. The host slots that the last one emptied become free."""

@@ -58,6 +58,8 @@ class PageAllocator:
         self._free_runs.free(1, count + 1)
         self._prefixes = PrefixCache()
         self._ref_counts: Counter[int] = Counter()
+        self._shared_count = 0
+        """Pages with several owners."""
         self._tables: dict[int, _Table] = {}
         self._table_by_last_page: dict[int, _Table] = {}
         """Tables by their last page, to find the owner on the left of a free run."""
@@ -66,6 +68,16 @@ class PageAllocator:
     def free(self) -> int:
         """Pages without an owner."""
         return self._free_runs.page_count + self._prefixes.evictable_count
+
+    @property
+    def cached(self) -> int:
+        """Pages without an owner that hold a published prefix; they count as free."""
+        return self._prefixes.evictable_count
+
+    @property
+    def shared(self) -> int:
+        """Pages with several owners."""
+        return self._shared_count
 
     @property
     def owner_count(self) -> int:
@@ -108,6 +120,7 @@ class PageAllocator:
         for page in table.pages:
             self._prefixes.acquire(page)
             self._ref_counts[page] += 1
+            self._shared_count += self._ref_counts[page] == 2
         self._tables[owner] = table
         return len(table.pages)
 
@@ -176,6 +189,7 @@ class PageAllocator:
         table = self._tables.pop(owner)
         self._drop_expectation(table)
         self._ref_counts.subtract(table.pages)
+        self._shared_count -= sum(self._ref_counts[page] == 1 for page in table.pages)
         left = [page for page in table.pages if not self._ref_counts[page]]
         for page in left:
             del self._ref_counts[page]

@@ -364,6 +364,27 @@ async def test_a_token_is_streamed_before_the_request_ends() -> None:
         assert record.tokens[0].id == expected(ask(max_new=2000, ignore_eos=True))[0][0]
 
 
+async def test_the_state_shows_a_request_while_it_runs_and_changes_with_each_end() -> None:
+    async with echoing() as (server, _):
+        before = server.dispatcher.server_state()
+        assert (before.requests, before.shards.health, before.tokens_per_second) == ([], "ready", 0)
+        async with server.open("0123456789", ask("hello", 200, ignore_eos=True)) as (record,):
+            await anext(record.numbers())
+            changes = server.dispatcher.change_count
+            state = server.dispatcher.server_state()
+        await server.metrics.until_empty()
+    (request,) = state.requests
+    assert (request.request_id, request.phase, request.max_new_tokens) == (
+        "01234567",
+        "decode",
+        200,
+    )
+    assert request.emitted_tokens >= 1
+    assert state.kv_cache.used == request.pages > 0
+    assert state.time_to_first_token.p50 is not None
+    assert server.dispatcher.change_count == changes + 1
+
+
 async def test_the_reason_is_known_when_the_last_token_is_read() -> None:
     async with echoing() as (server, _), server.open("id", ask()) as (record,):
         async for number in record.numbers():

@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 
-from router.cloud import CLOUD_OPERATIONS
+from router.app import OPERATIONS
 from router.http.openapi_document import openapi_document
-from router.native.openapi import NATIVE_OPERATIONS
-from router.openai.openapi import OPENAI_OPERATIONS
 from tests.support.serving import serving
 
-DOCUMENT = json.loads(openapi_document((*NATIVE_OPERATIONS, *OPENAI_OPERATIONS, *CLOUD_OPERATIONS)))
+DOCUMENT = json.loads(openapi_document(OPERATIONS))
 TGI_PATHS = {
     *(("/", "post"), ("/generate", "post"), ("/generate_stream", "post"), ("/health", "get")),
     *(("/info", "get"), ("/metrics", "get"), ("/tokenize", "post")),

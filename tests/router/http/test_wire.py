@@ -127,6 +127,7 @@ CALLS = {
     "root_health": get("/"),
     "live": get("/health/live"),
     "ready": get("/health/ready"),
+    "debug_state": get("/debug/state", server=ends(reason="draining")),
     "standing": get("/requests/mine", server={"dispatcher": waiting}),
     "cancel": Call("DELETE", "/requests/mine", server={"dispatcher": waiting}),
     "cancel_post": Call("POST", "/cancel/mine", server={"dispatcher": waiting}),

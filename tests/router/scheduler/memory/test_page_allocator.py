@@ -244,6 +244,8 @@ class AllocatorMachine(RuleBasedStateMachine):
             return
         owners = Counter(page for table in self.tables.values() for page in table)
         assert len(owners) + self.pages.free == self.count
+        assert self.pages.shared == sum(count > 1 for count in owners.values())
+        assert 0 <= self.pages.cached <= self.pages.free
         assert set(owners) <= set(range(1, self.count + 1))
         for owner, table in self.tables.items():
             assert self.pages.table(owner) == tuple(table)
