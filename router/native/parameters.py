@@ -61,6 +61,10 @@ class SharedParameters(Body):
     """End-user id, used for fair scheduling between users."""
     cache_salt: str | None = None
     """Share cached prompt prefixes only with requests that have the same salt."""
+    draft_details: bool = False
+    """Report for each token whether it was drafted, and how many drafted tokens were rejected in
+    favor of it: on the native routes with the token, in chats and responses with its
+    log-probability."""
 
 
 @dataclass(frozen=True, slots=True)

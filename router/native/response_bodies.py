@@ -125,7 +125,7 @@ def _summary(record: LiveRequest) -> dict[str, Any]:
 def _prefill_and_tokens(record: LiveRequest) -> dict[str, Any]:
     return {
         "prefill": [_prompt_token(token) for token in record.prompt_tokens],
-        "tokens": [_token(token) for token in record.tokens],
+        "tokens": [_generated_token(record, token) for token in record.tokens],
     }
 
 
@@ -149,7 +149,7 @@ def _top_tokens(record: LiveRequest) -> dict[str, Any]:
 
 
 def _event_token(record: LiveRequest, token: GeneratedToken) -> dict[str, Any]:
-    fields: dict[str, Any] = {"token": _token(token)}
+    fields: dict[str, Any] = {"token": _generated_token(record, token)}
     if record.request.top_n_tokens:
         fields["top_tokens"] = list(map(_token, token.top))
     return fields
@@ -166,6 +166,12 @@ def _extension_details(record: LiveRequest, server_info: ServerInfo) -> dict[str
         return {}
     counts = {"drafted": record.drafted, "accepted": record.accepted}
     return {**counts, **scheduler_status.service_details(record)}
+
+
+def _generated_token(record: LiveRequest, token: GeneratedToken) -> dict[str, Any]:
+    if not record.request.draft_details:
+        return _token(token)
+    return {**_token(token), "drafted": token.drafted, "rejected": token.rejected}
 
 
 def _token(token: GeneratedToken) -> dict[str, Any]:

@@ -26,6 +26,11 @@ class Token(ResponseModel):
     """Natural logarithm of the token's probability."""
     special: bool
     """Whether the token is a special token."""
+    drafted: bool = False
+    """Whether the token was drafted. Only with `draft_details`."""
+    rejected: int = 0
+    """Number of drafted tokens that were rejected in favor of this one. Only with `draft_details`.
+    """
 
 
 class PrefillToken(ResponseModel):

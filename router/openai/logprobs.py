@@ -98,7 +98,10 @@ def _logprobs_by_text(
 
 def _with_rivals(record: LiveRequest, token: GeneratedToken) -> dict[str, Any]:
     top = [_token_entry(record, other) for other in token.top[: record.request.top_n_tokens]]
-    return {**_token_entry(record, token), "top_logprobs": top}
+    entry = {**_token_entry(record, token), "top_logprobs": top}
+    if record.request.draft_details:
+        entry |= {"drafted": token.drafted, "rejected": token.rejected}
+    return entry
 
 
 def _token_entry(record: LiveRequest, token: GeneratedToken) -> dict[str, Any]:

@@ -94,6 +94,11 @@ class TokenLogprob(TopLogprob):
 
     top_logprobs: list[TopLogprob]
     """The most likely tokens at this position."""
+    drafted: bool = False
+    """Whether the token was drafted. Only with `draft_details`."""
+    rejected: int = 0
+    """Number of drafted tokens that were rejected in favor of this one. Only with `draft_details`.
+    """
 
 
 class ChatLogprobs(ResponseModel):

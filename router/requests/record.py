@@ -25,7 +25,7 @@ from router.requests.tokens import (
 from router.text.detokenizer import Detokenizer
 from router.text.stop_strings import ExclusiveStops, InclusiveStops
 from router.text.tokenizer import Tokenizer
-from shard.wire.protocol import End, NewRow, ReportOptions, RowResult, TopTokens
+from shard.wire.protocol import End, NewRow, ReportOptions, RowResult
 
 MASK_SECONDS = 2.0
 MASK_SECONDS_PER_TOKEN = 0.02
@@ -165,12 +165,9 @@ class LiveRequest:
             self.accepted_by_round.append(item.accepted)
             self.longest_draft = max(self.longest_draft, item.drafted)
         self._prompt_report.add(item)
-        left = len(item.tokens)
-        tops = item.top or (NO_TOP_TOKENS,) * left
-        for id, logprob, top in zip(item.tokens, item.logprobs, tops, strict=True):
-            left -= 1
+        for place in range(len(item.tokens)):
             if self.is_live:
-                self._append_token(id, logprob, top, None if left else item.end)
+                self._append_token(item, place)
         self._update_times(tokens_before, now)
         if item.end is not None:
             self.fail(IncompleteGeneration(), now)
@@ -222,10 +219,20 @@ class LiveRequest:
             self.ended = now
         self._changed.set()
 
-    def _append_token(self, id: int, logprob: float, top: TopTokens, end: End | None) -> None:
+    def _append_token(self, item: RowResult, place: int) -> None:
+        """Add token number `place` of the Step's: the accepted drafts come before the target's."""
+        id, end = item.tokens[place], item.end if place == len(item.tokens) - 1 else None
         piece = self._detokenizer.push(id, last=end is not None, hidden=end is End.EOS)
-        likely = top_tokens(self._tokenizer, top)
-        self.tokens.append(GeneratedToken(id, piece.text, logprob, piece.special, likely))
+        token = GeneratedToken(
+            id,
+            piece.text,
+            item.logprobs[place],
+            piece.special,
+            top_tokens(self._tokenizer, item.top[place] if item.top else NO_TOP_TOKENS),
+            drafted=place < item.accepted,
+            rejected=item.drafted - item.accepted if place == item.accepted else 0,
+        )
+        self.tokens.append(token)
         if end is not None:
             self.finish_reason = (End.EOS if end is End.COMPLETE else end).value
         elif piece.stopped:

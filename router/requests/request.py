@@ -92,6 +92,8 @@ class Request:
     """Whose request it is: service is shared fairly between users."""
     cache_salt: str | None = None
     """Requests share cached prefixes with those of the same salt alone, as in vLLM."""
+    draft_details: bool = False
+    """Whether each token is reported with its origin: drafted, or the target's own."""
     route: int = 0
     """Kind of text, by which answers' lengths are learned: 0 plain, 1 chat."""
     default_new_tokens: int | None = None

@@ -25,6 +25,10 @@ class GeneratedToken:
     special: bool
     top: tuple[GeneratedToken, ...] = ()
     """The most likely tokens at this position, if requested, each with its own text."""
+    drafted: bool = False
+    """Whether it was drafted and accepted; otherwise the target model chose it."""
+    rejected: int = 0
+    """Drafts that were rejected in favor of this token: the one at its place, and those after."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,8 @@ class Token:
     logprob: float
     special: bool = False
     top: tuple[Token, ...] = ()
+    drafted: bool = False
+    rejected: int = 0
 
 
 @dataclass(frozen=True)

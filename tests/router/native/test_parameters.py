@@ -30,6 +30,7 @@ SHARED = {
     "priority": 1,
     "user": "a",
     "cache_salt": "s",
+    "draft_details": True,
 }
 NATIVE = {
     **SHARED,

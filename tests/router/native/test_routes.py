@@ -127,6 +127,19 @@ async def test_the_likeliest_tokens_follow_the_token_and_the_tokens() -> None:
         assert stream.startswith(start % (TOLD, TOLD, OTHER))
 
 
+async def test_the_origin_of_each_token_is_reported_only_on_request() -> None:
+    script = (Token(15, " Hello", -0.25, drafted=True), Token(2, "</s>", -1.5, True, rejected=3))
+    first = b'"logprob":-0.25,"special":false,"drafted":true,"rejected":0}'
+    last = b'"logprob":-1.5,"special":true,"drafted":false,"rejected":3}'
+    asked = {"inputs": "a", "parameters": {"details": True, "draft_details": True}}
+    plain = {"inputs": "a", "parameters": {"details": True}}
+    async with serving(ScriptedDispatcher(*script)) as server:
+        for path in ("/generate", "/generate_stream"):
+            body = (await server.post(path, asked)).body
+            assert (body.count(first), body.count(last)) == (1, 1)
+            assert b'"rejected"' not in (await server.post(path, plain)).body
+
+
 async def test_the_prompt_is_told_and_brings_the_details() -> None:
     async with serving() as server:
         body = {"inputs": "a", "parameters": {"decoder_input_details": True}}

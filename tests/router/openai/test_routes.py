@@ -181,6 +181,22 @@ async def test_streams_of_several_choices_are_told_apart() -> None:
     assert last["usage"] == usage(3, 2, 7)
 
 
+async def test_the_origin_of_a_token_is_reported_with_its_log_probability_on_request() -> None:
+    script = (
+        Token(15, " Hello", -0.25, drafted=True),
+        Token(16, " a", -0.5, rejected=2),
+    )
+    async with serving(ScriptedDispatcher(*script)) as server:
+        body = {**CHAT, "logprobs": True}
+        chunks = await stream_events(
+            server, "/v1/chat/completions", {**body, "draft_details": True}
+        )
+        plain = (await server.post("/v1/chat/completions", body)).body
+    entries = [chunk["choices"][0]["logprobs"]["content"][0] for chunk in chunks[:2]]
+    assert [(each["drafted"], each["rejected"]) for each in entries] == [(True, 0), (False, 2)]
+    assert b"drafted" not in plain
+
+
 async def test_log_probabilities_of_a_chat() -> None:
     rivals = (Token(15, " Hello", -0.25), Token(16, " «世»", -2.0))
     script = (Token(15, " Hello", -0.25, top=rivals), Token(2, "</s>", -1.5, True, rivals))

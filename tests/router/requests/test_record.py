@@ -129,6 +129,18 @@ def test_the_likeliest_tokens_come_with_their_own_texts() -> None:
     ]
 
 
+def test_accepted_drafts_come_before_the_target_s_token_which_counts_the_rejected_ones() -> None:
+    given = record()
+    given.apply(item(A), 1.0)
+    given.apply(item(A, B, C, drafted=4, accepted=2), 2.0)
+    given.apply(item(C, drafted=3), 3.0)
+    assert [(token.drafted, token.rejected) for token in given.tokens] == [
+        (False, 0),
+        *((True, 0), (True, 0), (False, 2)),
+        (False, 3),
+    ]
+
+
 def test_a_prompt_is_told_from_its_second_token_on_whatever_the_chunks() -> None:
     given = record(decoder_input_details=True, prompt=(A, B, C, A))
     assert given.to_row().report == ReportOptions(prompt_logprobs=True)
