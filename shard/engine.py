@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -22,8 +23,9 @@ from shard.rounds.host_round import RowTask
 from shard.rounds.oom_retry import is_out_of_memory, run_splitting_on_oom
 from shard.rounds.round_result import AsyncResultCopy
 from shard.step_handle import StartedStep
-from shard.warmup.acceptance import measure_acceptance
+from shard.warmup.acceptance import MeasuredAcceptance, measure_acceptance
 from shard.warmup.preemption_costs import measure_preemption_costs
+from shard.warmup.sample_prompts import NoSamplePrompts, sample_prompts
 from shard.warmup.step_costs import WarmupLimits, ZeroDrafter, measure_step_costs
 from shard.warmup.threads import StepThreads, ThreadRule, measure_threads
 from shard.wire.protocol import Ready, RowResult, Step, StepResult
@@ -199,14 +201,23 @@ def _log_expected_acceptance(parts: EngineParts, ready: Ready) -> None:
     drafter = parts.drafter
     if drafter is None or drafter.may_abstain:
         return
-    trial = Engine(parts, ready)
-    limits = WarmupLimits(parts.config.max_rows, parts.max_length, parts.pages)
-    seconds = ready.verify_seconds + ready.speculate * ready.draft_token_seconds
-    token = parts.target.facts.first_token
-    measured = measure_acceptance(trial, limits, ready.speculate, token, seconds)
-    trial.reset()
+    try:
+        measured = str(_measure_acceptance(parts, ready))
+    except NoSamplePrompts as reason:
+        measured = f"the expected acceptance cannot be measured: {reason}"
     if parts.config.rank == 0:
         _log.info("drafter `%s`: %s", drafter.name, measured)
+
+
+def _measure_acceptance(parts: EngineParts, ready: Ready) -> MeasuredAcceptance:
+    """Raises NoSamplePrompts."""
+    prompts = sample_prompts(Path(parts.config.model_path), parts.target.facts.vocab_size)
+    trial = Engine(parts, ready)
+    limits = WarmupLimits(parts.config.max_rows, parts.max_length, parts.pages)
+    seconds = max(cell.seconds for cell in ready.costs if cell.rows <= len(prompts))
+    measured = measure_acceptance(trial, limits, ready.speculate, prompts, seconds)
+    trial.reset()
+    return measured
 
 
 def ready_without_costs(parts: EngineParts) -> Ready:

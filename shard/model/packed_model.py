@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,13 +42,6 @@ class LoadedModel:
     """End-of-sequence ids, all inside the vocabulary."""
     warnings: tuple[str, ...] = ()
     """What was wrong with the folder and was ignored, one line each."""
-
-    @property
-    def first_token(self) -> int:
-        """The id that begins a text: beginning of sequence, or else the end of an earlier text."""
-        config: Any = self.module.config.get_text_config()  # type: ignore[union-attr, operator]
-        begin: int | None = getattr(config, "bos_token_id", None)
-        return begin if begin is not None else min(self.eos, default=0)
 
     @property
     def page_bytes(self) -> int:

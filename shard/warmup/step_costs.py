@@ -160,13 +160,15 @@ def _measure_catch_up(engine: StepExecutor, limits: WarmupLimits) -> float:
 
 def _start_rows(engine: StepExecutor, rows: int, tokens: int) -> Ids:
     """Start greedy rows 0 to `rows` - 1, each of which may emit `tokens` tokens; return the ids."""
-    return start_rows(engine, [NewRow(id, (0,), 1, tokens, True, Sampling()) for id in range(rows)])
+    start_rows(engine, [NewRow(id, (0,), 1, tokens, True, Sampling()) for id in range(rows)])
+    return tuple(range(rows))
 
 
-def start_rows(engine: StepExecutor, new: Sequence[NewRow]) -> Ids:
-    """Start `new`, rows 0, 1, ... with prompts of one token and equal limits; return their ids."""
-    each, ids = 1 + new[0].max_new // PAGE_SIZE, tuple(row.id for row in new)
+def start_rows(engine: StepExecutor, new: Sequence[NewRow]) -> StepResult:
+    """Start `new`, rows 0, 1, ..., and prefill their prompts."""
+    ids = tuple(row.id for row in new)
+    each = 1 + max(row.prompt + row.max_new - 1 for row in new) // PAGE_SIZE
     pages = [tuple(range(1 + id * each, 1 + (id + 1) * each)) for id in ids]
     grow = tuple(map(AppendPages, ids, pages))
-    engine.execute(Step(0, (), tuple(new), grow, tuple(RowWork(id, 1, 0) for id in ids)))
-    return ids
+    work = tuple(RowWork(row.id, row.prompt, 0) for row in new)
+    return engine.execute(Step(0, (), tuple(new), grow, work))
