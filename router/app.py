@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from aiohttp import web
@@ -145,6 +146,8 @@ def build_backend(
         metrics,
         log=StepLog(config.step_log, capacity) if config.step_log else None,
         draft_watch=DraftWatch(ranks[0].drafter or "model") if capacity.speculate else None,
+        max_queue_seconds=bounds.max_queue_seconds or inf,
+        load_seconds=config.load_seconds,
     )
     server_info = build_server_info(config, ranks)
     return Backend(dispatcher, metrics, bounds, server_info, capacity, ranks[0].vocab_size)

@@ -33,6 +33,11 @@ class Limits:
         "maximum number of prompt and output tokens per request; default: what the model and the"
         " memory allow",
     )
+    max_queue_seconds: float | None = option(
+        None,
+        "seconds that a request may wait for its first step; one that has waited, or would wait,"
+        " for longer is answered with status 429; default: no limit",
+    )
     max_client_batch_size: int = option(4, "maximum number of prompts per request")
     payload_limit: int = option(2_000_000, "maximum size of a request body in bytes")
     max_batch_size: int | None = option(None, "maximum number of requests in one step; default: 64")
@@ -60,6 +65,8 @@ class Limits:
             raise ValueError("`watermark_gamma` must be > 0 and < 1")
         if self.max_batch_size is not None and self.max_batch_size < 1:
             raise ValueError("max_batch_size must be > 0")
+        if self.max_queue_seconds is not None and not self.max_queue_seconds > 0:
+            raise ValueError("`max_queue_seconds` must be > 0")
         for name in (item.name for item in fields(self)):
             value, minimum = getattr(self, name), 0 if name in _MAY_BE_ZERO else 1
             if type(value) is int and value < minimum:
@@ -206,5 +213,7 @@ class RouterConfig:
     """Inherited file descriptor of the HTTP socket, which is bound but not yet listening."""
     generation: int = 1
     """Number of the start of the shards to connect to."""
+    load_seconds: float = 0.0
+    """What that start took."""
     step_log: str | None = None
     """File that gets one line per step; for benchmarks."""

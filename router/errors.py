@@ -9,6 +9,7 @@ traceback.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -25,7 +26,7 @@ class RouterError(Exception):
     openai_type: ClassVar[str] = "invalid_request_error"
     """`type` of OpenAI's error object."""
     prefix: ClassVar[str] = ""
-    headers: ClassVar[Mapping[str, str]] = _NO_HEADERS
+    headers: Mapping[str, str] = _NO_HEADERS
 
     def __init__(self, text: str = "") -> None:
         super().__init__(self.prefix + text)
@@ -183,12 +184,16 @@ class UnsupportedMediaType(RouterError):
 
 
 class Overloaded(RouterError):
-    """No permit is free."""
+    """No permit is free, or the queue is too long."""
 
     status, error_type, label = 429, "overloaded", "overloaded"
     openai_type = "rate_limit_error"
     prefix = "Model is overloaded"
-    headers = MappingProxyType({"Retry-After": "1"})
+
+    def __init__(self, wait: float = 0.0) -> None:
+        """`wait`: estimated seconds until there is room."""
+        super().__init__()
+        self.headers = retry_after(wait)
 
 
 class GenerationFailed(RouterError):
@@ -264,6 +269,11 @@ class NoPredictions(RouterError):
     status, error_type, label = 500, "Incomplete generation", "generation"
     openai_type = "server_error"
     prefix = "Incomplete generation"
+
+
+def retry_after(seconds: float) -> dict[str, str]:
+    """The header for a client that should wait `seconds`; RFC 9110, section 10.2.3."""
+    return {"Retry-After": str(max(1, ceil(seconds)))}
 
 
 def native_error(error: RouterError) -> dict[str, Any]:

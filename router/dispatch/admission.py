@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from router.errors import Overloaded, Unavailable
@@ -12,9 +12,11 @@ from router.errors import Overloaded, Unavailable
 class Admission:
     """`capacity` permits. A permit is bound to a `with`, so it cannot leak."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, estimate_wait: Callable[[int], float]) -> None:
+        """`estimate_wait`: seconds until so many more permits are free."""
         self.draining = False
         self._capacity = capacity
+        self._estimate_wait = estimate_wait
         self._held = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -24,8 +26,9 @@ class Admission:
         """Hold all of `count` permits. Raises Overloaded, or Unavailable while draining."""
         if self.draining:
             raise Unavailable("Server is shutting down")
-        if self._held + count > self._capacity:
-            raise Overloaded
+        missing = self._held + count - self._capacity
+        if missing > 0:
+            raise Overloaded(self._estimate_wait(missing))
         self._held += count
         self._idle.clear()
         try:

@@ -17,13 +17,28 @@ from router.shards.group import ShardGroup
 class CurrentShards:
     """One group after the other; `group` may have failed, until `replace` is called."""
 
-    def __init__(self, group: ShardGroup) -> None:
+    def __init__(self, group: ShardGroup, load_seconds: float = 0.0) -> None:
+        """`load_seconds`: what a start of the shards takes."""
         self.group = group
+        self._load_seconds = load_seconds
+        self._failed_at: float | None = None
         self._replaced = asyncio.Event()
         self._closed = False
 
-    def replace(self, group: ShardGroup) -> None:
+    def mark_failed(self, now: float) -> None:
+        """The group has failed."""
+        self._failed_at = now
+
+    def seconds_to_restart(self, now: float) -> float:
+        """Estimated seconds until a group serves: as many as it took the last time."""
+        if self._failed_at is None:
+            return 0.0
+        return max(0.0, self._failed_at + self._load_seconds - now)
+
+    def replace(self, group: ShardGroup, now: float) -> None:
         """Serve with `group` from now on."""
+        if self._failed_at is not None:
+            self._load_seconds, self._failed_at = now - self._failed_at, None
         self.group = group
         self._replaced.set()
         self._replaced = asyncio.Event()

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from math import inf
 from typing import Any
 
 from router.dispatch.admission import Admission
@@ -22,10 +23,18 @@ from router.dispatch.events import CancelRequested, Event, EventQueue, ShardsRes
 from router.dispatch.live_requests import LiveRequests, PreparedRequest
 from router.dispatch.page_hashes import PromptPages
 from router.dispatch.quarantine import Quarantine
+from router.dispatch.queue_wait import QueueWait
 from router.dispatch.step_log import StepLog
 from router.dispatch.step_pipeline import StepPipeline
 from router.dispatch.step_results import StepResults
-from router.errors import Cancelled, EngineFault, GenerationFailed, Unavailable, ValidationError
+from router.errors import (
+    Cancelled,
+    EngineFault,
+    GenerationFailed,
+    RouterError,
+    Unavailable,
+    ValidationError,
+)
 from router.observability.metrics import Metrics
 from router.observability.server_state import MAX_LISTED_REQUESTS, ServerState
 from router.observability.state_builder import StateSources, build_server_state
@@ -51,18 +60,27 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
         log: StepLog | None = None,
         draft_watch: DraftWatch | None = None,
+        max_queue_seconds: float = inf,
+        load_seconds: float = 0.0,
     ) -> None:
-        """`draft_watch` is None if nothing is ever drafted."""
+        """`draft_watch` is None if nothing is ever drafted.
+
+        `max_queue_seconds`: maximum wait for the first Step. `load_seconds`: what a start of the
+        shards takes.
+        """
         self._scheduler = scheduler
-        self._shards = CurrentShards(shards)
+        self._shards = CurrentShards(shards, load_seconds)
         self._metrics = metrics
         self._clock = clock
         self._step_log = log
         self._draft_watch = draft_watch
-        self._admission = Admission(permits)
         self._pipeline = StepPipeline()
         self._events = EventQueue()
         self._records = LiveRequests(tokenizer)
+        self._wait = QueueWait(scheduler, self._shards, self._records, max_queue_seconds)
+        self._admission = Admission(
+            permits, lambda missing: self._wait.seconds_until_ended(missing, clock())
+        )
         self._results = StepResults(scheduler, self._records, metrics)
         self._quarantine = Quarantine()
         self._failed = False
@@ -79,6 +97,7 @@ class Dispatcher:
                 self._shards.group.check_health(self._clock())
                 if event is not None:
                     self._handle_event(event)
+                self._end_with_errors(self._wait.refuse_overdue(self._clock()))
         finally:
             self._fail_all()
 
@@ -119,6 +138,11 @@ class Dispatcher:
         finally:
             if record.is_live:
                 self._events.put(CancelRequested(record))
+
+    async def wait_in_queue(self, record: LiveRequest) -> None:
+        """Return once a refusal for the wait is impossible. Raises RouterError if it is refused."""
+        if self._wait.is_limited:
+            await record.wait_scheduled()
 
     def cancel(self, request_id: str) -> int:
         """End the live sequences of `request_id` with Cancelled; return their number.
@@ -178,6 +202,10 @@ class Dispatcher:
             return "restarting"
         return "stalled" if self._shards.group.is_overdue(self._clock()) else None
 
+    def seconds_to_restart(self) -> float:
+        """Estimated seconds until the shards serve again; 0 if they do."""
+        return self._shards.seconds_to_restart(self._clock())
+
     @property
     def live_count(self) -> int:
         """Number of requests that the scheduler knows or will know; 0 once all have ended."""
@@ -227,17 +255,24 @@ class Dispatcher:
         except ValueError as fault:  # it can never fit into the KV cache
             record.fail(ValidationError(str(fault)), self._clock())
             self._remove(record)
+        else:
+            self._end_with_errors(self._wait.refuse_arrival(record, self._clock()))
+
+    def _end_with_errors(self, refused: Iterable[tuple[LiveRequest, RouterError]]) -> None:
+        for record, error in refused:
+            record.fail(error, self._clock())
+            self._on_cancel_requested(record)
 
     def _on_shards_failed(self) -> None:
+        self._shards.mark_failed(self._clock())
         running = self._pipeline.rows_in_flight() & self._records.keys()
         self._abort_steps()
         self._scheduler.reset()
         self._metrics.shards_failed()
         self.change_count += 1
         self._set_quarantine(self._quarantine.after_failure(running))
-        for id in self._quarantine.given_up:
-            self._records[id].fail(EngineFault(), self._clock())
-            self._on_cancel_requested(self._records[id])
+        given_up = self._quarantine.given_up
+        self._end_with_errors([(self._records[id], EngineFault()) for id in given_up])
 
     def _set_quarantine(self, quarantine: Quarantine) -> None:
         if quarantine is not self._quarantine:
@@ -245,7 +280,7 @@ class Dispatcher:
             self._scheduler.isolate(quarantine.on_trial)
 
     def _on_shards_restarted(self, shards: ShardGroup) -> None:
-        self._shards.replace(shards)
+        self._shards.replace(shards, self._clock())
         self._metrics.shards_restarted()
         self.change_count += 1
         shards.set_listener(self._events.put)

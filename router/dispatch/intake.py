@@ -88,6 +88,8 @@ class Intake:
                     )
                 records.append(held.enter_context(self._dispatcher.start(prepared)))
                 previous = prepared
+            if records:
+                await self._dispatcher.wait_in_queue(records[0])
             yield generation, records
 
     async def _prepare(

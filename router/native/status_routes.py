@@ -8,7 +8,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from router.dispatch.dispatcher import Dispatcher
-from router.errors import NotFound
+from router.errors import NotFound, retry_after
 from router.http.context import PATH_PARAMETERS
 from router.http.json_response import json_response
 from router.native import response_bodies
@@ -46,12 +46,13 @@ class StatusRoutes:
 
     async def health(self, http: web.Request) -> web.StreamResponse:
         """GET `/`, `/health`, `/ping`."""
-        return web.Response() if self._dispatcher.unhealthy_reason() is None else _unhealthy({})
+        reason = self._dispatcher.unhealthy_reason()
+        return web.Response() if reason is None else self._unhealthy(reason, {})
 
     async def ready(self, http: web.Request) -> web.StreamResponse:
         """GET `/health/ready`: like `/health`, with the reason."""
         reason = self._dispatcher.unhealthy_reason()
-        return web.Response() if reason is None else _unhealthy({"reason": reason})
+        return web.Response() if reason is None else self._unhealthy(reason, {"reason": reason})
 
     async def live(self, http: web.Request) -> web.StreamResponse:
         """GET `/health/live`: 200 while the event loop runs."""
@@ -87,6 +88,8 @@ class StatusRoutes:
         body = self._metrics.render()
         return web.Response(body=body, content_type="text/plain", charset="utf-8")
 
-
-def _unhealthy(extra: dict[str, str]) -> web.Response:
-    return json_response({"error": "unhealthy", "error_type": "healthcheck", **extra}, status=503)
+    def _unhealthy(self, reason: str, extra: dict[str, str]) -> web.Response:
+        restarts = reason == "restarting"
+        headers = retry_after(self._dispatcher.seconds_to_restart()) if restarts else {}
+        body = {"error": "unhealthy", "error_type": "healthcheck", **extra}
+        return json_response(body, headers, 503)

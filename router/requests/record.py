@@ -70,6 +70,8 @@ class LiveRequest:
         """CPU seconds that the grammar has taken."""
         self.preemptions: Mapping[str, int] = {}
         """By kind; set when the request ends."""
+        self.is_scheduled = False
+        """Whether it was in a Step; its response may have begun."""
         self.finish_reason: str | None = None
         """`length`, `eos_token` or `stop_sequence`; set together with the last token."""
         self.error: RouterError | None = None
@@ -134,6 +136,8 @@ class LiveRequest:
 
         Only the first call counts.
         """
+        self.is_scheduled = True
+        self._changed.set()
         if not self.steps:
             self.started, self.cached_tokens = now, cached
 
@@ -178,6 +182,13 @@ class LiveRequest:
         if self.is_live:
             self.error, self.ended = error, now
             self._changed.set()
+
+    async def wait_scheduled(self) -> None:
+        """Return once the request is in a Step. Raises its RouterError if it has failed before."""
+        while self.is_live and not self.is_scheduled:
+            await self._next_change()
+        if self.error and not self.is_scheduled:
+            raise self.error
 
     async def wait(self) -> None:
         """Return once the request has finished. Raises its RouterError if it has failed."""

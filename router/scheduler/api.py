@@ -213,7 +213,7 @@ class RequestStatus:
 
 
 class Scheduler(Protocol):
-    """Six verbs, and four read-only queries.
+    """Six verbs, and five read-only queries.
 
     Contract: outcomes come in Step order, one `complete` per Step; an id may have an empty outcome,
     or none, in the Step after the one that ended it; outcomes of unknown ids are ignored. With a
@@ -255,6 +255,9 @@ class Scheduler(Protocol):
 
     def snapshot(self, limit: int) -> SchedulerSnapshot:
         """Return the state of up to `limit` live requests, and of the KV cache."""
+
+    def seconds_per_end(self) -> float:
+        """Return the estimated seconds between two ends of live requests; 0 without any."""
 
     def learned_state(self) -> dict[str, Any]:
         """Return what to keep over a restart: numbers and strings, in lists and dicts."""

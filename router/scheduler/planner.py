@@ -9,8 +9,9 @@ could not run even alone, so with a live job and nothing in flight there is alwa
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain, islice, takewhile
+from math import ceil
 from typing import Any
 
 from router.scheduler.api import (
@@ -170,6 +171,10 @@ class Planner:
             survival=self._estimator.survival,
         )
 
+    def seconds_per_end(self) -> float:
+        """Return the estimated seconds between two ends of live requests; 0 without any."""
+        return self._mean_share(self._rows.values())
+
     def learned_state(self) -> dict[str, Any]:
         """Return what to keep over a restart."""
         return self._estimator.learned_state()
@@ -202,11 +207,21 @@ class Planner:
     def _estimated_wait(self, row: Row, now: float) -> float:
         """Return the seconds until `row` is served, if the rows before it end at an even rate."""
         order = self._policy.order(now)
-        ahead = [
-            self._estimator.remaining_seconds(r) for r in takewhile(lambda r: r is not row, order)
-        ]
-        more = len(ahead) - self._capacity.max_rows + 1
-        return sum(ahead) * more / len(ahead) if more > 0 else 0.0
+        ahead = list(takewhile(lambda r: r is not row, order))
+        more = len(ahead) - self._rows_at_once(ahead) + 1
+        return self._mean_share(ahead) * more if more > 0 else 0.0
+
+    def _mean_share(self, rows: Collection[Row]) -> float:
+        """Return the mean of the device seconds that `rows` still need; 0 without any."""
+        return sum(map(self._estimator.device_share, rows)) / max(1, len(rows))
+
+    def _rows_at_once(self, rows: Sequence[Row]) -> int:
+        """Return how many of `rows` fit into one Batch and into the KV cache; all, if none."""
+        left = self._estimator.expected_remaining_tokens
+        lengths = (ceil(row.known_tokens + left(row, row.emitted)) for row in rows)
+        pages = sum(map(self._placement.pages_for, lengths))
+        fit = self._capacity.pages * len(rows) // max(1, pages)
+        return max(1, min(self._capacity.max_rows, fit))
 
     def _apply_outcome(self, row: Row, outcome: Outcome, now: float) -> None:
         row.apply_outcome(outcome)

@@ -69,6 +69,7 @@ class RankGroup:
         self._before_start = before_start
         self._history = RestartHistory()
         self._current = _Generation(0, (), 0.0)
+        self._load_seconds = 0.0
 
     @property
     def generation(self) -> int:
@@ -81,12 +82,23 @@ class RankGroup:
         current = self._current
         return not (current.loading or current.failure or current.reported)
 
+    @property
+    def load_seconds(self) -> float:
+        """What the last start of the ranks took; 0 before one is ready."""
+        return self._load_seconds
+
     def start(self) -> Sequence[Child]:
         """Start the next generation, and return its ranks."""
         self._before_start()
         ranks = [self._children.start(command) for command in self._commands]
         self._current = _Generation(self._current.number + 1, ranks, monotonic())
         return ranks
+
+    def mark_ready(self) -> None:
+        """All ranks of the last start are ready now."""
+        self._load_seconds = monotonic() - self._current.started_at
+        self._current.loading.clear()
+        self._current.changed.set()
 
     def on_event(self, event: ChildEvent) -> None:
         """Handle an event of any child: some concern the ranks."""
@@ -105,7 +117,7 @@ class RankGroup:
             case ChildEvent(child, "ready") if child in current.ranks:
                 current.loading.discard(child)
                 if not current.loading:
-                    current.changed.set()
+                    self.mark_ready()
 
     def report(self, text: str) -> None:
         """The router does not use the ranks any more, for the reason `text`."""
@@ -120,7 +132,6 @@ class RankGroup:
         start, so that the capacity stays the same. When the ranks fail too often, the supervisor's
         next event is a StartupError(1).
         """
-        self._current.loading.clear()
         for rank in self._current.ranks:
             rank.is_restarted = True
         self._commands = [

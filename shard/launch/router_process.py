@@ -105,7 +105,8 @@ class RouterProcess:
     def _send_config(self) -> None:
         """Let the router connect to the current generation, which is ready."""
         self._started_at, self._generation = monotonic(), self._group.generation
-        self._child.send({**self._command.config, "generation": self._generation})
+        start = {"generation": self._generation, "load_seconds": self._group.load_seconds}
+        self._child.send({**self._command.config, **start})
 
     async def _next_event(self) -> ChildEvent:
         """The router's next event."""

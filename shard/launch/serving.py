@@ -38,6 +38,7 @@ async def serve(
     ranks = group.start()
     server = RouterProcess(router, group, children, log)
     await wait_until_ready(ranks, children, log)
+    group.mark_ready()
     ready = await server.wait_ready()
     on_ready()
     limits = ready.data.get("shard_limits", {})

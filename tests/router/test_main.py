@@ -55,13 +55,13 @@ class Router:
 
 @asynccontextmanager
 async def router(
-    folder: Path, sock: Path, state: str = "none", **limits: Any
+    folder: Path, sock: Path, state: str = "none", policy: str = "laps-sd", **limits: Any
 ) -> AsyncIterator[Router]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     config = RouterConfig(
         limits=Limits(**limits),
-        scheduler=SchedulerConfig(scheduler_state=state),
+        scheduler=SchedulerConfig(scheduler=policy, scheduler_state=state),
         server=ServerConfig(),
         model_path=str(folder),
         model_id="echo",
@@ -98,11 +98,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def serving(folder: Path, seconds: float = 0.0) -> AsyncIterator[tuple[Router, RankProcess]]:
+async def serving(
+    folder: Path, seconds: float = 0.0, **limits: Any
+) -> AsyncIterator[tuple[Router, RankProcess]]:
     sock = folder / "rank-0"
     with RankProcess(replace(ECHO, socket=str(sock), echo_seconds=seconds)) as rank:
         assert rank.next_event() == {"event": "ready"}
-        async with router(folder, sock) as running:
+        async with router(folder, sock, **limits) as running:
             assert (await running.event())["event"] == "ready"
             yield running, rank
 
@@ -135,6 +137,25 @@ async def test_sigterm_lets_live_requests_finish_and_refuses_new_ones(folder: Pa
             assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
         assert b'"index":200,' in await response.content.read()
         assert await running.process.wait() == 0
+
+
+async def test_a_request_behind_a_long_one_is_refused_and_the_stream_goes_on(folder: Path) -> None:
+    limits = {"max_batch_size": 1, "max_queue_seconds": 0.1}
+    async with (
+        serving(folder, seconds=0.03, policy="fcfs", **limits) as (running, _),
+        aiohttp.ClientSession(running.base) as session,
+        session.post("/generate_stream", json=LONG) as response,
+    ):
+        assert await response.content.readline()
+        for path, stream in (("/generate", False), ("/v1/completions", True)):
+            body = {**LONG, "prompt": "some words", "max_tokens": 200, "stream": stream}
+            async with session.post(path, json=body) as refused:
+                assert refused.status == 429
+                assert int(refused.headers["Retry-After"]) >= 1
+                assert (await refused.json())["error_type"] == "overloaded"
+        assert b'"index":200,' in await response.content.read()
+        async with session.get("/metrics") as metrics:
+            assert 'tgi_request_failure{err="overloaded"} 2.0\n' in await metrics.text()
 
 
 async def _unready(session: aiohttp.ClientSession) -> str:

@@ -251,11 +251,17 @@ class ScriptedDispatcher:
     def now(self) -> float:
         return asyncio.get_running_loop().time()
 
+    def seconds_to_restart(self) -> float:
+        return 6.2
+
     @contextmanager
     def hold_permits(self, count: int) -> Iterator[None]:
         if self.full:
             raise Overloaded
         yield
+
+    async def wait_in_queue(self, record: ScriptedRecord) -> None:
+        """Wait until `record` runs; here it does so at once."""
 
     async def prepare_grammar(self, compiled: str) -> None:
         """Prepare `grammar` on every rank; here it is ready at once."""

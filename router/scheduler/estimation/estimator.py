@@ -142,7 +142,13 @@ class Estimator:
     def service_seconds(self, row: Row, tokens: float, per_round: float) -> float:
         """Return the device seconds that `row` needs for its prefill and then for `tokens`."""
         decode = execution_time(tokens, per_round, row.draft_length, self._capacity)
-        return self._cost_ratio * (decode + self._prefill_seconds(row.unprefilled))
+        ratio = self._cost_ratio if self._track_cost else 1.0
+        return ratio * (decode + self._prefill_seconds(row.unprefilled))
+
+    def device_share(self, row: Row) -> float:
+        """Return the estimated device seconds of `row` alone, in Steps that it shares."""
+        remaining = self.remaining_seconds(row)
+        return remaining if self._track_cost else self._cost_ratio * remaining
 
     def exceeded_prediction(self, row: Row) -> bool:
         """Return whether its answer is longer than could be expected."""
@@ -160,7 +166,7 @@ class Estimator:
             keep = 1 - 1 / GLOBAL_MEMORY_ROUNDS
             self._drafted = keep * self._drafted + drafted
             self._accepted = keep * self._accepted + accepted
-        if self._track_cost and outcome.emitted and not outcome.prefilled and outcome.seconds > 0:
+        if outcome.emitted and not outcome.prefilled and outcome.seconds > 0:
             expected = execution_time(1.0, 1.0, drafted, self._capacity)
             self._cost_ratio += COST_RATIO_WEIGHT * (
                 min(4.0, outcome.seconds / expected) - self._cost_ratio

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -120,6 +121,16 @@ class Serving:
         while self.dispatcher.unhealthy_reason() != reason:  # noqa: ASYNC110  it has no event
             await asyncio.sleep(0)
 
+    async def until_live(self, count: int) -> None:
+        """Wait until `count` requests are live."""
+        while self.dispatcher.live_count != count:  # noqa: ASYNC110  it has no event
+            await asyncio.sleep(0)
+
+    async def until_restarting(self) -> None:
+        """Wait until the dispatcher knows that the shards have failed."""
+        while not self.dispatcher.seconds_to_restart():  # noqa: ASYNC110  it has no event
+            await asyncio.sleep(0)
+
     @asynccontextmanager
     async def open(self, request_id: str, *requests: Request) -> AsyncIterator[list[LiveRequest]]:
         """The live `requests`, after the whole intake."""
@@ -159,6 +170,7 @@ async def serving(
     longest: int | None = None,
     clock: Callable[[], float] | None = None,
     log: Path | None = None,
+    load_seconds: float = 0.0,
     **limits: Any,
 ) -> AsyncIterator[Serving]:
     """A dispatcher over the ranks at `paths`."""
@@ -171,6 +183,8 @@ async def serving(
         scheduler = build(SchedulerConfig(scheduler=policy), capacity)
         options: dict[str, Any] = {"clock": clock} if clock else {}
         options |= {"log": StepLog(str(log), capacity)} if log else {}
+        options |= {"max_queue_seconds": bounds.max_queue_seconds or math.inf}
+        options |= {"load_seconds": load_seconds}
         encoder = Encoder(Tokenizer(TOKENIZER), WorkerPool(WorkerFiles("", 0)))
         permits = bounds.max_concurrent_requests
         dispatcher = Dispatcher(scheduler, shards, encoder.tokenizer, permits, metrics, **options)
@@ -246,10 +260,12 @@ async def read(record: LiveRequest) -> list[GeneratedToken]:
     return [record.tokens[number - 1] async for number in record.numbers()]
 
 
-async def finish(server: Serving, request: Request) -> LiveRequest:
-    async with server.open("id", request) as (record,):
-        await read(record)
-    return record
+async def finish(server: Serving, *requests: Request) -> LiveRequest:
+    """The last of `requests`, once all have ended."""
+    async with server.open("id", *requests) as records:
+        for record in records:
+            await read(record)
+    return records[-1]
 
 
 def mixed_requests(count: int, seed: int = 0) -> list[Request]:
@@ -785,6 +801,86 @@ async def test_more_requests_than_permits_are_refused_until_one_leaves() -> None
             with pytest.raises(Overloaded):
                 await finish(server, ask())
         assert (await finish(server, ask())).finish_reason
+
+
+@dataclass
+class Clock:
+    """A clock that only the test advances."""
+
+    now: float = 0.0
+
+    def read(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def full_server(clock: Clock, **options: Any) -> AsyncIterator[Serving]:
+    """A server with one row, on which a request of 1000 tokens runs, but no Step is completed."""
+    rank = EngineRank(0)
+    rank.silent = True
+    options = {"policy": "fcfs", "max_batch_size": 1, **options}
+    async with (
+        listening(rank) as paths,
+        serving(paths, clock=clock.read, **options) as server,
+        server.open("first", ask(max_new=1000, ignore_eos=True)) as (record,),
+    ):
+        while not isinstance(await rank.next_message(), Step):
+            pass
+        yield server
+        assert record.is_live, "what runs is never refused"
+
+
+async def retry_after(server: Serving, *requests: Request) -> int:
+    """What the header of a refusal says."""
+    with pytest.raises(Overloaded) as refused:
+        await finish(server, *requests)
+    return int(refused.value.headers["Retry-After"])
+
+
+async def test_a_refusal_advises_the_time_until_its_permits_are_free() -> None:
+    async with full_server(Clock(), max_concurrent_requests=1) as server:
+        per_end = server.scheduler.seconds_per_end()
+        assert await retry_after(server, ask()) == math.ceil(per_end)
+        assert await retry_after(server, ask(), ask(seed=1)) == math.ceil(per_end)
+    async with full_server(Clock(), max_concurrent_requests=2) as server:
+        assert await retry_after(server, ask(), ask(seed=1)) == math.ceil(per_end)
+
+
+async def test_a_refusal_during_a_restart_advises_the_time_that_loading_takes() -> None:
+    clock = Clock()
+    options: dict[str, Any] = {"load_seconds": 40.0, "max_concurrent_requests": 1}
+    async with (
+        echoing(clock=clock.read, **options) as (server, ranks),
+        server.open("1", ask(max_new=3000, ignore_eos=True)) as (record,),
+    ):
+        await anext(aiter(record.numbers()))
+        ranks[0].process.kill()
+        await server.until_restarting()
+        assert (before := await retry_after(server, ask())) > 40
+        clock.now += 30.0
+        assert server.dispatcher.seconds_to_restart() == 10.0
+        assert await retry_after(server, ask()) == before - 30
+        async with resumed(server):
+            await server.until_unhealthy(None)
+            assert server.dispatcher.seconds_to_restart() == 0.0
+
+
+async def test_a_request_that_would_wait_too_long_is_refused_as_it_arrives() -> None:
+    async with full_server(Clock(), max_queue_seconds=0.5) as server:
+        wait = await retry_after(server, ask())
+        assert wait == math.ceil(server.scheduler.seconds_per_end()) > 1
+        assert await retry_after(server, ask(seed=1), ask(seed=2)) == wait
+        assert server.dispatcher.live_count == 1
+
+
+async def test_a_request_that_has_waited_too_long_is_refused_then() -> None:
+    clock = Clock()
+    async with full_server(clock, max_queue_seconds=60.0) as server:
+        refused = asyncio.ensure_future(retry_after(server, ask(), ask(seed=1)))
+        await server.until_live(3)
+        clock.now += 60.0
+        assert await refused == math.ceil(server.scheduler.seconds_per_end())
+        assert server.dispatcher.live_count == 1
 
 
 async def test_requests_that_live_together_get_all_their_permits_or_none() -> None:

@@ -72,6 +72,9 @@ class Journal:
         finally:
             self.permits += count
 
+    async def wait_in_queue(self, record: PreparedRequest) -> None:
+        self.steps.append("wait")
+
     async def prepare_grammar(self, compiled: str) -> None:
         self.steps.append(f"prepare {compiled}")
 
@@ -104,7 +107,7 @@ async def test_the_steps_come_in_order_and_leaving_undoes_them() -> None:
     assert journal.steps == [
         *("precheck", "hold 1", "validate", "hold 1"),
         *("encode", "grammar", "prepare compiled a"),
-        *("start", "start", "cancel", "cancel"),
+        *("start", "start", "wait", "cancel", "cancel"),
     ]
     assert journal.permits == 8
 

@@ -5,7 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from router.errors import Cancelled, GenerationFailed, Unavailable, ValidationError
+from router.errors import (
+    Cancelled,
+    GenerationFailed,
+    Overloaded,
+    Unavailable,
+    ValidationError,
+)
 from router.http.gateway import Timeouts
 from router.requests.request import Request
 from router.scheduler.api import RequestStatus
@@ -292,6 +298,24 @@ async def test_a_full_server_says_when_to_come_back_before_it_validates() -> Non
         assert response.body == (b'{"error":"Model is overloaded","error_type":"overloaded"}')
         counts = {"inputs": "a", "parameters": {"best_of": 3}}
         assert (await server.post("/generate", counts)).status == 422
+
+
+@pytest.mark.parametrize(("wait", "header"), [(0.0, "1"), (1.0, "1"), (6.2, "7"), (600.0, "600")])
+@pytest.mark.parametrize("path", ["/generate", "/generate_stream", "/v1/completions"])
+async def test_a_refusal_advises_the_estimated_wait_in_whole_seconds(
+    path: str, wait: float, header: str
+) -> None:
+    async with serving(ScriptedDispatcher(refusal=Overloaded(wait))) as server:
+        response = await server.post(path, {"inputs": "a", "prompt": "a"})
+    assert (response.status, response.headers["Retry-After"]) == (429, header)
+    assert response.json()["error_type"] == "overloaded"
+
+
+async def test_probes_advise_the_estimated_time_until_the_shards_are_back() -> None:
+    async with serving(ScriptedDispatcher(reason="restarting")) as server:
+        for path in ("/", "/health", "/ping", "/health/ready"):
+            response = await server.request("GET", path)
+            assert (response.status, response.headers["Retry-After"]) == (503, "7")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from benchmark.simulation.device import VirtualDevice
 from router.scheduler import build
 from router.scheduler.api import Job, Outcome, RowEnded, Scheduler
 from router.scheduler.config import SchedulerConfig
@@ -173,3 +174,38 @@ def test_a_shorter_draft_goes_on_from_what_a_longer_one_learned() -> None:
         SchedulerConfig(scheduler="fcfs"), shorter, longer.learned_state()
     ).learned_state()
     assert learned["survival"]["reached"] == longer.learned_state()["survival"]["reached"][:1]
+
+
+@pytest.mark.parametrize("name", ["fcfs", "laps-sd"])
+def test_the_time_between_two_ends_is_what_a_busy_server_shows(name: str) -> None:
+    """Forty alike requests, of which four run at once in Steps that take 0.1 s."""
+    served = build(SchedulerConfig(scheduler=name), capacity(depth=1, pages=4000))
+    device = VirtualDevice(lambda work: 0.1)
+    now, ends = 0.0, 0
+    for id in range(40):
+        job = Job(id, 0.0, 4, 20, 20.0, speculate=0)
+        device.add_request(job, Client(job, 20, 0.0))
+        served.submit(job, now)
+    estimates = []
+    while (batch := served.next_batch(now)) is not None:
+        now += device.send(batch)
+        outcomes = device.finish(now)
+        served.complete(outcomes, now)
+        ends += sum(outcome.end is not None for outcome in outcomes)
+        estimates.append((now, ends, served.seconds_per_end()))
+    assert served.seconds_per_end() == 0.0
+    halfway, ended, estimate = next(each for each in estimates if each[1] >= 20)
+    assert estimate == pytest.approx((now - halfway) / (40 - ended), rel=0.3)
+
+
+def test_the_wait_counts_the_rows_that_memory_holds_at_once() -> None:
+    def wait(pages: int) -> float:
+        served = build(SchedulerConfig(scheduler="fcfs"), capacity(depth=1, pages=pages))
+        for id in range(4):
+            served.submit(Job(id, float(id), 60, 20, 20.0), 3.0)
+        status = served.request_status(3, 3.0)
+        assert status is not None
+        return status.wait
+
+    assert wait(pages=1000) == 0.0, "four rows fit"
+    assert wait(pages=41) > 1.0, "two rows fit"
