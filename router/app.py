@@ -100,7 +100,11 @@ def build(config: RouterConfig, shards: ShardGroup, middlewares: Sequence[Middle
         config.limits.validation_workers,
     )
     backend = build_backend(config, shards, model, state_file)
-    timeouts = Timeouts(keepalive=config.server.keepalive_timeout)
+    timeouts = Timeouts(
+        body=config.server.body_timeout,
+        stall=config.server.write_timeout,
+        keepalive=config.server.keepalive_timeout,
+    )
     groups = build_route_groups(backend, model, workers, timeouts, docs_ui=not config.server.no_ui)
     application = build_application(
         groups, build_access_policy(config.server), backend.bounds.payload_limit, middlewares

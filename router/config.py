@@ -142,7 +142,13 @@ class ServerConfig:
     max_connections: int = option(
         1024, "maximum number of open connections; any more are answered with status 503"
     )
-    keepalive_timeout: float = option(15.0, "seconds before an idle connection is closed")
+    keepalive_timeout: float = option(
+        15.0, "seconds before a connection is closed that is idle or sends no complete header"
+    )
+    body_timeout: float = option(30.0, "seconds in which a request body must arrive")
+    write_timeout: float = option(
+        30.0, "seconds that a client may leave a stream unread before it is disconnected"
+    )
     step_timeout: float | None = option(
         None,
         "seconds without progress in a step, or without an answer to a ping, after which the shards"
@@ -162,7 +168,7 @@ class ServerConfig:
         """Raises ValueError for a value that is out of range or contradicts another."""
         if not 0 <= self.port < 65536:
             raise ValueError(f"`port`({self.port}) must be between 0 and 65535")
-        for name in ("keepalive_timeout", "max_connections", "step_timeout"):
+        for name in _POSITIVE:
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"`{name}` must be > 0")
         if self.otlp_endpoint and not find_spec("opentelemetry"):
@@ -181,6 +187,15 @@ class ServerConfig:
         """
         own = (self.api_key,) if self.api_key else ()
         return own if self.api_key_file is None else (*own, *_read_keys(self.api_key_file))
+
+
+_POSITIVE = (
+    "body_timeout",
+    "keepalive_timeout",
+    "max_connections",
+    "step_timeout",
+    "write_timeout",
+)
 
 
 def _read_keys(path: str) -> list[str]:

@@ -17,7 +17,8 @@ class Admission:
         self.draining = False
         self._capacity = capacity
         self._estimate_wait = estimate_wait
-        self._held = 0
+        self.held = 0
+        """Number of permits that are held."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -26,16 +27,16 @@ class Admission:
         """Hold all of `count` permits. Raises Overloaded, or Unavailable while draining."""
         if self.draining:
             raise Unavailable("Server is shutting down")
-        missing = self._held + count - self._capacity
+        missing = self.held + count - self._capacity
         if missing > 0:
             raise Overloaded(self._estimate_wait(missing))
-        self._held += count
+        self.held += count
         self._idle.clear()
         try:
             yield
         finally:
-            self._held -= count
-            if not self._held:
+            self.held -= count
+            if not self.held:
                 self._idle.set()
 
     async def drain(self) -> None:

@@ -207,6 +207,11 @@ class Dispatcher:
         return self._shards.seconds_to_restart(self._clock())
 
     @property
+    def permits_held(self) -> int:
+        """Number of permits that are held."""
+        return self._admission.held
+
+    @property
     def live_count(self) -> int:
         """Number of requests that the scheduler knows or will know; 0 once all have ended."""
         return len(self._records)

@@ -48,6 +48,25 @@ _REQUEST_LINE = re.compile(rb"[A-Z]{3,16} (/[^ ?\r\n]{0,1024})")
 logger = logging.getLogger(__name__)
 
 
+class ConnectionCounts:
+    """The connections of one server: those that are open, and how many were refused."""
+
+    def __init__(self) -> None:
+        self.server: web.Server | None = None
+        """None before it serves, and once it is torn down."""
+        self.refused = 0
+        """Number of connections above the limit, since the start."""
+
+    @property
+    def open(self) -> int:
+        """Number of open connections."""
+        return 0 if self.server is None else len(self.server.connections)
+
+
+CONNECTION_COUNTS: web.AppKey[ConnectionCounts] = web.AppKey("connection_counts")
+"""Of an application: its connections."""
+
+
 class Connection(web.RequestHandler):
     """One connection; malformed HTTP gets a JSON error."""
 
@@ -104,20 +123,21 @@ class RejectedConnection(asyncio.Protocol):
 
 
 def accept_connection(
-    server: web.Server | None,
+    counts: ConnectionCounts,
     max_connections: int,
     format_of: Callable[[str], ErrorFormat],
     **settings: Any,
 ) -> asyncio.Protocol:
-    """The protocol of a new connection to `server`, which has at most `max_connections`.
+    """The protocol of a new connection to a server, which has at most `max_connections`.
 
     `format_of` returns the form of errors below a path. Without a server (it is already torn down)
     every connection is rejected.
     """
-    if server is None or len(server.connections) >= max_connections:
+    if counts.server is None or counts.open >= max_connections:
+        counts.refused += 1
         return RejectedConnection()
     return Connection(
-        server,
+        counts.server,
         loop=asyncio.get_running_loop(),
         max_line_size=MAX_URI_BYTES,
         max_field_size=MAX_HEADER_BYTES,

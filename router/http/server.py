@@ -28,7 +28,13 @@ from router.errors import (
     RouterError,
 )
 from router.http.access import AccessPolicy
-from router.http.connections import SERVER_NAME, accept_connection, early_response
+from router.http.connections import (
+    CONNECTION_COUNTS,
+    SERVER_NAME,
+    ConnectionCounts,
+    accept_connection,
+    early_response,
+)
 from router.http.context import (
     CACHE_SCOPE,
     ERROR_FORMAT,
@@ -70,6 +76,7 @@ def build_application(
         client_max_size=payload_limit,
     )
     app[ERROR_FORMAT_OF] = lambda path: error_format_of(_normalized(path), groups)
+    app[CONNECTION_COUNTS] = ConnectionCounts()
     app.on_response_prepare.append(partial(_set_common_headers, access))
     for group in groups:
         app.add_routes(group.routes)
@@ -95,7 +102,8 @@ async def run_server(
     await runner.setup()
     try:
         _refuse_expectations(runner.server, format_of)
-        connect = partial(accept_connection, runner.server, max_connections, format_of)
+        app[CONNECTION_COUNTS].server = runner.server
+        connect = partial(accept_connection, app[CONNECTION_COUNTS], max_connections, format_of)
         accepting = await _listen(connect, listener, timeouts)
         on_ready()
         await wait_drained()

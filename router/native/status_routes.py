@@ -9,6 +9,7 @@ from aiohttp import web
 
 from router.dispatch.dispatcher import Dispatcher
 from router.errors import NotFound, retry_after
+from router.http.connections import CONNECTION_COUNTS
 from router.http.context import PATH_PARAMETERS
 from router.http.json_response import json_response
 from router.native import response_bodies
@@ -84,7 +85,9 @@ class StatusRoutes:
 
     async def metrics(self, http: web.Request) -> web.StreamResponse:
         """GET `/metrics`."""
+        counts = http.app[CONNECTION_COUNTS]
         self._metrics.update_gauges(self._dispatcher.scheduler_status())
+        self._metrics.update_admission(self._dispatcher.permits_held, counts.open, counts.refused)
         body = self._metrics.render()
         return web.Response(body=body, content_type="text/plain", charset="utf-8")
 

@@ -57,6 +57,7 @@ _COUNTERS: dict[str, tuple[str, Labels]] = {
     "tgi_speculative_accepted_tokens": ("Draft tokens accepted", {"source": SOURCES}),
     "tgi_preemptions": ("Preempted requests", {"action": ("keep", "swap", "recompute")}),
     "tgi_preemptions_prefetched": ("Swapped requests copied back while others ran", {}),
+    "tgi_connections_refused": ("Connections above the limit, which were closed", {}),
     "tgi_shard_restarts": ("Times that the shards were started again after a failure", {}),
 }
 
@@ -70,6 +71,8 @@ _GAUGES = {
     "tgi_perceptible_ratio": "Fraction of live requests ranked by their estimated remaining time",
     "tgi_estimate_error_ratio": "Mean relative error of recent estimates of the service time",
     "tgi_acceptance_ratio": "Fraction of recent draft tokens that were accepted",
+    "tgi_permits_held": "Permits in use, of --max-concurrent-requests",
+    "tgi_connections": "Open HTTP connections",
     "tgi_shards_ready": "1 if the shards serve, 0 while they are started again",
 }
 
@@ -122,7 +125,7 @@ class Metrics:
             registry=registry,
         )
         self._preempted: dict[str, int] = {}
-        self._prefetched = 0
+        self._prefetched = self._refused = 0
         self._gauges["tgi_batch_max_total_tokens"].set(capacity.pages * capacity.page_size)
         self._gauges["tgi_shards_ready"].set(1)
 
@@ -217,6 +220,13 @@ class Metrics:
         self._preempted = dict(status.preemptions)
         self._counters["tgi_preemptions_prefetched"].inc(status.prefetched - self._prefetched)
         self._prefetched = status.prefetched
+
+    def update_admission(self, permits: int, connections: int, refused: int) -> None:
+        """Set the permits held, the open connections, and those refused since the start."""
+        self._gauges["tgi_permits_held"].set(permits)
+        self._gauges["tgi_connections"].set(connections)
+        self._counters["tgi_connections_refused"].inc(refused - self._refused)
+        self._refused = refused
 
     def render(self) -> bytes:
         """Render all metrics in Prometheus' text format 0.0.4, UTF-8."""

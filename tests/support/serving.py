@@ -251,6 +251,10 @@ class ScriptedDispatcher:
     def now(self) -> float:
         return asyncio.get_running_loop().time()
 
+    @property
+    def permits_held(self) -> int:
+        return len(self.opened)
+
     def seconds_to_restart(self) -> float:
         return 6.2
 

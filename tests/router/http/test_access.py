@@ -161,6 +161,8 @@ async def test_a_connection_above_the_cap_is_told_so_and_closed() -> None:
         for _, writer in held:
             writer.close()
             await writer.wait_closed()
+        metrics = (await server.request("GET", "/metrics")).body
+        assert b"\ntgi_connections_refused 1.0\n" in metrics
 
 
 @pytest.mark.parametrize(

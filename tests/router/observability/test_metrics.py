@@ -25,9 +25,12 @@ COUNTERS = {
     "tgi_preemptions",
     "tgi_preemptions_prefetched",
     "tgi_shard_restarts",
+    "tgi_connections_refused",
 }
 GAUGES = {
     "tgi_shards_ready",
+    "tgi_permits_held",
+    "tgi_connections",
     "tgi_queue_size",
     "tgi_batch_current_size",
     "tgi_batch_current_max_tokens",
