@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from numbers import Number
@@ -30,6 +31,9 @@ _PERHAPS_INEXACT = re.compile(rb"[0-9.]{17}|[0-9][eE]")
 """A float holds 15 digits of any number and 16 of an integer, if there is no exponent."""
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_MAX_FLOAT = int(sys.float_info.max)
+_MAX_FLOAT_DIGITS = 309
+"""Digits of `_MAX_FLOAT`."""
 _MAX_PATH_PARTS = 6
 _MAX_NAME_LENGTH = 40
 _PLACEHOLDER = token_hex(8)
@@ -80,9 +84,20 @@ def loads(data: bytes | str, *, max_depth: int | None = MAX_DEPTH) -> Any:
     value = orjson.loads(simplified)
     if simplified == text:
         return value
-    return json.loads(
-        text.decode(), parse_int=_parse_int, parse_float=_parse_float, parse_constant=_reject
-    )
+    return _DECODER.decode(text.decode())
+
+
+def load_prefix(text: str, start: int) -> tuple[Any, int]:
+    """The value at `start` of `text`, which may go on after it, and the index of its end.
+
+    Raises TooDeep, or json.JSONDecodeError, a ValueError, if there is no JSON.
+    """
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+    except RecursionError:
+        raise TooDeep("") from None
+    check_depth(text[start:end].encode(errors="surrogatepass"))
+    return value, end
 
 
 def dumps(value: Any) -> bytes:
@@ -138,10 +153,20 @@ def nested_values(value: Any) -> Iterator[Any]:
 def is_float_exact(value: object) -> bool:
     """Whether a float has the value of the parsed number `value`, as its text has it."""
     if isinstance(value, int):
-        return abs(value) <= 1 << 53 or int(float(value)) == value
+        return _is_exact_integer(value)
     if isinstance(value, float):
         return not value.is_integer() or Decimal(repr(value)) == Decimal(value)
-    return False
+    return isinstance(value, ExactNumber) and _is_float_integer(value.text)
+
+
+def _is_float_integer(text: str) -> bool:
+    """Whether `text` is an integer in digits only that a float has the value of."""
+    digits = text.removeprefix("-")
+    return digits.isdecimal() and len(digits) <= _MAX_FLOAT_DIGITS and _is_exact_integer(int(text))
+
+
+def _is_exact_integer(value: int) -> bool:
+    return abs(value) <= _MAX_FLOAT and int(float(value)) == value
 
 
 def _replace_inexact(match: re.Match[bytes]) -> bytes:
@@ -175,6 +200,9 @@ def _equals_decimal(value: float, text: str) -> bool:
 
 def _reject(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_int=_parse_int, parse_float=_parse_float, parse_constant=_reject)
 
 
 def _as_fragment(value: Any) -> orjson.Fragment:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
-from numbers import Number
 from sys import getsizeof
 from typing import Any
 
 from router import exact_json
 from router.errors import ValidationError
+from router.text import schema_numbers
 from router.text.job_errors import JobRejected, WorkerLimitExceeded
+from router.text.schema_numbers import ChangedNumber
 from router.text.worker_pool import WorkerPool
 
 MAX_GRAMMAR_CHARACTERS = 1 << 18
@@ -32,15 +33,6 @@ class GrammarKind(StrEnum):
     LARK = "lark"
 
 
-_NUMBER_KEYWORDS = frozenset(
-    ("const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-)
-"""Keywords of JSON Schema whose numbers decide what matches."""
-_SUBSCHEMA_MAPS = frozenset(
-    ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-)
-"""Keywords with an object of schemas, whose keys are not keywords."""
-_ANNOTATIONS = frozenset(("default", "examples", "description", "title", "$comment"))
 _ERROR_PREFIXES = {GrammarKind.JSON: "cannot compile regex from schema: "}
 
 
@@ -78,29 +70,11 @@ def from_schema(schema: Any) -> GrammarSource:
 
 
 def check_numbers(schema: Any) -> None:
-    """Raise ValidationError for a number of `schema` that llguidance, with floats, would change."""
-    pending = [schema]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, list):
-            pending.extend(value)
-        elif isinstance(value, dict):
-            for name, part in value.items():
-                if name in _NUMBER_KEYWORDS:
-                    _require_exact(name, part)
-                elif name in _SUBSCHEMA_MAPS and isinstance(part, dict):
-                    pending.extend(part.values())
-                elif name not in _ANNOTATIONS:
-                    pending.append(part)
-
-
-def _require_exact(keyword: str, value: Any) -> None:
-    for part in exact_json.nested_values(value):
-        if isinstance(part, Number) and not exact_json.is_float_exact(part):
-            raise ValidationError(
-                f"grammar is not valid: `{keyword}` has a number that 64-bit floats cannot hold:"
-                f" {str(part)[:40]}"
-            )
+    """Raise ValidationError for a number of `schema` that its compiled grammar would not keep."""
+    try:
+        schema_numbers.check_numbers(schema)
+    except ChangedNumber as error:
+        raise ValidationError(f"grammar is not valid: {error}") from error
 
 
 class GrammarCompiler:

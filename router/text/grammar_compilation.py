@@ -16,7 +16,9 @@ from typing import Any
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from router.text.closed_objects import TooManyAlternatives, closed_objects
+from router.text.embedded_schemas import LARK_LITERAL, embedded_schemas
 from router.text.job_errors import JobRejected
+from router.text.schema_numbers import check_numbers
 from shard.wire.protocol import MAX_GRAMMAR_ITEMS, MAX_GRAMMAR_STATES
 
 JSON_WHITESPACE = "[ ]?"
@@ -25,8 +27,6 @@ LIMITS = LLParserLimits(step_max_items=MAX_GRAMMAR_ITEMS, max_lexer_states=MAX_G
 """Limits of the parser, the same as on the shards."""
 TRIED_TOKENS = 8
 """Number of tokens that a new grammar has to get through."""
-_LARK_LITERAL = re.compile(r'"(?:\\.|[^"\\])*"?|(?://|#)[^\n]*|/(?:\\.|[^/\\])+/?')
-"""A string, a comment or a regular expression of a Lark grammar, also one that is not closed."""
 _RULE_TEMPERATURE = re.compile(r"\[[^\[\]]*\btemperature\s*=")
 
 
@@ -47,6 +47,7 @@ def load_tokenizer(text: str, vocabulary_size: int) -> LLTokenizer:
 
 def compile_grammar(kind: str, text: str, tokenizer: LLTokenizer) -> str:
     """The grammar in llguidance's format. Raises JobRejected if it cannot be followed."""
+    schemas = _schemas(kind, text)
     grammar = _grammar_source(kind, text)
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
     if not matcher.is_error():
@@ -57,9 +58,24 @@ def compile_grammar(kind: str, text: str, tokenizer: LLTokenizer) -> str:
         raise JobRejected("no text can match it")
     _require_rollback(matcher)
     _try_tokens(matcher, tokenizer.eos_tokens)
-    if kind == "json":
-        _require_other_keys(json.loads(text), tokenizer)
+    for schema in schemas:
+        _require_other_keys(schema, tokenizer)
     return grammar
+
+
+def _schemas(kind: str, text: str) -> list[Any]:
+    """The JSON schemas of a grammar. Raises JobRejected for one with a number that would change."""
+    if kind == "json":
+        return [json.loads(text)]  # its numbers have been checked
+    if kind != "lark":
+        return []
+    try:
+        schemas = list(embedded_schemas(text))
+        for schema in schemas:
+            check_numbers(schema)
+    except ValueError as error:
+        raise JobRejected(f"`%json`: {error}") from error
+    return schemas
 
 
 def _grammar_source(kind: str, text: str) -> str:
@@ -80,7 +96,7 @@ def _grammar_source(kind: str, text: str) -> str:
 
 def _refuse_temperature(lark: str) -> None:
     """Raise JobRejected for a rule with a temperature: llguidance leaves that to its caller."""
-    if _RULE_TEMPERATURE.search(_LARK_LITERAL.sub(" ", lark)):
+    if _RULE_TEMPERATURE.search(LARK_LITERAL.sub(" ", lark)):
         raise JobRejected("`temperature` of a rule is not supported: use that of the request")
 
 

@@ -126,6 +126,34 @@ def test_brackets_in_strings_and_next_to_each_other_are_not_nested() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "value", "rest"),
+    [
+        ('{"a": [1]} "b"', {"a": [1]}, ' "b"'),
+        ("true|x", True, "|x"),
+        ('"}"}', "}", "}"),
+        ("1e400)", ExactNumber("1e400"), ")"),
+        ("12345678901234567890123 ", ExactNumber("12345678901234567890123"), " "),
+    ],
+)
+def test_a_value_may_be_followed_by_other_text(text: str, value: object, rest: str) -> None:
+    found, end = exact_json.load_prefix(f"> {text}", 2)
+    assert found == value
+    assert f"> {text}"[end:] == rest
+
+
+@pytest.mark.parametrize("text", ["", "x", '{"a": }', "NaN", "[1, 2", '"a'])
+def test_a_prefix_that_is_not_json_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"Expecting|Unterminated|is not JSON"):
+        exact_json.load_prefix(text, 0)
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 100_000])
+def test_a_prefix_that_is_nested_too_deep_is_refused(depth: int) -> None:
+    with pytest.raises(exact_json.TooDeep):
+        exact_json.load_prefix("[" * depth + "]" * depth, 0)
+
+
+@pytest.mark.parametrize(
     ("value", "is_exact"),
     [
         (2**53, True),
@@ -136,6 +164,13 @@ def test_brackets_in_strings_and_next_to_each_other_are_not_nested() -> None:
         (1e22, True),
         (1e23, False),
         (ExactNumber("1e400"), False),
+        (ExactNumber("1" + "0" * 22), True),
+        (ExactNumber("-1" + "0" * 22), True),
+        (ExactNumber("1" + "0" * 23), False),
+        (ExactNumber(str(2**1023)), True),
+        (ExactNumber(str(2**1024)), False),
+        (ExactNumber("9" * 400), False),
+        (ExactNumber("0.10000000000000000000001"), False),
         (-0.0, True),
     ],
 )

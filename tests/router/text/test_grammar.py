@@ -329,6 +329,70 @@ async def test_combined_schemas_without_a_dead_end_are_compiled(
     assert await grammars.compile(from_schema(schema))
 
 
+LARGE = '{"const": 1234567890123456789}'
+NESTED = [
+    "%s",
+    '{"type": "array", "items": %s}',
+    '{"anyOf": [{"type": "null"}, %s]}',
+    '{"$ref": "#/$defs/a", "$defs": {"a": %s}}',
+    '{"type": "object", "properties": {"a": %s}}',
+]
+LARKS = [
+    "start: %%json %s",
+    'start: "a" (%%json{"const": 1} | %%json %s) "b"',
+    'start: "%%json" x // %%json {\nx: %%json\n %s\n',
+    'start: /\\/%%json [{]"/ %%json %s "b"',
+    'start: %%lark {\n start: "a" %%json %s\n}',
+]
+
+
+@pytest.mark.parametrize("lark", LARKS)
+@pytest.mark.parametrize("nested", NESTED)
+async def test_a_schema_inside_lark_with_a_number_that_would_change_is_refused(
+    grammars: GrammarCompiler, lark: str, nested: str
+) -> None:
+    error = await refused(grammars, "lark", lark % (nested % LARGE))
+    assert error == (
+        "Input validation error: grammar is not valid: `%json`: `const` has a number that 64-bit"
+        " floats cannot hold: 1234567890123456789"
+    )
+
+
+@pytest.mark.parametrize("lark", LARKS)
+@pytest.mark.parametrize("nested", NESTED)
+async def test_a_schema_inside_lark_with_a_dead_end_is_refused(
+    grammars: GrammarCompiler, lark: str, nested: str
+) -> None:
+    schema = json.dumps({**HAS_A, **ONLY_A})
+    assert "matches only names" in await refused(grammars, "lark", lark % (nested % schema))
+
+
+@pytest.mark.parametrize("lark", LARKS)
+@pytest.mark.parametrize("nested", NESTED)
+async def test_other_schemas_inside_lark_are_compiled(
+    grammars: GrammarCompiler, lark: str, nested: str
+) -> None:
+    source = GrammarSource(GrammarKind.LARK, lark % (nested % '{"const": 10000000000000000000000}'))
+    assert await grammars.compile(source) == source.text
+
+
+@pytest.mark.parametrize(
+    ("lark", "reason"),
+    [
+        ("start: %json", "Expecting value"),
+        ("start: %json x", "Expecting value"),
+        ('start: %json {"const": 1', "Expecting ',' delimiter"),
+        ("start: %json {'const': 1}", "Expecting property name"),
+        ("start: %json " + "[" * 101 + "]" * 101, "nested more than 100 levels deep"),
+        ("start: %json " + "[" * 100_000, "nested more than 100 levels deep"),
+    ],
+)
+async def test_what_follows_json_in_lark_must_be_json(
+    grammars: GrammarCompiler, lark: str, reason: str
+) -> None:
+    assert f"grammar is not valid: `%json`: {reason}" in await refused(grammars, "lark", lark)
+
+
 def test_more_combinations_than_can_be_checked_are_too_many() -> None:
     names = iter(range(1000))
     choices: list[dict[str, Any]] = [
