@@ -144,26 +144,29 @@ class Dispatcher:
         if self._wait.is_limited:
             await record.wait_scheduled()
 
-    def cancel(self, request_id: str) -> int:
+    def cancel(self, request_id: str, caller: str = "") -> int:
         """End the live sequences of `request_id` with Cancelled; return their number.
 
-        If several HTTP requests have that id, only the newest is cancelled.
+        If several HTTP requests of `caller` have that id, only the newest is cancelled. Those of
+        other callers are never meant.
         """
-        cancelled = self._records.newest(request_id)
+        cancelled = self._records.newest(request_id, caller)
         for record in cancelled:
             record.fail(Cancelled(), self._clock())
             self._events.put(CancelRequested(record))
         return len(cancelled)
 
-    def request_statuses(self, request_id: str) -> list[tuple[LiveRequest, RequestStatus | None]]:
+    def request_statuses(
+        self, request_id: str, caller: str = ""
+    ) -> list[tuple[LiveRequest, RequestStatus | None]]:
         """The live sequences of `request_id`, each with its status once the scheduler knows it.
 
-        If several HTTP requests have that id, they are those of the newest.
+        If several HTTP requests of `caller` have that id, they are those of the newest.
         """
         now = self._clock()
         return [
             (each, self._scheduler.request_status(each.id, now))
-            for each in self._records.newest(request_id)
+            for each in self._records.newest(request_id, caller)
         ]
 
     def scheduler_status(self) -> SchedulerStatus:

@@ -65,10 +65,12 @@ class Intake:
         request_id: str,
         precheck: Callable[[], Awaitable[AnyGeneration]],
         cache_scope: str = "",
+        caller: str = "",
     ) -> AsyncIterator[tuple[AnyGeneration, list[LiveRequest]]]:
         """What `precheck` returned and its live requests; leaving cancels those that still run.
 
         Cached prefixes are shared within a `cache_scope`; all scopes of a server are equally long.
+        Only `caller` may ask for the requests by their id, or cancel them.
         Each sequence takes a permit. Raises RouterError, with nothing left running.
         """
         call = next(self._calls)
@@ -83,8 +85,9 @@ class Intake:
                 if previous is not None and _differ_in_sampling_only(request, previous.request):
                     prepared = _with_sampling(previous, request.sampling)
                 else:
-                    prepared = await self._prepare(
-                        request_id, request, generation, call, cache_scope
+                    prepared = replace(
+                        await self._prepare(request_id, request, generation, call, cache_scope),
+                        caller=caller,
                     )
                 records.append(held.enter_context(self._dispatcher.start(prepared)))
                 previous = prepared

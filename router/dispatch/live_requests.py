@@ -29,6 +29,8 @@ class PreparedRequest:
     """By the dispatcher's clock, in seconds."""
     call: int = 0
     """Number of the HTTP request that it belongs to; later ones have larger numbers."""
+    caller: str = ""
+    """Who sent it, as the access policy has it."""
 
 
 class LiveRequests(Mapping[int, LiveRequest]):
@@ -60,6 +62,7 @@ class LiveRequests(Mapping[int, LiveRequest]):
             self._tokenizer,
             prepared.arrived,
             prepared.call,
+            prepared.caller,
         )
         record.queued = now
         return record
@@ -68,12 +71,12 @@ class LiveRequests(Mapping[int, LiveRequest]):
         """Forget a request; unknown ids are ignored."""
         self._records.pop(id, None)
 
-    def newest(self, request_id: str) -> list[LiveRequest]:
-        """The live sequences of the newest HTTP request whose id is `request_id`."""
+    def newest(self, request_id: str, caller: str) -> list[LiveRequest]:
+        """The live sequences of the newest HTTP request of `caller` whose id is `request_id`."""
         records = [
             record
             for record in self._records.values()
-            if record.is_live and record.request_id == request_id
+            if record.is_live and (record.request_id, record.caller) == (request_id, caller)
         ]
         newest = max((record.call for record in records), default=0)
         return [record for record in records if record.call == newest]

@@ -47,7 +47,7 @@ class AccessPolicy:
     """Maximum number of simultaneous connections."""
 
     def authorize(self, method: str, path: str, headers: Mapping[str, str]) -> str:
-        """Return the scope in which the request shares cached prefixes.
+        """Return the caller: a digest of its key, empty where none is required.
 
         Raises Unauthorized if a key is required and is missing or wrong.
         """
@@ -58,7 +58,11 @@ class AccessPolicy:
         known = [hmac.compare_digest(given, _bytes(each)) for each in self.api_keys]
         if scheme.lower() != "bearer" or not any(known):
             raise Unauthorized
-        return blake2b(given, digest_size=16).hexdigest() if self.prefix_cache_per_key else ""
+        return blake2b(given, digest_size=16).hexdigest()
+
+    def cache_scope(self, caller: str) -> str:
+        """The scope in which the requests of `caller` share cached prefixes."""
+        return caller if self.prefix_cache_per_key else ""
 
     def cors_headers(self, request: Mapping[str, str], *, preflight: bool) -> dict[str, str]:
         """The CORS headers for the headers of a `request`; none if it has no origin."""

@@ -10,6 +10,8 @@ from router.http.route_group import ErrorFormat
 from router.requests.record import LiveRequest
 
 REQUEST_ID = web.RequestKey("request_id", str)
+CALLER = web.RequestKey("caller", str)
+"""Equal for requests with the same API key; empty on an open server."""
 CACHE_SCOPE = web.RequestKey("cache_scope", str)
 """Requests share cached prefixes only with those of the same scope."""
 RECORDS = web.RequestKey("records", list[LiveRequest])

@@ -25,7 +25,7 @@ from router.errors import (
     UnsupportedMediaType,
 )
 from router.http.content_encoding import decompress, require_supported
-from router.http.context import CACHE_SCOPE, RECORDS, REQUEST_ID
+from router.http.context import CACHE_SCOPE, CALLER, RECORDS, REQUEST_ID
 from router.http.json_body import MAX_BODY_VALUES, AnyBody, parse_body
 from router.http.sse import ClientDisconnected, EventStream, open_event_stream
 from router.observability.metrics import Metrics
@@ -115,7 +115,7 @@ class Gateway:
         err: str | None = "incomplete"
         self._metrics.request_started()
         try:
-            opened = self._intake.open(http[REQUEST_ID], precheck, http[CACHE_SCOPE])
+            opened = self._intake.open(http[REQUEST_ID], precheck, http[CACHE_SCOPE], http[CALLER])
             async with opened as (generation, records):
                 http[RECORDS].extend(records)
                 yield generation, records

@@ -37,6 +37,7 @@ from router.http.connections import (
 )
 from router.http.context import (
     CACHE_SCOPE,
+    CALLER,
     ERROR_FORMAT,
     FAULT,
     PATH_PARAMETERS,
@@ -181,7 +182,8 @@ async def _authorize_and_handle(
         return web.Response()
     if match.http_exception is not None:
         raise match.http_exception
-    request[CACHE_SCOPE] = access.authorize(request.method, request.path, request.headers)
+    caller = access.authorize(request.method, request.path, request.headers)
+    request[CALLER], request[CACHE_SCOPE] = caller, access.cache_scope(caller)
     return await handler(request)
 
 

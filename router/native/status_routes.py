@@ -10,7 +10,7 @@ from aiohttp import web
 from router.dispatch.dispatcher import Dispatcher
 from router.errors import NotFound, retry_after
 from router.http.connections import CONNECTION_COUNTS
-from router.http.context import PATH_PARAMETERS
+from router.http.context import CALLER, PATH_PARAMETERS
 from router.http.json_response import json_response
 from router.native import response_bodies
 from router.observability import scheduler_status
@@ -70,7 +70,7 @@ class StatusRoutes:
     async def request_status(self, http: web.Request) -> web.StreamResponse:
         """GET `/requests/{request_id}`: its expected wait, and the service it has received."""
         request_id = http[PATH_PARAMETERS]["request_id"]
-        statuses = self._dispatcher.request_statuses(request_id)
+        statuses = self._dispatcher.request_statuses(request_id, http[CALLER])
         if not statuses:
             raise NotFound
         return json_response(scheduler_status.request_status(request_id, statuses))
@@ -78,7 +78,7 @@ class StatusRoutes:
     async def cancel(self, http: web.Request) -> web.StreamResponse:
         """DELETE `/requests/{request_id}`, POST `/cancel/{request_id}`: end it."""
         request_id = http[PATH_PARAMETERS]["request_id"]
-        cancelled = self._dispatcher.cancel(request_id)
+        cancelled = self._dispatcher.cancel(request_id, http[CALLER])
         if not cancelled:
             raise NotFound
         return json_response({"request_id": request_id, "cancelled": cancelled})

@@ -45,11 +45,14 @@ class LiveRequest:
         tokenizer: Tokenizer,
         arrived: float,
         call: int = 0,
+        caller: str = "",
     ) -> None:
         self.id = id
         self.request_id = request_id
         self.call = call
         """Number of the HTTP request that it belongs to; later ones have larger numbers."""
+        self.caller = caller
+        """Who sent it: only the same caller may ask for it by its id."""
         self.request = request
         self.prompt = tuple(prompt)
         self.max_new = max_new

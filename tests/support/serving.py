@@ -226,6 +226,8 @@ class ScriptedDispatcher:
         self.script = script or HELLO
         self.ending, self.reason, self.full, self.refusal = ending, reason, full, refusal
         self.opened: list[tuple[Request, str]] = []
+        self.callers: list[str] = []
+        """Who started, asked for or cancelled a request, in this order."""
         self.known: dict[str, list[tuple[ScriptedRecord, RequestStatus | None]]] = {}
         """The live records by request id."""
         self.entered, self.left = asyncio.Event(), asyncio.Event()
@@ -241,11 +243,13 @@ class ScriptedDispatcher:
         return VIEW
 
     def request_statuses(
-        self, request_id: str
+        self, request_id: str, caller: str = ""
     ) -> list[tuple[ScriptedRecord, RequestStatus | None]]:
+        self.callers.append(caller)
         return self.known.get(request_id, [])
 
-    def cancel(self, request_id: str) -> int:
+    def cancel(self, request_id: str, caller: str = "") -> int:
+        self.callers.append(caller)
         return len(self.known.pop(request_id, []))
 
     def now(self) -> float:
@@ -276,6 +280,7 @@ class ScriptedDispatcher:
             raise self.refusal
         head = self.heads[len(self.opened) % len(self.heads)]
         self.opened.append((prepared.request, prepared.request_id))
+        self.callers.append(prepared.caller)
         self.entered.set()
         try:
             yield ScriptedRecord(prepared.request, [*head, *self.script], self.ending)

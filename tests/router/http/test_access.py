@@ -201,10 +201,34 @@ async def test_each_of_several_keys_opens_the_server() -> None:
             assert answer.status == status
 
 
+@pytest.mark.parametrize("per_key", [False, True])
+async def test_a_request_id_means_only_requests_with_the_same_key(*, per_key: bool) -> None:
+    access = AccessPolicy(api_keys=("one", "two"), prefix_cache_per_key=per_key)
+    async with serving(access=access) as server:
+        for key in ("one", "two"):
+            headers = {"Authorization": f"Bearer {key}"}
+            await server.post("/generate", {"inputs": "a"}, headers=headers)
+            for method in ("GET", "DELETE"):
+                await server.request(method, "/requests/mine", headers=headers)
+        one, *others = server.dispatcher.callers
+        assert others == [one, one, others[-1], others[-1], others[-1]]
+        assert "" != one != others[-1] != ""
+        assert "one" not in one
+
+
+async def test_an_open_server_knows_one_caller() -> None:
+    async with serving() as server:
+        for key in ("one", "two"):
+            headers = {"Authorization": f"Bearer {key}"}
+            await server.request("DELETE", "/requests/mine", headers=headers)
+        assert server.dispatcher.callers == ["", ""]
+
+
 def test_prefixes_are_shared_by_key_only_if_that_is_asked_for() -> None:
     def scope(key: str, *, per_key: bool) -> str:
         policy = AccessPolicy(api_keys=("one", "two"), prefix_cache_per_key=per_key)
-        return policy.authorize("POST", "/generate", {"Authorization": f"Bearer {key}"})
+        headers = {"Authorization": f"Bearer {key}"}
+        return policy.cache_scope(policy.authorize("POST", "/generate", headers))
 
     assert scope("one", per_key=False) == scope("two", per_key=False) == ""
     assert scope("one", per_key=True) == scope("one", per_key=True)
