@@ -20,6 +20,7 @@ from shard.config import ShardConfig
 from shard.echo.echo_engine import EchoEngine
 from shard.errors import StartupError
 from shard.events import Emit, open_event_channel
+from shard.light_imports import import_transformers
 from shard.server import StepEngine, serve
 
 EXIT_GRACE_SECONDS = 2.0
@@ -66,6 +67,7 @@ def _serve_until_stopped(config: ShardConfig, emit: Emit) -> None:
 def _build_engine(config: ShardConfig, progress: Callable[[str, int], None]) -> StepEngine:
     if config.echo:
         return EchoEngine(config)
+    import_transformers()
     from shard.engine import start_engine
 
     return start_engine(config, progress)

@@ -42,7 +42,7 @@ ROUTER = (
     ("__main__", "preflight", "cli"),
 )
 SHARD = (
-    ("errors", "events", "progress", "bounded_cache", "child_command", "cores"),
+    ("errors", "events", "progress", "bounded_cache", "child_command", "cores", "light_imports"),
     ("config",),
     ("wire",),
     ("attention", "sampling"),

@@ -8,30 +8,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
 from types import MethodType
 from typing import Any
 
 from torch import Tensor
 
 from shard.attention.interface import IMPLEMENTATION
-from shard.model.attention_adapters import bloom, falcon, gpt_neo, gptj, lfm2, llama4, mpt
 from shard.model.attention_adapters.adapter import AttentionAdapter, with_positions
 
-ADAPTERS: Mapping[str, AttentionAdapter] = {
-    "falcon": falcon.ADAPTER,
-    "gptj": gptj.ADAPTER,
-    "gpt_neo": gpt_neo.ADAPTER,
-    "bloom": bloom.ADAPTER,
-    "mpt": mpt.ADAPTER,
-    "llama4_text": llama4.ADAPTER,
-    "lfm2": lfm2.ADAPTER,
-    "lfm2_moe": lfm2.MOE_ADAPTER,
+ADAPTERS: Mapping[str, str] = {
+    "falcon": "falcon.ADAPTER",
+    "gptj": "gptj.ADAPTER",
+    "gpt_neo": "gpt_neo.ADAPTER",
+    "bloom": "bloom.ADAPTER",
+    "mpt": "mpt.ADAPTER",
+    "llama4_text": "llama4.ADAPTER",
+    "lfm2": "lfm2.ADAPTER",
+    "lfm2_moe": "lfm2.MOE_ADAPTER",
 }
+"""Module of this package and name of the adapter, by `model_type`. A module imports the model's, so
+that it is imported only for such a model."""
 
 
 def find_adapter(config: Any) -> AttentionAdapter | None:
     """The adapter of models of `config`; None if they call the paged attention by themselves."""
-    return ADAPTERS.get(config.get_text_config().model_type)
+    return load_adapter(config.get_text_config().model_type)
+
+
+@cache
+def load_adapter(model_type: str) -> AttentionAdapter | None:
+    """The adapter in the table, whose module is imported; None if there is none."""
+    if model_type not in ADAPTERS:
+        return None
+    module, _, name = ADAPTERS[model_type].partition(".")
+    adapter: AttentionAdapter = getattr(import_module(f"{__package__}.{module}"), name)
+    return adapter
 
 
 def build_implementation(config: Any) -> str:

@@ -15,9 +15,9 @@ from shard.attention.interface import IMPLEMENTATION
 from shard.errors import StartupError
 from shard.loading.partition import TensorParallelRank, partitions
 from shard.model.attention_adapters.adapter_table import (
-    ADAPTERS,
     build_implementation,
     install_adapter,
+    load_adapter,
     transformers_attention,
 )
 from shard.wire.protocol import Sampling
@@ -97,7 +97,8 @@ def test_transformers_attention_is_restored_inside_the_block_only(name: str) -> 
         assert module.config._attn_implementation == IMPLEMENTATION
         with transformers_attention(module):
             assert torch.equal(module(input_ids=ids, use_cache=False).logits, own)
-    adapter = ADAPTERS[config.model_type]
+    adapter = load_adapter(config.model_type)
+    assert adapter is not None
     parts: list[Any] = [part for part in module.modules() if isinstance(part, adapter.attention)]
     convolutions = getattr(config, "layer_types", None) or []
     assert len(parts) == (convolutions.count("conv") or config.num_hidden_layers)
