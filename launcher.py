@@ -223,15 +223,16 @@ async def launch(
     router = router_command(options, models, paths, http_socket.fileno())
     remove_rendezvous = partial((folder / RENDEZVOUS).unlink, missing_ok=True)
     group = RankGroup(shards, children, log, before_start=remove_rendezvous)
-    on_ready = partial(announce, http_socket, log)
+    on_ready = partial(announce, http_socket, log, with_pages=not options.server.no_ui)
     grace_seconds = options.server.graceful_termination_timeout
     await serve(group, router, on_ready, grace_seconds, log, children)
 
 
-def announce(http_socket: socket.socket, log: ConsoleLog) -> None:
-    """Log the URL of the server, which now listens."""
+def announce(http_socket: socket.socket, log: ConsoleLog, *, with_pages: bool) -> None:
+    """Log the URL of the server, which now listens, and that of its page."""
     url = port.url(http_socket)
-    text = f"Connected: serving at {url}; try: {CURL_EXAMPLE.format(url=url)}"
+    page = f"; page: {url}/ui" if with_pages else ""
+    text = f"Connected: serving at {url}{page}; try: {CURL_EXAMPLE.format(url=url)}"
     log(text, event="connected", url=url)
 
 

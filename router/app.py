@@ -40,6 +40,7 @@ from router.observability.metrics import Metrics
 from router.openai.chat_prompt import ChatPromptBuilder
 from router.openai.openapi import OPENAI_OPERATIONS
 from router.openai.routes import PREFIX, OpenAIRoutes
+from router.pages.page_routes import PAGE_PATHS, PageRoutes
 from router.requests.request import ResolvedLimits, resolve_limits
 from router.scheduler import build as scheduler_for
 from router.scheduler.api import DeviceCapacity, Scheduler
@@ -105,7 +106,8 @@ def build(config: RouterConfig, shards: ShardGroup, middlewares: Sequence[Middle
         stall=config.server.write_timeout,
         keepalive=config.server.keepalive_timeout,
     )
-    groups = build_route_groups(backend, model, workers, timeouts, docs_ui=not config.server.no_ui)
+    pages = not config.server.no_ui
+    groups = build_route_groups(backend, model, workers, timeouts, with_pages=pages)
     application = build_application(
         groups, build_access_policy(config.server), backend.bounds.payload_limit, middlewares
     )
@@ -163,7 +165,7 @@ def build_route_groups(
     workers: TextWorkers,
     timeouts: Timeouts,
     *,
-    docs_ui: bool = True,
+    with_pages: bool = True,
 ) -> list[RouteGroup]:
     """Everything that is served, in groups whose errors have one form."""
     bounds, server_info = backend.bounds, backend.server_info
@@ -189,7 +191,8 @@ def build_route_groups(
         *openai.tgi_routes(),
         *CloudRoutes(gateway, native, openai).routes(os.environ.get("AIP_PREDICT_ROUTE")),
         *DebugRoutes(gateway, backend.dispatcher).routes(),
-        *DocsRoutes(openapi_document(OPERATIONS)).routes(docs_ui=docs_ui),
+        *DocsRoutes(openapi_document(OPERATIONS)).routes(docs_ui=with_pages),
+        *(PageRoutes().routes() if with_pages else ()),
     ]
     return [RouteGroup(routes), RouteGroup(openai.routes(), PREFIX, openai_error)]
 
@@ -204,6 +207,7 @@ def build_access_policy(server: ServerConfig) -> AccessPolicy:
         api_keys=keys,
         prefix_cache_per_key=server.prefix_cache_per_key,
         protect_metrics=server.protect_metrics,
+        open_paths=frozenset() if server.no_ui else PAGE_PATHS,
         allowed_origins=server.cors_allow_origin,
         max_connections=server.max_connections,
     )

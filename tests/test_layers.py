@@ -34,7 +34,7 @@ ROUTER = (
     ("observability",),
     ("dispatch",),
     ("http",),
-    ("native", "debug"),
+    ("native", "debug", "pages"),
     ("openai",),
     ("cloud",),
     ("capacity", "served_model"),

@@ -51,6 +51,7 @@ def test_the_wheel_holds_every_file_of_the_product_and_nothing_else(
     installed = {name for name in wheel_members if ".dist-info/" not in name}
     assert installed == files | {"launcher.py"}
     assert "shard/demo/target/model.safetensors" in installed
+    assert {"router/pages/static/playground.html", "router/pages/static/page.css"} <= installed
 
 
 def test_tgis_program_is_the_launcher() -> None:

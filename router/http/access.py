@@ -41,6 +41,8 @@ class AccessPolicy:
     prefix_cache_per_key: bool = False
     """Whether requests share cached prefixes only with those of the same key."""
     protect_metrics: bool = False
+    open_paths: frozenset[str] = frozenset()
+    """Further paths that GET and HEAD may read without a key: files that hold nothing secret."""
     allowed_origins: tuple[str, ...] = ()
     """Any origin if empty or if it contains `*`."""
     max_connections: int = 1024
@@ -82,7 +84,8 @@ class AccessPolicy:
 
     def _is_public(self, method: str, path: str) -> bool:
         metrics = path == "/metrics" and not self.protect_metrics
-        return method in READ_METHODS and (metrics or path in HEALTH_PATHS)
+        is_open = metrics or path in HEALTH_PATHS or path in self.open_paths
+        return method in READ_METHODS and is_open
 
 
 def _preflight_headers(requested: str) -> dict[str, str]:

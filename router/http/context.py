@@ -16,6 +16,8 @@ CACHE_SCOPE = web.RequestKey("cache_scope", str)
 """Requests share cached prefixes only with those of the same scope."""
 RECORDS = web.RequestKey("records", list[LiveRequest])
 """The live requests that the HTTP request has started."""
+RECEIVED_PATH = web.RequestKey("received_path", str)
+"""The path as the client sent it, before it was normalized."""
 PATH_PARAMETERS: web.RequestKey[Mapping[str, str]] = web.RequestKey("path_parameters")
 """Of the normalized path, which `match_info` does not know."""
 FAULT = web.RequestKey("fault", str)

@@ -41,6 +41,7 @@ from router.http.context import (
     ERROR_FORMAT,
     FAULT,
     PATH_PARAMETERS,
+    RECEIVED_PATH,
     RECORDS,
     REQUEST_ID,
 )
@@ -154,6 +155,7 @@ def _error_middleware(access: AccessPolicy) -> Middleware:
         received = request
         request[REQUEST_ID] = _request_id(request)
         request[RECORDS] = []
+        request[RECEIVED_PATH] = request.rel_url.raw_path
         request[ERROR_FORMAT] = request.app[ERROR_FORMAT_OF](request.path)
         try:
             request, handler, match = await _normalize_path(request, handler)

@@ -337,7 +337,7 @@ async def serving(
     access: AccessPolicy = AccessPolicy(),  # noqa: B008
     middlewares: Sequence[Middleware] = (),
     *,
-    docs_ui: bool = True,
+    with_pages: bool = True,
     template: str | None = None,
     defaults: SamplingDefaults = SamplingDefaults(),  # noqa: B008
 ) -> AsyncIterator[RunningServer]:
@@ -346,7 +346,7 @@ async def serving(
     with TemporaryDirectory() as temporary:
         folder = DEMO if template is None else _model_folder(Path(temporary), template)
         async with _serving(
-            dispatcher, server_info, timeouts, access, middlewares, docs_ui, folder, defaults
+            dispatcher, server_info, timeouts, access, middlewares, with_pages, folder, defaults
         ) as served:
             yield served
 
@@ -366,7 +366,7 @@ async def _serving(
     timeouts: Timeouts,
     access: AccessPolicy,
     middlewares: Sequence[Middleware],
-    docs_ui: bool,
+    with_pages: bool,
     folder: Path,
     defaults: SamplingDefaults,
 ) -> AsyncIterator[RunningServer]:
@@ -374,7 +374,7 @@ async def _serving(
     model = replace(MODEL, template=ChatTemplate.load(str(folder)), defaults=defaults)
     metrics = Metrics(BOUNDS, CAPACITY)
     backend = Backend(dispatcher, metrics, BOUNDS, server_info, CAPACITY, VOCAB_SIZE)  # type: ignore[arg-type]
-    groups = build_route_groups(backend, model, workers, timeouts, docs_ui=docs_ui)
+    groups = build_route_groups(backend, model, workers, timeouts, with_pages=with_pages)
     app = build_application(groups, access, BOUNDS.payload_limit, middlewares)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))

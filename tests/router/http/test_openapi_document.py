@@ -109,6 +109,7 @@ async def test_every_route_of_the_server_is_in_the_document_and_no_other() -> No
         served = {(path, method.lower()) for method, path in server.paths}
     documented = {(path, method) for path, item in text["paths"].items() for method in item}
     hidden = {("/docs", "get"), ("/docs/{name}", "get"), ("/api-doc/openapi.json", "get")}
+    hidden |= {(path, "get") for path in ("/ui", "/ui/{name}")}
     assert served - hidden == documented
 
 
@@ -149,7 +150,7 @@ async def test_the_page_and_all_that_it_loads_come_from_the_server() -> None:
 
 
 async def test_a_server_without_pages_still_serves_its_document() -> None:
-    async with serving(docs_ui=False) as server:
+    async with serving(with_pages=False) as server:
         for path in ("/docs", "/docs/swagger-ui.css"):
             assert (await server.request("GET", path)).status == 404
         assert (await server.request("GET", "/api-doc/openapi.json")).json() == DOCUMENT
