@@ -30,7 +30,7 @@ from tests.support.processes import Processes
 from tests.support.tiny import engine
 
 TARGET, DRAFT = (str(ROOT / "shard" / "demo" / part) for part in ("target", "draft"))
-TOKENS = 32
+TOKENS = 20
 KINDS = {
     "greedy": Sampling(),
     "sampled": Sampling(temperature=0.9, top_k=50, top_p=0.95, repetition_penalty=1.1),

@@ -729,8 +729,10 @@ def test_check_needs_no_weights(processes: Processes) -> None:
 @pytest.mark.parametrize(
     ("flags", "code", "text"),
     [
-        (["--max-total-tokens", "9999"], 2, "`max_total_tokens`(9999) must be <= 2048"),
-        (["--num-shard", "3"], 2, "`num_shard`(3) must divide the model's 8 attention heads"),
+        nightly(["--max-total-tokens", "9999"], 2, "`max_total_tokens`(9999) must be <= 2048"),
+        nightly(
+            ["--num-shard", "3"], 2, "`num_shard`(3) must divide the model's 8 attention heads"
+        ),
         nightly(
             ["--max-batch-total-tokens", "9999999999"],
             6,

@@ -125,8 +125,18 @@ def class_members() -> set[str]:
 def is_defined(name: str) -> bool:
     """Whether some module defines `name` or `Class.member`, a class a member, or it is a string."""
     parts = name.split(".")
-    known = name in class_members() | strings()
-    return known or any(defines(tree.body, parts) for tree in trees())
+    known = name in class_members() or name in strings()
+    return known or any(defines(tree.body, parts) for tree in trees_by_name().get(parts[0], []))
+
+
+@cache
+def trees_by_name() -> dict[str, list[ast.Module]]:
+    """The modules that define or import each name."""
+    found: dict[str, list[ast.Module]] = {}
+    for tree in trees():
+        for name, _ in members(tree.body):
+            found.setdefault(name, []).append(tree)
+    return found
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from random import Random
 from threading import Event, Thread
 from typing import Any
@@ -65,6 +66,7 @@ def run(engine: Any, batch: int, rung: str, drafts: bool) -> list[list[int]]:
     return [call.emitted for call in wanted]
 
 
+@cache
 def plain(target: str) -> list[list[int]]:
     asks = [RowSpec(call.prompt, call.max_new, call.sampling) for call in device_requests()]
     return drive(tiny.engine(target), asks, DrivePlan(batch=1))

@@ -144,7 +144,7 @@ def engine_specs(sampling: Sampling) -> list[RowSpec]:
     rng = random.Random(1)
     sizes = (1, 2, 9, 16, 17, 30)
     prompts = [tuple(rng.randrange(VOCABULARY) for _ in range(size)) for size in sizes]
-    return [RowSpec(p, 40, replace(sampling, seed=index)) for index, p in enumerate(prompts)]
+    return [RowSpec(p, 24, replace(sampling, seed=index)) for index, p in enumerate(prompts)]
 
 
 DEVICE_PLANS = [

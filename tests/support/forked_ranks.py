@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -22,14 +23,17 @@ _context.set_forkserver_preload(["shard.engine"])
 
 
 class ForkedRank:
-    """A rank process; it is killed when the `with` block ends."""
+    """A rank process; it is killed when the `with` block ends.
 
-    def __init__(self, config: ShardConfig) -> None:
+    `prepare` is called in the process before it starts, and must be importable.
+    """
+
+    def __init__(self, config: ShardConfig, prepare: Callable[[], None] | None = None) -> None:
         self.config = config
         stdin, self._stdin = _context.Pipe(duplex=False)
         events, stdout = _context.Pipe(duplex=False)
         self._events = os.fdopen(os.dup(events.fileno()))
-        self.process = _context.Process(target=_run, args=(stdin, stdout))
+        self.process = _context.Process(target=_run, args=(stdin, stdout, prepare))
         self.process.start()
         stdin.close()
         stdout.close()
@@ -49,8 +53,10 @@ class ForkedRank:
         return event
 
 
-def _run(stdin: Connection, stdout: Connection) -> None:
+def _run(stdin: Connection, stdout: Connection, prepare: Callable[[], None] | None) -> None:
     """Be a rank whose launcher is at the other ends of the two pipes."""
+    if prepare is not None:
+        prepare()
     os.dup2(stdin.fileno(), 0)
     os.dup2(stdout.fileno(), 1)
     sys.exit(main())

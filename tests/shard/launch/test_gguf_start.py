@@ -14,6 +14,7 @@ from transformers.models.llama import LlamaConfig
 from tests.support import tiny
 from tests.support.families import byte_level
 from tests.support.gguf_files import write_model
+from tests.support.nightly import nightly
 from tests.support.paths import ROOT
 from tests.support.processes import Processes, Running
 
@@ -45,20 +46,21 @@ def answer(url: str) -> list[int]:
         return [token["id"] for token in json.loads(response.read())["details"]["tokens"]]
 
 
+@pytest.mark.parametrize("starts", [1, nightly(2)])
 def test_the_second_start_uses_the_conversion_of_the_first(
-    processes: Processes, file: Path, tmp_path: Path
+    processes: Processes, file: Path, tmp_path: Path, starts: int
 ) -> None:
     answers, conversions = [], []
-    for model in (file, file.parent):
+    for model in (file, file.parent)[:starts]:
         running = start(processes, model, cache=tmp_path / "cache")
         answers.append(answer(running.url()))
         conversions.append([line for line in running.lines if "de-quantizing" in line])
         running.signal(SIGTERM)
         assert running.end() == 0
     assert conversions[0]
-    assert conversions[1] == []
+    assert conversions[1:] == [[]] * (starts - 1)
     assert len(answers[0]) == 8
-    assert answers[0] == answers[1]
+    assert answers == answers[:1] * starts
     assert len([path for path in (tmp_path / "cache").rglob("model.safetensors")]) == 1
 
 

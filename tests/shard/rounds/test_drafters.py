@@ -34,7 +34,7 @@ def asks(sampling: Sampling) -> list[RowSpec]:
     rng = random.Random(3)
     prompts = [[rng.randrange(VOCABULARY) for _ in range(size)] for size in (1, 6, 17, 9) * 2]
     prompts = [p * 3 if place % 2 else p for place, p in enumerate(prompts)]
-    return [RowSpec(tuple(p), 30, replace(sampling, seed=i)) for i, p in enumerate(prompts)]
+    return [RowSpec(tuple(p), 20, replace(sampling, seed=i)) for i, p in enumerate(prompts)]
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -24,15 +25,16 @@ from shard.model.packed_model import PackedModel
 from shard.wire.protocol import AppendPages, End, NewRow, ReportOptions, RowWork, Sampling, Step
 from tests.support import driver, tiny
 from tests.support.driver import DrivePlan, RowSpec, drive
+from tests.support.forked_ranks import ForkedRank
 from tests.support.ranks import (
     RankGroup,
-    RankProcess,
     config_for_rank,
     connect_group,
     socket_folder,
     wait_until_ready,
 )
 from tests.support.samplings import SAMPLED
+from tests.support.tight_rank import limit_memory
 from tests.support.tiny import engine
 
 Model = Callable[..., str]
@@ -101,23 +103,23 @@ def test_another_fault_is_not_taken_for_it(model: Model, monkeypatch: pytest.Mon
 @pytest.fixture(scope="module")
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[list[RankProcess], Path]]:
+) -> Iterator[tuple[list[ForkedRank], Path]]:
     """Two ranks, and the file that says how much memory the second of them finds."""
     model: Model = request.getfixturevalue("model")
     served = tiny.config(model("llama"), model("llama", 1))
     room = tmp_path_factory.mktemp("tight") / "bytes"
-    programs = ("-m", "shard"), ("-m", "tests.support.tight_rank", str(room))
+    preparations = None, partial(limit_memory, room)
     with socket_folder() as path, ExitStack() as stack:
         ranks = [
-            stack.enter_context(RankProcess(config_for_rank(served, number, 2, path), program))
-            for number, program in enumerate(programs)
+            stack.enter_context(ForkedRank(config_for_rank(served, number, 2, path), prepare))
+            for number, prepare in enumerate(preparations)
         ]
         wait_until_ready(ranks)
         yield ranks, room
 
 
 @pytest.fixture
-def group(pair: tuple[list[RankProcess], Path]) -> Iterator[tuple[RankGroup, Path]]:
+def group(pair: tuple[list[ForkedRank], Path]) -> Iterator[tuple[RankGroup, Path]]:
     ranks, room = pair
     room.unlink(missing_ok=True)
     with connect_group(ranks) as together:

@@ -36,7 +36,7 @@ def asks(sampling: Sampling, report: ReportOptions = samplings.TOKENS_ONLY) -> l
     rng = random.Random(3)
     prompts = [tuple(rng.randrange(VOCABULARY) for _ in range(size)) for size in (1, 4, 11)]
     return [
-        RowSpec(prompt, 24, replace(sampling, seed=seed), report)
+        RowSpec(prompt, 16, replace(sampling, seed=seed), report)
         for seed, prompt in enumerate(prompts)
     ]
 
