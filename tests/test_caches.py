@@ -26,6 +26,7 @@ FILES = sorted(
 )
 MAKERS = {"lru_cache", "cache", "OrderedDict", "BoundedCache", "WeakValueDictionary"}
 CACHES = {
+    "router/http/openapi_document.py: cache": "one document of a program",
     "router/text/grammar.py: OrderedDict": "bounded by MAX_CACHED_BYTES",
     "shard/bounded_cache.py: OrderedDict": "the bounded cache itself",
     "shard/attention/sdpa_row.py: BoundedCache": "bounded by _MAX_CACHED_MASK_BYTES",
