@@ -32,6 +32,7 @@ CACHES = {
     "shard/attention/sdpa_row.py: BoundedCache": "bounded by _MAX_CACHED_MASK_BYTES",
     "shard/sampling/grammar.py: BoundedCache": "bounded by MAX_CACHED_BYTES",
     "shard/sampling/processors.py: BoundedCache": "bounded by _MAX_GREEN_LIST_BYTES",
+    "shard/model/attention_adapters/adapter_table.py: cache": "one entry for each adapter",
     "shard/wire/codec.py: cache": "one entry for each type of the protocol, which are fixed",
     **{
         f"shard/model/attention_adapters/{family}.py: lru_cache": "one value for each head"
