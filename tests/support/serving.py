@@ -298,6 +298,17 @@ class HttpResponse:
         return json.loads(self.body)
 
 
+_INTERNALS = re.compile(
+    rb"Traceback|File \"|\.sock|\.py\b|0x[0-9a-f]{6}|/(?:tmp|usr|root|home|proc)/|site-packages"
+    rb"|https?://(?:errors\.pydantic|docs\.)"
+)
+
+
+def check_discloses_nothing(status: int, response: bytes) -> None:
+    """Assert that an error contains no path, address or traceback, and no link of a library."""
+    assert status < 400 or not _INTERNALS.search(response), response
+
+
 @dataclass
 class RunningServer:
     """A running server and a client session on it."""
@@ -317,7 +328,9 @@ class RunningServer:
 
     async def request(self, method: str, path: str, **more: Any) -> HttpResponse:
         async with self.session.request(method, self.base_url + path, **more) as response:
-            return HttpResponse(response.status, response.headers, await response.read())
+            body = await response.read()
+            check_discloses_nothing(response.status, body)
+            return HttpResponse(response.status, response.headers, body)
 
     async def send_raw(self, head: str, body: bytes = b"") -> bytes:
         """Send raw bytes; return all that the server sends until it closes the connection."""
@@ -326,6 +339,9 @@ class RunningServer:
         answer = await reader.read()
         writer.close()
         await writer.wait_closed()
+        status_line, _, rest = answer.partition(b"\r\n")
+        if status_line.startswith(b"HTTP/"):
+            check_discloses_nothing(int(status_line.split()[1]), rest)
         return answer
 
 
