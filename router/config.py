@@ -138,7 +138,7 @@ class ServerConfig:
     log_level: str = option(
         "info", "log level, or filters as in TGI, such as info,text_generation_router=debug"
     )
-    no_ui: bool = option(False, "do not serve the pages /ui and /docs")
+    no_ui: bool = option(False, "do not serve the pages /ui, /dashboard and /docs")
     max_connections: int = option(
         1024, "maximum number of open connections; any more are answered with status 503"
     )

@@ -1,1 +1,1 @@
-"""The pages `/ui` and others: static files, without a build step or an outside address."""
+"""The pages `/ui` and `/dashboard`: static files, without a build step or an outside address."""

@@ -1,4 +1,4 @@
-"""`/ui` and the files that it loads; all are read once, when the server starts.
+"""`/ui` and `/dashboard`, and the files that they load; all are read once, when the server starts.
 
 The pages hold nothing secret, so they need no API key; what they show comes from routes that do. A
 strict Content-Security-Policy lets them load, run and contact nothing but this server.
@@ -13,7 +13,7 @@ from aiohttp import web
 from router.http.context import PATH_PARAMETERS, RECEIVED_PATH
 
 STATIC_FOLDER = Path(__file__).with_name("static")
-PAGES = {"/ui": "playground.html"}
+PAGES = {"/ui": "playground.html", "/dashboard": "dashboard.html"}
 """The file of each page."""
 CONTENT_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 ASSETS = frozenset(

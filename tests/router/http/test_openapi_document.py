@@ -109,7 +109,7 @@ async def test_every_route_of_the_server_is_in_the_document_and_no_other() -> No
         served = {(path, method.lower()) for method, path in server.paths}
     documented = {(path, method) for path, item in text["paths"].items() for method in item}
     hidden = {("/docs", "get"), ("/docs/{name}", "get"), ("/api-doc/openapi.json", "get")}
-    hidden |= {(path, "get") for path in ("/ui", "/ui/{name}")}
+    hidden |= {(path, "get") for path in ("/ui", "/dashboard", "/ui/{name}")}
     assert served - hidden == documented
 
 

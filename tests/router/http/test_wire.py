@@ -430,7 +430,7 @@ def test_no_transcript_is_left_over(pytestconfig: pytest.Config) -> None:
 async def test_every_route_has_a_transcript() -> None:
     asked = {f"{call.method} {call.path}" for call in CALLS.values()}
     elsewhere = {"GET /docs/{name}", "GET /api-doc/openapi.json"}
-    elsewhere |= {"GET /ui", "GET /ui/{name}"}
+    elsewhere |= {"GET /ui", "GET /dashboard", "GET /ui/{name}"}
     async with serving() as server:
         routes = {f"{method} {path}" for method, path in server.paths} - elsewhere
     for route in routes:
