@@ -1,4 +1,4 @@
-"""The table of bounds in docs/operating.md names flags, defaults and metrics that exist."""
+"""What the pages about operation and reliability name exists: flags, defaults, metrics, tests."""
 
 from __future__ import annotations
 
@@ -56,3 +56,12 @@ def test_every_metric_of_the_table_exists() -> None:
     names = [name for row in rows() for name in re.findall(r"`(tgi_\w+)`", row[3])]
     assert names
     assert [name for name in names if f"# TYPE {name} " not in text] == []
+
+
+def test_every_test_that_the_page_about_reliability_names_exists() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", page))
+    sources = (path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    existing = {name for text in sources for name in re.findall(r"def (test_\w+)", text)}
+    assert len(named) > 60
+    assert named - existing == set()
