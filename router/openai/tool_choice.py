@@ -32,7 +32,8 @@ DEFAULT_TOOL_PROMPT = (
 )
 """TGI's `tool_prompt`, for templates without tools."""
 
-_ANY_OBJECT = {"type": "object"}
+_NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
+"""The schema of a function that declares no parameters."""
 _WHITESPACE_OPTIONS = {"whitespace_pattern": "[ ]?"}
 
 
@@ -127,7 +128,11 @@ def _call_prefix(tool: Tool) -> str:
 
 def _call_rule(tool: Tool) -> str:
     grammar.check_numbers(tool.function.parameters)
-    schema = {**(tool.function.parameters or _ANY_OBJECT), "x-guidance": _WHITESPACE_OPTIONS}
+    parameters = tool.function.parameters
+    schema = {
+        **(_NO_PARAMETERS if parameters is None else parameters),
+        "x-guidance": _WHITESPACE_OPTIONS,
+    }
     if "type" not in schema:
         schema["type"] = "object"
     return f'{_json_string(_call_prefix(tool))} %json {exact_json.dumps(schema).decode()} "}}"'

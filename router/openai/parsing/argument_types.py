@@ -1,15 +1,18 @@
 """The value of an argument that a model wrote as plain text, by the JSON schema of its parameter.
 
 A parameter that can only be a string keeps the text as it is, also if that looks like JSON. One of
-another type is JSON if the text is. With several types, or none, JSON of a fitting type goes first.
-Pure.
+another type is JSON if the text is, or if it is a list or a dictionary as Python writes it. With
+several types, or none, JSON of a fitting type goes first. Pure.
 """
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+from warnings import catch_warnings
 
 from router.openai.parsing.json_scanner import is_json, json_string
 
@@ -26,8 +29,11 @@ _PYTHON_TYPES = {
     "list": "array",
 }
 """Python's names, which clients also write."""
+_PYTHON_CONTAINERS = frozenset("[{")
 _PYTHON_LITERALS = {"true": ("boolean", "true"), "false": ("boolean", "false")}
 _PYTHON_LITERALS |= {"none": ("null", "null"), "null": ("null", "null")}
+_MAX_PYTHON_LENGTH = 20_000
+"""Maximum length of a list or a dictionary that is read as Python."""
 _INTEGER = re.compile(r"-?[0-9]+(?:\.0+)?", re.ASCII)
 _MAX_REFERENCES = 16
 
@@ -41,9 +47,11 @@ def argument_json(text: str, schema: Any, root: Schema) -> str:
     if is_json(value) and (types is None or "string" not in types or _kinds(value) & types):
         return value
     kind, literal = _PYTHON_LITERALS.get(value.lower(), ("", ""))
-    if types is not None and kind in types and "string" not in types:
+    if types is None or "string" in types:
+        return json_string(text)
+    if kind in types:
         return literal
-    return json_string(text)
+    return _python_container(value, types) or json_string(text)
 
 
 def accepted_types(schema: Any, root: Schema) -> frozenset[str] | None:
@@ -122,6 +130,19 @@ def _type_of(value: Any) -> str:
     if isinstance(value, Mapping):
         return "object"
     return "array" if isinstance(value, list) else "number"
+
+
+def _python_container(text: str, types: frozenset[str]) -> str | None:
+    """JSON for a list or a dictionary in Python's notation; None if `text` is none of `types`."""
+    if text[:1] not in _PYTHON_CONTAINERS or len(text) > _MAX_PYTHON_LENGTH:
+        return None
+    try:
+        with catch_warnings(action="ignore"):  # of unknown escapes
+            value = ast.literal_eval(text)
+        is_fitting = _type_of(value) in types & {"array", "object"}
+        return json.dumps(value, ensure_ascii=False, allow_nan=False) if is_fitting else None
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
 
 
 def _kinds(value: str) -> frozenset[str]:

@@ -51,8 +51,12 @@ _MAX_HEADER_LENGTH = 600
 
 
 def read_hermes(cursor: Cursor, tools: Tools) -> CallReader:
-    """`{"name": …, "arguments": …}`, or an array of them, before `</tool_call>`."""
-    return _read_json_calls(cursor, "</tool_call>")
+    """Objects `{"name": …, "arguments": …}`, or arrays of them, before `</tool_call>`."""
+    while (yield from _read_json_calls(cursor, "")):
+        is_closed = yield from _accepts(cursor, "</tool_call>")
+        if is_closed or not (yield from _starts_json(cursor)):
+            return True
+    return False
 
 
 def read_granite(cursor: Cursor, tools: Tools) -> CallReader:

@@ -26,7 +26,8 @@ ParsedCalls = tuple[ParsedCall, ...] | None
 def calls_in(value: str) -> ParsedCalls:
     """The calls in a complete JSON value, an object or an array of them; None if it is no call.
 
-    A call is `{"name": …, "arguments": …}`, or has `parameters` as Llama writes it.
+    A call is `{"name": …, "arguments": …}`, or has `parameters` as Llama writes it. Small models
+    also write the name as `function`, or the call inside of it as in OpenAI's API.
     """
     values = json_items(value) if value.startswith("[") else [value]
     calls = [call for call in map(_call_in, values) if call is not None]
@@ -42,13 +43,21 @@ def named_call(name: str, arguments: str) -> ParsedCalls:
 def _call_in(value: str) -> ParsedCall | None:
     if not value.startswith("{"):
         return None
-    items = json_items(value)
-    keys = [decode_string(key) for key in items[::2]]
-    members = dict(zip(keys, items[1::2], strict=True))
-    name = members.get("name", "")
+    members = _members(value)
+    function = members.get("function", "")
+    if "name" not in members and function.startswith("{"):
+        members = _members(function)
+    name = members.get("name", function)
     text = decode_string(name) if name.startswith('"') else None
     arguments = _arguments_object(members.get("arguments", members.get("parameters", "")))
     return None if text is None or arguments is None else ParsedCall(text, arguments)
+
+
+def _members(value: str) -> dict[str | None, str]:
+    """The members of a JSON object, each as text, by key."""
+    items = json_items(value)
+    keys = [decode_string(key) for key in items[::2]]
+    return dict(zip(keys, items[1::2], strict=True))
 
 
 def _arguments_object(value: str) -> str | None:

@@ -55,6 +55,21 @@ GOOD: list[tuple[ToolCallFormat, str, str, list[tuple[str, object]]]] = [
     (HERMES, '<tool_call>{"name": "f", "arguments": "{\\"x\\": 1}"}</tool_call>', "", [F1]),
     (HERMES, '<tool_call>{"name": "f", "arguments": {"x": 1}}', "", [F1]),
     (
+        HERMES,
+        '<tool_call>{"name": "f", "arguments": {"x": 1}}\n'
+        f'{{"name": "get_weather", "arguments": {CITY}}}</tool_call>',
+        "",
+        [F1, WEATHER],
+    ),
+    (
+        HERMES,
+        '<tool_call>{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}'
+        "</tool_call>",
+        "",
+        [F1],
+    ),
+    (LLAMA, '{"type": "function", "function": "f", "parameters": {"x": 1}}', "", [F1]),
+    (
         CODER,
         "<tool_call>\n<function=get_weather>\n<parameter=city>\nSão Paulo\n</parameter>\n"
         "<parameter=days>\n[1, 2]\n</parameter>\n</function>\n</tool_call>",
