@@ -184,3 +184,18 @@ async def test_everything_within_the_bound_is_answered_without_a_failure() -> No
                 )
                 assert answer.status in (200, 400, 422), (path, body, answer.body)
                 assert "nested" not in answer.body.decode()
+
+
+async def test_a_forced_call_of_a_function_without_parameters_has_no_arguments() -> None:
+    tools = ', "tools": [{"type": "function", "function": {"name": "now"}}]'
+    async with serving(template=SHOW) as server:
+        body = chat(f'{tools}, "tool_choice": "required"')
+        await server.request(
+            "POST",
+            "/v1/chat/completions",
+            data=body,
+            headers={"content-type": "application/json"},
+        )
+        [(request, _)] = server.dispatcher.opened
+        assert request.grammar is not None
+        assert '"properties":{},"additionalProperties":false' in request.grammar
