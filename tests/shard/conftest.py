@@ -7,10 +7,17 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support import tiny
 from tests.support.pairs import Model, Pair
 from tests.support.pairs import ending_pair as make_ending_pair
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Tests compute in one thread, also after an engine that has chosen more."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
