@@ -166,11 +166,11 @@ class Estimator:
             keep = 1 - 1 / GLOBAL_MEMORY_ROUNDS
             self._drafted = keep * self._drafted + drafted
             self._accepted = keep * self._accepted + accepted
-        if outcome.emitted and not outcome.prefilled and outcome.seconds > 0:
-            expected = execution_time(1.0, 1.0, drafted, self._capacity)
-            self._cost_ratio += COST_RATIO_WEIGHT * (
-                min(4.0, outcome.seconds / expected) - self._cost_ratio
-            )
+        expected = execution_time(1.0, 1.0, drafted, self._capacity)
+        is_decode = outcome.emitted and not outcome.prefilled
+        if is_decode and outcome.seconds > 0 and expected > 0:  # 0 if costs were not measured
+            ratio = min(4.0, outcome.seconds / expected)
+            self._cost_ratio += COST_RATIO_WEIGHT * (ratio - self._cost_ratio)
         total, settled = self._first_estimates.get(row.job.id, (0.0, False))
         if not settled:
             remaining = self.remaining_seconds(row)
