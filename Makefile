@@ -22,7 +22,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: serve models test test-models coverage check fuzz nightly test-clients gpu install clean
+.PHONY: serve models test test-models coverage check fuzz nightly test-clients test-browser gpu install clean
 
 serve: $(STAMP)
 ifneq ($(MODEL),)
@@ -62,6 +62,10 @@ nightly: check fuzz test-clients
 # Other projects' clients, each in its own environment under .venv-clients; needs a package index.
 test-clients: $(STAMP)
 	$(BIN)/python tests/clients/isolated $(ARGS)
+
+# The pages in Chromium; skipped by name without it, or without node. Needs npm's registry once.
+test-browser: $(STAMP)
+	$(BIN)/python tests/browser
 
 # On a machine with a GPU only.
 gpu: $(STAMP)
