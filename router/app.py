@@ -16,6 +16,11 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from router.anthropic.error_form import anthropic_error
+from router.anthropic.openapi import ANTHROPIC_OPERATIONS
+from router.anthropic.routes import PREFIX as MESSAGES_PREFIX
+from router.anthropic.routes import REQUEST_ID_HEADER as MESSAGES_REQUEST_ID_HEADER
+from router.anthropic.routes import MessagesRoutes
 from router.capacity import check_ranks_agree, combined_capacity, shard_limits
 from router.child import BAD_FLAG, RouterStartupError
 from router.cloud import CLOUD_OPERATIONS, CloudRoutes
@@ -38,7 +43,9 @@ from router.native.routes import NativeRoutes
 from router.native.status_routes import StatusRoutes
 from router.observability.metrics import Metrics
 from router.openai.chat_prompt import ChatPromptBuilder
+from router.openai.generation import GenerationBuilder
 from router.openai.openapi import OPENAI_OPERATIONS
+from router.openai.responder import Responder
 from router.openai.routes import PREFIX, OpenAIRoutes
 from router.pages.page_routes import PAGE_PATHS, PageRoutes
 from router.requests.request import ResolvedLimits, resolve_limits
@@ -56,7 +63,13 @@ from shard.wire.protocol import Ready
 
 _log = logging.getLogger(__name__)
 
-OPERATIONS = (*NATIVE_OPERATIONS, *OPENAI_OPERATIONS, *CLOUD_OPERATIONS, *DEBUG_OPERATIONS)
+OPERATIONS = (
+    *NATIVE_OPERATIONS,
+    *OPENAI_OPERATIONS,
+    *ANTHROPIC_OPERATIONS,
+    *CLOUD_OPERATIONS,
+    *DEBUG_OPERATIONS,
+)
 """Of the OpenAPI document."""
 
 
@@ -182,9 +195,12 @@ def build_route_groups(
     gateway = Gateway(backend.dispatcher, intake, backend.metrics, bounds, timeouts)
     prompts = ChatPromptBuilder(model.template, workers.jobs, model.tool_call_parser)
     native = NativeRoutes(gateway, server_info, encoder)
-    openai = OpenAIRoutes(
-        gateway, server_info, encoder, backend.vocabulary_size, prompts, model.defaults
+    generations = GenerationBuilder(
+        bounds, server_info, model.tokenizer, backend.vocabulary_size, prompts, model.defaults
     )
+    responder = Responder(gateway, server_info)
+    openai = OpenAIRoutes(gateway, server_info, encoder, prompts, generations, responder)
+    messages = MessagesRoutes(gateway, encoder, prompts, generations, responder)
     routes = [
         *native.routes(),
         *StatusRoutes(backend.dispatcher, backend.metrics, bounds, server_info).routes(),
@@ -194,7 +210,13 @@ def build_route_groups(
         *DocsRoutes(openapi_document(OPERATIONS)).routes(docs_ui=with_pages),
         *(PageRoutes().routes() if with_pages else ()),
     ]
-    return [RouteGroup(routes), RouteGroup(openai.routes(), PREFIX, openai_error)]
+    return [
+        RouteGroup(routes),
+        RouteGroup(openai.routes(), PREFIX, openai_error),
+        RouteGroup(
+            messages.routes(), MESSAGES_PREFIX, anthropic_error, (MESSAGES_REQUEST_ID_HEADER,)
+        ),
+    ]
 
 
 def build_access_policy(server: ServerConfig) -> AccessPolicy:

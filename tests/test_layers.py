@@ -36,6 +36,7 @@ ROUTER = (
     ("http",),
     ("native", "debug", "pages"),
     ("openai",),
+    ("anthropic",),
     ("cloud",),
     ("capacity", "served_model"),
     ("app",),
@@ -182,7 +183,7 @@ def test_what_the_launcher_loads_is_light() -> None:
 MAX_FILES = {"router": 20, "shard": 16, "router/scheduler": 10, "benchmark": 8}
 SHARED_STEMS = {"__init__", "__main__", "config"}
 MIRRORED = {"routes", "openapi", "generation", "request_models", "response_models", "validation"}
-"""Modules that both API folders have under the same name."""
+"""Modules that several API folders have under the same name."""
 
 
 @pytest.mark.parametrize(("folder", "maximum"), MAX_FILES.items())

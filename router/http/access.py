@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -55,12 +55,10 @@ class AccessPolicy:
         """
         if not self.api_keys or self._is_public(method, path):
             return ""
-        scheme, _, key = headers.get("Authorization", "").partition(" ")
-        given = _bytes(key.strip())
-        known = [hmac.compare_digest(given, _bytes(each)) for each in self.api_keys]
-        if scheme.lower() != "bearer" or not any(known):
-            raise Unauthorized
-        return blake2b(given, digest_size=16).hexdigest()
+        for given in _given_keys(headers):
+            if any([hmac.compare_digest(given, _bytes(each)) for each in self.api_keys]):
+                return blake2b(given, digest_size=16).hexdigest()
+        raise Unauthorized
 
     def cache_scope(self, caller: str) -> str:
         """The scope in which the requests of `caller` share cached prefixes."""
@@ -86,6 +84,15 @@ class AccessPolicy:
         metrics = path == "/metrics" and not self.protect_metrics
         is_open = metrics or path in HEALTH_PATHS or path in self.open_paths
         return method in READ_METHODS and is_open
+
+
+def _given_keys(headers: Mapping[str, str]) -> Iterator[bytes]:
+    """The keys of a request: a bearer token (RFC 6750), and Anthropic's header."""
+    scheme, _, key = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        yield _bytes(key.strip())
+    if "x-api-key" in headers:
+        yield _bytes(headers["x-api-key"].strip())
 
 
 def _preflight_headers(requested: str) -> dict[str, str]:

@@ -49,7 +49,7 @@ from router.http.fault_line import fault_line
 from router.http.gateway import Timeouts
 from router.http.json_response import json_response
 from router.http.request_log import log_request
-from router.http.route_group import ErrorFormat, RouteGroup, error_format_of
+from router.http.route_group import ErrorFormat, RouteGroup, error_format_of, group_of
 from router.http.sse import ClientDisconnected
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -79,7 +79,7 @@ def build_application(
     )
     app[ERROR_FORMAT_OF] = lambda path: error_format_of(_normalized(path), groups)
     app[CONNECTION_COUNTS] = ConnectionCounts()
-    app.on_response_prepare.append(partial(_set_common_headers, access))
+    app.on_response_prepare.append(partial(_set_common_headers, access, groups))
     for group in groups:
         app.add_routes(group.routes)
     return app
@@ -213,12 +213,16 @@ async def _normalize_path(
 
 
 async def _set_common_headers(
-    access: AccessPolicy, request: web.Request, response: web.StreamResponse
+    access: AccessPolicy,
+    groups: Sequence[RouteGroup],
+    request: web.Request,
+    response: web.StreamResponse,
 ) -> None:
     """The headers of every response, streams included."""
     preflight = request.method == "OPTIONS"
     response.headers.update(access.cors_headers(request.headers, preflight=preflight))
-    response.headers["x-request-id"] = request[REQUEST_ID]
+    for name in ("x-request-id", *group_of(_normalized(request.path), groups).request_id_headers):
+        response.headers[name] = request[REQUEST_ID]
     response.headers["Server"] = SERVER_NAME
 
 

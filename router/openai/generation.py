@@ -28,6 +28,9 @@ from router.server_info import ServerInfo
 from router.text.grammar import GrammarSource
 from router.text.tokenizer import Tokenizer
 
+NewFormatter = Callable[[ChatPrompt, ResponseHeader, LiveRequest], ResponseFormatter]
+"""Makes the formatter of one choice."""
+
 
 @dataclass(frozen=True, slots=True)
 class OpenAIGeneration:
@@ -104,15 +107,26 @@ class GenerationBuilder:
     async def response(self, http: web.Request, body: ResponsesRequest) -> OpenAIGeneration:
         """Of `/v1/responses`. Raises RouterError."""
         body = self._defaults.fill(body)
-        as_chat = self._defaults.fill(await offload(body_bytes(http), to_chat_body, body))
+        as_chat = await offload(body_bytes(http), to_chat_body, body)
+        return await self.translated(
+            http,
+            as_chat,
+            lambda prompt, header, record: responses.ResponsesApiFormatter(
+                body, prompt.new_parser(), record, header
+            ),
+        )
+
+    async def translated(
+        self, http: web.Request, as_chat: ChatRequest, new_formatter: NewFormatter
+    ) -> OpenAIGeneration:
+        """Of a body that was translated into a chat with one choice. Raises RouterError."""
+        as_chat = self._defaults.fill(as_chat)
         prompt = await self._prompt_builder.build(as_chat, body_bytes(http))
         header = self._response_header(http, as_chat)
         return OpenAIGeneration(
             self._chat_requests(as_chat, prompt),
             build_size=0,
-            new_formatter=lambda records: responses.ResponsesApiFormatter(
-                body, prompt.new_parser(), records[0], header
-            ),
+            new_formatter=lambda records: new_formatter(prompt, header, records[0]),
             grammar_source=prompt.grammar,
         )
 

@@ -103,6 +103,11 @@ class LiveRequest:
         return self._detokenizer.text
 
     @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the text; None if none did."""
+        return self._detokenizer.stop_string
+
+    @property
     def prompt_tokens(self) -> list[PromptToken]:
         """The prompt as the model sees it, if requested; complete once the request has ended."""
         if not self.request.decoder_input_details:

@@ -56,6 +56,11 @@ class Detokenizer:
         """All text so far; the stops decide whether it includes special tokens."""
         return self._stops.text
 
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the text; None if none did."""
+        return self._stops.matched
+
     def push(self, id: int, *, last: bool = False, hidden: bool = False) -> TextDelta:
         """Add a token. Text that might become a stop string is not held back for the `last`.
 

@@ -14,6 +14,9 @@ from typing import Protocol
 class Stops(Protocol):
     """Finds stop strings in the pieces of one text."""
 
+    matched: str | None
+    """The stop string that ended the text."""
+
     @property
     def text(self) -> str:
         """The text so far."""
@@ -33,6 +36,7 @@ class InclusiveStops:
         self._overlap = max(map(len, stops), default=1) - 1
         self._tail = ""
         self._parts: list[str] = []
+        self.matched: str | None = None
 
     @property
     def text(self) -> str:
@@ -45,7 +49,8 @@ class InclusiveStops:
             self._parts.append(piece)
         searched = self._tail + piece
         self._tail = searched[-self._overlap :] if self._overlap else ""
-        return piece, any(stop in searched for stop in self._stops)
+        self.matched = next((stop for stop in self._stops if stop in searched), None)
+        return piece, self.matched is not None
 
 
 class ExclusiveStops:
@@ -55,6 +60,7 @@ class ExclusiveStops:
         self._stops, self._visible_tokens = stops, visible_tokens
         self._pending = ""
         self._parts: list[str] = []
+        self.matched: str | None = None
 
     @property
     def text(self) -> str:
@@ -66,12 +72,14 @@ class ExclusiveStops:
         hidden = special and piece not in self._visible_tokens
         is_stop = special and piece in self._stops
         self._pending += "" if hidden or is_stop else piece
-        matches = [start for stop in self._stops if (start := self._pending.find(stop)) >= 0]
-        stopped = bool(matches) or is_stop
-        end = min(matches, default=len(self._pending) if last or is_stop else self._held_from())
+        found = [(self._pending.find(stop), stop) for stop in self._stops]
+        whole = (len(self._pending), piece if is_stop else None)
+        end, self.matched = min((match for match in found if match[0] >= 0), default=whole)
+        if self.matched is None and not last:
+            end = self._held_from()
         emitted, self._pending = self._pending[:end], self._pending[end:]
         self._parts.append(emitted)
-        return emitted, stopped
+        return emitted, self.matched is not None
 
     def _held_from(self) -> int:
         """The start of the longest suffix of the pending text that may become a stop string."""

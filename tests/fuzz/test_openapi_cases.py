@@ -24,6 +24,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from router.anthropic.openapi import ANTHROPIC_OPERATIONS
 from router.cloud import CLOUD_OPERATIONS, VertexRequest
 from router.http.openapi_document import Operation, openapi_document
 from router.native.openapi import NATIVE_OPERATIONS
@@ -52,7 +53,7 @@ TIMEOUT = 60
 """Seconds after which a missing response is a failure."""
 DERANDOMIZED = 200
 """Up to this number of cases they are always the same, so that no change fails by chance."""
-ALL = (*NATIVE_OPERATIONS, *OPENAI_OPERATIONS, *CLOUD_OPERATIONS)
+ALL = (*NATIVE_OPERATIONS, *OPENAI_OPERATIONS, *ANTHROPIC_OPERATIONS, *CLOUD_OPERATIONS)
 SCHEMA = schemathesis.openapi.from_dict(json.loads(openapi_document(ALL)))
 OWNERS = {each.request_model: each for each in reversed(ALL) if each.request_model}
 """The first operation that takes a body of that model; others that take one get the same cases."""

@@ -19,6 +19,7 @@ ROOT = HERE.parents[2]
 ENVIRONMENTS = ROOT / ".venv-clients"
 CLIENTS = {
     "text_generation": ("text-generation==0.7.0",),
+    "anthropic": ("anthropic==2.14.0",),
     "langchain": ("langchain-huggingface==1.2.3",),
     "litellm": ("litellm<1.109.1",),  # 1.109.1 requires a very new certifi
     "lm_eval": ("lm-eval[api]==0.4.13", "transformers"),

@@ -53,6 +53,16 @@ async def test_the_key_opens_whatever_the_case_of_its_scheme(given: str) -> None
         assert answer.status == 200
 
 
+@pytest.mark.parametrize("authorization", [None, "Bearer other", "Basic s3crét"])
+async def test_the_key_opens_in_anthropics_header_too(authorization: str | None) -> None:
+    more = {} if authorization is None else {"Authorization": authorization}
+    async with serving(access=KEY) as server:
+        for key, status in (("s3crét", 200), ("other", 401)):
+            headers = {"x-api-key": key, **more}
+            answer = await server.post("/generate", {"inputs": "a"}, headers=headers)
+            assert answer.status == status
+
+
 async def test_probes_and_metrics_stay_open_and_metrics_can_be_closed() -> None:
     async with serving(access=KEY) as server:
         for path in (*HEALTH_PATHS, "/metrics"):

@@ -117,3 +117,24 @@ def test_a_stop_is_found_across_a_hidden_special_token() -> None:
     assert stops.push("xab", special=False, last=False) == ("x", False)
     assert stops.push("<pad>", special=True, last=False) == ("", False)
     assert stops.push("cd", special=False, last=False) == ("", True)
+
+
+@pytest.mark.parametrize("kind", [ExclusiveStops, InclusiveStops])
+def test_the_stop_string_that_ended_the_text_is_known(kind: type) -> None:
+    stops = kind(["zz", "lo w"])
+    assert stops.push("hello", special=False, last=False)[1] is False
+    assert stops.matched is None
+    assert stops.push(" world", special=False, last=False)[1] is True
+    assert stops.matched == "lo w"
+
+
+def test_of_several_stop_strings_the_first_in_the_text_is_the_one_that_ended_it() -> None:
+    stops = ExclusiveStops(["c", "ab"])
+    assert stops.push("xabc", special=False, last=False) == ("x", True)
+    assert stops.matched == "ab"
+
+
+def test_a_special_token_may_be_the_stop_string_that_ended_the_text() -> None:
+    stops = ExclusiveStops(["<|end|>"])
+    assert stops.push("<|end|>", special=True, last=False) == ("", True)
+    assert stops.matched == "<|end|>"
