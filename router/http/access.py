@@ -91,8 +91,8 @@ def _given_keys(headers: Mapping[str, str]) -> Iterator[bytes]:
     scheme, _, key = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         yield _bytes(key.strip())
-    if "x-api-key" in headers:
-        yield _bytes(headers["x-api-key"].strip())
+    if (header := headers.get("x-api-key")) is not None:
+        yield _bytes(header.strip())
 
 
 def _preflight_headers(requested: str) -> dict[str, str]:

@@ -46,7 +46,7 @@ def check_numbers(schema: Any) -> None:
 
 def _require_kept(keyword: str, value: Any) -> None:
     for part in exact_json.nested_values(value):
-        if not isinstance(part, Number):
+        if isinstance(part, bool) or not isinstance(part, Number):
             continue
         if not exact_json.is_float_exact(part):
             raise ChangedNumber(
