@@ -166,16 +166,19 @@ class Estimator:
             keep = 1 - 1 / GLOBAL_MEMORY_ROUNDS
             self._drafted = keep * self._drafted + drafted
             self._accepted = keep * self._accepted + accepted
-        expected = execution_time(1.0, 1.0, drafted, self._capacity)
-        is_decode = outcome.emitted and not outcome.prefilled
-        if is_decode and outcome.seconds > 0 and expected > 0:  # 0 if costs were not measured
-            ratio = min(4.0, outcome.seconds / expected)
-            self._cost_ratio += COST_RATIO_WEIGHT * (ratio - self._cost_ratio)
+        if outcome.emitted and not outcome.prefilled and outcome.seconds > 0:
+            self._learn_cost_ratio(outcome)
         total, settled = self._first_estimates.get(row.job.id, (0.0, False))
         if not settled:
             remaining = self.remaining_seconds(row)
             total, settled = row.device_seconds + remaining, row.device_seconds >= remaining
             self._first_estimates[row.job.id] = total, settled
+
+    def _learn_cost_ratio(self, outcome: Outcome) -> None:
+        expected = execution_time(1.0, 1.0, outcome.drafted, self._capacity)
+        if expected > 0:  # 0 where costs were not measured
+            ratio = min(4.0, outcome.seconds / expected)
+            self._cost_ratio += COST_RATIO_WEIGHT * (ratio - self._cost_ratio)
 
     def remove(self, row: Row, end: RowEnded | None) -> None:
         """Remove `row`; learn its length if its answer ended by itself."""
