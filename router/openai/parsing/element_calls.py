@@ -1,5 +1,7 @@
 """Calls whose arguments are elements, as Qwen3-Coder and GLM write them.
 
+Qwen3-Coder often leaves out the opening mark of a call, which then begins with its function.
+
 A value is plain text and may hold any of the format's marks. It ends where what follows its end
 mark is the next element of the call, and a call ends where its end mark is followed by the end of
 the output or by the next call. Pure.
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from router.openai.parsing.argument_types import ONLY_STRING, accepted_types, argument_json
@@ -17,8 +19,7 @@ from router.openai.parsing.call_readers import CallReader, Cursor
 from router.openai.parsing.call_values import ParsedCall, Tools
 from router.openai.parsing.json_scanner import JsonScanner, json_string
 
-OPENING, CLOSING = "<tool_call>", "</tool_call>"
-_MARK = re.compile("</?tool_call>")
+_MAX_MARK_LENGTH = len("</tool_call>")
 _TAIL_LENGTH = 400
 """Characters before an end mark that decide whether a call may end there."""
 _MAX_HEAD_LENGTH = 300
@@ -41,17 +42,31 @@ class ElementFormat:
     complete: re.Pattern[str]
     """The end of the text of a call that may be complete."""
     newline_around_value: bool
+    marks: re.Pattern[str] = re.compile("</?tool_call>")
+    """The marks that begin and end a call."""
+    closing: re.Pattern[str] = re.compile("</tool_call>")
+    """The mark that ends a call, with all that belongs to it."""
 
 
 QWEN_CODER = ElementFormat(
     head=re.compile(r"\s*<function=([^>\n]+)>"),
-    next_head=re.compile(r"\s*<function=([^>\n]+)>"),
+    next_head=re.compile(r"\s*(?:<function=)?([^>\n]+)>"),
     key=re.compile(r"\s*<parameter=([^>\n]+)>"),
     value_end="</parameter>",
     tail=re.compile(r"\s*</function>\s*"),
     complete=re.compile(r"(?:</parameter>|<function=[^>\n]+>)\s*</function>\s*\Z"),
     newline_around_value=True,
+    marks=re.compile("</?tool_call>|<function="),
 )
+BARE_QWEN_CODER = replace(
+    QWEN_CODER,
+    head=re.compile(r"([^>\n]+)>"),
+    tail=re.compile(r"\s*"),
+    complete=re.compile(r"(?:</parameter>|\A[^>\n]+>)\s*\Z"),
+    marks=re.compile("</?function[=>]|<tool_call>"),
+    closing=re.compile(r"</function>(?:\s*</tool_call>)?"),
+)
+"""After `<function=`, in a call without an opening mark."""
 GLM = ElementFormat(
     head=re.compile(r"\s*([\w.-]+)"),
     next_head=re.compile(r"\s*([\w.-]+)\s*(?:<arg_key>|</tool_call>)"),
@@ -68,6 +83,11 @@ def read_qwen_coder(cursor: Cursor, tools: Tools) -> CallReader:
     return _read_call(cursor, tools, QWEN_CODER)
 
 
+def read_bare_qwen_coder(cursor: Cursor, tools: Tools) -> CallReader:
+    """A call of Qwen3-Coder without an opening mark, after `<function=`."""
+    return _read_call(cursor, tools, BARE_QWEN_CODER)
+
+
 def read_glm(cursor: Cursor, tools: Tools) -> CallReader:
     """A call of GLM."""
     return _read_call(cursor, tools, GLM)
@@ -75,17 +95,18 @@ def read_glm(cursor: Cursor, tools: Tools) -> CallReader:
 
 def _read_call(cursor: Cursor, tools: Tools, format: ElementFormat) -> CallReader:
     start = position = cursor.position
-    end: re.Match[str] | None = None
-    """The last mark at which the call may end."""
+    end: int | None = None
+    """Where the last mark begins at which the call may end."""
     while True:
-        mark = _MARK.search(cursor.text, position)
+        mark = format.marks.search(cursor.text, position)
         if mark is None:
             if cursor.is_last:
                 break
-            position = max(position, len(cursor.text) - len(CLOSING) + 1)
+            position = max(position, len(cursor.text) - _MAX_MARK_LENGTH + 1)
             yield None
-        elif mark[0] == CLOSING:
-            end = mark if _may_be_complete(cursor.text, start, mark.start(), format) else end
+        elif format.closing.match(mark[0]):
+            is_end = _may_be_complete(cursor.text, start, mark.start(), format)
+            end = mark.start() if is_end else end
             position = mark.end()
         elif end is None:
             position = mark.end()
@@ -97,13 +118,15 @@ def _read_call(cursor: Cursor, tools: Tools, format: ElementFormat) -> CallReade
                 break
             else:
                 position = mark.end()
-    body_end, block_end = (end.start(), end.end()) if end else (len(cursor.text),) * 2
+    if end is None:
+        end = len(cursor.text)
     call = None
-    if _may_be_complete(cursor.text, start, body_end, format):
-        call = _parse_call(cursor.text[start:body_end], tools, format)
+    if _may_be_complete(cursor.text, start, end, format):
+        call = _parse_call(cursor.text[start:end], tools, format)
     if call is None:
         return False
-    cursor.position = block_end
+    closing = format.closing.match(cursor.text, end)
+    cursor.position = closing.end() if closing else end
     yield (call,)
     return True
 

@@ -6,54 +6,64 @@ A format is detected by a mark in the chat template. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from router.openai.parsing import call_readers, element_calls
 from router.openai.parsing.call_readers import CallReader, Cursor
 from router.openai.parsing.call_values import Tools
 
+Reader = Callable[[Cursor, Tools], CallReader]
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCallFormat:
     """The format of one model family."""
 
-    opening: str
-    """The mark that begins a call, or several; "" if there is none."""
-    read: Callable[[Cursor, Tools], CallReader] | None
-    """Reads the calls after `opening`; None for a format that covers the whole output."""
+    readers: Mapping[str, Reader]
+    """What reads the calls after a mark that begins one, or several; the first mark is the usual
+    one. Empty for a format that covers the whole output."""
     extra_marks: tuple[str, ...] = ()
     """Further marks that may be special tokens and that the reader needs."""
-    starts_bare: bool = False
-    """Whether an output that begins with JSON begins with a call."""
+    bare_reader: Reader | None = None
+    """What reads an output that begins with JSON; None if that is content."""
 
     @property
     def special_tokens(self) -> frozenset[str]:
         """All marks of the format."""
-        return frozenset(filter(None, (self.opening, *self.extra_marks)))
+        return frozenset((*self.readers, *self.extra_marks))
 
 
 MESSAGE_MARK = "<|message|>"
 """Between the header and the text of a gpt-oss message."""
 
-JSON_FORMAT = ToolCallFormat("", call_readers.read_bare_json, starts_bare=True)
-_HERMES_FORMAT = ToolCallFormat("<tool_call>", call_readers.read_hermes, ("</tool_call>",))
-_QWEN_CODER_FORMAT = ToolCallFormat("<tool_call>", element_calls.read_qwen_coder, ("</tool_call>",))
-_GLM_FORMAT = ToolCallFormat("<tool_call>", element_calls.read_glm, ("</tool_call>",))
-_MISTRAL_FORMAT = ToolCallFormat(
-    call_readers.MISTRAL_OPENING, call_readers.read_mistral, ("[ARGS]", "[CALL_ID]")
+JSON_FORMAT = ToolCallFormat({}, bare_reader=call_readers.read_bare_json)
+_HERMES_FORMAT = ToolCallFormat({"<tool_call>": call_readers.read_hermes}, ("</tool_call>",))
+_QWEN_CODER_FORMAT = ToolCallFormat(
+    {
+        "<tool_call>": element_calls.read_qwen_coder,
+        "<function=": element_calls.read_bare_qwen_coder,
+    },
+    ("</tool_call>",),
 )
-_LLAMA_FORMAT = ToolCallFormat("<|python_tag|>", call_readers.read_bare_json, starts_bare=True)
-_GRANITE_FORMAT = ToolCallFormat("<|tool_call|>", call_readers.read_granite, ("<|/tool_call|>",))
+_GLM_FORMAT = ToolCallFormat({"<tool_call>": element_calls.read_glm}, ("</tool_call>",))
+_MISTRAL_FORMAT = ToolCallFormat(
+    {call_readers.MISTRAL_OPENING: call_readers.read_mistral}, ("[ARGS]", "[CALL_ID]")
+)
+_LLAMA_FORMAT = ToolCallFormat(
+    {"<|python_tag|>": call_readers.read_bare_json}, bare_reader=call_readers.read_bare_json
+)
+_GRANITE_FORMAT = ToolCallFormat({"<|tool_call|>": call_readers.read_granite}, ("<|/tool_call|>",))
 HARMONY_FORMAT = ToolCallFormat(
-    "<|channel|>",
-    None,
-    ("<|call|>", "<|start|>", "<|constrain|>", MESSAGE_MARK, "<|end|>", "<|return|>"),
+    {},
+    (
+        *("<|channel|>", "<|call|>", "<|start|>", "<|constrain|>"),
+        *(MESSAGE_MARK, "<|end|>", "<|return|>"),
+    ),
 )
 """gpt-oss's, which is parsed by `harmony`."""
 _DEEPSEEK_FORMAT = ToolCallFormat(
-    "<｜tool▁calls▁begin｜>",
-    call_readers.read_deepseek,
+    {"<｜tool▁calls▁begin｜>": call_readers.read_deepseek},
     (
         call_readers.DEEPSEEK_CALL,
         call_readers.DEEPSEEK_SEPARATOR,

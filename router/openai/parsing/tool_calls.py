@@ -14,7 +14,7 @@ from typing import Protocol
 from router.openai.parsing.call_readers import CallReader, Cursor
 from router.openai.parsing.call_values import ParsedCall, Tools
 from router.openai.parsing.json_scanner import is_json
-from router.openai.parsing.tool_call_formats import ToolCallFormat
+from router.openai.parsing.tool_call_formats import Reader, ToolCallFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,11 @@ class ToolCallParser(Protocol):
         """What `text` adds; nothing is held back once it is the `last`."""
 
 
-def held_suffix_length(text: str, mark: str) -> int:
-    """Length of the end of `text` that may be the start of `mark`, with white space before it."""
-    sizes = range(min(len(text), len(mark) - 1), 0, -1)
-    size = next((size for size in sizes if mark.startswith(text[-size:])), 0)
+def held_suffix_length(text: str, *marks: str) -> int:
+    """Length of the end of `text` that may be the start of a mark, with white space before it."""
+    sizes = range(min(len(text), max(map(len, marks)) - 1), 0, -1)
+    starts = (size for size in sizes if any(mark.startswith(text[-size:]) for mark in marks))
+    size = next(starts, 0)
     return len(text) - len(text[: len(text) - size].rstrip())
 
 
@@ -87,7 +88,7 @@ class StreamedCalls:
         """The text that is neither content nor part of a call yet."""
         self._reader: CallReader | None = None
         """Reads the current block of calls, if there is one."""
-        self._may_start_bare = format.starts_bare
+        self._may_start_bare = format.bare_reader is not None
         """Whether nothing but white space was there so far."""
 
     @property
@@ -127,22 +128,25 @@ class StreamedCalls:
         text = self._cursor.text
         start = len(text) - len(text.lstrip())
         if self._may_start_bare and text[start : start + 1] in ("{", "["):
-            return self._read_block("", start)
-        opening = self._format.opening
-        if not opening or opening not in text:
+            return self._read_block(self._format.bare_reader, "", start)
+        found = [(text.find(mark), mark) for mark in self._format.readers if mark in text]
+        if not found:
             return None
-        before, mark, _ = text.partition(opening)
-        content = before.rstrip()
+        start, mark = min(found)
+        content = text[:start].rstrip()
         self._cursor.text = text[len(content) :]
-        return self._read_block(content, len(before) - len(content) + len(mark))
+        position = start - len(content) + len(mark)
+        return self._read_block(self._format.readers[mark], content, position)
 
-    def _read_block(self, content: str, start: int) -> ContentAndCalls | None:
-        """Start a reader at `start` of the text; white space before a call is dropped."""
-        if self._format.read is None:
+    def _read_block(
+        self, read: Reader | None, content: str, position: int
+    ) -> ContentAndCalls | None:
+        """Start a reader at `position` of the text; white space before a call is dropped."""
+        if read is None:
             raise ValueError("the format has no reader")
         self._may_start_bare = False
-        self._cursor.position = start
-        self._reader = self._format.read(self._cursor, self._known_tools.tools)
+        self._cursor.position = position
+        self._reader = read(self._cursor, self._known_tools.tools)
         return content, ()
 
     def _end_block(self, is_content: bool) -> str:
@@ -153,8 +157,8 @@ class StreamedCalls:
     def _certain_content(self) -> str:
         """Text that is not the start of a mark, nor white space that may precede one."""
         text, last = self._cursor.text, self._cursor.is_last
-        opening = self._format.opening
-        held = 0 if last or not opening else held_suffix_length(text, opening)
+        marks = self._format.readers
+        held = 0 if last or not marks else held_suffix_length(text, *marks)
         if self._may_start_bare and not last and not text.strip():
             held = len(text)
         content, self._cursor.text = text[: len(text) - held], text[len(text) - held :]

@@ -285,7 +285,7 @@ AMBIGUOUS = ("<parameter=path>", "<parameter=options>", "<arg_key>")
 ELEMENT_TEXTS = TEXTS.filter(
     lambda text: (
         not any(mark in text for mark in AMBIGUOUS)
-        and not ("<tool_call>" in text and "<function=f>" in text)
+        and not ("tool_call>" in text and "<function=f>" in text)
         and "<tool_call>f" not in text.replace(" ", "").replace("\n", "")
     )
 )

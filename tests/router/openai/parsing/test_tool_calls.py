@@ -77,6 +77,36 @@ GOOD: list[tuple[ToolCallFormat, str, str, list[tuple[str, object]]]] = [
         [WEATHER],
     ),
     (
+        CODER,
+        "I look.\n\n<function=get_weather>\n<parameter=city>\nSão Paulo\n</parameter>\n"
+        "<parameter=days>\n[1, 2]\n</parameter>\n</function>\n</tool_call>",
+        "I look.",
+        [WEATHER],
+    ),
+    (CODER, "<function=f>\n<parameter=x>\n1\n</parameter>\n</function>", "", [F1]),
+    (
+        CODER,
+        "<function=f><parameter=x>1</parameter></function>\n</tool_call>\n"
+        "<tool_call>\n<function=f>\n<parameter=x>\n1\n</parameter>\n</function>\n</tool_call>",
+        "",
+        [F1, F1],
+    ),
+    (
+        CODER,
+        "<function=f><parameter=x>1</parameter></function>\n"
+        "<function=f>\n<parameter=x>\n1\n</parameter>\n</function>",
+        "",
+        [F1, F1],
+    ),
+    (
+        CODER,
+        "<tool_call><function=f><parameter=x>1</parameter></function></tool_call>"
+        "<function=f><parameter=x>1</parameter></function></tool_call>",
+        "",
+        [F1, F1],
+    ),
+    (CODER, "<function=f>\n</function>", "", [("f", {})]),
+    (
         GLM,
         "I look.\n<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>São Paulo"
         "</arg_value>\n<arg_key>days</arg_key>\n<arg_value>[1, 2]</arg_value>\n</tool_call>",
@@ -119,6 +149,10 @@ NO_CALLS: list[tuple[ToolCallFormat, str]] = [
     (HERMES, '<tool_call>{"name": "f", "arg'),
     (HERMES, "ends in white space \n\n"),
     (CODER, "<tool_call><function=f>no end</tool_call>"),
+    (CODER, "Write <function=f> and then its parameters."),
+    (CODER, "<function=unknown><parameter=x>1</parameter></function>"),
+    (CODER, "<function=f><parameter=x>1</function>"),
+    (CODER, "<function=f\n> <function= and <functions"),
     (GLM, "<tool_call>f\n<arg_key>x</arg_key></tool_call>"),
     (GRANITE, "<|tool_call|>[]"),
     (MISTRAL, "[TOOL_CALLS] what"),
