@@ -120,7 +120,7 @@ def _services(
         shards, config.generation, connect, app.dispatcher, report_failure, started
     )
     yield read_launcher(started)
-    yield save_periodically(app.state_file, app.dispatcher.learned_state)
+    yield save_periodically(app.state_file, app.dispatcher.view.learned_state)
 
 
 def report_failure(generation: int, text: str) -> None:

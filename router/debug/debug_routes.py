@@ -32,7 +32,7 @@ class DebugRoutes:
 
     def __init__(self, gateway: Gateway, dispatcher: Dispatcher) -> None:
         self._gateway, self._dispatcher = gateway, dispatcher
-        self._feed = StateFeed(dispatcher.server_state)
+        self._feed = StateFeed(dispatcher.view.server_state)
 
     def routes(self) -> list[web.RouteDef]:
         """The routes."""
@@ -60,5 +60,5 @@ class DebugRoutes:
             await asyncio.sleep(MIN_INTERVAL_SECONDS)
 
     def _has_ended(self) -> bool:
-        reason = self._dispatcher.unhealthy_reason()
-        return reason == "failed" or (reason == "draining" and not self._dispatcher.live_count)
+        reason = self._dispatcher.view.unhealthy_reason()
+        return reason == "failed" or (reason == "draining" and not self._dispatcher.view.live_count)

@@ -23,7 +23,8 @@ class CurrentShards:
         self._load_seconds = load_seconds
         self._failed_at: float | None = None
         self._replaced = asyncio.Event()
-        self._closed = False
+        self.closed = False
+        """Whether no other group will follow, and none serves."""
 
     def mark_failed(self, now: float) -> None:
         """The group has failed."""
@@ -45,7 +46,7 @@ class CurrentShards:
 
     def close(self) -> None:
         """No other group will follow."""
-        self._closed = True
+        self.closed = True
         self._replaced.set()
 
     async def prepare_grammar(self, grammar: str) -> None:
@@ -53,7 +54,7 @@ class CurrentShards:
 
         Raises Unavailable if none will.
         """
-        while not self._closed:
+        while not self.closed:
             group, replaced = self.group, self._replaced
             await group.prepare_grammar(grammar)
             if group.failure is None:

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from math import inf
-from typing import Any
 
 from router.dispatch.admission import Admission
 from router.dispatch.current_shards import CurrentShards, checking_health
+from router.dispatch.dispatcher_view import DispatcherView
 from router.dispatch.draft_watch import DraftWatch
 from router.dispatch.events import CancelRequested, Event, EventQueue, ShardsRestarted, Submitted
 from router.dispatch.live_requests import LiveRequests, PreparedRequest
@@ -36,10 +36,8 @@ from router.errors import (
     ValidationError,
 )
 from router.observability.metrics import Metrics
-from router.observability.server_state import MAX_LISTED_REQUESTS, ServerState
-from router.observability.state_builder import StateSources, build_server_state
 from router.requests.record import LiveRequest
-from router.scheduler.api import RequestStatus, ScheduledBatch, Scheduler, SchedulerStatus
+from router.scheduler.api import ScheduledBatch, Scheduler
 from router.shards.group import ShardGroup, ShardGroupFailed
 from router.text.tokenizer import Tokenizer
 from shard.wire.protocol import StepResult
@@ -83,7 +81,10 @@ class Dispatcher:
         )
         self._results = StepResults(scheduler, self._records, metrics)
         self._quarantine = Quarantine()
-        self._failed = False
+        self.view = DispatcherView(
+            clock, scheduler, self._shards, self._records, self._admission, self._results, metrics
+        )
+        """What the server is doing."""
         self.change_count = 0
         """Grows when a request comes or goes, and when the shards fail or are replaced."""
 
@@ -156,75 +157,12 @@ class Dispatcher:
             self._events.put(CancelRequested(record))
         return len(cancelled)
 
-    def request_statuses(
-        self, request_id: str, caller: str = ""
-    ) -> list[tuple[LiveRequest, RequestStatus | None]]:
-        """The live sequences of `request_id`, each with its status once the scheduler knows it.
-
-        If several HTTP requests of `caller` have that id, they are those of the newest.
-        """
-        now = self._clock()
-        return [
-            (each, self._scheduler.request_status(each.id, now))
-            for each in self._records.newest(request_id, caller)
-        ]
-
-    def scheduler_status(self) -> SchedulerStatus:
-        """The scheduler's current state."""
-        return self._scheduler.status()
-
-    def server_state(self) -> ServerState:
-        """What the server is doing now, for `/debug/state`."""
-        now, group = self._clock(), self._shards.group
-        sources = StateSources(
-            now=now,
-            health=self.unhealthy_reason(),
-            seconds_since_answers=group.seconds_since_answers(now),
-            steps_in_flight=group.steps_in_flight,
-            status=self._scheduler.status(),
-            snapshot=self._scheduler.snapshot(MAX_LISTED_REQUESTS),
-            records=self._records,
-            activity=self._results.activity.summary(now),
-            failures=self._metrics.failures(),
-            restarts=self._metrics.restarts(),
-            drafter=self._metrics.drafter,
-        )
-        return build_server_state(sources)
-
-    def learned_state(self) -> dict[str, Any]:
-        """The scheduler's learned state, which is worth saving."""
-        return self._scheduler.learned_state()
-
-    def unhealthy_reason(self) -> str | None:
-        """None if healthy; else `failed`, `draining`, `restarting` or `stalled`."""
-        if self._failed:
-            return "failed"
-        if self._admission.draining:
-            return "draining"
-        if self._shards.group.failure:
-            return "restarting"
-        return "stalled" if self._shards.group.is_overdue(self._clock()) else None
-
-    def seconds_to_restart(self) -> float:
-        """Estimated seconds until the shards serve again; 0 if they do."""
-        return self._shards.seconds_to_restart(self._clock())
-
-    @property
-    def permits_held(self) -> int:
-        """Number of permits that are held."""
-        return self._admission.held
-
-    @property
-    def live_count(self) -> int:
-        """Number of requests that the scheduler knows or will know; 0 once all have ended."""
-        return len(self._records)
-
     async def drain(self) -> None:
         """Refuse new requests and wait until no permit is held."""
         await self._admission.drain()
 
     def _require_running(self) -> None:
-        if self._failed:
+        if self._shards.closed:
             raise Unavailable("Model is unavailable")
 
     def _fill_pipeline(self) -> None:
@@ -318,7 +256,6 @@ class Dispatcher:
         self._metrics.step_detokenized(step.method, self._clock() - now)
 
     def _fail_all(self) -> None:
-        self._failed = True
         self._shards.close()
         for record in self._records.values():
             record.fail(GenerationFailed("the model's processes were lost"), self._clock())

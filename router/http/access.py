@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from router.errors import Unauthorized
+from router.http.http_errors import Unauthorized
 
 HEALTH_PATHS = frozenset(("/", "/health", "/ping", "/health/live", "/health/ready"))
 """Open to GET and HEAD, with or without a key."""

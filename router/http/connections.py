@@ -19,15 +19,9 @@ import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
-from router.errors import (
-    BadRequest,
-    HeadersTooLarge,
-    RouterError,
-    Unavailable,
-    UriTooLong,
-    native_error,
-)
+from router.errors import RouterError, Unavailable, native_error
 from router.http.fault_line import fault_line
+from router.http.http_errors import BadRequest, HeadersTooLarge, UriTooLong
 from router.http.route_group import ErrorFormat
 
 SERVER_NAME = "tgi-laps"

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Literal
 
-from router.errors import BadRequest, PayloadTooLarge, UnsupportedContentEncoding
+from router.http.http_errors import BadRequest, PayloadTooLarge, UnsupportedContentEncoding
 
 Coding = Literal["identity", "gzip", "deflate"]
 

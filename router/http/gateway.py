@@ -16,16 +16,15 @@ from aiohttp import web
 
 from router.dispatch.dispatcher import Dispatcher
 from router.dispatch.intake import AnyGeneration, Intake
-from router.errors import (
+from router.errors import RouterError, Unavailable
+from router.http.content_encoding import decompress, require_supported
+from router.http.context import CACHE_SCOPE, CALLER, RECORDS, REQUEST_ID
+from router.http.http_errors import (
     BadRequest,
     PayloadTooLarge,
     RequestTimeout,
-    RouterError,
-    Unavailable,
     UnsupportedMediaType,
 )
-from router.http.content_encoding import decompress, require_supported
-from router.http.context import CACHE_SCOPE, CALLER, RECORDS, REQUEST_ID
 from router.http.json_body import MAX_BODY_VALUES, AnyBody, parse_body
 from router.http.sse import ClientDisconnected, EventStream, open_event_stream
 from router.observability.metrics import Metrics
@@ -96,7 +95,7 @@ class Gateway:
         return await offload(len(body), decompress, body, coding, self.bounds.payload_limit)
 
     def _require_serving(self) -> None:
-        reason = self._dispatcher.unhealthy_reason()
+        reason = self._dispatcher.view.unhealthy_reason()
         if reason == "draining":
             raise Unavailable("Server is shutting down")
         if reason == "failed":

@@ -18,15 +18,7 @@ from functools import partial
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from router.errors import (
-    BadRequest,
-    ExpectationFailed,
-    IncompleteGeneration,
-    MethodNotAllowed,
-    NotFound,
-    PayloadTooLarge,
-    RouterError,
-)
+from router.errors import IncompleteGeneration, RouterError
 from router.http.access import AccessPolicy
 from router.http.connections import (
     CONNECTION_COUNTS,
@@ -47,6 +39,13 @@ from router.http.context import (
 )
 from router.http.fault_line import fault_line
 from router.http.gateway import Timeouts
+from router.http.http_errors import (
+    BadRequest,
+    ExpectationFailed,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+)
 from router.http.json_response import json_response
 from router.http.request_log import log_request
 from router.http.route_group import ErrorFormat, RouteGroup, error_format_of, group_of

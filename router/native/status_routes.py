@@ -8,9 +8,10 @@ from __future__ import annotations
 from aiohttp import web
 
 from router.dispatch.dispatcher import Dispatcher
-from router.errors import NotFound, retry_after
+from router.errors import retry_after
 from router.http.connections import CONNECTION_COUNTS
 from router.http.context import CALLER, PATH_PARAMETERS
+from router.http.http_errors import NotFound
 from router.http.json_response import json_response
 from router.native import response_bodies
 from router.observability import scheduler_status
@@ -47,12 +48,12 @@ class StatusRoutes:
 
     async def health(self, http: web.Request) -> web.StreamResponse:
         """GET `/`, `/health`, `/ping`."""
-        reason = self._dispatcher.unhealthy_reason()
+        reason = self._dispatcher.view.unhealthy_reason()
         return web.Response() if reason is None else self._unhealthy(reason, {})
 
     async def ready(self, http: web.Request) -> web.StreamResponse:
         """GET `/health/ready`: like `/health`, with the reason."""
-        reason = self._dispatcher.unhealthy_reason()
+        reason = self._dispatcher.view.unhealthy_reason()
         return web.Response() if reason is None else self._unhealthy(reason, {"reason": reason})
 
     async def live(self, http: web.Request) -> web.StreamResponse:
@@ -63,14 +64,14 @@ class StatusRoutes:
         """GET `/info`."""
         return json_response(
             response_bodies.info(
-                self._server_info, self._bounds, self._dispatcher.scheduler_status()
+                self._server_info, self._bounds, self._dispatcher.view.scheduler_status()
             )
         )
 
     async def request_status(self, http: web.Request) -> web.StreamResponse:
         """GET `/requests/{request_id}`: its expected wait, and the service it has received."""
         request_id = http[PATH_PARAMETERS]["request_id"]
-        statuses = self._dispatcher.request_statuses(request_id, http[CALLER])
+        statuses = self._dispatcher.view.request_statuses(request_id, http[CALLER])
         if not statuses:
             raise NotFound
         return json_response(scheduler_status.request_status(request_id, statuses))
@@ -85,14 +86,14 @@ class StatusRoutes:
 
     async def metrics(self, http: web.Request) -> web.StreamResponse:
         """GET `/metrics`."""
-        counts = http.app[CONNECTION_COUNTS]
-        self._metrics.update_gauges(self._dispatcher.scheduler_status())
-        self._metrics.update_admission(self._dispatcher.permits_held, counts.open, counts.refused)
+        counts, view = http.app[CONNECTION_COUNTS], self._dispatcher.view
+        self._metrics.update_gauges(view.scheduler_status())
+        self._metrics.update_admission(view.permits_held, counts.open, counts.refused)
         body = self._metrics.render()
         return web.Response(body=body, content_type="text/plain", charset="utf-8")
 
     def _unhealthy(self, reason: str, extra: dict[str, str]) -> web.Response:
         restarts = reason == "restarting"
-        headers = retry_after(self._dispatcher.seconds_to_restart()) if restarts else {}
+        headers = retry_after(self._dispatcher.view.seconds_to_restart()) if restarts else {}
         body = {"error": "unhealthy", "error_type": "healthcheck", **extra}
         return json_response(body, headers, 503)

@@ -234,6 +234,11 @@ class ScriptedDispatcher:
         self.entered, self.left = asyncio.Event(), asyncio.Event()
         self.change_count = self.live_count = 0
 
+    @property
+    def view(self) -> ScriptedDispatcher:
+        """Its own view."""
+        return self
+
     def unhealthy_reason(self) -> str | None:
         return self.reason
 

@@ -118,17 +118,17 @@ class Serving:
 
     async def until_unhealthy(self, reason: str | None) -> None:
         """Wait until the dispatcher is healthy, or not healthy for this `reason`."""
-        while self.dispatcher.unhealthy_reason() != reason:  # noqa: ASYNC110  it has no event
+        while self.dispatcher.view.unhealthy_reason() != reason:  # noqa: ASYNC110  it has no event
             await asyncio.sleep(0)
 
     async def until_live(self, count: int) -> None:
         """Wait until `count` requests are live."""
-        while self.dispatcher.live_count != count:  # noqa: ASYNC110  it has no event
+        while self.dispatcher.view.live_count != count:  # noqa: ASYNC110  it has no event
             await asyncio.sleep(0)
 
     async def until_restarting(self) -> None:
         """Wait until the dispatcher knows that the shards have failed."""
-        while not self.dispatcher.seconds_to_restart():  # noqa: ASYNC110  it has no event
+        while not self.dispatcher.view.seconds_to_restart():  # noqa: ASYNC110  it has no event
             await asyncio.sleep(0)
 
     @asynccontextmanager
@@ -190,7 +190,7 @@ async def serving(
         dispatcher = Dispatcher(scheduler, shards, encoder.tokenizer, permits, metrics, **options)
         grammars: Any = CompiledGrammars()
         intake = Intake(dispatcher, encoder, grammars, bounds, capacity.page_size, 1 << 31)
-        metrics.view = dispatcher.scheduler_status
+        metrics.view = dispatcher.view.scheduler_status
         running = asyncio.ensure_future(dispatcher.run())
         server = Serving(dispatcher, intake, scheduler, metrics, running)
         try:
@@ -382,12 +382,12 @@ async def test_a_token_is_streamed_before_the_request_ends() -> None:
 
 async def test_the_state_shows_a_request_while_it_runs_and_changes_with_each_end() -> None:
     async with echoing() as (server, _):
-        before = server.dispatcher.server_state()
+        before = server.dispatcher.view.server_state()
         assert (before.requests, before.shards.health, before.tokens_per_second) == ([], "ready", 0)
         async with server.open("0123456789", ask("hello", 200, ignore_eos=True)) as (record,):
             await anext(record.numbers())
             changes = server.dispatcher.change_count
-            state = server.dispatcher.server_state()
+            state = server.dispatcher.view.server_state()
         await server.metrics.until_empty()
     (request,) = state.requests
     assert (request.request_id, request.phase, request.max_new_tokens) == (
@@ -496,8 +496,8 @@ async def test_a_waiting_request_is_told_how_it_stands() -> None:
             for _ in range(20):
                 await anext(stream)
             [(record, runs)], [(_, waits)] = (
-                dispatcher.request_statuses("first"),
-                dispatcher.request_statuses("second"),
+                dispatcher.view.request_statuses("first"),
+                dispatcher.view.request_statuses("second"),
             )
             assert record is first
             assert runs
@@ -507,7 +507,8 @@ async def test_a_waiting_request_is_told_how_it_stands() -> None:
             assert waits.wait > 0
             assert waits.device_seconds == 0
         await server.metrics.until_empty()
-        assert dispatcher.request_statuses("first") == dispatcher.request_statuses("second") == []
+        for ended in ("first", "second"):
+            assert dispatcher.view.request_statuses(ended) == []
 
 
 async def test_a_request_of_a_lower_priority_number_goes_first() -> None:
@@ -572,7 +573,7 @@ async def test_of_callers_that_share_an_id_the_newest_is_cancelled() -> None:
         server.open("mine", *endless) as older,
         server.open("mine", *endless) as newer,
     ):
-        shown = [record for record, _ in server.dispatcher.request_statuses("mine")]
+        shown = [record for record, _ in server.dispatcher.view.request_statuses("mine")]
         assert shown == newer
         assert server.dispatcher.cancel("mine") == 2
         assert [record.is_live for record in (*older, *newer)] == [True, True, False, False]
@@ -610,7 +611,7 @@ async def test_streams_go_on_with_the_same_tokens_whenever_a_rank_has_died(
             ranks = await stack.enter_async_context(resumed(server, 2, **shard))
         records = await asyncio.gather(*tasks)
         await server.metrics.until_empty()
-        assert server.dispatcher.unhealthy_reason() is None
+        assert server.dispatcher.view.unhealthy_reason() is None
         assert b"\ntgi_shard_restarts 3.0\n" in server.metrics.render()
     for request, record in zip(requests, records, strict=True):
         assert (tuple(record.output_ids), record.finish_reason) == (
@@ -679,7 +680,7 @@ async def test_a_caller_that_leaves_while_there_are_no_shards_is_forgotten() -> 
         async with resumed(server):
             assert (await finish(server, ask())).finish_reason
             await server.metrics.until_empty()
-            assert server.dispatcher.request_statuses("1") == []
+            assert server.dispatcher.view.request_statuses("1") == []
 
 
 async def test_new_ranks_prepare_the_grammars_of_live_requests_before_any_row_is_sent() -> None:
@@ -723,7 +724,7 @@ async def test_live_requests_end_with_an_error_if_no_shards_come_back() -> None:
                 await read(record)
         with pytest.raises(Unavailable, match="Model is unavailable"):
             await waiting
-        assert server.dispatcher.unhealthy_reason() == "failed"
+        assert server.dispatcher.view.unhealthy_reason() == "failed"
         with pytest.raises(Unavailable, match="Model is unavailable"):
             await finish(server, ask())
 
@@ -858,11 +859,11 @@ async def test_a_refusal_during_a_restart_advises_the_time_that_loading_takes() 
         await server.until_restarting()
         assert (before := await retry_after(server, ask())) > 40
         clock.now += 30.0
-        assert server.dispatcher.seconds_to_restart() == 10.0
+        assert server.dispatcher.view.seconds_to_restart() == 10.0
         assert await retry_after(server, ask()) == before - 30
         async with resumed(server):
             await server.until_unhealthy(None)
-            assert server.dispatcher.seconds_to_restart() == 0.0
+            assert server.dispatcher.view.seconds_to_restart() == 0.0
 
 
 async def test_a_request_that_would_wait_too_long_is_refused_as_it_arrives() -> None:
@@ -870,7 +871,7 @@ async def test_a_request_that_would_wait_too_long_is_refused_as_it_arrives() -> 
         wait = await retry_after(server, ask())
         assert wait == math.ceil(server.scheduler.seconds_per_end()) > 1
         assert await retry_after(server, ask(seed=1), ask(seed=2)) == wait
-        assert server.dispatcher.live_count == 1
+        assert server.dispatcher.view.live_count == 1
 
 
 async def test_a_request_that_has_waited_too_long_is_refused_then() -> None:
@@ -880,7 +881,7 @@ async def test_a_request_that_has_waited_too_long_is_refused_then() -> None:
         await server.until_live(3)
         clock.now += 60.0
         assert await refused == math.ceil(server.scheduler.seconds_per_end())
-        assert server.dispatcher.live_count == 1
+        assert server.dispatcher.view.live_count == 1
 
 
 async def test_requests_that_live_together_get_all_their_permits_or_none() -> None:
@@ -915,11 +916,11 @@ async def test_prompt_and_likeliest_tokens_come_through_chunks_and_processes() -
 
 async def test_a_drain_refuses_new_requests_and_waits_for_the_open_ones() -> None:
     async with echoing() as (server, _):
-        assert server.dispatcher.unhealthy_reason() is None
+        assert server.dispatcher.view.unhealthy_reason() is None
         async with server.open("id", ask()) as (record,):
             drained = asyncio.ensure_future(server.dispatcher.drain())
             await asyncio.sleep(0)
-            assert server.dispatcher.unhealthy_reason() == "draining"
+            assert server.dispatcher.view.unhealthy_reason() == "draining"
             with pytest.raises(Unavailable, match="shutting down"):
                 await finish(server, ask())
             assert not drained.done()
@@ -938,13 +939,13 @@ async def test_a_hung_group_is_seen_at_once_and_then_replaced() -> None:
     ):
         while not isinstance(await rank.next_message(), Step):
             pass
-        assert server.dispatcher.unhealthy_reason() is None
-        while server.dispatcher.unhealthy_reason() is None:
+        assert server.dispatcher.view.unhealthy_reason() is None
+        while server.dispatcher.view.unhealthy_reason() is None:
             async with server.open("2", ask()):  # an event, after which health is checked
                 pass
             now[0] += MIN_TIMEOUT_SECONDS / 4
             assert now[0] < 10 * MIN_TIMEOUT_SECONDS
-        assert server.dispatcher.unhealthy_reason() == "stalled"
+        assert server.dispatcher.view.unhealthy_reason() == "stalled"
         await server.until_unhealthy("restarting")
         async with resumed(server):
             assert [token.id for token in await read(record)] == list(expected(ask())[0])

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.errors import BadRequest, EngineFault, PayloadTooLarge
+from router.errors import EngineFault
 from router.http.access import AccessPolicy
 from router.http.connections import MAX_HEADER_BYTES, MAX_URI_BYTES
 from router.http.content_encoding import Coding, decompress
+from router.http.http_errors import BadRequest, PayloadTooLarge
 from tests.support.serving import RunningServer, ScriptedDispatcher, Token, serving
 
 HELLO = b'{"inputs":"a"}'
