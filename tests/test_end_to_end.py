@@ -61,7 +61,7 @@ def test_a_server_restarts_on_its_port_although_clients_poll_it(
         port = probe.getsockname()[1]
     flags = ("--echo", "--model-id", str(folder), "--hostname", "127.0.0.1", "-p", str(port))
     with polling(port) as responses:
-        for how in (SIGTERM, SIGKILL, SIGTERM):
+        for how in (SIGKILL, SIGTERM):
             running = processes.start(str(ROOT / "launcher.py"), *flags)
             running.url()
             post(f"http://127.0.0.1:{port}/generate", inputs="Once")

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 from contextlib import ExitStack
 
+import pytest
+
 from router.cli import port
 from router.http.access import AccessPolicy
 from router.http.server import build_application, run_server
+from tests.support.nightly import nightly
 from tests.support.poller import polling
 from tests.support.serving import TIMEOUTS
 
-RESTARTS = 30
 
-
-async def test_every_restart_under_a_poller_gets_the_port() -> None:
+@pytest.mark.parametrize("restarts", [5, nightly(100)])
+async def test_every_restart_under_a_poller_gets_the_port(restarts: int) -> None:
     with port.bind("127.0.0.1", 0) as first:
         number = first.getsockname()[1]
-    for _ in range(RESTARTS):
+    for _ in range(restarts):
         await serve_until_polled(number)
 
 

@@ -233,7 +233,7 @@ def test_any_order_of_events_keeps_pages_and_requests_whole(policy: str, example
 
 @pytest.mark.parametrize("policy", [name for name in (*POLICIES, *VARIANTS) if name != "fcfs"])
 @given(seed=st.integers(0, 1 << 32), pages=st.integers(16, 60))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=2, deadline=None)
 def test_under_endless_load_no_request_waits_longer_than_the_age_bound(
     policy: str, seed: int, pages: int
 ) -> None:
