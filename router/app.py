@@ -156,7 +156,14 @@ def build_backend(
     check_ranks_agree(ranks)
     bounds = resolve_bounds(config.limits, min(ready.max_length for ready in ranks))
     capacity = combined_capacity(ranks, bounds, config.scheduler.preemption)
-    metrics = Metrics(bounds, capacity, ranks[0].drafter or "model")
+    server_info = build_server_info(config, ranks)
+    metrics = Metrics(
+        bounds,
+        capacity,
+        ranks[0].drafter or "model",
+        config.server.metrics_names,
+        server_info.model_id,
+    )
     dispatcher = Dispatcher(
         build_scheduler(config.scheduler, capacity, state_file),
         shards,
@@ -168,7 +175,6 @@ def build_backend(
         max_queue_seconds=bounds.max_queue_seconds or inf,
         load_seconds=config.load_seconds,
     )
-    server_info = build_server_info(config, ranks)
     return Backend(dispatcher, metrics, bounds, server_info, capacity, ranks[0].vocab_size)
 
 

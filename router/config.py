@@ -106,6 +106,11 @@ class ServerConfig:
         False, "share cached prefixes only between requests with the same API key"
     )
     protect_metrics: bool = option(False, "require the API key at /metrics too")
+    metrics_names: str = option(
+        "tgi",
+        "names of the metrics at /metrics: TGI's, vLLM's for those that vLLM has, or both",
+        choices=("tgi", "vllm", "both"),
+    )
     cors_allow_origin: tuple[str, ...] = option(
         (), "origin allowed to call the server from a browser; may be repeated; default: any"
     )

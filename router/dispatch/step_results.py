@@ -69,6 +69,7 @@ class StepResults:
             self._metrics.tokens_emitted(kept, now - previous)
             self.activity.add_next(kept, now - previous, now)
         elif kept:
+            self._metrics.first_tokens_emitted(len(record.prompt), kept)
             self.activity.add_first(kept, now - record.arrived, now)
         if item.drafted:
             self._metrics.tokens_drafted(item.drafted, item.accepted)

@@ -1,117 +1,60 @@
-"""The Prometheus metrics of `/metrics`: TGI's names verbatim, plus a few others with `tgi_`.
+"""The Prometheus metrics of `/metrics`: what each event of the server changes.
 
-Callers report events; names, labels and buckets are declared in this file only. Every series whose
-labels are known exists from the start, at zero. The text is rendered here because prometheus_client
-renames counters to `*_total` and adds `*_created`, which would leave the panels of TGI's Grafana
-dashboard empty.
+Callers report events. Names, labels and buckets are declared in `declarations`; `exposition` writes
+the text, and `vllm_names` the same values under vLLM's names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from itertools import chain
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
-from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
+from router.observability import exposition, vllm_names
+from router.observability.declarations import (
+    COUNTERS,
+    DURATION_BUCKETS,
+    DURATIONS,
+    GAUGES,
+    Labels,
+)
+from router.observability.draft_positions import DraftPositions
 from router.observability.scheduler_status import perceptible_share
 from router.requests.record import LiveRequest
 from router.requests.request import ResolvedLimits
 from router.requests.timing import timing
 from router.scheduler.api import DeviceCapacity, SchedulerStatus
 
-DURATION_BUCKETS = tuple(0.0001 * 1.5**k for k in range(1, 36))
-METHODS = ("prefill", "decode")
-SOURCES = ("model", "ngram")
-
-Labels = Mapping[str, Sequence[str]]
-
-_COUNTERS: dict[str, tuple[str, Labels]] = {
-    "tgi_request_count": ("Requests that reached validation", {}),
-    "tgi_request_success": ("Requests that completed successfully", {}),
-    "tgi_request_failure": (
-        "Requests that failed, by cause",
-        {
-            "err": (
-                "validation",
-                "overloaded",
-                "generation",
-                "incomplete",
-                "dropped",
-                "template",
-                "cancelled",
-                "unavailable",
-                "quarantined",
-            )
-        },
-    ),
-    "tgi_batch_inference_count": ("Steps sent to the shards", {"method": METHODS}),
-    "tgi_batch_inference_success": ("Steps completed", {"method": METHODS}),
-    "tgi_batch_inference_failure": ("Steps lost with the shards", {"method": METHODS}),
-    "tgi_batch_concat": (
-        "Steps in which prompts joined requests that decode",
-        {"reason": ("backpressure", "wait_exceeded", "chunking")},
-    ),
-    "tgi_speculative_drafted_tokens": ("Draft tokens proposed", {"source": SOURCES}),
-    "tgi_speculative_accepted_tokens": ("Draft tokens accepted", {"source": SOURCES}),
-    "tgi_preemptions": ("Preempted requests", {"action": ("keep", "swap", "recompute")}),
-    "tgi_preemptions_prefetched": ("Swapped requests copied back while others ran", {}),
-    "tgi_connections_refused": ("Connections above the limit, which were closed", {}),
-    "tgi_shard_restarts": ("Times that the shards were started again after a failure", {}),
-}
-
-_GAUGES = {
-    "tgi_queue_size": "Requests that wait for a place in the batch",
-    "tgi_batch_current_size": "Requests in the batch",
-    "tgi_batch_current_max_tokens": "Capacity of the KV cache pages in use, in tokens",
-    "tgi_batch_max_total_tokens": "Capacity of the KV cache, in tokens",
-    "tgi_requests_running": "Requests in the batch",
-    "tgi_kv_cache_usage": "Fraction of the KV cache in use, 0 to 1",
-    "tgi_perceptible_ratio": "Fraction of live requests ranked by their estimated remaining time",
-    "tgi_estimate_error_ratio": "Mean relative error of recent estimates of the service time",
-    "tgi_acceptance_ratio": "Fraction of recent draft tokens that were accepted",
-    "tgi_permits_held": "Permits in use, of --max-concurrent-requests",
-    "tgi_connections": "Open HTTP connections",
-    "tgi_shards_ready": "1 if the shards serve, 0 while they are started again",
-}
-
-_NOT_OBSERVED = "Part of TGI's dashboards; never observed here"
-_DURATIONS: dict[str, tuple[str, Labels]] = {
-    "tgi_request_duration": ("Seconds from arrival to the last token", {}),
-    "tgi_request_validation_duration": ("Seconds from arrival to the queue", {}),
-    "tgi_request_queue_duration": ("Seconds from the queue to the first step", {}),
-    "tgi_request_inference_duration": ("Seconds from the first step to the last token", {}),
-    "tgi_request_mean_time_per_token_duration": ("Seconds of inference per output token", {}),
-    "tgi_request_ttft_duration": ("Seconds from arrival to the first token", {}),
-    "tgi_request_inter_token_duration": ("Seconds between the tokens of a request", {}),
-    "tgi_batch_inference_duration": ("Seconds per step", {"method": METHODS}),
-    "tgi_batch_forward_duration": ("Seconds of device time per step", {"method": METHODS}),
-    "tgi_batch_decode_duration": ("Seconds to detokenize a step", {"method": METHODS}),
-    "tgi_batch_filter_duration": (_NOT_OBSERVED, {"method": METHODS}),
-    "tgi_batch_concat_duration": (_NOT_OBSERVED, {"method": ("decode",)}),
-}
-
 
 class Metrics:
     """The metrics of one server, in a registry of their own. Not thread-safe."""
 
     def __init__(
-        self, limits: ResolvedLimits, capacity: DeviceCapacity, source: str = "model"
+        self,
+        limits: ResolvedLimits,
+        capacity: DeviceCapacity,
+        source: str = "model",
+        names: str = "tgi",
+        model_name: str = "",
     ) -> None:
-        """`source` is the kind of drafter, `model` or `ngram`."""
+        """`source` is the kind of drafter, `model` or `ngram`.
+
+        `names`: the names that `render` writes, `tgi`, `vllm` or `both`. `model_name`: a label of
+        vLLM's metrics.
+        """
         self.drafter = source if capacity.speculate else None
         """The kind of drafter; None if nothing is drafted."""
         self._capacity = capacity
         self._source = source
+        self._names, self._model_name = names, model_name
         self._registry = registry = CollectorRegistry()
-        self._counters = {name: _counter(registry, name, *row) for name, row in _COUNTERS.items()}
+        self._counters = {name: _counter(registry, name, *row) for name, row in COUNTERS.items()}
         self._durations = {
-            name: _duration_histogram(registry, name, *row) for name, row in _DURATIONS.items()
+            name: _duration_histogram(registry, name, *row) for name, row in DURATIONS.items()
         }
-        self._gauges = {
-            name: Gauge(name, help, registry=registry) for name, help in _GAUGES.items()
-        }
+        self._gauges = {name: Gauge(name, help, registry=registry) for name, help in GAUGES.items()}
         self._sizes = _size_histograms(registry, limits)
         self._queue_depth = Gauge(
             "tgi_queue_depth",
@@ -124,6 +67,8 @@ class Metrics:
             "Draft tokens accepted per request and step",
             registry=registry,
         )
+        self._positions = DraftPositions(capacity.speculate)
+        registry.register(self._positions)
         self._preempted: dict[str, int] = {}
         self._prefetched = self._refused = 0
         self._gauges["tgi_batch_max_total_tokens"].set(capacity.pages * capacity.page_size)
@@ -190,8 +135,14 @@ class Metrics:
         self._counters["tgi_shard_restarts"].inc()
         self._gauges["tgi_shards_ready"].set(1)
 
+    def first_tokens_emitted(self, prompt: int, tokens: int) -> None:
+        """Count the first `tokens` of a request, whose `prompt` tokens are computed."""
+        self._counters["tgi_prompt_tokens"].inc(prompt)
+        self._counters["tgi_output_tokens"].inc(tokens)
+
     def tokens_emitted(self, tokens: int, seconds: float) -> None:
         """Observe `tokens` that a request got together, `seconds` after its previous ones."""
+        self._counters["tgi_output_tokens"].inc(tokens)
         for _ in range(tokens):
             self._durations["tgi_request_inter_token_duration"].observe(seconds / tokens)
 
@@ -200,6 +151,7 @@ class Metrics:
         self._counters["tgi_speculative_drafted_tokens"].labels(self._source).inc(drafted)
         self._counters["tgi_speculative_accepted_tokens"].labels(self._source).inc(accepted)
         self._skipped.observe(accepted)
+        self._positions.add(drafted, accepted)
 
     def update_gauges(self, status: SchedulerStatus) -> None:
         """Set the gauges to the scheduler's status; called before each `render`."""
@@ -230,7 +182,12 @@ class Metrics:
 
     def render(self) -> bytes:
         """Render all metrics in Prometheus' text format 0.0.4, UTF-8."""
-        return "".join(chain.from_iterable(map(_lines, self._registry.collect()))).encode()
+        own = list(self._registry.collect())
+        text = "" if self._names == "vllm" else exposition.text(own)
+        if self._names != "tgi":
+            aliases = vllm_names.families(own, self._model_name, self._capacity)
+            text += exposition.text(aliases, total_suffix=True)
+        return text.encode()
 
     def _observe_request(self, record: LiveRequest) -> None:
         self._durations["tgi_request_validation_duration"].observe(record.queued - record.arrived)
@@ -239,6 +196,8 @@ class Metrics:
 
     def _observe_success(self, record: LiveRequest) -> None:
         self._counters["tgi_request_success"].inc()
+        if record.finish_reason is not None:
+            self._counters["tgi_request_finished"].labels(record.finish_reason).inc()
         self._sizes["tgi_request_generated_tokens"].observe(len(record.tokens))
         times = timing(record)
         for name, seconds in (
@@ -291,17 +250,3 @@ def _size_histograms(registry: CollectorRegistry, limits: ResolvedLimits) -> dic
 
 def _linear_buckets(maximum: int) -> tuple[float, ...]:
     return tuple(maximum * i / 100 for i in range(1, 101))
-
-
-def _lines(metric: Metric) -> Iterator[str]:
-    yield f"# HELP {metric.name} {metric.documentation}\n"
-    yield f"# TYPE {metric.name} {metric.type}\n"
-    for sample in metric.samples:
-        if not sample.name.endswith("_created"):
-            yield _line(sample, metric)
-
-
-def _line(sample: Sample, metric: Metric) -> str:
-    name = metric.name if metric.type == "counter" else sample.name
-    labels = ",".join(f'{key}="{value}"' for key, value in sample.labels.items())
-    return f"{name}{{{labels}}} {sample.value!r}\n" if labels else f"{name} {sample.value!r}\n"

@@ -15,13 +15,18 @@ from tests.support.serving import BOUNDS, CAPACITY, HELLO, ScriptedRecord, servi
 COUNTERS = {
     "tgi_request_count",
     "tgi_request_success",
+    "tgi_request_finished",
     "tgi_request_failure",
+    "tgi_prompt_tokens",
+    "tgi_output_tokens",
     "tgi_batch_inference_count",
     "tgi_batch_inference_success",
     "tgi_batch_inference_failure",
     "tgi_batch_concat",
     "tgi_speculative_drafted_tokens",
     "tgi_speculative_accepted_tokens",
+    "tgi_speculative_position_drafted",
+    "tgi_speculative_position_accepted",
     "tgi_preemptions",
     "tgi_preemptions_prefetched",
     "tgi_shard_restarts",
@@ -62,9 +67,12 @@ HISTOGRAMS = {
 }
 
 
+DRAFTING = replace(CAPACITY, speculate=5)
+
+
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics(BOUNDS, CAPACITY)
+    return Metrics(BOUNDS, DRAFTING)
 
 
 def value(metrics: Metrics, series: str) -> float:
@@ -130,7 +138,8 @@ def test_the_buckets_are_tgis(metrics: Metrics) -> None:
 
 def record() -> ScriptedRecord:
     request = Request("a", Sampling())
-    return ScriptedRecord(request, (), "eos_token", tokens=list(HELLO), max_new=9)
+    tokens, reason = list(HELLO), "eos_token"
+    return ScriptedRecord(request, (), reason, tokens=tokens, max_new=9, finish_reason=reason)
 
 
 def test_a_successful_request_is_observed_with_its_durations(metrics: Metrics) -> None:
@@ -138,6 +147,7 @@ def test_a_successful_request_is_observed_with_its_durations(metrics: Metrics) -
     metrics.request_ended(record(), None)  # type: ignore[arg-type]
     assert value(metrics, "tgi_request_count") == 1
     assert value(metrics, "tgi_request_success") == 1
+    assert value(metrics, 'tgi_request_finished{reason="eos_token"}') == 1
     assert value(metrics, "tgi_request_duration_sum") == 2.0
     assert value(metrics, "tgi_request_validation_duration_sum") == 0.25
     assert value(metrics, "tgi_request_queue_duration_sum") == 0.25
@@ -193,8 +203,29 @@ def test_speculation_is_counted(metrics: Metrics) -> None:
     assert value(metrics, "tgi_request_skipped_tokens_sum") == 3
 
 
+def test_drafts_are_counted_by_position(metrics: Metrics) -> None:
+    metrics.tokens_drafted(5, 3)
+    metrics.tokens_drafted(2, 2)
+    drafted, accepted = (
+        [
+            value(metrics, f'tgi_speculative_position_{what}{{position="{place}"}}')
+            for place in range(5)
+        ]
+        for what in ("drafted", "accepted")
+    )
+    assert drafted == [2, 2, 1, 1, 1]
+    assert accepted == [2, 2, 1, 0, 0]
+
+
+def test_tokens_are_counted_as_they_arrive(metrics: Metrics) -> None:
+    metrics.first_tokens_emitted(prompt=7, tokens=2)
+    metrics.tokens_emitted(3, 1.0)
+    assert value(metrics, "tgi_prompt_tokens") == 7
+    assert value(metrics, "tgi_output_tokens") == 5
+
+
 def test_prompt_lookup_is_counted_as_its_own_source() -> None:
-    metrics = Metrics(BOUNDS, CAPACITY, "ngram")
+    metrics = Metrics(BOUNDS, DRAFTING, "ngram")
     metrics.tokens_drafted(5, 3)
     assert value(metrics, 'tgi_speculative_drafted_tokens{source="ngram"}') == 5
     assert value(metrics, 'tgi_speculative_accepted_tokens{source="ngram"}') == 3
