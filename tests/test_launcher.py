@@ -451,7 +451,7 @@ def test_with_json_output_every_line_is_an_object(launch: Launch) -> None:
     lines = [json.loads(line) for line in running.lines]
     assert {"ready", "connected", "progress"} <= {line.get("event") for line in lines}
     phases = [line["seconds"] for line in lines if line.get("event") in ("progress", "ready")]
-    assert 0 < phases[0] <= phases[-1]
+    assert min(phases) > 0
     assert {"plain words", "a stray print"} <= {line.get("message") for line in lines}
     assert {"level": "INFO"} in lines
 
