@@ -10,6 +10,8 @@ from types import MappingProxyType
 
 from router.errors import RouterError
 
+_CLOSE = MappingProxyType({"Connection": "close"})
+
 
 class Unauthorized(RouterError):
     """Missing or invalid API key."""
@@ -53,7 +55,7 @@ class PayloadTooLarge(RouterError):
 
     status, error_type = 413, "payload_too_large"
     prefix = "Failed to buffer the request body: length limit exceeded"
-    headers = MappingProxyType({"Connection": "close"})
+    headers = _CLOSE
 
 
 class UriTooLong(RouterError):
@@ -61,7 +63,7 @@ class UriTooLong(RouterError):
 
     status, error_type = 414, "uri_too_long"
     prefix = "The request's URI is too long"
-    headers = MappingProxyType({"Connection": "close"})
+    headers = _CLOSE
 
 
 class HeadersTooLarge(RouterError):
@@ -69,7 +71,7 @@ class HeadersTooLarge(RouterError):
 
     status, error_type = 431, "headers_too_large"
     prefix = "The request's headers are too large"
-    headers = MappingProxyType({"Connection": "close"})
+    headers = _CLOSE
 
 
 class ExpectationFailed(RouterError):
@@ -77,7 +79,7 @@ class ExpectationFailed(RouterError):
 
     status, error_type = 417, "expectation_failed"
     prefix = "`Expect` supports only `100-continue`"
-    headers = MappingProxyType({"Connection": "close"})
+    headers = _CLOSE
 
 
 class UnsupportedContentEncoding(RouterError):

@@ -6,7 +6,7 @@ the text, and `vllm_names` the same values under vLLM's names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
@@ -50,10 +50,16 @@ class Metrics:
         self._source = source
         self._names, self._model_name = names, model_name
         self._registry = registry = CollectorRegistry()
-        self._counters = {name: _counter(registry, name, *row) for name, row in COUNTERS.items()}
-        self._durations = {
-            name: _duration_histogram(registry, name, *row) for name, row in DURATIONS.items()
+        self._counters = {
+            name: Counter(name, help, tuple(labels), registry=registry)
+            for name, (help, labels) in COUNTERS.items()
         }
+        self._durations = {
+            name: Histogram(name, help, tuple(labels), buckets=DURATION_BUCKETS, registry=registry)
+            for name, (help, labels) in DURATIONS.items()
+        }
+        _create_series(self._counters, COUNTERS)
+        _create_series(self._durations, DURATIONS)
         self._gauges = {name: Gauge(name, help, registry=registry) for name, help in GAUGES.items()}
         self._sizes = _size_histograms(registry, limits)
         self._queue_depth = Gauge(
@@ -210,27 +216,19 @@ class Metrics:
             self._durations[name].observe(seconds)
 
 
-def _counter(registry: CollectorRegistry, name: str, help: str, labels: Labels) -> Counter:
-    counter = Counter(name, help, tuple(labels), registry=registry)
-    for values in labels.values():
-        for value in values:
-            counter.labels(value)
-    return counter
+def _create_series(
+    metrics: Mapping[str, Counter] | Mapping[str, Histogram],
+    declared: Mapping[str, tuple[str, Labels]],
+) -> None:
+    """Create every series whose label is known, at zero."""
+    for name, (_, labels) in declared.items():
+        for value in chain.from_iterable(labels.values()):
+            metrics[name].labels(value)
 
 
 def _totals(counter: Counter) -> Iterator[Sample]:
     samples = chain.from_iterable(metric.samples for metric in counter.collect())
     return (sample for sample in samples if sample.name.endswith("_total"))
-
-
-def _duration_histogram(
-    registry: CollectorRegistry, name: str, help: str, labels: Labels
-) -> Histogram:
-    histogram = Histogram(name, help, tuple(labels), buckets=DURATION_BUCKETS, registry=registry)
-    for values in labels.values():
-        for value in values:
-            histogram.labels(value)
-    return histogram
 
 
 def _size_histograms(registry: CollectorRegistry, limits: ResolvedLimits) -> dict[str, Histogram]:

@@ -39,6 +39,8 @@ class Alias:
     """The label that distinguishes its series, besides the model and the engine."""
 
 
+_ENGINE = {"engine": "0"}
+"""vLLM numbers its engines; here there is one."""
 _DROPPED = {"dropped": "abort", "cancelled": "abort"}
 _FAILED = dict.fromkeys(("generation", "incomplete", "unavailable", "quarantined"), "error")
 _FINISHED = {"eos_token": "stop", "stop_sequence": "stop", "length": "length"}
@@ -116,8 +118,8 @@ DRAFT_ALIASES = (
 
 def families(own: Iterable[Metric], model_name: str, capacity: DeviceCapacity) -> Iterator[Metric]:
     """vLLM's metrics, with the values of our metrics `own`."""
-    by_name, labels = {metric.name: metric for metric in own}, {"model_name": model_name}
-    labels["engine"] = "0"
+    by_name = {metric.name: metric for metric in own}
+    labels = {"model_name": model_name, **_ENGINE}
     yield _cache_config(capacity)
     for alias in (*ALIASES, *(DRAFT_ALIASES if capacity.speculate else ())):
         family = Metric(f"vllm:{alias.name}", alias.help, alias.kind)
@@ -131,7 +133,7 @@ def families(own: Iterable[Metric], model_name: str, capacity: DeviceCapacity) -
 def _cache_config(capacity: DeviceCapacity) -> Metric:
     family = Metric("vllm:cache_config_info", "Size of the KV cache", "gauge")
     sizes = {"block_size": str(capacity.page_size), "num_gpu_blocks": str(capacity.pages)}
-    family.add_sample(family.name, sizes | {"engine": "0"}, 1.0)
+    family.add_sample(family.name, sizes | _ENGINE, 1.0)
     return family
 
 

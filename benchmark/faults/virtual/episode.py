@@ -136,13 +136,14 @@ async def _held_permits(world: World) -> list[str]:
 def held(world: World) -> list[str]:
     """What router and ranks hold although no request is live."""
     status, view = world.scheduler.status(), world.dispatcher.view
+    reason = view.unhealthy_reason()
     facts = {
         f"{sum(status.waiting)} requests wait": any(status.waiting),
         f"{world.capacity.pages - status.free_pages} pages are not free": (
             status.free_pages != world.capacity.pages
         ),
         f"{view.live_count} requests are live": view.live_count > 0,
-        f"the server is {view.unhealthy_reason()}": view.unhealthy_reason() is not None,
+        f"the server is {reason}": reason is not None,
         "a rank holds rows": not all(rank.is_empty for rank in world.launcher.ranks),
     }
     return [text for text, holds in facts.items() if holds]

@@ -88,8 +88,8 @@ class StreamedCalls:
         """The text that is neither content nor part of a call yet."""
         self._reader: CallReader | None = None
         """Reads the current block of calls, if there is one."""
-        self._may_start_bare = format.bare_reader is not None
-        """Whether nothing but white space was there so far."""
+        self._bare_reader = format.bare_reader
+        """Reads an output that begins with JSON; None once anything but white space was there."""
 
     @property
     def held_length(self) -> int:
@@ -127,8 +127,8 @@ class StreamedCalls:
     def _begin_block(self) -> ContentAndCalls | None:
         text = self._cursor.text
         start = len(text) - len(text.lstrip())
-        if self._may_start_bare and text[start : start + 1] in ("{", "["):
-            return self._read_block(self._format.bare_reader, "", start)
+        if self._bare_reader and text[start : start + 1] in ("{", "["):
+            return self._read_block(self._bare_reader, "", start)
         found = [(text.find(mark), mark) for mark in self._format.readers if mark in text]
         if not found:
             return None
@@ -138,13 +138,9 @@ class StreamedCalls:
         position = start - len(content) + len(mark)
         return self._read_block(self._format.readers[mark], content, position)
 
-    def _read_block(
-        self, read: Reader | None, content: str, position: int
-    ) -> ContentAndCalls | None:
+    def _read_block(self, read: Reader, content: str, position: int) -> ContentAndCalls:
         """Start a reader at `position` of the text; white space before a call is dropped."""
-        if read is None:
-            raise ValueError("the format has no reader")
-        self._may_start_bare = False
+        self._bare_reader = None
         self._cursor.position = position
         self._reader = read(self._cursor, self._known_tools.tools)
         return content, ()
@@ -159,10 +155,10 @@ class StreamedCalls:
         text, last = self._cursor.text, self._cursor.is_last
         marks = self._format.readers
         held = 0 if last or not marks else held_suffix_length(text, *marks)
-        if self._may_start_bare and not last and not text.strip():
+        if self._bare_reader and not last and not text.strip():
             held = len(text)
         content, self._cursor.text = text[: len(text) - held], text[len(text) - held :]
-        self._may_start_bare = self._may_start_bare and not content
+        self._bare_reader = None if content else self._bare_reader
         is_trailing_space = last and self._known_tools.call_count and not content.strip()
         return "" if is_trailing_space else content
 
