@@ -94,7 +94,8 @@ def _replace(part: Any, plan: ProductPlan) -> None:
     product = Linear(part.weight, part.bias, plan)
 
     def forward(x: Tensor) -> Tensor:
-        return product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+        rows = product(x.reshape(-1, x.shape[-1]))
+        return rows.view(*x.shape[:-1], rows.shape[-1])
 
     part.forward = forward
     if plan.layout != ROWS:  # the old layout is freed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -183,6 +185,23 @@ def test_families_without_a_fused_forward_multiply_as_planned(
     found = probe_logits(forward, module, shapes)
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
     assert "forward" in vars(module.get_output_embeddings())  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("shape", [(1, 0), (0,), (0, 3), (1, 1), (5,), (2, 3)])
+@pytest.mark.parametrize("name", ["columns", "transposed", "packed"])
+def test_a_replaced_layer_keeps_the_shape_of_inputs_that_may_be_empty(
+    name: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of a prompt has no token whose logits are wanted."""
+    module, _ = build("gemma3")
+    head: Any = module.get_output_embeddings()  # type: ignore[operator]
+    x = torch.randn(*shape, head.in_features)
+    monkeypatch.setattr(linear_layers, "time_and_choose", lambda *_: UNIFORM[name])
+    with torch.inference_mode():
+        expected = head(x)
+        linear_layers.replace_products(module, float)
+        assert "forward" in vars(head)
+        torch.testing.assert_close(head(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_products_that_change_the_logits_are_taken_back(
