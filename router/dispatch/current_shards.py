@@ -6,11 +6,12 @@ The dispatcher decides when a group takes over from another, and when none will 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
 from router.dispatch.events import HEALTH_CHECK_SECONDS
-from router.errors import Unavailable
+from router.dispatch.grammar_trials import GrammarTrials
+from router.errors import EngineFault, Unavailable
 from router.shards.group import ShardGroup
 
 
@@ -22,13 +23,17 @@ class CurrentShards:
         self.group = group
         self._load_seconds = load_seconds
         self._failed_at: float | None = None
-        self._replaced = asyncio.Event()
+        self._grammars = GrammarTrials()
+        self._changed = asyncio.Event()
+        """Set when the group fails or is replaced; then there is a new one."""
         self.closed = False
         """Whether no other group will follow, and none serves."""
 
-    def mark_failed(self, now: float) -> None:
-        """The group has failed."""
+    def mark_failed(self, preparing: Collection[str], now: float) -> None:
+        """The group has failed, while it prepared the grammars `preparing`."""
         self._failed_at = now
+        self._grammars.note_failure(preparing)
+        self._wake_all()
 
     def seconds_to_restart(self, now: float) -> float:
         """Estimated seconds until a group serves: as many as it took the last time."""
@@ -41,26 +46,44 @@ class CurrentShards:
         if self._failed_at is not None:
             self._load_seconds, self._failed_at = now - self._failed_at, None
         self.group = group
-        self._replaced.set()
-        self._replaced = asyncio.Event()
+        self._wake_all()
 
     def close(self) -> None:
         """No other group will follow."""
         self.closed = True
-        self._replaced.set()
+        self._wake_all()
+
+    def is_given_up(self, grammar: str | None) -> bool:
+        """Whether groups have failed each time that they prepared `grammar`."""
+        return grammar is not None and self._grammars.is_given_up(grammar)
 
     async def prepare_grammar(self, grammar: str) -> None:
         """Wait until every rank of a group that serves is prepared for rows with `grammar`.
 
-        Raises Unavailable if none will.
+        Raises EngineFault if groups fail each time that they prepare it, and Unavailable if none
+        will serve.
         """
-        while not self.closed:
-            group, replaced = self.group, self._replaced
-            await group.prepare_grammar(grammar)
-            if group.failure is None:
-                return
-            await replaced.wait()
+        with self._grammars.waiting(grammar):
+            while not self.closed:
+                if self._grammars.is_given_up(grammar):
+                    raise EngineFault
+                group, changed = self.group, self._changed
+                await group.prepare_grammar(grammar)
+                if group.failure is None:
+                    return
+                await changed.wait()
         raise Unavailable("Model is unavailable")
+
+    async def prepare_successor(self, group: ShardGroup, live: Sequence[str]) -> None:
+        """Let `group` prepare the grammars `live`, and those that a group has failed with.
+
+        It may fail meanwhile.
+        """
+        await self._grammars.run(group, live)
+
+    def _wake_all(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 @asynccontextmanager

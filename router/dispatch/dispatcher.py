@@ -80,7 +80,7 @@ class Dispatcher:
             permits, lambda missing: self._wait.seconds_until_ended(missing, clock())
         )
         self._results = StepResults(scheduler, self._records, metrics)
-        self._quarantine = Quarantine()
+        self._quarantine: Quarantine[int] = Quarantine()
         self.view = DispatcherView(
             clock, scheduler, self._shards, self._records, self._admission, self._results, metrics
         )
@@ -112,17 +112,19 @@ class Dispatcher:
         return self._admission.hold(count)
 
     async def prepare_grammar(self, compiled: str) -> None:
-        """Wait until every rank has compiled the grammar. Raises Unavailable at the end."""
+        """Wait until every rank has compiled the grammar.
+
+        Raises EngineFault if the shards fail each time that they do, and Unavailable at the end.
+        """
         await self._shards.prepare_grammar(compiled)
 
     async def resume(self, shards: ShardGroup) -> None:
         """Go on with `shards`, after those before have failed; live requests are sent to them.
 
-        Returns when they have compiled all grammars that rows need.
+        Returns when they have compiled all grammars that rows need, or have failed.
         """
         async with checking_health(shards, self._clock):
-            for grammar in self._records.grammars():
-                await shards.prepare_grammar(grammar)
+            await self._shards.prepare_successor(shards, self._records.grammars())
         self._events.put(ShardsRestarted(shards))
 
     @contextmanager
@@ -188,7 +190,7 @@ class Dispatcher:
             case StepResult():
                 self._on_step_result(event)
             case ShardGroupFailed():
-                self._on_shards_failed()
+                self._on_shards_failed(event)
             case ShardsRestarted(shards):
                 self._on_shards_restarted(shards)
 
@@ -209,18 +211,25 @@ class Dispatcher:
             record.fail(error, self._clock())
             self._on_cancel_requested(record)
 
-    def _on_shards_failed(self) -> None:
-        self._shards.mark_failed(self._clock())
+    def _on_shards_failed(self, failure: ShardGroupFailed) -> None:
+        self._shards.mark_failed(failure.preparing, self._clock())
         running = self._pipeline.rows_in_flight() & self._records.keys()
         self._abort_steps()
         self._scheduler.reset()
         self._metrics.shards_failed()
         self.change_count += 1
-        self._set_quarantine(self._quarantine.after_failure(running))
-        given_up = self._quarantine.given_up
-        self._end_with_errors([(self._records[id], EngineFault()) for id in given_up])
+        self._set_quarantine(self._quarantine.after_failure(sorted(running)))
+        self._end_with_errors([(record, EngineFault()) for record in self._given_up()])
 
-    def _set_quarantine(self, quarantine: Quarantine) -> None:
+    def _given_up(self) -> list[LiveRequest]:
+        ids = self._quarantine.given_up
+        return [
+            record
+            for record in self._records.values()
+            if record.id in ids or self._shards.is_given_up(record.request.grammar)
+        ]
+
+    def _set_quarantine(self, quarantine: Quarantine[int]) -> None:
         if quarantine is not self._quarantine:
             self._quarantine = quarantine
             self._scheduler.isolate(quarantine.on_trial)

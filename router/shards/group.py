@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -40,6 +40,11 @@ HANDSHAKE_SECONDS = 10.0
 
 class ShardGroupFailed(Exception):
     """The shards have failed. The text gives the reason, for the log; no client may see it."""
+
+    def __init__(self, reason: str, preparing: Collection[str] = ()) -> None:
+        """`preparing`: the grammars that some rank was preparing."""
+        super().__init__(reason)
+        self.preparing = preparing
 
 
 GroupEvent = StepResult | ShardGroupFailed
@@ -131,7 +136,8 @@ class ShardGroup:
         """Wait until every rank is prepared for rows with `grammar`, or the group has failed."""
         if self.failure:
             return
-        number, done = self._barrier.open()
+        number, done = self._barrier.open(grammar)
+        self._watchdog.prepare_sent()
         frame = pack(Prepare(number, grammar))
         for rank in self._ranks:
             rank.write(frame)
@@ -168,7 +174,8 @@ class ShardGroup:
             case Pong():
                 self._watchdog.ponged(rank, message.progress)
             case Prepared():
-                self._barrier.acknowledge(rank, message.number)
+                if self._barrier.acknowledge(rank, message.number):
+                    self._watchdog.prepare_completed()
             case Fatal():
                 raise ProtocolError(message.text)
             case _:
@@ -219,7 +226,7 @@ class ShardGroup:
     def _fail(self, reason: str) -> None:
         if self.failure:
             return
-        self.failure = ShardGroupFailed(reason)
+        self.failure = ShardGroupFailed(reason, tuple(self._barrier.grammars))
         self._close()
         if not self._all_ready.done():
             self._all_ready.set_result(None)

@@ -1,9 +1,10 @@
 """When a group of ranks hangs: a decision from pings, counts of progress and times that are given.
 
-A rank hangs if it leaves a ping unanswered for too long. The group hangs if a Step has begun and no
-rank makes progress for too long: one that waits in a collective for another makes none. So a Step
-that computes never counts as a hang, however long it takes. How long is too long follows from what
-the Step should take at the measured speed, unless the operator has set it.
+A rank hangs if it leaves a ping unanswered for too long, or a grammar unprepared. The group hangs
+if a Step has begun and no rank makes progress for too long: one that waits in a collective for
+another makes none. So a Step that computes never counts as a hang, however long it takes. How long
+is too long follows from what the Step should take at the measured speed, unless the operator has
+set it.
 
 Nothing here reads a clock or sends anything. Ranks are numbers; what a Step computes is not known.
 """
@@ -90,6 +91,8 @@ class Watchdog:
         """When the oldest Step in flight began, that is when the previous one had completed."""
         self._slowness: deque[float] = deque(maxlen=STEP_HISTORY)
         """What recent Steps took, relative to what they should have taken."""
+        self._prepares, self._prepare_began_at = 0, 0.0
+        """Grammars that ranks prepare, one after the other, and when the oldest began."""
         self._min_timeout = MIN_TIMEOUT_SECONDS if timeout is None else timeout
         self._clock, self._pinged_at = 0.0, -inf
         self._given: float | None = None
@@ -112,6 +115,17 @@ class Watchdog:
         if expected > 0:
             self._slowness.append(seconds / expected)
         self._began_at = self._clock
+
+    def prepare_sent(self) -> None:
+        """All ranks have to prepare one more grammar."""
+        if not self._prepares:
+            self._prepare_began_at = self._clock
+        self._prepares += 1
+
+    def prepare_completed(self) -> None:
+        """All ranks have prepared a grammar."""
+        self._prepares -= 1
+        self._prepare_began_at = self._clock
 
     def ponged(self, rank: int, progress: int) -> None:
         """`rank` has answered its ping with its count of progress."""
@@ -141,6 +155,8 @@ class Watchdog:
                 return f"rank {number} has not answered a ping for {self.timeout():g} s"
         if self._steps and self._is_too_long(self._seconds_without_progress()):
             return f"no rank has made progress in a Step for {self.timeout():g} s"
+        if self._prepares and clock - self._prepare_began_at > self._prepare_timeout:
+            return f"a grammar has not been prepared for {self._prepare_timeout:g} s"
         return None
 
     def timeout(self) -> float:
@@ -148,6 +164,11 @@ class Watchdog:
         if self._timeout is not None or not self._steps:
             return self._min_timeout
         return max(self._min_timeout, TIMEOUT_FACTOR * self._steps[0] * self._slowness_p99())
+
+    @property
+    def _prepare_timeout(self) -> float:
+        """At least MIN_TIMEOUT_SECONDS: a grammar takes its time whatever a Step may take."""
+        return max(MIN_TIMEOUT_SECONDS, self._min_timeout)
 
     def _is_too_long(self, seconds: float) -> bool:
         return seconds > self._min_timeout and seconds > self.timeout()

@@ -59,7 +59,7 @@ class Client:
         return self._dispatcher.hold_permits(1)
 
     async def prepare(self, planned: Planned, number: int) -> PreparedRequest:
-        """What intake does once a request has its permit. Raises Unavailable."""
+        """What intake does once a request has its permit. Raises EngineFault or Unavailable."""
         request, arrived = planned.request, self._dispatcher.now()
         if request.grammar is not None:
             await self._dispatcher.prepare_grammar(request.grammar)
@@ -101,7 +101,10 @@ class _Reading:
     async def _read_answer(self, client: Client, number: int) -> str:
         """Read to the end. Raises Overloaded or Unavailable if the request is never live."""
         with client.permit():
-            prepared = await client.prepare(self._planned, number)
+            try:
+                prepared = await client.prepare(self._planned, number)
+            except EngineFault:
+                return BLAMED
             with client.start(prepared) as self._record, self._cancelling(client):
                 try:
                     await self._read_tokens(self._record)

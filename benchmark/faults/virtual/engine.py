@@ -30,10 +30,13 @@ class PoisonedEcho(EchoEngine):
         """Return at once: the rank decides how long a Step takes."""
 
     def _emit(self, row: EchoRow, drafted: int, accepted: int) -> RowResult:
-        result = super()._emit(row, drafted, accepted)
-        limit = good_tokens(row.new.sampling.seed)
-        if limit is None or len(row.tokens) - row.new.prompt <= limit:
-            return result
+        limit, emitted = good_tokens(row.new.sampling.seed), len(row.tokens) - row.new.prompt
+        if limit is None:
+            return super()._emit(row, drafted, accepted)
+        if emitted < limit:  # the round ends at the last good token
+            accepted = min(accepted, limit - emitted - 1)
+            row.draft_cached = min(row.draft_cached, len(row.tokens) + accepted)
+            return super()._emit(row, drafted, accepted)
         row.end = End.ERROR
         fault = FAULTS[min(limit, 1)]
         return RowResult(row.new.id, (), (), drafted, 0, End.ERROR, fault=fault)

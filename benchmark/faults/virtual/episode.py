@@ -28,7 +28,13 @@ from benchmark.faults.virtual.clients import (
 )
 from benchmark.faults.virtual.event_loop import Deadlock, VirtualLoop
 from benchmark.faults.virtual.network import VirtualNetwork
-from benchmark.faults.virtual.requests import draw_prefixes, draw_request, word
+from benchmark.faults.virtual.requests import (
+    DEADLY_GRAMMAR,
+    HANGING_GRAMMAR,
+    draw_prefixes,
+    draw_request,
+    word,
+)
 from benchmark.faults.virtual.world import Settings, World, draw_settings, running
 from router.dispatch.quarantine import MAX_RESTARTS
 from router.requests.record import LiveRequest
@@ -39,6 +45,8 @@ EPISODE_SECONDS = 3600.0
 SETTLING_SECONDS = 120.0
 """Maximum virtual time from the last end until nothing is held."""
 POLL_SECONDS = 0.05
+POISON_SHARE = 0.1
+"""Probability that one request of an episode has a grammar that no rank survives."""
 
 
 @dataclass
@@ -103,10 +111,13 @@ async def _serve(world: World, settings: Settings, random: Random, requests: int
     client, prefixes = Client(world.dispatcher, world.capacity.page_size), draw_prefixes(random)
     ends: list[Ended] = []
     numbers = iter(range(1, requests + 1))
+    poisonous = random.randrange(1, round(requests / POISON_SHARE) + 1)
 
     async def send_some() -> None:
         for number in numbers:
             planned = draw_request(random, f"request-{number}", prefixes)
+            if number == poisonous:
+                planned = planned.with_grammar(random.choice((DEADLY_GRAMMAR, HANGING_GRAMMAR)))
             ends.append(await client.send(planned, number))
 
     async with asyncio.TaskGroup() as group:
@@ -153,7 +164,8 @@ def wrong(ended: Ended, gave_up: bool, failures: int) -> Iterator[str]:
     """What is wrong with the end of one request."""
     planned, record, name = ended.planned, ended.record, ended.planned.id
     answer = planned.answer
-    allowed = {FAILED if answer.fault else COMPLETE, REFUSED}
+    right = FAILED if answer.fault else COMPLETE
+    allowed = {BLAMED if planned.is_poisonous else right, REFUSED}
     allowed |= {LEFT} if planned.leaves_after is not None else set()
     allowed |= {CANCELLED} if planned.cancelled_after is not None else set()
     allowed |= {FAILED, LOST} if gave_up else set()

@@ -10,11 +10,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf, isfinite
 from random import Random
 
 from benchmark.faults.virtual.engine import PoisonedEcho
 from benchmark.faults.virtual.faults import SLOW_SECONDS, Fate, Fault
 from benchmark.faults.virtual.network import VirtualNetwork, VirtualTransport
+from benchmark.faults.virtual.requests import DEADLY_GRAMMAR, HANGING_GRAMMAR
 from shard.config import ShardConfig
 from shard.wire.protocol import (
     HEADER_BYTES,
@@ -69,7 +71,7 @@ class VirtualRank(asyncio.Protocol):
         self._buffer = bytearray()
         self._steps: deque[Step] = deque()
         self._started = self._finished = 0
-        self._began = 0.0
+        self._began = self._prepared_at = 0.0
 
     def start(self, owner: RankOwner) -> None:
         """Begin to load."""
@@ -115,13 +117,22 @@ class VirtualRank(asyncio.Protocol):
                 self._send(self._engine.ready())
             case Ping(nonce):
                 self._send(Pong(nonce, self._finished, self._progress()))
-            case Prepare(number):
-                seconds = self._random.uniform(0.0, MAX_PREPARE_SECONDS)
-                self._loop.call_later(seconds, self._on_prepared, number)
+            case Prepare():
+                self._prepare(message)
             case Step():
                 self._steps.append(message)
                 if len(self._steps) == 1:
                     self._start_step()
+
+    def _prepare(self, request: Prepare) -> None:
+        """Prepare one grammar after the other, in their order."""
+        if request.grammar == DEADLY_GRAMMAR:
+            return self._exit()
+        seconds = self._random.uniform(0.0, MAX_PREPARE_SECONDS)
+        seconds += inf if request.grammar == HANGING_GRAMMAR else 0.0
+        self._prepared_at = max(self._prepared_at, self._loop.time()) + seconds
+        if isfinite(self._prepared_at):
+            self._loop.call_at(self._prepared_at, self._on_prepared, request.number)
 
     def _on_prepared(self, number: int) -> None:
         if self._survives():

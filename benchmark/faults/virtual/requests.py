@@ -7,7 +7,7 @@ often they failed and what else ran must not show in the answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from benchmark.faults.virtual.engine import good_tokens
@@ -21,6 +21,8 @@ MAX_PROMPT, MAX_NEW = 90, 24
 SHARED_PREFIXES = 4
 """Prompts of one run begin with one of so many prefixes, or with none."""
 GRAMMARS = ("first grammar", "second grammar")
+DEADLY_GRAMMAR, HANGING_GRAMMAR = "deadly grammar", "hanging grammar"
+"""Grammars during whose preparation a rank ends, or hangs."""
 LEAVING, CANCELLED, SLOW, STOPPED = 0.12, 0.04, 0.1, 0.1
 """Probabilities: that the client disconnects, that it is cancelled by its id, that it reads slowly,
 and that the request has a stop string."""
@@ -55,6 +57,15 @@ class Planned:
     """None: the client stays."""
     cancelled_after: float | None
     read_seconds: float
+
+    @property
+    def is_poisonous(self) -> bool:
+        """Whether no rank survives the preparation of its grammar."""
+        return self.request.grammar in (DEADLY_GRAMMAR, HANGING_GRAMMAR)
+
+    def with_grammar(self, grammar: str) -> Planned:
+        """The same, with another grammar."""
+        return replace(self, request=replace(self.request, grammar=grammar))
 
     @property
     def answer(self) -> Answer:

@@ -1003,3 +1003,75 @@ async def test_a_request_that_kills_the_shards_whenever_it_runs_is_ended_alone()
     assert [tuple(record.output_ids) for record in records] == [
         expected(request)[0] for request in requests
     ]
+
+
+class DeadlyGrammar(EngineRank):
+    """A rank that closes its connection instead of preparing the grammar `!`."""
+
+    def _on_frame(self, frame: bytes) -> None:
+        message = unpack(frame[HEADER_BYTES:])
+        if isinstance(message, Prepare) and message.grammar == "!":
+            self.disconnect()
+            self.silent = True
+        super()._on_frame(frame)
+
+
+async def restart_each(server: Serving, stack: AsyncExitStack, ranks: Sequence[EngineRank]) -> None:
+    """Let each of `ranks` take over after a failure; the last one serves."""
+    for rank in ranks:
+        await server.until_unhealthy("restarting")
+        (path,) = await stack.enter_async_context(listening(rank))
+        shards = await stack.enter_async_context(ShardGroup.connect([path]))
+        restarts = server.metrics.restarts()
+        await server.dispatcher.resume(shards)
+        while server.metrics.restarts() == restarts:  # noqa: ASYNC110  it has no event
+            await asyncio.sleep(0)
+    await server.until_unhealthy(None)
+
+
+async def test_a_grammar_that_kills_each_rank_that_prepares_it_ends_its_request_alone() -> None:
+    requests = [ask(seed=n, max_new=300, ignore_eos=True, grammar="ab"[n % 2]) for n in range(6)]
+    ranks = [DeadlyGrammar(0) for _ in range(4)]
+    async with AsyncExitStack() as stack:
+        paths = await stack.enter_async_context(listening(ranks[0]))
+        server = await stack.enter_async_context(serving(paths))
+        tasks = [asyncio.ensure_future(finish(server, request)) for request in requests]
+        await server.metrics.until_steps(5)
+        poisoned = asyncio.ensure_future(finish(server, ask(grammar="!")))
+        await restart_each(server, stack, ranks[1:])
+        for request in (poisoned, finish(server, ask(grammar="!"))):
+            with pytest.raises(EngineFault):
+                await request
+        records = await asyncio.gather(*tasks)
+        assert not any(isinstance(m, Prepare) and m.grammar == "!" for m in ranks[-1].messages)
+    assert [tuple(record.output_ids) for record in records] == [
+        expected(request)[0] for request in requests
+    ]
+
+
+async def test_a_live_request_whose_grammar_kills_the_next_shards_is_ended_alone() -> None:
+    ranks = [EngineRank(0), *(DeadlyGrammar(0) for _ in range(4))]
+    deadly, harmless = (ask(seed=1, max_new=2000, ignore_eos=True, grammar=text) for text in "!a")
+    async with AsyncExitStack() as stack:
+        paths = await stack.enter_async_context(listening(ranks[0]))
+        server = await stack.enter_async_context(serving(paths))
+        tasks = [asyncio.ensure_future(finish(server, each)) for each in (deadly, harmless)]
+        await server.metrics.until_steps(5)
+        ranks[0].disconnect()
+        await restart_each(server, stack, ranks[1:])
+        with pytest.raises(EngineFault):
+            await tasks[0]
+        record = await tasks[1]
+    assert tuple(record.output_ids) == expected(harmless)[0]
+
+
+async def test_a_suspect_grammar_that_no_request_needs_is_not_prepared_again() -> None:
+    old, new = DeadlyGrammar(0), DeadlyGrammar(0)
+    async with listening(old) as paths, serving(paths) as server, AsyncExitStack() as stack:
+        leaver = asyncio.ensure_future(finish(server, ask(grammar="!")))
+        await server.until_unhealthy("restarting")
+        leaver.cancel()
+        await asyncio.gather(leaver, return_exceptions=True)
+        await restart_each(server, stack, [new])
+        assert (await finish(server, ask(grammar="a"))).finish_reason
+        assert Prepare(1, "a") in new.messages

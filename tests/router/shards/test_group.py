@@ -133,6 +133,23 @@ async def test_a_grammar_is_prepared_when_all_ranks_have_acknowledged_it() -> No
         await waiting[0]
 
 
+async def test_a_failure_names_the_grammars_that_were_being_prepared() -> None:
+    first, second = ScriptedRank(0), ScriptedRank(1)
+    async with connected_group(first, second) as (group, events):
+        waiting = [asyncio.ensure_future(group.prepare_grammar(text)) for text in ("a", "b", "a")]
+        for _ in waiting:
+            await first.next_message()
+            await second.next_message()
+        first.send(Prepared(1), Prepared(2))
+        second.send(Prepared(2))
+        await waiting[1]
+        second.disconnect()
+        failure = await events.get()
+        assert isinstance(failure, ShardGroupFailed)
+        assert failure.preparing == ("a",)
+        await asyncio.gather(*waiting)
+
+
 async def test_a_failed_group_prepares_nothing_and_keeps_no_task_waiting() -> None:
     rank = ScriptedRank(0)
     async with connected_group(rank) as (group, _):

@@ -102,6 +102,28 @@ def test_a_step_that_waits_behind_another_has_not_begun() -> None:
     assert ranks.run(MARGIN) is not None
 
 
+def test_a_grammar_that_is_never_prepared_is_a_hang_although_steps_go_on() -> None:
+    ranks = Ranks(timeout=3.0)
+    ranks.check()
+    ranks.watchdog.prepare_sent()
+    for _ in range(int(MIN_TIMEOUT_SECONDS)):
+        ranks.send()
+        assert ranks.run(1.0, computing=(0,)) is None
+        ranks.answer(0)
+    assert ranks.run(MARGIN) == "a grammar has not been prepared for 10 s"
+
+
+def test_grammars_are_prepared_one_after_the_other_each_in_its_own_time() -> None:
+    ranks = Ranks(timeout=30.0)
+    ranks.check()
+    for _ in range(5):
+        ranks.watchdog.prepare_sent()
+    for _ in range(5):
+        assert ranks.run(30.0) is None
+        ranks.watchdog.prepare_completed()
+    assert ranks.run(3600.0) is None
+
+
 @pytest.mark.parametrize("in_step", [False, True], ids=["idle", "in a Step"])
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_a_rank_that_does_not_answer_is_found(in_step: bool, world_size: int) -> None:

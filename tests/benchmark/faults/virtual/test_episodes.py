@@ -10,17 +10,24 @@ from typing import Any
 import pytest
 
 from benchmark.faults.virtual import world
-from benchmark.faults.virtual.clients import COMPLETE, Client, Ended
+from benchmark.faults.virtual.clients import BLAMED, COMPLETE, Client, Ended
 from benchmark.faults.virtual.command import EPISODE_REQUESTS, figures
 from benchmark.faults.virtual.engine import PoisonedEcho
 from benchmark.faults.virtual.episode import Episode, run_episode
 from benchmark.faults.virtual.event_loop import Deadlock, VirtualLoop
 from benchmark.faults.virtual.faults import HEALTHY, Fate, Fault
 from benchmark.faults.virtual.network import VirtualNetwork
-from benchmark.faults.virtual.requests import GRAMMARS, Planned
+from benchmark.faults.virtual.requests import (
+    DEADLY_GRAMMAR,
+    GRAMMARS,
+    HANGING_GRAMMAR,
+    Planned,
+    draw_request,
+)
 from benchmark.faults.virtual.world import draw_settings, running
 from router.dispatch.admission import Admission
 from router.dispatch.dispatcher import Dispatcher
+from router.dispatch.quarantine import MAX_RESTARTS
 from router.requests.record import LiveRequest
 from router.requests.request import Request
 from router.scheduler.memory.kv_placement import KvPlacement
@@ -66,6 +73,32 @@ def test_a_rank_that_stops_while_it_prepares_for_resumed_requests_is_noticed(
         ended, failures = runner.run(send())
     assert (broken, ended.how, failures) == ([], COMPLETE, 2)
     assert ended.tokens == planned.answer.tokens
+
+
+@pytest.mark.parametrize("grammar", [DEADLY_GRAMMAR, HANGING_GRAMMAR])
+def test_a_grammar_that_no_rank_survives_ends_its_request_after_three_failures(
+    grammar: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world, "_fate", lambda *_: HEALTHY)
+    random, broken = Random(1), list[str]()
+    network = VirtualNetwork(random)
+    settings = draw_settings(random)
+    harmless = draw_request(random, "harmless", [()])
+    harmless = replace(harmless, leaves_after=None, cancelled_after=None)
+
+    async def send() -> tuple[str, str, int]:
+        async with (
+            asyncio.timeout(300),
+            running(settings, random, network, broken.append) as server,
+        ):
+            client = Client(server.dispatcher, server.capacity.page_size)
+            poisonous = client.send(harmless.with_grammar(grammar), 1)
+            first, second = await asyncio.gather(poisonous, client.send(harmless, 2))
+            return first.how, second.how, server.launcher.failures
+
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(network)) as runner:
+        ends = runner.run(send())
+    assert (broken, ends) == ([], (BLAMED, COMPLETE, MAX_RESTARTS + 1))
 
 
 @pytest.mark.nightly
