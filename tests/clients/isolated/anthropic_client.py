@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 import sys
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -88,3 +90,6 @@ except anthropic.UnprocessableEntityError as error:
 assert body, "an image was accepted"
 assert body["error"]["type"] == "invalid_request_error", body
 assert "`image` is not supported" in body["error"]["message"], body
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+runpy.run_path(str(EXAMPLES / "anthropic_messages.py"), run_name="__main__")
