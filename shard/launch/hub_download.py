@@ -28,6 +28,7 @@ from huggingface_hub.errors import (
 from tqdm.auto import tqdm
 
 from shard.errors import StartupError
+from shard.loading.checkpoint import check_weights
 
 WEIGHT_PATTERN = "*.safetensors"
 TEXT_PATTERNS = ["*.json", "*.model", "*.txt", "*.jinja"]
@@ -61,7 +62,7 @@ def download_model(
     """Download a model and return the folder of its snapshot in `cache`.
 
     Without `weights`, only the other files are downloaded. Raises StartupError: 3 if the model
-    cannot be downloaded, 4 if it has no safetensors, 7 if the disk is full.
+    cannot be downloaded or is cached in part, 4 if it has no safetensors, 7 if the disk is full.
     """
     token = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
     try:
@@ -79,6 +80,8 @@ def download_model(
             )
     except (HFValidationError, OSError) as error:
         raise _as_startup_error(model_id, revision, error, cache) from error
+    if weights:
+        _require_complete(model_id, Path(path))
     return path
 
 
@@ -87,6 +90,20 @@ def _require_weights(model: str, files: Iterable[str]) -> None:
         raise StartupError(
             4, f"`{model}` has no {WEIGHT_PATTERN} file; pickled weights are not loaded"
         )
+
+
+def _require_complete(model: str, snapshot: Path) -> None:
+    """Refuse what an interrupted download has left, without network to go on."""
+    unfinished = sorted((snapshot.parents[1] / "blobs").glob("*.incomplete"))
+    try:
+        check_weights(snapshot)
+    except StartupError:
+        if unfinished:
+            raise StartupError(
+                3,
+                f"`{model}` is cached only in part and there is no network; {unfinished[0]} is"
+                " incomplete: start once with network access",
+            ) from None
 
 
 def _as_startup_error(

@@ -24,7 +24,9 @@ def socket_paths(prefix: str | None, folder: Path, world: int) -> tuple[str, ...
         raise StartupError(7, f"`shard_uds_path`: the folder {start.parent} is not writable")
     if any(len(os.fsencode(path)) > MAX_PATH_BYTES for path in paths):
         raise StartupError(
-            7, f"the path of a socket is longer than {MAX_PATH_BYTES} bytes: {paths[-1]}"
+            7,
+            f"the path of a socket is longer than {MAX_PATH_BYTES} bytes: {paths[-1]}; set"
+            " `--shard-uds-path` or TMPDIR to a shorter one",
         )
     return paths
 
