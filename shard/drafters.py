@@ -15,7 +15,7 @@ from shard.config import ShardConfig
 from shard.errors import StartupError
 from shard.loading.draft_vocabulary import shared_vocabulary
 from shard.model.packed_model import LoadedModel, PackedModel
-from shard.model.product_times import AcrossRanks
+from shard.model.product_times import ONE_RANK, Measurements
 from shard.rounds.drafter import Drafter
 from shard.rounds.model_drafter import ModelDrafter
 from shard.rounds.ngram import NgramDrafter
@@ -34,7 +34,7 @@ class DrafterInputs:
     """The draft model, if one is configured."""
     pages: int
     """Pages of the pool; every cache of a drafter must have as many."""
-    across_ranks: AcrossRanks = float
+    measurements: Measurements = ONE_RANK
     """Makes a measured time equal on all ranks."""
 
 
@@ -53,7 +53,7 @@ def _model_drafter(inputs: DrafterInputs) -> Drafter:
         inputs.pages,
         config.max_rows,
         config.speculate + 1,
-        across_ranks=inputs.across_ranks,
+        measurements=inputs.measurements,
     )
     return ModelDrafter(packed, target.eos, vocabulary_map)
 

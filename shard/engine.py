@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,7 +29,7 @@ from shard.warmup.preemption_costs import measure_preemption_costs
 from shard.warmup.sample_prompts import NoSamplePrompts, sample_prompts
 from shard.warmup.step_costs import WarmupLimits, ZeroDrafter, measure_step_costs
 from shard.warmup.threads import StepThreads, ThreadRule, measure_threads
-from shard.wire.protocol import Ready, RowResult, Step, StepResult
+from shard.wire.protocol import MeasuredStep, Ready, RowResult, Step, StepResult
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def start_engine(config: ShardConfig, progress: Progress) -> Engine:
     threads = choose_threads(parts)
     ready = _measure_costs(parts, threads)
     _log_expected_acceptance(parts, ready)
-    parts.times.save()
+    parts.keep_measurements()
     progress("ready", 100)
     return Engine(parts, ready, threads)
 
@@ -167,33 +168,39 @@ def choose_threads(parts: EngineParts) -> ThreadRule | None:
     fixed = torch.get_num_threads() == 1 or parts.config.world > 1
     if fixed or parts.target.facts.device.type != "cpu":
         return None
-    return measure_threads(
-        Engine(parts, ready_without_costs(parts)),
-        min(parts.config.max_rows, parts.pages),
-        parts.times,
-    )
+    trial = Engine(parts, ready_without_costs(parts))
+    rows, times = min(parts.config.max_rows, parts.pages), parts.times
+    rule = times.recall(lambda: asdict(measure_threads(trial, rows, times.max_over_ranks)))
+    return ThreadRule(**rule)
 
 
 def _measure_costs(parts: EngineParts, threads: ThreadRule | None) -> Ready:
-    """What a rank with `parts` announces: its limits, and costs measured on trial engines."""
-    ready, drafter = ready_without_costs(parts), parts.drafter
+    """What a rank with `parts` announces: its limits, and what Steps cost."""
+    ready = ready_without_costs(parts)
+    measured = parts.times.recall(lambda: _run_trials(parts, ready, threads))
+    costs = tuple(MeasuredStep(*cell) for cell in measured["costs"])
+    return replace(ready, **{**measured, "costs": costs})
+
+
+def _run_trials(parts: EngineParts, ready: Ready, threads: ThreadRule | None) -> dict[str, Any]:
+    """The costs as fields of `Ready`, measured on trial engines; equal on all ranks."""
+    drafter, across_ranks = parts.drafter, parts.times.max_over_ranks
     limits = WarmupLimits(parts.config.max_rows, parts.max_length, parts.pages)
     trial_drafter = ZeroDrafter() if drafter and drafter.may_abstain else drafter
     trial = Engine(replace(parts, drafter=trial_drafter), ready, threads)
     keeps_cache = drafter is not None and drafter.keeps_cache
-    steps = measure_step_costs(trial, limits, ready.speculate, keeps_cache, parts.times)
+    steps = measure_step_costs(trial, limits, ready.speculate, keeps_cache, across_ranks)
     preemption = measure_preemption_costs(
         Engine(parts, ready, threads), parts.max_length, parts.host_pages
     )
-    return replace(
-        ready,
-        draft_token_seconds=steps.draft_token_seconds,
-        verify_seconds=steps.verify_seconds,
-        costs=steps.table,
-        catch_up_seconds=steps.catch_up_seconds,
-        swap_token_seconds=preemption.swap_token_seconds,
-        prefill_token_seconds=preemption.prefill_token_seconds,
-    )
+    return {
+        "draft_token_seconds": steps.draft_token_seconds,
+        "verify_seconds": steps.verify_seconds,
+        "costs": [[cell.rows, cell.draft, cell.seconds] for cell in steps.table],
+        "catch_up_seconds": steps.catch_up_seconds,
+        "swap_token_seconds": across_ranks(preemption.swap_token_seconds),
+        "prefill_token_seconds": across_ranks(preemption.prefill_token_seconds),
+    }
 
 
 def _log_expected_acceptance(parts: EngineParts, ready: Ready) -> None:
@@ -201,12 +208,16 @@ def _log_expected_acceptance(parts: EngineParts, ready: Ready) -> None:
     drafter = parts.drafter
     if drafter is None or drafter.may_abstain:
         return
-    try:
-        measured = str(_measure_acceptance(parts, ready))
-    except NoSamplePrompts as reason:
-        measured = f"the expected acceptance cannot be measured: {reason}"
+    text = parts.times.recall(lambda: _expected_acceptance(parts, ready))
     if parts.config.rank == 0:
-        _log.info("drafter `%s`: %s", drafter.name, measured)
+        _log.info("drafter `%s`: %s", drafter.name, text)
+
+
+def _expected_acceptance(parts: EngineParts, ready: Ready) -> str:
+    try:
+        return str(_measure_acceptance(parts, ready))
+    except NoSamplePrompts as reason:
+        return f"the expected acceptance cannot be measured: {reason}"
 
 
 def _measure_acceptance(parts: EngineParts, ready: Ready) -> MeasuredAcceptance:

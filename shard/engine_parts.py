@@ -7,6 +7,7 @@ nothing and measures nothing.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from shard.errors import StartupError
 from shard.loading.collectives import all_agree, join_process_group, max_over_ranks
 from shard.loading.load import load
 from shard.loading.measured_times import MeasuredTimes
+from shard.loading.measurement_cache import MeasurementCache, identity
 from shard.loading.partition import TensorParallelRank
 from shard.loading.weights import ProgressCallback
 from shard.model import memory
@@ -51,8 +53,9 @@ class EngineParts:
     device_rounds: DeviceRounds | None
     attempt: RoundAttempt
     times: MeasuredTimes
-    """Times by which ranks decide alike, and as before a restart."""
-    """The maximum of the ranks' values."""
+    """What ranks have measured; they decide by it alike, and as before a restart."""
+    cache: MeasurementCache | None
+    """What later launchers may begin with; None where every launcher measures."""
     pages: int
     """Pages of the pool."""
     host_pages: int
@@ -62,6 +65,12 @@ class EngineParts:
     def max_length(self) -> int:
         """Maximum number of tokens of a row: limited by model, flag and pool."""
         return _max_length(self.config, self.target.facts, self.pages)
+
+    def keep_measurements(self) -> None:
+        """Keep what was measured, for restarts and for later launchers. Raises OSError."""
+        self.times.save()
+        if self.cache is not None:
+            self.cache.write(self.times.values, self.times.is_complete)
 
 
 def make_parts(config: ShardConfig, progress: Progress) -> EngineParts:
@@ -74,8 +83,14 @@ def make_parts(config: ShardConfig, progress: Progress) -> EngineParts:
     draft = _load_draft(config, device, progress)
     attempt = _round_attempt(loaded, ranks, device)  # reads the layers that PackedModel may fuse
     pages = memory.pool_pages(config, loaded, draft)
-    times = MeasuredTimes(_times_file(config), partial(max_over_ranks, ranks=ranks, device=device))
-    target = PackedModel(loaded, pages, config.max_rows, config.speculate + 1, across_ranks=times)
+    cache = _measurement_cache(config, device)
+    times = MeasuredTimes(
+        _times_file(config),
+        partial(max_over_ranks, ranks=ranks, device=device),
+        kept=cache.read() if cache else (),
+        repeat=device.type != "cpu",
+    )
+    target = PackedModel(loaded, pages, config.max_rows, config.speculate + 1, measurements=times)
     drafter = make_drafter(DrafterInputs(config, loaded, draft, pages, times))
     page_bytes = loaded.page_bytes + (draft.page_bytes if draft else 0)
     host_pages = host_pool_pages(config, pages, page_bytes, device)
@@ -89,6 +104,7 @@ def make_parts(config: ShardConfig, progress: Progress) -> EngineParts:
         device_rounds=_device_rounds(config, target, drafter, pages),
         attempt=attempt,
         times=times,
+        cache=cache,
         pages=pages,
         host_pages=host_pages,
     )
@@ -99,6 +115,13 @@ def _times_file(config: ShardConfig) -> Path | None:
     if not config.rendezvous:
         return None
     return Path(config.rendezvous).with_name(f"times-{config.rank}.json")
+
+
+def _measurement_cache(config: ShardConfig, device: torch.device) -> MeasurementCache | None:
+    """None on a GPU, where what is measured also compiles kernels, and without a launcher."""
+    if device.type != "cpu" or not config.rendezvous:
+        return None
+    return MeasurementCache(identity(config), os.environ)
 
 
 def choose_device(config: ShardConfig) -> torch.device:

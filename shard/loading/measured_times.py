@@ -1,9 +1,10 @@
-"""Times by which a rank decides how it computes: measured at the first start, reused at restarts.
+"""What a rank has measured and decides by: measured once, and reused when it is started again.
 
 Which kernel multiplies and how many threads compute changes the last bits of float32 sums. A rank
 that is started again must therefore decide as before, or a request that goes on could get another
-token where two are nearly equally likely. Decides nothing itself: it replaces what was measured by
-what was measured at the first start, call by call.
+token where two are nearly equally likely. What was measured at the first start replaces, call by
+call, what a later start measures; a later launcher may begin with what an earlier one has kept.
+Decides nothing itself.
 """
 
 from __future__ import annotations
@@ -11,33 +12,67 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 
 class MeasuredTimes:
     """Turns the seconds that this rank has measured into a time that is equal on all ranks."""
 
-    def __init__(self, file: Path | None, max_over_ranks: Callable[[float], float]) -> None:
-        """`file` keeps the times until the launcher ends; None: every start measures.
+    def __init__(
+        self,
+        file: Path | None,
+        max_over_ranks: Callable[[float], float],
+        kept: Sequence[Any] = (),
+        repeat: bool = False,
+    ) -> None:
+        """`file` keeps the values until the launcher ends; None: every start measures.
 
-        Ranks read their files only if all of them have one, so that they stay in step.
+        `kept`: values of an earlier launcher, for the first start. Ranks use what they have only
+        if all of them have the same values from the first on, so that they stay in step.
+        `repeat`: measure also what is known, since that compiles kernels.
         """
-        self._file, self._max_over_ranks = file, max_over_ranks
-        self._times: list[float] = []
-        known = file is not None and file.exists()
-        all_known = not max_over_ranks(float(not known))
-        self._earlier = deque(json.loads(file.read_text()) if file and all_known else ())
+        self._file, self._repeat = file, repeat
+        self.max_over_ranks = max_over_ranks
+        self._values: list[Any] = []
+        known = json.loads(file.read_text()) if file is not None and file.exists() else list(kept)
+        self._earlier = deque(known if self._is_equal_on_ranks(known) else ())
+        self.is_complete = bool(self._earlier)
+        """Whether this start has begun with known values and has not measured any since."""
 
     def __call__(self, seconds: float) -> float:
         """The time of the same call at the first start, otherwise the maximum over all ranks."""
-        time = self._earlier.popleft() if self._earlier else self._max_over_ranks(seconds)
-        self._times.append(time)
-        return time
+        return float(self.recall(lambda: self.max_over_ranks(seconds)))
+
+    def recall(self, measure: Callable[[], Any]) -> Any:
+        """The JSON value of the same call at the first start, otherwise that of `measure`.
+
+        What `measure` returns must be equal on all ranks.
+        """
+        if self._earlier:
+            if self._repeat:
+                measure()
+            value = self._earlier.popleft()
+        else:
+            self.is_complete = False
+            value = measure()
+        self._values.append(value)
+        return value
+
+    @property
+    def values(self) -> Sequence[Any]:
+        """The values so far, in the order of the calls."""
+        return tuple(self._values)
 
     def save(self) -> None:
-        """Keep the times for the next start. Raises OSError."""
+        """Keep the values for the next start. Raises OSError."""
         if self._file is not None:
             new = self._file.with_suffix(".new")
-            new.write_text(json.dumps(self._times))
+            new.write_text(json.dumps(self._values))
             os.replace(new, self._file)
+
+    def _is_equal_on_ranks(self, values: Sequence[Any]) -> bool:
+        digest = float(crc32(json.dumps(values).encode()))
+        return self.max_over_ranks(digest) == digest == -self.max_over_ranks(-digest)

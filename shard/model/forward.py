@@ -21,7 +21,7 @@ from shard.attention.sdpa_padded import Segment
 from shard.model.attention_adapters.adapter_table import model_arguments
 from shard.model.fused_llama import CannotFuse, FusedLlama, free_module_weights
 from shard.model.linear_layers import replace_products
-from shard.model.product_times import AcrossRanks
+from shard.model.product_times import ONE_RANK, Measurements
 
 MAX_RELATIVE_DIFFERENCE = 1e-4
 """Maximum difference between two forwards' logits in float32, relative to the largest logit."""
@@ -40,11 +40,11 @@ def choose_forward(
     name: str,
     shapes: tuple[LayerShape, ...],
     fuse: bool = True,
-    across_ranks: AcrossRanks = float,
+    measurements: Measurements = ONE_RANK,
 ) -> Forward:
     """The forward of `module`, an architecture called `name` with caches of `shapes`.
 
-    `across_ranks` makes measured times equal on all ranks. If the fused forward is chosen, the
+    `measurements` makes measured times equal on all ranks. If the fused forward is chosen, the
     module's layers are freed.
     """
     original = transformers_forward(module)
@@ -52,10 +52,10 @@ def choose_forward(
         return original
     try:
         with torch.inference_mode():
-            fused = FusedLlama(module, name, across_ranks)
+            fused = FusedLlama(module, name, measurements)
     except CannotFuse as reason:
         _log.info("%s runs on transformers' forward: %s", name, reason)
-        return _with_fast_products(module, name, shapes, across_ranks)
+        return _with_fast_products(module, name, shapes, measurements)
     difference = relative_difference(original, fused, module, shapes)
     if not difference <= MAX_RELATIVE_DIFFERENCE:  # NaN does not agree
         _log.warning(
@@ -70,12 +70,12 @@ def choose_forward(
 
 
 def _with_fast_products(
-    module: nn.Module, name: str, shapes: tuple[LayerShape, ...], across_ranks: AcrossRanks
+    module: nn.Module, name: str, shapes: tuple[LayerShape, ...], measurements: Measurements
 ) -> Forward:
     """transformers' forward, with products by the fastest kernels if the logits stay the same."""
     forward = transformers_forward(module)
     expected = probe_logits(forward, module, shapes)
-    replaced = replace_products(module, across_ranks)
+    replaced = replace_products(module, measurements)
     limit = MAX_RELATIVE_DIFFERENCE if expected.dtype == torch.float32 else MAX_HALF_DIFFERENCE
     try:
         fault = _difference_fault(expected, probe_logits(forward, module, shapes), limit)

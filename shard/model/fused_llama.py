@@ -28,7 +28,7 @@ from shard.model.fused_weights import (
     qkv_weights,
 )
 from shard.model.linear_layers import choose_head_plan, has_hooks, planned
-from shard.model.product_times import AcrossRanks, time_and_choose
+from shard.model.product_times import ONE_RANK, Measurements, time_and_choose
 from shard.model.products import Linear, ProductPlan
 
 GEMMA = "GemmaForCausalLM"
@@ -59,22 +59,22 @@ class FusedLlama:
     that is not built like Llama.
     """
 
-    def __init__(self, module: nn.Module, name: str, across_ranks: AcrossRanks = float) -> None:
-        """`across_ranks` makes the measured times of products equal on all ranks."""
+    def __init__(self, module: nn.Module, name: str, measurements: Measurements = ONE_RANK) -> None:
+        """`measurements` makes the measured times of products equal on all ranks."""
         check_fusable(module, name)
         params = _attention_params(module)
         core: Any = module.get_submodule("model")
         weight_offset = 1.0 if name == GEMMA else 0.0
         self._embed = _bypass_hooks(core.embed_tokens)
         weights = chain.from_iterable(map(layer_products, core.layers))
-        plan = time_and_choose(weights, across_ranks)
+        plan = time_and_choose(weights, measurements)
         self._layers = [
             _FusedLayer(index, layer, params[index], plan, weight_offset)
             for index, layer in enumerate(core.layers)
         ]
         self._norm = _RmsNorm.from_module(core.norm, weight_offset)
         head: Any = module.get_submodule("lm_head")
-        self._head = planned(head, choose_head_plan(head, core.embed_tokens, across_ranks))
+        self._head = planned(head, choose_head_plan(head, core.embed_tokens, measurements))
         self._rotations = _rotation_table(core)
         if 2 * self._rotations.shape[-1] != core.layers[0].self_attn.head_dim:
             raise CannotFuse("only a part of each head is rotated")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shard.model.product_times import AcrossRanks, time_and_choose
+from shard.model.product_times import Measurements, time_and_choose
 from shard.model.products import LAYOUTS, PLAIN, ROWS, Linear, ProductPlan
 
 MAX_COPIED_HEAD_BYTES = 32 << 20
@@ -45,10 +45,10 @@ def has_hooks(part: nn.Module) -> bool:
     return bool(part._forward_hooks or part._forward_pre_hooks)
 
 
-def choose_head_plan(head: nn.Linear, embedding: Any, across_ranks: AcrossRanks) -> ProductPlan:
+def choose_head_plan(head: nn.Linear, embedding: Any, measurements: Measurements) -> ProductPlan:
     """The plan of a head; a large one that is also the embedding is not copied."""
     shared = head.weight is embedding.weight and head.weight.nbytes > MAX_COPIED_HEAD_BYTES
-    return time_and_choose([head.weight], across_ranks, (ROWS,) if shared else tuple(LAYOUTS))
+    return time_and_choose([head.weight], measurements, (ROWS,) if shared else tuple(LAYOUTS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +64,16 @@ class ReplacedProducts:
             del part.forward
 
 
-def replace_products(module: Any, across_ranks: AcrossRanks) -> ReplacedProducts:
+def replace_products(module: Any, measurements: Measurements) -> ReplacedProducts:
     """Let the linear layers of `module` multiply by kernels that are the fastest for its weights.
 
     Layers stay as they are if their weights are small, or are quantized.
     """
     head = module.get_output_embeddings()
     parts = [p for p in module.modules() if type(p) is nn.Linear and _is_plain(p) and p is not head]
-    plans = dict.fromkeys(parts, _choose_plan(parts, across_ranks))
+    plans = dict.fromkeys(parts, _choose_plan(parts, measurements))
     if type(head) is nn.Linear and _is_plain(head):
-        plans[head] = choose_head_plan(head, module.get_input_embeddings(), across_ranks)
+        plans[head] = choose_head_plan(head, module.get_input_embeddings(), measurements)
     chosen = {part: plan for part, plan in plans.items() if plan is not PLAIN}
     originals = {part: part.weight for part in chosen}
     for part, plan in chosen.items():
@@ -81,8 +81,8 @@ def replace_products(module: Any, across_ranks: AcrossRanks) -> ReplacedProducts
     return ReplacedProducts(originals)
 
 
-def _choose_plan(parts: list[nn.Linear], across_ranks: AcrossRanks) -> ProductPlan:
-    return time_and_choose((part.weight for part in parts), across_ranks) if parts else PLAIN
+def _choose_plan(parts: list[nn.Linear], measurements: Measurements) -> ProductPlan:
+    return time_and_choose((part.weight for part in parts), measurements) if parts else PLAIN
 
 
 def _is_plain(part: nn.Linear) -> bool:

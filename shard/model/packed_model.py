@@ -20,7 +20,7 @@ from shard.batch.packing import PackedBatch, TokenSpan, pack_spans
 from shard.errors import StartupError
 from shard.model.cuda_graphs import ForwardGraphs, largest_bucket
 from shard.model.forward import choose_forward, transformers_forward
-from shard.model.product_times import AcrossRanks
+from shard.model.product_times import ONE_RANK, Measurements
 
 _HOST = torch.device("cpu")
 
@@ -59,10 +59,10 @@ class PackedModel:
         rows: int = 1,
         width: int = 1,
         fuse: bool = True,
-        across_ranks: AcrossRanks = float,
+        measurements: Measurements = ONE_RANK,
     ) -> None:
         """Only the CPU uses the fused forward: on a GPU it would hold the weights twice for a
-        moment, and graphs already save launches. `across_ranks` makes the times by which it is
+        moment, and graphs already save launches. `measurements` makes the times by which it is
         laid out equal on all ranks.
         """
         device = loaded.device
@@ -70,7 +70,7 @@ class PackedModel:
         self.cache = KvCache(loaded.shapes, pages, loaded.dtype, device)
         self._backend = backends.choose_backend(device)
         fuse = fuse and device.type == "cpu"
-        self.forward = choose_forward(loaded.module, loaded.name, loaded.shapes, fuse, across_ranks)
+        self.forward = choose_forward(loaded.module, loaded.name, loaded.shapes, fuse, measurements)
         self.paged_backend = backends.paged_backend(self._backend, device)
         self._run_packed: Callable[[PackedBatch], Tensor] = self._run_eager
         self.uses_graphs = isinstance(self._backend, backends.TritonPagedAttention)

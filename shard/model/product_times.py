@@ -7,7 +7,7 @@ with all of them, and the better time counts: a Step later uses the number of th
 and on a busy machine threads that wait for each other would hide what the kernel can do. Small
 weights stay in the processor's cache, where the plain product is the fastest, and are not timed.
 
-Ranks must choose alike, since each of them drafts for itself: `across_ranks` makes their times
+Ranks must choose alike, since each of them drafts for itself: `measurements` makes their times
 equal. Knows no model.
 """
 
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import inf, log
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -33,6 +34,35 @@ from shard.model.products import (
 
 AcrossRanks = Callable[[float], float]
 """Turns each rank's seconds into one value, the same on every rank."""
+
+
+class Measurements(Protocol):
+    """What ranks have measured, by which they choose alike, and as before a restart."""
+
+    @property
+    def max_over_ranks(self) -> AcrossRanks:
+        """The maximum of all ranks' values."""
+
+    def recall(self, measure: Callable[[], Any]) -> Any:
+        """The result of `measure`, or what the same call has returned at an earlier start."""
+
+
+class _OneRank:
+    """Measurements of one rank that does not keep them."""
+
+    @property
+    def max_over_ranks(self) -> AcrossRanks:
+        """See `Measurements`."""
+        return float
+
+    def recall(self, measure: Callable[[], Any]) -> Any:
+        """See `Measurements`."""
+        return measure()
+
+
+ONE_RANK: Measurements = _OneRank()
+
+
 Times = Mapping[tuple[str, int], float]
 """Seconds by kernel and number of tokens."""
 
@@ -51,19 +81,23 @@ _MAX_SLOWDOWN = 2.0
 
 
 def time_and_choose(
-    weights: Iterable[Tensor], across_ranks: AcrossRanks, layouts: Sequence[str] = tuple(LAYOUTS)
+    weights: Iterable[Tensor], measurements: Measurements, layouts: Sequence[str] = tuple(LAYOUTS)
 ) -> ProductPlan:
     """Choose among `layouts` for `weights` [out, in] of one dtype, in the order of a forward.
 
     Takes of `weights` as many as it needs.
     """
     samples = _samples(weights)
-    size = across_ranks(max(sample.nbytes for sample in samples))  # ranks must agree
+    across_ranks = measurements.max_over_ranks
+    size = measurements.recall(lambda: across_ranks(max(sample.nbytes for sample in samples)))
     if len(layouts) > 1 and size < TIMED_BYTES:
         return PLAIN
     usable = [name for name in usable_layouts(samples[0].dtype) if name in layouts]
-    times = _time_kernels(samples, usable)
-    return choose_plan({key: across_ranks(seconds) for key, seconds in times.items()}, usable)
+    seconds = measurements.recall(
+        lambda: [across_ranks(each) for each in _time_kernels(samples, usable).values()]
+    )
+    keys = _timed_kernels(samples[0].dtype, usable)
+    return choose_plan(dict(zip(keys, seconds, strict=True)), usable)
 
 
 def choose_plan(times: Times, layouts: Sequence[str]) -> ProductPlan:
@@ -97,13 +131,18 @@ def _samples(weights: Iterable[Tensor]) -> list[Tensor]:
     return samples
 
 
+def _timed_kernels(dtype: torch.dtype, layouts: Sequence[str]) -> list[tuple[str, int]]:
+    """The kernels that are timed, each with every number of tokens."""
+    names = [name for layout in layouts for name in kernel_names(layout, dtype)]
+    return [(name, tokens) for name in names for tokens in TIMED_TOKENS]
+
+
 def _time_kernels(
     samples: Sequence[Tensor], layouts: Sequence[str]
 ) -> dict[tuple[str, int], float]:
     """Seconds of each kernel of `layouts` for all of `samples`, with as many threads as suit it."""
     laid_out = {layout: [LAYOUTS[layout](sample) for sample in samples] for layout in layouts}
-    names = [name for layout in layouts for name in kernel_names(layout, samples[0].dtype)]
-    times = {(name, tokens): inf for name in names for tokens in TIMED_TOKENS}
+    times = dict.fromkeys(_timed_kernels(samples[0].dtype, layouts), inf)
     start = time.perf_counter()
     for _ in range(_MAX_ROUNDS):
         alone = _time_round(times, samples, laid_out, 1, inf)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from pathlib import Path
+from zlib import crc32
+
+import pytest
 
 from shard.loading.measured_times import MeasuredTimes
 
@@ -27,12 +32,16 @@ def test_a_start_that_failed_before_it_was_ready_leaves_no_times(tmp_path: Path)
     assert MeasuredTimes(tmp_path / "times", one_rank)(0.7) == 0.7
 
 
-def test_ranks_measure_again_where_one_of_them_has_no_times(tmp_path: Path) -> None:
+@pytest.mark.parametrize("elsewhere", [[], [0.4], [0.5, 0.6]])
+def test_ranks_measure_again_where_one_of_them_has_other_times(
+    tmp_path: Path, elsewhere: list[float]
+) -> None:
     known = MeasuredTimes(tmp_path / "times", one_rank)
     known(0.5)
     known.save()
-    missing_elsewhere = iter([1.0, 0.8])
-    times = MeasuredTimes(tmp_path / "times", lambda seconds: next(missing_elsewhere))
+    theirs = float(crc32(json.dumps(elsewhere).encode()))
+    others = iter([theirs, -theirs, 0.8])
+    times = MeasuredTimes(tmp_path / "times", lambda seconds: max(seconds, next(others)))
     assert times(0.7) == 0.8
 
 
@@ -41,3 +50,27 @@ def test_without_a_file_every_start_measures() -> None:
     assert times(0.7) == 0.7
     times.save()
     assert MeasuredTimes(None, one_rank)(0.9) == 0.9
+
+
+def test_what_is_known_is_not_measured_unless_that_compiles_kernels() -> None:
+    calls: list[str] = []
+
+    def measure(name: str) -> str:
+        calls.append(name)
+        return name
+
+    times = MeasuredTimes(None, one_rank, kept=["known"])
+    assert [times.recall(partial(measure, name)) for name in "ab"] == ["known", "b"]
+    assert calls == ["b"]
+    assert not times.is_complete
+    repeated = MeasuredTimes(None, one_rank, kept=["known"], repeat=True)
+    assert repeated.recall(lambda: measure("c")) == "known"
+    assert calls == ["b", "c"]
+    assert repeated.is_complete
+
+
+def test_the_values_of_this_launcher_replace_those_of_an_earlier_one(tmp_path: Path) -> None:
+    first = MeasuredTimes(tmp_path / "times", one_rank, kept=[0.5])
+    assert first(0.7) == 0.5
+    first.save()
+    assert MeasuredTimes(tmp_path / "times", one_rank, kept=[0.1])(0.7) == 0.5

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from shard.loading.measured_times import MeasuredTimes
 from shard.model import fused_llama, linear_layers, product_times, products
 from shard.model.forward import (
     choose_forward,
@@ -127,14 +128,15 @@ def test_small_weights_are_multiplied_plainly_and_not_timed() -> None:
         calls.append(value)
         return value
 
-    assert time_and_choose([torch.ones(8, 4)], across_ranks) == PLAIN
-    assert calls == [128], "ranks agree on the size"
+    assert time_and_choose([torch.ones(8, 4)], MeasuredTimes(None, across_ranks)) == PLAIN
+    assert calls[-1] == 128, "ranks agree on the size"
 
 
 def test_ranks_choose_by_the_same_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a rank measures itself has no influence: here `across_ranks` is the slowest rank."""
+    """What a rank measures itself has no influence: here another rank is always slower."""
+    slowest = MeasuredTimes(None, lambda _: 1e-3)
     monkeypatch.setattr(product_times, "TIMED_BYTES", 0)
-    plans = {time_and_choose([torch.randn(64, 32)] * 3, lambda _: 1e-3) for _ in range(3)}
+    plans = {time_and_choose([torch.randn(64, 32)] * 3, slowest) for _ in range(3)}
     assert len(plans) == 1
 
 
@@ -245,3 +247,12 @@ def test_a_round_of_threads_that_hinder_each_other_is_given_up(
         torch.set_num_threads(threads)
     assert times["columns", 1] == 1.0, "no kernel is judged by the unfinished round"
     assert times["transposed", 32] == 3.0
+
+
+def test_kernels_of_an_earlier_start_are_not_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(product_times, "TIMED_BYTES", 0)
+    weights = [torch.randn(64, 32)] * 3
+    first = MeasuredTimes(None, float)
+    plan = time_and_choose(weights, first)
+    monkeypatch.setattr(product_times, "_time_kernels", None)
+    assert time_and_choose(weights, MeasuredTimes(None, float, kept=first.values)) == plan

@@ -1,0 +1,83 @@
+"""Measurements are kept for later launchers, and used only for what they were made of."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shard.loading.measurement_cache import MAX_FILES, MAX_USES, MeasurementCache, identity
+from tests.support import tiny
+
+KEY = {"format": 1, "machine": ["x86_64", "some processor", 2]}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> MeasurementCache:
+    return MeasurementCache(KEY, {"XDG_CACHE_HOME": str(tmp_path)})
+
+
+def test_what_one_launcher_keeps_another_reads(cache: MeasurementCache, tmp_path: Path) -> None:
+    assert cache.read() == []
+    values = [0.5, {"many": 2, "many_from": float("inf")}, "text"]
+    cache.write(values, are_reused=False)
+    assert MeasurementCache(KEY, {"XDG_CACHE_HOME": str(tmp_path)}).read() == values
+    assert [file.name for file in cache.file.parent.iterdir()] == [cache.file.name]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", '{"values": [1]}', '{"key": {"format": 0}, "values": [1]}']
+)
+def test_a_damaged_or_foreign_file_is_measured_again_and_logged(
+    cache: MeasurementCache, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.write([0.5], are_reused=False)
+    cache.file.write_text(text)
+    assert cache.read() == []
+    (record,) = caplog.records
+    assert "measuring again" in record.getMessage()
+    cache.write([0.7], are_reused=False)
+    assert cache.read() == [0.7]
+
+
+def test_measurements_are_made_again_after_some_starts(cache: MeasurementCache) -> None:
+    cache.write([0.5], are_reused=False)
+    for _ in range(MAX_USES):
+        assert cache.read() == [0.5]
+        cache.write([0.5], are_reused=True)
+    assert cache.read() == []
+    cache.write([0.7], are_reused=False)
+    assert cache.read() == [0.7]
+
+
+def test_the_oldest_files_are_removed(cache: MeasurementCache, tmp_path: Path) -> None:
+    cache.write([0], are_reused=False)
+    os.utime(cache.file, (1, 1))
+    for number in range(MAX_FILES):
+        MeasurementCache({"number": number}, {"XDG_CACHE_HOME": str(tmp_path)}).write(
+            [number], are_reused=False
+        )
+    assert len(list(cache.file.parent.iterdir())) == MAX_FILES
+    assert not cache.file.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "text-generation-laps").write_text("a file, not a folder")
+    MeasurementCache(KEY, {"XDG_CACHE_HOME": str(tmp_path)}).write([0.5], are_reused=False)
+    assert "measurements are not kept" in caplog.text
+
+
+def test_the_key_changes_with_the_weights_and_with_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    config = tiny.config(str(tmp_path))
+    key = identity(config)
+    assert identity(replace(config, socket="another", model_id="another")) == key
+    assert identity(replace(config, dtype="bfloat16")) != key
+    assert identity(replace(config, rank=1, world=2)) != key
+    (tmp_path / "model.safetensors").write_bytes(b"12")
+    assert identity(config) != key
