@@ -42,6 +42,7 @@ from shard.config import (
 )
 from shard.errors import StartupError
 from shard.launch.child import ChildCommand
+from shard.launch.measurement_folder import measurement_folder
 from shard.launch.memory_estimate import estimate_memory
 from shard.launch.model_source import ModelFolders, resolve_models
 from shard.launch.rank_group import RankGroup
@@ -281,6 +282,7 @@ def shard_command(
 ) -> ChildCommand:
     """The command that starts one rank."""
     model, limits = options.model, options.limits
+    measurements = measurement_folder(model.measurement_cache, os.environ)
     config = ShardConfig(
         model_path=str(models.target),
         model_id=models.target_id,
@@ -300,6 +302,7 @@ def shard_command(
         cuda_memory_fraction=model.cuda_memory_fraction,
         prefill_tokens=limits.max_batch_prefill_tokens or DEFAULT_PREFILL_TOKENS,
         log_level=log_levels.effective_level(options.server.log_level, log_levels.SHARD_TARGETS),
+        measurement_cache=str(measurements) if measurements else None,
     )
     return ChildCommand(f"rank {rank}", python_command("shard"), asdict(config))
 

@@ -62,6 +62,11 @@ class ModelConfig:
     weights_cache_override: str | None = option(
         None, "folder whose *.safetensors files replace the target model's weights"
     )
+    measurement_cache: str | None = option(
+        None,
+        "folder that keeps what ranks on a CPU measure at their start, for later starts; none:"
+        " measure at every start; default: in $XDG_CACHE_HOME/text-generation-laps",
+    )
     shard_uds_path: str | None = option(
         None, "path prefix of the shards' Unix sockets; default: a new private folder"
     )
@@ -153,3 +158,5 @@ class ShardConfig:
     """Whether to run rounds on the device where possible; off until proven on a GPU."""
     drafter: str | None = None
     """Name of the drafter; None: the draft model if there is one, else prompt lookup."""
+    measurement_cache: str | None = None
+    """Folder that keeps what is measured, for later launchers; None: measure at every start."""

@@ -7,7 +7,6 @@ nothing and measures nothing.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -118,10 +117,10 @@ def _times_file(config: ShardConfig) -> Path | None:
 
 
 def _measurement_cache(config: ShardConfig, device: torch.device) -> MeasurementCache | None:
-    """None on a GPU, where what is measured also compiles kernels, and without a launcher."""
-    if device.type != "cpu" or not config.rendezvous:
+    """None without a folder, and on a GPU, where what is measured also compiles kernels."""
+    if device.type != "cpu" or config.measurement_cache is None:
         return None
-    return MeasurementCache(identity(config), os.environ)
+    return MeasurementCache(identity(config), Path(config.measurement_cache))
 
 
 def choose_device(config: ShardConfig) -> torch.device:

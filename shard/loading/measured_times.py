@@ -75,4 +75,5 @@ class MeasuredTimes:
 
     def _is_equal_on_ranks(self, values: Sequence[Any]) -> bool:
         digest = float(crc32(json.dumps(values).encode()))
-        return self.max_over_ranks(digest) == digest == -self.max_over_ranks(-digest)
+        highest, lowest = self.max_over_ranks(digest), -self.max_over_ranks(-digest)
+        return lowest == highest

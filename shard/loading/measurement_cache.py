@@ -1,9 +1,9 @@
 """Measurements of earlier launchers with the same models, configuration and machine.
 
-Decides what a measurement depends on and where it is kept: a file in the XDG cache folder, named by
-a digest of that. A file that is damaged or of another format is ignored with one line in the log.
-So is, silently, one that `MAX_USES` starts have used: a machine changes in ways that no key shows.
-Knows nothing of what is measured.
+Decides what a measurement depends on and where it is kept: a file named by a digest of that. A file
+that is damaged or of another format is ignored with one line in the log. So is, silently, one that
+`MAX_USES` starts have used: a machine changes in ways that no key shows. Knows nothing of what is
+measured.
 """
 
 from __future__ import annotations
@@ -30,8 +30,22 @@ FORMAT = 1
 MAX_USES = 20
 """Starts after which the next one measures again."""
 MAX_FILES = 64
-"""Files in the folder; the oldest are removed."""
-NOT_MEASURED = ("model_id", "socket", "rendezvous", "log_level", "model_path", "draft_path")
+"""Maximum number of files in the folder; the oldest are removed."""
+FILES = "[0-9a-f]" * 32 + ".*"
+"""The files in the folder that this module has written."""
+MAX_BYTES = 1 << 20
+"""A larger file is damaged: what a rank measures takes a few kilobytes."""
+NOT_MEASURED = frozenset(
+    (
+        "model_id",
+        "socket",
+        "rendezvous",
+        "log_level",
+        "model_path",
+        "draft_path",
+        "measurement_cache",
+    )
+)
 """Fields of a rank's configuration that do not change what it measures; paths are resolved."""
 
 
@@ -50,23 +64,18 @@ def identity(config: ShardConfig) -> dict[str, Any]:
 class MeasurementCache:
     """The file for the measurements of one key."""
 
-    def __init__(self, key: Mapping[str, Any], environment: Mapping[str, str]) -> None:
-        base = environment.get("XDG_CACHE_HOME", "")
-        folder = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
-        text = json.dumps(key)
-        digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-        self._key = json.loads(text)
+    def __init__(self, key: Mapping[str, Any], folder: Path) -> None:
+        self._key = json.dumps(key)
         self._uses = 0
-        self.file = folder / "text-generation-laps" / "measurements" / f"{digest}.json"
+        self.file = folder / f"{_digest(self._key)}.json"
 
     def read(self) -> list[Any]:
         """The measurements; none if they have to be made again."""
         try:
-            kept = json.loads(self.file.read_text())
-            if kept["key"] == self._key and isinstance(kept["values"], list):
-                self._uses = int(kept["uses"])
-                return list(kept["values"]) if self._uses < MAX_USES else []
-            _log.warning("%s has another key; measuring again", self.file)
+            kept = json.loads(self._read_text())
+            self._check(kept)
+            self._uses = kept["uses"]
+            return list(kept["values"]) if self._uses < MAX_USES else []
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -80,15 +89,31 @@ class MeasurementCache:
         Where it cannot be written, the log says so, and the next launcher measures again.
         """
         uses = self._uses + 1 if are_reused else 0
+        kept = {"key": self._key, "uses": uses, "digest": _digest(json.dumps(values))}
         new = self.file.with_suffix(f".{os.getpid()}")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            new.write_text(json.dumps({"key": self._key, "uses": uses, "values": values}))
+            new.write_text(json.dumps({**kept, "values": values}))
             os.replace(new, self.file)
-            for old in sorted(self.file.parent.iterdir(), key=_modified)[:-MAX_FILES]:
+            for old in sorted(self.file.parent.glob(FILES), key=_modified)[:-MAX_FILES]:
                 old.unlink(missing_ok=True)
         except OSError as error:
             _log.warning("measurements are not kept: %s", error)
+
+    def _read_text(self) -> str:
+        with self.file.open() as file:
+            return file.read(MAX_BYTES)
+
+    def _check(self, kept: Mapping[str, Any]) -> None:
+        """Raises ValueError, KeyError or TypeError for a file that was not written like this."""
+        if kept["key"] != self._key or not isinstance(kept["uses"], int):
+            raise ValueError("another key")
+        if kept["digest"] != _digest(json.dumps(kept["values"])):
+            raise ValueError("the values have been changed")
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _describe_files(folder: Path) -> list[list[str | int]]:

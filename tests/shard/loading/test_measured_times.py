@@ -34,14 +34,19 @@ def test_a_start_that_failed_before_it_was_ready_leaves_no_times(tmp_path: Path)
 
 @pytest.mark.parametrize("elsewhere", [[], [0.4], [0.5, 0.6]])
 def test_ranks_measure_again_where_one_of_them_has_other_times(
-    tmp_path: Path, elsewhere: list[float]
+    elsewhere: list[float],
 ) -> None:
-    known = MeasuredTimes(tmp_path / "times", one_rank)
-    known(0.5)
-    known.save()
-    theirs = float(crc32(json.dumps(elsewhere).encode()))
-    others = iter([theirs, -theirs, 0.8])
-    times = MeasuredTimes(tmp_path / "times", lambda seconds: max(seconds, next(others)))
+    """Every rank takes part in as many collectives, also the one whose digest is the larger."""
+    digests = [float(crc32(json.dumps(values).encode())) for values in ([0.5], elsewhere)]
+    calls: list[float] = []
+
+    def max_over_ranks(seconds: float) -> float:
+        calls.append(seconds)
+        other = digests[1] if len(calls) < 3 else 0.8
+        return max(seconds, other * (1 if seconds >= 0 else -1))
+
+    times = MeasuredTimes(None, max_over_ranks, kept=[0.5])
+    assert calls == [digests[0], -digests[0]]
     assert times(0.7) == 0.8
 
 

@@ -1,0 +1,18 @@
+"""Where the measurements of ranks are kept: the operator's folder, or one in the XDG cache.
+
+Decides only the path. What lies in the folder is for `shard.loading.measurement_cache`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def measurement_folder(setting: str | None, environment: Mapping[str, str]) -> Path | None:
+    """Where measurements are kept: `setting`, else a folder in the XDG cache; None for `none`."""
+    if setting is not None:
+        return None if setting == "none" else Path(setting).resolve()
+    base = environment.get("XDG_CACHE_HOME", "")
+    cache = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
+    return cache / "text-generation-laps" / "measurements"
