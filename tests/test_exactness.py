@@ -98,8 +98,9 @@ def test_a_draft_of_random_weights_changes_no_token(kind: str, random_draft: str
 def test_shards_and_schedulers_change_no_token(
     processes: Processes, shards: str, scheduler: str
 ) -> None:
-    flags = ("--hostname", "127.0.0.1", "-p", "0", "--num-shard", shards)
-    server = processes.start(str(ROOT / "launcher.py"), *flags, "--scheduler", scheduler)
+    flags = ["--hostname", "127.0.0.1", "-p", "0", "--measurement-cache", "none"]
+    flags += ["--num-shard", shards, "--scheduler", scheduler]
+    server = processes.start(str(ROOT / "launcher.py"), *flags)
     url = server.url()
     with ThreadPoolExecutor(16) as pool:
         for kind, sampling in KINDS.items():

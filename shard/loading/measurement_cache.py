@@ -18,6 +18,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from shard.config import ShardConfig
 from shard.cores import available_cores
@@ -25,8 +26,8 @@ from shard.errors import first_line
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 1
-"""Increased when the same models would be measured differently, or be kept in another form."""
+PACKAGE = Path(__file__).parents[1]
+"""The code that measures; when any of it changes, what was measured before is not used."""
 MAX_USES = 20
 """Starts after which the next one measures again."""
 MAX_FILES = 64
@@ -53,7 +54,7 @@ def identity(config: ShardConfig) -> dict[str, Any]:
     """What the measurements of the rank of `config` depend on, as JSON. Raises OSError."""
     folders = filter(None, (config.model_path, config.draft_path))
     return {
-        "format": FORMAT,
+        "code": _digest_code(PACKAGE),
         "config": {k: v for k, v in asdict(config).items() if k not in NOT_MEASURED},
         "files": [_describe_files(Path(folder)) for folder in folders],
         "machine": [platform.machine(), _processor(), available_cores()],
@@ -114,6 +115,13 @@ class MeasurementCache:
 
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _digest_code(package: Path) -> str:
+    """A digest of the Python files of `package`, by their paths. Raises OSError."""
+    files = sorted(package.rglob("*.py"))
+    code = ((str(file.relative_to(package)), file.read_bytes()) for file in files)
+    return _digest("".join(f"{name} {crc32(content)} " for name, content in code))
 
 
 def _describe_files(folder: Path) -> list[list[str | int]]:

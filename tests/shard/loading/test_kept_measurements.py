@@ -9,6 +9,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from shard.config import ShardConfig
 from shard.loading.measurement_cache import MeasurementCache
 from shard.wire.protocol import Ready, Sampling
@@ -48,6 +50,7 @@ def make_costs_extreme(file: Path) -> None:
     cache.write(kept["values"], are_reused=False)
 
 
+@pytest.mark.nightly  # test_measured_times has the decision, without processes
 def test_two_ranks_use_what_is_kept_only_if_both_have_it(
     model: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shard.loading import measurement_cache
 from shard.loading.measurement_cache import (
     MAX_BYTES,
     MAX_FILES,
@@ -18,7 +19,7 @@ from shard.loading.measurement_cache import (
 )
 from tests.support import tiny
 
-KEY = {"format": 1, "machine": ["x86_64", "some processor", 2]}
+KEY = {"code": "a digest", "machine": ["x86_64", "some processor", 2]}
 
 
 @pytest.fixture
@@ -102,3 +103,18 @@ def test_the_key_changes_with_the_weights_and_with_the_configuration(tmp_path: P
     assert identity(replace(config, rank=1, world=2)) != key
     (tmp_path / "model.safetensors").write_bytes(b"12")
     assert identity(config) != key
+
+
+def test_the_key_changes_with_the_code_that_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, model = tmp_path / "code", tmp_path / "model"
+    code.mkdir()
+    model.mkdir()
+    (code / "module.py").write_text("a = 1")
+    monkeypatch.setattr(measurement_cache, "PACKAGE", code)
+    key = identity(tiny.config(str(model)))
+    (code / "notes.txt").touch()
+    assert identity(tiny.config(str(model))) == key
+    (code / "module.py").write_text("a = 2")
+    assert identity(tiny.config(str(model))) != key

@@ -201,7 +201,7 @@ def test_a_replaced_layer_keeps_the_shape_of_inputs_that_may_be_empty(
     monkeypatch.setattr(linear_layers, "time_and_choose", lambda *_: UNIFORM[name])
     with torch.inference_mode():
         expected = head(x)
-        linear_layers.replace_products(module, float)
+        linear_layers.replace_products(module, product_times.ONE_RANK)
         assert "forward" in vars(head)
         torch.testing.assert_close(head(x), expected, rtol=1e-4, atol=1e-4)
 
