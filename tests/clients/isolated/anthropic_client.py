@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -91,5 +92,8 @@ assert body, "an image was accepted"
 assert body["error"]["type"] == "invalid_request_error", body
 assert "`image` is not supported" in body["error"]["message"], body
 
-EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
-runpy.run_path(str(EXAMPLES / "anthropic_messages.py"), run_name="__main__")
+ROOT = Path(__file__).resolve().parents[3]
+runpy.run_path(str(ROOT / "examples" / "anthropic_messages.py"), run_name="__main__")
+page = (ROOT / "docs" / "messages.md").read_text()
+for program in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+    exec(program.replace("http://localhost:3000", sys.argv[1]))
