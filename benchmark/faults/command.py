@@ -9,9 +9,9 @@ the others a rank, chosen at random, gets SIGKILL or SIGSTOP at random moments. 
   differ, and `faults.faults` the signals.
 - `faults.gap_seconds`: longest time from a SIGKILL to the next token, less the time that the ranks
   took to load.
-- `faults.hang_seconds`: longest time from a SIGSTOP until `/health/ready` was 503, less the step
+- `faults.hang_seconds`: longest time from a SIGSTOP until the shards were given up, less the step
   timeout; 0 without one.
-- `faults.unready_seconds`: longest time from a SIGKILL until `/health/ready` was 503.
+- `faults.ready_false_seconds`: longest time from a signal until `/health/ready` was 503.
 - `faults.router_seconds`: time from the SIGKILL of an idle router until a new one, connected to the
   same ranks, is healthy.
 
@@ -70,7 +70,7 @@ class Observed:
     answers: Answers = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     hangs: list[float] = field(default_factory=list)
-    unready: list[float] = field(default_factory=list)
+    ready_false: list[float] = field(default_factory=list)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -139,25 +139,26 @@ async def _disturb(
     ranks = server.children("shard")
     os.kill(ranks[int(fault.rank * len(ranks))], fault.signal)
     moment = time.monotonic()
-    await _wait_unready(server.url)
-    unready = time.monotonic() - moment
+    await _until(server.url, "stalled", "restarting")
+    observed.ready_false.append(time.monotonic() - moment)
+    await _until(server.url, "restarting")
+    given_up = time.monotonic() - moment
     loaded: float = (await server.event("restarted"))["seconds"]
     await progress.reach(progress.tokens + 1)
     if fault.signal is signal.SIGSTOP:
-        observed.hangs.append(unready - STEP_TIMEOUT_SECONDS)
+        observed.hangs.append(given_up - STEP_TIMEOUT_SECONDS)
     else:
-        observed.unready.append(unready)
         observed.gaps.append(progress.arrivals[-1] - moment - loaded)
 
 
-async def _wait_unready(url: str) -> None:
-    """Wait until `/health/ready` is not 200."""
+async def _until(url: str, *reasons: str) -> None:
+    """Wait until `/health/ready` is 503 for one of `reasons`."""
     async with aiohttp.ClientSession(url) as session:
-        status = 200
-        while status == 200:
+        reason = None
+        while reason not in reasons:
             await asyncio.sleep(0.02)
             async with session.get("/health/ready") as response:
-                status = response.status
+                reason = None if response.status == 200 else (await response.json())["reason"]
 
 
 async def _router_seconds(shards: int) -> float:
@@ -185,9 +186,9 @@ def figures(undisturbed: Answers, observed: Sequence[Observed]) -> dict[str, flo
         for pair in zip(undisturbed, each.answers, strict=True)
     ]
     ended = all(stream and stream[-1].get("details") for stream in undisturbed)
-    gaps, hangs, unready = (
+    gaps, hangs, ready_false = (
         [value for each in observed for value in getattr(each, name)]
-        for name in ("gaps", "hangs", "unready")
+        for name in ("gaps", "hangs", "ready_false")
     )
     return {
         "faults.identical": int(ended and all(same)),
@@ -196,5 +197,5 @@ def figures(undisturbed: Answers, observed: Sequence[Observed]) -> dict[str, flo
         "faults.faults": len(gaps) + len(hangs),
         "faults.gap_seconds": max(gaps, default=0.0),
         "faults.hang_seconds": max(hangs, default=0.0),
-        "faults.unready_seconds": max(unready, default=0.0),
+        "faults.ready_false_seconds": max(ready_false, default=0.0),
     }

@@ -80,7 +80,7 @@ class DispatcherView:
             return "draining"
         if self._shards.group.failure:
             return "restarting"
-        return "stalled" if self._shards.group.is_overdue(self._clock()) else None
+        return "stalled" if self._shards.group.is_stalled(self._clock()) else None
 
     def seconds_to_restart(self) -> float:
         """Estimated seconds until the shards serve again; 0 if they do."""

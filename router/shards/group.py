@@ -143,9 +143,9 @@ class ShardGroup:
             rank.write(frame)
         await done
 
-    def is_overdue(self, now: float) -> bool:
-        """Whether the ranks count as hung; `check_health` then fails the group."""
-        return self._watchdog.hang(now) is not None
+    def is_stalled(self, now: float) -> bool:
+        """Whether a rank is silent, or the ranks hang; `check_health` fails a group that hangs."""
+        return self._watchdog.is_stalled(now)
 
     def seconds_since_answers(self, now: float) -> tuple[float, ...]:
         """For each rank the seconds since it last answered a ping or completed a step."""

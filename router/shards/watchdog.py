@@ -1,10 +1,10 @@
 """When a group of ranks hangs: a decision from pings, counts of progress and times that are given.
 
-A rank hangs if it leaves a ping unanswered for too long, or a grammar unprepared. The group hangs
-if a Step has begun and no rank makes progress for too long: one that waits in a collective for
-another makes none. So a Step that computes never counts as a hang, however long it takes. How long
-is too long follows from what the Step should take at the measured speed, unless the operator has
-set it.
+A rank is silent if it leaves a ping unanswered for a moment, and hangs if it does so for too long,
+or leaves a grammar unprepared. The group hangs if a Step has begun and no rank makes progress for
+too long: one that waits in a collective for another makes none. So a Step that computes never
+counts as a hang, however long it takes. How long is too long follows from what the Step should take
+at the measured speed, unless the operator has set it.
 
 Nothing here reads a clock or sends anything. Ranks are numbers; what a Step computes is not known.
 """
@@ -26,6 +26,10 @@ STEP_HISTORY = 512
 """Number of recent Steps from which the speed is measured."""
 PING_INTERVAL_SECONDS = 0.5
 """Minimum time between two pings of a rank."""
+SILENCE_SECONDS = 1.25
+"""A rank that owes the answer to a ping for longer is silent: it may hang."""
+MAX_GAP_SECONDS = 1.0
+"""Maximum by which the watchdog's clock advances between two times that it is given."""
 
 
 def expected_seconds(step: Step, ranks: Sequence[Ready]) -> float:
@@ -147,6 +151,12 @@ class Watchdog:
         clock = self._clock_at(now)
         return tuple(clock - rank.same_until for rank in self._ranks)
 
+    def is_stalled(self, now: float) -> bool:
+        """Whether a rank is silent at `now`, or the ranks count as hung."""
+        clock = self._clock_at(now)
+        pinged = [rank.pinged_at for rank in self._ranks if rank.pinged_at is not None]
+        return clock - min(pinged, default=clock) > SILENCE_SECONDS or self.hang(now) is not None
+
     def hang(self, now: float) -> str | None:
         """Why the ranks count as hung at `now`; None if they do not."""
         clock = self._clock_at(now)
@@ -186,6 +196,5 @@ class Watchdog:
         self._clock, self._given = self._clock_at(now), now
 
     def _clock_at(self, now: float) -> float:
-        """The clock at `now`: a gap between two times counts as half a timeout at most."""
         gap = 0.0 if self._given is None else now - self._given
-        return self._clock + min(gap, self._min_timeout / 2)
+        return self._clock + min(gap, MAX_GAP_SECONDS, self._min_timeout / 2)

@@ -121,7 +121,7 @@ def test_the_figures_name_the_worst_of_all_runs_and_every_answer_that_differs() 
         "faults.faults": 3,
         "faults.gap_seconds": 1.5,
         "faults.hang_seconds": 0.25,
-        "faults.unready_seconds": 0.125,
+        "faults.ready_false_seconds": 0.125,
     }
     both = figures([ANSWER, ANSWER], [good, bad])
     assert (both["faults.identical"], both["faults.differing"]) == (0, 1)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from router.shards.watchdog import (
     MIN_TIMEOUT_SECONDS,
     PING_INTERVAL_SECONDS,
+    SILENCE_SECONDS,
     STEP_HISTORY,
     TIMEOUT_FACTOR,
     Watchdog,
@@ -136,6 +137,29 @@ def test_a_rank_that_does_not_answer_is_found(in_step: bool, world_size: int) ->
     assert ranks.run(3.0 - CHECK_SECONDS, computing=others) is None
     reason = ranks.run(MARGIN, computing=others)
     assert reason == f"rank {world_size - 1} has not answered a ping for 3 s"
+
+
+@given(world_size=st.integers(1, 3), moment=st.floats(10.0, 12.0), in_step=st.booleans())
+def test_a_stopped_rank_is_noticed_within_two_seconds_and_one_that_answers_never(
+    world_size: int, moment: float, in_step: bool
+) -> None:
+    ranks = Ranks(world_size)
+    if in_step:
+        ranks.send()
+    while ranks.now < 1000.0 + moment:
+        ranks.run(CHECK_SECONDS, computing=(0,))
+        assert not ranks.watchdog.is_stalled(ranks.now + CHECK_SECONDS)
+    ranks.stopped.add(world_size - 1)
+    assert ranks.run(2.0 - CHECK_SECONDS) is None
+    assert ranks.watchdog.is_stalled(ranks.now + CHECK_SECONDS)
+
+
+def test_a_router_that_was_stopped_itself_calls_no_rank_silent() -> None:
+    ranks = Ranks()
+    ranks.run(10.0)
+    ranks.stopped.add(0)
+    ranks.check(PING_INTERVAL_SECONDS)
+    assert not ranks.watchdog.is_stalled(ranks.now + 100 * SILENCE_SECONDS)
 
 
 def test_a_rank_that_waits_for_one_that_computes_is_not_a_hang() -> None:
