@@ -15,11 +15,10 @@ from shard.launch import signals
 if sys.argv[0].rpartition("/")[2] in ("launcher.py", "text-generation-launcher"):
     signals.hold()  # before the imports, which take a moment; not in tests, which only import this
 
-import argparse
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,67 +27,32 @@ from typing import Any, get_type_hints
 from router import log_levels
 from router.cli import config_file, flags, port
 from router.cli.console import ConsoleLog
+from router.cli.launcher_flags import DeveloperFlags, LauncherFlags
+from router.cli.live_console import open_log
+from router.cli.startup_lines import announce, exposure_warning
 from router.cli.tgi_flags import IgnoredTgiFlags, UnsupportedTgiFlags
 from router.cli.versions import describe
 from router.config import Limits, RouterConfig, ServerConfig
 from router.scheduler.config import SchedulerConfig
 from shard.child_command import python_command
-from shard.config import (
-    DEFAULT_DRAFT_LENGTH,
-    DEFAULT_PREFILL_TOKENS,
-    ModelConfig,
-    ShardConfig,
-    option,
-)
+from shard.config import DEFAULT_DRAFT_LENGTH, DEFAULT_PREFILL_TOKENS, ModelConfig, ShardConfig
 from shard.errors import StartupError
 from shard.launch.child import ChildCommand
+from shard.launch.lifetime import run
 from shard.launch.measurement_folder import measurement_folder
 from shard.launch.memory_estimate import estimate_memory
 from shard.launch.model_source import ModelFolders, resolve_models
 from shard.launch.rank_group import RankGroup
 from shard.launch.run_folder import run_folder
 from shard.launch.serving import serve
-from shard.launch.supervisor import StopRequested, Supervisor
+from shard.launch.supervisor import Supervisor
 from shard.loading import checkpoint
 from shard.wire import sockets
 
-ERROR_PREFIXES = {
-    2: "ArgumentValidation: ",
-    3: "DownloadError: ",
-    4: "ModelRefused: ",
-    5: "PortInUse: ",
-    6: "NotEnoughMemory: ",
-    7: "RunFolder: ",
-}
-"""The error's name after `Error: `, by exit status; the texts of 1 and 8 contain their own."""
 RENDEZVOUS = "rendezvous"
 """File in the run folder through which the ranks of one start find each other."""
 DEFAULT_BATCH_SIZE = 64
 """Default of `max_batch_size`."""
-CURL_EXAMPLE = (
-    """curl {url}/generate -H 'Content-Type: application/json' -d '{{"inputs": "Once upon"}}'"""
-)
-
-
-@dataclass(frozen=True, slots=True)
-class LauncherFlags:
-    """What the launcher itself does."""
-
-    config: str | None = option(None, "TOML file with a key for each flag", environment=None)
-    print_config: bool = option(
-        False, "print the configuration as a TOML file and exit", environment=None
-    )
-    check: bool = option(False, "check everything except the weights and exit", environment=None)
-    env: bool = option(False, "print versions and devices first", short="-e", environment=None)
-
-
-@dataclass(frozen=True, slots=True)
-class DeveloperFlags:
-    """Flags for tests and benchmarks of the router; not shown by `--help`."""
-
-    echo: bool = option(False, argparse.SUPPRESS, environment=None)
-    echo_seconds: float = option(0.0, argparse.SUPPRESS, environment=None)
-    step_log: str | None = option(None, argparse.SUPPRESS, environment=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +83,7 @@ def main() -> int:
     log = ConsoleLog(as_json=False)
     try:
         options = parse(sys.argv[1:], os.environ)
-        log = ConsoleLog(
-            as_json=options.server.json_output or os.environ.get("LOG_FORMAT") == "json"
-        )
+        log = open_log(as_json=options.server.json_output or os.environ.get("LOG_FORMAT") == "json")
         if options.launcher.print_config:
             print("\n".join(config_file.dump(*options.serving_configs)))
             return 0
@@ -130,8 +92,10 @@ def main() -> int:
             work = check if options.launcher.check else launch
             asyncio.run(run(partial(work, options, http_socket, folder, log), log))
     except StartupError as error:
-        log.error("Error: " + ERROR_PREFIXES.get(error.code, "") + error.text)
+        log.error(error.line)
         return error.code
+    finally:
+        log.close()
     return 0
 
 
@@ -161,17 +125,6 @@ def log_startup(options: LauncherOptions, log: ConsoleLog) -> None:
         log.warning(warning)
 
 
-def exposure_warning(server: ServerConfig) -> str | None:
-    """A warning for a server that everyone can reach and use; None for any other."""
-    everywhere = server.hostname in ("", "0.0.0.0", "::")  # noqa: S104
-    if server.api_key or server.api_key_file or not everywhere:
-        return None
-    return (
-        "the server listens on all interfaces without an API key; set `--api-key-file`, or"
-        " `--hostname 127.0.0.1`"
-    )
-
-
 def bind(server: ServerConfig) -> socket.socket:
     """Bind the HTTP socket.
 
@@ -184,27 +137,6 @@ def bind(server: ServerConfig) -> socket.socket:
     except OSError as error:
         where = f"`hostname`({server.hostname}) and `port`({server.port})"
         raise StartupError(2, f"{where} cannot be bound: {error.strerror}") from None
-
-
-async def run(work: Callable[[Supervisor], Awaitable[None]], log: ConsoleLog) -> None:
-    """Await `work` with a supervisor, then end all children. Raises StartupError."""
-    failure = None
-    loop = asyncio.get_running_loop()
-    async with asyncio.TaskGroup() as tasks:
-        children = Supervisor(tasks, log)
-        for name in signals.STOP_SIGNALS:
-            loop.add_signal_handler(name, children.on_signal)
-        with signals.delivered():
-            try:
-                await work(children)
-            except StopRequested:
-                log("Stopped before the server was ready")
-            except StartupError as error:  # the task group would wrap it in an ExceptionGroup
-                failure = error
-            finally:
-                await children.shutdown()
-    if failure:
-        raise failure
 
 
 async def launch(
@@ -229,14 +161,6 @@ async def launch(
     await serve(group, router, on_ready, grace_seconds, log, children)
 
 
-def announce(http_socket: socket.socket, log: ConsoleLog, *, with_pages: bool) -> None:
-    """Log the URL of the server, which now listens, and that of its page."""
-    url = port.url(http_socket)
-    page = f"; page: {url}/ui" if with_pages else ""
-    text = f"Connected: serving at {url}{page}; try: {CURL_EXAMPLE.format(url=url)}"
-    log(text, event="connected", url=url)
-
-
 async def check(
     options: LauncherOptions,
     http_socket: socket.socket,
@@ -252,29 +176,24 @@ async def check(
     paths = sockets.socket_paths(options.model.shard_uds_path, folder, world)
     shard = shard_command(options, models, paths, 0, folder)
     lacking = [str(path) for path in models.without_weights]
-    rank = await preflight("shard.preflight", shard, children, without_weights=lacking)
+    asked = preflight("shard.preflight", shard, without_weights=lacking)
+    rank = await children.result_of(asked, "checked")
     log(f"Engine: {rank['text']}")
     estimate = estimate_memory(rank["weight_bytes"], rank["kv_bytes_per_token"], world)
     estimate.check(options.limits.max_batch_total_tokens)
     log(f"Memory: {estimate}")
     router = router_command(options, models, paths, http_socket.fileno())
-    length = rank["max_length"]
-    text = await preflight("router.preflight", router, children, max_length=length)
+    asked = preflight("router.preflight", router, max_length=rank["max_length"])
+    text = await children.result_of(asked, "checked")
     log(f"Text: {text['text']}")
     log(f"Port: {http_socket.getsockname()[1]} is free")
     log("Checked: the server can start", event="checked")
 
 
-async def preflight(
-    module: str, command: ChildCommand, children: Supervisor, **more: Any
-) -> Mapping[str, Any]:
-    """What the preflight of the child `command` reports. Raises the StartupError of a start."""
+def preflight(module: str, command: ChildCommand, **more: Any) -> ChildCommand:
+    """The command that checks with `module` what the child `command` would start with."""
     config = {"config": command.config, **more}
-    child = children.start(replace(command, argv=python_command(module), config=config))
-    checked = await children.wait_for("checked", child)
-    child.exit_expected = True
-    await children.wait_for("ended", child)
-    return checked.data
+    return replace(command, argv=python_command(module), config=config)
 
 
 def shard_command(

@@ -6,6 +6,16 @@ since it is not something that the operator could fix with a flag or a file.
 
 from __future__ import annotations
 
+NAMES = {
+    2: "ArgumentValidation: ",
+    3: "DownloadError: ",
+    4: "ModelRefused: ",
+    5: "PortInUse: ",
+    6: "NotEnoughMemory: ",
+    7: "RunFolder: ",
+}
+"""The error's name, by exit status; the texts of 1 and 8 contain their own."""
+
 
 class StartupError(Exception):
     """The server cannot start. `text` is one line: the cause and what to do.
@@ -19,6 +29,11 @@ class StartupError(Exception):
         super().__init__(text)
         self.code = code
         self.text = text
+
+    @property
+    def line(self) -> str:
+        """What the operator reads: the error's name and its text."""
+        return f"Error: {NAMES.get(self.code, '')}{self.text}"
 
 
 def first_line(error: Exception) -> str:

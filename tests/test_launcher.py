@@ -17,6 +17,7 @@ import pytest
 
 import launcher
 from router.cli import config_file
+from router.cli.startup_lines import exposure_warning
 from shard.config import DEFAULT_DRAFT_LENGTH
 from shard.errors import StartupError
 from shard.launch.model_source import ModelFolders
@@ -456,6 +457,59 @@ def test_with_json_output_every_line_is_an_object(launch: Launch) -> None:
     assert {"level": "INFO"} in lines
 
 
+LOADING = {"event": "progress", "text": "loading: 3 of 6 MB", "percent": 50}
+
+
+def launch_on_terminal(
+    processes: Processes, model: Path, *ranks: dict[str, Any], **environment: str
+) -> Running:
+    plan = json.dumps({"shards": ranks, "router": DRAINS})
+    script = str(ROOT / "tests" / "support" / "stand_in_launcher.py")
+    flags = ("--echo", "--model-id", str(model), "--port", "0", "--hostname", "127.0.0.1")
+    environment = {"TERM": "xterm", "COLUMNS": "100"} | environment
+    shards = ("--num-shard", str(len(ranks)))
+    return processes.start_on_terminal(script, plan, *flags, *shards, env=environment)
+
+
+def without_style(line: str) -> str:
+    """What is visible of a line in the end: no control sequences, nothing that was overwritten."""
+    return re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", line.rstrip().rpartition("\r")[2]).strip()
+
+
+def test_on_a_terminal_each_child_has_a_row_and_the_address_follows(
+    processes: Processes, tmp_path: Path
+) -> None:
+    rank = GOOD | {"events": [LOADING, READY]}
+    running = launch_on_terminal(processes, tmp_path, rank, rank)
+    url = re.search(r"http://127\.0\.0\.1:\d+", running.line("Serving at"))
+    assert url
+    assert without_style(running.line("Page")).split() == ["Page", f"{url[0]}/ui"]
+    assert f"curl {url[0]}/generate" in running.line("Try")
+    last = map(without_style, running.lines[-8:])
+    rows = [line for line in last if re.match(r"(rank \d|router) .* s  ready$", line)]
+    assert {row.partition("━")[0].strip() for row in rows} == {"rank 0", "rank 1", "router"}
+    assert not any("Shard ready in" in line for line in running.lines)
+    running.signal(SIGTERM)
+    assert running.process.wait(timeout=30) == 0
+
+
+def test_an_error_stands_below_the_last_picture(processes: Processes, tmp_path: Path) -> None:
+    fault = {"event": "fault", "code": 4, "text": "model.safetensors is cut short"}
+    running = launch_on_terminal(processes, tmp_path, {"events": [fault], "exit": 4})
+    line = running.line("Error: ModelRefused: model.safetensors is cut short")
+    assert "\x1b[?25h" in "".join(running.lines), "the cursor is visible again"
+    assert line.strip().endswith("cut short")
+    assert running.process.wait(timeout=30) == 4
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(
+    processes: Processes, tmp_path: Path
+) -> None:
+    running = launch_on_terminal(processes, tmp_path, GOOD, TERM="dumb")
+    running.line("Connected: serving at ")
+    assert "\x1b" not in "".join(running.lines)
+
+
 def test_an_endless_line_of_a_child_is_split_at_a_maximum_length(launch: Launch) -> None:
     running = launch(GOOD | {"flood": 1_000_000})
     running.line("Connected")
@@ -671,7 +725,7 @@ def test_the_variable_hostname_is_ignored() -> None:
     ],
 )
 def test_a_server_open_to_everyone_says_so(flags: tuple[str, ...], warns: bool) -> None:
-    warning = launcher.exposure_warning(options(*flags).server)
+    warning = exposure_warning(options(*flags).server)
     assert (warning is not None) == warns
 
 

@@ -40,9 +40,18 @@ class ProgressReporter(tqdm):  # type: ignore[misc]
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         """Emit the progress. tqdm calls this at most once per `mininterval`."""
+        if self.unit == "B" and not self.total:
+            return True  # another bar counts the same bytes, and knows how many there are
         percent = int(100 * self.n / self.total) if self.total else None
-        _emit(event="progress", text=self.desc or "downloading", percent=percent)
+        _emit(event="progress", text=_progress_text(self), percent=percent)
         return True
+
+
+def _progress_text(bar: tqdm) -> str:
+    text: str = bar.desc or "downloading"
+    if bar.unit != "B":
+        return text
+    return f"{text.partition(':')[0]}: {bar.n >> 20} of {bar.total >> 20} MB"
 
 
 def main() -> int:

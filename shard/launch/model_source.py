@@ -76,7 +76,8 @@ async def _model_folder(
     if folder := _local_folder(model):
         return folder
     job = {"model_id": model, "revision": revision, **options}
-    return await _result_of(supervisor, "fetch", "shard.launch.hub_download", job)
+    command = ChildCommand("fetch", python_command("shard.launch.hub_download"), job)
+    return Path((await supervisor.result_of(command, "found"))["path"])
 
 
 async def _converted(file: Path, dtype: str | None, supervisor: Supervisor) -> Path:
@@ -86,16 +87,8 @@ async def _converted(file: Path, dtype: str | None, supervisor: Supervisor) -> P
         return folder
     check_gguf(file)
     job = {"file": str(file), "folder": str(folder), "dtype": dtype}
-    return await _result_of(supervisor, "convert", "shard.gguf", job)
-
-
-async def _result_of(supervisor: Supervisor, name: str, module: str, job: dict[str, Any]) -> Path:
-    """The folder that a child process, which runs `module`, reports as `found`."""
-    child = supervisor.start(ChildCommand(name, python_command(module), job))
-    found = await supervisor.wait_for("found", child)
-    child.exit_expected = True
-    await supervisor.wait_for("ended", child)
-    return Path(found.data["path"])
+    command = ChildCommand("convert", python_command("shard.gguf"), job)
+    return Path((await supervisor.result_of(command, "found"))["path"])
 
 
 def _is_downloaded(model: str) -> bool:

@@ -35,6 +35,9 @@ class ChildLog(Protocol):
     def forward(self, child: str, line: str) -> None:
         """Log a line that a child wrote to stdout or stderr."""
 
+    def on_child_event(self, name: str, event: str) -> None:
+        """Handle that child `name` was `started` or has sent `event`."""
+
 
 class StopRequested(Exception):
     """The operator asked the server to stop."""
@@ -62,6 +65,7 @@ class Supervisor:
         """Start a child as `Child` does; `next_event` returns its events from now on."""
         child = Child(command, send_config)
         self._watch_tasks[self.tasks.create_task(self._watch(child))] = child
+        self._log.on_child_event(command.name, "started")
         return child
 
     def on_signal(self) -> None:
@@ -88,7 +92,8 @@ class Supervisor:
                     raise event
                 case ChildEvent(child, "progress", data):
                     seconds = round(monotonic() - child.started_at, 3)
-                    fields = {"event": "progress", "seconds": seconds, **data}
+                    source = child.command.name
+                    fields = {"event": "progress", "source": source, "seconds": seconds, **data}
                     self._log(fields.pop("text"), **fields)
                 case ChildEvent(child, "fault", {"code": int(code), "text": str(text)}) if (
                     not child.is_restarted
@@ -100,6 +105,7 @@ class Supervisor:
                     raise child.exit_error()
                 case _:
                     event.child.ready |= event.event == "ready"
+                    self._log.on_child_event(event.child.command.name, event.event)
                     return event
 
     async def _rank_exit_error(self, reporter: Child) -> StartupError | None:
@@ -146,6 +152,14 @@ class Supervisor:
             next_event = await self.next_event()
             if next_event.event == event and next_event.child is child:
                 return next_event
+
+    async def result_of(self, command: ChildCommand, event: str) -> Mapping[str, Any]:
+        """Run a child to its end, and return the data of its `event`. Raises as `next_event`."""
+        child = self.start(command)
+        result = await self.wait_for(event, child)
+        child.exit_expected = True
+        await self.wait_for("ended", child)
+        return result.data
 
     async def shutdown(self) -> None:
         """Ask all children to exit, and kill those that still run after `EXIT_TIMEOUT`."""

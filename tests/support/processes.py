@@ -6,13 +6,14 @@ Rule: nothing here waits longer than `TIMEOUT_SECONDS`, and no process is looked
 from __future__ import annotations
 
 import os
+import pty
 import re
 import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -75,16 +76,31 @@ class Processes:
         self._watched: dict[int, int] = {}
 
     def start(self, *argv: str, **more: Any) -> Running:
+        """Start Python with `argv`; its stdout and stderr are read together."""
+        process = self._popen(argv, subprocess.PIPE, more)
+        self._running.append(Running(process))
+        return self._running[-1]
+
+    def start_on_terminal(self, *argv: str, **more: Any) -> Running:
+        """Start Python with a terminal as its stdout and stderr."""
+        outer, inner = pty.openpty()
+        process = self._popen(argv, inner, more)
+        os.close(inner)
+        process.stdout = os.fdopen(outer, "rb", buffering=0)
+        self._running.append(Running(process))
+        return self._running[-1]
+
+    def _popen(
+        self, argv: Sequence[str], stdout: int, more: dict[str, Any]
+    ) -> subprocess.Popen[bytes]:
         environment = os.environ | {"PYTHONPATH": str(ROOT)} | more.pop("env", {})
-        process = subprocess.Popen(
+        return subprocess.Popen(
             (sys.executable, *argv),
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.STDOUT,
             env=environment,
             **more,
         )
-        self._running.append(Running(process))
-        return self._running[-1]
 
     def watch(self, pid: int) -> int:
         """Watch a process that the test did not start itself. Return `pid`."""

@@ -104,3 +104,16 @@ def test_progress_is_emitted_as_an_event(capsys: pytest.CaptureFixture[str]) -> 
         bar.update(2)
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {"event": "progress", "text": "files", "percent": 50} in events
+
+
+def test_bytes_are_reported_by_the_bar_that_knows_their_total(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    size, bytes_ = 8 << 20, {"unit": "B", "mininterval": 0}
+    with hub_download.ProgressReporter(desc="Downloading", **bytes_) as bar:
+        bar.update(size // 2)
+    with hub_download.ProgressReporter(total=size, desc="Writing: x", **bytes_) as bar:
+        bar.update(size // 2)
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"event": "progress", "text": "Writing: 4 of 8 MB", "percent": 50} in events
+    assert not [event for event in events if event["text"].startswith("Downloading")]
