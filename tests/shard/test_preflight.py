@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import router.preflight
-import shard.preflight
 from router.app import resolve_bounds
 from router.child import RouterStartupError, build_config
 from router.config import Limits, RouterConfig, ServerConfig
@@ -28,6 +27,7 @@ from shard.errors import StartupError
 from shard.loading import checkpoint
 from shard.loading.load import load
 from shard.loading.partition import TensorParallelRank
+from shard.preflight import model_check
 from tests.support import tiny
 from tests.support.families import byte_level
 from tests.support.nightly import nightly
@@ -228,7 +228,7 @@ def check(config: ShardConfig, router_config: RouterConfig) -> Outcome:
     def run() -> None:
         draft = Path(config.draft_path) if config.draft_path else None
         checkpoint.check(Path(config.model_path), draft, config.world)
-        found = shard.preflight.check(config, ())
+        found = model_check.check(config, ())
         router.preflight.check(router_config, found.max_length)
 
     return outcome(run)
@@ -304,7 +304,7 @@ def test_the_sizes_of_an_architecture_are_those_of_the_loaded_model(
     model: Model, name: str
 ) -> None:
     config = tiny.config(model(name), dtype="bfloat16")
-    found = shard.preflight.check(config, ())
+    found = model_check.check(config, ())
     ranks = TensorParallelRank(0, 1)
     loaded = load(config.model_path, "bfloat16", torch.device("cpu"), ranks, lambda *_: None)
     assert found.kv_bytes_per_token == loaded.page_bytes // PAGE_SIZE
@@ -318,9 +318,9 @@ def test_an_architecture_is_refused_before_its_weights_are_downloaded(
     model: Model, tmp_path: Path, name: str
 ) -> None:
     path = copytree(model(name), tmp_path / name)
-    whole = outcome(lambda: shard.preflight.check(tiny.config(str(path)), ()))
+    whole = outcome(lambda: model_check.check(tiny.config(str(path)), ()))
     (path / WEIGHTS).unlink()
-    assert outcome(lambda: shard.preflight.check(tiny.config(str(path)), (path,))) == whole
+    assert outcome(lambda: model_check.check(tiny.config(str(path)), (path,))) == whole
     assert whole is not None
     assert whole[0] == 4
     assert "is not supported: " in whole[1]
@@ -386,7 +386,7 @@ def test_a_model_that_is_not_downloaded_yet_is_checked_without_its_weights(folde
     (folder / WEIGHTS).unlink()
     config = tiny.config(str(folder))
     checkpoint.check(folder, None, 1, [folder])
-    found = shard.preflight.check(config, [folder])
+    found = model_check.check(config, [folder])
     assert found.text == "LlamaForCausalLM in float32"
     assert found.max_length == 128
     with pytest.raises(StartupError, match=r"holds no \*.safetensors"):
@@ -395,16 +395,16 @@ def test_a_model_that_is_not_downloaded_yet_is_checked_without_its_weights(folde
 
 def test_sizes_are_those_of_one_rank(model: Model) -> None:
     llama = model("llama")
-    alone = shard.preflight.check(tiny.config(llama), ())
+    alone = model_check.check(tiny.config(llama), ())
     stored = sum(tensor.nbytes for tensor in load_file(Path(llama, WEIGHTS)).values())
     assert alone.weight_bytes == stored
     assert alone.kv_bytes_per_token == 3 * 2 * 2 * 8 * 4
-    half = shard.preflight.check(tiny.config(llama, dtype="bfloat16"), ())
+    half = model_check.check(tiny.config(llama, dtype="bfloat16"), ())
     assert (half.weight_bytes, half.kv_bytes_per_token) == (stored // 2, 3 * 2 * 2 * 8 * 2)
-    parted = shard.preflight.check(tiny.config(llama, world=2), ())
+    parted = model_check.check(tiny.config(llama, world=2), ())
     assert stored // 2 < parted.weight_bytes < stored
     assert parted.kv_bytes_per_token == 3 * 2 * 1 * 8 * 4
-    pair = shard.preflight.check(tiny.config(llama, llama, world=4), ())
+    pair = model_check.check(tiny.config(llama, llama, world=4), ())
     assert pair.kv_bytes_per_token == 3 * 2 * (1 + 2) * 8 * 4
 
 

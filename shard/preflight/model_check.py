@@ -1,4 +1,4 @@
-"""A child process that checks whether a rank could serve the models; for `--check`.
+"""Whether a rank could serve the models, and what they take.
 
 It decides what a rank decides before it reads a weight, by the same functions, and runs the models
 on the meta device. It joins no group, and reserves no memory.
@@ -6,19 +6,15 @@ on the meta device. It joins no group, and reserves no memory.
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from shard.config import ShardConfig
 from shard.engine_parts import choose_device
-from shard.errors import StartupError
-from shard.events import open_event_channel
 from shard.loading.draft_vocabulary import shared_vocabulary
 from shard.loading.dry_run import ModelSize, dry_run
 from shard.loading.partition import TensorParallelRank
@@ -40,23 +36,6 @@ class CheckedModels:
     """Of target and draft, on one rank."""
     kv_bytes_per_token: int
     """Of target and draft, on one rank."""
-
-
-def main() -> int:
-    """Return the exit status: 0, or that of the fault."""
-    emit = open_event_channel()
-    arguments = json.loads(sys.stdin.readline())
-    config = ShardConfig(**arguments["config"])
-    logging.basicConfig(
-        stream=sys.stderr, level=config.log_level, format="%(levelname)s %(message)s"
-    )
-    without_weights = {Path(path) for path in arguments["without_weights"]}
-    try:
-        emit({"event": "checked", **asdict(check(config, without_weights))})
-    except StartupError as fault:
-        emit({"event": "fault", "code": fault.code, "text": fault.text})
-        return fault.code
-    return 0
 
 
 def check(config: ShardConfig, without_weights: Collection[Path]) -> CheckedModels:
@@ -101,7 +80,3 @@ def _check_model(
 
 def _describe(plan: LoadPlan) -> str:
     return f"{plan.name} in {str(plan.dtype).removeprefix('torch.')}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The check of the models for `--check`, in a child process: `python -m shard.preflight`."""
