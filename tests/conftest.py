@@ -6,14 +6,16 @@ Every process that a test starts, or learns of, is ended by its id when the test
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from hypothesis import settings
 
 from tests.support.paths import ROOT
-from tests.support.processes import Processes
+from tests.support.processes import Processes, launched
+from tests.support.shared_workers import close_shared_workers
 
 settings.register_profile("no deadline", deadline=None)  # tests assert no timing
 settings.load_profile("no deadline")
@@ -31,9 +33,16 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
+async def end_shared_workers() -> AsyncIterator[None]:
+    """The servers of a test file share their text workers, which end with it."""
+    yield
+    await close_shared_workers()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden")
-    parser.addoption("--cases", type=int, default=50, help="fuzz cases for each operation")
+    parser.addoption("--cases", type=int, default=25, help="fuzz cases for each operation")
 
 
 @pytest.fixture
@@ -48,6 +57,20 @@ def golden(pytestconfig: pytest.Config) -> Callable[[str, bytes], None]:
         assert actual == path.read_bytes()
 
     return compare
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests run in one process; so do all that share a server, which starts once."""
+    for item in items:
+        shares = "served_pair" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("served pair" if shares else str(item.path)))
+
+
+@pytest.fixture(scope="session")
+def served_pair() -> Iterator[str]:
+    """Address of the bundled pair, served by the real launcher with two shards."""
+    with launched("--num-shard", "2") as server:
+        yield server.url()
 
 
 @pytest.fixture

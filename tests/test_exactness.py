@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from signal import SIGTERM
 from typing import Any
 
 import pytest
@@ -26,7 +25,8 @@ from shard.wire.protocol import Sampling
 from tests.support.driver import DrivePlan, RowSpec, drive
 from tests.support.nightly import nightly
 from tests.support.paths import ROOT
-from tests.support.processes import Processes
+from tests.support.processes import launched
+from tests.support.reference import generate_greedily, greedy_choices
 from tests.support.tiny import engine
 
 TARGET, DRAFT = (str(ROOT / "shard" / "demo" / part) for part in ("target", "draft"))
@@ -66,18 +66,18 @@ def random_draft(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_greedy_tokens_are_those_of_transformers_generate() -> None:
+def test_greedy_tokens_are_those_that_transformers_chooses() -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(TARGET, dtype=torch.float32).eval()
     torch.set_num_threads(1)
+    emitted = reference("greedy")
+    assert emitted == [*map(partial(greedy_choices, model), specs("greedy"), emitted)]
 
-    def generate(spec: RowSpec) -> list[int]:
-        ids = torch.tensor([spec.prompt])
-        mask = torch.ones_like(ids)
-        out = model.generate(ids, attention_mask=mask, max_new_tokens=TOKENS, do_sample=False)
-        tokens: list[int] = out[0, len(spec.prompt) :].tolist()
-        return tokens
 
-    assert reference("greedy") == [generate(spec) for spec in specs("greedy")]
+@pytest.mark.parametrize("prompts", [4, nightly(50)])
+def test_greedy_tokens_are_those_that_transformers_generates(prompts: int) -> None:
+    torch.set_num_threads(1)
+    generated = [generate_greedily(TARGET, spec) for spec in specs("greedy")[:prompts]]
+    assert reference("greedy")[:prompts] == generated
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,23 +91,26 @@ def test_a_draft_of_random_weights_changes_no_token(kind: str, random_draft: str
     assert drive(engine(TARGET, random_draft), specs(kind), DrivePlan(draft=3)) == reference(kind)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_shards_change_no_token(served_pair: str, kind: str) -> None:
+    assert answers(served_pair, kind) == reference(kind)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("shards", "scheduler"),
-    [nightly("1", "fcfs"), nightly("1", "laps-sd"), ("2", "laps-sd"), nightly("2", "las")],
+    ("shards", "scheduler"), [("1", "fcfs"), ("1", "laps-sd"), ("2", "laps-sd"), ("2", "las")]
 )
-def test_shards_and_schedulers_change_no_token(
-    processes: Processes, shards: str, scheduler: str
-) -> None:
-    flags = ["--hostname", "127.0.0.1", "-p", "0", "--measurement-cache", "none"]
-    flags += ["--num-shard", shards, "--scheduler", scheduler]
-    server = processes.start(str(ROOT / "launcher.py"), *flags)
-    url = server.url()
+def test_shards_and_schedulers_change_no_token(kind: str, shards: str, scheduler: str) -> None:
+    flags = ("--num-shard", shards, "--scheduler", scheduler, "--measurement-cache", "none")
+    with launched(*flags) as server:
+        assert answers(server.url(), kind) == reference(kind)
+
+
+def answers(url: str, kind: str) -> list[list[int]]:
+    """The token ids of the answers to all texts, 16 requests at a time."""
     with ThreadPoolExecutor(16) as pool:
-        for kind, sampling in KINDS.items():
-            served = pool.map(partial(post, url, sampling), range(50), texts())
-            assert list(served) == reference(kind)
-    server.signal(SIGTERM)
-    assert server.end() == 0
+        return [*pool.map(partial(post, url, KINDS[kind]), range(50), texts())]
 
 
 def post(url: str, sampling: Sampling, seed: int, text: str) -> list[int]:

@@ -84,7 +84,7 @@ def logprobs(answer: dict[str, Any]) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("world", "kills"), [nightly(1, (0.1, 0.6)), nightly(2, (0.1, 0.6)), (2, (0.4,))]
+    ("world", "kills"), [(1, (0.4,)), nightly(1, (0.1, 0.6)), nightly(2, (0.1, 0.6))]
 )
 async def test_answers_of_every_kind_are_the_same_although_shards_are_killed(
     processes: Processes, world: int, kills: Sequence[float]

@@ -17,6 +17,7 @@ import pytest
 import launcher
 from shard.child_command import INSTALL_ROOT, python_command, python_environment
 from shard.launch.model_source import ModelFolders
+from tests.support.nightly import nightly
 from tests.support.paths import ROOT
 from tests.support.processes import Processes
 
@@ -124,15 +125,16 @@ def test_a_child_and_its_own_children_import_nothing_from_the_current_folder(
     assert result.stdout == b"None\nNone\n"
 
 
+@pytest.mark.parametrize("engine", [("--echo",), nightly(())])
 def test_a_server_started_in_a_folder_of_poisoned_modules_executes_none(
-    processes: Processes, tmp_path: Path
+    processes: Processes, tmp_path: Path, engine: tuple[str, ...]
 ) -> None:
     for name in LIBRARIES:
         poison = f"open({str(tmp_path / 'executed')!r}, 'a').write({name!r})\nraise SystemExit(3)\n"
         (tmp_path / f"{name}.py").write_text(poison)
     address = ("--hostname", "127.0.0.1", "-p", "0")
     running = processes.start(
-        str(ROOT / "launcher.py"), *address, cwd=tmp_path, env={"PYTHONPATH": ":"}
+        str(ROOT / "launcher.py"), *address, *engine, cwd=tmp_path, env={"PYTHONPATH": ":"}
     )
     url = running.url()
     message = {"role": "user", "content": "Hello"}

@@ -24,7 +24,7 @@ from shard.wire.protocol import AppendPages, NewRow, PageCopy, RowResult, RowWor
 from tests.support import tiny
 from tests.support.driver import DrivePlan, RowSpec, drive
 from tests.support.in_process import RandomPolicy
-from tests.support.nightly import nightly
+from tests.support.nightly import nightly, thinned
 from tests.support.ranks import ECHO
 from tests.support.samplings import SAMPLED
 from tests.support.tiny import VOCABULARY, swapping_engine
@@ -97,8 +97,14 @@ def test_tokens_do_not_depend_on_preemption(
     assert scheduler.status().preemptions[rung] > 3
 
 
-@pytest.mark.parametrize("name", ["falcon-alibi", "gpt-neo", "deepseek-v3", "llama4", "lfm2"])
-@pytest.mark.parametrize("rung", ["swap", "recompute"])
+@pytest.mark.parametrize(
+    ("name", "rung"),
+    thinned(
+        [("falcon-alibi",), ("gpt-neo",), ("deepseek-v3",), ("llama4",), ("lfm2",)],
+        [("swap",), ("recompute",)],
+        2,
+    ),
+)
 def test_tokens_of_adapted_attention_do_not_depend_on_preemption(
     model: Model, name: str, rung: str
 ) -> None:
@@ -111,8 +117,10 @@ def test_tokens_of_adapted_attention_do_not_depend_on_preemption(
     assert scheduler.status().preemptions[rung] > 1
 
 
-@pytest.mark.parametrize("name", ["gemma3", "gpt2", "bloom", "lfm2"])
-@pytest.mark.parametrize("drafted", [True, False], ids=["drafted", "not drafted"])
+@pytest.mark.parametrize(
+    ("name", "drafted"),
+    thinned([("gemma3",), ("gpt2",), ("bloom",), ("lfm2",)], [(True,), (False,)], 2),
+)
 def test_tokens_do_not_depend_on_shared_prefixes(model: Model, name: str, drafted: bool) -> None:
     engine = swapping_engine(model(name), model("llama", 1) if drafted else None)
     wanted = calls(SAMPLED, common=48)

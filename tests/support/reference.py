@@ -45,6 +45,28 @@ def generate_greedily(path: str, spec: RowSpec) -> list[int]:
     return tokens
 
 
+def choose_greedily(path: str, spec: RowSpec, tokens: list[int]) -> list[int]:
+    """The token that the model in `path` chooses at each place of `tokens`.
+
+    They are `tokens` exactly if `generate_greedily` returns these, and take one forward pass.
+    """
+    loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    return greedy_choices(loaded.eval(), spec, tokens)
+
+
+@torch.inference_mode()
+def greedy_choices(model: Any, spec: RowSpec, tokens: list[int]) -> list[int]:
+    """The same for a loaded model."""
+    assert len(tokens) == spec.max_new or tokens[-1] == model.generation_config.eos_token_id
+    ids = torch.tensor([[*spec.prompt, *tokens]])
+    logits = model(input_ids=ids, use_cache=False).logits[0].float()
+    penalize = RepetitionPenaltyLogitsProcessor(spec.sampling.repetition_penalty)
+    return [
+        int(penalize(ids[:, :place], logits[None, place - 1])[0].argmax())
+        for place in range(len(spec.prompt), ids.shape[1])
+    ]
+
+
 class Penalties(LogitsProcessor):
     """OpenAI's additive penalties, token by token; transformers has none."""
 

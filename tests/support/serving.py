@@ -43,11 +43,8 @@ from router.text.chat_template import ChatTemplate
 from router.text.tokenizer import Tokenizer
 from router.text.worker_pool import TextWorkers, WorkerFiles
 from tests.support.families import byte_level
-from tests.support.paths import ROOT
+from tests.support.shared_workers import DEMO, VOCAB_SIZE, shared_workers
 
-DEMO = ROOT / "shard" / "demo" / "target"
-VOCAB_SIZE = 4096
-"""Size of the demo's vocabulary."""
 MODEL = ServedModel(Tokenizer(byte_level()), ChatTemplate.load(str(DEMO)))
 BOUNDS = resolve_limits(Limits(max_concurrent_requests=3, payload_limit=2000), 2000)
 TIMEOUTS = Timeouts(linger=0.05)
@@ -367,10 +364,27 @@ async def serving(
     dispatcher = dispatcher or ScriptedDispatcher()
     with TemporaryDirectory() as temporary:
         folder = DEMO if template is None else _model_folder(Path(temporary), template)
-        async with _serving(
-            dispatcher, server_info, timeouts, access, middlewares, with_pages, folder, defaults
-        ) as served:
+        async with (
+            _text_workers(folder) as workers,
+            _serving(
+                *(dispatcher, server_info, timeouts, access, middlewares, with_pages),
+                *(folder, workers, defaults),
+            ) as served,
+        ):
             yield served
+
+
+@asynccontextmanager
+async def _text_workers(folder: Path) -> AsyncIterator[TextWorkers]:
+    """The workers that all servers of the demo share, or some for the model in `folder`."""
+    if folder == DEMO:
+        yield shared_workers()
+        return
+    workers = TextWorkers(WorkerFiles(str(folder), VOCAB_SIZE), 1)
+    try:
+        yield workers
+    finally:
+        await workers.close()
 
 
 def _model_folder(folder: Path, template: str) -> Path:
@@ -390,9 +404,9 @@ async def _serving(
     middlewares: Sequence[Middleware],
     with_pages: bool,
     folder: Path,
+    workers: TextWorkers,
     defaults: SamplingDefaults,
 ) -> AsyncIterator[RunningServer]:
-    workers = TextWorkers(WorkerFiles(str(folder), VOCAB_SIZE), 1)
     model = replace(MODEL, template=ChatTemplate.load(str(folder)), defaults=defaults)
     metrics = Metrics(BOUNDS, CAPACITY)
     backend = Backend(dispatcher, metrics, BOUNDS, server_info, CAPACITY, VOCAB_SIZE)  # type: ignore[arg-type]
@@ -405,13 +419,10 @@ async def _serving(
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(_run(app, listener, access.max_connections, timeouts, ready, stop))
         await ready.wait()
-        try:
-            async with aiohttp.ClientSession() as session:
-                routes = [route for group in groups for route in group.routes]
-                paths = [(route.method, re.sub(r":[^}]+", "", route.path)) for route in routes]
-                yield RunningServer(f"http://127.0.0.1:{port}", port, dispatcher, session, paths)
-        finally:
-            await workers.close()
+        async with aiohttp.ClientSession() as session:
+            routes = [route for group in groups for route in group.routes]
+            paths = [(route.method, re.sub(r":[^}]+", "", route.path)) for route in routes]
+            yield RunningServer(f"http://127.0.0.1:{port}", port, dispatcher, session, paths)
         stop.set()
 
 

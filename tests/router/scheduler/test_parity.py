@@ -69,7 +69,7 @@ def batches(
 
 
 @given(requests, devices, parameters)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_all_parts_off_is_the_papers_algorithm(wanted, room, chosen) -> None:  # type: ignore[no-untyped-def]
     device = capacity(**room)
     paper = SchedulerConfig(scheduler="laps-sd-paper", **chosen)

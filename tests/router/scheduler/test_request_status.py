@@ -1,6 +1,7 @@
 """The status of one request, and what is kept over a restart."""
 
 from dataclasses import replace
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -96,10 +97,17 @@ def test_the_status_shows_acceptance_and_the_error_of_estimates() -> None:
     assert 0.0 < view.estimate_error < 0.5
 
 
+@cache
+def experienced(name: str) -> Scheduler:
+    """A scheduler of that policy which has served requests without length hints."""
+    served = scheduler(name)
+    serve(served, hints=False)
+    return served
+
+
 @pytest.mark.parametrize("name", POLICIES)
 def test_what_was_learned_survives_a_restart(name: str) -> None:
-    first = scheduler(name)
-    serve(first, hints=False)
+    first = experienced(name)
     learned = first.learned_state()
     second, blank = scheduler(name, learned), scheduler(name)
     assert second.learned_state() == learned
@@ -137,15 +145,11 @@ def plain(value: Any) -> bool:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_what_was_learned_is_made_of_plain_values(name: str) -> None:
-    served = scheduler(name)
-    serve(served)
-    assert plain(served.learned_state())
+    assert plain(experienced(name).learned_state())
 
 
 def corrupted_states() -> list[Any]:
-    served = scheduler()
-    serve(served)
-    learned = served.learned_state()
+    learned = experienced("laps-sd").learned_state()
     lengths, survival = learned["lengths"], learned["survival"]
     return [
         {},

@@ -26,7 +26,7 @@ from router.text.grammar import (
 )
 from router.text.worker_pool import WorkerFiles, WorkerPool
 from tests.support.families import byte_level
-from tests.support.serving import DEMO, VOCAB_SIZE
+from tests.support.shared_workers import shared_workers
 
 BROKEN: tuple[dict[str, Any], ...] = (
     {"type": "nonsense"},
@@ -84,11 +84,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.fixture(scope="module")
+async def workers(folder: Path) -> AsyncIterator[WorkerPool]:
+    pool = WorkerPool(WorkerFiles(str(folder), byte_level().get_vocab_size()), 1)
+    yield pool
+    await pool.close()
+
+
 @pytest.fixture
-async def grammars(folder: Path) -> AsyncIterator[GrammarCompiler]:
-    workers = WorkerPool(WorkerFiles(str(folder), byte_level().get_vocab_size()), 1)
-    yield GrammarCompiler(workers)
-    await workers.close()
+def grammars(workers: WorkerPool) -> GrammarCompiler:
+    return GrammarCompiler(workers)
 
 
 def malformed(count: int) -> list[dict[str, Any]]:
@@ -243,14 +248,9 @@ async def test_other_options_of_rules_are_compiled(grammars: GrammarCompiler, la
         "start: s\ns: s t | t s | /[^0]/\nt: s",
     ],
 )
-async def test_ambiguous_grammars_whose_masks_exceed_the_limits_are_refused(
-    lark: str,
-) -> None:
-    workers = WorkerPool(WorkerFiles(str(DEMO), VOCAB_SIZE), 1)
-    try:
-        assert "Too many items" in await refused(GrammarCompiler(workers), "lark", lark)
-    finally:
-        await workers.close()
+async def test_ambiguous_grammars_whose_masks_exceed_the_limits_are_refused(lark: str) -> None:
+    grammars = GrammarCompiler(shared_workers().jobs)
+    assert "Too many items" in await refused(grammars, "lark", lark)
 
 
 INTEGER = {"type": "integer"}

@@ -38,7 +38,7 @@ from shard.wire.protocol import (
 from tests.support import driver, tiny
 from tests.support.device_rounds import RoundWatch, device_engine, run_both
 from tests.support.driver import DEVICE_PLANS, DrivePlan, RowSpec, device_specs, drive
-from tests.support.nightly import thinned
+from tests.support.nightly import nightly, thinned
 from tests.support.pairs import (
     PIECES,
     Model,
@@ -376,7 +376,11 @@ META = torch.device("meta")
 
 
 @pytest.mark.parametrize(
-    "name", ["llama", "gemma3", "gpt2", "phi3", "falcon-alibi", "gptj", "mpt", "llama4", "lfm2"]
+    "name",
+    [
+        *("llama", "gemma3", "falcon-alibi", "lfm2"),
+        *map(nightly, ("gpt2", "phi3", "gptj", "mpt", "llama4")),
+    ],
 )
 def test_a_whole_round_runs_where_there_are_no_values(
     name: str, monkeypatch: pytest.MonkeyPatch

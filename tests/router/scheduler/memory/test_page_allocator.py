@@ -260,7 +260,7 @@ class AllocatorMachine(RuleBasedStateMachine):
 
 
 def test_no_order_of_operations_loses_or_mixes_pages() -> None:
-    rules = settings(max_examples=200, stateful_step_count=50, deadline=None)
+    rules = settings(max_examples=60, stateful_step_count=50, deadline=None)
     run_state_machine_as_test(AllocatorMachine, settings=rules)
 
 
