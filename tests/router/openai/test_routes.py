@@ -25,12 +25,12 @@ from tests.support.serving import (
     BOUNDS,
     DRAFTING_SERVER_INFO,
     MODEL,
-    VOCAB_SIZE,
     RunningServer,
     ScriptedDispatcher,
     Token,
     serving,
 )
+from tests.support.shared_workers import VOCAB_SIZE
 
 CHAT = {"messages": [{"role": "user", "content": "Say"}]}
 PLAIN = {"prompt": "Say"}

@@ -22,7 +22,8 @@ from router.scheduler.config import SchedulerConfig
 from router.served_model import load_model
 from shard.errors import StartupError
 from shard.wire.protocol import Sampling
-from tests.support.serving import BOUNDS, DEMO, VOCAB_SIZE, ScriptedDispatcher, serving
+from tests.support.serving import BOUNDS, ScriptedDispatcher, serving
+from tests.support.shared_workers import DEMO, VOCAB_SIZE
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Say"}]}
 BODIES: dict[str, dict[str, Any]] = {
