@@ -19,19 +19,19 @@ import asyncio
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 from router import log_levels
 from router.cli import config_file, flags, port
 from router.cli.console import ConsoleLog
+from router.cli.environment_report import examine, print_report
 from router.cli.launcher_flags import DeveloperFlags, LauncherFlags
 from router.cli.live_console import open_log
 from router.cli.startup_lines import announce, exposure_warning
 from router.cli.tgi_flags import IgnoredTgiFlags, UnsupportedTgiFlags
-from router.cli.versions import describe
 from router.config import Limits, RouterConfig, ServerConfig
 from router.scheduler.config import SchedulerConfig
 from shard.child_command import python_command
@@ -82,6 +82,8 @@ def main() -> int:
     signals.hold()
     log = ConsoleLog(as_json=False)
     try:
+        if sys.argv[1:2] == ["env"]:
+            return show_environment(sys.argv[2:], os.environ)
         options = parse(sys.argv[1:], os.environ)
         log = open_log(as_json=options.server.json_output or os.environ.get("LOG_FORMAT") == "json")
         if options.launcher.print_config:
@@ -115,13 +117,21 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> LauncherO
         raise StartupError(2, str(error)) from None
 
 
+def show_environment(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run the command `env`: print what a bug report needs. Raises StartupError(2)."""
+    try:
+        print_report(arguments, get_type_hints(LauncherOptions), environment)
+    except ValueError as error:
+        raise StartupError(2, str(error)) from None
+    return 0
+
+
 def log_startup(options: LauncherOptions, log: ConsoleLog) -> None:
-    """Log the versions if `--env` asks for them, and a warning about ignored flags."""
-    for line in describe() if options.launcher.env else ():
-        log(line, event="environment")
-    if warning := options.ignored.warning():
-        log.warning(warning)
-    if warning := exposure_warning(options.server):
+    """Log what `env` prints if `--env` asks for it, and warnings about the flags."""
+    if options.launcher.env:
+        for line in examine(get_type_hints(LauncherOptions), os.environ).lines():
+            log(line, event="environment")
+    for warning in filter(None, (options.ignored.warning(), exposure_warning(options.server))):
         log.warning(warning)
 
 
@@ -157,8 +167,7 @@ async def launch(
     remove_rendezvous = partial((folder / RENDEZVOUS).unlink, missing_ok=True)
     group = RankGroup(shards, children, log, before_start=remove_rendezvous)
     on_ready = partial(announce, http_socket, log, with_pages=not options.server.no_ui)
-    grace_seconds = options.server.graceful_termination_timeout
-    await serve(group, router, on_ready, grace_seconds, log, children)
+    await serve(group, router, on_ready, options.server.graceful_termination_timeout, log, children)
 
 
 async def check(
@@ -176,24 +185,17 @@ async def check(
     paths = sockets.socket_paths(options.model.shard_uds_path, folder, world)
     shard = shard_command(options, models, paths, 0, folder)
     lacking = [str(path) for path in models.without_weights]
-    asked = preflight("shard.preflight", shard, without_weights=lacking)
-    rank = await children.result_of(asked, "checked")
+    preflight = shard.preflight("shard.preflight", without_weights=lacking)
+    rank = await children.result_of(preflight, "checked")
     log(f"Engine: {rank['text']}")
     estimate = estimate_memory(rank["weight_bytes"], rank["kv_bytes_per_token"], world)
     estimate.check(options.limits.max_batch_total_tokens)
     log(f"Memory: {estimate}")
     router = router_command(options, models, paths, http_socket.fileno())
-    asked = preflight("router.preflight", router, max_length=rank["max_length"])
-    text = await children.result_of(asked, "checked")
-    log(f"Text: {text['text']}")
+    preflight = router.preflight("router.preflight", max_length=rank["max_length"])
+    log(f"Text: {(await children.result_of(preflight, 'checked'))['text']}")
     log(f"Port: {http_socket.getsockname()[1]} is free")
     log("Checked: the server can start", event="checked")
-
-
-def preflight(module: str, command: ChildCommand, **more: Any) -> ChildCommand:
-    """The command that checks with `module` what the child `command` would start with."""
-    config = {"config": command.config, **more}
-    return replace(command, argv=python_command(module), config=config)
 
 
 def shard_command(

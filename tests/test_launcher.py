@@ -774,6 +774,19 @@ def test_the_printed_configuration_reads_back_to_the_same_except_secrets(
     )
 
 
+def test_env_prints_a_report_and_starts_nothing(processes: Processes) -> None:
+    running = processes.start(str(ROOT / "launcher.py"), "env", env={"MODEL_ID": "mine"})
+    assert running.end() == 0
+    for start in ("tgi-laps ", "Python 3.", "torch ", "CPU ", "memory ", "MODEL_ID=mine"):
+        assert any(line.startswith(start) for line in running.lines), start
+
+
+def test_env_refuses_what_it_does_not_know_with_status_2(processes: Processes) -> None:
+    running = processes.start(str(ROOT / "launcher.py"), "env", "--jsn")
+    assert running.end() == 2
+    assert running.lines[-1].startswith("Error: ArgumentValidation: `env` takes no argument")
+
+
 def test_check_needs_no_weights(processes: Processes) -> None:
     running = processes.start(str(ROOT / "launcher.py"), "--check", "--port", "0", "--env")
     assert running.end() == 0

@@ -84,6 +84,21 @@ class FlagParser(argparse.ArgumentParser):
         return f"unknown {kind} `{name}`" + (f"; did you mean `{close[0]}`?" if close else "")
 
 
+def set_variables(groups: Mapping[str, type], environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that set fields of `groups`, by name; secret values are replaced."""
+    variables = {
+        _environment_name(item, name): item
+        for config in groups.values()
+        for item in fields(config)
+        for name in _field_names(item)
+    }
+    return {
+        variable: environment[variable] if item.repr else "(secret)"
+        for variable, item in variables.items()
+        if environment.get(variable)
+    }
+
+
 def _summary(config: type) -> str | None:
     """The first line of the class's docstring; None if no flag of the class is shown."""
     if all(item.metadata["help"] is argparse.SUPPRESS for item in fields(config)):

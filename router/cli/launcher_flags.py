@@ -17,7 +17,9 @@ class LauncherFlags:
         False, "print the configuration as a TOML file and exit", environment=None
     )
     check: bool = option(False, "check everything except the weights and exit", environment=None)
-    env: bool = option(False, "print versions and devices first", short="-e", environment=None)
+    env: bool = option(
+        False, "print what the command `env` prints, then start", short="-e", environment=None
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,12 @@ import signal
 import subprocess
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
 from typing import IO, Any
 
-from shard.child_command import python_environment
+from shard.child_command import python_command, python_environment
 from shard.errors import StartupError
 
 STDERR_TAIL_LINES = 50
@@ -48,6 +48,11 @@ class ChildCommand:
         """The first part of the child's error names, which are TGI's."""
         names = {"router": "Webserver", "fetch": "Download", "convert": "Conversion"}
         return names.get(self.name, "Shard")
+
+    def preflight(self, module: str, **more: Any) -> ChildCommand:
+        """The command that checks with `module` what this child would start with."""
+        config = {"config": self.config, **more}
+        return replace(self, argv=python_command(module), config=config)
 
 
 class Child:

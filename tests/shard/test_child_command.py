@@ -56,7 +56,7 @@ def calls(path: Path) -> Iterator[tuple[str, str]]:
 
 def test_python_processes_are_started_in_two_places_only() -> None:
     starting = {str(path.relative_to(ROOT)) for path in PRODUCT if STARTS & {*calls(path)}}
-    other_programs = {"router/cli/versions.py", "shard/launch/memory_estimate.py"}
+    other_programs = {"router/cli/environment_report.py", "shard/launch/memory_estimate.py"}
     assert starting - other_programs == {"router/text/worker_pool.py", "shard/launch/child.py"}
 
 
