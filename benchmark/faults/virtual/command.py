@@ -15,16 +15,24 @@ Figures:
 - `simulation.hours`: virtual time. `simulation.longest_seconds`: the longest request.
 
 An episode is a function of its seed: `--seed S --requests 500` repeats the episode that S names.
+Episodes run in the order of their seeds, so `--resume` goes on after the last one that the file of
+`--json` counts, until there are `--requests` in all; `--seconds` ends a part of a long run.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
-from collections import Counter
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from functools import partial, reduce
+from math import inf
 from pathlib import Path
+from typing import Any
 
 from benchmark.faults.virtual import clients
 from benchmark.faults.virtual.episode import Episode, run_episode
@@ -34,9 +42,14 @@ ENDS = (
     *(clients.COMPLETE, clients.LEFT, clients.REFUSED),
     *(clients.CANCELLED, clients.FAILED, clients.BLAMED, clients.LOST),
 )
-PROGRESS_EPISODES = 50
+LONGEST = "simulation.longest_seconds"
+PROGRESS_EPISODES = 20
 MAX_PRINTED = 5
-"""Violations of one episode that are printed."""
+"""Violations of one episode that are printed and written."""
+GARBAGE_THRESHOLD = 50_000
+"""New objects until garbage is collected: an episode has few cycles and many objects."""
+
+Figures = Mapping[str, float]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,45 +62,91 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"number of requests, in episodes of {EPISODE_REQUESTS}",
     )
     parser.add_argument("--seed", type=int, default=1, help="seed of the first episode")
+    parser.add_argument("--processes", type=int, default=1, help="episodes at a time")
+    parser.add_argument(
+        "--seconds", type=float, default=inf, help="end after about so many seconds"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the file of `--json`")
 
 
 def run(args: argparse.Namespace) -> int:
     """Simulate, print and write the figures. Return 1 if a rule was violated, else 0."""
-    count = -(-args.requests // EPISODE_REQUESTS)
-    episodes: list[Episode] = []
-    for seed in range(args.seed, args.seed + count):
-        episodes.append(run_episode(seed, EPISODE_REQUESTS))
-        _report(episodes[-1])
-        if args.json and len(episodes) % PROGRESS_EPISODES == 0:
-            _write(args.json, episodes)
-    results = figures(episodes)
-    for name, value in results.items():
+    done = json.loads(args.json.read_text()) if args.resume else {"figures": {}, "violations": []}
+    first = args.seed + int(done["figures"].get("simulation.episodes", 0))
+    seeds = range(first, args.seed + -(-args.requests // EPISODE_REQUESTS))
+    end = time.monotonic() + args.seconds
+    with closing(_episodes(seeds, args.processes)) as episodes:
+        for number, episode in enumerate(episodes, 1):
+            done = add(done, episode)
+            if number % PROGRESS_EPISODES == 0:
+                _report(done, args.json)
+            if time.monotonic() >= end:
+                break
+    _report(done, args.json)
+    for name, value in done["figures"].items():
         print(f"{name:32} {value:.6g}")
-    if args.json:
-        _write(args.json, episodes)
-    return 1 if results["simulation.violations"] else 0
+    return 1 if done["violations"] else 0
 
 
-def figures(episodes: Iterable[Episode]) -> dict[str, float]:
-    """The figures of the head of this file."""
-    done = list(episodes)
-    ends = sum((episode.ends for episode in done), Counter[str]())
+def add(done: Mapping[str, Any], episode: Episode) -> dict[str, Any]:
+    """The content of the `--json` file with one more episode. Prints its violations."""
+    lines = [f"seed {episode.seed}: {text}" for text in episode.violations[:MAX_PRINTED]]
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
     return {
-        "simulation.requests": ends.total(),
-        "simulation.episodes": len(done),
-        "simulation.failures": sum(episode.failures for episode in done),
-        "simulation.gave_up": sum(episode.gave_up for episode in done),
-        "simulation.violations": sum(len(episode.violations) for episode in done),
-        "simulation.hours": sum(episode.seconds for episode in done) / 3600,
-        "simulation.longest_seconds": max((episode.longest for episode in done), default=0.0),
-        **{f"simulation.{how}": ends[how] for how in ENDS},
+        "figures": merged(done["figures"], figures_of(episode)),
+        "violations": [*done["violations"], *lines],
     }
 
 
-def _report(episode: Episode) -> None:
-    for violation in episode.violations[:MAX_PRINTED]:
-        print(f"seed {episode.seed}: {violation}", file=sys.stderr, flush=True)
+def figures(episodes: Iterable[Episode]) -> Figures:
+    """The figures of the head of this file."""
+    return reduce(merged, map(figures_of, episodes), {})
 
 
-def _write(path: Path, episodes: Iterable[Episode]) -> None:
-    path.write_text(json.dumps({"figures": figures(episodes)}, indent=1) + "\n")
+def merged(some: Figures, others: Figures) -> Figures:
+    """The figures of two parts of a run together."""
+    return {
+        name: (max if name == LONGEST else sum)((some.get(name, 0), others[name]))
+        for name in others
+    }
+
+
+def figures_of(episode: Episode) -> Figures:
+    """The figures of one episode."""
+    return {
+        "simulation.requests": episode.ends.total(),
+        "simulation.episodes": 1,
+        "simulation.failures": episode.failures,
+        "simulation.gave_up": int(episode.gave_up),
+        "simulation.violations": len(episode.violations),
+        "simulation.hours": episode.seconds / 3600,
+        LONGEST: episode.longest,
+        **{f"simulation.{how}": episode.ends[how] for how in ENDS},
+    }
+
+
+def _episodes(seeds: Iterable[int], processes: int) -> Iterator[Episode]:
+    """The episodes in the order of `seeds`."""
+    simulate = partial(run_episode, requests=EPISODE_REQUESTS)
+    with ProcessPoolExecutor(processes, initializer=_collect_rarely) as pool:
+        yield from pool.map(simulate, seeds)  # cancels what has not begun if it is closed
+
+
+def _collect_rarely() -> None:
+    """Collect garbage less often than Python does by default."""
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD)
+
+
+def _report(done: Mapping[str, Any], path: Path | None) -> None:
+    """Print the progress, and write the file."""
+    counted = {name.partition(".")[2]: value for name, value in done["figures"].items()}
+    print(
+        f"{counted.get('requests', 0):g} requests, {counted.get('failures', 0):g} failures,"
+        f" {counted.get('violations', 0):g} violations",
+        file=sys.stderr,
+        flush=True,
+    )
+    if path:
+        path.write_text(json.dumps(done, indent=1) + "\n")

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import inf, isfinite
 from random import Random
 
@@ -41,6 +42,9 @@ STEP_SECONDS, PREFILL_SECONDS, ROUND_SECONDS, DRAFT_SECONDS = 0.002, 0.0002, 0.0
 MAX_LOAD_SECONDS, MAX_PREPARE_SECONDS = 3.0, 0.2
 PROGRESS_PER_SECOND = 20.0
 MAX_PROGRESS_PER_STEP = 1 << 20
+
+_unpack = lru_cache(maxsize=8)(unpack)
+"""All ranks get the same frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ class VirtualRank(asyncio.Protocol):
             end = HEADER_BYTES + body_length(bytes(self._buffer[:HEADER_BYTES]))
             if len(self._buffer) < end:
                 return
-            message = unpack(bytes(self._buffer[HEADER_BYTES:end]))
+            message = _unpack(bytes(self._buffer[HEADER_BYTES:end]))
             del self._buffer[:end]
             if self._survives():
                 self._handle(message)

@@ -94,12 +94,12 @@ class CostRegression:
 
     def _linear_system(self) -> list[list[float]]:
         """The normal equations, as lines of coefficients and right side."""
-        size, kinds = range(len(self._initial)), self._kinds.values()
+        size = range(len(self._initial))
+        kinds = [(kind.effective_weight, kind) for kind in self._kinds.values()]
         lines = [
             [
-                *(sum(kind.effective_weight * kind.products[i][j] for kind in kinds) for j in size),
-                sum(kind.effective_weight * kind.shares[i] for kind in kinds)
-                + RIDGE * self._initial[i],
+                *(sum(weight * kind.products[i][j] for weight, kind in kinds) for j in size),
+                sum(weight * kind.shares[i] for weight, kind in kinds) + RIDGE * self._initial[i],
             ]
             for i in size
         ]

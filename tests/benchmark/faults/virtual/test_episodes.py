@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
-from benchmark.faults.virtual import world
+from benchmark.faults.virtual import command, world
 from benchmark.faults.virtual.clients import BLAMED, COMPLETE, Client, Ended
 from benchmark.faults.virtual.command import EPISODE_REQUESTS, figures
 from benchmark.faults.virtual.engine import PoisonedEcho
@@ -185,3 +190,31 @@ def test_figures_count_what_episodes_have_shown() -> None:
     assert shown["simulation.violations"] == 1
     assert shown["simulation.hours"] == 2.0
     assert (shown["simulation.complete"], shown["simulation.lost"]) == (4, 0)
+
+
+def test_a_resumed_simulation_gives_what_one_without_a_break_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulated = list[int]()
+
+    def episodes(seeds: Iterable[int], _: int) -> Iterator[Episode]:
+        for seed in seeds:
+            simulated.append(seed)
+            violations = ["wrong"] if seed == 4 else []
+            yield Episode(seed, violations, Counter(complete=500), longest=seed)
+
+    def simulate(name: str, *words: str) -> tuple[int, str]:
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        file = tmp_path / name
+        status = command.run(parser.parse_args(["--json", str(file), "--seed", "3", *words]))
+        return status, file.read_text()
+
+    monkeypatch.setattr(command, "_episodes", episodes)
+    whole = simulate("whole", "--requests", "1500")
+    assert simulate("parts", "--requests", "1500", "--seconds", "0")[0] == 0
+    assert simulate("parts", "--requests", "1500", "--resume") == whole
+    assert simulated == [3, 4, 5, 3, 4, 5]
+    assert whole[0] == 1
+    assert json.loads(whole[1])["violations"] == ["seed 4: wrong"]
+    assert json.loads(whole[1])["figures"]["simulation.longest_seconds"] == 5
