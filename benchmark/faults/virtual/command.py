@@ -26,7 +26,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from functools import partial, reduce
@@ -126,7 +126,7 @@ def figures_of(episode: Episode) -> Figures:
     }
 
 
-def _episodes(seeds: Iterable[int], processes: int) -> Iterator[Episode]:
+def _episodes(seeds: Iterable[int], processes: int) -> Generator[Episode, None, None]:
     """The episodes in the order of `seeds`."""
     simulate = partial(run_episode, requests=EPISODE_REQUESTS)
     with ProcessPoolExecutor(processes, initializer=_collect_rarely) as pool:
