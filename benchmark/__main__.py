@@ -35,6 +35,7 @@ COMMANDS = {
         "benchmark.server.latency",
         "compare LAPS-SD with FCFS on a real server and in the simulator",
     ),
+    "trace": ("benchmark.timeline.command", "show who ran when, from a server's --record FILE"),
     "prefix": ("benchmark.engine.prefix", "measure what a shared prefix saves"),
     "long-prompt": (
         "benchmark.server.stalls",

@@ -159,6 +159,10 @@ class ServerConfig:
         "seconds without progress in a step, or without an answer to a ping, after which the shards"
         " count as hung; default: 10, or 20 times what the step should take if that is more",
     )
+    record: str | None = option(
+        None, "file that gets a line for each decision of the scheduler, for `benchmark trace`"
+    )
+    record_bytes: int = option(100_000_000, "maximum size of that file in bytes")
     otlp_endpoint: str | None = option(
         None, "OTLP/gRPC endpoint that traces are sent to; needs the extra `traces`"
     )
@@ -198,6 +202,7 @@ _POSITIVE = (
     "body_timeout",
     "keepalive_timeout",
     "max_connections",
+    "record_bytes",
     "step_timeout",
     "write_timeout",
 )

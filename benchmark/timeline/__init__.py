@@ -1,0 +1,1 @@
+"""What a record of the scheduler's decisions shows: who ran when."""
