@@ -167,7 +167,8 @@ def _serve(policy: str, rows: int, client_requests: Sequence[ClientRequest], wha
     print(f"{what}: {policy} ...", end=" ", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "steps.jsonl")
-        with server.serving(policy, rows, log) as url:
+        flags = ("--scheduler", policy, "--max-batch-size", str(rows), "--step-log", str(log))
+        with server.serving(*flags) as url:
             answers = server.send_all(url, client_requests)
         served = LiveRun(policy, answers, replay.read(log))
     print(f"mean latency {served.mean:.3f} s", file=sys.stderr)

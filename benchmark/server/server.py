@@ -63,12 +63,8 @@ def launcher_command(*flags: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def serving(policy: str, rows: int, log: Path) -> Iterator[str]:
-    """The address of a server with `rows` rows a Step, which writes its Steps to `log`.
-
-    Raises ServerFailed.
-    """
-    flags = ("--scheduler", policy, "--max-batch-size", str(rows), "--step-log", str(log))
+def serving(*flags: str) -> Iterator[str]:
+    """The address of a server with `flags`. Raises ServerFailed."""
     process = subprocess.Popen(  # noqa: S603
         launcher_command(*flags),
         stdout=subprocess.PIPE,

@@ -13,14 +13,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import re
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -29,10 +26,15 @@ import aiohttp
 
 from benchmark.server import full_prompt
 from benchmark.server.heavy_requests import HeavyRequest, heavy_requests
+from benchmark.server.server import serving
 
-LAUNCHER = Path(__file__).resolve().parents[2] / "launcher.py"
 MAX_TOTAL_TOKENS = 32_768
 """Maximum tokens of a request; the echo engine reads every token of a new row."""
+ECHO = (
+    *("--echo", "--max-total-tokens", str(MAX_TOTAL_TOKENS)),
+    *("--max-batch-total-tokens", str(3 * MAX_TOTAL_TOKENS)),
+)
+"""Flags of the server."""
 MAX_DELAY_MS = 25.0
 """Milliseconds by which a request may delay a token of another request."""
 QUIET_SECONDS = 2.0
@@ -58,38 +60,13 @@ def run(args: argparse.Namespace) -> int:
     if args.model_id:
         return full_prompt.run(args.model_id, args.minutes, args.json)
     requests = [each for each in heavy_requests(MAX_TOTAL_TOKENS) if (args.only or "") in each.name]
-    with _serve_echo() as url:
+    with serving(*ECHO) as url:
         figures = asyncio.run(_measure(url, requests, args.repeats))
     for name, value in figures.items():
         print(f"{name}: {value:.1f} ms")
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 1 if figures["delayed"] > MAX_DELAY_MS else 0
-
-
-@contextmanager
-def _serve_echo() -> Iterator[str]:
-    """Start a server with the echo engine. Yield its URL."""
-    limits = (
-        "--max-total-tokens",
-        str(MAX_TOTAL_TOKENS),
-        "--max-batch-total-tokens",
-        str(3 * MAX_TOTAL_TOKENS),
-    )
-    flags = ("--echo", "--hostname", "127.0.0.1", "-p", "0", *limits)
-    server = subprocess.Popen(  # noqa: S603 - the launcher of this repository
-        (sys.executable, str(LAUNCHER), *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    try:
-        assert server.stdout  # noqa: S101 - by construction
-        lines = iter(server.stdout.readline, b"")
-        yield next(found[0].decode() for line in lines if (found := _ADDRESS.search(line)))
-    finally:
-        server.terminate()
-        server.wait(60)
-
-
-_ADDRESS = re.compile(rb"http://[\d.]+:\d+")
 
 
 async def _measure(url: str, requests: Sequence[HeavyRequest], repeats: int) -> dict[str, float]:
