@@ -42,6 +42,10 @@ COMMANDS = {
         "measure how long heavy requests delay another stream",
     ),
     "faults": ("benchmark.faults.command", "kill shards in the middle of streams"),
+    "fleet": (
+        "benchmark.fleet.command",
+        "compare the ways to choose a replica, in virtual time",
+    ),
     "simulate": (
         "benchmark.faults.virtual.command",
         "simulate the router with faults of ranks, network and clients in virtual time",

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from typing import NamedTuple
 
 from benchmark.simulation.device import Answer, ContractViolation, VirtualDevice
+from benchmark.simulation.server import VirtualServer
 from benchmark.simulation.step_costs import StepCosts
 from benchmark.simulation.traces import Trace, TracedAnswer
 from router.scheduler.api import Job, Outcome, ScheduledBatch, Scheduler
@@ -121,22 +122,18 @@ def drive(
 
     `depth`: maximum number of Steps in flight. Times are virtual, in seconds from 0.
     """
-    waiting, ends, now, free = deque(arrivals), deque[float](), 0.0, 0.0
+    server, waiting, now = VirtualServer(scheduler, device, depth), deque(arrivals), 0.0
     while True:
-        while len(ends) < depth and (batch := scheduler.next_batch(now)) is not None:
-            free = max(free, now) + device.send(batch)
-            ends.append(free)
+        for batch in server.fill(now):
             yield Planned(now, batch)
-        if ends and (not waiting or ends[0] <= waiting[0][0].arrived):
-            now = ends.popleft()
-            outcomes = device.finish(now)
-            scheduler.complete(outcomes, now)
+        arrival = waiting[0][0].arrived if waiting else inf
+        if server.next_end < inf and server.next_end <= arrival:
+            now, outcomes = server.finish()
             yield Completed(now, outcomes)
         elif waiting:
             job, answer = waiting.popleft()
             now = max(now, job.arrived)
-            device.add_request(job, answer)
-            scheduler.submit(job, now)
+            server.submit(job, answer, now)
         else:
             return
 
