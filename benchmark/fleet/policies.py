@@ -62,11 +62,11 @@ class Arrival:
 class Chooser:
     """Chooses with one policy; it owns the turn and the random numbers."""
 
-    def __init__(self, policy: str, seed: int = 0) -> None:
-        """Raises KeyError for an unknown policy."""
+    def __init__(self, policy: str, first: int = 0) -> None:
+        """`first`: the replica whose turn is first. Raises KeyError for an unknown policy."""
         self._choose = POLICIES[policy]
-        self.random = Random(seed)  # noqa: S311 - no secret is drawn
-        self.turn = -1
+        self.random = Random(first)  # noqa: S311 - no secret is drawn
+        self.turn = first - 1
 
     def choose(self, views: Sequence[ReplicaView], arrival: Arrival) -> int:
         """Return the index of the replica that gets the request."""

@@ -96,9 +96,9 @@ def replica() -> VirtualServer:
 class _Gateway:
     """Views of all replicas, and the policy."""
 
-    def __init__(self, fleet: Fleet, seed: int) -> None:
+    def __init__(self, fleet: Fleet, number: int) -> None:
         self.views = [ReplicaView(ROWS) for _ in range(fleet.replicas)]
-        self._chooser = Chooser(fleet.policy, seed)
+        self._chooser = Chooser(fleet.policy, number * fleet.replicas // fleet.gateways)
 
     def choose(self, request: FleetRequest, mean_seconds: float) -> int:
         """Return the replica that gets `request`, which is expected to need `mean_seconds`."""
@@ -114,7 +114,7 @@ class _Simulation:
     def __init__(self, fleet: Fleet, requests: Sequence[FleetRequest]) -> None:
         self._fleet, self._requests = fleet, requests
         self._replicas = [replica() for _ in range(fleet.replicas)]
-        self._gateways = [_Gateway(fleet, seed) for seed in range(fleet.gateways)]
+        self._gateways = [_Gateway(fleet, number) for number in range(fleet.gateways)]
         self._ends: list[tuple[float, int]] = []
         """End of the oldest Step in flight of each busy replica."""
         self._next_report = 0.0

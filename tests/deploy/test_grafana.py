@@ -1,4 +1,4 @@
-"""The Grafana board asks for nothing that `/metrics` does not show."""
+"""The Grafana board and the alert rules ask for nothing that `/metrics` does not show."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
 from router.observability.metrics import Metrics
 from router.scheduler.api import SchedulerStatus
 from tests.support.paths import ROOT
 from tests.support.serving import BOUNDS, CAPACITY
 
-BOARD = json.loads((ROOT / "deploy" / "grafana" / "text-generation.json").read_text())
+DEPLOY = ROOT / "deploy"
+BOARD = json.loads((DEPLOY / "grafana" / "text-generation.json").read_text())
+RULES = yaml.safe_load((DEPLOY / "prometheus" / "rules.yml").read_text())
 FAMILY = re.compile(r"(tgi_\w+)(?:\{([^}]*)\})?")
 SERIES = re.compile(r"^(\w+)(?:\{(.*)\})? \S+$", re.MULTILINE)
 TARGET = {"job", "instance", "namespace", "pod", "le"}
@@ -27,6 +30,12 @@ def expressions(panels: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
         yield from expressions(panel.get("panels", []))
         for target in panel.get("targets", []):
             yield panel["title"], target["expr"]
+
+
+def alerts() -> list[tuple[str, str]]:
+    """Name and expression of every rule about metrics of the server."""
+    rules = [rule for group in RULES["groups"] for rule in group["rules"]]
+    return [(rule["alert"], rule["expr"]) for rule in rules if "up{" not in rule["expr"]]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +60,7 @@ def test_every_panel_has_an_expression_and_a_place_of_its_own() -> None:
     assert len(set(numbers)) == len(numbers)
 
 
-@pytest.mark.parametrize(("title", "expression"), list(expressions(BOARD["panels"])))
+@pytest.mark.parametrize(("title", "expression"), [*expressions(BOARD["panels"]), *alerts()])
 def test_every_expression_names_series_that_exist_with_their_labels(
     title: str, expression: str, series: dict[str, set[str]]
 ) -> None:
@@ -61,6 +70,14 @@ def test_every_expression_names_series_that_exist_with_their_labels(
     grouped = re.findall(r"by \(([^)]*)\)", expression)
     asked = {label.strip() for group in grouped for label in group.split(",")}
     assert asked <= labels | TARGET
+
+
+def test_the_rules_name_the_job_that_prometheus_scrapes() -> None:
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    (job,) = config["scrape_configs"]
+    down = RULES["groups"][0]["rules"][0]["expr"]
+    assert down == f'up{{job="{job["job_name"]}"}} == 0'
+    assert all((DEPLOY / "prometheus" / name).exists() for name in config["rule_files"])
 
 
 PUBLISHED = {

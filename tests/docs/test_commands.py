@@ -31,6 +31,13 @@ NOT_RUN = {
     "python": "benchmarks take minutes; their arguments are parsed",
     "text-generation-launcher": "loads a model; its flags are parsed",
     "pip": "needs a package index",
+    "pipx": "needs a package index; the wheel is built by tests/test_packaging.py",
+    "docker": "needs Docker; the files are checked by tests/deploy and `make test-deploy`",
+    "kubectl": "needs a cluster; the manifests are checked by tests/deploy and `make test-deploy`",
+    "helm": "needs a cluster; the chart is rendered by tests/deploy/test_manifests.py",
+    "python3": "writes to /opt",
+    "cp": "writes to /etc",
+    "systemctl": "needs systemd; the unit is checked by tests/deploy/test_manifests.py",
 }
 """Programs that no test runs with the arguments of the pages, and why."""
 RUN = {"curl"}

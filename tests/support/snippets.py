@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import NamedTuple
 
 from tests.support.paths import ROOT
@@ -40,7 +41,7 @@ class Command(NamedTuple):
 
     @property
     def program(self) -> str:
-        return self.words[0]
+        return self.words[0].rpartition("/")[2]
 
 
 def blocks() -> list[Snippet]:
@@ -74,7 +75,7 @@ def commands() -> list[Command]:
 
 
 def _commands(script: str) -> Iterator[tuple[str, ...]]:
-    """Split a script into the words of its commands, without comments."""
+    """Split a script into the words of its commands, without comments and redirections."""
     pending = ""
     for line in script.replace("\\\n", " ").splitlines():
         pending += line + "\n"
@@ -84,5 +85,5 @@ def _commands(script: str) -> Iterator[tuple[str, ...]]:
             continue
         pending = ""
         if words:
-            yield tuple(words)
+            yield tuple(takewhile(lambda word: word != ">", words))
     assert not pending, f"a quotation does not end: {pending}"
