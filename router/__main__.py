@@ -17,18 +17,19 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from aiohttp.typedefs import Middleware
 
-from router.app import App, build
+from router.app import App, build, public_name
 from router.child import DEAD_SHARD, RouterStartupError, emit, parse_config
-from router.config import RouterConfig, ServerConfig
+from router.config import RouterConfig
 from router.dispatch.dispatcher import Dispatcher
 from router.dispatch.learned_state import save_periodically
 from router.dispatch.recovery import Connect, keep_connected
 from router.http import request_log
+from router.http.otlp_metrics import make_meter_provider, metrics_middleware
 from router.http.server import run_server
 from router.http.tracing import make_tracer_provider, tracing_middleware
 from router.offload import tune_event_loop
@@ -62,7 +63,7 @@ async def serve(config: RouterConfig) -> None:
     stop = _on_sigterm()
     connect = partial(ShardGroup.connect, config.sockets, step_timeout=config.server.step_timeout)
     try:
-        async with tracing(config.server) as middlewares, connect() as shards:
+        async with telemetry(config) as middlewares, connect() as shards:
             app = build(config, shards, middlewares)
             await run(app, config, shards, connect, stop)
     except ShardGroupFailed as lost:
@@ -70,16 +71,24 @@ async def serve(config: RouterConfig) -> None:
 
 
 @asynccontextmanager
-async def tracing(config: ServerConfig) -> AsyncIterator[list[Middleware]]:
-    """The middleware that traces requests, if an endpoint is set; the last spans leave at exit."""
-    if config.otlp_endpoint is None:
+async def telemetry(config: RouterConfig) -> AsyncIterator[list[Middleware]]:
+    """The middlewares that trace and measure requests, if an endpoint is set.
+
+    What they have not sent leaves at exit.
+    """
+    server, model = config.server, public_name(config.model_id)
+    if server.otlp_endpoint is None:
         yield []
         return
-    provider = make_tracer_provider(config.otlp_endpoint, config.otlp_service_name)
-    try:
-        yield [tracing_middleware(provider)]
-    finally:
-        await asyncio.to_thread(provider.shutdown)
+    async with AsyncExitStack() as exits:
+        traces = make_tracer_provider(server.otlp_endpoint, server.otlp_service_name)
+        exits.push_async_callback(asyncio.to_thread, traces.shutdown)
+        middlewares = [tracing_middleware(traces, model)]
+        if server.otlp_metrics:
+            metrics = make_meter_provider(server.otlp_endpoint, server.otlp_service_name)
+            exits.push_async_callback(asyncio.to_thread, metrics.shutdown)
+            middlewares.append(metrics_middleware(metrics, model))
+        yield middlewares
 
 
 async def run(

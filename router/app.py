@@ -272,16 +272,17 @@ def build_server_info(config: RouterConfig, ranks: tuple[Ready, ...]) -> ServerI
     device = ranks[0].device.lower().replace(" ", "-")
     draft = config.draft_model_id
     return ServerInfo(
-        model_id=_name(config.model_id),
+        model_id=public_name(config.model_id),
         model_sha=config.revision,
         pipeline_tag=None,
         compute_type=os.environ.get("COMPUTE_TYPE") or f"{len(ranks)}-{device}",
         validation_workers=config.limits.validation_workers,
         speculate=ranks[0].speculate,
-        draft_model_id=None if draft is None else _name(draft),
+        draft_model_id=None if draft is None else public_name(draft),
         scheduler=config.scheduler.scheduler,
     )
 
 
-def _name(model: str) -> str:
+def public_name(model: str) -> str:
+    """The name of a model that clients see: of a folder, its last part."""
     return Path(model).resolve().name if Path(model).is_dir() else model

@@ -166,6 +166,9 @@ class ServerConfig:
     otlp_endpoint: str | None = option(
         None, "OTLP/gRPC endpoint that traces are sent to; needs the extra `traces`"
     )
+    otlp_metrics: bool = option(
+        False, "send the metrics of OpenTelemetry's gen_ai conventions to `otlp_endpoint` too"
+    )
     otlp_service_name: str = option(
         "text-generation-inference.router", "service name of the traces"
     )
@@ -184,6 +187,8 @@ class ServerConfig:
             raise ValueError(
                 "`otlp_endpoint` needs the extra `traces`: pip install tgi-laps[traces]"
             )
+        if self.otlp_metrics and not self.otlp_endpoint:
+            raise ValueError("`otlp_metrics` needs `otlp_endpoint`")
         if self.prefix_cache_per_key and not (self.api_key or self.api_key_file):
             raise ValueError("`prefix_cache_per_key` needs `api_key` or `api_key_file`")
         if self.graceful_termination_timeout < 0:

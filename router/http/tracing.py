@@ -1,9 +1,9 @@
 """A span for each HTTP request, sent to a collector by OTLP over gRPC as TGI does.
 
 The caller's W3C `traceparent` is the span's parent, so that the server's part appears in the
-caller's trace. Within it every sequence has spans for validation, queue, prefill and decode, made
-from its record once it has ended: the shards take no part in tracing. The libraries are an extra,
-`traces`, and are not loaded without an endpoint.
+caller's trace. Within it every sequence has a span in the words of `gen_ai`, and in that one spans
+for validation, queue, prefill and decode, made from its record once it has ended: the shards take
+no part in tracing. The libraries are an extra, `traces`, and are not loaded without an endpoint.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from router.http.context import RECORDS, REQUEST_ID
+from router.http.gen_ai import error_type, span_attributes, span_name
 from router.requests.record import LiveRequest
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import Tracer
+    from opentelemetry.trace import Span, Tracer
 
 EXPORT_TIMEOUT_SECONDS = 2.0
 """Timeout of one export; spans that a dead collector does not accept are dropped."""
@@ -40,8 +41,11 @@ def make_tracer_provider(endpoint: str, service: str) -> TracerProvider:
     return traces
 
 
-def tracing_middleware(provider: TracerProvider) -> Middleware:
-    """A middleware with a span around every request, streams included."""
+def tracing_middleware(provider: TracerProvider, model: str) -> Middleware:
+    """A middleware with a span around every request, streams included.
+
+    `model`: the name that spans give to the model.
+    """
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import SpanKind, Status, StatusCode
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -63,7 +67,8 @@ def tracing_middleware(provider: TracerProvider) -> Middleware:
                 response = await handler(request)
             finally:
                 if isinstance(span, ReadableSpan) and span.start_time:  # false if not sampled
-                    _emit_phase_spans(tracer, request, span.start_time - _nanoseconds(start))
+                    zero = span.start_time - _nanoseconds(start)
+                    _emit_sequence_spans(tracer, request, model, zero)
             span.set_attribute("http.response.status_code", response.status)
             span.set_attribute("tgi.request_id", request[REQUEST_ID])
             if response.status >= 500:
@@ -112,15 +117,29 @@ def _decode_attributes(record: LiveRequest) -> dict[str, int | float]:
     }
 
 
-def _emit_phase_spans(tracer: Tracer, request: web.Request, clock_zero_ns: int) -> None:
-    """Spans for the phases of each sequence; `clock_zero_ns` is the Unix time, in nanoseconds, at
+def _emit_sequence_spans(
+    tracer: Tracer, request: web.Request, model: str, clock_zero_ns: int
+) -> None:
+    """A span for each sequence, with its phases. `clock_zero_ns`: the Unix time, in nanoseconds, at
     which the dispatcher's clock was 0.
     """
+    from opentelemetry.trace import Status, StatusCode, set_span_in_context
+
+    def start(name: str, at: float, attributes: Mapping[str, Any], parent: Span | None) -> Span:
+        context = set_span_in_context(parent) if parent else None
+        begin = clock_zero_ns + _nanoseconds(at)
+        return tracer.start_span(name, context, start_time=begin, attributes=attributes)
+
     now = monotonic()
     for record in request.get(RECORDS, ()):
+        attributes = span_attributes(record, model) | {"gen_ai.response.id": request[REQUEST_ID]}
+        whole = start(span_name(record, model), record.arrived, attributes, None)
         for phase in phases(record, now):
-            begin, end = (clock_zero_ns + _nanoseconds(each) for each in (phase.begin, phase.end))
-            tracer.start_span(phase.name, start_time=begin, attributes=phase.attributes).end(end)
+            part = start(phase.name, phase.begin, phase.attributes, whole)
+            part.end(clock_zero_ns + _nanoseconds(phase.end))
+        if error_type(record) is not None:
+            whole.set_status(Status(StatusCode.ERROR))
+        whole.end(clock_zero_ns + _nanoseconds(now if record.is_live else record.ended))
 
 
 def _nanoseconds(seconds: float) -> int:

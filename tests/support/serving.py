@@ -148,6 +148,7 @@ class ScriptedRecord:
     accepted_by_round: tuple[int, ...] = (2, 0)
     longest_draft: int = 2
     finish_reason: str | None = None
+    error: RouterError | None = None
     stop_string: str | None = None
     tokens: list[Token] = field(default_factory=list)
     arrived: float = 10.0

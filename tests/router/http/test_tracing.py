@@ -46,7 +46,7 @@ def collector() -> Iterator[tuple[Collector, str]]:
 async def test_a_request_is_a_span_of_its_callers_trace(collector: tuple[Collector, str]) -> None:
     servicer, endpoint = collector
     traces = make_tracer_provider(endpoint, "a-name")
-    async with serving(middlewares=[tracing_middleware(traces)]) as server:
+    async with serving(middlewares=[tracing_middleware(traces, "small")]) as server:
         head = {"traceparent": f"00-{TRACE}-{PARENT}-01", "x-request-id": "mine"}
         assert (await server.post("/generate_stream", {"inputs": "a"}, headers=head)).status == 200
         assert (await server.post("/nowhere", {})).status == 404
@@ -62,7 +62,15 @@ async def test_a_request_is_a_span_of_its_callers_trace(collector: tuple[Collect
     assert told["tgi.request_id"].string_value == "mine"
     assert second.trace_id.hex() != TRACE
     assert not second.parent_span_id
-    parts = [span for span in resource.scope_spans[0].spans if span.parent_span_id == first.span_id]
+    sequence = spans["text_completion small"]
+    assert sequence.parent_span_id == first.span_id
+    assert sequence.end_time_unix_nano - sequence.start_time_unix_nano == 2_000_000_000
+    told = {item.key: item.value for item in sequence.attributes}
+    assert told["gen_ai.usage.output_tokens"].int_value == 3
+    assert told["gen_ai.response.id"].string_value == "mine"
+    parts = [
+        span for span in resource.scope_spans[0].spans if span.parent_span_id == sequence.span_id
+    ]
     assert [part.name for part in parts] == ["validation", "queue", "prefill", "decode"]
     lasted = [part.end_time_unix_nano - part.start_time_unix_nano for part in parts]
     assert lasted == [250_000_000, 250_000_000, 250_000_000, 1_250_000_000]
@@ -74,7 +82,7 @@ async def test_a_request_is_a_span_of_its_callers_trace(collector: tuple[Collect
 async def test_a_span_that_is_not_kept_is_not_told(collector: tuple[Collector, str]) -> None:
     servicer, endpoint = collector
     traces = make_tracer_provider(endpoint, "a-name")
-    async with serving(middlewares=[tracing_middleware(traces)]) as server:
+    async with serving(middlewares=[tracing_middleware(traces, "small")]) as server:
         head = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
         assert (await server.post("/generate", {"inputs": "a"}, headers=head)).status == 200
     traces.shutdown()
