@@ -64,6 +64,8 @@ GAUGES = {
     "tgi_perceptible_ratio": "Fraction of live requests ranked by their estimated remaining time",
     "tgi_estimate_error_ratio": "Mean relative error of recent estimates of the service time",
     "tgi_acceptance_ratio": "Fraction of recent draft tokens that were accepted",
+    "tgi_estimated_work_seconds": "Estimated device time that the live requests still need",
+    "tgi_estimated_wait_seconds": "Estimated time until one more request would be served",
     "tgi_permits_held": "Permits in use, of --max-concurrent-requests",
     "tgi_connections": "Open HTTP connections",
     "tgi_shards_ready": "1 if the shards serve, 0 while they are started again",

@@ -170,6 +170,8 @@ class Metrics:
         self._gauges["tgi_perceptible_ratio"].set(perceptible_share(status))
         self._gauges["tgi_estimate_error_ratio"].set(status.estimate_error)
         self._gauges["tgi_acceptance_ratio"].set(status.acceptance_rate)
+        self._gauges["tgi_estimated_work_seconds"].set(status.work)
+        self._gauges["tgi_estimated_wait_seconds"].set(status.wait)
         for level, waiting in enumerate(status.waiting):
             self._queue_depth.labels(str(level)).set(waiting)
         for action, count in status.preemptions.items():

@@ -192,6 +192,10 @@ class SchedulerStatus:
     estimate_error: float = 0.0
     """Mean of |estimated - true| / true execution time over recent requests that ended by
     themselves, estimated at half of the expected answer; 0 before the first."""
+    work: float = 0.0
+    """Estimated seconds of device time that the live requests still need, in their batches."""
+    wait: float = 0.0
+    """Estimated seconds until one more request would be served after all live ones."""
 
 
 @dataclass(frozen=True, slots=True)

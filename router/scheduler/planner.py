@@ -144,6 +144,8 @@ class Planner:
             prefetched=self._prefetched,
             acceptance_rate=self._estimator.acceptance_rate,
             estimate_error=self._estimator.mean_error,
+            work=self._mean_share(self._rows.values()) * len(self._rows),
+            wait=self._wait_behind(list(self._rows.values())),
         )
 
     def request_status(self, id: int, now: float) -> RequestStatus | None:
@@ -207,7 +209,10 @@ class Planner:
     def _estimated_wait(self, row: Row, now: float) -> float:
         """Return the seconds until `row` is served, if the rows before it end at an even rate."""
         order = self._policy.order(now)
-        ahead = list(takewhile(lambda r: r is not row, order))
+        return self._wait_behind(list(takewhile(lambda r: r is not row, order)))
+
+    def _wait_behind(self, ahead: Sequence[Row]) -> float:
+        """Return the seconds until one more row is served, if those `ahead` go first."""
         more = len(ahead) - self._rows_at_once(ahead) + 1
         return self._mean_share(ahead) * more if more > 0 else 0.0
 

@@ -46,6 +46,8 @@ GAUGES = {
     "tgi_perceptible_ratio",
     "tgi_estimate_error_ratio",
     "tgi_acceptance_ratio",
+    "tgi_estimated_wait_seconds",
+    "tgi_estimated_work_seconds",
 }
 HISTOGRAMS = {
     "tgi_request_duration",
@@ -236,7 +238,7 @@ def test_the_gauges_show_the_schedulers_status(metrics: Metrics) -> None:
     status = SchedulerStatus(
         (1, 2), 3, perceptible=3, free_pages=4, preemptions={"keep": 2}, acceptance_rate=0.75
     )
-    status = replace(status, estimate_error=0.125, prefetched=3)
+    status = replace(status, estimate_error=0.125, prefetched=3, work=2.5, wait=1.5)
     metrics.update_gauges(status)
     metrics.update_gauges(status)
     assert value(metrics, "tgi_queue_size") == 3
@@ -251,3 +253,5 @@ def test_the_gauges_show_the_schedulers_status(metrics: Metrics) -> None:
     assert value(metrics, "tgi_perceptible_ratio") == 0.5
     assert value(metrics, "tgi_acceptance_ratio") == 0.75
     assert value(metrics, "tgi_estimate_error_ratio") == 0.125
+    assert value(metrics, "tgi_estimated_work_seconds") == 2.5
+    assert value(metrics, "tgi_estimated_wait_seconds") == 1.5

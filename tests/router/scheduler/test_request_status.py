@@ -51,6 +51,25 @@ def test_the_estimated_wait_grows_along_the_order() -> None:
     assert waits[1] == pytest.approx(looks[0].remaining_seconds)  # type: ignore[union-attr]
 
 
+def test_the_status_estimates_the_work_of_all_and_the_wait_of_one_more() -> None:
+    served = scheduler()
+    assert (served.status().work, served.status().wait) == (0.0, 0.0)
+    served.submit(Job(0, 0.0, 4, 50, 40.0), 0.0)
+    alone = served.status()
+    assert alone.wait == pytest.approx(alone.work)
+    served.submit(Job(1, 0.0, 4, 50, 40.0), 0.0)
+    assert served.status().work == pytest.approx(2 * alone.work)
+    assert served.status().wait == pytest.approx(2 * alone.work)
+
+
+def test_one_more_request_does_not_wait_while_rows_are_free() -> None:
+    roomy = build(SchedulerConfig(), capacity(max_rows=4))
+    for id in range(3):
+        roomy.submit(Job(id, 0.0, 4, 5, 3.0), 0.0)
+    assert roomy.status().wait == 0.0
+    assert roomy.status().work > 0.0
+
+
 def test_a_request_counts_its_own_preemptions() -> None:
     served = scheduler("e-srpt")
     served.submit(Job(1, 0.0, 4, 50, 40.0), 0.0)
