@@ -15,7 +15,12 @@ from time import monotonic
 
 from shard.errors import StartupError
 from shard.launch.child import Child, ChildCommand
-from shard.launch.restart_policy import MAX_RESTARTS, WINDOW_SECONDS, RestartHistory
+from shard.launch.restart_policy import (
+    MAX_RESTARTS,
+    WINDOW_SECONDS,
+    RestartHistory,
+    load_timeout,
+)
 from shard.launch.supervisor import ChildEvent, ChildLog, Supervisor
 
 EXIT_REPORT_SECONDS = 0.5
@@ -150,10 +155,19 @@ class RankGroup:
             await asyncio.sleep(delay)
             for rank in self.start():
                 rank.is_restarted = True
-            await self._current.changed.wait()
+            await self._wait_loaded()
             if not self._current.loading:
                 self._log_restart()
                 on_restarted(self._current.number)
+
+    async def _wait_loaded(self) -> None:
+        """Wait until the ranks are ready or have failed, as they do if they load for too long."""
+        seconds = load_timeout(self._load_seconds)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._current.changed.wait()
+        except TimeoutError:
+            self._current.fail(f"ShardFailed: a rank was not ready after {seconds:.0f} s")
 
     async def _wait_failed(self) -> str:
         """Wait until the ranks have failed, and end those that still run. Return the cause."""

@@ -1,5 +1,7 @@
 """When the shards may be started again after a failure: with a growing delay, and not too often.
 
+Shards that are started again and take far longer to load than before have failed too.
+
 Pure: time is an argument.
 """
 
@@ -12,6 +14,13 @@ MAX_RESTARTS = 5
 WINDOW_SECONDS = 300.0
 FIRST_DELAY_SECONDS = 0.25
 """Delay of a restart when there was none within WINDOW_SECONDS; each one since then doubles it."""
+MIN_LOAD_TIMEOUT_SECONDS = 120.0
+LOAD_TIMEOUT_FACTOR = 10.0
+
+
+def load_timeout(seconds: float) -> float:
+    """Seconds after which ranks that took `seconds` to load the last time count as hung."""
+    return max(MIN_LOAD_TIMEOUT_SECONDS, LOAD_TIMEOUT_FACTOR * seconds)
 
 
 class RestartHistory:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-from benchmark.faults.virtual.rank import RankOwner, VirtualRank
-from shard.launch.restart_policy import RestartHistory
+from benchmark.faults.virtual.rank import MAX_LOAD_SECONDS, RankOwner, VirtualRank
+from shard.launch.restart_policy import RestartHistory, load_timeout
 
 StartRanks = Callable[[int], Sequence[VirtualRank]]
 """Creates the ranks of a generation, which do not run yet."""
@@ -54,7 +55,10 @@ class VirtualLauncher:
             if delay is None:
                 return
             await asyncio.sleep(delay)
-            await self.start()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(load_timeout(MAX_LOAD_SECONDS)):
+                    await self.start()
+            self._failed |= bool(self._loading)
             if not self._failed:
                 self.started.put_nowait(self._number)
 

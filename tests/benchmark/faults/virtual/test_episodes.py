@@ -80,6 +80,15 @@ def test_a_rank_that_stops_while_it_prepares_for_resumed_requests_is_noticed(
     assert ended.tokens == planned.answer.tokens
 
 
+def test_ranks_that_stop_while_they_load_again_are_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fates = {1: Fate(Fault.DEATH, 50), 2: Fate(Fault.STOP, 0)}
+    monkeypatch.setattr(world, "_fate", lambda _, number, __: fates.get(number, HEALTHY))
+    episode = run_episode(2, 50)
+    assert (episode.violations, episode.failures) == ([], 2)
+
+
 @pytest.mark.parametrize("grammar", [DEADLY_GRAMMAR, HANGING_GRAMMAR])
 def test_a_grammar_that_no_rank_survives_ends_its_request_after_three_failures(
     grammar: str, monkeypatch: pytest.MonkeyPatch
