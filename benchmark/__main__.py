@@ -17,6 +17,8 @@ COMMANDS = {
         "benchmark.engine.speed",
         "compare the engine's speed with transformers' generation methods",
     ),
+    "peers": ("benchmark.peers.command", "compare the speed with other servers, in turns"),
+    "startup": ("benchmark.peers.startup", "measure the time from a start to the first token"),
     "preemption": (
         "benchmark.engine.preemption",
         "measure what one preemption costs, by each method",

@@ -27,7 +27,8 @@ class WatchedServer:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._lines: list[str] = []
-        self._names: list[str | None] = []
+        self.seen: list[dict[str, Any]] = []
+        """The events so far."""
         self._events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self.url = ""
 
@@ -48,7 +49,7 @@ class WatchedServer:
 
     def count(self, name: str) -> int:
         """How many events `name` the launcher has logged so far."""
-        return self._names.count(name)
+        return sum(event.get("event") == name for event in self.seen)
 
     async def read(self) -> None:
         """Read the log until the launcher ends."""
@@ -57,7 +58,7 @@ class WatchedServer:
             self._lines.append(line.decode(errors="replace").rstrip())
             if self._lines[-1].startswith("{"):
                 event = json.loads(self._lines[-1])
-                self._names.append(event.get("event"))
+                self.seen.append(event)
                 self._events.put_nowait(event)
         self._events.put_nowait(None)
 

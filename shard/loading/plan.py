@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.initialization import no_init_weights
 
 from shard.errors import StartupError, first_line
 from shard.loading.compatibility import max_positions, refuse_unsupported
@@ -92,16 +94,34 @@ def _read_config(path: str) -> Any:
 
 
 def _build_without_memory(config: Any, name: str, dtype: torch.dtype) -> nn.Module:
-    """The module on the meta device: shapes without memory."""
+    """The module on the meta device: shapes without memory.
+
+    Only empty tensors, which weights are, begin there, and none is filled at random. Any other
+    function would load torch's compiler there, which takes seconds; what they return is small.
+    """
     try:
-        with torch.device("meta"):
-            module: nn.Module = AutoModelForCausalLM.from_config(
+        with _EmptyOnMeta(), no_init_weights():
+            module = AutoModelForCausalLM.from_config(
                 config, dtype=dtype, attn_implementation=build_implementation(config)
             )
+            module.tie_weights()
             install_adapter(module)
+            on_meta: nn.Module = module.to("meta")
     except Exception as error:
         raise StartupError(4, f"{name} cannot be built: {first_line(error)}") from error
-    return module
+    return on_meta
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Inside, `torch.empty` without a device returns a tensor on the meta device."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        options = kwargs or {}
+        if function is torch.empty and options.get("device") is None:
+            options = {**options, "device": "meta"}
+        return function(*args, **options)
 
 
 def _resolve_dtype(dtype: str | None, config: Any, device: torch.device) -> torch.dtype:

@@ -157,7 +157,8 @@ def _compute_buffers(module: nn.Module, device: torch.device) -> None:
     """
     model: Any = module
     for name, buffer in model.named_non_persistent_buffers():
-        set_parameter(module, name, torch.empty_like(buffer, device=device))
+        empty = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
+        set_parameter(module, name, empty)
     model.initialize_weights()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shard.light_imports import Decorators, replaced
+from tests.support.paths import ROOT
 from tests.support.processes import Processes
 
 CODE = """
@@ -18,6 +19,11 @@ before = torch.compiler.disable
 from shard.light_imports import import_transformers
 import_transformers()
 import shard.engine
+from shard.loading.partition import TensorParallelRank
+from shard.loading.load import load
+from shard.model.packed_model import PackedModel
+cpu, alone = shard.engine.torch.device("cpu"), TensorParallelRank(0, 1)
+PackedModel(load("shard/demo/target", None, cpu, alone, lambda *_: None), 100)
 from transformers import LlamaForCausalLM
 from transformers.utils import import_utils
 heavy = ("torch._dynamo", "torch._inductor", "torch.distributed.tensor", "sympy")
@@ -29,8 +35,10 @@ print("compiler", torch._dynamo.is_compiling())
 """
 
 
-def test_a_rank_loads_no_compiler_and_restores_what_it_replaced(processes: Processes) -> None:
-    running = processes.start("-c", CODE)
+def test_a_rank_loads_a_model_without_the_compiler_and_restores_what_it_replaced(
+    processes: Processes,
+) -> None:
+    running = processes.start("-c", CODE, cwd=ROOT)
     assert running.line("heavy").endswith("heavy []")
     assert running.line("restored").endswith("restored True True")
     assert running.end() == 0
@@ -38,7 +46,7 @@ def test_a_rank_loads_no_compiler_and_restores_what_it_replaced(processes: Proce
 
 @pytest.mark.nightly
 def test_the_compiler_is_loaded_when_it_is_used(processes: Processes) -> None:
-    running = processes.start("-c", CODE + USE)
+    running = processes.start("-c", CODE + USE, cwd=ROOT)
     assert running.line("compiler").endswith("compiler False")
     assert running.end() == 0
 

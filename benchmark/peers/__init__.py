@@ -1,0 +1,1 @@
+"""Compares servers of the same model on the same machine, in turns."""
