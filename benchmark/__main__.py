@@ -52,6 +52,10 @@ COMMANDS = {
         "benchmark.faults.virtual.command",
         "simulate the router with faults of ranks, network and clients in virtual time",
     ),
+    "restarts": ("benchmark.faults.restarts", "kill launchers, and start servers on a polled port"),
+    "starvation": ("benchmark.load.starvation", "flood a server with short requests"),
+    "overload": ("benchmark.load.overload", "overload a server, with slow clients too"),
+    "soak": ("benchmark.load.soak", "run mixed load with faults for minutes or hours"),
 }
 
 

@@ -1,0 +1,1 @@
+"""Load on a real server: overload, starvation, slow clients, and a soak with faults."""
