@@ -145,8 +145,12 @@ class _Reader:
             track.preemptions.append((self._now, kind))
 
     def _end(self, id: int, end: str) -> None:
+        """End a request. If it ended with a Step in flight, the next one did not preempt it."""
         if (track := self._live(id)) is not None:
             track.ended, track.end = self._now, end
+            was_kept = id not in self._running and [kind for _, kind in track.preemptions[-1:]]
+            if was_kept == ["keep"] and end != "cancelled":
+                track.preemptions.pop()
 
     def _live(self, id: int) -> Track | None:
         """A request that has arrived and not ended."""

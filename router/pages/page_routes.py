@@ -6,19 +6,39 @@ strict Content-Security-Policy lets them load, run and contact nothing but this 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 
 from aiohttp import web
 
 from router.http.context import PATH_PARAMETERS, RECEIVED_PATH
 
 STATIC_FOLDER = Path(__file__).with_name("static")
-PAGES = {"/ui": "playground.html", "/dashboard": "dashboard.html"}
-"""The file of each page."""
-CONTENT_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
-ASSETS = frozenset(
-    path.name for path in STATIC_FOLDER.iterdir() if path.suffix in CONTENT_TYPES.keys() - {".html"}
-)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page: `name` is that of its content, its style and its script."""
+
+    name: str
+    title: str
+    status: str
+    """The element of the header that says how things are."""
+
+
+PAGES = {
+    "/ui": Page("playground", "Playground", '<p id="model" class="model"></p>'),
+    "/dashboard": Page(
+        "dashboard", "Dashboard", '<p id="health" class="health" role="status">connecting</p>'
+    ),
+}
+"""By path, in the order of the header's links."""
+FRAME = Template((STATIC_FOLDER / "frame.html").read_text(encoding="utf-8"))
+"""What all pages have in common."""
+CONTENT_TYPES = {".css": "text/css", ".js": "text/javascript"}
+ASSETS = frozenset(path.name for path in STATIC_FOLDER.iterdir() if path.suffix in CONTENT_TYPES)
 """Names below `/ui/`."""
 PAGE_PATHS = frozenset((*PAGES, *(f"/ui/{name}" for name in ASSETS)))
 """Every path that the pages consist of."""
@@ -37,7 +57,8 @@ class PageRoutes:
     """The pages and their files."""
 
     def __init__(self) -> None:
-        self._files = {name: (STATIC_FOLDER / name).read_bytes() for name in _file_names()}
+        self._files = {name: (STATIC_FOLDER / name).read_bytes() for name in ASSETS}
+        self._pages = {path: page_html(path).encode() for path in PAGES}
 
     def routes(self) -> list[web.RouteDef]:
         """The routes."""
@@ -48,23 +69,36 @@ class PageRoutes:
         """GET `/ui`, `/dashboard`: the page, whose links are relative to its path."""
         if http[RECEIVED_PATH].endswith("/"):
             return web.Response(status=308, headers={"Location": f"..{http.path}"})
-        return self._file(PAGES[http.path])
+        return _response(self._pages[http.path], "text/html")
 
     async def asset(self, http: web.Request) -> web.StreamResponse:
         """GET `/ui/{name}`: a file that the pages load; 404 for any other name."""
         name = http[PATH_PARAMETERS]["name"]
         if name not in ASSETS:
             raise web.HTTPNotFound
-        return self._file(name)
-
-    def _file(self, name: str) -> web.Response:
-        return web.Response(
-            body=self._files[name],
-            headers=SECURITY_HEADERS,
-            content_type=CONTENT_TYPES[Path(name).suffix],
-            charset="utf-8",
-        )
+        return _response(self._files[name], CONTENT_TYPES[Path(name).suffix])
 
 
-def _file_names() -> frozenset[str]:
-    return ASSETS | frozenset(PAGES.values())
+def page_html(path: str) -> str:
+    """The page at `path`: its content in the frame that it shares with the others."""
+    page = PAGES[path]
+    return FRAME.substitute(
+        name=page.name,
+        title=page.title,
+        status=page.status,
+        links="\n    ".join(_links(path)),
+        content=(STATIC_FOLDER / f"{page.name}.html").read_text(encoding="utf-8"),
+    )
+
+
+def _links(current: str) -> Iterator[str]:
+    """Links from the page at `current` to every page."""
+    for path, page in PAGES.items():
+        mark = ' aria-current="page"' if path == current else ""
+        yield f'<a href="{path[1:]}"{mark}>{page.title}</a>'
+
+
+def _response(body: bytes, content_type: str) -> web.Response:
+    return web.Response(
+        body=body, headers=SECURITY_HEADERS, content_type=content_type, charset="utf-8"
+    )

@@ -3,7 +3,8 @@
 Needs Chromium (or the path of a browser in BROWSER), node and npm; without them the tests are
 skipped by name. npm installs the driver and axe-core once, under `.venv-clients/browser`. The
 server runs the echo engine with little memory, so that requests wait and are preempted.
-`pages.test.mjs` holds the tests. SECONDS is how long the dashboard is watched under load.
+`pages.test.mjs` holds the tests. SECONDS is how long the dashboard is watched under load, and
+SCREENSHOTS an existing folder for pictures of the pages.
 """
 
 from __future__ import annotations

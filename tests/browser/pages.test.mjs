@@ -48,6 +48,17 @@ async function screenshot(page, name) {
   if (SCREENSHOTS) await page.screenshot({ path: `${SCREENSHOTS}/${name}.png` });
 }
 
+/** What `page` looks like in both color schemes after it has run for a while. */
+async function picture(page, name, milliseconds) {
+  if (!SCREENSHOTS) return;
+  await page.waitForTimeout(milliseconds);
+  for (const colorScheme of ["dark", "light"]) {
+    await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+    await page.waitForTimeout(1000);
+    await screenshot(page, `${name}-${colorScheme}-busy`);
+  }
+}
+
 test("a chat streams tokens by origin, with its timing and its seed", async () => {
   const faults = await visit("ui", {}, async (page) => {
     await page.fill("#parameter-max_tokens", "60");
@@ -89,9 +100,10 @@ test("an edited turn starts a branch, and the old one stays reachable", async ()
     await page.click("text=Edit");
     await page.fill(".turn.user textarea", "second question");
     await page.click("text=Save as a branch");
-    await page.waitForFunction(() => document.querySelectorAll(".turn.assistant .token").length >= 6);
-    await status(page, "Done");
-    assert.match(await page.locator(".turn.user").innerText(), /second question/);
+    await page.waitForFunction(() => {
+      const [question, facts] = [".turn.user", ".turn.assistant .facts"].map((at) => document.querySelector(at)?.textContent);
+      return question?.includes("second question") && facts?.includes("finish");
+    });
     await page.click("[aria-label='Previous branch']");
     assert.match(await page.locator(".turn.user").innerText(), /first question/);
     assert.equal(await page.locator(".turn.assistant .text").last().innerText(), old);
@@ -160,8 +172,8 @@ test("the dashboard shows a busy server for a while without a fault", async () =
     await page.waitForSelector(".lane .chip.decode");
     await page.waitForSelector(".lane .chip.queued");
     await page.waitForSelector("#events li");
+    await picture(page, "dashboard", 500 * Number(SECONDS));
     await loaded;
-    await screenshot(page, "dashboard");
     await page.waitForFunction(() => document.querySelectorAll(".lane .chip").length === 0);
     const bars = await page.locator(".bars div").count();
     assert.equal(bars, 5);

@@ -56,6 +56,14 @@ def test_rows_that_ended_are_not_preempted_by_the_step_without_them() -> None:
     assert not any(track.preemptions for track in read(lines(*events)).tracks)
 
 
+def test_a_row_that_ends_with_a_step_in_flight_was_not_preempted_by_the_next_one() -> None:
+    events = [arrived(1, 0.0), arrived(2, 0.0), step(1.0, 1, 2), step(1.5, 2)]
+    ended = read(lines(*events, done(2.0, 1, end="length"))).tracks[0]
+    assert ended.preemptions == []
+    waited = read(lines(*events, done(2.0, 1), step(2.5, 1), done(3.0, 2), done(4.0, 1)))
+    assert waited.tracks[0].preemptions == [(1.5, "keep")]
+
+
 def test_steps_that_a_failure_voided_are_not_waited_for() -> None:
     events = [arrived(1, 0.0), step(1.0, 1), {"event": "reset"}, step(5.0, 1), done(6.0, 1)]
     recording = read(lines(*events))

@@ -9,7 +9,7 @@ import pytest
 from router.http.access import AccessPolicy
 from router.native.request_models import GenerateParameters
 from router.openai.request_models import ChatRequest
-from router.pages.page_routes import ASSETS, PAGE_PATHS, PAGES, STATIC_FOLDER
+from router.pages.page_routes import ASSETS, PAGE_PATHS, PAGES, STATIC_FOLDER, page_html
 from tests.support.serving import serving
 
 KEY = AccessPolicy(api_keys=("secret",), open_paths=PAGE_PATHS)
@@ -50,11 +50,19 @@ async def test_the_browser_is_told_to_contact_nothing_but_the_server(path: str) 
 
 
 def test_no_file_names_another_address_or_has_code_inside_its_markup() -> None:
-    for name in (*ASSETS, *PAGES.values()):
-        addresses = set(re.findall(r"https?://[^\s\"']*", text(name)))
+    pages = {path: page_html(path) for path in PAGES}
+    for name, content in ({name: text(name) for name in ASSETS} | pages).items():
+        addresses = set(re.findall(r"https?://[^\s\"']*", content))
         assert addresses <= {"http://www.w3.org/2000/svg"}, name  # the namespace, never fetched
-    for name in PAGES.values():
-        assert not re.search(r"<script(?![^>]*src=)|<style| style=| on\w+=", text(name)), name
+    for name, content in pages.items():
+        assert not re.search(r"<script(?![^>]*src=)|<style| style=| on\w+=", content), name
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_links_to_every_page_and_marks_its_own(path: str) -> None:
+    links = dict(re.findall(r'<a href="(\w+)"( aria-current="page")?>', page_html(path)))
+    assert links.keys() == {*(each[1:] for each in PAGES), "docs"}
+    assert [name for name, mark in links.items() if mark] == [path[1:]]
 
 
 def test_every_import_of_a_script_is_a_file_that_is_served() -> None:
@@ -83,7 +91,7 @@ async def test_a_slash_at_the_end_leads_to_the_page_so_that_its_links_work(path:
 
 async def test_only_files_of_the_pages_are_served() -> None:
     async with serving() as server:
-        for name in ("playground.html", "..%2fpage_routes.py", "nothing.js"):
+        for name in ("playground.html", "frame.html", "..%2fpage_routes.py", "nothing.js"):
             assert (await server.request("GET", f"/ui/{name}")).status == 404
 
 
