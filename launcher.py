@@ -83,7 +83,8 @@ def main() -> int:
     log = ConsoleLog(as_json=False)
     try:
         if sys.argv[1:2] == ["env"]:
-            return show_environment(sys.argv[2:], os.environ)
+            print_report(sys.argv[2:], get_type_hints(LauncherOptions), os.environ)
+            return 0
         options = parse(sys.argv[1:], os.environ)
         log = open_log(as_json=options.server.json_output or os.environ.get("LOG_FORMAT") == "json")
         if options.launcher.print_config:
@@ -104,7 +105,10 @@ def main() -> int:
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> LauncherOptions:
     """Parse and check the command line. Raises StartupError(2)."""
     groups = get_type_hints(LauncherOptions)
-    about = "Serve a language model over HTTP, with a draft model and LAPS-SD scheduling."
+    about = (
+        "Serve a language model over HTTP, with a draft model and LAPS-SD scheduling. With `env` as"
+        " the first argument: print versions and devices."
+    )
     try:
         parser = flags.FlagParser(groups, "text-generation-launcher", about)
         options = LauncherOptions(**parser.parse_configs(arguments, environment))
@@ -115,15 +119,6 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> LauncherO
         return options
     except ValueError as error:
         raise StartupError(2, str(error)) from None
-
-
-def show_environment(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run the command `env`: print what a bug report needs. Raises StartupError(2)."""
-    try:
-        print_report(arguments, get_type_hints(LauncherOptions), environment)
-    except ValueError as error:
-        raise StartupError(2, str(error)) from None
-    return 0
 
 
 def log_startup(options: LauncherOptions, log: ConsoleLog) -> None:

@@ -41,9 +41,8 @@ from router.http.swagger import DocsRoutes
 from router.native.openapi import NATIVE_OPERATIONS
 from router.native.routes import NativeRoutes
 from router.native.status_routes import StatusRoutes
-from router.observability.bounded_log import BoundedLog
 from router.observability.metrics import Metrics
-from router.observability.recorded_scheduler import RecordedScheduler
+from router.observability.recorded_scheduler import recorded
 from router.openai.chat_prompt import ChatPromptBuilder
 from router.openai.generation import GenerationBuilder
 from router.openai.openapi import OPENAI_OPERATIONS
@@ -167,7 +166,7 @@ def build_backend(
         server_info.model_id,
     )
     dispatcher = Dispatcher(
-        record(build_scheduler(config.scheduler, capacity, state_file), config, capacity),
+        recorded(build_scheduler(config.scheduler, capacity, state_file), config, capacity),
         shards,
         model.tokenizer,
         bounds.max_concurrent_requests,
@@ -252,19 +251,6 @@ def build_scheduler(
     except ValueError as fault:
         state_file.warn_unusable(fault)
         return scheduler_for(config, capacity)
-
-
-def record(scheduler: Scheduler, config: RouterConfig, capacity: DeviceCapacity) -> Scheduler:
-    """The scheduler, whose decisions go to a file if the configuration names one."""
-    path, max_bytes = config.server.record, config.server.record_bytes
-    if path is None:
-        return scheduler
-    try:
-        log = BoundedLog(path, max_bytes)
-    except OSError as fault:
-        text = f"`record`: {path} cannot be written: {fault.strerror}"
-        raise RouterStartupError(BAD_FLAG, text) from fault
-    return RecordedScheduler(scheduler, log, config.scheduler.scheduler, capacity)
 
 
 def build_server_info(config: RouterConfig, ranks: tuple[Ready, ...]) -> ServerInfo:

@@ -45,7 +45,6 @@ def start_engine(config: ShardConfig, progress: Progress) -> Engine:
     ready = _measure_costs(parts, threads)
     _log_expected_acceptance(parts, ready)
     parts.keep_measurements()
-    progress("ready", 100)
     return Engine(parts, ready, threads)
 
 

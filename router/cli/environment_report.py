@@ -6,6 +6,7 @@ versions are read from the packages' metadata.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -67,11 +68,15 @@ class Environment:
 def print_report(
     arguments: Sequence[str], groups: Mapping[str, type], variables: Mapping[str, str]
 ) -> None:
-    """Print the report for `env [--json]`. Raises ValueError for other arguments."""
-    if arguments not in ([], ["--json"]):
-        raise ValueError(f"`env` takes no argument but `--json`. Given: {' '.join(arguments)}")
+    """Run the command `env` with `arguments`; exits with status 2 for unknown ones."""
+    about = (
+        "Print what a bug report needs: versions, devices, memory and the variables that set flags."
+    )
+    parser = argparse.ArgumentParser("text-generation-launcher env", description=about)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    as_json = parser.parse_args(arguments).json
     found = examine(groups, variables)
-    print(json.dumps(asdict(found), indent=2) if arguments else "\n".join(found.lines()))
+    print(json.dumps(asdict(found), indent=2) if as_json else "\n".join(found.lines()))
 
 
 def examine(groups: Mapping[str, type], variables: Mapping[str, str]) -> Environment:

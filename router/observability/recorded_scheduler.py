@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from router.child import BAD_FLAG, RouterStartupError
+from router.config import RouterConfig
 from router.observability.bounded_log import BoundedLog
 from router.scheduler.api import (
     DeviceCapacity,
@@ -27,6 +29,22 @@ from router.scheduler.api import (
     SchedulerStatus,
 )
 from router.scheduler.snapshot import SchedulerSnapshot
+
+
+def recorded(scheduler: Scheduler, config: RouterConfig, capacity: DeviceCapacity) -> Scheduler:
+    """The scheduler, whose decisions go to a file if the configuration names one.
+
+    Raises RouterStartupError if the file cannot be written.
+    """
+    path, max_bytes = config.server.record, config.server.record_bytes
+    if path is None:
+        return scheduler
+    try:
+        log = BoundedLog(path, max_bytes)
+    except OSError as fault:
+        text = f"`record`: {path} cannot be written: {fault.strerror}"
+        raise RouterStartupError(BAD_FLAG, text) from fault
+    return RecordedScheduler(scheduler, log, config.scheduler.scheduler, capacity)
 
 
 class RecordedScheduler:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmark.timeline.tracks import read, summary
+from router.child import RouterStartupError
+from router.config import Limits, RouterConfig, ServerConfig
 from router.observability.bounded_log import END_BYTES, BoundedLog
 from router.observability.recorded_scheduler import RecordedScheduler
+from router.observability.recorded_scheduler import recorded as make_recorded
 from router.scheduler import build
 from router.scheduler.api import DeviceCapacity, Job, Outcome, RowEnded, Scheduler
 from router.scheduler.config import SchedulerConfig
@@ -133,3 +137,12 @@ def test_the_summary_counts_ends_preemptions_and_drafts(tmp_path: Path) -> None:
     assert first.startswith("policy laps-sd, ")
     assert first.endswith(" 4 requests")
     assert ends == "ends: 4 length"
+
+
+def test_a_file_that_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:
+    server = ServerConfig(record=str(tmp_path / "missing" / "log"))
+    config = RouterConfig(Limits(), SchedulerConfig(), server, "", "", None, None, (), 0)
+    with pytest.raises(RouterStartupError, match="cannot be written: No such file or directory"):
+        make_recorded(scheduler(), config, CAPACITY)
+    plain = scheduler()
+    assert make_recorded(plain, replace(config, server=ServerConfig()), CAPACITY) is plain
