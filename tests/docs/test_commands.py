@@ -48,6 +48,8 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 OTHER_FLAGS = {
     "--update-golden": "of pytest, in tests/conftest.py",
     "--rope-": "stands for several",
+    "--gpus": "of Docker",
+    "--shm-size": "of Docker",
 }
 """Flags in the pages that neither the launcher nor a benchmark has."""
 
