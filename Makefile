@@ -35,7 +35,7 @@ models: $(STAMP)
 	$(BIN)/python -m benchmark models $(MODELS) $(ARGS)
 
 test: $(STAMP)
-	$(PYTEST) -n $(JOBS) --dist loadgroup $(ARGS)
+	$(PYTEST) -n $(JOBS) --dist loadfile $(ARGS)
 
 # The same, and fails if the tests execute fewer statements of router and shard than FLOOR percent.
 coverage: override ARGS += --cov --cov-fail-under=$(FLOOR)
@@ -57,7 +57,7 @@ fuzz: $(STAMP)
 
 # What is too long for every commit: larger instances, many fuzz cases, other projects' clients.
 nightly: check fuzz test-clients
-	$(PYTEST) -m nightly -n $(JOBS) --dist loadgroup $(ARGS)
+	$(PYTEST) -m nightly -n $(JOBS) --dist loadfile $(ARGS)
 
 # Other projects' clients, each in its own environment under .venv-clients; needs a package index.
 test-clients: $(STAMP)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -59,11 +60,14 @@ def golden(pytestconfig: pytest.Config) -> Callable[[str, bytes], None]:
     return compare
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests run in one process; so do all that share a server, which starts once."""
-    for item in items:
-        shares = "served_pair" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("served pair" if shares else str(item.path)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Which test process runs what with `--dist loadfile`."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from tests.support.distribution import SharedServerScheduling
+
+    return SharedServerScheduling(config, log)
 
 
 @pytest.fixture(scope="session")

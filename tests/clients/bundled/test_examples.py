@@ -19,11 +19,11 @@ PRINTS = {
     "openai_chat": r"What does shutil\.copy do\? \(\d+ tokens\)\n.+\nAnd shutil\.move\? .+",
     "sse": r".+\nfinish reason: (length|eos_token)\n",
     "tools": r"add\((\d), (\d)\) = \d+\n.+",
-    "json_schema": r"name='.*' size='(small|large)' coastal=(True|False)\n",
+    "json_schema": r"name=['\"].*['\"] size='(small|large)' coastal=(True|False)\n",
     "logprobs": r"(['\"][^\n]+['\"] \d+% \(or [^\n]+ \d+%\)\n){8}",
     "seeds": r".+\n---\n.+\n---\n.+\nthe same in a batch: True, without drafts: True\n",
     "cancel": r"cancelled: status 200\nthe stream ended with 'cancelled'\n",
-    "watch_metrics": r"tgi_requests_running 0  tgi_queue_size 0  tgi_kv_cache_usage [\d.]+  .+\n",
+    "watch_metrics": r"tgi_requests_running \d+  tgi_queue_size \d+  tgi_kv_cache_usage .+\n",
 }
 """The whole output of each, with `.` for any character."""
 Run = Callable[..., str]
