@@ -11,7 +11,7 @@ SERVED_PAIR = ("tests/clients/bundled/", "tests/test_exactness.py", "tests/test_
 """Beginnings of the paths of those files."""
 
 
-class SharedServerScheduling(LoadFileScheduling):
+class SharedServerScheduling(LoadFileScheduling):  # type: ignore[misc]
     """`--dist loadfile` with one unit of work for all files of `SERVED_PAIR`."""
 
     def _split_scope(self, nodeid: str) -> str:
