@@ -55,6 +55,7 @@ COMMANDS = {
     "restarts": ("benchmark.faults.restarts", "kill launchers, and start servers on a polled port"),
     "starvation": ("benchmark.load.starvation", "flood a server with short requests"),
     "overload": ("benchmark.load.overload", "overload a server, with slow clients too"),
+    "reliability": ("benchmark.reliability.page", "write docs/reliability.md"),
     "soak": ("benchmark.load.soak", "run mixed load with faults for minutes or hours"),
 }
 
