@@ -19,6 +19,7 @@ COMMANDS = {
     ),
     "peers": ("benchmark.peers.command", "compare the speed with other servers, in turns"),
     "startup": ("benchmark.peers.startup", "measure the time from a start to the first token"),
+    "report": ("benchmark.report", "rebuild the tables of docs/performance.md from the results"),
     "preemption": (
         "benchmark.engine.preemption",
         "measure what one preemption costs, by each method",

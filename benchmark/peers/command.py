@@ -42,14 +42,16 @@ FIGURES = {
     "transformers_serve": "b{clients}_over_transformers_serve",
     "openvino": "b{clients}_over_openvino",
 }
-TOKENS = {1: 48, 8: 32, MAX_CLIENTS: 24}
-"""New tokens of each completion, by the number of prompts at once."""
+CLIENTS = (1, 8, MAX_CLIENTS)
+"""Numbers of prompts at once."""
+QUICK, THOROUGH = (2, 12), (5, 32)
+"""Rounds, and new tokens of each completion; one prompt alone gets twice as many."""
 Speeds = dict[str, dict[int, list[float]]]
 """Tokens per second of each round, by peer and number of prompts."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="two rounds instead of five")
+    parser.add_argument("--quick", action="store_true", help="two short rounds instead of five")
     parser.add_argument("--json", type=Path, help="file for the result; figures are added to it")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--model", default="smollm2", help="name of a model in .models")
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
             for name, python in {OURS: Path(sys.executable), **pythons}.items()
         }
         try:
-            speeds = asyncio.run(measure(options, 2 if args.quick else 5))
+            speeds = asyncio.run(measure(options, *(QUICK if args.quick else THOROUGH)))
         except PeerFailed as error:
             print(f"peers: {error}", file=sys.stderr)
             return 1
@@ -86,9 +88,9 @@ def peer_options(args: argparse.Namespace, python: Path, folder: Path) -> PeerOp
     return PeerOptions(model, gguf, args.dtype, python, folder)
 
 
-async def measure(options: dict[str, PeerOptions], rounds: int) -> Speeds:
-    """Ask all peers in turn, after one round that does not count. Raises PeerFailed."""
-    speeds: Speeds = {name: {clients: [] for clients in TOKENS} for name in options}
+async def measure(options: dict[str, PeerOptions], rounds: int, new_tokens: int) -> Speeds:
+    """Ask all peers in turn, after one prompt each that does not count. Raises PeerFailed."""
+    speeds: Speeds = {name: {clients: [] for clients in CLIENTS} for name in options}
     async with AsyncExitStack() as stack:
         started = {OURS: ours.started, **PEERS}
         peers = {}
@@ -98,19 +100,19 @@ async def measure(options: dict[str, PeerOptions], rounds: int) -> Speeds:
         for peer in peers.values():
             await peer.complete(["warm up"], 4)
         for number in range(rounds):
-            for clients, tokens in TOKENS.items():
+            for clients in CLIENTS:
                 for name, peer in peers.items():
-                    speed = await _speed(peer, prompts(number, clients), tokens)
+                    speed = await _speed(peer, prompts(number, clients), new_tokens)
                     speeds[name][clients].append(speed)
                     progress = f"round {number + 1} of {rounds}, {clients} clients, {name}"
                     print(f"{progress}: {speed:.1f} tokens/s", file=sys.stderr, flush=True)
     return speeds
 
 
-async def _speed(peer: Peer, texts: Sequence[str], tokens: int) -> float:
+async def _speed(peer: Peer, texts: Sequence[str], new_tokens: int) -> float:
     """New tokens per second, with the time for the prompts."""
     start = time.perf_counter()
-    count = await peer.complete(texts, tokens)
+    count = await peer.complete(texts, 2 * new_tokens if len(texts) == 1 else new_tokens)
     return count / (time.perf_counter() - start)
 
 

@@ -31,6 +31,9 @@ from benchmark.peers.peer import PeerFailed, PeerOptions, StartPeer
 from benchmark.server.server import ServerFailed
 from benchmark.server.watched_server import running
 
+RANK = "rank 0"
+"""The source of the events whose phases are reported."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="two rounds instead of five")
@@ -88,11 +91,12 @@ async def _bundled_start(flags: Sequence[str]) -> tuple[float, Mapping[str, floa
 
 
 def phases(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Seconds from each event of a start to the next, by the text before its first colon."""
+    """Seconds from each phase of a rank's start to the next, by the name before a colon."""
     begins: dict[str, float] = {"imports": 0.0}
     for event in events:
-        if "seconds" in event:
-            name = str(event.get("text") or event["event"]).partition(":")[0].replace(" ", "_")
+        if "seconds" in event and event.get("source", RANK) == RANK:
+            text = event["message"] if event["event"] == "progress" else event["event"]
+            name = str(text).partition(":")[0].replace(" ", "_")
             begins.setdefault(name, float(event["seconds"]))
     return {name: later - at for (name, at), (_, later) in pairwise(begins.items())}
 

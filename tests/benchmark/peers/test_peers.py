@@ -80,11 +80,12 @@ def test_results_of_several_runs_are_kept_in_one_file(tmp_path: Path) -> None:
 
 def test_a_phase_lasts_until_the_next_begins() -> None:
     events: list[dict[str, Any]] = [
-        {"event": "progress", "text": "joining the shards", "seconds": 2.0},
-        {"event": "progress", "text": "loading the target: 1 of 2 MB", "seconds": 3.0},
-        {"event": "progress", "text": "loading the target: 2 of 2 MB", "seconds": 3.5},
+        {"event": "progress", "message": "joining the shards", "seconds": 2.0},
+        {"event": "progress", "message": "loading the target: 1 of 2 MB", "seconds": 3.0},
+        {"event": "progress", "message": "loading the target: 2 of 2 MB", "seconds": 3.5},
+        {"event": "progress", "source": "router", "message": "tokenizer", "seconds": 4.0},
         {"event": "waiting"},
-        {"event": "ready", "seconds": 5.0},
+        {"event": "ready", "message": "Shard ready in 5.0s", "seconds": 5.0},
     ]
     assert startup.phases(events) == {
         "imports": 2.0,
