@@ -22,7 +22,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: serve models test test-models coverage check fuzz nightly test-clients test-browser test-deploy docs gpu install clean
+.PHONY: serve models test test-models coverage check fuzz fuzz-atheris nightly test-clients test-browser test-deploy docs gpu install clean
 
 serve: $(STAMP)
 ifneq ($(MODEL),)
@@ -54,6 +54,14 @@ check: $(STAMP)
 # Many more cases than `make test` runs.
 fuzz: $(STAMP)
 	$(PYTEST) tests/fuzz --cases $(CASES) $(ARGS)
+
+# Coverage-guided fuzzing, SECONDS for each target; needs a package index once.
+SECONDS ?= 600
+fuzz-atheris: $(STAMP)
+	test -d .venv-atheris || $(BIN)/python -m pip install -q --no-deps --target .venv-atheris atheris
+	for target in frames bodies grammar_parameters grammars; do \
+	  PYTHONPATH=.venv-atheris $(BIN)/python -m tests.fuzz.coverage_guided $$target \
+	    -max_total_time=$(SECONDS) || exit 1; done
 
 # What is too long for every commit: larger instances, many fuzz cases, other projects' clients.
 nightly: check fuzz test-clients
