@@ -818,18 +818,21 @@ def test_check_finds_what_would_prevent_the_start(
     assert text in running.lines[-1]
 
 
-def test_check_finds_a_port_in_use_and_a_broken_tokenizer(
-    processes: Processes, tmp_path: Path
-) -> None:
+def test_check_finds_a_port_in_use(processes: Processes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = str(holder.getsockname()[1])
-        flags = ("--check", "--hostname", "127.0.0.1", "--port")
-        assert processes.start(str(ROOT / "launcher.py"), *flags, port).end() == 5
+        flags = ("--check", "--hostname", "127.0.0.1", "--port", port)
+        assert processes.start(str(ROOT / "launcher.py"), *flags).end() == 5
+
+
+@pytest.mark.nightly
+def test_check_finds_a_broken_tokenizer(processes: Processes, tmp_path: Path) -> None:
     for file in (ROOT / "shard" / "demo" / "target").iterdir():
         (tmp_path / file.name).symlink_to(file)
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "tokenizer.json").write_text("{}")
-    running = processes.start(str(ROOT / "launcher.py"), *flags, "0", "--model-id", str(tmp_path))
+    flags = ("--check", "--port", "0", "--model-id", str(tmp_path))
+    running = processes.start(str(ROOT / "launcher.py"), *flags)
     assert running.end() == 4
     assert "Error: ModelRefused: tokenizer: " in running.lines[-1]
 

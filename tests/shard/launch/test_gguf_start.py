@@ -89,6 +89,7 @@ def test_a_file_that_cannot_be_converted_is_one_line(
     )
 
 
+@pytest.mark.nightly
 def test_a_cache_that_cannot_be_written_is_one_line(
     processes: Processes, file: Path, tmp_path: Path
 ) -> None:
