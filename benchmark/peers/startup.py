@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -91,13 +92,19 @@ async def _bundled_start(flags: Sequence[str]) -> tuple[float, Mapping[str, floa
 
 
 def phases(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Seconds from each phase of a rank's start to the next, by the name before a colon."""
-    begins: dict[str, float] = {"imports": 0.0}
+    """Seconds from each phase of a rank's start to the next, by the name before a colon.
+
+    The launcher's times are compared, since a rank reports seconds of a clock of its own.
+    """
+    begins: dict[str, float] = {}
     for event in events:
         if "seconds" in event and event.get("source", RANK) == RANK:
             text = event["message"] if event["event"] == "progress" else event["event"]
             name = str(text).partition(":")[0].replace(" ", "_")
-            begins.setdefault(name, float(event["seconds"]))
+            at = datetime.fromisoformat(event["timestamp"]).timestamp()
+            if not begins:
+                begins["imports"] = at - float(event["seconds"])
+            begins.setdefault(name, at)
     return {name: later - at for (name, at), (_, later) in pairwise(begins.items())}
 
 

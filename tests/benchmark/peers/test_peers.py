@@ -85,7 +85,12 @@ def test_a_phase_lasts_until_the_next_begins() -> None:
         {"event": "progress", "message": "loading the target: 2 of 2 MB", "seconds": 3.5},
         {"event": "progress", "source": "router", "message": "tokenizer", "seconds": 4.0},
         {"event": "waiting"},
-        {"event": "ready", "message": "Shard ready in 5.0s", "seconds": 5.0},
+        {"event": "ready", "message": "Shard ready in 2.9s", "seconds": 2.9},
+    ]
+    times = ("12.000", "13.000", "13.500", "14.000", "14.500", "15.000")
+    events = [
+        {**event, "timestamp": f"2026-01-02T03:04:{time}+00:00"}
+        for event, time in zip(events, times, strict=True)
     ]
     assert startup.phases(events) == {
         "imports": 2.0,
