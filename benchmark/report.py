@@ -13,21 +13,23 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmark.targets import Target
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "benchmark" / "results"
 BLOCK = re.compile(r"(<!-- (\S+\.json) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-AT_LEAST = {
-    "peers.plain_b1_over_llama_cpp": 1.0,
-    "peers.plain_b8_over_llama_cpp": 1.0,
-    "peers.plain_b32_over_llama_cpp": 1.2,
-    "peers.b8_over_transformers_serve": 3.0,
-    "peers.b32_over_transformers_serve": 3.0,
-    "peers.b1_over_openvino": 0.9,
-    "peers.b8_over_openvino": 0.9,
-}
-"""Targets of figures of which more is better."""
-AT_MOST = {"startup.first_token_seconds": 4.0, "startup.seconds_over_llama_cpp": 2.0}
-"""Targets of figures of which less is better."""
+SIGNS = {"<=": "≤", ">=": "≥"}
+TARGETS = (
+    Target("peers.plain_b1_over_llama_cpp", ">=", 1.0),
+    Target("peers.plain_b8_over_llama_cpp", ">=", 1.0),
+    Target("peers.plain_b32_over_llama_cpp", ">=", 1.2),
+    Target("peers.b8_over_transformers_serve", ">=", 3.0),
+    Target("peers.b32_over_transformers_serve", ">=", 3.0),
+    Target("peers.b1_over_openvino", ">=", 0.9),
+    Target("peers.b8_over_openvino", ">=", 0.9),
+    Target("startup.first_token_seconds", "<=", 4.0),
+    Target("startup.seconds_over_llama_cpp", "<=", 2.0),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,13 +75,9 @@ def table(figures: Mapping[str, float]) -> str:
 
 def target(name: str, value: float) -> str:
     """The target of the figure `name` and by how much it is missed; empty if it has none."""
-    if name in AT_LEAST:
-        return _judged("≥", AT_LEAST[name], value, value >= AT_LEAST[name])
-    if name in AT_MOST:
-        return _judged("≤", AT_MOST[name], value, value <= AT_MOST[name])
+    for each in TARGETS:
+        if each.figure == name:
+            text = f"{SIGNS[each.relation]} {each.bound:g}"
+            missed = abs(value - each.bound) / each.bound
+            return text if each.is_met(value) else f"{text}, missed by {missed:.0%}"
     return ""
-
-
-def _judged(sign: str, wanted: float, value: float, met: bool) -> str:
-    text = f"{sign} {wanted:g}"
-    return text if met else f"{text}, missed by {abs(value - wanted) / wanted:.0%}"

@@ -43,7 +43,8 @@ ROUTER = (
     ("__main__", "preflight", "cli"),
 )
 SHARD = (
-    ("errors", "events", "progress", "bounded_cache", "child_command", "cores", "light_imports"),
+    ("errors", "events", "progress", "bounded_cache", "cache_folder"),
+    ("child_command", "cores", "light_imports"),
     ("config",),
     ("wire",),
     ("attention", "sampling"),
@@ -65,6 +66,7 @@ LIGHT = (
     "router.log_levels",
     "router.options",
     "router.scheduler",
+    "shard.cache_folder",
     "shard.child_command",
     "shard.config",
     "shard.errors",

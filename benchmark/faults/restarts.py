@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import socket
 import subprocess
@@ -29,6 +28,7 @@ from random import Random
 
 import aiohttp
 
+from benchmark.figures import publish
 from benchmark.server.server import ENVIRONMENT, ServerFailed, launcher_command
 from benchmark.server.watched_server import running
 
@@ -57,10 +57,7 @@ def run(args: argparse.Namespace) -> int:
         figures = _kill_all(args.kills, random, environment)
         figures |= asyncio.run(_restart_all(args.restarts, environment))
         figures["restarts.folders"] = len(list(Path(folder).glob(RUN_FOLDERS)))
-    for name, value in figures.items():
-        print(f"{name:24} {value:.0f}")
-    if args.json:
-        args.json.write_text(json.dumps({"figures": figures}, indent=1) + "\n")
+    publish(figures, args.json, decimals=0)
     lost = ("restarts.survivors", "restarts.folders", "restarts.refused")
     return 1 if any(figures[name] for name in lost) else 0
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from random import Random
 
 import aiohttp
 
+from benchmark.figures import publish
 from benchmark.load.attackers import (
     half_open,
     never_reading,
@@ -36,7 +36,7 @@ from benchmark.load.attackers import (
 )
 from benchmark.load.process_usage import usage
 from benchmark.load.requests import (
-    Outcome,
+    TimedResponse,
     after,
     per_second,
     percentile,
@@ -71,10 +71,7 @@ def run(args: argparse.Namespace) -> int:
     seconds, half, silent = (8.0, 100, 20) if args.quick else (30.0, 1000, 200)
     random = Random(args.seed)  # noqa: S311 - no secret is drawn
     figures = asyncio.run(_goodput(seconds, random)) | asyncio.run(_attacked(half, silent, seconds))
-    for name, value in figures.items():
-        print(f"{name:36} {value:.3f}")
-    if args.json:
-        args.json.write_text(json.dumps({"figures": figures}, indent=1) + "\n")
+    publish(figures, args.json)
     return 1 if figures["overload.failed"] else 0
 
 
@@ -89,7 +86,7 @@ async def _goodput(seconds: float, random: Random) -> dict[str, float]:
 
 
 def overload_figures(
-    outcomes: Sequence[Outcome], peak: float, start: float, end: float
+    outcomes: Sequence[TimedResponse], peak: float, start: float, end: float
 ) -> dict[str, float]:
     """The figures of an overload, whose goodput is counted from `start` to `end`."""
     refused = [1000 * each.seconds for each in outcomes if each.status == 429]

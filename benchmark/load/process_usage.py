@@ -12,7 +12,7 @@ MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class ProcessUsage:
     """What a process uses at a moment, in monotonic seconds."""
 
     moment: float
@@ -21,14 +21,14 @@ class Usage:
     descriptors: int
 
 
-def usage(pid: int, moment: float) -> Usage:
+def usage(pid: int, moment: float) -> ProcessUsage:
     """What process `pid` uses now. Raises OSError if it has ended."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     memory = pages * os.sysconf("SC_PAGE_SIZE") / MIB
-    return Usage(moment, memory, len(os.listdir(f"/proc/{pid}/fd")))
+    return ProcessUsage(moment, memory, len(os.listdir(f"/proc/{pid}/fd")))
 
 
-def memory_slope(samples: Sequence[Usage]) -> float:
+def memory_slope(samples: Sequence[ProcessUsage]) -> float:
     """Growth of memory in MiB per hour, by least squares. Needs two samples or more."""
     moments = [sample.moment for sample in samples]
     slope: float = linear_regression(moments, [each.memory_mib for each in samples]).slope

@@ -21,7 +21,7 @@ NO_ANSWER = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TimedResponse:
     """The end of one request. Times in monotonic seconds."""
 
     status: int
@@ -34,7 +34,7 @@ class Outcome:
         return self.ended - self.sent
 
 
-Send = Callable[[], Awaitable[Outcome]]
+Send = Callable[[], Awaitable[TimedResponse]]
 
 
 def after(seconds: float) -> Callable[[], bool]:
@@ -52,7 +52,7 @@ async def session(url: str) -> AsyncIterator[aiohttp.ClientSession]:
         yield opened
 
 
-async def post(opened: aiohttp.ClientSession, body: Mapping[str, Any]) -> Outcome:
+async def post(opened: aiohttp.ClientSession, body: Mapping[str, Any]) -> TimedResponse:
     """Send `body` to /generate and read the answer."""
     sent, status = time.monotonic(), NO_ANSWER
     try:
@@ -61,13 +61,13 @@ async def post(opened: aiohttp.ClientSession, body: Mapping[str, Any]) -> Outcom
             status = response.status
     except TimeoutError:
         pass
-    return Outcome(status, sent, time.monotonic())
+    return TimedResponse(status, sent, time.monotonic())
 
 
-async def send_in_turns(send: Send, clients: int, ended: Callable[[], bool]) -> list[Outcome]:
+async def send_in_turns(send: Send, clients: int, ended: Callable[[], bool]) -> list[TimedResponse]:
     """`clients` of which each sends a request when its last one has ended, until `ended`."""
 
-    async def client() -> list[Outcome]:
+    async def client() -> list[TimedResponse]:
         outcomes = []
         while not ended():
             outcomes.append(await send())
@@ -79,17 +79,17 @@ async def send_in_turns(send: Send, clients: int, ended: Callable[[], bool]) -> 
 
 async def send_at_random(
     send: Send, per_second: float, seconds: float, random: Random
-) -> list[Outcome]:
+) -> list[TimedResponse]:
     """Requests as a Poisson process for `seconds`, however long their answers take."""
     due = time.monotonic()
-    end, tasks = due + seconds, list[asyncio.Future[Outcome]]()
+    end, tasks = due + seconds, list[asyncio.Future[TimedResponse]]()
     while (due := due + random.expovariate(per_second)) < end:
         await asyncio.sleep(due - time.monotonic())
         tasks.append(asyncio.ensure_future(send()))
     return await asyncio.gather(*tasks)
 
 
-def per_second(outcomes: Sequence[Outcome], start: float, end: float) -> float:
+def per_second(outcomes: Sequence[TimedResponse], start: float, end: float) -> float:
     """Answers with status 200 per second that ended from `start` to `end`."""
     good = [each for each in outcomes if each.status == 200 and start <= each.ended < end]
     return len(good) / (end - start)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import signal
 import time
@@ -31,8 +30,9 @@ from typing import Any
 import aiohttp
 
 from benchmark.faults.workload import bodies
+from benchmark.figures import publish
 from benchmark.load.attackers import gauge
-from benchmark.load.process_usage import Usage, memory_slope, usage
+from benchmark.load.process_usage import ProcessUsage, memory_slope, usage
 from benchmark.load.requests import session
 from benchmark.server.watched_server import WatchedServer, running
 
@@ -56,7 +56,7 @@ class Soak:
     answers: dict[int, str] = field(default_factory=dict)
     """The first one to each body, by its number."""
     ends: Counter[str] = field(default_factory=Counter)
-    samples: list[Usage] = field(default_factory=list)
+    samples: list[ProcessUsage] = field(default_factory=list)
 
     def on_answer(self, number: int, status: int, text: str) -> None:
         """Note an answer to body `number`."""
@@ -78,10 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run, print and write the figures. Return 1 if a request was lost or wrong, else 0."""
     figures = asyncio.run(_run(args))
-    for name, value in figures.items():
-        print(f"{name:28} {value:.3f}")
-    if args.json:
-        args.json.write_text(json.dumps({"figures": figures}, indent=1) + "\n")
+    publish(figures, args.json)
     wrong = ("soak.differing", "soak.failed", "soak.unaccounted", "soak.held")
     return 1 if any(figures[name] for name in wrong) else 0
 
@@ -169,7 +166,7 @@ async def _counters(opened: aiohttp.ClientSession) -> float:
 
 def figures(soak: Soak) -> dict[str, float]:
     """The figures of the head of this file that a run itself has shown."""
-    samples: Sequence[Usage] = soak.samples[int(len(soak.samples) * WARM_UP) :]
+    samples: Sequence[ProcessUsage] = soak.samples[int(len(soak.samples) * WARM_UP) :]
     return {
         "soak.requests": soak.ends.total() - soak.ends["faults"],
         "soak.left": soak.ends["left"],

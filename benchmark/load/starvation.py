@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
 
-from benchmark.load.requests import Outcome, post, send_in_turns, session
+from benchmark.figures import publish
+from benchmark.load.requests import TimedResponse, post, send_in_turns, session
 from benchmark.server.watched_server import running
 
 FLAGS = ("--max-batch-size", "4", "--max-batch-prefill-tokens", "64")
@@ -41,10 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print and write the figures. Return 1 if a request starved, else 0."""
     figures = asyncio.run(_measure(args.long))
-    for name, value in figures.items():
-        print(f"{name:28} {value:.3f}")
-    if args.json:
-        args.json.write_text(json.dumps({"figures": figures}, indent=1) + "\n")
+    publish(figures, args.json)
     return 1 if figures["live.starved"] else 0
 
 
@@ -61,7 +58,10 @@ async def _measure(long: int) -> dict[str, float]:
 
 
 def figures(
-    short: Sequence[Outcome], long: Sequence[Outcome], short_alone: float, long_alone: float
+    short: Sequence[TimedResponse],
+    long: Sequence[TimedResponse],
+    short_alone: float,
+    long_alone: float,
 ) -> dict[str, float]:
     """The figures of the head of this file, from the seconds that each kind takes alone."""
     fractions = [_fraction(each, short_alone) for each in short]
@@ -74,7 +74,7 @@ def figures(
     }
 
 
-def _fraction(outcome: Outcome, alone: float) -> float:
+def _fraction(outcome: TimedResponse, alone: float) -> float:
     """The latency as a fraction of its bound; infinite if the request did not succeed."""
     return outcome.seconds / (BASE_SECONDS + FACTOR * alone) if outcome.status == 200 else inf
 

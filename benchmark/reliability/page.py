@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.reliability.targets import COMMANDS, COUNTS, FILES, TARGETS, Target
+from benchmark.reliability.targets import COMMANDS, COUNTS, FILES, TARGETS
+from benchmark.targets import Target
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"

@@ -135,6 +135,7 @@ class Planner:
             for row in self._rows.values()
             if not self._ran_last(row)
         )
+        rows = list(self._rows.values())
         return SchedulerStatus(
             waiting=tuple(waiting[level] for level in range(1, self._policy.level_count + 1)),
             running=len(self._last_rows),
@@ -144,8 +145,8 @@ class Planner:
             prefetched=self._prefetched,
             acceptance_rate=self._estimator.acceptance_rate,
             estimate_error=self._estimator.mean_error,
-            work=self._mean_share(self._rows.values()) * len(self._rows),
-            wait=self._wait_behind(list(self._rows.values())),
+            work=sum(map(self._estimator.device_share, rows)),
+            wait=self._wait_behind(rows),
         )
 
     def request_status(self, id: int, now: float) -> RequestStatus | None:

@@ -196,5 +196,6 @@ class Watchdog:
         self._clock, self._given = self._clock_at(now), now
 
     def _clock_at(self, now: float) -> float:
+        """The clock at `now`; a gap counts as MAX_GAP_SECONDS or half a timeout at most."""
         gap = 0.0 if self._given is None else now - self._given
         return self._clock + min(gap, MAX_GAP_SECONDS, self._min_timeout / 2)

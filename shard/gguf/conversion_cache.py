@@ -1,7 +1,7 @@
 """Where converted GGUF files are kept, and that each is converted once and completely.
 
-Decides names and takes locks; knows nothing of models. Imports only the standard library, since
-the launcher looks here before it starts a conversion.
+Decides names and takes locks; knows nothing of models. Imports no heavy library, since the
+launcher looks here before it starts a conversion.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+
+from shard.cache_folder import cache_folder
 
 CONVERTER_VERSION = 1
 """Increased when the same file would be converted to something else."""
@@ -37,7 +39,7 @@ def converted_folder(file: Path, dtype: str | None, environment: Mapping[str, st
     )
     unique = hashlib.blake2b("\0".join(identity).encode(), digest_size=8).hexdigest()
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip(".-")[:100]
-    return _cache_folder(environment) / f"{readable}-{dtype or 'auto'}-{unique}"
+    return cache_folder(environment) / "gguf" / f"{readable}-{dtype or 'auto'}-{unique}"
 
 
 def create_once(folder: Path, write: Callable[[Path], None]) -> None:
@@ -58,12 +60,6 @@ def create_once(folder: Path, write: Callable[[Path], None]) -> None:
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-
-
-def _cache_folder(environment: Mapping[str, str]) -> Path:
-    base = environment.get("XDG_CACHE_HOME", "")
-    folder = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
-    return folder / "text-generation-laps" / "gguf"
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from shard.cache_folder import cache_folder
+
 
 def measurement_folder(setting: str | None, environment: Mapping[str, str]) -> Path | None:
     """Where measurements are kept: `setting`, else a folder in the XDG cache; None for `none`."""
     if setting is not None:
         return None if setting == "none" else Path(setting).resolve()
-    base = environment.get("XDG_CACHE_HOME", "")
-    cache = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
-    return cache / "text-generation-laps" / "measurements"
+    return cache_folder(environment) / "measurements"

@@ -19,7 +19,7 @@ from zlib import crc32
 
 
 class MeasuredTimes:
-    """Turns the seconds that this rank has measured into a time that is equal on all ranks."""
+    """What the ranks have measured, the same on all of them."""
 
     def __init__(
         self,
@@ -41,10 +41,6 @@ class MeasuredTimes:
         self._earlier = deque(known if self._is_equal_on_ranks(known) else ())
         self.is_complete = bool(self._earlier)
         """Whether this start has begun with known values and has not measured any since."""
-
-    def __call__(self, seconds: float) -> float:
-        """The time of the same call at the first start, otherwise the maximum over all ranks."""
-        return float(self.recall(lambda: self.max_over_ranks(seconds)))
 
     def recall(self, measure: Callable[[], Any]) -> Any:
         """The JSON value of the same call at the first start, otherwise that of `measure`.

@@ -11,16 +11,16 @@ import pytest
 
 from benchmark.faults.restarts import MARK, marked_processes
 from benchmark.load import overload, soak, starvation
-from benchmark.load.process_usage import Usage, memory_slope, usage
-from benchmark.load.requests import Outcome, percentile, send_at_random, send_in_turns
+from benchmark.load.process_usage import ProcessUsage, memory_slope, usage
+from benchmark.load.requests import TimedResponse, percentile, send_at_random, send_in_turns
 from benchmark.load.soak import Soak
 from tests.support.processes import Processes
 
 
 def test_goodput_counts_answers_within_the_time_and_latency_only_refusals() -> None:
-    good = [Outcome(200, 0.0, moment) for moment in (0.5, 1.0, 1.5, 2.5)]
-    refused = [Outcome(429, 1.0, 1.0 + delay) for delay in (0.0078125, 0.03125)]
-    shown = overload.overload_figures([*good, *refused, Outcome(500, 0, 1)], 4.0, 1.0, 2.0)
+    good = [TimedResponse(200, 0.0, moment) for moment in (0.5, 1.0, 1.5, 2.5)]
+    refused = [TimedResponse(429, 1.0, 1.0 + delay) for delay in (0.0078125, 0.03125)]
+    shown = overload.overload_figures([*good, *refused, TimedResponse(500, 0, 1)], 4.0, 1.0, 2.0)
     assert shown == {
         "overload.goodput": 0.5,
         "overload.peak": 4.0,
@@ -32,17 +32,23 @@ def test_goodput_counts_answers_within_the_time_and_latency_only_refusals() -> N
 
 
 def test_a_request_is_starved_after_thirty_seconds_and_ten_times_its_service_alone() -> None:
-    short = [Outcome(200, 0.0, 31.0), Outcome(200, 0.0, 32.5)]
-    shown = starvation.figures(short, [Outcome(200, 0.0, 49.0)], 0.125, 2.0)
+    short = [TimedResponse(200, 0.0, 31.0), TimedResponse(200, 0.0, 32.5)]
+    shown = starvation.figures(short, [TimedResponse(200, 0.0, 49.0)], 0.125, 2.0)
     assert (shown["live.starved"], shown["live.short"], shown["live.long"]) == (1, 2, 1)
     assert (
-        starvation.figures([], [Outcome(0, 0.0, 1.0)], 1.0, 1.0)["live.longest_over_bound"] == inf
+        starvation.figures([], [TimedResponse(0, 0.0, 1.0)], 1.0, 1.0)["live.longest_over_bound"]
+        == inf
     )
 
 
 def test_a_soak_compares_answers_and_measures_growth_after_the_warm_up() -> None:
     run = Soak(
-        samples=[Usage(0, 10, 9), Usage(3600, 90, 5), Usage(7200, 92, 6), Usage(10800, 94, 7)]
+        samples=[
+            ProcessUsage(0, 10, 9),
+            ProcessUsage(3600, 90, 5),
+            ProcessUsage(7200, 92, 6),
+            ProcessUsage(10800, 94, 7),
+        ]
     )
     for number, status, text in ((1, 200, "a"), (2, 200, "b"), (1, 200, "a"), (2, 200, "c")):
         run.on_answer(number, status, text)
@@ -58,7 +64,7 @@ def test_the_usage_of_this_process_is_read() -> None:
     now = usage(os.getpid(), 1.0)
     assert now.memory_mib > 1
     assert now.descriptors >= 3
-    assert memory_slope([Usage(0, 1, 1), Usage(1800, 2, 1)]) == pytest.approx(2.0)
+    assert memory_slope([ProcessUsage(0, 1, 1), ProcessUsage(1800, 2, 1)]) == pytest.approx(2.0)
 
 
 def test_percentiles_of_few_values() -> None:
@@ -69,13 +75,13 @@ def test_percentiles_of_few_values() -> None:
 async def test_clients_send_in_turns_until_the_end_and_at_random_without_waiting() -> None:
     live, most = 0, 0
 
-    async def send() -> Outcome:
+    async def send() -> TimedResponse:
         nonlocal live, most
         live += 1
         most = max(most, live)
         await asyncio.sleep(0)
         live -= 1
-        return Outcome(200, 0.0, 1.0)
+        return TimedResponse(200, 0.0, 1.0)
 
     left = iter(range(8))
     outcomes = await send_in_turns(send, 3, lambda: next(left, None) is None)

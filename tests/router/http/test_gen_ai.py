@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Iterator
-from concurrent import futures
 from dataclasses import replace
 from typing import Any
 
-import grpc
 import pytest
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as service
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as wire
@@ -21,6 +18,7 @@ from router.http.gen_ai import Durations, durations, error_type, span_attributes
 from router.http.otlp_metrics import HISTOGRAMS, make_meter_provider, metrics_middleware
 from router.requests.request import Request
 from shard.wire.protocol import Sampling
+from tests.support.otlp import Collector, collecting
 from tests.support.serving import HELLO, ScriptedRecord, serving
 
 
@@ -76,29 +74,17 @@ def test_durations_count_only_what_there_was() -> None:
     assert durations(live, 11.0) == Durations(1.0, None, None)
 
 
-class MetricsCollector(wire.MetricsServiceServicer):
-    def __init__(self) -> None:
-        self.received: queue.Queue[Any] = queue.Queue()
-
-    def Export(self, request: Any, context: object) -> Any:
-        self.received.put(request)
-        return service.ExportMetricsServiceResponse()
-
-
 @pytest.fixture
-def collector() -> Iterator[tuple[MetricsCollector, str]]:
+def collector() -> Iterator[tuple[Collector, str]]:
     """A real one, and where it listens."""
-    server = grpc.server(futures.ThreadPoolExecutor(1))
-    servicer = MetricsCollector()
-    wire.add_MetricsServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield servicer, f"http://127.0.0.1:{port}"
-    server.stop(0).wait()
+    with collecting(
+        wire.add_MetricsServiceServicer_to_server, service.ExportMetricsServiceResponse
+    ) as c:
+        yield c
 
 
 async def test_a_collector_gets_the_three_histograms_of_a_model_server(
-    collector: tuple[MetricsCollector, str],
+    collector: tuple[Collector, str],
 ) -> None:
     servicer, endpoint = collector
     provider = make_meter_provider(endpoint, "a-name")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Iterator
-from concurrent import futures
-from typing import Any
 
-import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as service
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as wire
@@ -16,31 +12,20 @@ from router.config import ServerConfig
 from router.http.tracing import make_tracer_provider, phases, tracing_middleware
 from router.requests.request import Request
 from shard.wire.protocol import Sampling
+from tests.support.otlp import Collector, collecting
 from tests.support.serving import ScriptedRecord, serving
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
 
 
-class Collector(wire.TraceServiceServicer):
-    def __init__(self) -> None:
-        self.heard: queue.Queue[Any] = queue.Queue()
-
-    def Export(self, request: Any, context: object) -> Any:
-        self.heard.put(request)
-        return service.ExportTraceServiceResponse()
-
-
 @pytest.fixture
 def collector() -> Iterator[tuple[Collector, str]]:
     """A real one, and where it listens."""
-    server = grpc.server(futures.ThreadPoolExecutor(1))
-    servicer = Collector()
-    wire.add_TraceServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield servicer, f"http://127.0.0.1:{port}"
-    server.stop(0).wait()
+    with collecting(
+        wire.add_TraceServiceServicer_to_server, service.ExportTraceServiceResponse
+    ) as c:
+        yield c
 
 
 async def test_a_request_is_a_span_of_its_callers_trace(collector: tuple[Collector, str]) -> None:
@@ -51,7 +36,7 @@ async def test_a_request_is_a_span_of_its_callers_trace(collector: tuple[Collect
         assert (await server.post("/generate_stream", {"inputs": "a"}, headers=head)).status == 200
         assert (await server.post("/nowhere", {})).status == 404
     traces.shutdown()
-    [resource] = servicer.heard.get(timeout=30).resource_spans
+    [resource] = servicer.received.get(timeout=30).resource_spans
     named = {item.key: item.value.string_value for item in resource.resource.attributes}
     assert named["service.name"] == "a-name"
     spans = {span.name: span for span in resource.scope_spans[0].spans}
@@ -86,7 +71,7 @@ async def test_a_span_that_is_not_kept_is_not_told(collector: tuple[Collector, s
         head = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
         assert (await server.post("/generate", {"inputs": "a"}, headers=head)).status == 200
     traces.shutdown()
-    assert servicer.heard.empty()
+    assert servicer.received.empty()
 
 
 def test_a_sequence_that_did_not_come_far_has_the_phases_that_it_reached() -> None:
