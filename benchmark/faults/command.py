@@ -53,7 +53,7 @@ RUN_TIMEOUT_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ServerFault:
     """What is done to a server."""
 
     tokens: int
@@ -64,7 +64,7 @@ class Fault:
 
 
 @dataclass
-class Observed:
+class DisturbedRun:
     """What a disturbed run has shown, in seconds."""
 
     answers: Answers = field(default_factory=list)
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _measure(args: argparse.Namespace, requests: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    random, observed = Random(args.seed), list[Observed]()  # noqa: S311 - no secret is drawn
+    random, observed = Random(args.seed), list[DisturbedRun]()  # noqa: S311 - no secret is drawn
     undisturbed = (await _serve(args.shards[0], requests, [])).answers
     tokens = sum(map(len, undisturbed))
     for shards in args.shards:
@@ -105,18 +105,18 @@ async def _measure(args: argparse.Namespace, requests: Sequence[dict[str, Any]])
     return {"figures": figures(undisturbed, observed) | router}
 
 
-def plan_faults(random: Random, tokens: int) -> list[Fault]:
+def plan_faults(random: Random, tokens: int) -> list[ServerFault]:
     """The faults of a run of `tokens` tokens: SIGKILL, and SIGSTOP as the last."""
     moments = sorted(random.sample(range(1, tokens * 9 // 10), FAULTS_PER_RUN))
     kinds = [signal.SIGKILL] * (FAULTS_PER_RUN - 1) + [signal.SIGSTOP]
-    return [Fault(*each, random.random()) for each in zip(moments, kinds, strict=True)]
+    return [ServerFault(*each, random.random()) for each in zip(moments, kinds, strict=True)]
 
 
 async def _serve(
-    shards: int, requests: Sequence[dict[str, Any]], faults: Sequence[Fault]
-) -> Observed:
+    shards: int, requests: Sequence[dict[str, Any]], faults: Sequence[ServerFault]
+) -> DisturbedRun:
     """Serve `requests` on a fresh server of `shards` ranks. Raises ServerFailed."""
-    observed, progress = Observed(), Progress()
+    observed, progress = DisturbedRun(), Progress()
     try:
         async with (
             asyncio.timeout(RUN_TIMEOUT_SECONDS),
@@ -133,7 +133,7 @@ async def _serve(
 
 
 async def _disturb(
-    server: WatchedServer, progress: Progress, fault: Fault, observed: Observed
+    server: WatchedServer, progress: Progress, fault: ServerFault, observed: DisturbedRun
 ) -> None:
     """Send the signal to a rank, and wait until tokens arrive again."""
     ranks = server.children("shard")
@@ -178,7 +178,7 @@ async def _router_seconds(shards: int) -> float:
         return time.monotonic() - moment
 
 
-def figures(undisturbed: Answers, observed: Sequence[Observed]) -> dict[str, float]:
+def figures(undisturbed: Answers, observed: Sequence[DisturbedRun]) -> dict[str, float]:
     """The figures of the head of this file."""
     same = [
         is_same_answer(*pair)

@@ -45,7 +45,7 @@ IDS = range(1000, 10_000)
 
 
 @dataclass
-class Observed:
+class ClientView:
     """What the clients have seen."""
 
     rounds: int = 0
@@ -69,9 +69,9 @@ def run(model: str, minutes: float, path: Path | None) -> int:
     return 1 if measured["long_prompt.unanswered"] or measured["long_prompt.restarts"] else 0
 
 
-async def _measure(model: str, minutes: float, log: Path) -> tuple[Observed, int]:
+async def _measure(model: str, minutes: float, log: Path) -> tuple[ClientView, int]:
     """Rounds for so many minutes, at least one, and the number of restarts. Raises ServerFailed."""
-    observed, end = Observed(), time.monotonic() + 60 * minutes
+    observed, end = ClientView(), time.monotonic() + 60 * minutes
     async with running(("--model-id", model, "--step-log", str(log)), os.environ) as server:
         while not observed.rounds or time.monotonic() < end:
             await _round(server.url, observed)
@@ -83,7 +83,7 @@ def _restarts(server: WatchedServer) -> int:
     return server.count("restarted") + server.count("router_restarted")
 
 
-async def _round(url: str, observed: Observed) -> None:
+async def _round(url: str, observed: ClientView) -> None:
     """One full prompt while the streams run."""
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
     async with aiohttp.ClientSession(url, timeout=timeout) as session:
@@ -116,7 +116,7 @@ async def _full_prompt(session: aiohttp.ClientSession, seed: int) -> bool:
 async def _streams(
     session: aiohttp.ClientSession,
     number: int,
-    observed: Observed,
+    observed: ClientView,
     started: asyncio.Barrier,
     done: asyncio.Event,
 ) -> None:
@@ -154,7 +154,9 @@ def longest_gap(arrivals: Sequence[float]) -> float:
     return max((b - a for a, b in pairwise(arrivals)), default=0.0)
 
 
-def figures(observed: Observed, steps: Sequence[dict[str, Any]], restarts: int) -> dict[str, float]:
+def figures(
+    observed: ClientView, steps: Sequence[dict[str, Any]], restarts: int
+) -> dict[str, float]:
     """The figures of the head of this file, from the lines of a step log."""
     chunks = [step["seconds"] for step in steps if any(row[2] for row in step["rows"])]
     decodes = [step["seconds"] for step in steps if not any(row[2] for row in step["rows"])]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from benchmark.faults.virtual.requests import Planned
+from benchmark.faults.virtual.requests import PlannedRequest
 from router.dispatch.dispatcher import Dispatcher
 from router.dispatch.live_requests import PreparedRequest
 from router.dispatch.page_hashes import PromptPages, hash_prompt
@@ -30,7 +30,7 @@ with an error of the model, since it ran whenever the ranks failed, or with the 
 class Ended:
     """How a request ended for its client. `record` is None if it never was live."""
 
-    planned: Planned
+    planned: PlannedRequest
     how: str
     record: LiveRequest | None = None
     tokens: tuple[int, ...] = ()
@@ -43,7 +43,7 @@ class Client:
     def __init__(self, dispatcher: Dispatcher, page_size: int) -> None:
         self._dispatcher, self._page_size = dispatcher, page_size
 
-    async def send(self, planned: Planned, number: int) -> Ended:
+    async def send(self, planned: PlannedRequest, number: int) -> Ended:
         """Send a request, the `number`-th of all, and read its answer as planned."""
         for _ in range(MAX_TRIES):
             try:
@@ -58,7 +58,7 @@ class Client:
         """A permit. Raises Overloaded or Unavailable."""
         return self._dispatcher.hold_permits(1)
 
-    async def prepare(self, planned: Planned, number: int) -> PreparedRequest:
+    async def prepare(self, planned: PlannedRequest, number: int) -> PreparedRequest:
         """What intake does once a request has its permit. Raises EngineFault or Unavailable."""
         request, arrived = planned.request, self._dispatcher.now()
         if request.grammar is not None:
@@ -77,7 +77,7 @@ class Client:
         """Queue a request. Raises Unavailable."""
         return self._dispatcher.start(prepared)
 
-    def cancel(self, planned: Planned) -> None:
+    def cancel(self, planned: PlannedRequest) -> None:
         """Cancel a request by its id."""
         self._dispatcher.cancel(planned.id)
 
@@ -85,7 +85,7 @@ class Client:
 class _Reading:
     """One try of a request."""
 
-    def __init__(self, planned: Planned) -> None:
+    def __init__(self, planned: PlannedRequest) -> None:
         self._planned = planned
         self._record: LiveRequest | None = None
         self._read: list[int] = []

@@ -37,7 +37,7 @@ def word(token: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ExpectedAnswer:
     """Token ids and finish reason; `fault` if the request fails after these tokens."""
 
     tokens: tuple[int, ...]
@@ -46,7 +46,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedRequest:
     """One request and its client. Times in seconds; infinite if it never happens."""
 
     id: str
@@ -63,12 +63,12 @@ class Planned:
         """Whether no rank survives the preparation of its grammar."""
         return self.request.grammar in (DEADLY_GRAMMAR, HANGING_GRAMMAR)
 
-    def with_grammar(self, grammar: str) -> Planned:
+    def with_grammar(self, grammar: str) -> PlannedRequest:
         """The same, with another grammar."""
         return replace(self, request=replace(self.request, grammar=grammar))
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> ExpectedAnswer:
         """The right answer for a client that stays."""
         seed = self.request.sampling.seed
         tokens, end = full_reply(self.prompt, seed, self.max_new, self.request.ignore_eos)
@@ -78,8 +78,12 @@ class Planned:
         if True in stop and not (fails and limit is not None and stop.index(True) >= limit):
             kept = tokens[: stop.index(True) + 1]
             is_last = len(kept) == len(tokens)
-            return Answer(kept, end.value if is_last else "stop_sequence")
-        return Answer(tokens[:limit], "", fault=True) if fails else Answer(tokens, end.value)
+            return ExpectedAnswer(kept, end.value if is_last else "stop_sequence")
+        return (
+            ExpectedAnswer(tokens[:limit], "", fault=True)
+            if fails
+            else ExpectedAnswer(tokens, end.value)
+        )
 
 
 def draw_prefixes(random: Random) -> list[tuple[int, ...]]:
@@ -87,11 +91,11 @@ def draw_prefixes(random: Random) -> list[tuple[int, ...]]:
     return [_draw_tokens(random, MAX_PROMPT // 2) for _ in range(SHARED_PREFIXES)] + [()]
 
 
-def draw_request(random: Random, id: str, prefixes: Sequence[tuple[int, ...]]) -> Planned:
+def draw_request(random: Random, id: str, prefixes: Sequence[tuple[int, ...]]) -> PlannedRequest:
     """A request and its client."""
     prefix = random.choice(prefixes)
     prompt = prefix + _draw_tokens(random, random.randrange(1, MAX_PROMPT - len(prefix)))
-    return Planned(
+    return PlannedRequest(
         id=id,
         request=_draw_parameters(random, prompt),
         prompt=prompt,

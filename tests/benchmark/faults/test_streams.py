@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmark.faults.command import FAULTS_PER_RUN, Observed, figures, plan_faults
+from benchmark.faults.command import FAULTS_PER_RUN, DisturbedRun, figures, plan_faults
 from benchmark.faults.streams import Progress, is_same_answer, stream_all
 from benchmark.faults.workload import KINDS, SHARED_PREFIX, bodies
 from router.errors import GenerationFailed
@@ -111,8 +111,8 @@ def test_a_run_has_as_many_faults_as_a_server_survives_and_one_of_them_is_a_hang
 
 
 def test_the_figures_name_the_worst_of_all_runs_and_every_answer_that_differs() -> None:
-    good = Observed([ANSWER, ANSWER], [0.5, 1.5], [0.25], [0.125])
-    bad = Observed([ANSWER, ANSWER[:1]], [1.0], [0.5], [0.0625])
+    good = DisturbedRun([ANSWER, ANSWER], [0.5, 1.5], [0.25], [0.125])
+    bad = DisturbedRun([ANSWER, ANSWER[:1]], [1.0], [0.5], [0.0625])
     whole = figures([ANSWER, ANSWER], [good])
     assert whole == {
         "faults.identical": 1,
@@ -130,4 +130,4 @@ def test_the_figures_name_the_worst_of_all_runs_and_every_answer_that_differs() 
 
 def test_answers_that_never_ended_are_not_identical() -> None:
     cut = [ANSWER[:1]]
-    assert figures(cut, [Observed(cut)])["faults.identical"] == 0
+    assert figures(cut, [DisturbedRun(cut)])["faults.identical"] == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmark.server.full_prompt import STREAMS, Observed, figures, longest_gap
+from benchmark.server.full_prompt import STREAMS, ClientView, figures, longest_gap
 
 STEPS = [
     {"seconds": 0.25, "rows": [[1, 10, 0, 0, 0, 1]]},
@@ -23,7 +23,7 @@ def test_the_longest_gap_lies_between_two_arrivals(arrivals: list[float], gap: f
 
 
 def test_the_longest_gap_is_compared_with_the_longest_chunk_and_a_decoding_step() -> None:
-    observed = Observed(rounds=1, answers=8, unanswered=2)
+    observed = ClientView(rounds=1, answers=8, unanswered=2)
     observed.gaps[STREAMS - 1] = 5.0
     found = figures(observed, STEPS, restarts=3)
     assert found["long_prompt.longest_gap_over_chunk"] == 2.0

@@ -26,7 +26,7 @@ from benchmark.faults.virtual.requests import (
     DEADLY_GRAMMAR,
     GRAMMARS,
     HANGING_GRAMMAR,
-    Planned,
+    PlannedRequest,
     draw_request,
 )
 from benchmark.faults.virtual.world import draw_settings, running
@@ -67,7 +67,7 @@ def test_a_rank_that_stops_while_it_prepares_for_resumed_requests_is_noticed(
     network = VirtualNetwork(random)
     settings = draw_settings(random)
     request = Request("", Sampling(seed=1), ignore_eos=True, grammar=GRAMMARS[0])
-    planned = Planned("request", request, (1, 2, 3), 20, None, None, 0.0)
+    planned = PlannedRequest("request", request, (1, 2, 3), 20, None, None, 0.0)
 
     async def send() -> tuple[Ended, int]:
         async with asyncio.timeout(60), running(settings, random, network, broken.append) as server:
