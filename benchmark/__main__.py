@@ -49,6 +49,10 @@ COMMANDS = {
         "benchmark.fleet.command",
         "compare the ways to choose a replica, in virtual time",
     ),
+    "fleet-live": (
+        "benchmark.fleet.live",
+        "compare least wait with round robin over two replicas under Ray Serve",
+    ),
     "simulate": (
         "benchmark.faults.virtual.command",
         "simulate the router with faults of ranks, network and clients in virtual time",

@@ -37,6 +37,7 @@ NOT_RUN = {
     "helm": "needs a cluster; the chart is rendered by tests/deploy/test_manifests.py",
     "python3": "writes to /opt",
     "cp": "writes to /etc",
+    "serve": "needs GPUs; `make test-ray` runs the application with the echo engine",
     "systemctl": "needs systemd; the unit is checked by tests/deploy/test_manifests.py",
 }
 """Programs that no test runs with the arguments of the pages, and why."""

@@ -1,0 +1,95 @@
+"""Two replicas under Ray Serve: streams, and what the death of one does to the others' requests.
+
+Run by `make test-ray`, in an environment with Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from benchmark.fleet.ray_cluster import serving
+
+TOKENS, STREAMS = 60, 6
+LIMIT_SECONDS = 120.0
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving() as address:
+        yield address
+
+
+def launchers() -> dict[int, int]:
+    """Process ids of replicas that run a launcher, by the launcher's."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"launcher.py" in (folder / "cmdline").read_bytes():
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                if b"ServeReplica:default:replica" in Path(f"/proc/{parent}/cmdline").read_bytes():
+                    found[int(folder.name)] = parent
+        except OSError:
+            continue
+    return found
+
+
+async def stream(session: aiohttp.ClientSession, seed: int) -> list[str]:
+    """The texts of the events of one answer. Raises ClientError if it is cut."""
+    parameters = {"max_new_tokens": TOKENS, "ignore_eos": True, "seed": seed}
+    body = {"inputs": f"Say it again and again {seed}", "parameters": parameters}
+    events = []
+    async with session.post("/generate_stream", json=body) as response:
+        response.raise_for_status()
+        async for line in response.content:
+            if line.startswith(b"data:"):
+                events.append(json.loads(line[5:])["token"]["text"])
+    return events
+
+
+async def streams(url: str, killed: int | None = None) -> list[list[str] | BaseException]:
+    """Several answers at once; a process may be killed in their middle."""
+    async with aiohttp.ClientSession(url) as session:
+        tasks = [asyncio.ensure_future(stream(session, seed)) for seed in range(STREAMS)]
+        if killed is not None:
+            await asyncio.sleep(0.5)
+            os.kill(killed, signal.SIGKILL)
+        async with asyncio.timeout(LIMIT_SECONDS):
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_the_death_of_a_replica_harms_only_its_own_requests(url: str) -> None:
+    before = asyncio.run(streams(url))
+    assert all(isinstance(texts, list) and len(texts) == TOKENS for texts in before)
+    victims = launchers()
+    assert len(victims) == 2
+    launcher, replica = next(iter(victims.items()))
+
+    during = asyncio.run(streams(url, killed=replica))
+    whole = [texts == expected for texts, expected in zip(during, before, strict=True)]
+    assert any(whole)
+    assert not all(whole)
+    cut = [texts for texts, same in zip(during, whole, strict=True) if not same]
+    assert all(isinstance(error, aiohttp.ClientError) for error in cut)
+
+    after = asyncio.run(streams(url))
+    assert after == before
+    assert launcher not in launchers()
+
+
+def test_every_route_is_passed_on_with_its_query_and_status(url: str) -> None:
+    async def statuses() -> tuple[int, str, int]:
+        async with aiohttp.ClientSession(url) as session:
+            async with session.get("/v1/models?limit=1") as models:
+                found = models.status, (await models.json())["object"]
+            async with session.post("/generate", json={"inputs": ""}) as refused:
+                return (*found, refused.status)
+
+    assert asyncio.run(statuses()) == (200, "list", 422)
