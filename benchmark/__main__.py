@@ -60,6 +60,10 @@ COMMANDS = {
     "restarts": ("benchmark.faults.restarts", "kill launchers, and start servers on a polled port"),
     "starvation": ("benchmark.load.starvation", "flood a server with short requests"),
     "overload": ("benchmark.load.overload", "overload a server, with slow clients too"),
+    "isolation": (
+        "benchmark.load.isolation",
+        "measure what one client's requests cost another, in latency, memory and secrecy",
+    ),
     "reliability": ("benchmark.reliability.page", "write docs/reliability.md"),
     "soak": ("benchmark.load.soak", "run mixed load with faults for minutes or hours"),
 }

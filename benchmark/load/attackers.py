@@ -44,6 +44,23 @@ async def never_reading(url: str, count: int, tokens: int) -> AsyncIterator[None
         yield
 
 
+async def send_and_drain(url: str, requests: Sequence[bytes]) -> None:
+    """Send each of `requests` on a connection of its own; read until the server closes it.
+
+    The server may refuse and close before it has read everything.
+    """
+    address = urlsplit(url)
+
+    async def send(data: bytes) -> None:
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        with suppress(ConnectionError):
+            writer.write(data)
+            await asyncio.gather(writer.drain(), reader.read())
+        writer.close()
+
+    await asyncio.gather(*map(send, requests))
+
+
 async def seconds_until_closed(connections: Sequence[socket.socket]) -> float:
     """Seconds from now until the server has closed all of `connections`."""
     began = time.monotonic()

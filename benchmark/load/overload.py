@@ -10,6 +10,7 @@ are half open, and then memory with clients that never read. Figures:
   `overload.peak` per second.
 - `overload.refused`: requests answered with 429; `overload.refused_p50_ms` and `_p99_ms`: latency.
 - `overload.failed`: requests with another end than 200 or 429.
+- `overload.health_p99_ms`: latency of `/health` and `/health/ready` meanwhile.
 - `overload.half_open_p99_ratio`: 99th percentile of latency next to half-open connections, relative
   to without; `overload.half_open_closed_seconds`: until the server has closed them all.
 - `overload.never_read_mib`: memory that clients which never read cost the router;
@@ -41,6 +42,7 @@ from benchmark.load.requests import (
     per_second,
     percentile,
     post,
+    probe_health,
     send_at_random,
     send_in_turns,
     session,
@@ -80,9 +82,11 @@ async def _goodput(seconds: float, random: Random) -> dict[str, float]:
         send = lambda: post(opened, BODY)  # noqa: E731
         start, whole = time.monotonic() + WARM_UP_SECONDS, WARM_UP_SECONDS + seconds
         peak = per_second(await send_in_turns(send, PERMITS, after(whole)), start, start + seconds)
-        start = time.monotonic() + WARM_UP_SECONDS
+        start, probing = time.monotonic() + WARM_UP_SECONDS, after(whole)
+        probes = asyncio.ensure_future(probe_health(opened, probing))
         outcomes = await send_at_random(send, LOAD * peak, whole, random)
-        return overload_figures(outcomes, peak, start, start + seconds)
+        health = {"overload.health_p99_ms": 1000 * percentile(await probes, 99)}
+        return overload_figures(outcomes, peak, start, start + seconds) | health
 
 
 def overload_figures(

@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import linear_regression
+
+import numpy as np
 
 MIB = 1 << 20
 
@@ -29,7 +30,12 @@ def usage(pid: int, moment: float) -> ProcessUsage:
 
 
 def memory_slope(samples: Sequence[ProcessUsage]) -> float:
-    """Growth of memory in MiB per hour, by least squares. Needs two samples or more."""
-    moments = [sample.moment for sample in samples]
-    slope: float = linear_regression(moments, [each.memory_mib for each in samples]).slope
-    return slope * 3600
+    """Growth of memory in MiB per hour: the median of the slopes of all pairs (Theil-Sen).
+
+    A peak, or one batch that needed more than all before, does not change it. Needs two samples.
+    """
+    moments = np.array([sample.moment for sample in samples])
+    memory = np.array([sample.memory_mib for sample in samples])
+    first, second = np.triu_indices(len(samples), 1)
+    slopes = (memory[second] - memory[first]) / (moments[second] - moments[first])
+    return 3600 * float(np.median(slopes))

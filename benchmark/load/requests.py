@@ -16,6 +16,8 @@ from typing import Any
 import aiohttp
 
 REQUEST_TIMEOUT_SECONDS = 300.0
+PROBE_SECONDS = 0.01
+"""Pause between two questions about the server's health."""
 NO_ANSWER = 0
 """Status of a request that was not answered in that time."""
 
@@ -62,6 +64,20 @@ async def post(opened: aiohttp.ClientSession, body: Mapping[str, Any]) -> TimedR
     except TimeoutError:
         pass
     return TimedResponse(status, sent, time.monotonic())
+
+
+async def probe_health(opened: aiohttp.ClientSession, ended: Callable[[], bool]) -> list[float]:
+    """Seconds that each answer about the server's health took, asked for until `ended`."""
+    seconds = []
+    while not ended():
+        for path in ("/health", "/health/ready"):
+            sent = time.monotonic()
+            async with opened.get(path) as response:
+                await response.read()
+                response.raise_for_status()
+            seconds.append(time.monotonic() - sent)
+            await asyncio.sleep(PROBE_SECONDS)
+    return seconds
 
 
 async def send_in_turns(send: Send, clients: int, ended: Callable[[], bool]) -> list[TimedResponse]:

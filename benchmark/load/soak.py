@@ -2,15 +2,18 @@
 
 A server of the demo pair gets the requests of `benchmark faults` at random times, again and again:
 all kinds of parameters, with fixed seeds, so that every answer must equal the first one to the same
-body. Some clients leave early. Now and then a shard is killed. The router's memory and descriptors
-are sampled; the first third of the run is warm-up. Figures:
+body. Some clients leave early. Now and then a shard is killed. The memory and descriptors
+of the launcher and of the router are sampled; the first third of the run is warm-up. Figures:
 
 - `soak.minutes`, `soak.requests`, `soak.left`, `soak.faults`: what was run.
-- `soak.differing`: answers that differ from the first one; `soak.failed`: other ends than 200.
+- `soak.refused`: requests answered with 429, because the server was full.
+- `soak.differing`: answers that differ from the first one; `soak.failed`: all other ends than 200.
 - `soak.unaccounted`: requests that the server's counters say were neither answered nor failed.
 - `soak.held`: permits, rows and waiting requests that the server still has at the end.
-- `soak.memory_mib_per_hour`: slope of the router's resident memory after the warm-up.
-- `soak.descriptors`: how many more the router has open at the end than after the warm-up.
+- `soak.memory_mib_per_hour`: slope of the resident memory of both after the warm-up, added.
+- `soak.descriptors`: how many more they have open at the end than after the warm-up.
+
+Sampled are the processes that live as long as the server: a shard is replaced by each fault.
 """
 
 from __future__ import annotations
@@ -20,9 +23,9 @@ import asyncio
 import os
 import signal
 import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from contextlib import suppress
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -56,12 +59,16 @@ class Soak:
     answers: dict[int, str] = field(default_factory=dict)
     """The first one to each body, by its number."""
     ends: Counter[str] = field(default_factory=Counter)
-    samples: list[ProcessUsage] = field(default_factory=list)
+    samples: dict[str, list[ProcessUsage]] = field(default_factory=lambda: defaultdict(list))
+    """Of the launcher and of the router, in order of time."""
 
     def on_answer(self, number: int, status: int, text: str) -> None:
         """Note an answer to body `number`."""
-        same = self.answers.setdefault(number, text) == text if status == 200 else True
-        self.ends["failed" if status != 200 else "same" if same else "differing"] += 1
+        if status == 200:
+            same = self.answers.setdefault(number, text) == text
+            self.ends["same" if same else "differing"] += 1
+        else:
+            self.ends["refused" if status == 429 else "failed"] += 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,13 +84,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run, print and write the figures. Return 1 if a request was lost or wrong, else 0."""
-    figures = asyncio.run(_run(args))
-    publish(figures, args.json)
+    figures, soak = asyncio.run(_run(args))
+    samples = {name: [astuple(each) for each in of] for name, of in soak.samples.items()}
+    publish(figures, args.json, samples=samples)
     wrong = ("soak.differing", "soak.failed", "soak.unaccounted", "soak.held")
     return 1 if any(figures[name] for name in wrong) else 0
 
 
-async def _run(args: argparse.Namespace) -> dict[str, float]:
+async def _run(args: argparse.Namespace) -> tuple[dict[str, float], Soak]:
     soak, end = Soak(), time.monotonic() + 60 * args.minutes
     async with running(FLAGS) as server, session(server.url) as opened:
         others = [
@@ -94,9 +102,11 @@ async def _run(args: argparse.Namespace) -> dict[str, float]:
         held = await _settle(opened)
         for task in others:
             task.cancel()
-        await asyncio.wait(others)
+            with suppress(asyncio.CancelledError):
+                await task
         counts = await _counters(opened)
-    return {"soak.minutes": args.minutes, **figures(soak), **held, "soak.unaccounted": counts}
+    shown = {"soak.minutes": args.minutes, **figures(soak), **held, "soak.unaccounted": counts}
+    return shown, soak
 
 
 async def _send_until(
@@ -126,9 +136,10 @@ async def _request(
 
 
 async def _sample(server: WatchedServer, soak: Soak) -> None:
-    [router] = server.children("router")
+    pids = {"launcher": server.pid, "router": server.children("router")[0]}
     while True:
-        soak.samples.append(usage(router, time.monotonic()))
+        for name, pid in pids.items():
+            soak.samples[name].append(usage(pid, time.monotonic()))
         await asyncio.sleep(SAMPLE_SECONDS)
 
 
@@ -166,13 +177,14 @@ async def _counters(opened: aiohttp.ClientSession) -> float:
 
 def figures(soak: Soak) -> dict[str, float]:
     """The figures of the head of this file that a run itself has shown."""
-    samples: Sequence[ProcessUsage] = soak.samples[int(len(soak.samples) * WARM_UP) :]
+    warm = [each[int(len(each) * WARM_UP) :] for each in soak.samples.values()]
     return {
         "soak.requests": soak.ends.total() - soak.ends["faults"],
         "soak.left": soak.ends["left"],
+        "soak.refused": soak.ends["refused"],
         "soak.faults": soak.ends["faults"],
         "soak.differing": soak.ends["differing"],
         "soak.failed": soak.ends["failed"],
-        "soak.memory_mib_per_hour": memory_slope(samples),
-        "soak.descriptors": samples[-1].descriptors - samples[0].descriptors,
+        "soak.memory_mib_per_hour": sum(map(memory_slope, warm)),
+        "soak.descriptors": sum(each[-1].descriptors - each[0].descriptors for each in warm),
     }

@@ -26,6 +26,8 @@ class WatchedServer:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self.pid = process.pid
+        """Process id of the launcher."""
         self._lines: list[str] = []
         self.seen: list[dict[str, Any]] = []
         """The events so far."""

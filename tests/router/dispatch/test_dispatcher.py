@@ -554,6 +554,24 @@ async def test_the_step_log_says_what_every_step_did_for_every_row(tmp_path: Pat
             known += row[4]
 
 
+async def test_a_step_has_at_most_one_token_for_a_request_that_does_not_speculate(
+    tmp_path: Path,
+) -> None:
+    """So the number of tokens that arrive together says nothing about the text."""
+    secret, other = ask(max_new=40, ignore_eos=True, speculate=0), ask(max_new=40, ignore_eos=True)
+    async with echoing(log=tmp_path / "log") as (server, _):
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(finish(server, request)) for request in (secret, other)]
+        await server.metrics.until_empty()
+    _, *steps = map(json.loads, (tmp_path / "log").read_text().splitlines())
+    first, second = (
+        [row[5] for step in steps for row in step["rows"] if row[0] == task.result().id]
+        for task in tasks
+    )
+    assert sum(first) == sum(second) == 40
+    assert max(first) == 1 < max(second)
+
+
 async def test_a_request_is_cancelled_by_its_id() -> None:
     async with echoing() as (server, _):
         async with server.open("mine", ask(max_new=3000, ignore_eos=True)) as (record,):

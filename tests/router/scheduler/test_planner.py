@@ -146,6 +146,38 @@ def test_a_row_that_never_ran_is_cancelled_without_a_release() -> None:
     assert scheduler.next_batch(0.0) is None
 
 
+@pytest.mark.parametrize("fed", [(), (16,), (16, 4)], ids=["queued", "prefilling", "decoding"])
+def test_a_row_that_is_cancelled_holds_no_page_after_the_next_batch(fed: tuple[int, ...]) -> None:
+    scheduler = fcfs(capacity(depth=1))
+    submit(scheduler, 1, prompt=20, max_new=8)
+    for tokens in fed:
+        plan(scheduler)
+        complete(scheduler, done(1, tokens))
+    scheduler.cancel(1, 0.0)
+    batch = scheduler.next_batch(0.0)
+    assert batch == (ScheduledBatch((), release=(1,)) if fed else None)
+    assert scheduler.status().free_pages == 40
+
+
+def test_a_row_on_the_host_that_is_cancelled_leaves_its_slots_and_pages_to_others() -> None:
+    scheduler = fcfs(capacity(pages=6, host_pages=3, preemption="swap", depth=1))
+    for ids in ((1, 2), (3, 4)):
+        for id in ids:
+            submit(scheduler, id, prompt=7, max_new=16)
+        plan(scheduler)
+        complete(scheduler, *[done(id, 7) for id in ids])
+        plan(scheduler)
+        complete(scheduler, *[done(id, drafted=3, emitted=4) for id in ids])
+        [swap] = plan(scheduler).swap_out
+        assert (swap.id, len(swap.slots)) == (ids[1], 3), "there is room for one row only"
+        for id in reversed(ids):
+            scheduler.cancel(id, 0.0)
+        complete(scheduler)
+        plan(scheduler)
+        complete(scheduler)
+        assert scheduler.status().free_pages == 6
+
+
 def test_an_id_may_be_used_again_while_its_old_steps_are_in_flight() -> None:
     scheduler = fcfs(capacity())
     submit(scheduler, 1, prompt=4)
