@@ -39,8 +39,9 @@ class Entry:
     id: str
     title: str
     tests: Sequence[str] = ()
+    figures: Sequence[str] = ()
     gap: str | None = None
-    """What no test covers; None if nothing."""
+    """What neither tests nor figures cover; None if nothing."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,8 +105,8 @@ def _target(target: Target, value: float | None) -> str:
 
 
 def _coverage(what: str, covered: Sequence[Entry]) -> Iterator[str]:
-    yield f"| # | {what} | tests | not covered |"
+    yield f"| # | {what} | tests and figures | not covered |"
     yield "| --- | --- | --- | --- |"
     for entry in covered:
-        tests = ", ".join(f"`{name}`" for name in entry.tests) or NOTHING
-        yield f"| {entry.id} | {entry.title} | {tests} | {entry.gap or NOTHING} |"
+        shown = ", ".join(f"`{name}`" for name in (*entry.tests, *entry.figures)) or NOTHING
+        yield f"| {entry.id} | {entry.title} | {shown} | {entry.gap or NOTHING} |"

@@ -24,6 +24,8 @@ def test_every_advisory_and_failure_has_an_entry_with_tests_that_exist() -> None
     existing = {name for text in sources for name in re.findall(r"def (test_\w+)", text)}
     assert {name for entry in covered for name in entry.tests} - existing == set()
     assert all(entry.tests for entry in covered)
+    measured = {name for entry in covered for name in entry.figures}
+    assert measured - {target.figure for target in TARGETS} == set()
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -34,11 +36,13 @@ def test_the_figures_of_each_file_come_from_a_subcommand(name: str) -> None:
 
 
 def test_a_missed_target_and_one_that_was_not_measured_are_shown() -> None:
-    text = page([Entry("S1", "title", ("test_a",), "gap")], {"overload.goodput": 0.5})
+    text = page(
+        [Entry("S1", "title", ("test_a",), ("live.starved",), "gap")], {"overload.goodput": 0.5}
+    )
     assert "0 of 25 targets are met; 1 were measured." in text
     assert (
         "| `overload.goodput` | goodput under five times the load | 0.5, **missed** | >= 0.9 |"
         in text
     )
     assert "| `live.starved` | requests that starve in a flood | not measured | <= 0 |" in text
-    assert "| S1 | title | `test_a` | gap |" in text
+    assert "| S1 | title | `test_a`, `live.starved` | gap |" in text
