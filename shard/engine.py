@@ -90,11 +90,14 @@ class Engine:
         tokens = sum(max(run.prefill, 1 + run.draft) for run in step.run)
         if self._threads is not None and tokens:
             self._threads.apply(tokens, started_at)
-        tasks = [RowTask(self._rows.get(run.id), run.prefill, run.draft) for run in step.run]
+        tasks = [
+            RowTask(self._rows.get(run.id), run.prefill, run.draft, run.forced) for run in step.run
+        ]
         copy = self._launch_on_device(tasks)
         results = () if copy else self._run_on_host(tasks)
         if self._threads is not None and tokens:
             now = time.perf_counter()
+            tokens += sum(item.drafted for item in results if item.forced)
             self._threads.record(tokens, now - started_at, now)
 
         def finish() -> StepResult:

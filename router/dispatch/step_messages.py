@@ -53,7 +53,7 @@ def to_step(
         release=tuple(id for id in removed_rows(batch) if id in held),
         new=tuple(_new_row(record, starts.get(record.id)) for record in entering),
         grow=tuple(AppendPages(grow.id, grow.pages) for grow in batch.grow),
-        run=tuple(RowWork(run.id, run.prefill, run.draft) for run in batch.run),
+        run=tuple(RowWork(run.id, run.prefill, run.draft, run.forced) for run in batch.run),
         swap_out=_page_copy(
             (page, slot) for swap in batch.swap_out for page, slot in _page_slot_pairs(swap)
         ),
@@ -109,13 +109,14 @@ def to_outcomes(
         api.Outcome(
             id=run.id,
             prefilled=run.prefill,
-            drafted=item.drafted,
-            accepted=item.accepted,
+            drafted=0 if item.forced else item.drafted,
+            accepted=0 if item.forced else item.accepted,
             emitted=len(item.tokens),
             seconds=seconds / len(rows),
             end=None if item.end is None else _SCHEDULER_ENDS[item.end],
             draft_cached=item.draft_cached,
             hashes=page_hashers[run.id].add(item.tokens) if run.id in page_hashers else (),
+            forced=item.drafted if item.forced else 0,
         )
         for run, item in rows
     ]

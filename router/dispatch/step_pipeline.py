@@ -14,7 +14,7 @@ from router.dispatch import step_messages
 from router.dispatch.page_hashes import PageHasher, PromptPages
 from router.requests.record import LiveRequest
 from router.scheduler.api import Job, Outcome, ScheduledBatch
-from shard.wire.protocol import RowResult, Step, StepResult
+from shard.wire.protocol import MAX_FORCED_TOKENS, RowResult, Step, StepResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class StepPipeline:
             max_new=record.max_new,
             expected=request.expected_new_tokens,
             speculate=request.speculate,
+            forced=MAX_FORCED_TOKENS if request.grammar and request.speculate != 0 else 0,
             hashes=prompt_pages.hashes,
             priority=request.priority,
             tenant=request.tenant,

@@ -152,12 +152,17 @@ class Metrics:
         for _ in range(tokens):
             self._durations["tgi_request_inter_token_duration"].observe(seconds / tokens)
 
-    def tokens_drafted(self, drafted: int, accepted: int) -> None:
-        """Count the draft tokens of one request in one step."""
-        self._counters["tgi_speculative_drafted_tokens"].labels(self._source).inc(drafted)
-        self._counters["tgi_speculative_accepted_tokens"].labels(self._source).inc(accepted)
+    def tokens_drafted(self, drafted: int, accepted: int, *, forced: bool = False) -> None:
+        """Count the draft tokens of one request in one step; `forced`: by its grammar.
+
+        Positions are those of the drafter.
+        """
+        source = "grammar" if forced else self._source
+        self._counters["tgi_speculative_drafted_tokens"].labels(source).inc(drafted)
+        self._counters["tgi_speculative_accepted_tokens"].labels(source).inc(accepted)
         self._skipped.observe(accepted)
-        self._positions.add(drafted, accepted)
+        if not forced:
+            self._positions.add(drafted, accepted)
 
     def update_gauges(self, status: SchedulerStatus) -> None:
         """Set the gauges to the scheduler's status; called before each `render`."""

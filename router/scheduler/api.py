@@ -82,6 +82,8 @@ class Job:
     """Id of the tenant, for fairness between tenants."""
     route: int = 0
     """Id of the API route, for the prediction of the answer's length."""
+    forced: int = 0
+    """Maximum number of tokens that its grammar can force in one Step, in place of drafts."""
 
     @property
     def max_kv_tokens(self) -> int:
@@ -90,11 +92,15 @@ class Job:
 
 
 class ScheduledRow(NamedTuple):
-    """One row of a Batch: `prefill` known tokens to feed, or 0 and a `draft` length."""
+    """One row of a Batch: `prefill` known tokens to feed, or 0 and a `draft` length.
+
+    `forced`: maximum number of tokens that are drafted instead where the row's grammar forces them.
+    """
 
     id: int
     prefill: int
     draft: int
+    forced: int = 0
 
 
 class PageGrowth(NamedTuple):
@@ -169,6 +175,9 @@ class Outcome:
     hashes: tuple[int, ...] = ()
     """Of the pages that the emitted tokens have filled, after those of the job; they include the
     page of the last token, although its KV is computed by the next Step."""
+    forced: int = 0
+    """Tokens that the grammar forced, drafted in place of the drafter's. They are not in `drafted`
+    and `accepted`, since they say nothing about the drafter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,7 @@ class BatchBuilder:
         row.schedule(prefill, possible)
         if not prefill:
             row.draft_length = draft
-        self.run.append(ScheduledRow(row.job.id, prefill, draft))
+        self.run.append(ScheduledRow(row.job.id, prefill, draft, 0 if prefill else row.job.forced))
         self.step[row.job.id] = row, possible
         if row.hashes:
             self._pages_in_progress.update(self._pending_prefix(row))
@@ -155,7 +155,7 @@ class BatchBuilder:
             # The chunk that reaches the last known token emits one token, an earlier one none.
             return prefill, 0, int(prefill == row.unprefilled)
         draft = self._drafts.get(row.job.id, 0)
-        return 0, draft, draft + 1
+        return 0, draft, max(draft, row.job.forced) + 1
 
     def _missing_pages(self, row: Row) -> int:
         """Return the pages that `row` lacks for all its Steps, with every draft accepted."""

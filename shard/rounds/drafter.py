@@ -27,6 +27,8 @@ class DraftRequest:
     row: CachedRow
     count: int
     drafts: list[int] = field(default_factory=list)
+    forced: bool = False
+    """Whether the row's grammar has filled it, so that the drafter knows nothing of it."""
 
     @property
     def next_position(self) -> Position:

@@ -27,6 +27,8 @@ class RowTask:
     row: CachedRow
     prefill: int
     draft: int
+    forced: int = 0
+    """Maximum number of tokens that the row's grammar forces, which are drafted instead."""
 
 
 def run_round(
@@ -37,9 +39,11 @@ def run_round(
     Raises ProtocolError for a task that does not fit its row.
     """
     chunks = [_prefill_span(task) for task in tasks if task.prefill]
-    requests = {} if drafter is None else _draft_requests(drafter, tasks)
+    requests = _forced_requests(tasks)
     if drafter is not None:
-        drafter.propose(list(requests.values()), chunks)
+        proposed = _draft_requests(drafter, [t for t in tasks if t.row.id not in requests])
+        drafter.propose(list(proposed.values()), chunks)
+        requests |= proposed
     spans = [*chunks, *(_verify_span(task.row, requests) for task in tasks if not task.prefill)]
     if not spans:
         return ()
@@ -59,6 +63,18 @@ def _prefill_span(task: RowTask) -> TokenSpan:
     reports_prompt = prompt_logprobs_wanted(row, row.cached, stop)
     logit_count = task.prefill if reports_prompt else int(stop == len(row.tokens))
     return TokenSpan(row, row.cached, row.tokens[row.cached : stop], logit_count)
+
+
+def _forced_requests(tasks: Sequence[RowTask]) -> dict[int, DraftRequest]:
+    """Filled requests, by row id, of the rows whose grammar leaves one way on."""
+    requests = {}
+    for task in tasks:
+        row, count = task.row, min(task.forced, task.row.remaining - 1)
+        if row.matcher is not None and count > 0 and not task.prefill:
+            drafts = row.matcher.forced_tokens(row.position_after(()).output)[:count]
+            if drafts:
+                requests[row.id] = DraftRequest(row, len(drafts), drafts, forced=True)
+    return requests
 
 
 def _draft_requests(drafter: Drafter, tasks: Sequence[RowTask]) -> dict[int, DraftRequest]:
@@ -107,6 +123,7 @@ def _accept(
         prompt_top=verification.prompt_top,
         draft_cached=row.draft_cached if drafter and drafter.keeps_cache else row.cached,
         mask_seconds=_take_mask_seconds(row),
+        forced=request is not None and request.forced,
     )
 
 
@@ -121,7 +138,7 @@ def _roll_back(
     agreeing = _agreeing_count([] if request is None else request.drafts, verification.tokens)
     accepted = min(agreeing, max(verification.usable - 1, 0))
     row.cached = min(span.start + len(span.tokens), known + accepted)
-    if request is not None and drafter is not None:
+    if request is not None and drafter is not None and not request.forced:
         drafter.rollback(request, known, accepted)
     return accepted
 

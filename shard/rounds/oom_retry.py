@@ -3,9 +3,10 @@
 First the rows are halved, then a single row's prefill chunk. A failed round leaves no trace, so the
 halves emit what the whole would have. A single rank finds out by running the round. With several
 ranks, one that fails within a forward would leave the others in a collective; so a round with a
-prefill runs only after every rank has allocated, and freed, the memory that it needs. All ranks get
-the same answer and split alike. Rounds that only decode are not checked, since the largest of them
-has run at warm-up. If a rank runs out of memory nevertheless, the group ends.
+prefill, or with a row whose grammar may force tokens, runs only after every rank has allocated and
+freed the memory that it needs. All ranks get the same answer and split alike. Other rounds are not
+checked, since the largest of them has run at warm-up. If a rank runs out of memory nevertheless,
+the group ends.
 """
 
 from __future__ import annotations
@@ -61,14 +62,16 @@ class RunWithAgreement:
         self, target: PackedModel, drafter: Drafter | None, tasks: Sequence[RowTask]
     ) -> tuple[RowResult, ...]:
         """See `RoundAttempt`."""
-        if any(task.prefill for task in tasks) and not self.all_agree(self._fits_in_memory(tasks)):
+        checked = any(task.prefill or task.forced for task in tasks)
+        if checked and not self.all_agree(self._fits_in_memory(tasks)):
             raise OutOfRoom
         return run_round(target, drafter, tasks)
 
     def _fits_in_memory(self, tasks: Sequence[RowTask]) -> bool:
-        tokens = sum(task.prefill or 1 + task.draft for task in tasks)
+        tokens = sum(task.prefill or _decoded_tokens(task) for task in tasks)
         logits = sum(
-            task.prefill if task.row.report.prompt_logprobs else 1 + task.draft for task in tasks
+            task.prefill if task.row.report.prompt_logprobs else _decoded_tokens(task)
+            for task in tasks
         )
         pairs = sum(task.prefill * (task.row.cached + task.prefill) for task in tasks)
         size = self.workspace.estimate_bytes(tokens, logits, pairs)
@@ -79,6 +82,10 @@ class RunWithAgreement:
                 return False
             raise
         return True
+
+
+def _decoded_tokens(task: RowTask) -> int:
+    return 1 + max(task.draft, task.forced)
 
 
 def run_splitting_on_oom(
@@ -112,8 +119,8 @@ def _run_halves(
     [task] = tasks
     if task.prefill > 1:
         return _run_half_chunks(retry, task)
-    if task.draft:
-        return retry(replace(task, draft=task.draft // 2))
+    if task.draft or task.forced:
+        return retry(replace(task, draft=task.draft // 2, forced=task.forced // 2))
     task.row.done = True
     return (RowResult(task.row.id, (), (), 0, 0, End.ERROR),)
 

@@ -110,6 +110,19 @@ class Matcher:
         """Whether nothing but end-of-sequence can follow `output`."""
         return self._state(output).is_complete
 
+    def forced_tokens(self, output: Sequence[int]) -> list[int]:
+        """The usual tokens of the text that must follow `output`; none where there is a choice.
+
+        The grammar may allow the same text in other tokens, and the tokenizer is only asked for the
+        usual ones, so they are likely but not certain: drafts, to be verified as any other.
+        """
+        started_at = time.thread_time()
+        consumed = self._move(output, _common_prefix_length(self._output, output))
+        usable = consumed == len(output) and not self._parser.is_error()
+        forced = list(self._parser.compute_ff_tokens()) if usable else []
+        self._seconds += time.thread_time() - started_at
+        return forced
+
     def take_seconds(self) -> float:
         """Seconds of CPU time that the grammar has taken since the last call."""
         seconds, self._seconds = self._seconds, 0.0
@@ -131,11 +144,15 @@ class Matcher:
     def _seek(self, output: Sequence[int]) -> int:
         """Move the cursor to the end of `output`, or to where it leaves the grammar.
 
-        Returns the number of tokens consumed.
+        Returns the number of tokens consumed. The cursor stays where the state is cached.
         """
         shared = _common_prefix_length(self._output, output)
         if shared == len(output) and shared in self._states:
             return shared
+        return self._move(output, shared)
+
+    def _move(self, output: Sequence[int], shared: int) -> int:
+        """Move the cursor to the end of `output`, of which it has consumed `shared` tokens."""
         for length in range(shared + 1, len(self._output) + 1):
             self._states.pop(length, None)
         if self._parser.is_error():

@@ -134,6 +134,8 @@ class RowWork:
     id: int
     prefill: int
     draft: int
+    forced: int = 0
+    """Where the row's grammar leaves one way on, draft up to this many of its tokens instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,3 +180,5 @@ class RowResult:
     """Why the row ended with an error, for the client; empty where the model is the reason."""
     mask_seconds: float = 0.0
     """CPU seconds that the row's grammar took in this step, on this rank."""
+    forced: bool = False
+    """Whether the drafts were the grammar's forced tokens and not the drafter's."""

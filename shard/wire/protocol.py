@@ -41,6 +41,8 @@ MAX_GRAMMAR_ITEMS = 2000
 
 A mask that needs them takes about 30 ms.
 """
+MAX_FORCED_TOKENS = 16
+"""Maximum number of tokens that a row drafts in one step because its grammar forces them."""
 MAX_GRAMMAR_STATES = 50_000
 """Maximum number of lexer states of a grammar, at 1 to 2 kB each; the same on both sides."""
 

@@ -45,6 +45,8 @@ class DrivePlan:
     """Draft lengths, one row each in turn; replaces `draft`."""
     batch: int = 16
     chunk: int = 1000
+    forced: int = 0
+    """Maximum number of tokens that a grammar forces, drafted in one round."""
     scattered: bool = False
     """Give neighbouring pages to different rows, so that no row is one span."""
 
@@ -96,7 +98,8 @@ _STEP_NUMBERS = count(1)
 
 def _run(id: int, left: int, plan: DrivePlan) -> RowWork:
     draft = plan.draft_lengths[id % len(plan.draft_lengths)] if plan.draft_lengths else plan.draft
-    return RowWork(id, min(left, plan.chunk), draft if left == 0 else 0)
+    prefill = min(left, plan.chunk)
+    return RowWork(id, prefill, 0 if prefill else draft, 0 if prefill else plan.forced)
 
 
 def _new(specs: dict[int, RowSpec]) -> tuple[NewRow, ...]:

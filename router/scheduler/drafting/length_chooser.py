@@ -94,7 +94,8 @@ class DraftLengthChooser:
         """Learn the cost of a Step from its outcomes; the rows are still as they were before it."""
         seconds, lengths, context = 0.0, [], 0
         for row, outcome in outcomes:
-            if outcome.prefilled or (outcome.drafted and row.draft_lag > NORMAL_LAG):
+            catches_up = outcome.drafted and row.draft_lag > NORMAL_LAG
+            if outcome.prefilled or outcome.forced or catches_up:
                 return  # not a Step of plain rounds
             seconds += outcome.seconds
             if outcome.emitted:

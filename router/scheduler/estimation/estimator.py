@@ -166,7 +166,8 @@ class Estimator:
             keep = 1 - 1 / GLOBAL_MEMORY_ROUNDS
             self._drafted = keep * self._drafted + drafted
             self._accepted = keep * self._accepted + accepted
-        if outcome.emitted and not outcome.prefilled and outcome.seconds > 0:
+        is_plain = not (outcome.prefilled or outcome.forced)
+        if outcome.emitted and is_plain and outcome.seconds > 0:
             self._learn_cost_ratio(outcome)
         total, settled = self._first_estimates.get(row.job.id, (0.0, False))
         if not settled:

@@ -205,6 +205,14 @@ def test_speculation_is_counted(metrics: Metrics) -> None:
     assert value(metrics, "tgi_request_skipped_tokens_sum") == 3
 
 
+def test_tokens_that_a_grammar_forces_are_counted_as_their_own_source(metrics: Metrics) -> None:
+    metrics.tokens_drafted(12, 12, forced=True)
+    assert value(metrics, 'tgi_speculative_accepted_tokens{source="grammar"}') == 12
+    assert value(metrics, 'tgi_speculative_accepted_tokens{source="model"}') == 0
+    assert value(metrics, 'tgi_speculative_position_drafted{position="0"}') == 0
+    assert value(metrics, "tgi_request_skipped_tokens_sum") == 12
+
+
 def test_drafts_are_counted_by_position(metrics: Metrics) -> None:
     metrics.tokens_drafted(5, 3)
     metrics.tokens_drafted(2, 2)

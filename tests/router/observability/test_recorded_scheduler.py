@@ -51,7 +51,7 @@ def drive(target: Scheduler, jobs: int = 4, emit: int = 3) -> list[Any]:
         batches.append(batch)
         now += 0.01
         outcomes = []
-        for id, prefill, draft in batch.run:
+        for id, prefill, draft, _ in batch.run:
             new = min(emit, left[id]) if prefill == 0 else 1
             left[id] -= new
             end = RowEnded.LENGTH if left[id] == 0 else None
@@ -76,7 +76,7 @@ def test_every_step_and_every_end_is_in_the_record(tmp_path: Path) -> None:
         "max_rows": 2,
     }
     steps = [line for line in lines if line["event"] == "step"]
-    assert [step["run"] for step in steps] == [[list(row) for row in b.run] for b in batches]
+    assert [step["run"] for step in steps] == [[list(row[:3]) for row in b.run] for b in batches]
     rows = [row for line in lines if line["event"] == "done" for row in line["rows"]]
     assert {row[0]: row[6] for row in rows if row[6]} == dict.fromkeys((1, 2, 3, 4), "length")
     assert sum(row[4] for row in rows) == 4 * 12

@@ -42,6 +42,14 @@ SAMPLINGS = (
 )
 
 
+FORCED_PLANS = (
+    DrivePlan(forced=16),
+    DrivePlan(draft=3, forced=2),
+    DrivePlan(3, forced=16, batch=1),
+)
+FORCED = "I would answer (yes|no), without (any|much) doubt"
+
+
 def regex(text: str) -> str:
     return LLMatcher.grammar_from_regex(text)
 
@@ -92,7 +100,8 @@ def test_rows_end_inside_their_grammar_whatever_is_drafted(
 ) -> None:
     wanted = [*asks(grammar, sampling), *asks(None, sampling)[:2]]
     plain = drive(drafted, wanted, DrivePlan(batch=1))
-    for plan in (DrivePlan(draft=1), DrivePlan(draft=5), DrivePlan(draft=3, batch=1)):
+    plans = (DrivePlan(draft=1), DrivePlan(draft=5), DrivePlan(draft=3, batch=1))
+    for plan in (*plans, *FORCED_PLANS):
         assert drive(drafted, wanted, plan) == plain
     for row in plain[:4]:
         assert row[-1] == EOS
@@ -112,6 +121,45 @@ def test_drafts_of_a_row_with_a_grammar_are_inside_it_too(drafted: Any) -> None:
     offered = sum(item.drafted for item in done)
     kept = sum(item.accepted for item in done)
     assert kept > offered / 4
+
+
+@pytest.mark.parametrize("draft", [None, 0, 1], ids=["lookup", "equal", "unrelated"])
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled", "all"])
+def test_forced_tokens_are_accepted_and_change_nothing(
+    folder: str, draft: int | None, sampling: Sampling
+) -> None:
+    served = text_engine(folder, draft)
+    wanted = [*asks(regex(FORCED), sampling), *asks(None, sampling)[:2]]
+    plain = drive(served, wanted, DrivePlan(batch=1))
+    for plan in FORCED_PLANS:
+        served.reset()
+        done = results(served, wanted, plan)
+        assert driver.tokens_by_row(done, len(wanted)) == plain
+        forced = [item for item in done if item.forced]
+        assert {item.id for item in forced} == {0, 1, 2, 3}, "only rows with a grammar"
+        assert sum(item.accepted for item in forced) == sum(item.drafted for item in forced) > 60
+        assert max(item.drafted for item in forced) <= plan.forced
+
+
+def test_a_row_that_was_forced_without_its_draft_model_drafts_again_afterwards(
+    folder: str,
+) -> None:
+    served = text_engine(folder, 0)
+    wanted = asks(regex("would you say( yes| no){4,8}"), SAMPLINGS[1])
+    plain = drive(served, wanted, DrivePlan(batch=1))
+    served.reset()
+    done = results(served, wanted, DrivePlan(draft=3, forced=16))
+    assert driver.tokens_by_row(done, len(wanted)) == plain
+    own = [item for item in done if not item.forced]
+    assert sum(item.accepted for item in own) > sum(item.drafted for item in own) / 2 > 0
+
+
+def test_a_draft_length_of_the_grammar_never_exceeds_the_tokens_left(folder: str) -> None:
+    served = text_engine(folder, None)
+    wanted = [replace(ask, max_new=5) for ask in asks(regex(FORCED), SAMPLINGS[0])]
+    plain = drive(served, wanted, DrivePlan(batch=1))
+    assert drive(served, wanted, DrivePlan(forced=16)) == plain
+    assert [len(row) for row in plain] == [5] * 4
 
 
 def test_prompt_lookup_may_leave_the_grammar_and_changes_nothing(folder: str) -> None:
@@ -320,6 +368,23 @@ def test_a_whole_text_admits_only_the_end(grammars: GrammarMatchers) -> None:
     assert admitted(matcher.mask([a], VOCABULARY)) == {b}
 
 
+def test_forced_tokens_are_those_of_the_only_text_that_can_follow(
+    grammars: GrammarMatchers,
+) -> None:
+    matcher = grammars.matcher(regex(FORCED))
+    choice, known = (
+        TOKENIZER.encode(text, add_special_tokens=False).ids
+        for text in ("I would answer ", "I would answer yes")
+    )
+    assert matcher.forced_tokens(choice) == []
+    after = matcher.forced_tokens(known)
+    assert after
+    assert ", without ".startswith(TOKENIZER.decode(after))
+    outside = [*known, *known]
+    assert matcher.forced_tokens(outside) == []
+    assert matcher.forced_tokens(known) == after
+
+
 @given(st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
 def test_a_mask_is_a_function_of_the_output_alone(grammars: GrammarMatchers, seed: int) -> None:
@@ -333,6 +398,7 @@ def test_a_mask_is_a_function_of_the_output_alone(grammars: GrammarMatchers, see
         fresh = grammars.matcher(grammar)
         assert mask == admitted(fresh.mask(output, VOCABULARY))
         assert used.fault(output) == ""
+        assert used.forced_tokens(output) == fresh.forced_tokens(output)
         wrong = [*output, *rng.choices(range(TOKENIZER.get_vocab_size()), k=2)]
         used.mask(wrong[: rng.randint(len(output), len(wrong))], VOCABULARY)
         if rng.random() < 0.3 or output[-1:] == [EOS]:

@@ -79,18 +79,18 @@ GOLDEN: list[tuple[Message, str]] = [
                 ),
             ),
             (AppendPages(4, (10, 11)),),
-            (RowWork(4, 3, 0), RowWork(2, 0, 5)),
+            (RowWork(4, 3, 0), RowWork(2, 0, 5, 16)),
             PageCopy((5,), (0,)),
             PageCopy((6,), (7,)),
             PageCopy((1,), (8,)),
         ),
-        "c5000000 99 02 07 c404 03000000"
+        "c7000000 99 02 07 c404 03000000"
         " 91 9a 04 c40c 010000000200000003000000 02 09 c2"
         " 9e 05 cb3fe0000000000000 06 cb3fd0000000000000 cb3ff8000000000000"
         " cb3fe0000000000000 cb3fd0000000000000 cb3ff0000000000000 cbbff0000000000000"
         " 91 92 07 cb4000000000000000 c3 08"
         " cb3fe0000000000000 cb4000000000000000 93 02 c3 c2 a2612b 02 01"
-        " 91 92 04 c408 0a0000000b000000 92 93 04 03 00 93 02 00 05"
+        " 91 92 04 c408 0a0000000b000000 92 94 04 03 00 00 94 02 00 05 10"
         " 92 c404 05000000 c404 00000000 92 c404 06000000 c404 07000000"
         " 92 c404 01000000 c404 08000000",
     ),
@@ -114,16 +114,17 @@ GOLDEN: list[tuple[Message, str]] = [
                     (TopTokens((9,), (-0.5,)),),
                     "no",
                     0.5,
+                    True,
                 ),
             ),
             4000000000,
         ),
-        "85000000 95 03 07 cb3fd0000000000000"
-        " 92 9d 02 c408 0800000009000000 c408 000000bf000080bf 05 01 a9656f735f746f6b656e"
-        " 90 00 c400 06 90 a0 cb0000000000000000"
-        " 9d 03 c404 08000000 c404 000080bf 00 00 c0"
+        "87000000 95 03 07 cb3fd0000000000000"
+        " 92 9e 02 c408 0800000009000000 c408 000000bf000080bf 05 01 a9656f735f746f6b656e"
+        " 90 00 c400 06 90 a0 cb0000000000000000 c2"
+        " 9e 03 c404 08000000 c404 000080bf 00 00 c0"
         " 91 92 c404 08000000 c404 000080bf 01 c404 000000bf 07"
-        " 91 92 c404 09000000 c404 000000bf a26e6f cb3fe0000000000000"
+        " 91 92 c404 09000000 c404 000000bf a26e6f cb3fe0000000000000 c3"
         " ceee6b2800",
     ),
     (Ack(7, 4000000000), "08000000 93 04 07 ceee6b2800"),
@@ -190,7 +191,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
         ids,
         tuples(new),
         tuples(st.builds(AppendPages, word, ids)),
-        tuples(st.builds(RowWork, word, word, word)),
+        tuples(st.builds(RowWork, word, word, word, word)),
         move,
         move,
         move,
@@ -253,6 +254,9 @@ def test_wrong_types_are_refused(code: int, fields: list[Any]) -> None:
     _unpack_or_refuse(msgpack.packb([code, *fields]))
 
 
+ROW_RESULT: list[Any] = [1, b"", b"", 0, 0, None, [], 0, b"", 0, [], "", 0.0, False]
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
@@ -265,8 +269,8 @@ def test_wrong_types_are_refused(code: int, fields: list[Any]) -> None:
         ([5, True], "expected int"),
         ([5, 1.0], "expected int"),
         ([3, 1, float("nan"), [], 0], "finite"),
-        ([3, 1, 0.0, [[1, b"abc", b"", 0, 0, None, [], 0, b"", 0, [], "", 0.0]], 0], "binary"),
-        ([3, 1, 0.0, [[1, b"", b"", 0, 0, "weary", [], 0, b"", 0, [], "", 0.0]], 0], "weary"),
+        ([3, 1, 0.0, [[*ROW_RESULT[:1], b"abc", *ROW_RESULT[2:]]], 0], "binary"),
+        ([3, 1, 0.0, [[*ROW_RESULT[:5], "weary", *ROW_RESULT[6:]]], 0], "weary"),
         ([2, 1, b"", None, [], [], [b"", b""], [b"", b""], [b"", b""]], "expected an array"),
     ],
 )
