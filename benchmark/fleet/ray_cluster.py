@@ -37,7 +37,7 @@ def serving(**settings: str) -> Iterator[str]:
 
     flags = f"{FLAGS} {settings.pop('extra', '')}"
     defaults = {"launcher": shlex.join(LAUNCHER), "flags": flags, "replicas": str(REPLICAS)}
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
         ray.init(
             num_cpus=REPLICAS + 1,
             include_dashboard=False,
