@@ -175,6 +175,7 @@ def build_backend(
         draft_watch=DraftWatch(ranks[0].drafter or "model") if capacity.speculate else None,
         max_queue_seconds=bounds.max_queue_seconds or inf,
         load_seconds=config.load_seconds,
+        max_unread_tokens=bounds.max_unread_tokens,
     )
     return Backend(dispatcher, metrics, bounds, server_info, capacity, ranks[0].vocab_size)
 

@@ -38,6 +38,11 @@ class Limits:
         "seconds that a request may wait for its first step; one that has waited, or would wait,"
         " for longer is answered with status 429; default: no limit",
     )
+    max_unread_tokens: int = option(
+        256,
+        "tokens of a stream that its client has not read, after which its generation is paused"
+        " until the client has read half of them",
+    )
     max_client_batch_size: int = option(4, "maximum number of prompts per request")
     payload_limit: int = option(2_000_000, "maximum size of a request body in bytes")
     max_batch_size: int | None = option(None, "maximum number of requests in one step; default: 64")
@@ -157,7 +162,8 @@ class ServerConfig:
     step_timeout: float | None = option(
         None,
         "seconds without progress in a step, or without an answer to a ping, after which the shards"
-        " count as hung; default: 10, or 20 times what the step should take if that is more",
+        " count as hung; default: 10, or 20 times what the step should take if that is more, but at"
+        " most 300",
     )
     record: str | None = option(
         None, "file that gets a line for each decision of the scheduler, for `benchmark trace`"

@@ -19,9 +19,17 @@ from router.dispatch.admission import Admission
 from router.dispatch.current_shards import CurrentShards, checking_health
 from router.dispatch.dispatcher_view import DispatcherView
 from router.dispatch.draft_watch import DraftWatch
-from router.dispatch.events import CancelRequested, Event, EventQueue, ShardsRestarted, Submitted
+from router.dispatch.events import (
+    CancelRequested,
+    ClientCaughtUp,
+    Event,
+    EventQueue,
+    ShardsRestarted,
+    Submitted,
+)
 from router.dispatch.live_requests import LiveRequests, PreparedRequest
 from router.dispatch.page_hashes import PromptPages
+from router.dispatch.paused_streams import PausedStreams
 from router.dispatch.quarantine import Quarantine
 from router.dispatch.queue_wait import QueueWait
 from router.dispatch.step_log import StepLog
@@ -60,11 +68,12 @@ class Dispatcher:
         draft_watch: DraftWatch | None = None,
         max_queue_seconds: float = inf,
         load_seconds: float = 0.0,
+        max_unread_tokens: float = inf,
     ) -> None:
         """`draft_watch` is None if nothing is ever drafted.
 
         `max_queue_seconds`: maximum wait for the first Step. `load_seconds`: what a start of the
-        shards takes.
+        shards takes. `max_unread_tokens`: of a stream, before it is paused.
         """
         self._scheduler = scheduler
         self._shards = CurrentShards(shards, load_seconds)
@@ -81,8 +90,18 @@ class Dispatcher:
         )
         self._results = StepResults(scheduler, self._records, metrics)
         self._quarantine: Quarantine[int] = Quarantine()
+        self._paused = PausedStreams(
+            max_unread_tokens, lambda record: self._events.put(ClientCaughtUp(record))
+        )
         self.view = DispatcherView(
-            clock, scheduler, self._shards, self._records, self._admission, self._results, metrics
+            clock,
+            scheduler,
+            self._shards,
+            self._records,
+            self._admission,
+            self._results,
+            metrics,
+            self._paused,
         )
         """What the server is doing."""
         self.change_count = 0
@@ -185,6 +204,8 @@ class Dispatcher:
         match event:
             case Submitted(record, prompt_pages):
                 self._on_submitted(record, prompt_pages)
+            case ClientCaughtUp():
+                self._resume_streams()
             case CancelRequested(record):
                 self._on_cancel_requested(record)
             case StepResult():
@@ -213,7 +234,7 @@ class Dispatcher:
 
     def _on_shards_failed(self, failure: ShardGroupFailed) -> None:
         self._shards.mark_failed(failure.preparing, self._clock())
-        running = self._pipeline.rows_in_flight() & self._records.keys()
+        running = self._pipeline.rows_in_flight() & self._records.keys() - set(self._paused)
         self._abort_steps()
         self._scheduler.reset()
         self._metrics.shards_failed()
@@ -247,6 +268,7 @@ class Dispatcher:
     def _remove(self, record: LiveRequest) -> None:
         self.change_count += 1
         self._records.remove(record.id)
+        self._paused.discard(record.id)
         self._pipeline.remove(record.id)
         self._set_quarantine(self._quarantine.without((record.id,)))
 
@@ -262,7 +284,21 @@ class Dispatcher:
         for record in self._results.apply(step, now):
             self._remove(record)
         self._set_quarantine(self._quarantine.without(step.decoded))
+        self._pause_streams(item.id for item in step.items)
+        self._resume_streams()
         self._metrics.step_detokenized(step.method, self._clock() - now)
+
+    def _pause_streams(self, ids: Iterable[int]) -> None:
+        """Let the scheduler forget those whose clients are too far behind."""
+        records = (self._records[id] for id in ids if id in self._records)
+        for record in self._paused.pause_slow(records):
+            self._scheduler.cancel(record.id, self._clock())
+
+    def _resume_streams(self) -> None:
+        """Submit what is left of those whose clients have caught up."""
+        in_flight = self._pipeline.rows_in_flight() if self._paused else ()
+        for record in self._paused.resume_read(in_flight):
+            self._scheduler.submit(self._pipeline.job(record), self._clock())
 
     def _fail_all(self) -> None:
         self._shards.close()

@@ -6,7 +6,7 @@ sent, is decided by the routes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ class DispatcherView:
     _admission: Admission
     _results: StepResults
     _metrics: Metrics
+    _paused: Collection[int]
 
     def request_statuses(
         self, request_id: str, caller: str = ""
@@ -90,6 +91,11 @@ class DispatcherView:
     def permits_held(self) -> int:
         """Number of permits that are held."""
         return self._admission.held
+
+    @property
+    def paused_count(self) -> int:
+        """Number of streams that are paused, since their clients do not read."""
+        return len(self._paused)
 
     @property
     def live_count(self) -> int:

@@ -39,7 +39,14 @@ class ShardsRestarted:
     shards: ShardGroup
 
 
-Event = Submitted | CancelRequested | GroupEvent | ShardsRestarted
+@dataclass(frozen=True, slots=True)
+class ClientCaughtUp:
+    """The client of a paused stream has read enough for it to go on."""
+
+    record: LiveRequest
+
+
+Event = Submitted | ClientCaughtUp | CancelRequested | GroupEvent | ShardsRestarted
 
 
 class EventQueue:

@@ -24,6 +24,8 @@ class PageHasher:
         self._page_size = page_size
         self._digest = blake2b(salt.encode(), digest_size=_DIGEST_BYTES, person=b"salt").digest()
         self._partial_page: list[int] = []
+        self.hashes: tuple[int, ...] = ()
+        """Of all full pages so far."""
 
     def copy(self) -> PageHasher:
         """A hasher that continues the same chain by itself."""
@@ -35,10 +37,12 @@ class PageHasher:
         full = len(pending) // self._page_size * self._page_size
         filled = array("i", pending[:full])
         self._partial_page = pending[full:]
-        return tuple(
+        added = tuple(
             self._hash_page(filled[start : start + self._page_size].tobytes())
             for start in range(0, full, self._page_size)
         )
+        self.hashes += added
+        return added
 
     def _hash_page(self, page: bytes) -> int:
         self._digest = blake2b(self._digest + page, digest_size=_DIGEST_BYTES).digest()

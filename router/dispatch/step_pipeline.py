@@ -53,18 +53,26 @@ class StepPipeline:
 
     def add(self, record: LiveRequest, prompt_pages: PromptPages) -> Job:
         """The scheduler's job for a submitted request."""
-        request = record.request
         if prompt_pages.hasher is not None:
             self._page_hashers[record.id] = prompt_pages.hasher
+        return self.job(record)
+
+    def job(self, record: LiveRequest) -> Job:
+        """The scheduler's job for what is left of a request that was added.
+
+        The tokens that it has generated so far count as part of the prompt.
+        """
+        request, emitted = record.request, len(record.tokens)
+        hasher, expected = self._page_hashers.get(record.id), request.expected_new_tokens
         return Job(
             id=record.id,
             arrived=record.queued,
-            prompt=len(record.prompt),
-            max_new=record.max_new,
-            expected=request.expected_new_tokens,
+            prompt=len(record.prompt) + emitted,
+            max_new=record.max_new - emitted,
+            expected=None if expected is None else max(1, expected - emitted),
             speculate=request.speculate,
             forced=MAX_FORCED_TOKENS if request.grammar and request.speculate != 0 else 0,
-            hashes=prompt_pages.hashes,
+            hashes=() if hasher is None else hasher.hashes,
             priority=request.priority,
             tenant=request.tenant,
             route=request.route,

@@ -88,7 +88,9 @@ class StatusRoutes:
         """GET `/metrics`."""
         counts, view = http.app[CONNECTION_COUNTS], self._dispatcher.view
         self._metrics.update_gauges(view.scheduler_status())
-        self._metrics.update_admission(view.permits_held, counts.open, counts.refused)
+        self._metrics.update_admission(
+            view.permits_held, view.paused_count, counts.open, counts.refused
+        )
         body = self._metrics.render()
         return web.Response(body=body, content_type="text/plain", charset="utf-8")
 

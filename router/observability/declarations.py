@@ -66,6 +66,7 @@ GAUGES = {
     "tgi_acceptance_ratio": "Fraction of recent draft tokens that were accepted",
     "tgi_estimated_work_seconds": "Estimated device time that the live requests still need",
     "tgi_estimated_wait_seconds": "Estimated time until one more request would be served",
+    "tgi_streams_paused": "Streams that are paused until their clients have read more",
     "tgi_permits_held": "Permits in use, of --max-concurrent-requests",
     "tgi_connections": "Open HTTP connections",
     "tgi_shards_ready": "1 if the shards serve, 0 while they are started again",

@@ -186,8 +186,9 @@ class Metrics:
         self._counters["tgi_preemptions_prefetched"].inc(status.prefetched - self._prefetched)
         self._prefetched = status.prefetched
 
-    def update_admission(self, permits: int, connections: int, refused: int) -> None:
-        """Set the permits held, the open connections, and those refused since the start."""
+    def update_admission(self, permits: int, paused: int, connections: int, refused: int) -> None:
+        """Set permits held, streams paused, open connections, and those refused since the start."""
+        self._gauges["tgi_streams_paused"].set(paused)
         self._gauges["tgi_permits_held"].set(permits)
         self._gauges["tgi_connections"].set(connections)
         self._counters["tgi_connections_refused"].inc(refused - self._refused)

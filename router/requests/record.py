@@ -2,15 +2,15 @@
 
 Shards are caches of this. `to_row` builds a row from the record alone, so that a first start and a
 return after an eviction are one path. The dispatcher writes, the handler of the HTTP request reads.
-Unread tokens are bounded by `max_new`, and are kept in any case for the final details; a slow
-reader costs nothing more.
+It is known how many tokens of a stream its client has not read, so that the dispatcher can pause a
+request whose client is too far behind.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from router.errors import IncompleteGeneration, RouterError
@@ -86,6 +86,10 @@ class LiveRequest:
         self._prompt_report = PromptReport(self.prompt)
         self._detokenizer = Detokenizer(tokenizer, self.prompt, _make_stops(request))
         self._changed = asyncio.Event()
+        self._read: int | None = None
+        """Number of the last token that a stream's client has taken; None without a stream."""
+        self._notified_at = 0.0
+        self._on_read: Callable[[LiveRequest], None] | None = None
 
     @property
     def seed(self) -> int | None:
@@ -133,6 +137,11 @@ class LiveRequest:
     def mask_budget(self) -> float:
         """Maximum of `mask_seconds`, which grows with the output."""
         return MASK_SECONDS + MASK_SECONDS_PER_TOKEN * len(self.tokens)
+
+    @property
+    def unread(self) -> int:
+        """How many tokens of a stream its client has not taken; 0 if the answer is not streamed."""
+        return 0 if self._read is None else len(self.tokens) - self._read
 
     @property
     def is_live(self) -> bool:
@@ -210,15 +219,26 @@ class LiveRequest:
 
         Raises the request's RouterError if it has failed, after the tokens that came before.
         """
-        number = 0
+        self._read = number = 0
         while self.is_live or number < len(self.tokens):
             if number < len(self.tokens):
                 number += 1
+                self._note_read(number)
                 yield number
             else:
                 await self._next_change()
         if self.error:
             raise self.error
+
+    def notify_when_read(self, unread: float, notify: Callable[[LiveRequest], None]) -> None:
+        """Call `notify` once, as soon as at most `unread` tokens are unread."""
+        self._notified_at, self._on_read = unread, notify
+
+    def _note_read(self, number: int) -> None:
+        self._read = number
+        if self._on_read and self.unread <= self._notified_at:
+            notify, self._on_read = self._on_read, None
+            notify(self)
 
     async def _next_change(self) -> None:
         self._changed.clear()

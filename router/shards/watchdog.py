@@ -22,6 +22,8 @@ MIN_TIMEOUT_SECONDS = 10.0
 """Minimum of the timeout that is derived from a Step."""
 TIMEOUT_FACTOR = 20.0
 """The derived timeout is this many times what the Step should take, if that is more."""
+MAX_TIMEOUT_SECONDS = 300.0
+"""Maximum of the derived timeout: within a Step, progress shows far more often."""
 STEP_HISTORY = 512
 """Number of recent Steps from which the speed is measured."""
 PING_INTERVAL_SECONDS = 0.5
@@ -173,7 +175,8 @@ class Watchdog:
         """Seconds without an answer or without progress that count as a hang, at present."""
         if self._timeout is not None or not self._steps:
             return self._min_timeout
-        return max(self._min_timeout, TIMEOUT_FACTOR * self._steps[0] * self._slowness_p99())
+        usual = TIMEOUT_FACTOR * self._steps[0] * self._slowness_p99()
+        return min(max(MIN_TIMEOUT_SECONDS, usual), MAX_TIMEOUT_SECONDS)
 
     @property
     def _prepare_timeout(self) -> float:
@@ -188,8 +191,11 @@ class Watchdog:
         return min(rank.same_until - max(rank.same_since, self._began_at) for rank in self._ranks)
 
     def _slowness_p99(self) -> float:
-        """At least 1: that costs at warm-up were too high does not make a timeout shorter."""
-        ordered = sorted(self._slowness) or [1.0]
+        """At least 1: that costs at warm-up were too high does not make a timeout shorter.
+
+        One Step that took longer than all others says nothing about the next one.
+        """
+        ordered = sorted(self._slowness)[:-1] or [1.0]
         return max(1.0, ordered[len(ordered) * 99 // 100])
 
     def _set_clock(self, now: float) -> None:

@@ -263,6 +263,10 @@ class ScriptedDispatcher:
     def permits_held(self) -> int:
         return len(self.opened)
 
+    @property
+    def paused_count(self) -> int:
+        return 0
+
     def seconds_to_restart(self) -> float:
         return 6.2
 

@@ -67,6 +67,7 @@ class VirtualRank(asyncio.Protocol):
         if fate.fault is Fault.SHRINKAGE:
             config = replace(config, max_batch_total_tokens=config.max_total_tokens)
         self._engine = PoisonedEcho(config)
+        self._empty_digest = self._engine.digest()
         self._alive = True
         self._events = 0
         self._stopped = self._stalled = self._truncated = False
@@ -96,7 +97,6 @@ class VirtualRank(asyncio.Protocol):
 
     def _on_loaded(self) -> None:
         if self._survives():
-            self._empty_digest = self._engine.digest()
             self._network.listen(self._path, lambda: self)
             self._owner.on_ready(self)
 

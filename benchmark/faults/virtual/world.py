@@ -53,6 +53,7 @@ class Settings:
     preemption: str
     step_timeout: float | None
     clients: int
+    max_unread_tokens: int
     faulty: bool
     """Whether ranks have faults."""
 
@@ -83,6 +84,7 @@ def draw_settings(random: Random) -> Settings:
         preemption=random.choice(("auto", "auto", "swap", "recompute")),
         step_timeout=random.choice((None, None, 5.0)),
         clients=clients,
+        max_unread_tokens=random.choice((1, 2, 6, 1000)),
         faulty=random.random() < 0.9,
     )
 
@@ -170,6 +172,7 @@ def _build(settings: Settings, shards: ShardGroup, launcher: VirtualLauncher) ->
         settings.permits,
         Metrics(bounds, capacity),
         clock=asyncio.get_running_loop().time,
+        max_unread_tokens=settings.max_unread_tokens,
     )
     return World(dispatcher, scheduler, capacity, launcher, asyncio.Event())
 

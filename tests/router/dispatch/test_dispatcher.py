@@ -185,7 +185,7 @@ async def serving(
         options: dict[str, Any] = {"clock": clock} if clock else {}
         options |= {"log": StepLog(str(log), capacity)} if log else {}
         options |= {"max_queue_seconds": bounds.max_queue_seconds or math.inf}
-        options |= {"load_seconds": load_seconds}
+        options |= {"load_seconds": load_seconds, "max_unread_tokens": bounds.max_unread_tokens}
         encoder = Encoder(Tokenizer(TOKENIZER), WorkerPool(WorkerFiles("", 0)))
         permits = bounds.max_concurrent_requests
         dispatcher = Dispatcher(scheduler, shards, encoder.tokenizer, permits, metrics, **options)
@@ -452,6 +452,57 @@ async def test_random_leavers_disturb_nobody() -> None:
         await server.metrics.until_empty()
     for request, task in zip(requests[::2], stay, strict=True):
         assert tuple(task.result().output_ids) == expected(request)[0]
+
+
+@pytest.mark.parametrize("shard", [{}, {"max_swap_tokens": 1024}], ids=["recompute", "swap"])
+async def test_streams_whose_clients_do_not_read_are_paused_and_lose_no_token(
+    shard: dict[str, Any],
+) -> None:
+    """Only some read at first; the others hold neither rows nor pages until they read too."""
+    requests = [replace(each, ignore_eos=True) for each in mixed_requests(16, seed=5)]
+    requests = [replace(each, max_new_tokens=60) for each in requests]
+    limits = {"max_unread_tokens": 8}
+    async with echoing(2, shard, **limits) as (server, _), server.open("id", *requests) as records:
+        silent = [aiter(record.numbers()) for record in records[::2]]
+        assert await asyncio.gather(*map(anext, silent)) == [1] * len(silent)
+        await asyncio.gather(*map(read, records[1::2]))
+        await server.metrics.until_empty()
+        assert server.dispatcher.view.paused_count == len(silent)
+        assert min(len(record.tokens) for record in records[::2]) > 8
+        assert all(record.is_live for record in records[::2])
+        for stream in silent:
+            assert [number async for number in stream] == list(range(2, 61))
+        assert server.dispatcher.view.paused_count == 0
+    for request, record in zip(requests, records, strict=True):
+        assert tuple(record.output_ids) == expected(request)[0]
+
+
+async def test_an_answer_that_is_not_streamed_is_never_paused() -> None:
+    async with echoing(max_unread_tokens=1) as (server, _):
+        async with server.open("id", ask(max_new=60, ignore_eos=True)) as (record,):
+            await record.wait()
+        assert len(record.tokens) == 60
+
+
+async def test_a_paused_stream_ends_with_its_client_and_survives_the_shards() -> None:
+    requests = [ask(max_new=60, ignore_eos=True, seed=seed) for seed in range(2)]
+    async with (
+        echoing(max_unread_tokens=4) as (server, ranks),
+        server.open("stays", requests[0]) as (stays,),
+    ):
+        stream = aiter(stays.numbers())
+        await anext(stream)
+        async with server.open("leaves", requests[1]) as (leaves,):
+            await anext(aiter(leaves.numbers()))
+            await server.metrics.until(lambda _: server.dispatcher.view.paused_count == 2)
+        await server.metrics.until_empty()
+        await server.until_live(1)
+        assert server.dispatcher.view.paused_count == 1
+        ranks[0].process.kill()
+        await server.until_unhealthy("restarting")
+        async with resumed(server):
+            assert [number async for number in stream] == list(range(2, 61))
+    assert tuple(stays.output_ids) == expected(requests[0])[0]
 
 
 async def test_a_cancelled_caller_cancels_its_request() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.shards.watchdog import (
+    MAX_TIMEOUT_SECONDS,
     MIN_TIMEOUT_SECONDS,
     PING_INTERVAL_SECONDS,
     SILENCE_SECONDS,
@@ -228,6 +229,27 @@ def test_a_machine_slower_than_at_warm_up_gets_a_longer_timeout() -> None:
         ranks.answer(0, seconds=4.0)
     ranks.send(1.0)
     assert ranks.watchdog.timeout() == TIMEOUT_FACTOR * 8.0
+
+
+@pytest.mark.parametrize("usual", range(0, 100, 33))
+def test_one_step_that_was_slow_gives_no_longer_timeout(usual: int) -> None:
+    """Whenever it came: a hang after it is found as soon as one before it."""
+    ranks = Ranks()
+    for seconds in (*[0.5] * (usual // 2), 45.0, *[0.5] * (usual - usual // 2)):
+        ranks.send(0.5)
+        ranks.answer(0, seconds=seconds)
+    ranks.send(0.1)
+    assert ranks.watchdog.timeout() == MIN_TIMEOUT_SECONDS
+    assert ranks.run(MIN_TIMEOUT_SECONDS + MARGIN) is not None
+
+
+def test_no_derived_timeout_is_longer_than_its_maximum() -> None:
+    ranks = Ranks()
+    for _ in range(STEP_HISTORY):
+        ranks.send(1.0)
+        ranks.answer(0, seconds=100.0)
+    ranks.send(1.0)
+    assert ranks.watchdog.timeout() == MAX_TIMEOUT_SECONDS
 
 
 def test_a_faster_machine_gets_no_shorter_timeout() -> None:
