@@ -35,7 +35,7 @@ from router.cli.tgi_flags import IgnoredTgiFlags, UnsupportedTgiFlags
 from router.config import Limits, RouterConfig, ServerConfig
 from router.scheduler.config import SchedulerConfig
 from shard.child_command import python_command
-from shard.config import DEFAULT_DRAFT_LENGTH, DEFAULT_PREFILL_TOKENS, ModelConfig, ShardConfig
+from shard.config import DEFAULT_PREFILL_TOKENS, ModelConfig, ShardConfig
 from shard.errors import StartupError
 from shard.launch.child import ChildCommand
 from shard.launch.lifetime import run
@@ -207,7 +207,8 @@ def shard_command(
         world=len(paths),
         socket=paths[rank],
         rendezvous=str(folder / RENDEZVOUS),
-        speculate=model.max_draft_length(DEFAULT_DRAFT_LENGTH if models.draft else 0),
+        speculate=model.max_draft_length(has_draft=models.draft is not None),
+        drafter=model.drafter,
         dtype=model.dtype,
         max_rows=limits.max_batch_size or DEFAULT_BATCH_SIZE,
         max_total_tokens=limits.max_total_tokens,

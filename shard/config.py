@@ -14,6 +14,10 @@ from typing import Any
 
 DEFAULT_DRAFT_LENGTH, AUTO_DRAFT_LENGTH, MAX_DRAFT_LENGTH = 5, 8, 64
 """Draft length in tokens: with a draft model if `speculate` is not set, for `auto`, and at most."""
+SUFFIX_DRAFT_LENGTH = 16
+"""Draft length in tokens of suffix decoding, for `auto` and if `speculate` is not set."""
+DRAFTER_NAMES = ("model", "ngram", "suffix")
+"""Names of the drafters, the keys of `shard.drafters.DRAFTERS`."""
 
 
 def option(default: Any, help: str, **metadata: Any) -> Any:
@@ -45,8 +49,15 @@ class ModelConfig:
     num_shard: int | None = option(None, "number of tensor-parallel shards")
     speculate: str | None = option(
         None,
-        "maximum number of tokens drafted per round, by the draft model or by prompt lookup; 0"
-        " drafts nothing, auto is 8; default: 5 with a draft model, else 0",
+        "maximum number of tokens drafted per round; 0 drafts nothing, auto is 8, or 16 with suffix"
+        " decoding; default: 5 with a draft model, auto with suffix decoding, else 0",
+    )
+    drafter: str | None = option(
+        None,
+        "what drafts: the draft model, prompt lookup (ngram) in the request's own text, or suffix"
+        " decoding, which also copies from recent answers; default: model if there is one, else"
+        " ngram",
+        choices=DRAFTER_NAMES,
     )
     dtype: str | None = option(
         None,
@@ -77,7 +88,7 @@ class ModelConfig:
             raise ValueError("`sharded` is true but `num_shard` <= 1")
         if self.num_shard is not None and self.num_shard < 1:
             raise ValueError("`num_shard` cannot be < 1")
-        draft_length = self.max_draft_length(0)
+        draft_length = self.max_draft_length(has_draft=False)
         if draft_length < 0:
             raise ValueError("`speculate` cannot be < 0")
         if not 0 < self.cuda_memory_fraction <= 1:
@@ -85,17 +96,25 @@ class ModelConfig:
         if draft_length > MAX_DRAFT_LENGTH:
             raise ValueError(f"`speculate`({draft_length}) cannot be > {MAX_DRAFT_LENGTH}")
 
-    def max_draft_length(self, default: int) -> int:
-        """`speculate` as a number of tokens; `default` if it is not set.
+    def max_draft_length(self, *, has_draft: bool) -> int:
+        """`speculate` as a number of tokens; `has_draft`: there is a draft model.
 
         Raises ValueError if it is neither a number nor `auto`.
         """
         if self.speculate is None or self.speculate == "auto":
+            if self.drafter == "suffix":
+                return SUFFIX_DRAFT_LENGTH
+            default = DEFAULT_DRAFT_LENGTH if has_draft else 0
             return default if self.speculate is None else AUTO_DRAFT_LENGTH
         try:
             return int(self.speculate)
         except ValueError:
             raise ValueError("`speculate` must be an integer or `auto`") from None
+
+    @property
+    def drafts_with_model(self) -> bool:
+        """Whether a draft model is of use."""
+        return self.drafter in (None, "model") and self.max_draft_length(has_draft=True) > 0
 
     def shard_count(self, environment: Mapping[str, str]) -> int:
         """`num_shard` if set, else 1 if `sharded` is false, else the number of visible devices.

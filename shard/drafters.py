@@ -19,6 +19,7 @@ from shard.model.product_times import ONE_RANK, Measurements
 from shard.rounds.drafter import Drafter
 from shard.rounds.model_drafter import ModelDrafter
 from shard.rounds.ngram import NgramDrafter
+from shard.rounds.suffix import SuffixDrafter
 from shard.rounds.vocabulary_map import VocabularyMap
 
 _log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ def _model_drafter(inputs: DrafterInputs) -> Drafter:
 DRAFTERS: dict[str, Callable[[DrafterInputs], Drafter]] = {
     ModelDrafter.name: _model_drafter,
     NgramDrafter.name: lambda inputs: NgramDrafter(),
+    SuffixDrafter.name: lambda inputs: SuffixDrafter(),
 }
 """How each drafter is built, by name."""
 

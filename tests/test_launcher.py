@@ -630,7 +630,14 @@ def test_children_receive_the_options(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "drafted"),
-    [([], 0), (["--speculate", "3"], 3), (["--speculate", "auto"], 8), (["--speculate", "0"], 0)],
+    [
+        ([], 0),
+        (["--speculate", "3"], 3),
+        (["--speculate", "auto"], 8),
+        (["--speculate", "0"], 0),
+        (["--drafter", "suffix"], 16),
+        (["--drafter", "suffix", "--speculate", "4"], 4),
+    ],
 )
 def test_without_a_draft_model_nothing_is_drafted_unless_speculate_is_set(
     tmp_path: Path, flags: list[str], drafted: int

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from router.dispatch.dispatcher import Dispatcher
 from router.dispatch.live_requests import PreparedRequest
-from router.dispatch.page_hashes import PromptPages, hash_prompt
+from router.dispatch.page_hashes import PromptPages, hash_prompt, scope_of
 from router.errors import ValidationError
 from router.offload import offload
 from router.requests.record import LiveRequest
@@ -108,8 +108,12 @@ class Intake:
         prompt, max_new = fit_to_context(request, tokens, self._bounds)
         await self._check_ids(request, prompt)
         request = await self._with_grammar(request, generation)
-        pages = await self._hash_pages(request, prompt, cache_scope)
-        return PreparedRequest(request_id, request, prompt, max_new, pages, arrived, call)
+        salt = cache_scope + (request.cache_salt or "")
+        pages = await self._hash_pages(request, prompt, salt)
+        scope = scope_of(salt)
+        return PreparedRequest(
+            request_id, request, prompt, max_new, pages, arrived, call, scope=scope
+        )
 
     async def _encode(self, request: Request) -> Sequence[int]:
         if request.prompt_token_ids is not None:
@@ -142,13 +146,10 @@ class Intake:
         await self._dispatcher.prepare_grammar(compiled)
         return replace(request, grammar=compiled)
 
-    async def _hash_pages(
-        self, request: Request, prompt: Sequence[int], cache_scope: str
-    ) -> PromptPages:
+    async def _hash_pages(self, request: Request, prompt: Sequence[int], salt: str) -> PromptPages:
         """No hashes where the prompt's log-probabilities are wanted: it has to be computed."""
         if request.report.prompt_logprobs:
             return PromptPages()
-        salt = cache_scope + (request.cache_salt or "")
         return await offload(4 * len(prompt), hash_prompt, prompt, self._page_size, salt)
 
 

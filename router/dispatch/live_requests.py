@@ -31,6 +31,8 @@ class PreparedRequest:
     """Number of the HTTP request that it belongs to; later ones have larger numbers."""
     caller: str = ""
     """Who sent it, as the access policy has it."""
+    scope: str = ""
+    """Requests of equal scope may learn from each other's answers."""
 
 
 class LiveRequests(Mapping[int, LiveRequest]):
@@ -63,6 +65,7 @@ class LiveRequests(Mapping[int, LiveRequest]):
             prepared.arrived,
             prepared.call,
             prepared.caller,
+            prepared.scope,
         )
         record.queued = now
         return record

@@ -22,7 +22,7 @@ class PageHasher:
 
     def __init__(self, page_size: int, salt: str = "") -> None:
         self._page_size = page_size
-        self._digest = blake2b(salt.encode(), digest_size=_DIGEST_BYTES, person=b"salt").digest()
+        self._digest = _hash_salt(salt)
         self._partial_page: list[int] = []
         self.hashes: tuple[int, ...] = ()
         """Of all full pages so far."""
@@ -60,6 +60,15 @@ class PromptPages:
     def copy(self) -> PromptPages:
         """The same for another sequence with this prompt."""
         return PromptPages(self.hashes, self.hasher and self.hasher.copy())
+
+
+def scope_of(salt: str) -> str:
+    """The name of the scope of `salt`, for shards, which need not know it."""
+    return _hash_salt(salt).hex()
+
+
+def _hash_salt(salt: str) -> bytes:
+    return blake2b(salt.encode(), digest_size=_DIGEST_BYTES, person=b"salt").digest()
 
 
 def hash_prompt(prompt: Sequence[int], page_size: int, salt: str) -> PromptPages:

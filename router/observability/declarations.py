@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 DURATION_BUCKETS = tuple(0.0001 * 1.5**k for k in range(1, 36))
 METHODS = ("prefill", "decode")
-SOURCES = ("model", "ngram", "grammar")
+SOURCES = ("model", "ngram", "suffix", "grammar")
 
 Labels = Mapping[str, Sequence[str]]
 

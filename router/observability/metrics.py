@@ -39,7 +39,7 @@ class Metrics:
         names: str = "tgi",
         model_name: str = "",
     ) -> None:
-        """`source` is the kind of drafter, `model` or `ngram`.
+        """`source` is the kind of drafter, `model`, `ngram` or `suffix`.
 
         `names`: the names that `render` writes, `tgi`, `vllm` or `both`. `model_name`: a label of
         vLLM's metrics.

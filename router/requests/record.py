@@ -46,6 +46,7 @@ class LiveRequest:
         arrived: float,
         call: int = 0,
         caller: str = "",
+        scope: str = "",
     ) -> None:
         self.id = id
         self.request_id = request_id
@@ -53,6 +54,8 @@ class LiveRequest:
         """Number of the HTTP request that it belongs to; later ones have larger numbers."""
         self.caller = caller
         """Who sent it: only the same caller may ask for it by its id."""
+        self.scope = scope
+        """Requests of equal scope may learn from each other's answers."""
         self.request = request
         self.prompt = tuple(prompt)
         self.max_new = max_new
@@ -169,6 +172,7 @@ class LiveRequest:
             sampling=self.request.sampling,
             report=self._remaining_report(),
             grammar=self.request.grammar,
+            scope=self.scope,
         )
 
     def apply(self, item: RowResult, now: float) -> int:

@@ -42,6 +42,8 @@ class CachedRow:
     cached: int = 0
     draft_cached: int = 0
     done: bool = False
+    scope: str = ""
+    """Rows of equal scope may learn from each other's answers."""
 
     @property
     def remaining(self) -> int:
@@ -128,6 +130,7 @@ class RowTable:
             matcher=None if new.grammar is None else self._matcher(new.grammar),
             cached=new.cached,
             draft_cached=new.draft_cached,
+            scope=new.scope,
         )
         progress.advance()  # a grammar may have been compiled
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shard.child_command import INSTALL_ROOT, python_command
-from shard.config import DEFAULT_DRAFT_LENGTH, ModelConfig
+from shard.config import ModelConfig
 from shard.errors import StartupError
 from shard.gguf.conversion_cache import converted_folder
 from shard.gguf.selection import check_gguf, find_gguf
@@ -48,7 +48,7 @@ async def resolve_models(
     target, draft = config.model_id, config.draft_model_id
     if target is None:
         target, draft = "tgi-laps/demo-target", draft or "tgi-laps/demo-draft"
-    if config.max_draft_length(DEFAULT_DRAFT_LENGTH) == 0:
+    if not config.drafts_with_model:
         draft = None
     options = {"cache": config.huggingface_hub_cache, "weights": weights}
     folder = await _model_folder(target, config.revision, config.dtype, supervisor, options)

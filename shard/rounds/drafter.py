@@ -47,6 +47,9 @@ class Drafter(ABC):
     Warm-up then measures Steps with a stand-in that fills every request.
     """
 
+    remembers: ClassVar[bool] = False
+    """Whether it drafts from rows that were released, so that drafts depend on earlier rows."""
+
     @property
     def caches(self) -> Sequence[KvCache]:
         """Caches under the target's page ids; `CachedRow.draft_cached` counts tokens in them."""

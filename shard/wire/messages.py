@@ -98,6 +98,8 @@ class NewRow:
     """Grammar of the whole output in llguidance's format; the router has compiled it."""
     cached: int = 0
     draft_cached: int = 0
+    scope: str = ""
+    """Rows of equal scope may learn from each other's answers."""
 
 
 @dataclass(frozen=True, slots=True)

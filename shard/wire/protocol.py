@@ -80,7 +80,7 @@ class Ready:
     verify_seconds: float
     """Seconds of one verify forward for one row, measured at warm-up (the paper's T_LLM)."""
     drafter: str = ""
-    """`model`, `ngram`, or empty without a drafter."""
+    """`model`, `ngram`, `suffix`, or empty without a drafter."""
     costs: tuple[MeasuredStep, ...] = ()
     """Measured at warm-up. Each number of rows in it occurs with draft length 0."""
     catch_up_seconds: float = 0.0

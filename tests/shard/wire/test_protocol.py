@@ -76,6 +76,7 @@ GOLDEN: list[tuple[Message, str]] = [
                     "a+",
                     2,
                     1,
+                    "s",
                 ),
             ),
             (AppendPages(4, (10, 11)),),
@@ -84,12 +85,12 @@ GOLDEN: list[tuple[Message, str]] = [
             PageCopy((6,), (7,)),
             PageCopy((1,), (8,)),
         ),
-        "c7000000 99 02 07 c404 03000000"
-        " 91 9a 04 c40c 010000000200000003000000 02 09 c2"
+        "c9000000 99 02 07 c404 03000000"
+        " 91 9b 04 c40c 010000000200000003000000 02 09 c2"
         " 9e 05 cb3fe0000000000000 06 cb3fd0000000000000 cb3ff8000000000000"
         " cb3fe0000000000000 cb3fd0000000000000 cb3ff0000000000000 cbbff0000000000000"
         " 91 92 07 cb4000000000000000 c3 08"
-        " cb3fe0000000000000 cb4000000000000000 93 02 c3 c2 a2612b 02 01"
+        " cb3fe0000000000000 cb4000000000000000 93 02 c3 c2 a2612b 02 01 a173"
         " 91 92 04 c408 0a0000000b000000 92 94 04 03 00 00 94 02 00 05 10"
         " 92 c404 05000000 c404 00000000 92 c404 06000000 c404 07000000"
         " 92 c404 01000000 c404 08000000",
@@ -159,7 +160,18 @@ sampling = st.builds(
 )
 report = st.builds(ReportOptions, word, st.booleans(), st.booleans())
 new = st.builds(
-    NewRow, word, ids, word, word, st.booleans(), sampling, report, st.none() | name, word, word
+    NewRow,
+    word,
+    ids,
+    word,
+    word,
+    st.booleans(),
+    sampling,
+    report,
+    st.none() | name,
+    word,
+    word,
+    name,
 )
 item = st.builds(
     RowResult,
