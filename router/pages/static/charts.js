@@ -87,7 +87,7 @@ export class KvMap {
   /** Show the pages of `state`. */
   update({ kv_cache: kv, requests }) {
     this.scale.replaceChildren(
-      ...["used", "shared", "cached", "free"].map((name) => label("", name, String(kv[name]))),
+      ...["used", "shared", "cached", "free"].map((name) => label(`pages-${name}`, name, String(kv[name]))),
       ...(kv.swap_total ? [label("", "swapped", `${kv.swap_used} of ${kv.swap_total}`)] : []),
     );
     this.canvas.setAttribute("aria-label", `${kv.used} of ${kv.total} pages used, ${kv.cached} cached`);
