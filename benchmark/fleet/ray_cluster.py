@@ -29,7 +29,8 @@ ENVIRONMENT = {
 @contextmanager
 def serving(**settings: str) -> Iterator[str]:
     """The address of an application with two replicas of the echo engine."""
-    os.environ |= ENVIRONMENT | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    os.environ |= ENVIRONMENT
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # read once by Ray
     import ray
     from ray import serve
 

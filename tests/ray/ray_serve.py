@@ -11,12 +11,12 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import aiohttp
 import pytest
 
 from benchmark.fleet.ray_cluster import serving
+from tests.support.ray_replicas import launchers
 
 TOKENS, STREAMS = 60, 6
 LIMIT_SECONDS = 120.0
@@ -28,20 +28,6 @@ REPORTED_SECONDS = 2.0
 def url() -> Iterator[str]:
     with serving(extra=f"--max-batch-size {STREAMS}") as address:
         yield address
-
-
-def launchers() -> dict[int, int]:
-    """Process ids of replicas that run a launcher, by the launcher's."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if b"launcher.py" in (folder / "cmdline").read_bytes():
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                if b"ServeReplica:default:replica" in Path(f"/proc/{parent}/cmdline").read_bytes():
-                    found[int(folder.name)] = parent
-        except OSError:
-            continue
-    return found
 
 
 async def stream(session: aiohttp.ClientSession, seed: int, started: asyncio.Event) -> list[str]:
