@@ -19,6 +19,10 @@ COMMANDS = {
     ),
     "peers": ("benchmark.peers.command", "compare the speed with other servers, in turns"),
     "startup": ("benchmark.peers.startup", "measure the time from a start to the first token"),
+    "clean-clone": (
+        "benchmark.server.clean_clone",
+        "measure the time from a clean clone to the first streamed token",
+    ),
     "report": ("benchmark.report", "rebuild the tables of docs/performance.md from the results"),
     "preemption": (
         "benchmark.engine.preemption",
