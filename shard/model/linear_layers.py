@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shard.model.product_times import Measurements, time_and_choose
+from shard.model.product_times import Measurements, split_samples, time_and_choose
 from shard.model.products import LAYOUTS, PLAIN, ROWS, Linear, ProductPlan
 
 MAX_COPIED_HEAD_BYTES = 32 << 20
@@ -48,7 +48,8 @@ def has_hooks(part: nn.Module) -> bool:
 def choose_head_plan(head: nn.Linear, embedding: Any, measurements: Measurements) -> ProductPlan:
     """The plan of a head; a large one that is also the embedding is not copied."""
     shared = head.weight is embedding.weight and head.weight.nbytes > MAX_COPIED_HEAD_BYTES
-    return time_and_choose([head.weight], measurements, (ROWS,) if shared else tuple(LAYOUTS))
+    layouts = (ROWS,) if shared else tuple(LAYOUTS)
+    return time_and_choose(split_samples(head.weight), measurements, layouts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,11 +124,15 @@ def _samples(weights: Iterable[Tensor]) -> list[Tensor]:
     """The first rows of `weights`, until there are `ALL_SAMPLES_BYTES`."""
     samples: list[Tensor] = []
     for weight in weights:
-        rows = max(1, SAMPLE_BYTES // (weight.shape[1] * weight.itemsize))
-        samples.append(weight.detach()[:rows])
+        samples.append(split_samples(weight.detach())[0])
         if sum(sample.nbytes for sample in samples) >= ALL_SAMPLES_BYTES:
             break
     return samples
+
+
+def split_samples(weight: Tensor) -> tuple[Tensor, ...]:
+    """`weight` in parts of `SAMPLE_BYTES`, of which a large one alone gives enough samples."""
+    return torch.split(weight, max(1, SAMPLE_BYTES // (weight.shape[1] * weight.itemsize)))
 
 
 def _timed_kernels(dtype: torch.dtype, layouts: Sequence[str]) -> list[tuple[str, int]]:

@@ -2,8 +2,9 @@
 
 One token is bound by memory and thirty-two by arithmetic, and no kernel is the fastest for both,
 nor the same one on every processor: for eight tokens the plain product with transposed weights can
-take three times as long as oneDNN's with packed ones. A plan, which `product_times` makes, names a
-layout and a kernel for each number of tokens. A weight is kept in one layout only.
+take three times as long as oneDNN's with packed ones, and MKL multiplies one token on one thread. A
+plan, which `product_times` makes, names a layout and a kernel for each number of tokens. A weight
+is kept in one layout only.
 
 Sums in float32 depend on the kernel in their last bits, as they always did on the number of tokens.
 A processor without units for half precision multiplies one token fast, because it reads half as
@@ -26,6 +27,8 @@ Multiply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 TIMED_TOKENS = (1, 2, 4, 8, 32)
 """Numbers of tokens that are timed; others use the kernel of a near one."""
+_BLOCK_ROWS = 96
+"""Rows of a block of weights that one thread multiplies by a few tokens."""
 _WIDENED_ELEMENTS = 1 << 20
 """Elements of a block of weights in float32, which stays in the cache until it is multiplied."""
 
@@ -44,12 +47,29 @@ def _columns(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _transposed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(W x^T)^T: the weights are the left operand, which suits few tokens."""
-    out = torch.mm(weight, x.t()).t().contiguous()
+    return _rows(torch.mm(weight, x.t()), bias)
+
+
+def _blocks(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(W x^T)^T by blocks of rows, which all threads share, also those of a single token."""
+    count = weight.shape[0] // _BLOCK_ROWS
+    whole, rest = weight.split((count * _BLOCK_ROWS, weight.shape[0] - count * _BLOCK_ROWS))
+    blocks = whole.view(count, _BLOCK_ROWS, weight.shape[1])
+    out = torch.bmm(blocks, x.t().expand(count, -1, -1)).view(len(whole), len(x))
+    if len(rest):
+        out = torch.cat((out, torch.mm(rest, x.t())))
+    return _rows(out, bias)
+
+
+def _rows(columns: Tensor, bias: Tensor | None) -> Tensor:
+    """`columns` [out, T] transposed, with the strides by which kernels know a single row."""
+    one = columns.shape[1] == 1
+    out = columns.view(1, -1) if one else columns.t().contiguous()
     return out if bias is None else out.add_(bias)
 
 
-def _packed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """oneDNN's inner product."""
+def _inner_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """oneDNN's inner product, with packed weights or plain ones."""
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return out
 
@@ -79,7 +99,9 @@ KERNELS: Mapping[str, Kernel] = {
     "columns": Kernel(COLUMNS, _columns),
     "linear": Kernel(ROWS, functional.linear),
     "transposed": Kernel(ROWS, _transposed),
-    "packed": Kernel(PACKED, _packed),
+    "blocks": Kernel(ROWS, _blocks),
+    "unpacked": Kernel(ROWS, _inner_product),
+    "packed": Kernel(PACKED, _inner_product),
     "widened": Kernel(ROWS, _widened),
 }
 
@@ -87,25 +109,30 @@ KERNELS: Mapping[str, Kernel] = {
 def usable_layouts(dtype: torch.dtype) -> tuple[str, ...]:
     """The layouts that have kernels for weights of `dtype`, the plainest first.
 
-    Transposed products in half precision take up to ten times as long as others, and oneDNN
-    refuses what the processor has no units for.
+    Transposed weights in half precision take up to ten times as long as others.
     """
-    if dtype == torch.float32:
-        return (COLUMNS, ROWS, PACKED) if torch.backends.mkldnn.is_available() else (COLUMNS, ROWS)
-    supports = {
-        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
-        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
-    }
-    packs = torch.backends.mkldnn.is_available() and dtype in supports and supports[dtype]()
-    return (ROWS, PACKED) if packs else (ROWS,)
+    plain = (COLUMNS, ROWS) if dtype == torch.float32 else (ROWS,)
+    return (*plain, PACKED) if onednn_multiplies(dtype) else plain
+
+
+def onednn_multiplies(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies weights of `dtype`: not without the processor's units for it."""
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype == torch.float16:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
 def kernel_names(layout: str, dtype: torch.dtype) -> list[str]:
     """The kernels for weights of `dtype` in `layout`; those in float32 need no widening."""
+    unusable = {_widened} if dtype == torch.float32 else set()
+    if not onednn_multiplies(dtype):
+        unusable.add(_inner_product)
     return [
         name
         for name, kernel in KERNELS.items()
-        if kernel.layout == layout and (kernel.multiply is not _widened or dtype != torch.float32)
+        if kernel.layout == layout and kernel.multiply not in unusable
     ]
 
 

@@ -45,7 +45,7 @@ UNIFORM = {
 @given(
     tokens=st.integers(0, 70),
     inputs=st.integers(1, 70),
-    outputs=st.integers(1, 70),
+    outputs=st.integers(1, 220),
     has_bias=st.booleans(),
 )
 @settings(max_examples=25, deadline=None)
@@ -152,7 +152,7 @@ def test_a_large_head_that_is_the_embedding_is_not_copied(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-@pytest.mark.parametrize("name", ["linear", "transposed", "widened"])
+@pytest.mark.parametrize("name", ["linear", "transposed", "blocks", "widened"])
 @pytest.mark.parametrize("block", [1, 130, 1 << 20], ids=["a row", "two rows", "all"])
 def test_products_in_half_precision_are_rounded_once(
     name: str, dtype: torch.dtype, block: int, monkeypatch: pytest.MonkeyPatch
@@ -170,10 +170,12 @@ def test_kernels_that_the_dtype_lacks_are_not_timed() -> None:
     assert "widened" not in kernel_names(ROWS, torch.float32)
     assert COLUMNS not in usable_layouts(torch.bfloat16)
     assert usable_layouts(torch.float64) == (ROWS,)
+    assert "unpacked" in kernel_names(ROWS, torch.float32)
+    assert "unpacked" not in kernel_names(ROWS, torch.float64)
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["own head", "tied head"])
-@pytest.mark.parametrize("name", ["columns", "transposed", "packed"])
+@pytest.mark.parametrize("name", ["columns", "transposed", "blocks", "packed"])
 @pytest.mark.parametrize("family", ["gemma3", "phi3", "mixtral", "deepseek-v3"])
 def test_families_without_a_fused_forward_multiply_as_planned(
     name: str, family: str, tied: bool, monkeypatch: pytest.MonkeyPatch
@@ -190,7 +192,7 @@ def test_families_without_a_fused_forward_multiply_as_planned(
 
 
 @pytest.mark.parametrize("shape", [(1, 0), (0,), (0, 3), (1, 1), (5,), (2, 3)])
-@pytest.mark.parametrize("name", ["columns", "transposed", "packed"])
+@pytest.mark.parametrize("name", ["columns", "transposed", "blocks", "packed"])
 def test_a_replaced_layer_keeps_the_shape_of_inputs_that_may_be_empty(
     name: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
