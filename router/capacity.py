@@ -44,6 +44,8 @@ def combined_capacity(
         swap_token_seconds=max(ready.swap_token_seconds for ready in ranks),
         prefill_token_seconds=max(ready.prefill_token_seconds for ready in ranks),
         preemption=preemption,
+        suffix=ranks[0].suffix,
+        suffix_costs=tuple((cost.rows, cost.draft, cost.seconds) for cost in ranks[0].suffix_costs),
     )
 
 

@@ -16,7 +16,7 @@ DEFAULT_DRAFT_LENGTH, AUTO_DRAFT_LENGTH, MAX_DRAFT_LENGTH = 5, 8, 64
 """Draft length in tokens: with a draft model if `speculate` is not set, for `auto`, and at most."""
 SUFFIX_DRAFT_LENGTH = 16
 """Draft length in tokens of suffix decoding, for `auto` and if `speculate` is not set."""
-DRAFTER_NAMES = ("model", "ngram", "suffix")
+DRAFTER_NAMES = ("model", "ngram", "suffix", "auto")
 """Names of the drafters, the keys of `shard.drafters.DRAFTERS`."""
 
 
@@ -54,9 +54,9 @@ class ModelConfig:
     )
     drafter: str | None = option(
         None,
-        "what drafts: the draft model, prompt lookup (ngram) in the request's own text, or suffix"
-        " decoding, which also copies from recent answers; default: model if there is one, else"
-        " ngram",
+        "what drafts: the draft model, prompt lookup (ngram) in the request's own text, suffix"
+        " decoding, which also copies from recent answers, or for each row the better of model and"
+        " suffix (auto); default: model if there is one, else ngram",
         choices=DRAFTER_NAMES,
     )
     dtype: str | None = option(
@@ -102,7 +102,7 @@ class ModelConfig:
         Raises ValueError if it is neither a number nor `auto`.
         """
         if self.speculate is None or self.speculate == "auto":
-            if self.drafter == "suffix":
+            if self.drafter == "suffix" or (self.drafter == "auto" and not has_draft):
                 return SUFFIX_DRAFT_LENGTH
             default = DEFAULT_DRAFT_LENGTH if has_draft else 0
             return default if self.speculate is None else AUTO_DRAFT_LENGTH
@@ -114,7 +114,7 @@ class ModelConfig:
     @property
     def drafts_with_model(self) -> bool:
         """Whether a draft model is of use."""
-        return self.drafter in (None, "model") and self.max_draft_length(has_draft=True) > 0
+        return self.drafter in (None, "model", "auto") and self.max_draft_length(has_draft=True) > 0
 
     def shard_count(self, environment: Mapping[str, str]) -> int:
         """`num_shard` if set, else 1 if `sharded` is false, else the number of visible devices.

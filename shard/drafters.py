@@ -17,6 +17,7 @@ from shard.loading.draft_vocabulary import shared_vocabulary
 from shard.model.packed_model import LoadedModel, PackedModel
 from shard.model.product_times import ONE_RANK, Measurements
 from shard.rounds.drafter import Drafter
+from shard.rounds.mixed_drafter import MixedDrafter
 from shard.rounds.model_drafter import ModelDrafter
 from shard.rounds.ngram import NgramDrafter
 from shard.rounds.suffix import SuffixDrafter
@@ -59,10 +60,16 @@ def _model_drafter(inputs: DrafterInputs) -> Drafter:
     return ModelDrafter(packed, target.eos, vocabulary_map)
 
 
+def _best_of_both(inputs: DrafterInputs) -> Drafter:
+    """The draft model with suffix decoding next to it; suffix decoding alone without one."""
+    return SuffixDrafter() if inputs.draft is None else MixedDrafter(_model_drafter(inputs))
+
+
 DRAFTERS: dict[str, Callable[[DrafterInputs], Drafter]] = {
     ModelDrafter.name: _model_drafter,
     NgramDrafter.name: lambda inputs: NgramDrafter(),
     SuffixDrafter.name: lambda inputs: SuffixDrafter(),
+    MixedDrafter.name: _best_of_both,
 }
 """How each drafter is built, by name."""
 

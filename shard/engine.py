@@ -29,7 +29,7 @@ from shard.warmup.preemption_costs import measure_preemption_costs
 from shard.warmup.sample_prompts import NoSamplePrompts, sample_prompts
 from shard.warmup.step_costs import WarmupLimits, ZeroDrafter, measure_step_costs
 from shard.warmup.threads import StepThreads, ThreadRule, measure_threads
-from shard.wire.protocol import MeasuredStep, Ready, RowResult, Step, StepResult
+from shard.wire.protocol import GRAMMAR, MeasuredStep, Ready, RowResult, Step, StepResult
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,11 @@ def start_engine(config: ShardConfig, progress: Progress) -> Engine:
 
     Raises StartupError, one line, for anything that prevents serving.
     """
-    parts = make_parts(config, progress)
+    return warm_up(make_parts(config, progress), progress)
+
+
+def warm_up(parts: EngineParts, progress: Progress) -> Engine:
+    """Measure what Steps cost with `parts`, and return an engine that serves. Raises OSError."""
     progress("warming up", 80)
     threads = choose_threads(parts)
     ready = _measure_costs(parts, threads)
@@ -91,13 +95,14 @@ class Engine:
         if self._threads is not None and tokens:
             self._threads.apply(tokens, started_at)
         tasks = [
-            RowTask(self._rows.get(run.id), run.prefill, run.draft, run.forced) for run in step.run
+            RowTask(self._rows.get(run.id), run.prefill, run.draft, run.forced, run.suffix)
+            for run in step.run
         ]
         copy = self._launch_on_device(tasks)
         results = () if copy else self._run_on_host(tasks)
         if self._threads is not None and tokens:
             now = time.perf_counter()
-            tokens += sum(item.drafted for item in results if item.forced)
+            tokens += sum(item.drafted for item in results if item.drafter == GRAMMAR)
             self._threads.record(tokens, now - started_at, now)
 
         def finish() -> StepResult:
@@ -180,29 +185,42 @@ def _measure_costs(parts: EngineParts, threads: ThreadRule | None) -> Ready:
     """What a rank with `parts` announces: its limits, and what Steps cost."""
     ready = ready_without_costs(parts)
     measured = parts.times.recall(lambda: _run_trials(parts, ready, threads))
-    costs = tuple(MeasuredStep(*cell) for cell in measured["costs"])
-    return replace(ready, **{**measured, "costs": costs})
+    tables = {
+        name: tuple(MeasuredStep(*cell) for cell in measured[name])
+        for name in ("costs", "suffix_costs")
+    }
+    return replace(ready, **{**measured, **tables})
 
 
 def _run_trials(parts: EngineParts, ready: Ready, threads: ThreadRule | None) -> dict[str, Any]:
     """The costs as fields of `Ready`, measured on trial engines; equal on all ranks."""
     drafter, across_ranks = parts.drafter, parts.times.max_over_ranks
     limits = WarmupLimits(parts.config.max_rows, parts.max_length, parts.pages)
-    trial_drafter = ZeroDrafter() if drafter and drafter.may_abstain else drafter
-    trial = Engine(replace(parts, drafter=trial_drafter), ready, threads)
+    free = Engine(replace(parts, drafter=ZeroDrafter()), ready, threads)
+    trial = free if drafter and drafter.may_abstain else Engine(parts, ready, threads)
     keeps_cache = drafter is not None and drafter.keeps_cache
     steps = measure_step_costs(trial, limits, ready.speculate, keeps_cache, across_ranks)
+    suffix_costs = (
+        measure_step_costs(free, limits, ready.suffix, False, across_ranks).table
+        if ready.suffix
+        else ()
+    )
     preemption = measure_preemption_costs(
         Engine(parts, ready, threads), parts.max_length, parts.host_pages
     )
     return {
         "draft_token_seconds": steps.draft_token_seconds,
         "verify_seconds": steps.verify_seconds,
-        "costs": [[cell.rows, cell.draft, cell.seconds] for cell in steps.table],
+        "costs": _cells(steps.table),
+        "suffix_costs": _cells(suffix_costs),
         "catch_up_seconds": steps.catch_up_seconds,
         "swap_token_seconds": across_ranks(preemption.swap_token_seconds),
         "prefill_token_seconds": across_ranks(preemption.prefill_token_seconds),
     }
+
+
+def _cells(table: Sequence[MeasuredStep]) -> list[list[float]]:
+    return [[cell.rows, cell.draft, cell.seconds] for cell in table]
 
 
 def _log_expected_acceptance(parts: EngineParts, ready: Ready) -> None:
@@ -251,4 +269,5 @@ def ready_without_costs(parts: EngineParts) -> Ready:
         verify_seconds=0.0,
         drafter=parts.drafter.name if parts.drafter else "",
         host_pages=parts.host_pages,
+        suffix=parts.drafter.suffix_length if parts.drafter else 0,
     )

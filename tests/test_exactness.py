@@ -107,6 +107,13 @@ def test_shards_and_schedulers_change_no_token(kind: str, shards: str, scheduler
         assert answers(server.url(), kind) == reference(kind)
 
 
+def test_several_drafters_change_no_token() -> None:
+    with launched("--drafter", "auto", "--measurement-cache", "none") as server:
+        url = server.url()
+        for kind in KINDS:
+            assert answers(url, kind) == reference(kind)
+
+
 def answers(url: str, kind: str) -> list[list[int]]:
     """The token ids of the answers to all texts, 16 requests at a time."""
     with ThreadPoolExecutor(16) as pool:

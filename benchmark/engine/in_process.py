@@ -39,6 +39,10 @@ class InProcessRequest:
     max_new: int
     sampling: Sampling = field(default_factory=Sampling)
     speculate: int | None = None
+    grammar: str | None = None
+    """Grammar of the output in llguidance's format."""
+    forced: int = 0
+    """Maximum number of tokens that the grammar forces in one Step."""
     emitted: list[int] = field(default_factory=list)
     end: End | None = None
     prefilled: int = 0
@@ -49,7 +53,15 @@ class InProcessRequest:
     def to_row(self) -> NewRow:
         """Return the row with all tokens so far."""
         tokens = (*self.prompt, *self.emitted)
-        return NewRow(self.id, tokens, len(self.prompt), self.max_new, True, self.sampling)
+        return NewRow(
+            id=self.id,
+            tokens=tokens,
+            prompt=len(self.prompt),
+            max_new=self.max_new,
+            ignore_eos=self.grammar is None,
+            sampling=self.sampling,
+            grammar=self.grammar,
+        )
 
 
 def device_capacity(ready: Ready, **changes: Any) -> DeviceCapacity:
@@ -65,6 +77,8 @@ def device_capacity(ready: Ready, **changes: Any) -> DeviceCapacity:
         host_pages=ready.host_pages,
         swap_token_seconds=ready.swap_token_seconds,
         prefill_token_seconds=ready.prefill_token_seconds,
+        suffix=ready.suffix,
+        suffix_costs=tuple((cell.rows, cell.draft, cell.seconds) for cell in ready.suffix_costs),
     )
     return replace(plain, **changes)
 
@@ -95,7 +109,15 @@ class InProcessLoop:
         hasher = PageHasher(self._page_size)
         hashes = hasher.add(request.prompt)
         length, cap = len(request.prompt), request.speculate
-        job = Job(request.id, request.arrived, length, request.max_new, None, cap, hashes)
+        job = Job(
+            id=request.id,
+            arrived=request.arrived,
+            prompt=length,
+            max_new=request.max_new,
+            speculate=cap,
+            hashes=hashes,
+            forced=request.forced,
+        )
         self._scheduler.submit(job, request.arrived)
         self._requests[request.id], self._page_hashers[request.id] = request, hasher
 

@@ -49,7 +49,8 @@ class StepLogData:
 def read(log: Path) -> StepLogData:
     """Read the step log in `log`."""
     head, *steps = map(json.loads, log.read_text().splitlines())
-    capacity = {**head["capacity"], "costs": tuple(map(tuple, head["capacity"]["costs"]))}
+    tables = {name: tuple(map(tuple, head["capacity"][name])) for name in ("costs", "suffix_costs")}
+    capacity = {**head["capacity"], **tables}
     lags: dict[int, int] = defaultdict(int)
     landed = [0.0, *(step["landed"] for step in steps)]
     return StepLogData(

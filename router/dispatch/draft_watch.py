@@ -28,7 +28,7 @@ class DraftWatch:
     def observe(self, batch: ScheduledBatch, records: Mapping[int, LiveRequest]) -> bool:
         """Count `batch`; true once, when a window with almost no drafts ends."""
         drafts = [
-            run.draft
+            max(run.draft, run.suffix)
             for run in batch.run
             if not run.prefill and run.id in records and records[run.id].request.speculate != 0
         ]

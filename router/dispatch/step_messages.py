@@ -14,6 +14,8 @@ from typing import Protocol
 from router.dispatch.page_hashes import PageHasher
 from router.scheduler import api
 from shard.wire.protocol import (
+    GRAMMAR,
+    SUFFIX,
     AppendPages,
     End,
     NewRow,
@@ -53,7 +55,9 @@ def to_step(
         release=tuple(id for id in removed_rows(batch) if id in held),
         new=tuple(_new_row(record, starts.get(record.id)) for record in entering),
         grow=tuple(AppendPages(grow.id, grow.pages) for grow in batch.grow),
-        run=tuple(RowWork(run.id, run.prefill, run.draft, run.forced) for run in batch.run),
+        run=tuple(
+            RowWork(run.id, run.prefill, run.draft, run.forced, run.suffix) for run in batch.run
+        ),
         swap_out=_page_copy(
             (page, slot) for swap in batch.swap_out for page, slot in _page_slot_pairs(swap)
         ),
@@ -109,17 +113,25 @@ def to_outcomes(
         api.Outcome(
             id=run.id,
             prefilled=run.prefill,
-            drafted=0 if item.forced else item.drafted,
-            accepted=0 if item.forced else item.accepted,
             emitted=len(item.tokens),
             seconds=seconds / len(rows),
             end=None if item.end is None else _SCHEDULER_ENDS[item.end],
             draft_cached=item.draft_cached,
             hashes=page_hashers[run.id].add(item.tokens) if run.id in page_hashers else (),
-            forced=item.drafted if item.forced else 0,
+            **_draft_counts(run, item),
         )
         for run, item in rows
     ]
+
+
+def _draft_counts(run: RowWork, item: RowResult) -> dict[str, int]:
+    """The fields of an Outcome for what the row's Step has drafted, by what drafted it."""
+    if item.drafter == GRAMMAR:
+        return {"drafted": 0, "accepted": 0, "forced": item.drafted}
+    if run.suffix and item.drafter == SUFFIX:
+        counts = {"suffix": item.drafted, "suffix_accepted": item.accepted}
+        return {"drafted": 0, "accepted": 0, **counts}
+    return {"drafted": item.drafted, "accepted": item.accepted}
 
 
 def is_mixed(step: Step) -> bool:

@@ -72,4 +72,4 @@ class StepResults:
             self._metrics.first_tokens_emitted(len(record.prompt), kept)
             self.activity.add_first(kept, now - record.arrived, now)
         if item.drafted:
-            self._metrics.tokens_drafted(item.drafted, item.accepted, forced=item.forced)
+            self._metrics.tokens_drafted(item.drafted, item.accepted, item.drafter)

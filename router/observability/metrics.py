@@ -26,6 +26,7 @@ from router.requests.record import LiveRequest
 from router.requests.request import ResolvedLimits
 from router.requests.timing import timing
 from router.scheduler.api import DeviceCapacity, SchedulerStatus
+from shard.wire.protocol import GRAMMAR
 
 
 class Metrics:
@@ -39,7 +40,7 @@ class Metrics:
         names: str = "tgi",
         model_name: str = "",
     ) -> None:
-        """`source` is the kind of drafter, `model`, `ngram` or `suffix`.
+        """`source` is the kind of drafter, `model`, `ngram`, `suffix` or `auto`.
 
         `names`: the names that `render` writes, `tgi`, `vllm` or `both`. `model_name`: a label of
         vLLM's metrics.
@@ -73,7 +74,7 @@ class Metrics:
             "Draft tokens accepted per request and step",
             registry=registry,
         )
-        self._positions = DraftPositions(capacity.speculate)
+        self._positions = DraftPositions(max(capacity.speculate, capacity.suffix))
         registry.register(self._positions)
         self._preempted: dict[str, int] = {}
         self._prefetched = self._refused = 0
@@ -152,16 +153,17 @@ class Metrics:
         for _ in range(tokens):
             self._durations["tgi_request_inter_token_duration"].observe(seconds / tokens)
 
-    def tokens_drafted(self, drafted: int, accepted: int, *, forced: bool = False) -> None:
-        """Count the draft tokens of one request in one step; `forced`: by its grammar.
+    def tokens_drafted(self, drafted: int, accepted: int, drafter: str = "") -> None:
+        """Count the draft tokens of one request in one step; `drafter`: what drafted them.
 
-        Positions are those of the drafter.
+        Without a name it is the server's drafter. Positions are those of drafters,
+        without what a grammar forces.
         """
-        source = "grammar" if forced else self._source
+        source = drafter or self._source
         self._counters["tgi_speculative_drafted_tokens"].labels(source).inc(drafted)
         self._counters["tgi_speculative_accepted_tokens"].labels(source).inc(accepted)
         self._skipped.observe(accepted)
-        if not forced:
+        if source != GRAMMAR:
             self._positions.add(drafted, accepted)
 
     def update_gauges(self, status: SchedulerStatus) -> None:

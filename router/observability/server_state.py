@@ -118,7 +118,7 @@ class DraftingState(StateModel):
     """Speculative decoding."""
 
     drafter: str | None
-    """What drafts: `model`, `ngram` or `suffix`; null without speculative decoding."""
+    """What drafts: `model`, `ngram`, `suffix` or `auto`; null without speculative decoding."""
     max_draft_length: int
     """Maximum number of tokens drafted per decoding step."""
     draft_length: float

@@ -57,6 +57,10 @@ class DeviceCapacity:
     """Seconds to compute the KV of one known token."""
     preemption: str = "auto"
     """How a row is preempted: the cheaper way (`auto`), or always by `swap` or `recompute`."""
+    suffix: int = 0
+    """Maximum length of drafts by suffix decoding next to the drafter; 0 without."""
+    suffix_costs: tuple[tuple[int, int, float], ...] = ()
+    """As `costs`, of Steps whose drafts take no time, up to `suffix`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +99,14 @@ class ScheduledRow(NamedTuple):
     """One row of a Batch: `prefill` known tokens to feed, or 0 and a `draft` length.
 
     `forced`: maximum number of tokens that are drafted instead where the row's grammar forces them.
+    `suffix`: otherwise, maximum number that are where suffix decoding finds any.
     """
 
     id: int
     prefill: int
     draft: int
     forced: int = 0
+    suffix: int = 0
 
 
 class PageGrowth(NamedTuple):
@@ -178,6 +184,9 @@ class Outcome:
     forced: int = 0
     """Tokens that the grammar forced, drafted in place of the drafter's. They are not in `drafted`
     and `accepted`, since they say nothing about the drafter."""
+    suffix: int = 0
+    """Tokens that suffix decoding drafted in place of the drafter, not in `drafted` either."""
+    suffix_accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

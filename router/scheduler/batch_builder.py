@@ -40,16 +40,17 @@ class BatchBuilder:
         drafts: Mapping[int, int],
         in_flight: Iterable[Row],
         isolated: int | None = None,
+        suffixes: Mapping[int, int] | None = None,
     ) -> None:
         """`drafts`: draft length by id, 0 for other rows. `in_flight`: rows that share pages.
 
-        `isolated`: id of the only row that may run.
+        `isolated`: id of the only row that may run. `suffixes`: as `drafts`, by suffix decoding.
         """
         self._capacity = capacity
         self._isolated = isolated
         self._placement = placement
         self._order = order
-        self._drafts = drafts
+        self._drafts, self._suffixes = drafts, suffixes or {}
         self._prefill_budget = capacity.prefill_tokens
         self._waiting_for_pages = False
         """Whether a row above waits for pages."""
@@ -141,9 +142,11 @@ class BatchBuilder:
         prefill, draft, possible = self._next_work(row)
         self._prefill_budget -= prefill
         row.schedule(prefill, possible)
+        forced = suffix = 0
         if not prefill:
-            row.draft_length = draft
-        self.run.append(ScheduledRow(row.job.id, prefill, draft, 0 if prefill else row.job.forced))
+            forced, suffix = row.job.forced, self._suffixes.get(row.job.id, 0)
+            row.draft_length, row.suffix_length = draft, suffix
+        self.run.append(ScheduledRow(row.job.id, prefill, draft, forced, suffix))
         self.step[row.job.id] = row, possible
         if row.hashes:
             self._pages_in_progress.update(self._pending_prefix(row))
@@ -155,7 +158,7 @@ class BatchBuilder:
             # The chunk that reaches the last known token emits one token, an earlier one none.
             return prefill, 0, int(prefill == row.unprefilled)
         draft = self._drafts.get(row.job.id, 0)
-        return 0, draft, max(draft, row.job.forced) + 1
+        return 0, draft, max(draft, row.job.forced, self._suffixes.get(row.job.id, 0)) + 1
 
     def _missing_pages(self, row: Row) -> int:
         """Return the pages that `row` lacks for all its Steps, with every draft accepted."""

@@ -95,7 +95,10 @@ class Planner:
         order, memory = self._order(now), self._placement
         drafts = self._draft_chooser.choose(order, memory.rows_with_kv)
         sharing = [row for step in self._in_flight for row, _ in step.values() if row.hashes]
-        plan = BatchBuilder(self._capacity, memory, order, drafts, sharing, self._isolated)
+        suffixes = self._draft_chooser.suffix_lengths
+        plan = BatchBuilder(
+            self._capacity, memory, order, drafts, sharing, self._isolated, suffixes
+        )
         plan.fill()
         if not plan.step and not release:
             return None

@@ -50,6 +50,8 @@ from enum import Enum
 from router.scheduler.acceptance import AcceptanceCurve
 from router.scheduler.api import Job, Outcome
 
+SUFFIX_SHARE_WEIGHT = 1 / 16
+"""Weight of one round in the share of rounds in which suffix decoding drafted."""
 PREEMPTION_KINDS = ("keep", "swap", "recompute")
 """Kinds of preemption: its pages stay, go to the host, or are lost."""
 
@@ -96,6 +98,14 @@ class Row:
     acceptance: AcceptanceCurve
     max_draft: int
     """Maximum draft length that job and capacity allow."""
+    suffix_acceptance: AcceptanceCurve = field(default_factory=lambda: AcceptanceCurve(()))
+    """Of drafts by suffix decoding."""
+    max_suffix: int = 0
+    """Maximum length of those that job and capacity allow."""
+    suffix_length: int = 0
+    """Maximum length of those in its last round."""
+    suffix_share: float = 0.0
+    """Share of its latest rounds in which suffix decoding drafted."""
     emitted: int = 0
     """Known to be emitted."""
     device_seconds: float = 0.0
@@ -167,6 +177,15 @@ class Row:
         """Maximum number of tokens left to emit; 0 if the Steps in flight exhaust the row."""
         return self.job.max_new - self.emitted - self.min_pending
 
+    @property
+    def tokens_per_round(self) -> float:
+        """Expected tokens of a round, whichever drafts."""
+        own = self.acceptance.expected_tokens(self.draft_length)
+        if not self.suffix_share:
+            return own
+        suffix = self.suffix_acceptance.expected_tokens(self.suffix_length)
+        return own + self.suffix_share * (suffix - own)
+
     def schedule(self, prefill: int, max_emitted: int) -> None:
         """A Step was planned that feeds `prefill` known tokens and emits up to `max_emitted`."""
         self.started = True
@@ -192,12 +211,17 @@ class Row:
         self.emitted += outcome.emitted
         self.device_seconds += outcome.seconds
         if not outcome.prefilled:
+            self._count_suffix(outcome)
             self.draft_lag = 0 if outcome.drafted else self.draft_lag + outcome.emitted
         self.hashes.extend(outcome.hashes)
         self.cached = self.known_tokens - 1 if outcome.emitted else self.cached + outcome.prefilled
         self.draft_cached = outcome.draft_cached
         if outcome.prefilled:
             self.draft_lag = self.cached - self.draft_cached
+
+    def _count_suffix(self, outcome: Outcome) -> None:
+        if self.max_suffix:
+            self.suffix_share += SUFFIX_SHARE_WEIGHT * ((outcome.suffix > 0) - self.suffix_share)
 
     def end(self) -> None:
         """The row ended, or was cancelled."""

@@ -65,7 +65,8 @@ class DeviceRounds:
         """Why the host's round is needed; None if a device round can do `tasks`."""
         if len(tasks) > self._slots:
             return "more rows than the device's table holds"
-        if self._drafter is None and any(task.draft for task in tasks):
+        on_host = any(task.suffix for task in tasks)
+        if on_host or (self._drafter is None and any(task.draft for task in tasks)):
             return "a drafter that runs on the host"
         return next(filter(None, map(self._unsupported_feature, tasks)), None)
 
@@ -150,6 +151,7 @@ class DeviceRounds:
             accepted=min(result.accepted, len(kept)),
             end=end,
             draft_cached=row.draft_cached if self._keeps_cache else row.cached,
+            drafter=self._drafter.name if self._drafter and result.drafted else "",
         )
 
     def _unsupported_feature(self, task: RowTask) -> str | None:

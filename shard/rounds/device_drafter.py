@@ -7,7 +7,7 @@ model's. Neither may read a value back to the host.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from shard.rounds.vocabulary_map import VocabularyMap
 
 class DeviceDrafter(Protocol):
     """A drafter that proposes tokens without the host reading any value."""
+
+    name: ClassVar[str]
+    """That of the drafter on the host."""
 
     @property
     def max_length(self) -> int:
@@ -38,6 +41,8 @@ class DeviceDrafter(Protocol):
 
 class DeviceModelDrafter:
     """The draft model's: token by token, coupled to the target's noise."""
+
+    name: ClassVar[str] = "model"
 
     def __init__(
         self, model: PackedModel, vocabulary_map: VocabularyMap, eos: Collection[int]

@@ -27,8 +27,10 @@ class DraftRequest:
     row: CachedRow
     count: int
     drafts: list[int] = field(default_factory=list)
-    forced: bool = False
-    """Whether the row's grammar has filled it, so that the drafter knows nothing of it."""
+    suffix: int = 0
+    """Where suffix decoding finds any, at most this many tokens of it instead."""
+    drafter: str = ""
+    """Name of what has filled it."""
 
     @property
     def next_position(self) -> Position:
@@ -49,6 +51,9 @@ class Drafter(ABC):
 
     remembers: ClassVar[bool] = False
     """Whether it drafts from rows that were released, so that drafts depend on earlier rows."""
+
+    suffix_length: ClassVar[int] = 0
+    """Maximum length of drafts by suffix decoding, which it has next to its own; 0 without."""
 
     @property
     def caches(self) -> Sequence[KvCache]:

@@ -17,7 +17,7 @@ from shard.batch.rows import CachedRow
 from shard.model.packed_model import PackedModel
 from shard.rounds.drafter import Drafter, DraftRequest
 from shard.rounds.verify import Verification, prompt_logprobs_wanted, verify
-from shard.wire.protocol import End, ProtocolError, RowResult
+from shard.wire.protocol import GRAMMAR, End, ProtocolError, RowResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class RowTask:
     draft: int
     forced: int = 0
     """Maximum number of tokens that the row's grammar forces, which are drafted instead."""
+    suffix: int = 0
+    """Maximum number of tokens that suffix decoding drafts, where it finds any."""
 
 
 def run_round(
@@ -73,7 +75,7 @@ def _forced_requests(tasks: Sequence[RowTask]) -> dict[int, DraftRequest]:
         if row.matcher is not None and count > 0 and not task.prefill:
             drafts = row.matcher.forced_tokens(row.position_after(()).output)[:count]
             if drafts:
-                requests[row.id] = DraftRequest(row, len(drafts), drafts, forced=True)
+                requests[row.id] = DraftRequest(row, len(drafts), drafts, drafter=GRAMMAR)
     return requests
 
 
@@ -81,9 +83,11 @@ def _draft_requests(drafter: Drafter, tasks: Sequence[RowTask]) -> dict[int, Dra
     """Requests by row id; the last token that a row may emit is never a draft."""
     requests = {}
     for task in tasks:
-        count = min(task.draft, task.row.remaining - 1, drafter.max_drafts(task.row))
-        if count > 0 and not task.prefill:
-            requests[task.row.id] = DraftRequest(task.row, count)
+        row, most = task.row, task.row.remaining - 1
+        count = max(0, min(task.draft, most, drafter.max_drafts(row)))
+        suffix = max(0, min(task.suffix, most))
+        if (count or suffix) and not task.prefill:
+            requests[row.id] = DraftRequest(row, count, suffix=suffix, drafter=drafter.name)
     return requests
 
 
@@ -123,7 +127,7 @@ def _accept(
         prompt_top=verification.prompt_top,
         draft_cached=row.draft_cached if drafter and drafter.keeps_cache else row.cached,
         mask_seconds=_take_mask_seconds(row),
-        forced=request is not None and request.forced,
+        drafter=request.drafter if request is not None and drafted else "",
     )
 
 
@@ -138,7 +142,7 @@ def _roll_back(
     agreeing = _agreeing_count([] if request is None else request.drafts, verification.tokens)
     accepted = min(agreeing, max(verification.usable - 1, 0))
     row.cached = min(span.start + len(span.tokens), known + accepted)
-    if request is not None and drafter is not None and not request.forced:
+    if request is not None and drafter is not None and request.drafter != GRAMMAR:
         drafter.rollback(request, known, accepted)
     return accepted
 

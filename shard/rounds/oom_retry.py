@@ -85,7 +85,7 @@ class RunWithAgreement:
 
 
 def _decoded_tokens(task: RowTask) -> int:
-    return 1 + max(task.draft, task.forced)
+    return 1 + max(task.draft, task.forced, task.suffix)
 
 
 def run_splitting_on_oom(
@@ -119,8 +119,9 @@ def _run_halves(
     [task] = tasks
     if task.prefill > 1:
         return _run_half_chunks(retry, task)
-    if task.draft or task.forced:
-        return retry(replace(task, draft=task.draft // 2, forced=task.forced // 2))
+    if task.draft or task.forced or task.suffix:
+        draft, forced, suffix = task.draft // 2, task.forced // 2, task.suffix // 2
+        return retry(replace(task, draft=draft, forced=forced, suffix=suffix))
     task.row.done = True
     return (RowResult(task.row.id, (), (), 0, 0, End.ERROR),)
 

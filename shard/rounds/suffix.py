@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from shard.batch.packing import TokenSpan
 from shard.batch.rows import CachedRow
 from shard.rounds.drafter import Drafter, DraftRequest
+from shard.wire.protocol import SUFFIX
 
 ANCHORS = (8, 3)
 """Lengths of the runs that are indexed, the longest first; the last is the minimum match."""
@@ -98,7 +99,7 @@ class RecentAnswers:
 class SuffixDrafter(Drafter):
     """Drafts from the row itself and from recent answers."""
 
-    name = "suffix"
+    name = SUFFIX
     may_abstain = True
     remembers = True
 

@@ -67,7 +67,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class ReportOptions:
-    """What a row's results contain besides its tokens."""
+    """What a row's results contain next tos its tokens."""
 
     top_n: int = 0
     """Number of most likely tokens per position, of the prompt too with `prompt_logprobs`."""
@@ -125,6 +125,10 @@ NO_COPY = PageCopy()
 """Copies no page."""
 
 
+GRAMMAR, SUFFIX = "grammar", "suffix"
+"""Names of what drafts next to a server's drafter: a grammar's forced tokens, suffix decoding."""
+
+
 @dataclass(frozen=True, slots=True)
 class RowWork:
     """What one row does in a step.
@@ -138,6 +142,8 @@ class RowWork:
     draft: int
     forced: int = 0
     """Where the row's grammar leaves one way on, draft up to this many of its tokens instead."""
+    suffix: int = 0
+    """Otherwise, where suffix decoding finds any, draft up to this many of its tokens instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,5 +188,5 @@ class RowResult:
     """Why the row ended with an error, for the client; empty where the model is the reason."""
     mask_seconds: float = 0.0
     """CPU seconds that the row's grammar took in this step, on this rank."""
-    forced: bool = False
-    """Whether the drafts were the grammar's forced tokens and not the drafter's."""
+    drafter: str = ""
+    """What drafted: the name of a drafter, `GRAMMAR` for forced tokens, or empty."""

@@ -16,7 +16,9 @@ import msgpack
 
 from shard.wire.codec import ProtocolError as ProtocolError
 from shard.wire.codec import decoder, encoder
+from shard.wire.messages import GRAMMAR as GRAMMAR
 from shard.wire.messages import NO_COPY
+from shard.wire.messages import SUFFIX as SUFFIX
 from shard.wire.messages import AppendPages as AppendPages
 from shard.wire.messages import End as End
 from shard.wire.messages import Floats as Floats
@@ -80,7 +82,7 @@ class Ready:
     verify_seconds: float
     """Seconds of one verify forward for one row, measured at warm-up (the paper's T_LLM)."""
     drafter: str = ""
-    """`model`, `ngram`, `suffix`, or empty without a drafter."""
+    """`model`, `ngram`, `suffix`, `auto` for several, or empty without a drafter."""
     costs: tuple[MeasuredStep, ...] = ()
     """Measured at warm-up. Each number of rows in it occurs with draft length 0."""
     catch_up_seconds: float = 0.0
@@ -91,6 +93,10 @@ class Ready:
     """Seconds to copy one token's keys and values to the host or back, measured at warm-up."""
     prefill_token_seconds: float = 0.0
     """Seconds per prefilled token of a long chunk, draft included, measured at warm-up."""
+    suffix: int = 0
+    """Maximum length of drafts by suffix decoding next to another drafter; 0 without."""
+    suffix_costs: tuple[MeasuredStep, ...] = ()
+    """As `costs`, of Steps whose drafts take no time, up to `suffix`."""
 
 
 @dataclass(frozen=True, slots=True)

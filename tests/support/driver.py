@@ -47,6 +47,8 @@ class DrivePlan:
     chunk: int = 1000
     forced: int = 0
     """Maximum number of tokens that a grammar forces, drafted in one round."""
+    suffix: int = 0
+    """Maximum number of tokens that suffix decoding drafts in one round, next to a drafter."""
     scattered: bool = False
     """Give neighbouring pages to different rows, so that no row is one span."""
 
@@ -99,7 +101,9 @@ _STEP_NUMBERS = count(1)
 def _run(id: int, left: int, plan: DrivePlan) -> RowWork:
     draft = plan.draft_lengths[id % len(plan.draft_lengths)] if plan.draft_lengths else plan.draft
     prefill = min(left, plan.chunk)
-    return RowWork(id, prefill, 0 if prefill else draft, 0 if prefill else plan.forced)
+    if prefill:
+        return RowWork(id, prefill, 0)
+    return RowWork(id, 0, draft, plan.forced, plan.suffix)
 
 
 def _new(specs: dict[int, RowSpec]) -> tuple[NewRow, ...]:

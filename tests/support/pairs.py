@@ -49,13 +49,15 @@ def with_eos(path: str, *eos_ids: int) -> str:
 def ending_pair(model: Model, kind: str) -> tuple[str, str | None]:
     """A target that ends texts with EOS, and its draft.
 
-    `kind` says how many drafts are accepted: "none accepted", "some accepted" or "all accepted".
+    `kind` says how many drafts are accepted: "none accepted", "some accepted" or "all accepted";
+    "mixed" is "some accepted" for a server with another drafter next to it.
     For every other kind there is no draft model.
     """
     target = model("llama")
     drafts = {
         "none accepted": model("llama", 1),
         "some accepted": noisy_copy(target),
+        "mixed": noisy_copy(target),
         "all accepted": target,
     }
     return with_eos(target, EOS), drafts.get(kind)

@@ -265,9 +265,9 @@ def engine(model: str, draft: str | None = None) -> Engine:
 
 
 @cache
-def swapping_engine(model: str, draft: str | None) -> Engine:
-    """The same with a host pool; without a draft it drafts by prompt lookup."""
-    return unmeasured_engine(config(model, draft, max_swap_tokens=1024))
+def swapping_engine(model: str, draft: str | None, drafter: str | None = None) -> Engine:
+    """The same with a host pool; without a draft or a drafter it drafts by prompt lookup."""
+    return unmeasured_engine(config(model, draft, max_swap_tokens=1024, drafter=drafter))
 
 
 def model_drafter(engine: Engine) -> ModelDrafter:

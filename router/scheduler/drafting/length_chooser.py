@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from router.scheduler.api import DeviceCapacity, Outcome
 from router.scheduler.drafting.draft_lengths import maximise_throughput
 from router.scheduler.drafting.step_costs import Price, StepCostModel
+from router.scheduler.drafting.suffix_chooser import SuffixLengthChooser
 from router.scheduler.row import Row
 
 CATCH_UP_ROUNDS = 16
@@ -59,6 +60,9 @@ class DraftLengthChooser:
             0,
             0,
         )
+        self._suffix = SuffixLengthChooser(capacity) if capacity.suffix and adapt else None
+        self.suffix_lengths: dict[int, int] = {}
+        """Lengths of drafts by suffix decoding, by id, of the last choice; 0 for other rows."""
         self._unchecked_steps = 0
         """Steps with drafts in a row, while the cost of a plain one has not been seen."""
         self._probed_longer = False
@@ -72,6 +76,7 @@ class DraftLengthChooser:
         one, since a round emits one token more than it accepts.
         """
         rows = self._decodable(order, len(order) if rows_with_kv is None else rows_with_kv)
+        self.suffix_lengths = {}
         if not rows or not self._no_draft:
             return {}
         caps = [min(row.max_draft, row.remaining_tokens - 1) for row in rows]
@@ -88,11 +93,13 @@ class DraftLengthChooser:
             chosen = [0] * len(chosen)
         else:
             self._probe(chosen, caps, best.longest)
+        if self._suffix is not None:
+            self.suffix_lengths = self._suffix.choose(rows, curves, chosen, price)
         return {row.job.id: length for row, length in zip(rows, chosen, strict=True)}
 
     def learn(self, outcomes: Sequence[tuple[Row, Outcome]]) -> None:
         """Learn the cost of a Step from its outcomes; the rows are still as they were before it."""
-        seconds, lengths, context = 0.0, [], 0
+        seconds, lengths, suffixes, context = 0.0, [], [], 0
         for row, outcome in outcomes:
             catches_up = outcome.drafted and row.draft_lag > NORMAL_LAG
             if outcome.prefilled or outcome.forced or catches_up:
@@ -100,9 +107,14 @@ class DraftLengthChooser:
             seconds += outcome.seconds
             if outcome.emitted:
                 lengths.append(outcome.drafted)
+                suffixes.append(outcome.suffix)
                 context += row.known_tokens
-        if lengths and seconds > 0:
+        if not lengths or seconds <= 0:
+            return
+        if not any(suffixes):
             self._costs.learn(lengths, context, seconds)
+        if self._suffix is not None and not any(lengths):
+            self._suffix.learn(suffixes, context, seconds)
 
     def _decodable(self, order: Sequence[Row], rows_with_kv: int) -> list[Row]:
         rows: list[Row] = []

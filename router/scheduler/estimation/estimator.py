@@ -74,6 +74,7 @@ class Estimator:
         self._global_acceptance = AcceptanceCurve.uninformed(
             capacity.speculate, GLOBAL_MEMORY_ROUNDS
         )
+        self._suffix_acceptance = AcceptanceCurve.uninformed(capacity.suffix, GLOBAL_MEMORY_ROUNDS)
         self._drafted = self._accepted = 0.0
         self._cost_ratio = 1.0
         self._distributions: dict[int, tuple[int, LogNormal]] = {}
@@ -107,11 +108,16 @@ class Estimator:
         acceptance = AcceptanceCurve.following(
             self._global_acceptance, longest, self._memory_rounds, self._prior_rounds
         )
-        return Row(job, acceptance, cap)
+        suffix = self._capacity.suffix
+        suffix_cap = suffix if job.speculate is None else min(suffix, job.speculate)
+        suffix_acceptance = AcceptanceCurve.following(
+            self._suffix_acceptance, suffix, self._memory_rounds, self._prior_rounds
+        )
+        return Row(job, acceptance, cap, suffix_acceptance, suffix_cap)
 
     def remaining_seconds(self, row: Row) -> float:
         """Return the estimated device seconds that `row` needs after its Steps in flight."""
-        per_round = row.acceptance.expected_tokens(row.draft_length)
+        per_round = row.tokens_per_round
         pending = row.min_pending * per_round
         return self.service_seconds(
             row, self.expected_remaining_tokens(row, row.emitted + pending), per_round
@@ -119,7 +125,7 @@ class Estimator:
 
     def seconds_alone(self, row: Row) -> float:
         """Return the estimated seconds from start to end of `row` if nothing else were served."""
-        per_round = row.acceptance.expected_tokens(row.draft_length)
+        per_round = row.tokens_per_round
         tokens = row.emitted + self.expected_remaining_tokens(row, row.emitted)
         decode = execution_time(tokens, per_round, row.draft_length, self._capacity)
         return decode + self._prefill_seconds(row.job.prompt)
@@ -166,7 +172,10 @@ class Estimator:
             keep = 1 - 1 / GLOBAL_MEMORY_ROUNDS
             self._drafted = keep * self._drafted + drafted
             self._accepted = keep * self._accepted + accepted
-        is_plain = not (outcome.prefilled or outcome.forced)
+        if outcome.suffix:
+            row.suffix_acceptance.observe(outcome.suffix, outcome.suffix_accepted)
+            self._suffix_acceptance.observe(outcome.suffix, outcome.suffix_accepted)
+        is_plain = not (outcome.prefilled or outcome.forced or outcome.suffix)
         if outcome.emitted and is_plain and outcome.seconds > 0:
             self._learn_cost_ratio(outcome)
         total, settled = self._first_estimates.get(row.job.id, (0.0, False))

@@ -205,8 +205,15 @@ def test_speculation_is_counted(metrics: Metrics) -> None:
     assert value(metrics, "tgi_request_skipped_tokens_sum") == 3
 
 
+def test_drafts_by_suffix_decoding_may_be_longer_than_the_drafters() -> None:
+    metrics = Metrics(BOUNDS, replace(DRAFTING, suffix=16), "auto")
+    metrics.tokens_drafted(16, 14, "suffix")
+    assert value(metrics, 'tgi_speculative_position_accepted{position="13"}') == 1
+    assert value(metrics, 'tgi_speculative_drafted_tokens{source="suffix"}') == 16
+
+
 def test_tokens_that_a_grammar_forces_are_counted_as_their_own_source(metrics: Metrics) -> None:
-    metrics.tokens_drafted(12, 12, forced=True)
+    metrics.tokens_drafted(12, 12, "grammar")
     assert value(metrics, 'tgi_speculative_accepted_tokens{source="grammar"}') == 12
     assert value(metrics, 'tgi_speculative_accepted_tokens{source="model"}') == 0
     assert value(metrics, 'tgi_speculative_position_drafted{position="0"}') == 0

@@ -51,7 +51,7 @@ def drive(target: Scheduler, jobs: int = 4, emit: int = 3) -> list[Any]:
         batches.append(batch)
         now += 0.01
         outcomes = []
-        for id, prefill, draft, _ in batch.run:
+        for id, prefill, draft, *_ in batch.run:
             new = min(emit, left[id]) if prefill == 0 else 1
             left[id] -= new
             end = RowEnded.LENGTH if left[id] == 0 else None

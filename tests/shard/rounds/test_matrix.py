@@ -1,7 +1,7 @@
 """The combination matrix: whatever meets whatever, the tokens are those of the plain path.
 
 Every cell runs one request for each sampling parameter at once, through the shipped planner and
-real Steps, two in flight: drafts of five kinds, one, three or eight rows a Step, one or two real
+real Steps, two in flight: drafts of seven kinds, one, three or eight rows a Step, one or two real
 ranks, and preemption at random places by every rung.
 """
 
@@ -29,7 +29,9 @@ from tests.support.ranks import connect_group, model_group
 from tests.support.samplings import SAMPLINGS
 from tests.support.tiny import VOCABULARY, engine
 
-DRAFTS = ("no draft", "none accepted", "some accepted", "all accepted", "n-gram")
+DRAFTERS = {"suffix": "suffix", "mixed": "auto"}
+"""The drafter of each kind of drafts for which it is not the default."""
+DRAFTS = ("no draft", "none accepted", "some accepted", "all accepted", "n-gram", *DRAFTERS)
 BATCHES = (1, 3, 8)
 PREEMPTIONS = ("never", "keep", "swap", "recompute")
 KINDS = [(kind,) for kind in DRAFTS]
@@ -96,7 +98,7 @@ def check(served: Served, target: str, batch: int, rung: str) -> None:
 @pytest.mark.parametrize(("kind", "batch", "rung"), thinned(KINDS, CELLS, 3))
 def test_one_rank(ending_pair: Pair, kind: str, batch: int, rung: str) -> None:
     target, draft = ending_pair(kind)
-    alone = tiny.swapping_engine(target, draft)
+    alone = tiny.swapping_engine(target, draft, DRAFTERS.get(kind))
     alone.reset()
     check(Served(alone, kind != "no draft"), target, batch, rung)
 
@@ -111,7 +113,8 @@ def two_ranks(ending_pair: Pair) -> Iterator[Callable[[str], list[ForkedRank]]]:
             if kind not in running:
                 stack.close()
                 running.clear()
-                config = tiny.config(*ending_pair(kind), max_swap_tokens=1024)
+                drafter = DRAFTERS.get(kind)
+                config = tiny.config(*ending_pair(kind), max_swap_tokens=1024, drafter=drafter)
                 running[kind] = stack.enter_context(model_group(config, 2))
             return running[kind]
 

@@ -52,11 +52,14 @@ GOLDEN: list[tuple[Message, str]] = [
             host_pages=32,
             swap_token_seconds=0.5,
             prefill_token_seconds=2.0,
+            suffix=16,
+            suffix_costs=(MeasuredStep(1, 16, 0.5),),
         ),
-        "5d000000 dc0013 01 01 a16d a3637075 a7666c6f61743332 10 40 08 cc80 cd012c 05"
+        "6b000000 dc0015 01 01 a16d a3637075 a7666c6f61743332 10 40 08 cc80 cd012c 05"
         " cb3fe0000000000000 cb4000000000000000"
         " a56e6772616d 91 93 04 05 cb3fd0000000000000 cb3fc0000000000000"
-        " 20 cb3fe0000000000000 cb4000000000000000",
+        " 20 cb3fe0000000000000 cb4000000000000000"
+        " 10 91 93 01 10 cb3fe0000000000000",
     ),
     (
         Step(
@@ -80,18 +83,18 @@ GOLDEN: list[tuple[Message, str]] = [
                 ),
             ),
             (AppendPages(4, (10, 11)),),
-            (RowWork(4, 3, 0), RowWork(2, 0, 5, 16)),
+            (RowWork(4, 3, 0), RowWork(2, 0, 5, 16, 9)),
             PageCopy((5,), (0,)),
             PageCopy((6,), (7,)),
             PageCopy((1,), (8,)),
         ),
-        "c9000000 99 02 07 c404 03000000"
+        "cb000000 99 02 07 c404 03000000"
         " 91 9b 04 c40c 010000000200000003000000 02 09 c2"
         " 9e 05 cb3fe0000000000000 06 cb3fd0000000000000 cb3ff8000000000000"
         " cb3fe0000000000000 cb3fd0000000000000 cb3ff0000000000000 cbbff0000000000000"
         " 91 92 07 cb4000000000000000 c3 08"
         " cb3fe0000000000000 cb4000000000000000 93 02 c3 c2 a2612b 02 01 a173"
-        " 91 92 04 c408 0a0000000b000000 92 94 04 03 00 00 94 02 00 05 10"
+        " 91 92 04 c408 0a0000000b000000 92 95 04 03 00 00 00 95 02 00 05 10 09"
         " 92 c404 05000000 c404 00000000 92 c404 06000000 c404 07000000"
         " 92 c404 01000000 c404 08000000",
     ),
@@ -115,17 +118,17 @@ GOLDEN: list[tuple[Message, str]] = [
                     (TopTokens((9,), (-0.5,)),),
                     "no",
                     0.5,
-                    True,
+                    "suffix",
                 ),
             ),
             4000000000,
         ),
-        "87000000 95 03 07 cb3fd0000000000000"
+        "8d000000 95 03 07 cb3fd0000000000000"
         " 92 9e 02 c408 0800000009000000 c408 000000bf000080bf 05 01 a9656f735f746f6b656e"
-        " 90 00 c400 06 90 a0 cb0000000000000000 c2"
+        " 90 00 c400 06 90 a0 cb0000000000000000 a0"
         " 9e 03 c404 08000000 c404 000080bf 00 00 c0"
         " 91 92 c404 08000000 c404 000080bf 01 c404 000000bf 07"
-        " 91 92 c404 09000000 c404 000000bf a26e6f cb3fe0000000000000 c3"
+        " 91 92 c404 09000000 c404 000000bf a26e6f cb3fe0000000000000 a6737566666978"
         " ceee6b2800",
     ),
     (Ack(7, 4000000000), "08000000 93 04 07 ceee6b2800"),
@@ -195,7 +198,8 @@ messages: st.SearchStrategy[Message] = st.one_of(
         *(word, name, name, name, *[word] * 6, finite, finite, name),
         tuples(st.builds(MeasuredStep, word, word, finite)),
         finite,
-        *(word, finite, finite),
+        *(word, finite, finite, word),
+        tuples(st.builds(MeasuredStep, word, word, finite)),
     ),
     st.builds(
         Step,
@@ -203,7 +207,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
         ids,
         tuples(new),
         tuples(st.builds(AppendPages, word, ids)),
-        tuples(st.builds(RowWork, word, word, word, word)),
+        tuples(st.builds(RowWork, word, word, word, word, word)),
         move,
         move,
         move,
@@ -266,7 +270,7 @@ def test_wrong_types_are_refused(code: int, fields: list[Any]) -> None:
     _unpack_or_refuse(msgpack.packb([code, *fields]))
 
 
-ROW_RESULT: list[Any] = [1, b"", b"", 0, 0, None, [], 0, b"", 0, [], "", 0.0, False]
+ROW_RESULT: list[Any] = [1, b"", b"", 0, 0, None, [], 0, b"", 0, [], "", 0.0, ""]
 
 
 @pytest.mark.parametrize(
