@@ -220,6 +220,8 @@ def shard_command(
         prefill_tokens=limits.max_batch_prefill_tokens or DEFAULT_PREFILL_TOKENS,
         log_level=log_levels.effective_level(options.server.log_level, log_levels.SHARD_TARGETS),
         measurement_cache=str(measurements) if measurements else None,
+        adapters=bool(models.adapters) or model.lora_folder is not None,
+        adapter_paths=tuple(map(str, models.adapters)),
     )
     return ChildCommand(f"rank {rank}", python_command("shard"), asdict(config))
 
@@ -239,6 +241,10 @@ def router_command(
         sockets=paths,
         listen_fd=listen_fd,
         step_log=options.developer.step_log,
+        adapters=tuple(source.name for source in options.model.adapter_sources()),
+        adapter_paths=tuple(map(str, models.adapters)),
+        lora_folder=options.model.lora_folder,
+        max_lora_bytes=options.model.max_lora_bytes,
     )
     return ChildCommand("router", python_command("router"), asdict(config), (listen_fd,))
 

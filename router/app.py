@@ -26,6 +26,7 @@ from router.child import BAD_FLAG, RouterStartupError
 from router.cloud import CLOUD_OPERATIONS, CloudRoutes
 from router.config import Limits, RouterConfig, ServerConfig
 from router.debug.debug_routes import DEBUG_OPERATIONS, DebugRoutes
+from router.dispatch.adapter_loads import AdapterLoads
 from router.dispatch.dispatcher import Dispatcher
 from router.dispatch.draft_watch import DraftWatch
 from router.dispatch.intake import Intake
@@ -43,12 +44,15 @@ from router.native.routes import NativeRoutes
 from router.native.status_routes import StatusRoutes
 from router.observability.metrics import Metrics
 from router.observability.recorded_scheduler import recorded
+from router.openai.adapter_routes import ADAPTER_OPERATIONS, AdapterRoutes
 from router.openai.chat_prompt import ChatPromptBuilder
 from router.openai.generation import GenerationBuilder
+from router.openai.model_names import ModelNames
 from router.openai.openapi import OPENAI_OPERATIONS
 from router.openai.responder import Responder
 from router.openai.routes import PREFIX, OpenAIRoutes
 from router.pages.page_routes import PAGE_PATHS, PageRoutes
+from router.requests.adapters import AdapterRegistry
 from router.requests.request import ResolvedLimits, resolve_limits
 from router.scheduler import build as scheduler_for
 from router.scheduler.api import DeviceCapacity, Scheduler
@@ -67,6 +71,7 @@ _log = logging.getLogger(__name__)
 OPERATIONS = (
     *NATIVE_OPERATIONS,
     *OPENAI_OPERATIONS,
+    *ADAPTER_OPERATIONS,
     *ANTHROPIC_OPERATIONS,
     *CLOUD_OPERATIONS,
     *DEBUG_OPERATIONS,
@@ -147,6 +152,8 @@ class Backend:
     """Of all ranks together."""
     vocabulary_size: int
     """Number of the model's logits."""
+    names: ModelNames
+    """What `model` may be."""
 
 
 def build_backend(
@@ -176,8 +183,14 @@ def build_backend(
         max_queue_seconds=bounds.max_queue_seconds or inf,
         load_seconds=config.load_seconds,
         max_unread_tokens=bounds.max_unread_tokens,
+        adapters=AdapterLoads(
+            AdapterRegistry(config.adapters, config.adapter_paths),
+            config.lora_folder,
+            config.max_lora_bytes,
+        ),
     )
-    return Backend(dispatcher, metrics, bounds, server_info, capacity, ranks[0].vocab_size)
+    names = ModelNames(server_info.model_id, dispatcher.adapters, config.may_have_adapters)
+    return Backend(dispatcher, metrics, bounds, server_info, capacity, ranks[0].vocab_size, names)
 
 
 def build_route_groups(
@@ -204,10 +217,17 @@ def build_route_groups(
     prompts = ChatPromptBuilder(model.template, workers.jobs, model.tool_call_parser)
     native = NativeRoutes(gateway, server_info, encoder)
     generations = GenerationBuilder(
-        bounds, server_info, model.tokenizer, backend.vocabulary_size, prompts, model.defaults
+        bounds,
+        server_info,
+        model.tokenizer,
+        backend.vocabulary_size,
+        prompts,
+        model.defaults,
+        backend.names,
     )
     responder = Responder(gateway, server_info)
     openai = OpenAIRoutes(gateway, server_info, encoder, prompts, generations, responder)
+    adapters = AdapterRoutes(gateway, backend.dispatcher, server_info)
     messages = MessagesRoutes(gateway, encoder, prompts, generations, responder)
     routes = [
         *native.routes(),
@@ -220,7 +240,7 @@ def build_route_groups(
     ]
     return [
         RouteGroup(routes),
-        RouteGroup(openai.routes(), PREFIX, openai_error),
+        RouteGroup([*openai.routes(), *adapters.routes()], PREFIX, openai_error),
         RouteGroup(
             messages.routes(), MESSAGES_PREFIX, anthropic_error, (MESSAGES_REQUEST_ID_HEADER,)
         ),

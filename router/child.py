@@ -20,7 +20,7 @@ def build_config(value: dict[str, Any]) -> RouterConfig:
         "limits": Limits(**value["limits"]),
         "scheduler": SchedulerConfig(**value["scheduler"]),
         "server": parse_server_config(value["server"]),
-        "sockets": tuple(value["sockets"]),
+        **{name: tuple(value[name]) for name in ("sockets", "adapters", "adapter_paths")},
     }
     return RouterConfig(**{**value, **nested})
 

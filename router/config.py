@@ -253,3 +253,16 @@ class RouterConfig:
     """What that start took."""
     step_log: str | None = None
     """File that gets one line per step; for benchmarks."""
+    adapters: tuple[str, ...] = ()
+    """Names of the LoRA adapters that the shards begin with, in the order of their numbers."""
+    adapter_paths: tuple[str, ...] = ()
+    """Their folders."""
+    lora_folder: str | None = None
+    """Folder from which adapters may be loaded while the server runs; None: from none."""
+    max_lora_bytes: int = 0
+    """Maximum size on one rank of all adapters that are loaded then."""
+
+    @property
+    def may_have_adapters(self) -> bool:
+        """Whether there are adapters, or may be later."""
+        return bool(self.adapters) or self.lora_folder is not None

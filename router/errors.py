@@ -99,6 +99,19 @@ class ModelNotFound(RouterError):
     prefix = "The model does not exist: "
 
 
+class AdapterNotFound(RouterError):
+    """No adapter has the name that is to be unloaded; `text` is the name."""
+
+    status, error_type = 404, "NotFoundError"
+    prefix = "The lora adapter cannot be found: "
+
+
+class AdapterRefused(RouterError):
+    """An adapter cannot be loaded; `text` is the reason."""
+
+    status, error_type = 400, "InvalidUserInput"
+
+
 class Overloaded(RouterError):
     """No permit is free, or the queue is too long."""
 

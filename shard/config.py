@@ -6,6 +6,8 @@ ShardConfig per rank.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from logging import INFO
@@ -26,6 +28,29 @@ def option(default: Any, help: str, **metadata: Any) -> Any:
     `router.config` has the same function, since neither package may import the other.
     """
     return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSource:
+    """Where a LoRA adapter comes from."""
+
+    name: str
+    """By which requests choose it."""
+    source: str
+    """Hub id or folder."""
+    revision: str | None
+
+    @classmethod
+    def parse(cls, entry: str) -> AdapterSource:
+        """The source in `NAME`, `NAME=SOURCE`, `NAME@REVISION` or `NAME=SOURCE@REVISION`.
+
+        These are TGI's forms. Raises ValueError.
+        """
+        match = re.fullmatch(r"([^=@]+)(?:=([^=@]+))?(?:@([^=@]+))?", entry)
+        if match is None:
+            raise ValueError(f"`lora_adapters`: `{entry}` is not NAME[=SOURCE][@REVISION]")
+        name, source, revision = match.groups()
+        return cls(name, source or name, revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +107,27 @@ class ModelConfig:
         None, "path prefix of the shards' Unix sockets; default: a new private folder"
     )
 
+    lora_adapters: str | None = option(
+        None,
+        "LoRA adapters to serve, separated by commas: a hub id or folder, which is also the name,"
+        " or NAME=ID; with @REVISION if it is not the default one",
+    )
+    lora_folder: str | None = option(
+        None, "folder from which LoRA adapters may be loaded while the server runs"
+    )
+    max_lora_bytes: int = option(
+        1 << 30,
+        "maximum size in bytes of the adapters loaded from lora-folder, on one shard; those used"
+        " least recently go out first",
+    )
+
     def check(self) -> None:
         """Raises ValueError for values that contradict each other, in TGI's words if it has any."""
+        self.adapter_sources()
+        if self.max_lora_bytes < 1:
+            raise ValueError("`max_lora_bytes` must be > 0")
+        if self.lora_folder is not None and not Path(self.lora_folder).is_dir():
+            raise ValueError(f"`lora_folder`: {self.lora_folder} is not a folder")
         if self.sharded and self.num_shard is not None and self.num_shard <= 1:
             raise ValueError("`sharded` is true but `num_shard` <= 1")
         if self.num_shard is not None and self.num_shard < 1:
@@ -95,6 +139,15 @@ class ModelConfig:
             raise ValueError("`cuda_memory_fraction` must be > 0 and <= 1")
         if draft_length > MAX_DRAFT_LENGTH:
             raise ValueError(f"`speculate`({draft_length}) cannot be > {MAX_DRAFT_LENGTH}")
+
+    def adapter_sources(self) -> list[AdapterSource]:
+        """The adapters of `lora_adapters`. Raises ValueError."""
+        entries = (self.lora_adapters or "").split(",")
+        sources = [AdapterSource.parse(entry.strip()) for entry in entries if entry.strip()]
+        for name, count in Counter(source.name for source in sources).items():
+            if count > 1:
+                raise ValueError(f"`lora_adapters` has two adapters with the name `{name}`")
+        return sources
 
     def max_draft_length(self, *, has_draft: bool) -> int:
         """`speculate` as a number of tokens; `has_draft`: there is a draft model.
@@ -179,3 +232,7 @@ class ShardConfig:
     """Name of the drafter; None: the draft model if there is one, else prompt lookup."""
     measurement_cache: str | None = None
     """Folder that keeps what is measured, for later launchers; None: measure at every start."""
+    adapters: bool = False
+    """Whether rows may have LoRA adapters."""
+    adapter_paths: tuple[str, ...] = ()
+    """Folders of the adapters to begin with, which have the numbers from 1 on."""

@@ -20,6 +20,7 @@ from shard.attention.kv_cache import PAGE_SIZE
 from shard.batch.rows import RowTable, digest
 from shard.config import ShardConfig
 from shard.engine_parts import EngineParts, Progress, make_parts
+from shard.errors import StartupError
 from shard.rounds.host_round import RowTask
 from shard.rounds.oom_retry import is_out_of_memory, run_splitting_on_oom
 from shard.rounds.round_result import AsyncResultCopy
@@ -63,7 +64,10 @@ class Engine:
         self._target, self._drafter = parts.target, parts.drafter
         self._matchers, self._host_pool = parts.matchers, parts.host_pool
         self._device_rounds, self._attempt = parts.device_rounds, parts.attempt
-        self._rows = RowTable(parts.matchers.matcher)
+        self._adapters = parts.adapters
+        self._rows = RowTable(
+            parts.matchers.matcher, None if self._adapters is None else self._adapters.get
+        )
         self._last_started: StartedStep | None = None
         self._last_completed_at = 0.0
 
@@ -79,6 +83,20 @@ class Engine:
     def prepare(self, grammar: str) -> None:
         """Compile `grammar` for future rows; may be called by another thread while Steps run."""
         self._matchers.prepare(grammar)
+
+    def load_adapter(self, number: int, path: str) -> int:
+        """Load an adapter for future rows; return its bytes. May be called while Steps run.
+
+        Raises StartupError.
+        """
+        if self._adapters is None:
+            raise StartupError(2, "this server was started without adapters")
+        return self._adapters.load(number, Path(path)).nbytes
+
+    def unload_adapter(self, number: int) -> None:
+        """Forget an adapter that no further row will have."""
+        if self._adapters is not None:
+            self._adapters.remove(number)
 
     def execute(self, step: Step) -> StepResult:
         """`start`, then wait for the result."""

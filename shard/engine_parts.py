@@ -20,12 +20,14 @@ from shard.config import ShardConfig
 from shard.cores import available_cores
 from shard.drafters import DrafterInputs, make_drafter
 from shard.errors import StartupError
+from shard.loading.adapters import load_adapter
 from shard.loading.collectives import all_agree, join_process_group, max_over_ranks
 from shard.loading.load import load
 from shard.loading.measured_times import MeasuredTimes
 from shard.loading.measurement_cache import MeasurementCache, identity
 from shard.loading.partition import TensorParallelRank
 from shard.loading.weights import ProgressCallback
+from shard.lora.lora_table import AdapterTable
 from shard.model import memory
 from shard.model.packed_model import LoadedModel, PackedModel
 from shard.rounds.choose import DeviceRounds
@@ -48,6 +50,8 @@ class EngineParts:
     target: PackedModel
     drafter: Drafter | None
     matchers: GrammarMatchers
+    adapters: AdapterTable | None
+    """None if rows have none."""
     host_pool: HostPool
     device_rounds: DeviceRounds | None
     attempt: RoundAttempt
@@ -80,6 +84,7 @@ def make_parts(config: ShardConfig, progress: Progress) -> EngineParts:
     join_process_group(ranks, config.rendezvous, device)
     loaded = _load_target(config, device, ranks, progress)
     draft = _load_draft(config, device, progress)
+    adapters = _load_adapters(config, loaded)
     attempt = _round_attempt(loaded, ranks, device)  # reads the layers that PackedModel may fuse
     pages = memory.pool_pages(config, loaded, draft)
     cache = _measurement_cache(config, device)
@@ -89,7 +94,14 @@ def make_parts(config: ShardConfig, progress: Progress) -> EngineParts:
         kept=cache.read() if cache else (),
         repeat=device.type != "cpu",
     )
-    target = PackedModel(loaded, pages, config.max_rows, config.speculate + 1, measurements=times)
+    target = PackedModel(
+        loaded,
+        pages,
+        config.max_rows,
+        config.speculate + 1,
+        measurements=times,
+        adapters=config.adapters,
+    )
     drafter = make_drafter(DrafterInputs(config, loaded, draft, pages, times))
     page_bytes = loaded.page_bytes + (draft.page_bytes if draft else 0)
     host_pages = host_pool_pages(config, pages, page_bytes, device)
@@ -99,6 +111,7 @@ def make_parts(config: ShardConfig, progress: Progress) -> EngineParts:
         target=target,
         drafter=drafter,
         matchers=GrammarMatchers(config.model_path, loaded.vocab_size, loaded.eos),
+        adapters=adapters,
         host_pool=HostPool(caches, host_pages),
         device_rounds=_device_rounds(config, target, drafter, pages),
         attempt=attempt,
@@ -158,6 +171,18 @@ def _load_draft(
     ):
         loaded = load(config.draft_path, config.dtype, device, TensorParallelRank(0, 1), report)
     return _log_warnings(config, "draft", loaded)
+
+
+def _load_adapters(config: ShardConfig, loaded: LoadedModel) -> AdapterTable | None:
+    """The adapters to begin with; None if rows have none. Raises StartupError."""
+    if not config.adapters:
+        return None
+    load = partial(load_adapter, layers=loaded.adaptable, dtype=loaded.dtype, device=loaded.device)
+    table = AdapterTable(load)
+    with memory.oom_as_startup_error("load the adapters"):
+        for number, path in enumerate(config.adapter_paths, 1):
+            table.load(number, Path(path))
+    return table
 
 
 def _log_warnings(config: ShardConfig, model_role: str, loaded: LoadedModel) -> LoadedModel:

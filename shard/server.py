@@ -20,17 +20,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from shard import progress
 from shard.config import ShardConfig
+from shard.errors import StartupError
 from shard.step_handle import StepHandle
 from shard.wire.protocol import (
     HEADER_BYTES,
     VERSION,
     Ack,
+    AdapterLoaded,
     Fatal,
     Hello,
+    LoadAdapter,
     Message,
     Ping,
     Pong,
@@ -40,6 +43,7 @@ from shard.wire.protocol import (
     Ready,
     Step,
     StepResult,
+    UnloadAdapter,
     body_length,
     pack,
     unpack,
@@ -56,8 +60,11 @@ MAX_QUEUED_STEPS = 8
 """Maximum number of Steps that wait in a rank; a router has at most two in flight."""
 
 
+AnyRequest = TypeVar("AnyRequest", Prepare, LoadAdapter)
+
+
 class StepEngine(Protocol):
-    """What a shard serves. Used by one thread, except for `prepare`."""
+    """What a shard serves. Used by one thread, except for `prepare` and `load_adapter`."""
 
     def ready(self) -> Ready:
         """What this rank serves and can hold."""
@@ -70,6 +77,15 @@ class StepEngine(Protocol):
 
     def prepare(self, grammar: str) -> None:
         """Compile `grammar` for future rows, in another thread. Any exception is fatal."""
+
+    def load_adapter(self, number: int, path: str) -> int:
+        """Load the adapter in folder `path` for future rows, in another thread; return its bytes.
+
+        Raises StartupError for one that cannot be served. Any other exception is fatal.
+        """
+
+    def unload_adapter(self, number: int) -> None:
+        """Forget an adapter that no further row will have."""
 
     def reset(self) -> None:
         """Forget every row: the next Step is number 1 of a new router."""
@@ -90,7 +106,7 @@ def serve(engine: StepEngine, config: ShardConfig, ready: Callable[[], None]) ->
 
 
 def _serve_router(connection: socket.socket, engine: StepEngine, config: ShardConfig) -> None:
-    router = _RouterConnection(connection, engine.prepare)
+    router = _RouterConnection(connection, engine)
     try:
         router.handshake(engine.ready(), config)
     except (ProtocolError, OSError) as fault:
@@ -99,7 +115,7 @@ def _serve_router(connection: socket.socket, engine: StepEngine, config: ShardCo
     reader = Thread(target=router.read_messages, name="reader", daemon=True)
     try:
         reader.start()
-        router.execute_steps(engine, config.rank)
+        router.execute_steps(config.rank)
     finally:
         router.close()
         if reader.is_alive():
@@ -110,11 +126,11 @@ def _serve_router(connection: socket.socket, engine: StepEngine, config: ShardCo
 class _RouterConnection:
     """One connection. `read` and what it calls run in the reader thread, the rest in the main."""
 
-    def __init__(self, connection: socket.socket, prepare: Callable[[str], None]) -> None:
+    def __init__(self, connection: socket.socket, engine: StepEngine) -> None:
         self._connection = connection
-        self._prepare = prepare
+        self._engine = engine
         self._write_lock = Lock()
-        self._steps: SimpleQueue[Step | BaseException | None] = SimpleQueue()
+        self._steps: SimpleQueue[Step | UnloadAdapter | BaseException | None] = SimpleQueue()
         self._preparer = ThreadPoolExecutor(1, "preparer")
         self._started = self._finished = 0
         self._active = True
@@ -147,7 +163,7 @@ class _RouterConnection:
             self.close()
             self._steps.put(None)
 
-    def execute_steps(self, engine: StepEngine, rank: int) -> None:
+    def execute_steps(self, rank: int) -> None:
         """Execute Steps until the connection ends. Raises whatever the engine raises."""
         handles: deque[StepHandle] = deque()
         with self._fatal_on_error():
@@ -155,7 +171,7 @@ class _RouterConnection:
                 if handles and handles[0].is_complete():
                     self._send_result(handles.popleft().result(), rank)
                 elif step := self._next_step(POLL_SECONDS if handles else None):
-                    handles.append(self._start(engine, step))
+                    handles.append(self._start(step))
 
     def close(self) -> None:
         """Shut the connection down for both sides, which also wakes the reader thread."""
@@ -188,15 +204,18 @@ class _RouterConnection:
             return None
         if isinstance(step, BaseException):
             raise step
+        if isinstance(step, UnloadAdapter):
+            self._engine.unload_adapter(step.adapter)
+            return None
         self._active = step is not None
         return step
 
-    def _start(self, engine: StepEngine, step: Step) -> StepHandle:
+    def _start(self, step: Step) -> StepHandle:
         if step.number != self._started + 1:
             raise ProtocolError(f"Step {step.number} follows Step {self._started}")
         self._started = step.number
         progress.advance()
-        return engine.start(step)
+        return self._engine.start(step)
 
     def _send_result(self, result: StepResult, rank: int) -> None:
         self._finished = result.number
@@ -212,17 +231,33 @@ class _RouterConnection:
             case Step() if self._steps.qsize() < MAX_QUEUED_STEPS:
                 self._steps.put(message)
             case Prepare():
-                work = self._preparer.submit(self._prepare_grammar, message)
-                work.add_done_callback(self._on_prepared)
+                self._do_meanwhile(self._prepare_grammar, message)
+            case LoadAdapter():
+                self._do_meanwhile(self._load_adapter, message)
+            case UnloadAdapter():
+                self._steps.put(message)
             case Step():
                 raise ProtocolError(f"more than {MAX_QUEUED_STEPS} Steps wait")
             case _:
                 raise ProtocolError(f"a router does not send {type(message).__name__}")
 
+    def _do_meanwhile(self, work: Callable[[AnyRequest], None], request: AnyRequest) -> None:
+        """Do `work` in the preparer thread; its exception is fatal."""
+        self._preparer.submit(work, request).add_done_callback(self._on_prepared)
+
     def _prepare_grammar(self, request: Prepare) -> None:
-        self._prepare(request.grammar)
+        self._engine.prepare(request.grammar)
         with suppress(OSError):  # the router may be gone
             self._send(Prepared(request.number))
+
+    def _load_adapter(self, request: LoadAdapter) -> None:
+        size, fault = 0, ""
+        try:
+            size = self._engine.load_adapter(request.adapter, request.path)
+        except StartupError as error:
+            fault = error.text
+        with suppress(OSError):  # the router may be gone
+            self._send(AdapterLoaded(request.number, size, fault))
 
     def _on_prepared(self, work: Future[None]) -> None:
         """Hand the exception of a preparation to the main thread, which raises it."""

@@ -706,9 +706,7 @@ def test_every_flag_of_tgi_is_a_flag_and_a_variable() -> None:
         assert options(f"--{name}", value) != unchanged
 
 
-@pytest.mark.parametrize(
-    "name", ["quantize", "kv-cache-dtype", "lora-adapters", "rope-scaling", "rope-factor"]
-)
+@pytest.mark.parametrize("name", ["quantize", "kv-cache-dtype", "rope-scaling", "rope-factor"])
 def test_unsupported_flags_are_refused_as_variables_too(name: str) -> None:
     text = f"`--{name}` is not supported yet"
     with pytest.raises(StartupError, match=text):

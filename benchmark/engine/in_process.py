@@ -49,6 +49,7 @@ class InProcessRequest:
     """Prompt tokens that were computed, not taken from the prefix cache."""
     arrived: float = 0.0
     first_token: float = 0.0
+    adapter: int = 0
 
     def to_row(self) -> NewRow:
         """Return the row with all tokens so far."""
@@ -61,6 +62,7 @@ class InProcessRequest:
             ignore_eos=self.grammar is None,
             sampling=self.sampling,
             grammar=self.grammar,
+            adapter=self.adapter,
         )
 
 
@@ -106,7 +108,7 @@ class InProcessLoop:
     def submit(self, request: InProcessRequest) -> None:
         """Queue `request`. Raises ValueError if it can never fit."""
         request.arrived = self._clock()
-        hasher = PageHasher(self._page_size)
+        hasher = PageHasher(self._page_size, adapter=request.adapter)
         hashes = hasher.add(request.prompt)
         length, cap = len(request.prompt), request.speculate
         job = Job(

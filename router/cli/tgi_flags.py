@@ -46,7 +46,6 @@ class UnsupportedTgiFlags:
 
     quantize: str | None = option(None, _UNSUPPORTED)
     kv_cache_dtype: str | None = option(None, _UNSUPPORTED)
-    lora_adapters: str | None = option(None, _UNSUPPORTED)
     rope_scaling: str | None = option(None, _UNSUPPORTED)
     rope_factor: str | None = option(None, _UNSUPPORTED)
 

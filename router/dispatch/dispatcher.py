@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from math import inf
 
+from router.dispatch.adapter_loads import AdapterLoads
 from router.dispatch.admission import Admission
 from router.dispatch.current_shards import CurrentShards, checking_health
 from router.dispatch.dispatcher_view import DispatcherView
@@ -44,6 +45,7 @@ from router.errors import (
     ValidationError,
 )
 from router.observability.metrics import Metrics
+from router.requests.adapters import AdapterRegistry
 from router.requests.record import LiveRequest
 from router.scheduler.api import ScheduledBatch, Scheduler
 from router.shards.group import ShardGroup, ShardGroupFailed
@@ -69,8 +71,9 @@ class Dispatcher:
         max_queue_seconds: float = inf,
         load_seconds: float = 0.0,
         max_unread_tokens: float = inf,
+        adapters: AdapterLoads | None = None,
     ) -> None:
-        """`draft_watch` is None if nothing is ever drafted.
+        """`draft_watch` is None if nothing is ever drafted, `adapters` if there are none.
 
         `max_queue_seconds`: maximum wait for the first Step. `load_seconds`: what a start of the
         shards takes. `max_unread_tokens`: of a stream, before it is paused.
@@ -81,6 +84,7 @@ class Dispatcher:
         self._clock = clock
         self._step_log = log
         self._draft_watch = draft_watch
+        self._adapters = AdapterLoads(AdapterRegistry()) if adapters is None else adapters
         self._pipeline = StepPipeline()
         self._events = EventQueue()
         self._records = LiveRequests(tokenizer)
@@ -104,6 +108,8 @@ class Dispatcher:
             self._paused,
         )
         """What the server is doing."""
+        self.adapters = self._adapters.registry
+        """The adapters that requests may choose."""
         self.change_count = 0
         """Grows when a request comes or goes, and when the shards fail or are replaced."""
 
@@ -143,16 +149,28 @@ class Dispatcher:
         Returns when they have compiled all grammars that rows need, or have failed.
         """
         async with checking_health(shards, self._clock):
+            lost = await self._adapters.prepare_successor(shards)
             await self._shards.prepare_successor(shards, self._records.grammars())
-        self._events.put(ShardsRestarted(shards))
+        self._events.put(ShardsRestarted(shards, tuple(lost)))
+
+    async def load_adapter(self, name: str, path: str) -> None:
+        """Serve the adapter in folder `path` as `name`. Raises AdapterRefused or Unavailable."""
+        self._require_running()
+        await self._adapters.load(self._shards.group, name, path)
+
+    def unload_adapter(self, name: str) -> None:
+        """Take no further request for the adapter `name`. Raises AdapterNotFound."""
+        self._adapters.unload(self._shards.group, name)
 
     @contextmanager
     def start(self, prepared: PreparedRequest) -> Iterator[LiveRequest]:
         """Queue a request; leaving the `with` is its only exit, and cancels it if it still runs.
 
-        Raises Unavailable if the dispatcher has ended.
+        Raises Unavailable if the dispatcher has ended, and ValidationError if the request's adapter
+        has just been unloaded.
         """
         self._require_running()  # else no event is ever handled
+        self._adapters.acquire(prepared.request.adapter)
         record = self._records.add(prepared, self._clock())
         self._events.put(Submitted(record, prepared.pages))
         try:
@@ -212,8 +230,8 @@ class Dispatcher:
                 self._on_step_result(event)
             case ShardGroupFailed():
                 self._on_shards_failed(event)
-            case ShardsRestarted(shards):
-                self._on_shards_restarted(shards)
+            case ShardsRestarted():
+                self._on_shards_restarted(event)
 
     def _on_submitted(self, record: LiveRequest, prompt_pages: PromptPages) -> None:
         if record.id not in self._records:
@@ -255,11 +273,18 @@ class Dispatcher:
             self._quarantine = quarantine
             self._scheduler.isolate(quarantine.on_trial)
 
-    def _on_shards_restarted(self, shards: ShardGroup) -> None:
-        self._shards.replace(shards, self._clock())
+    def _on_shards_restarted(self, event: ShardsRestarted) -> None:
+        self._shards.replace(event.shards, self._clock())
         self._metrics.shards_restarted()
         self.change_count += 1
-        shards.set_listener(self._events.put)
+        self._end_with_errors(
+            [
+                (record, EngineFault())
+                for record in self._records.values()
+                if record.request.adapter in event.lost_adapters
+            ]
+        )
+        event.shards.set_listener(self._events.put)
 
     def _abort_steps(self) -> None:
         for method in self._pipeline.reset():
@@ -269,6 +294,7 @@ class Dispatcher:
         self.change_count += 1
         self._records.remove(record.id)
         self._paused.discard(record.id)
+        self._adapters.release(self._shards.group, record.request.adapter)
         self._pipeline.remove(record.id)
         self._set_quarantine(self._quarantine.without((record.id,)))
 

@@ -37,6 +37,8 @@ class ShardsRestarted:
     """Another group serves from now on; it holds no rows yet."""
 
     shards: ShardGroup
+    lost_adapters: tuple[int, ...] = ()
+    """Numbers of adapters that it could not load."""
 
 
 @dataclass(frozen=True, slots=True)

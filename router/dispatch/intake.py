@@ -150,7 +150,9 @@ class Intake:
         """No hashes where the prompt's log-probabilities are wanted: it has to be computed."""
         if request.report.prompt_logprobs:
             return PromptPages()
-        return await offload(4 * len(prompt), hash_prompt, prompt, self._page_size, salt)
+        return await offload(
+            4 * len(prompt), hash_prompt, prompt, self._page_size, salt, request.adapter
+        )
 
 
 def _differ_in_sampling_only(request: Request, prepared: Request) -> bool:

@@ -3,7 +3,7 @@
 Each hash covers every token up to its page's end, so equal hashes mean equal keys and values. They
 are 128 bits of BLAKE2b: a collision would serve one caller what another wrote. Requests with
 different salts share nothing, so neither can learn from its time to first token what the other
-has sent.
+has sent. Nor do those with different adapters, whose keys and values differ.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ _DIGEST_BYTES = 16
 class PageHasher:
     """The chain of one request; tokens are added as they become known."""
 
-    def __init__(self, page_size: int, salt: str = "") -> None:
+    def __init__(self, page_size: int, salt: str = "", adapter: int = 0) -> None:
+        """`adapter`: the number of the adapter that computes; 0 for the model alone."""
         self._page_size = page_size
-        self._digest = _hash_salt(salt)
+        self._digest = _hash_salt(salt, adapter)
         self._partial_page: list[int] = []
         self.hashes: tuple[int, ...] = ()
         """Of all full pages so far."""
@@ -67,11 +68,16 @@ def scope_of(salt: str) -> str:
     return _hash_salt(salt).hex()
 
 
-def _hash_salt(salt: str) -> bytes:
-    return blake2b(salt.encode(), digest_size=_DIGEST_BYTES, person=b"salt").digest()
+def _hash_salt(salt: str, adapter: int = 0) -> bytes:
+    return blake2b(
+        salt.encode(),
+        digest_size=_DIGEST_BYTES,
+        person=b"salt",
+        salt=adapter.to_bytes(8, "little"),
+    ).digest()
 
 
-def hash_prompt(prompt: Sequence[int], page_size: int, salt: str) -> PromptPages:
+def hash_prompt(prompt: Sequence[int], page_size: int, salt: str, adapter: int = 0) -> PromptPages:
     """The pages of `prompt`. Takes time proportional to its length: offload long ones."""
-    hasher = PageHasher(page_size, salt)
+    hasher = PageHasher(page_size, salt, adapter)
     return PromptPages(hasher.add(prompt), hasher)

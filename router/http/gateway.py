@@ -63,6 +63,8 @@ class Gateway:
         timeouts: Timeouts,
     ) -> None:
         self.bounds = bounds
+        self.adapters = dispatcher.adapters
+        """The adapters that requests may choose."""
         self._dispatcher, self._intake, self._metrics = dispatcher, intake, metrics
         self._timeouts = timeouts
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from router.native.request_models import GenerateRequest
 from router.native.validation import precheck, validate
+from router.requests.adapters import AdapterRegistry
 from router.requests.request import Request, ResolvedLimits, expand_best_of
 from router.text.grammar import GrammarSource, parse_grammar
 
@@ -18,10 +19,11 @@ class NativeGeneration:
     body: GenerateRequest
     bounds: ResolvedLimits
     stream: bool
+    adapters: AdapterRegistry
 
     async def validate(self) -> Sequence[Request]:
         """One Request for each sequence of `best_of`. Raises ValidationError."""
-        request = validate(self.body, self.bounds, stream=self.stream)
+        request = validate(self.body, self.bounds, self.adapters, stream=self.stream)
         return expand_best_of(request, request.best_of)
 
     def grammar(self) -> GrammarSource | None:
@@ -31,8 +33,8 @@ class NativeGeneration:
 
 
 async def check_native(
-    body: GenerateRequest, bounds: ResolvedLimits, *, stream: bool
+    body: GenerateRequest, bounds: ResolvedLimits, adapters: AdapterRegistry, *, stream: bool
 ) -> NativeGeneration:
     """The checks that come before a permit. Raises ValidationError."""
     precheck(body.parameters, bounds, stream=stream)
-    return NativeGeneration(body, bounds, stream)
+    return NativeGeneration(body, bounds, stream, adapters)

@@ -53,7 +53,7 @@ class GenerateParameters(SharedParameters):
     grammar: GrammarType | None = None
     """A grammar that the output must match."""
     adapter_id: str | None = None
-    """Not supported: a request with an adapter is rejected."""
+    """Name of the LoRA adapter to generate with. If null, none is used."""
 
 
 class GenerateRequest(Body):

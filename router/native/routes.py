@@ -87,7 +87,9 @@ class NativeRoutes:
     def _run(
         self, http: web.Request, body: GenerateRequest, *, stream: bool
     ) -> AbstractAsyncContextManager[tuple[NativeGeneration, Sequence[LiveRequest]]]:
-        precheck = partial(check_native, body, self._gateway.bounds, stream=stream)
+        precheck = partial(
+            check_native, body, self._gateway.bounds, self._gateway.adapters, stream=stream
+        )
         return self._gateway.run(http, precheck)
 
     async def _respond(

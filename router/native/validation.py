@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from router.errors import ValidationError
 from router.native.parameters import (
     RANGES,
     build_sampling,
@@ -17,6 +18,7 @@ from router.native.parameters import (
     set_warpers,
 )
 from router.native.request_models import GenerateParameters, GenerateRequest
+from router.requests.adapters import NO_ADAPTERS, AdapterRegistry
 from router.requests.request import Request, ResolvedLimits, random_seed
 from router.requests.rules import require
 from shard.wire.protocol import Sampling
@@ -38,6 +40,7 @@ def precheck(parameters: GenerateParameters, bounds: ResolvedLimits, *, stream: 
 def validate(
     body: GenerateRequest,
     bounds: ResolvedLimits,
+    adapters: AdapterRegistry = NO_ADAPTERS,
     *,
     stream: bool,
     new_seed: Callable[[], int] = random_seed,
@@ -48,7 +51,6 @@ def validate(
     _check_counts(parameters, bounds)
     _check_input(body, bounds)
     check_extensions(parameters, parameters.stop)
-    require(parameters.adapter_id is None, "`adapter_id` is not supported")
     return Request(
         inputs=body.inputs,
         sampling=_sampling(parameters, bounds, new_seed),
@@ -61,8 +63,19 @@ def validate(
         top_n_tokens=parameters.top_n_tokens or 0,
         decoder_input_details=parameters.decoder_input_details,
         best_of=parameters.best_of or 1,
+        adapter=_adapter(parameters.adapter_id, adapters),
         **request_fields(parameters),
     )
+
+
+def _adapter(name: str | None, adapters: AdapterRegistry) -> int:
+    """The number of the adapter `name`. Raises ValidationError if it is not loaded."""
+    if name is None:
+        return 0
+    adapter = adapters.find(name)
+    if adapter is None:
+        raise ValidationError(f"`adapter_id` `{name}` is not loaded")
+    return adapter.number
 
 
 def _check_sampling(parameters: GenerateParameters) -> None:

@@ -18,6 +18,7 @@ from router.http.context import REQUEST_ID
 from router.offload import offload
 from router.openai import chat, completions, responses
 from router.openai.chat_prompt import ChatPrompt, ChatPromptBuilder
+from router.openai.model_names import DEFAULT_NAMES, ModelNames
 from router.openai.request_models import ChatRequest, CommonParameters, CompletionRequest
 from router.openai.responses_request import ResponsesRequest, to_chat_body
 from router.openai.sampling_defaults import SamplingDefaults
@@ -46,10 +47,13 @@ class OpenAIGeneration:
     grammar_source: GrammarSource | None = None
     send_compute_time: bool = False
     """Whether the headers include `x-compute-time`, as TGI's do for chats."""
+    adapter: int = 0
+    """Number of the adapter that `model` names; 0 for the model alone."""
 
     async def validate(self) -> Sequence[Request]:
         """One Request for each choice of each prompt. Raises RouterError."""
-        return await offload(self.build_size, self.build_requests)
+        requests = await offload(self.build_size, self.build_requests)
+        return [replace(request, adapter=self.adapter) for request in requests]
 
     def grammar(self) -> GrammarSource | None:
         """What each choice must match."""
@@ -67,14 +71,17 @@ class GenerationBuilder:
         vocabulary_size: int,
         prompt_builder: ChatPromptBuilder,
         defaults: SamplingDefaults,
+        adapters: ModelNames,
     ) -> None:
         """`vocabulary_size`: number of the model's logits; token ids are below it."""
+        self._adapters = adapters
         self._defaults = defaults
         self._bounds, self._server_info, self._tokenizer = bounds, server_info, tokenizer
         self._vocabulary_size, self._prompt_builder = vocabulary_size, prompt_builder
 
     async def chat(self, http: web.Request, body: ChatRequest) -> OpenAIGeneration:
         """Of `/v1/chat/completions`. Raises RouterError."""
+        adapter = self._adapters.adapter(body.model)
         body = self._defaults.fill(body)
         prompt = await self._prompt_builder.build(body, body_bytes(http))
         header = self._response_header(http, body)
@@ -87,13 +94,17 @@ class GenerationBuilder:
             choices_per_prompt=body.n or 1,
             grammar_source=prompt.grammar,
             send_compute_time=True,
+            adapter=adapter,
         )
 
     async def completion(self, http: web.Request, body: CompletionRequest) -> OpenAIGeneration:
         """Of `/v1/completions`. Raises RouterError."""
+        adapter = self._adapters.adapter(body.model)
         body = self._defaults.fill(body)
         completions.parse_prompts(body, self._bounds)
-        header = replace(self._response_header(http, body), model=self._server_info.model_id)
+        header = self._response_header(http, body)
+        if not adapter:
+            header = replace(header, model=self._server_info.model_id)
         decode = self._tokenizer.decode_without_gil
         return OpenAIGeneration(
             partial(completions.build_requests, body, self._bounds, self._vocabulary_size, decode),
@@ -102,6 +113,7 @@ class GenerationBuilder:
                 body, records, header, self._server_info
             ),
             choices_per_prompt=body.n or 1,
+            adapter=adapter,
         )
 
     async def response(self, http: web.Request, body: ResponsesRequest) -> OpenAIGeneration:
@@ -120,6 +132,7 @@ class GenerationBuilder:
         self, http: web.Request, as_chat: ChatRequest, new_formatter: NewFormatter
     ) -> OpenAIGeneration:
         """Of a body that was translated into a chat with one choice. Raises RouterError."""
+        adapter = self._adapters.adapter(as_chat.model)
         as_chat = self._defaults.fill(as_chat)
         prompt = await self._prompt_builder.build(as_chat, body_bytes(http))
         header = self._response_header(http, as_chat)
@@ -128,6 +141,7 @@ class GenerationBuilder:
             build_size=0,
             new_formatter=lambda records: new_formatter(prompt, header, records[0]),
             grammar_source=prompt.grammar,
+            adapter=adapter,
         )
 
     def _chat_requests(self, body: ChatRequest, prompt: ChatPrompt) -> Callable[[], list[Request]]:
@@ -137,7 +151,7 @@ class GenerationBuilder:
         )
 
     def _response_header(self, http: web.Request, body: CommonParameters) -> ResponseHeader:
-        unnamed = body.model in (None, "", "tgi")
+        unnamed = body.model in DEFAULT_NAMES
         model = self._server_info.model_id if unnamed else str(body.model)
         return ResponseHeader(http[REQUEST_ID], int(datetime.now(UTC).timestamp()), model)
 

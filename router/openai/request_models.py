@@ -56,7 +56,7 @@ class CommonParameters(SharedParameters, RefusesFields):
     """Parameters that chats and completions have in common."""
 
     model: ModelName | None = None
-    """Name to return as the response's `model`. The server always uses the model it serves."""
+    """Name to return as the response's `model`. That of a LoRA adapter selects it."""
     max_tokens: U32 | None = None
     """Maximum number of tokens to generate. Defaults to the model's `max_new_tokens`, or as many as
     fit into the context; on `/v1/completions` to 16."""

@@ -49,12 +49,21 @@ class ModelInfo(ResponseModel):
     """Name of the model."""
 
 
+class AdapterInfo(ModelInfo):
+    """A LoRA adapter of the served model."""
+
+    root: str
+    """Name of the adapter."""
+    parent: str
+    """Name of the served model."""
+
+
 class ModelsInfo(ResponseModel):
     """The models that are served."""
 
     object: Literal["list"]
     """Always `list`."""
-    data: list[ModelInfo]
+    data: list[AdapterInfo | ModelInfo]
     """The models."""
 
 

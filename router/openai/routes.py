@@ -19,6 +19,7 @@ from router.http.gateway import Gateway
 from router.http.json_response import dump_json, json_response, json_response_streamed
 from router.openai.chat_prompt import ChatPromptBuilder
 from router.openai.generation import GenerationBuilder, body_bytes
+from router.openai.model_names import DEFAULT_MODEL
 from router.openai.request_models import ChatRequest, CompletionRequest
 from router.openai.responder import Responder, full_response
 from router.openai.responses_request import ResponsesRequest
@@ -27,8 +28,6 @@ from router.text.encoder import Encoder
 
 PREFIX = "/v1"
 """Of the paths whose errors have OpenAI's form, unknown ones included."""
-DEFAULT_MODEL = "tgi"
-"""Stands for the served model."""
 
 
 class OpenAIRoutes:
@@ -62,18 +61,24 @@ class OpenAIRoutes:
         return [web.post("/chat_tokenize", self.chat_tokenize)]
 
     async def models(self, http: web.Request) -> web.StreamResponse:
-        """GET `/v1/models`: the served model."""
-        return json_response({"object": "list", "data": [self._model_object()]})
+        """GET `/v1/models`: the served model, then its adapters."""
+        adapters = [self._model_object(name) for name in self._gateway.adapters.names]
+        return json_response({"object": "list", "data": [self._model_object(), *adapters]})
 
     async def model(self, http: web.Request) -> web.StreamResponse:
-        """GET `/v1/models/{model}`: the served model, whose name may contain slashes."""
-        if http[PATH_PARAMETERS]["model"] not in (self._server_info.model_id, DEFAULT_MODEL):
-            raise ModelNotFound(http[PATH_PARAMETERS]["model"])
-        return json_response(self._model_object())
+        """GET `/v1/models/{model}`: one of them, whose name may contain slashes."""
+        name = http[PATH_PARAMETERS]["model"]
+        if name in (self._server_info.model_id, DEFAULT_MODEL):
+            return json_response(self._model_object())
+        if self._gateway.adapters.find(name) is None:
+            raise ModelNotFound(name)
+        return json_response(self._model_object(name))
 
-    def _model_object(self) -> dict[str, Any]:
-        name = self._server_info.model_id
-        return {"id": name, "object": "model", "created": 0, "owned_by": name}
+    def _model_object(self, adapter: str | None = None) -> dict[str, Any]:
+        """The served model, or one of its adapters, whose `parent` it is."""
+        served = self._server_info.model_id
+        name = {"id": adapter or served, "object": "model", "created": 0, "owned_by": served}
+        return name if adapter is None else name | {"root": adapter, "parent": served}
 
     async def chat(self, http: web.Request) -> web.StreamResponse:
         """POST `/v1/chat/completions`."""

@@ -173,6 +173,7 @@ class LiveRequest:
             report=self._remaining_report(),
             grammar=self.request.grammar,
             scope=self.scope,
+            adapter=self.request.adapter,
         )
 
     def apply(self, item: RowResult, now: float) -> int:

@@ -98,6 +98,8 @@ class Request:
     """Kind of text, by which answers' lengths are learned: 0 plain, 1 chat."""
     default_new_tokens: int | None = None
     """None: as many as fit."""
+    adapter: int = 0
+    """Number of the adapter; 0 for the model alone."""
     prompt_only: bool = False
     """Whether only the prompt is reported. The token that is generated nevertheless needs no room
     in the context."""

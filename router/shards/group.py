@@ -21,7 +21,9 @@ from router.shards.rank_connection import RankConnection
 from router.shards.watchdog import Watchdog, expected_seconds
 from shard.wire.protocol import (
     Ack,
+    AdapterLoaded,
     Fatal,
+    LoadAdapter,
     Message,
     Ping,
     Pong,
@@ -31,6 +33,7 @@ from shard.wire.protocol import (
     Ready,
     Step,
     StepResult,
+    UnloadAdapter,
     pack,
 )
 
@@ -74,7 +77,8 @@ class ShardGroup:
         self._ranks = [RankConnection(self, number, world_size) for number in range(world_size)]
         self._last_answered = [0] * world_size
         self._in_flight: deque[_PendingStep] = deque()
-        self._barrier = RankBarrier(world_size)
+        self._grammars = RankBarrier[Prepared](world_size)
+        self._adapters = RankBarrier[AdapterLoaded](world_size)
         self._watchdog = Watchdog(world_size, step_timeout)
         self._pings = 0
         self._listener: Callable[[GroupEvent], None] = lambda event: None
@@ -126,22 +130,34 @@ class ShardGroup:
 
     def send(self, step: Step, now: float) -> None:
         """Send a step to every rank. Only while `has_capacity`; step numbers are consecutive."""
-        frame = pack(step)
         self._in_flight.append(_PendingStep())
         self._watchdog.step_sent(expected_seconds(step, self.ready_messages), now)
-        for rank in self._ranks:
-            rank.write(frame)
+        self._write(step)
 
     async def prepare_grammar(self, grammar: str) -> None:
         """Wait until every rank is prepared for rows with `grammar`, or the group has failed."""
         if self.failure:
             return
-        number, done = self._barrier.open(grammar)
+        number, done = self._grammars.open(grammar)
         self._watchdog.prepare_sent()
-        frame = pack(Prepare(number, grammar))
-        for rank in self._ranks:
-            rank.write(frame)
+        self._write(Prepare(number, grammar))
         await done
+
+    async def load_adapter(self, adapter: int, path: str) -> list[AdapterLoaded]:
+        """Every rank's answer, or fewer if the group has failed.
+
+        A disk may be slow, so there is no time limit; a rank that hangs fails by its pings.
+        """
+        if self.failure:
+            return []
+        number, done = self._adapters.open(path)
+        self._write(LoadAdapter(number, adapter, path))
+        return await done
+
+    def unload_adapter(self, adapter: int) -> None:
+        """Let every rank forget an adapter that no later step needs."""
+        if not self.failure:
+            self._write(UnloadAdapter(adapter))
 
     def is_stalled(self, now: float) -> bool:
         """Whether a rank is silent, or the ranks hang; `check_health` fails a group that hangs."""
@@ -174,8 +190,10 @@ class ShardGroup:
             case Pong():
                 self._watchdog.ponged(rank, message.progress)
             case Prepared():
-                if self._barrier.acknowledge(rank, message.number):
+                if self._grammars.acknowledge(rank, message.number, message):
                     self._watchdog.prepare_completed()
+            case AdapterLoaded():
+                self._adapters.acknowledge(rank, message.number, message)
             case Fatal():
                 raise ProtocolError(message.text)
             case _:
@@ -196,6 +214,12 @@ class ShardGroup:
             raise ShardGroupFailed(f"cannot connect to the shards: {reason}") from error
         if self.failure:
             raise self.failure
+
+    def _write(self, message: Message) -> None:
+        """Send `message` to every rank, packed once."""
+        frame = pack(message)
+        for rank in self._ranks:
+            rank.write(frame)
 
     def _on_ready(self, rank: int, ready: Ready) -> None:
         self._ready_messages[rank] = ready
@@ -226,7 +250,7 @@ class ShardGroup:
     def _fail(self, reason: str) -> None:
         if self.failure:
             return
-        self.failure = ShardGroupFailed(reason, tuple(self._barrier.grammars))
+        self.failure = ShardGroupFailed(reason, tuple(self._grammars.subjects))
         self._close()
         if not self._all_ready.done():
             self._all_ready.set_result(None)
@@ -235,6 +259,7 @@ class ShardGroup:
     def _close(self) -> None:
         self.failure = self.failure or ShardGroupFailed("closed")
         self._failed.set()
-        self._barrier.cancel_all()
+        self._grammars.cancel_all()
+        self._adapters.cancel_all()
         for rank in self._ranks:
             rank.close()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from shard import progress
+from shard.lora.lora_adapter import Adapter
 from shard.sampling.grammar import Matcher
 from shard.sampling.position import Position
 from shard.wire.protocol import (
@@ -44,6 +45,7 @@ class CachedRow:
     done: bool = False
     scope: str = ""
     """Rows of equal scope may learn from each other's answers."""
+    adapter: Adapter | None = None
 
     @property
     def remaining(self) -> int:
@@ -93,8 +95,11 @@ class CachedRow:
 class RowTable:
     """All rows by id. Applies a Step's changes in order: release, new, grow."""
 
-    def __init__(self, matcher: Callable[[str], Matcher]) -> None:
-        self._matcher = matcher
+    def __init__(
+        self, matcher: Callable[[str], Matcher], adapter: Callable[[int], Adapter] | None = None
+    ) -> None:
+        """`adapter`: None if rows have none."""
+        self._matcher, self._adapter = matcher, adapter
         self._rows: dict[int, CachedRow] = {}
 
     def apply(self, step: Step) -> None:
@@ -131,8 +136,16 @@ class RowTable:
             cached=new.cached,
             draft_cached=new.draft_cached,
             scope=new.scope,
+            adapter=self._find_adapter(new.adapter),
         )
         progress.advance()  # a grammar may have been compiled
+
+    def _find_adapter(self, number: int) -> Adapter | None:
+        if not number:
+            return None
+        if self._adapter is None:
+            raise ProtocolError("this shard has no adapters")
+        return self._adapter(number)
 
     def _append_pages(self, growth: AppendPages) -> None:
         self.get(growth.id).pages.extend(growth.pages)

@@ -24,11 +24,11 @@ SlotContents = list[int]
 """The checksums in a page's slots."""
 
 
-def prefix_checksums(tokens: Sequence[int], known: Sequence[int] = ()) -> list[int]:
+def prefix_checksums(tokens: Sequence[int], known: Sequence[int] = (), salt: int = 0) -> list[int]:
     """A checksum of every prefix of `tokens`; `known` are those of the first ones."""
     sums = list(known)
     for token in tokens[len(sums) :]:
-        sums.append(crc32(array("i", [token]).tobytes(), sums[-1] if sums else 0))
+        sums.append(crc32(array("i", [token]).tobytes(), sums[-1] if sums else salt))
     return sums
 
 

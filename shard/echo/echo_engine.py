@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from zlib import crc32
 
 from shard import progress
@@ -26,6 +27,7 @@ from shard.echo.replies import (
     top_tokens,
     with_prompt_logprobs,
 )
+from shard.errors import StartupError
 from shard.step_handle import StartedStep
 from shard.wire.protocol import (
     AppendPages,
@@ -54,6 +56,7 @@ class EchoEngine:
         self._host_slots = (config.max_swap_tokens or 0) // PAGE_SIZE
         self._rows: dict[int, EchoRow] = {}
         self._cache = EchoCache(self._pages, self._host_slots)
+        self._adapters = set(range(1, 1 + len(config.adapter_paths)))
 
     def ready(self) -> Ready:
         """What this rank can hold; the costs are nominal."""
@@ -79,6 +82,17 @@ class EchoEngine:
 
     def prepare(self, grammar: str) -> None:
         """Do nothing: an echo follows no grammar."""
+
+    def load_adapter(self, number: int, path: str) -> int:
+        """Count an adapter as loaded, if `path` has its configuration; return its bytes."""
+        if not (Path(path) / "adapter_config.json").is_file():
+            raise StartupError(4, f"{Path(path) / 'adapter_config.json'} is missing")
+        self._adapters.add(number)
+        return sum(file.stat().st_size for file in Path(path).iterdir())
+
+    def unload_adapter(self, number: int) -> None:
+        """Forget an adapter."""
+        self._adapters.discard(number)
 
     def start(self, step: Step) -> StartedStep:
         """Execute `step` at once."""
@@ -125,6 +139,8 @@ class EchoEngine:
 
     def _add(self, new: NewRow) -> None:
         _require(new.id not in self._rows, f"row {new.id} is not new")
+        known = new.adapter == 0 or new.adapter in self._adapters
+        _require(known, f"adapter {new.adapter} is not loaded")
         _require(0 < new.prompt <= len(new.tokens), f"row {new.id} has a prompt of {new.prompt}")
         _require(0 <= new.draft_cached <= new.cached, f"the draft of row {new.id} is ahead")
         _require(new.cached < len(new.tokens), f"row {new.id} does not feed its last token")
@@ -153,7 +169,7 @@ class EchoEngine:
         _require(
             row.cached <= held, f"row {row.new.id} claims {row.cached} tokens in pages for {held}"
         )
-        row.checksums = prefix_checksums(row.tokens)
+        row.checksums = prefix_checksums(row.tokens, salt=row.new.adapter)
         self._cache.verify(row.pages, False, row.checksums[: row.cached])
         self._cache.verify(row.pages, True, row.checksums[: row.draft_cached])
 
@@ -183,7 +199,7 @@ class EchoEngine:
             row.cached == len(row.tokens) - 1, f"row {run.id} decodes before its prefill is done"
         )
         _require(0 <= run.draft <= self._config.speculate, f"row {run.id} drafts {run.draft}")
-        start, seed = len(row.tokens), row.new.sampling.seed
+        start, seed = len(row.tokens), row.seed
         drafted = min(run.draft, row.remaining - 1)
         agreed = (draft_agrees(seed, position) for position in range(start, start + drafted))
         accepted = next((count for count, agrees in enumerate(agreed) if not agrees), drafted)
@@ -203,14 +219,14 @@ class EchoEngine:
         """
         held = len(row.pages) * PAGE_SIZE
         _require(cached <= held, f"row {row.new.id} feeds {cached} tokens into pages for {held}")
-        row.checksums = prefix_checksums(tokens, row.checksums)
+        row.checksums = prefix_checksums(tokens, row.checksums, row.new.adapter)
         self._cache.write(row.pages, False, range(row.cached, cached), row.checksums)
         self._cache.write(row.pages, True, range(row.draft_cached, draft_cached), row.checksums)
         row.cached = min(cached, len(row.tokens))
 
     def _emit(self, row: EchoRow, drafted: int, accepted: int) -> RowResult:
         """Emit the accepted drafts and one more token, or fewer if the row ends before."""
-        first, seed = len(row.tokens), row.new.sampling.seed
+        first, seed = len(row.tokens), row.seed
         while row.end is None and len(row.tokens) <= first + accepted:
             row.tokens.append(reply_token(row.prompt, seed, len(row.tokens)))
             row.end = row.end_reason()

@@ -31,6 +31,11 @@ class EchoRow:
         """Number of tokens that may still be emitted."""
         return self.new.prompt + self.new.max_new - len(self.tokens)
 
+    @property
+    def seed(self) -> int:
+        """What the reply depends on in addition to the prompt: seed and adapter."""
+        return self.new.sampling.seed + (self.new.adapter << 64)
+
     def end_reason(self) -> End | None:
         """Why the row ends after its last token; None if it goes on."""
         if self.remaining == 0:

@@ -66,11 +66,16 @@ def main() -> int:
 
 
 def download_model(
-    model_id: str, revision: str | None, cache: str | None = None, weights: bool = True
+    model_id: str,
+    revision: str | None,
+    cache: str | None = None,
+    weights: bool = True,
+    is_adapter: bool = False,
 ) -> str:
     """Download a model and return the folder of its snapshot in `cache`.
 
-    Without `weights`, only the other files are downloaded. Raises StartupError: 3 if the model
+    Without `weights`, only the other files are downloaded. The files of an adapter are not checked
+    here. Raises StartupError: 3 if the model
     cannot be downloaded or is cached in part, 4 if it has no safetensors, 7 if the disk is full.
     """
     token = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
@@ -89,7 +94,7 @@ def download_model(
             )
     except (HFValidationError, OSError) as error:
         raise _as_startup_error(model_id, revision, error, cache) from error
-    if weights:
+    if weights and not is_adapter:
         _require_complete(model_id, Path(path))
     return path
 

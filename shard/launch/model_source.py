@@ -16,6 +16,7 @@ from shard.config import ModelConfig
 from shard.errors import StartupError
 from shard.gguf.conversion_cache import converted_folder
 from shard.gguf.selection import check_gguf, find_gguf
+from shard.launch.adapter_source import resolve_adapters
 from shard.launch.child import ChildCommand
 from shard.launch.supervisor import Supervisor
 
@@ -36,6 +37,8 @@ class ModelFolders:
     draft_id: str | None
     without_weights: tuple[Path, ...] = ()
     """Those of the folders whose weights have not been downloaded."""
+    adapters: tuple[Path, ...] = ()
+    """Of the LoRA adapters to begin with."""
 
 
 async def resolve_models(
@@ -50,18 +53,19 @@ async def resolve_models(
         target, draft = "tgi-laps/demo-target", draft or "tgi-laps/demo-draft"
     if not config.drafts_with_model:
         draft = None
+    adapters = await resolve_adapters(config, supervisor)
     options = {"cache": config.huggingface_hub_cache, "weights": weights}
     folder = await _model_folder(target, config.revision, config.dtype, supervisor, options)
     without_weights: list[Path] = [folder] if _is_downloaded(target) and not weights else []
     if config.weights_cache_override:
         folder = link_weights(folder, Path(config.weights_cache_override), run_folder / "target")
     if draft is None:
-        return ModelFolders(folder, None, target, None, tuple(without_weights))
+        return ModelFolders(folder, None, target, None, tuple(without_weights), adapters)
     revision = config.draft_revision
     draft_folder = await _model_folder(draft, revision, config.dtype, supervisor, options)
     if _is_downloaded(draft) and not weights:
         without_weights.append(draft_folder)
-    return ModelFolders(folder, draft_folder, target, draft, tuple(without_weights))
+    return ModelFolders(folder, draft_folder, target, draft, tuple(without_weights), adapters)
 
 
 async def _model_folder(

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from shard.errors import StartupError, first_line
+from shard.loading.adapters import adaptable_layers
 from shard.loading.collectives import install_collectives
 from shard.loading.compatibility import refuse_hidden_window, verify_logits
 from shard.loading.conversion import NotSliceable, converted_sources
@@ -92,6 +93,7 @@ def _describe_loaded(plan: LoadPlan, module: nn.Module, device: torch.device) ->
         max_length=plan.max_length,
         eos=plan.eos,
         warnings=plan.warnings,
+        adaptable=adaptable_layers(plan.module, plan.kept),
     )
 
 

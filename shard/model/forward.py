@@ -21,6 +21,7 @@ from shard.attention.sdpa_padded import Segment
 from shard.model.attention_adapters.adapter_table import model_arguments
 from shard.model.fused_llama import CannotFuse, FusedLlama, free_module_weights
 from shard.model.linear_layers import replace_products
+from shard.model.lora_layers import LoraLayers
 from shard.model.product_times import ONE_RANK, Measurements
 
 MAX_RELATIVE_DIFFERENCE = 1e-4
@@ -41,18 +42,19 @@ def choose_forward(
     shapes: tuple[LayerShape, ...],
     fuse: bool = True,
     measurements: Measurements = ONE_RANK,
+    adapted: LoraLayers | None = None,
 ) -> Forward:
     """The forward of `module`, an architecture called `name` with caches of `shapes`.
 
     `measurements` makes measured times equal on all ranks. If the fused forward is chosen, the
-    module's layers are freed.
+    module's layers are freed, and it computes with the adapters in `adapted`.
     """
     original = transformers_forward(module)
     if not fuse:
         return original
     try:
         with torch.inference_mode():
-            fused = FusedLlama(module, name, measurements)
+            fused = FusedLlama(module, name, measurements, adapted)
     except CannotFuse as reason:
         _log.info("%s runs on transformers' forward: %s", name, reason)
         return _with_fast_products(module, name, shapes, measurements)

@@ -11,8 +11,9 @@ caller compares a probe through both forwards before it uses this one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -22,12 +23,18 @@ from torch import Tensor, nn
 from shard.attention.interface import AttentionProbe, Layout, use_layout
 from shard.attention.sdpa_row import AttentionParams
 from shard.model.fused_weights import (
+    WeightPart,
+    down_parts,
+    gate_up_parts,
     gate_up_weights,
     interleaved_order,
     layer_products,
+    o_parts,
+    qkv_parts,
     qkv_weights,
 )
-from shard.model.linear_layers import choose_head_plan, has_hooks, planned
+from shard.model.linear_layers import Product, choose_head_plan, has_hooks, planned
+from shard.model.lora_layers import LoraLayers, ProductPart
 from shard.model.product_times import ONE_RANK, Measurements, time_and_choose
 from shard.model.products import Linear, ProductPlan
 
@@ -59,8 +66,17 @@ class FusedLlama:
     that is not built like Llama.
     """
 
-    def __init__(self, module: nn.Module, name: str, measurements: Measurements = ONE_RANK) -> None:
-        """`measurements` makes the measured times of products equal on all ranks."""
+    def __init__(
+        self,
+        module: nn.Module,
+        name: str,
+        measurements: Measurements = ONE_RANK,
+        adapted: LoraLayers | None = None,
+    ) -> None:
+        """`measurements` makes the measured times of products equal on all ranks.
+
+        The products are added to `adapted`, if adapters may be used.
+        """
         check_fusable(module, name)
         params = _attention_params(module)
         core: Any = module.get_submodule("model")
@@ -69,7 +85,7 @@ class FusedLlama:
         weights = chain.from_iterable(map(layer_products, core.layers))
         plan = time_and_choose(weights, measurements)
         self._layers = [
-            _FusedLayer(index, layer, params[index], plan, weight_offset)
+            _FusedLayer(index, layer, params[index], plan, weight_offset, adapted)
             for index, layer in enumerate(core.layers)
         ]
         self._norm = _RmsNorm.from_module(core.norm, weight_offset)
@@ -117,7 +133,9 @@ class _FusedLayer:
         params: AttentionParams,
         plan: ProductPlan,
         weight_offset: float,
+        adapted: LoraLayers | None,
     ) -> None:
+        extend = partial(_with_adapters, adapted, index)
         attention, mlp = layer.self_attn, layer.mlp
         self._index = index
         self._params = params
@@ -127,15 +145,15 @@ class _FusedLayer:
         )
         self._query_heads = attention.q_proj.weight.shape[0] // self._head_dim
         self._input_norm = _RmsNorm.from_module(layer.input_layernorm, weight_offset)
-        self._qkv_proj = Linear(*qkv_weights(layer), plan)
+        self._qkv_proj = extend(qkv_parts(layer), Linear(*qkv_weights(layer), plan))
         self._qk_norm = _fuse_head_norms(attention, self._query_heads, self._rotated_heads)
-        self._o_proj = planned(attention.o_proj, plan)
+        self._o_proj = planned(attention.o_proj, plan, partial(extend, o_parts(layer)))
         self._post_attention_norm = _RmsNorm.from_module(
             layer.post_attention_layernorm, weight_offset
         )
-        self._gate_up_proj = Linear(*gate_up_weights(layer), plan)
+        self._gate_up_proj = extend(gate_up_parts(layer), Linear(*gate_up_weights(layer), plan))
         self._activation = _bypass_hooks(mlp.act_fn)
-        self._down_proj = planned(mlp.down_proj, plan)
+        self._down_proj = planned(mlp.down_proj, plan, partial(extend, down_parts(layer)))
 
     def __call__(self, hidden: Tensor, rotations: Tensor, layout: Layout) -> Tensor:
         hidden = hidden + self._attend(self._input_norm(hidden), rotations, layout)
@@ -152,6 +170,20 @@ class _FusedLayer:
         query, new_kv = qkv[:, : self._query_heads], qkv[:, self._query_heads :]
         out = layout.attend_layer(self._index, new_kv, query, self._params)
         return self._o_proj(out.reshape(hidden.shape[0], -1))
+
+
+def _with_adapters(
+    adapted: LoraLayers | None, index: int, parts: Sequence[WeightPart], product: Product
+) -> Product:
+    """`product`, whose outputs are the `parts` of layer `index`, with adapters next to it."""
+    if adapted is None:
+        return product
+    named, start = [], 0
+    for part in parts:
+        name, stop = f"model.layers.{index}.{part.name}", start + part.outputs
+        named.append(ProductPart(name, start, stop, part.order))
+        start = stop
+    return adapted.adapt(product, *named)
 
 
 @dataclass(frozen=True, slots=True)

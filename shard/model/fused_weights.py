@@ -8,6 +8,7 @@ makes the rotation one complex product. Multiplies nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +16,17 @@ from torch import Tensor, nn
 
 LinearWeights = tuple[Tensor, Tensor | None]
 """Weight [output features, input features], and bias."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightPart:
+    """The outputs of one projection within a product."""
+
+    name: str
+    """Of the projection, in its layer."""
+    outputs: int
+    order: Tensor | None = None
+    """Index in the projection of each of the outputs, if they are in another order."""
 
 
 def linear_weights(part: nn.Linear) -> LinearWeights:
@@ -32,6 +44,38 @@ def qkv_weights(layer: Any) -> LinearWeights:
 
 def gate_up_weights(layer: Any) -> LinearWeights:
     return _concatenate([linear_weights(layer.mlp.gate_proj), linear_weights(layer.mlp.up_proj)])
+
+
+def qkv_parts(layer: Any) -> list[WeightPart]:
+    """The parts of `qkv_weights`."""
+    attention = layer.self_attn
+    parts = [_part(attention, "self_attn", name) for name in ("q_proj", "k_proj", "v_proj")]
+    dim = attention.head_dim
+    orders = [torch.arange(part.outputs).view(-1, dim)[:, interleaved_order(dim)] for part in parts]
+    rotated = [
+        replace(part, order=order.flatten())
+        for part, order in zip(parts[:2], orders[:2], strict=True)
+    ]
+    return [*rotated, parts[2]]
+
+
+def o_parts(layer: Any) -> list[WeightPart]:
+    """The product of attention's output."""
+    return [_part(layer.self_attn, "self_attn", "o_proj")]
+
+
+def gate_up_parts(layer: Any) -> list[WeightPart]:
+    """The parts of `gate_up_weights`."""
+    return [_part(layer.mlp, "mlp", name) for name in ("gate_proj", "up_proj")]
+
+
+def down_parts(layer: Any) -> list[WeightPart]:
+    """The product of the MLP's output."""
+    return [_part(layer.mlp, "mlp", "down_proj")]
+
+
+def _part(block: Any, path: str, name: str) -> WeightPart:
+    return WeightPart(f"{path}.{name}", len(getattr(block, name).weight))
 
 
 def layer_products(layer: Any) -> Iterator[Tensor]:

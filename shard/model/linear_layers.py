@@ -22,10 +22,14 @@ MAX_COPIED_HEAD_BYTES = 32 << 20
 """Size above which a head that is also the embedding is not copied into another layout."""
 
 
+Product = Callable[[Tensor], Tensor]
+"""From inputs [T, in] to outputs [T, out]."""
+
+
 class _Hooked(nn.Module):
     """`product` with the hooks of `part` around it."""
 
-    def __init__(self, part: nn.Module, product: Linear) -> None:
+    def __init__(self, part: nn.Module, product: Product) -> None:
         super().__init__()
         self._product = product
         self._forward_pre_hooks, self._forward_hooks = part._forward_pre_hooks, part._forward_hooks
@@ -34,9 +38,13 @@ class _Hooked(nn.Module):
         return self._product(x)
 
 
-def planned(part: nn.Linear, plan: ProductPlan) -> Callable[[Tensor], Tensor]:
-    """The product of `part` for inputs [T, in], with its hooks."""
-    product = Linear(part.weight, part.bias, plan)
+def planned(
+    part: nn.Linear,
+    plan: ProductPlan,
+    extend: Callable[[Product], Product] = lambda product: product,
+) -> Product:
+    """The product of `part` for inputs [T, in], extended, with its hooks around it."""
+    product = extend(Linear(part.weight, part.bias, plan))
     return _Hooked(part, product) if has_hooks(part) else product
 
 

@@ -6,8 +6,8 @@ spans of tokens into logits and knows no sampling, no drafts and no requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,11 @@ from shard.attention.kv_cache import PAGE_SIZE, KvCache, LayerShape, bytes_per_p
 from shard.attention.paged_layout import PagedLayout
 from shard.batch.packing import PackedBatch, TokenSpan, pack_spans
 from shard.errors import StartupError
+from shard.lora.lora_adapter import AdaptableLayer
 from shard.model.cuda_graphs import ForwardGraphs, largest_bucket
 from shard.model.forward import choose_forward, transformers_forward
+from shard.model.fused_llama import FusedLlama
+from shard.model.lora_layers import LoraLayers, adapt_module
 from shard.model.product_times import ONE_RANK, Measurements
 
 _HOST = torch.device("cpu")
@@ -42,6 +45,8 @@ class LoadedModel:
     """End-of-sequence ids, all inside the vocabulary."""
     warnings: tuple[str, ...] = ()
     """What was wrong with the folder and was ignored, one line each."""
+    adaptable: Mapping[str, AdaptableLayer] = field(default_factory=dict)
+    """The layers that LoRA adapters may change, by name."""
 
     @property
     def page_bytes(self) -> int:
@@ -60,17 +65,23 @@ class PackedModel:
         width: int = 1,
         fuse: bool = True,
         measurements: Measurements = ONE_RANK,
+        adapters: bool = False,
     ) -> None:
         """Only the CPU uses the fused forward: on a GPU it would hold the weights twice for a
         moment, and graphs already save launches. `measurements` makes the times by which it is
-        laid out equal on all ranks.
+        laid out equal on all ranks. `adapters`: whether rows may have one.
         """
         device = loaded.device
         self.facts = loaded
         self.cache = KvCache(loaded.shapes, pages, loaded.dtype, device)
         self._backend = backends.choose_backend(device)
         fuse = fuse and device.type == "cpu"
-        self.forward = choose_forward(loaded.module, loaded.name, loaded.shapes, fuse, measurements)
+        self._adapted = LoraLayers() if adapters else None
+        self.forward = choose_forward(
+            loaded.module, loaded.name, loaded.shapes, fuse, measurements, self._adapted
+        )
+        if adapters and not isinstance(self.forward, FusedLlama):
+            self._adapted = adapt_module(loaded.module, loaded.adaptable)
         self.paged_backend = backends.paged_backend(self._backend, device)
         self._run_packed: Callable[[PackedBatch], Tensor] = self._run_eager
         self.uses_graphs = isinstance(self._backend, backends.TritonPagedAttention)
@@ -87,7 +98,12 @@ class PackedModel:
         They are valid until the next call. Raises ProtocolError if a row lacks pages.
         """
         with torch.inference_mode():
-            return self._run_packed(pack_spans(spans, self.cache, _HOST))
+            packed = pack_spans(spans, self.cache, _HOST)
+            if self._adapted is None:
+                return self._run_packed(packed)
+            with self._adapted.used_by(spans, self.facts.device) as uses_adapters:
+                # recorded graphs are of the model alone
+                return self._run_eager(packed) if uses_adapters else self._run_packed(packed)
 
     def _run_eager(self, packed: PackedBatch) -> Tensor:
         device = self.facts.device

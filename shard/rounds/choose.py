@@ -162,6 +162,7 @@ class DeviceRounds:
             "a prefill": task.prefill > 0,
             "a row of one token": len(row.tokens) < 2,
             "a grammar": row.matcher is not None,
+            "an adapter": row.adapter is not None,
             f"`{option}`": option is not None,
             "a draft that has fallen behind": task.draft > 0 and self._draft_lag(row) > 0,
         }

@@ -100,6 +100,8 @@ class NewRow:
     draft_cached: int = 0
     scope: str = ""
     """Rows of equal scope may learn from each other's answers."""
+    adapter: int = 0
+    """Number of the adapter that the target computes with; 0 for the model alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from shard.wire.messages import RowWork as RowWork
 from shard.wire.messages import Sampling as Sampling
 from shard.wire.messages import TopTokens as TopTokens
 
-VERSION = 2
+VERSION = 3
 MAX_FRAME_BYTES = 64 << 20
 """Maximum size of a frame; a larger one is refused before it is read."""
 HEADER_BYTES = 4
@@ -184,11 +184,69 @@ class Prepared:
     number: int
 
 
-_MESSAGE_TYPES = (Hello, Ready, Step, StepResult, Ack, Ping, Pong, Fatal, Prepare, Prepared)
+@dataclass(frozen=True, slots=True)
+class LoadAdapter:
+    """Router to rank: load an adapter. Answered by `AdapterLoaded`, even during a step."""
+
+    number: int
+    """Of the request."""
+    adapter: int
+    """Of the adapter, as in `NewRow`; never given twice."""
+    path: str
+    """Its folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterLoaded:
+    """Rank to router: the `LoadAdapter` with this `number` is complete."""
+
+    number: int
+    size: int
+    """Bytes that the adapter takes on this rank."""
+    fault: str = ""
+    """Why it is not loaded, in one line; empty if it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadAdapter:
+    """Router to rank, in order with the steps: no later step brings a row with this adapter."""
+
+    adapter: int
+
+
+_MESSAGE_TYPES = (
+    Hello,
+    Ready,
+    Step,
+    StepResult,
+    Ack,
+    Ping,
+    Pong,
+    Fatal,
+    Prepare,
+    Prepared,
+    LoadAdapter,
+    AdapterLoaded,
+    UnloadAdapter,
+)
 _code_of_type: dict[type, int] = {message: code for code, message in enumerate(_MESSAGE_TYPES)}
 _type_of_code = {code: message for message, code in _code_of_type.items()}
 
-Message = Hello | Ready | Step | StepResult | Ack | Ping | Pong | Fatal | Prepare | Prepared
+Message = (
+    Hello
+    | Ready
+    | Step
+    | StepResult
+    | Ack
+    | Ping
+    | Pong
+    | Fatal
+    | Prepare
+    | Prepared
+    | LoadAdapter
+    | AdapterLoaded
+    | UnloadAdapter
+)
 
 
 def pack(message: Message) -> bytes:

@@ -219,6 +219,12 @@ class SlowEngine:
     def prepare(self, grammar: str) -> None:
         raise NotImplementedError
 
+    def load_adapter(self, number: int, path: str) -> int:
+        raise NotImplementedError
+
+    def unload_adapter(self, number: int) -> None:
+        raise NotImplementedError
+
     def reset(self) -> None:
         raise RouterGone
 

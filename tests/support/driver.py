@@ -34,6 +34,7 @@ class RowSpec:
     sampling: Sampling = GREEDY
     report: ReportOptions = TOKENS_ONLY
     grammar: str | None = None
+    adapter: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def _new(specs: dict[int, RowSpec]) -> tuple[NewRow, ...]:
             spec.sampling,
             spec.report,
             spec.grammar,
+            adapter=spec.adapter,
         )
         for id, spec in specs.items()
     )

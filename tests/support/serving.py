@@ -34,7 +34,9 @@ from router.observability.server_state import (
     ServerState,
     ShardsState,
 )
+from router.openai.model_names import ModelNames
 from router.openai.sampling_defaults import SamplingDefaults
+from router.requests.adapters import AdapterRegistry
 from router.requests.request import Request, resolve_limits
 from router.scheduler.api import DeviceCapacity, RequestStatus, SchedulerStatus
 from router.served_model import ServedModel
@@ -219,6 +221,8 @@ class ScriptedDispatcher:
         full: bool = False,
         refusal: RouterError | None = None,
         heads: Sequence[Sequence[Token]] = ((),),
+        adapters: Sequence[str] = (),
+        adapter_error: RouterError | None = None,
     ) -> None:
         self.heads = heads
         """Tokens that each record of one request plays before the script."""
@@ -231,6 +235,9 @@ class ScriptedDispatcher:
         """The live records by request id."""
         self.entered, self.left = asyncio.Event(), asyncio.Event()
         self.change_count = self.live_count = 0
+        self.adapters = AdapterRegistry(adapters, ["/folder"] * len(adapters))
+        self.adapter_calls: list[tuple[str, ...]] = []
+        self.adapter_error = adapter_error
 
     @property
     def view(self) -> ScriptedDispatcher:
@@ -281,6 +288,16 @@ class ScriptedDispatcher:
 
     async def prepare_grammar(self, compiled: str) -> None:
         """Prepare `grammar` on every rank; here it is ready at once."""
+
+    async def load_adapter(self, name: str, path: str) -> None:
+        self.adapter_calls.append((name, path))
+        if self.adapter_error:
+            raise self.adapter_error
+
+    def unload_adapter(self, name: str) -> None:
+        self.adapter_calls.append((name,))
+        if self.adapter_error:
+            raise self.adapter_error
 
     @contextmanager
     def start(self, prepared: PreparedRequest) -> Iterator[ScriptedRecord]:
@@ -414,7 +431,8 @@ async def _serving(
 ) -> AsyncIterator[RunningServer]:
     model = replace(MODEL, template=ChatTemplate.load(str(folder)), defaults=defaults)
     metrics = Metrics(BOUNDS, CAPACITY)
-    backend = Backend(dispatcher, metrics, BOUNDS, server_info, CAPACITY, VOCAB_SIZE)  # type: ignore[arg-type]
+    names = ModelNames(server_info.model_id, dispatcher.adapters, bool(dispatcher.adapters.names))
+    backend = Backend(dispatcher, metrics, BOUNDS, server_info, CAPACITY, VOCAB_SIZE, names)  # type: ignore[arg-type]
     groups = build_route_groups(backend, model, workers, timeouts, with_pages=with_pages)
     app = build_application(groups, access, BOUNDS.payload_limit, middlewares)
     listener = socket.socket()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from router.errors import (
+    AdapterNotFound,
     Cancelled,
     EngineFault,
     GenerationFailed,
@@ -287,6 +288,14 @@ CALLS = {
     "error_503_failed": post("/generate_stream", server=ends(reason="failed")),
     "error_503_lost": post("/generate", server=ends(refusal=Unavailable("Model is unavailable"))),
     "error_503_connections": get("/health", server={"access": AccessPolicy(max_connections=0)}),
+    "load_adapter": post("/v1/load_lora_adapter", '{"lora_name":"a","lora_path":"b"}'),
+    "unload_adapter": post("/v1/unload_lora_adapter", '{"lora_name":"a"}'),
+    "error_400_adapter": post("/v1/load_lora_adapter", '{"lora_name":"tgi","lora_path":"b"}'),
+    "error_404_adapter": post(
+        "/v1/unload_lora_adapter",
+        '{"lora_name":"a"}',
+        server=ends(adapter_error=AdapterNotFound("a")),
+    ),
     "unhealthy": get("/health", server=ends(reason="stalled")),
     "not_ready": get("/health/ready", server=ends(reason="restarting")),
 }

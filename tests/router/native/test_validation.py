@@ -97,14 +97,8 @@ def test_a_temperature_below_float32_is_not_positive() -> None:
     assert refusal(temperature=1e-300) == "`temperature` must be strictly positive"
 
 
-@pytest.mark.parametrize(
-    ("parameters", "name"),
-    [
-        ({"adapter_id": "x"}, "adapter_id"),
-    ],
-)
-def test_unsupported_parameters_are_refused_by_name(parameters: dict[str, Any], name: str) -> None:
-    assert refusal(**parameters) == f"`{name}` is not supported"
+def test_an_adapter_that_is_not_loaded_is_refused_by_name() -> None:
+    assert refusal(adapter_id="x") == "`adapter_id` `x` is not loaded"
 
 
 def test_neutral_values_equal_absent_ones() -> None:

@@ -14,10 +14,12 @@ from shard.wire.protocol import (
     HEADER_BYTES,
     MAX_FRAME_BYTES,
     Ack,
+    AdapterLoaded,
     AppendPages,
     End,
     Fatal,
     Hello,
+    LoadAdapter,
     LogitBias,
     MeasuredStep,
     Message,
@@ -36,13 +38,14 @@ from shard.wire.protocol import (
     Step,
     StepResult,
     TopTokens,
+    UnloadAdapter,
     body_length,
     pack,
     unpack,
 )
 
 GOLDEN: list[tuple[Message, str]] = [
-    (Hello(2, 0, 2), "05000000 94 00 02 00 02"),
+    (Hello(3, 0, 2), "05000000 94 00 03 00 02"),
     (
         Ready(
             *(1, "m", "cpu", "float32", 16, 64, 8, 128, 300, 5, 0.5, 2.0),
@@ -80,6 +83,7 @@ GOLDEN: list[tuple[Message, str]] = [
                     2,
                     1,
                     "s",
+                    3,
                 ),
             ),
             (AppendPages(4, (10, 11)),),
@@ -88,12 +92,12 @@ GOLDEN: list[tuple[Message, str]] = [
             PageCopy((6,), (7,)),
             PageCopy((1,), (8,)),
         ),
-        "cb000000 99 02 07 c404 03000000"
-        " 91 9b 04 c40c 010000000200000003000000 02 09 c2"
+        "cc000000 99 02 07 c404 03000000"
+        " 91 9c 04 c40c 010000000200000003000000 02 09 c2"
         " 9e 05 cb3fe0000000000000 06 cb3fd0000000000000 cb3ff8000000000000"
         " cb3fe0000000000000 cb3fd0000000000000 cb3ff0000000000000 cbbff0000000000000"
         " 91 92 07 cb4000000000000000 c3 08"
-        " cb3fe0000000000000 cb4000000000000000 93 02 c3 c2 a2612b 02 01 a173"
+        " cb3fe0000000000000 cb4000000000000000 93 02 c3 c2 a2612b 02 01 a173 03"
         " 91 92 04 c408 0a0000000b000000 92 95 04 03 00 00 00 95 02 00 05 10 09"
         " 92 c404 05000000 c404 00000000 92 c404 06000000 c404 07000000"
         " 92 c404 01000000 c404 08000000",
@@ -137,6 +141,9 @@ GOLDEN: list[tuple[Message, str]] = [
     (Fatal(1, "gap"), "07000000 93 07 01 a3676170"),
     (Prepare(2, "g"), "05000000 93 08 02 a167"),
     (Prepared(2), "03000000 92 09 02"),
+    (LoadAdapter(2, 7, "/a"), "07000000 94 0a 02 07 a22f61"),
+    (AdapterLoaded(2, 9, ""), "05000000 94 0b 02 09 a0"),
+    (UnloadAdapter(7), "03000000 92 0c 07"),
 ]
 
 int32 = st.integers(-(2**31), 2**31 - 1)
@@ -218,6 +225,9 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Pong, word, word, word),
     st.builds(Fatal, word, name),
     st.builds(Prepare, word, name),
+    st.builds(LoadAdapter, word, word, name),
+    st.builds(AdapterLoaded, word, word, name),
+    st.builds(UnloadAdapter, word),
     st.builds(Prepared, word),
 )
 
