@@ -39,7 +39,7 @@ class Limits:
         " for longer is answered with status 429; default: no limit",
     )
     max_unread_tokens: int = option(
-        256,
+        128,
         "tokens of a stream that its client has not read, after which its generation is paused"
         " until the client has read half of them",
     )

@@ -54,7 +54,10 @@ LIMITED = (
     *("--echo", "--echo-seconds", "0.05", "--max-batch-size", "8"),
     *("--max-concurrent-requests", str(PERMITS)),
 )
-FAST = ("--echo", "--max-connections", "4096", "--max-total-tokens", "8192")
+FAST = (
+    *("--echo", "--max-connections", "4096", "--max-total-tokens", "8192"),
+    *("--max-concurrent-requests", "256"),
+)
 WARM_UP_SECONDS = 2.0
 NORMAL_CLIENTS = 4
 STREAM_TOKENS = 2000

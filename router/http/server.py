@@ -61,6 +61,8 @@ SHUTDOWN_TIMEOUT_SECONDS = 2.0
 """At the end, time for the last bytes of responses to leave."""
 LISTEN_BACKLOG = 1024
 """Connections that the system may hold before they are accepted."""
+MAX_UNSENT_BYTES = 16384
+"""Bytes of a response that the system buffers and has not sent; its default is megabytes."""
 
 
 def build_application(
@@ -142,8 +144,9 @@ async def _listen(
         access_log=None,
     )
     loop = asyncio.get_running_loop()
-    # before the first connection, which inherits it and may linger in TIME_WAIT
+    # before the first connection, which inherits them and may linger in TIME_WAIT
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, True)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
     return await loop.create_server(connect, sock=listener, backlog=LISTEN_BACKLOG)
 
 

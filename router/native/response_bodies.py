@@ -145,13 +145,13 @@ def _best_of_sequences(records: Sequence[LiveRequest], full_text: bool) -> dict[
 def _top_tokens(record: LiveRequest) -> dict[str, Any]:
     if not record.request.top_n_tokens:
         return {}
-    return {"top_tokens": [list(map(_token, token.top)) for token in record.tokens]}
+    return {"top_tokens": [list(map(_token, record.top_tokens(token))) for token in record.tokens]}
 
 
 def _event_token(record: LiveRequest, token: GeneratedToken) -> dict[str, Any]:
     fields: dict[str, Any] = {"token": _generated_token(record, token)}
     if record.request.top_n_tokens:
-        fields["top_tokens"] = list(map(_token, token.top))
+        fields["top_tokens"] = list(map(_token, record.top_tokens(token)))
     return fields
 
 

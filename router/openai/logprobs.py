@@ -90,14 +90,16 @@ def _logprobs_by_text(
     if token.logprob is None:
         return None
     by_text: dict[str, float] = {}
-    for id, value in [(token.id, token.logprob), *((top.id, top.logprob) for top in token.top)]:
+    top = zip(token.top.ids, token.top.logprobs, strict=True)
+    for id, value in [(token.id, token.logprob), *top]:
         text = own_text(record, id)
         by_text[text] = max(value, by_text.get(text, -math.inf))
     return by_text
 
 
 def _with_rivals(record: LiveRequest, token: GeneratedToken) -> dict[str, Any]:
-    top = [_token_entry(record, other) for other in token.top[: record.request.top_n_tokens]]
+    rivals = record.top_tokens(token)[: record.request.top_n_tokens]
+    top = [_token_entry(record, rival) for rival in rivals]
     entry = {**_token_entry(record, token), "top_logprobs": top}
     if record.request.draft_details:
         entry |= {"drafted": token.drafted, "rejected": token.rejected}

@@ -20,7 +20,7 @@ from router.requests.tokens import (
     GeneratedToken,
     PromptReport,
     PromptToken,
-    top_tokens,
+    decode_top,
 )
 from router.text.detokenizer import Detokenizer
 from router.text.stop_strings import ExclusiveStops, InclusiveStops
@@ -120,6 +120,10 @@ class LiveRequest:
         if not self.request.decoder_input_details:
             return []
         return self._prompt_report.tokens(self._tokenizer)
+
+    def top_tokens(self, token: GeneratedToken) -> Sequence[GeneratedToken]:
+        """The most likely tokens at the place of `token`, each with its own text."""
+        return decode_top(self._tokenizer, token.top)
 
     def token_text(self, id: int) -> str:
         """The text of a single token; special tokens by name."""
@@ -272,7 +276,7 @@ class LiveRequest:
             piece.text,
             item.logprobs[place],
             piece.special,
-            top_tokens(self._tokenizer, item.top[place] if item.top else NO_TOP_TOKENS),
+            item.top[place] if item.top else NO_TOP_TOKENS,
             drafted=place < item.accepted,
             rejected=item.drafted - item.accepted if place == item.accepted else 0,
         )

@@ -1,7 +1,8 @@
 """The tokens of a request as its readers see them: ids with text and log-probabilities.
 
-Rule: a token's text is decoded from its id here and nowhere else; what the shards report of a
-prompt is collected here, chunk by chunk, and read once the request has ended.
+Rule: a token's text is decoded from its id here and nowhere else; the texts of most likely tokens
+only when they are wanted, since an answer that waits for its client would keep them all. What the
+shards report of a prompt is collected here, chunk by chunk, and read once the request has ended.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ class GeneratedToken:
     text: str
     logprob: float
     special: bool
-    top: tuple[GeneratedToken, ...] = ()
-    """The most likely tokens at this position, if requested, each with its own text."""
+    top: TopTokens = NO_TOP_TOKENS
+    """The most likely tokens at this position, if requested; `decode_top` adds their texts."""
     drafted: bool = False
     """Whether it was drafted and accepted; otherwise the target model chose it."""
     rejected: int = 0
@@ -38,12 +39,12 @@ class PromptToken:
     id: int
     text: str
     logprob: float | None
-    top: tuple[GeneratedToken, ...] = ()
+    top: TopTokens = NO_TOP_TOKENS
     """The most likely tokens at this position, if requested."""
     special: bool = False
 
 
-def top_tokens(tokenizer: Tokenizer, top: TopTokens) -> tuple[GeneratedToken, ...]:
+def decode_top(tokenizer: Tokenizer, top: TopTokens) -> tuple[GeneratedToken, ...]:
     """The most likely tokens of one position, each with its own text."""
     return tuple(
         GeneratedToken(id, tokenizer.decode([id]), logprob, is_special(tokenizer, id))
@@ -83,7 +84,7 @@ class PromptReport:
                 id,
                 tokenizer.decode([id]),
                 value,
-                top_tokens(tokenizer, top),
+                top,
                 is_special(tokenizer, id),
             )
             for id, value, top in columns

@@ -38,12 +38,14 @@ from router.openai.model_names import ModelNames
 from router.openai.sampling_defaults import SamplingDefaults
 from router.requests.adapters import AdapterRegistry
 from router.requests.request import Request, resolve_limits
+from router.requests.tokens import NO_TOP_TOKENS
 from router.scheduler.api import DeviceCapacity, RequestStatus, SchedulerStatus
 from router.served_model import ServedModel
 from router.server_info import ServerInfo
 from router.text.chat_template import ChatTemplate
 from router.text.tokenizer import Tokenizer
 from router.text.worker_pool import TextWorkers, WorkerFiles
+from shard.wire.protocol import TopTokens
 from tests.support.families import byte_level
 from tests.support.shared_workers import DEMO, VOCAB_SIZE, shared_workers
 
@@ -87,7 +89,7 @@ class Token:
     text: str
     logprob: float
     special: bool = False
-    top: tuple[Token, ...] = ()
+    top: TopTokens = NO_TOP_TOKENS
     drafted: bool = False
     rejected: int = 0
 
@@ -97,7 +99,7 @@ class PromptToken:
     id: int
     text: str
     logprob: float | None
-    top: tuple[Token, ...] = ()
+    top: TopTokens = NO_TOP_TOKENS
     special: bool = False
 
 
@@ -174,6 +176,12 @@ class ScriptedRecord:
     @property
     def mean_logprob(self) -> float:
         return sum(token.logprob for token in self.tokens) / max(1, len(self.tokens))
+
+    def top_tokens(self, token: Token) -> list[Token]:
+        """Those of `token`; the text of one that is not in HELLO is `x`."""
+        texts = {known.id: known.text for known in HELLO}
+        top = zip(token.top.ids, token.top.logprobs, strict=True)
+        return [Token(id, texts.get(id, "x"), value) for id, value in top]
 
     def token_text(self, id: int) -> str:
         return next(token.text for token in HELLO if token.id == id)

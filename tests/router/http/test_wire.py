@@ -30,7 +30,7 @@ from router.http.access import AccessPolicy
 from router.http.gateway import Timeouts
 from router.requests.request import Request
 from router.scheduler.api import RequestStatus
-from shard.wire.protocol import Sampling
+from shard.wire.protocol import Sampling, TopTokens
 from tests.support.serving import (
     DRAFTING_SERVER_INFO,
     HELLO,
@@ -94,7 +94,7 @@ FULL = (
     '{"inputs":"Say","parameters":{"details":true,"decoder_input_details":true,'
     '"top_n_tokens":1,"do_sample":true,"seed":7}}'
 )
-TOP = (Token(15, " Hello", -0.25, top=(Token(15, " Hello", -0.25),)),)
+TOP = (Token(15, " Hello", -0.25, top=TopTokens((15,), (-0.25,))),)
 CHAT = '{"messages":[{"role":"user","content":"Say"}]}'
 STREAMED = CHAT.replace("}]", '}],"stream":true,"stream_options":{"include_usage":true}')
 TOOLS = CHAT.replace("}]", '}],"tools":[{"type":"function","function":{"name":"f"}}]')

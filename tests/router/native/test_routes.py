@@ -15,7 +15,7 @@ from router.errors import (
 from router.http.gateway import Timeouts
 from router.requests.request import Request
 from router.scheduler.api import RequestStatus
-from shard.wire.protocol import Sampling
+from shard.wire.protocol import Sampling, TopTokens
 from tests.support.serving import (
     DRAFTING_SERVER_INFO,
     HELLO,
@@ -116,7 +116,7 @@ async def test_a_server_with_a_drafter_tells_drafts_and_service() -> None:
         assert stream.endswith(b'"seed":7,"input_length":3,' + OURS + b"}}\n\n")
 
 
-TOP = (Token(15, " Hello", -0.25), Token(3, "x", -2.0))
+TOP = TopTokens((15, 3), (-0.25, -2.0))
 TOLD = b'{"id":15,"text":" Hello","logprob":-0.25,"special":false}'
 OTHER = b'{"id":3,"text":"x","logprob":-2.0,"special":false}'
 

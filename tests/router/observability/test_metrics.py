@@ -34,6 +34,7 @@ COUNTERS = {
 }
 GAUGES = {
     "tgi_shards_ready",
+    "tgi_streams_paused",
     "tgi_permits_held",
     "tgi_connections",
     "tgi_queue_size",

@@ -31,9 +31,8 @@ from router.openai.shape import ResponseHeader
 from router.openai.text_offsets import text_offsets
 from router.requests.record import LiveRequest
 from router.requests.request import Request
-from router.requests.tokens import GeneratedToken
 from router.text.tokenizer import Tokenizer
-from shard.wire.protocol import End, RowResult, Sampling
+from shard.wire.protocol import End, RowResult, Sampling, TopTokens
 from tests.support.families import EOS, FAMILIES
 from tests.support.paths import ROOT
 from tests.support.serving import SERVER_INFO
@@ -129,7 +128,7 @@ def test_rivals_have_their_own_bytes_too(name: str) -> None:
     ids = list(TOKENIZERS[name].encode("世"))
     record = live_request(name, "a", ids, top_n_tokens=2)
     first, last = ids[0], ids[-1]
-    rivals = (GeneratedToken(last, "", -0.25, False), GeneratedToken(first, "", -0.5, False))
+    rivals = TopTokens((last, first), (-0.25, -0.5))
     record.tokens[-1] = replace(record.tokens[-1], top=rivals)
     entry = chat_choice(record)[0]["logprobs"]["content"][-1]
     expected = [TOKENIZERS[name].token_bytes(id) for id in (last, first)]

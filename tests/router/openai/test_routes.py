@@ -20,6 +20,7 @@ from router.openai.unsupported_fields import (
     UnsupportedField,
 )
 from router.requests.request import Request, fit_to_context, resolve_limits
+from shard.wire.protocol import TopTokens
 from tests.support.paths import ROOT
 from tests.support.serving import (
     BOUNDS,
@@ -198,7 +199,7 @@ async def test_the_origin_of_a_token_is_reported_with_its_log_probability_on_req
 
 
 async def test_log_probabilities_of_a_chat() -> None:
-    rivals = (Token(15, " Hello", -0.25), Token(16, " «世»", -2.0))
+    rivals = TopTokens((15, 16), (-0.25, -2.0))
     script = (Token(15, " Hello", -0.25, top=rivals), Token(2, "</s>", -1.5, True, rivals))
     async with serving(ScriptedDispatcher(*script)) as server:
         body = {**CHAT, "logprobs": True, "top_logprobs": 2}
@@ -218,7 +219,7 @@ async def test_log_probabilities_of_a_chat() -> None:
 
 
 async def test_echo_tells_the_prompt_and_its_log_probabilities() -> None:
-    script = (Token(15, " Hello", -0.25, top=(Token(16, " «世»", -0.125),)),)
+    script = (Token(15, " Hello", -0.25, top=TopTokens((16,), (-0.125,))),)
     async with serving(ScriptedDispatcher(*script, ending="length")) as server:
         body = {**PLAIN, "echo": True, "logprobs": 1, "max_tokens": 1}
         [choice] = (await server.post("/v1/completions", body)).json()["choices"]
@@ -923,7 +924,7 @@ async def test_a_response_takes_a_history_with_calls_and_their_results() -> None
 async def test_a_response_has_the_log_probabilities_of_its_text(
     body: dict[str, Any], rivals: int
 ) -> None:
-    top = (Token(16, " «世»", -2.0),)
+    top = TopTokens((16,), (-2.0,))
     script = (Token(15, " Hello", -0.25, top=top), Token(2, "</s>", -1.0, True))
     async with serving(ScriptedDispatcher(*script)) as server:
         answer = (await server.post(RESPONSES, {"input": "Say", **body})).json()

@@ -123,7 +123,7 @@ def test_the_likeliest_tokens_come_with_their_own_texts() -> None:
     assert given.to_row().report == ReportOptions(top_n=2)
     tops = (TopTokens((A, eos), (-0.25, -0.5)), TopTokens((C, B), (-1.0, -2.0)))
     given.apply(item(A, B, top=tops), 2.0)
-    assert [token.top for token in given.tokens] == [
+    assert [given.top_tokens(token) for token in given.tokens] == [
         (GeneratedToken(A, "a", -0.25, False), GeneratedToken(eos, EOS, -0.5, True)),
         (GeneratedToken(C, "c", -1.0, False), GeneratedToken(B, "b", -2.0, False)),
     ]
