@@ -27,26 +27,31 @@ class Replica:
         self._launched = Launched(command)
         self._session: aiohttp.ClientSession | None = None
         self._received: Counter[str] = Counter()
+        self._answered: Counter[str] = Counter()
 
     async def forward(self, call: Call) -> AsyncIterator[Head | bytes]:
         """Yield the head of the response, then its body as it comes."""
         self._received[call.front] += 1
-        async with self._open().request(
-            call.method, call.path, headers=call.headers, data=call.body, allow_redirects=False
-        ) as response:
-            yield Head(response.status, end_to_end(response.headers.items()))
-            async for chunk in response.content.iter_any():
-                yield chunk
+        try:
+            async with self._open().request(
+                call.method, call.path, headers=call.headers, data=call.body, allow_redirects=False
+            ) as response:
+                yield Head(response.status, end_to_end(response.headers.items()))
+                async for chunk in response.content.iter_any():
+                    yield chunk
+        finally:
+            self._answered[call.front] += 1
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """Report what `deploy.ray.views.Report` has."""
-        received = dict(self._received)
+        received, answered = dict(self._received), dict(self._answered)
         values = await self._gauges()
         return {
             "live": int(values[QUEUED] + values[RUNNING]),
             "work": values[WORK],
             "wait": values[WAIT],
             "received": received,
+            "answered": answered,
         }
 
     async def record_autoscaling_stats(self) -> dict[str, float]:

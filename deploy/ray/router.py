@@ -35,9 +35,13 @@ class LeastWaitRouter(RequestRouter):  # type: ignore[misc]  # Ray is not instal
     def on_request_routed(
         self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any
     ) -> None:
-        """Count the request until the replica reports that it has it."""
+        """Count the request until the replica reports it."""
         if call := _call(pending_request):
             self.replicas.add(replica_id.unique_id, call.prefix)
+
+    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
+        """Count the request as ended until the replica reports it."""
+        self.replicas.end(replica_id.unique_id)
 
 
 def _call(pending: PendingRequest | None) -> Call | None:

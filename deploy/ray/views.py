@@ -1,7 +1,8 @@
 """What a router knows of the replicas, and which one it chooses. Pure: no Ray, no clock.
 
-A replica reports its scheduler's estimates and how many requests of each front it has received.
-What this front has sent beyond that number is not in the estimates yet and is added to them.
+A replica reports its scheduler's estimates, and how many requests of each front it has received and
+answered. What this front has sent, or got the answer of, beyond those numbers is not in the
+estimates yet: it is added to them, or taken from them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Report:
     """Estimated seconds until one more request is served."""
     received: Mapping[str, int] = field(default_factory=dict)
     """Requests received so far, by front."""
+    answered: Mapping[str, int] = field(default_factory=dict)
+    """Of these, those that have ended."""
 
 
 @dataclass(slots=True)
@@ -37,22 +40,26 @@ class ReplicaView:
     report: Report = field(default_factory=Report)
     sent: int = 0
     """Requests that this front has sent there so far."""
+    ended: int = 0
+    """Of these, those that have ended."""
     prefixes: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
 
-    def unreported(self, front: str) -> int:
-        """Requests that were sent and are not in the report."""
-        return max(0, self.sent - self.report.received.get(front, 0))
+    def change(self, front: str) -> int:
+        """Live requests that are not in the report, less those that have ended since."""
+        sent = self.sent - self.report.received.get(front, 0)
+        ended = self.ended - self.report.answered.get(front, 0)
+        return max(0, sent) - max(0, ended)
 
     def cost(self, front: str, prefix: bytes, prefix_seconds: float) -> tuple[float, int]:
         """Estimated wait, with a missing prefix counted as wait; then the number of requests.
 
-        A replica without a wait has a free row, which the first unreported request takes.
+        A replica without a wait has a free row, which the first request that is added takes.
         """
-        report, more = self.report, self.unreported(front)
+        report, more = self.report, self.change(front)
         queued = max(0, more - 1) if report.wait == 0 else more
         each = report.work / report.live if report.live and report.work else FIRST_SECONDS
         missing = prefix_seconds if prefix and prefix not in self.prefixes else 0.0
-        return report.wait + queued * each + missing, report.live + more
+        return max(0.0, report.wait + queued * each) + missing, report.live + more
 
     def add(self, prefix: bytes) -> None:
         """Count a request that is sent there."""
@@ -95,3 +102,8 @@ class Replicas:
         """Count a request that is sent to `name`."""
         if name in self._views:
             self._views[name].add(prefix)
+
+    def end(self, name: str) -> None:
+        """Count a request of `name` that has ended."""
+        if name in self._views:
+            self._views[name].ended += 1

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from deploy.ray.call import PREFIX_BYTES, Call, end_to_end
 from deploy.ray.launched import gauges
 from deploy.ray.views import MAX_KNOWN_PREFIXES, Replicas
 
-IDLE = {"live": 0, "work": 0.0, "wait": 0.0, "received": {}}
-BUSY = {"live": 3, "work": 6.0, "wait": 4.0, "received": {}}
+IDLE: dict[str, Any] = {"live": 0, "work": 0.0, "wait": 0.0, "received": {}}
+BUSY: dict[str, Any] = {"live": 3, "work": 6.0, "wait": 4.0, "received": {}}
 
 
 def replicas(**reports: dict[str, object]) -> Replicas:
@@ -34,6 +36,24 @@ def test_what_was_sent_counts_until_it_is_reported() -> None:
     assert {made.ranked("front", b"")[0] for _ in range(4)} == {"b"}
     made.update({"a": IDLE | {"received": {"front": 1}}, "b": IDLE})
     assert {made.ranked("front", b"")[0] for _ in range(4)} == {"a", "b"}
+
+
+def test_what_has_ended_is_taken_away_until_it_is_reported() -> None:
+    made = replicas(a=BUSY, b=BUSY)
+    made.add("b", b"")
+    made.end("b")
+    made.end("b")
+    assert [made.ranked("front", b"")[0] for _ in range(4)] == ["b"] * 4
+    reported = BUSY | {"received": {"front": 1}, "answered": {"front": 2}}
+    made.update({"a": BUSY, "b": reported})
+    assert {made.ranked("front", b"")[0] for _ in range(2)} == {"a", "b"}
+
+
+def test_a_replica_whose_requests_have_ended_is_idle() -> None:
+    made = replicas(a=BUSY, b=IDLE)
+    for _ in range(BUSY["live"]):
+        made.end("a")
+    assert {made.ranked("front", b"")[0] for _ in range(2)} == {"a", "b"}
 
 
 def test_a_known_prefix_is_worth_a_shorter_wait_but_not_a_longer_one() -> None:
