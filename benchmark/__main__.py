@@ -43,6 +43,7 @@ COMMANDS = {
         "compare LAPS-SD with FCFS on a real server and in the simulator",
     ),
     "trace": ("benchmark.timeline.command", "show who ran when, from a server's --record FILE"),
+    "drafters": ("benchmark.engine.drafters", "compare the drafters on five kinds of work"),
     "prefix": ("benchmark.engine.prefix", "measure what a shared prefix saves"),
     "long-prompt": (
         "benchmark.server.stalls",
