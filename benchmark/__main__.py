@@ -63,6 +63,7 @@ COMMANDS = {
         "simulate the router with faults of ranks, network and clients in virtual time",
     ),
     "restarts": ("benchmark.faults.restarts", "kill launchers, and start servers on a polled port"),
+    "ageing": ("benchmark.study.ageing", "measure what the bound on waiting costs in the mean"),
     "starvation": ("benchmark.load.starvation", "flood a server with short requests"),
     "overload": ("benchmark.load.overload", "overload a server, with slow clients too"),
     "isolation": (

@@ -39,7 +39,7 @@ def test_a_missed_target_and_one_that_was_not_measured_are_shown() -> None:
     text = page(
         [Entry("S1", "title", ("test_a",), ("live.starved",), "gap")], {"overload.goodput": 0.5}
     )
-    assert "0 of 25 targets are met; 1 were measured." in text
+    assert "0 of 26 targets are met; 1 were measured." in text
     assert (
         "| `overload.goodput` | goodput under five times the load | 0.5, **missed** | >= 0.9 |"
         in text

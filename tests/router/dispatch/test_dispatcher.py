@@ -432,7 +432,8 @@ async def test_a_leaver_that_never_ran_leaves_nothing() -> None:
         await server.metrics.until_empty()
 
 
-async def test_random_leavers_disturb_nobody() -> None:
+@pytest.mark.parametrize("host", [0, 1024], ids=["recompute", "swap"])
+async def test_random_leavers_disturb_nobody(host: int) -> None:
     chance, requests = random.Random(1), mixed_requests(60, seed=1)
 
     async def leave(server: Serving, request: Request) -> None:
@@ -444,6 +445,7 @@ async def test_random_leavers_disturb_nobody() -> None:
                     return
 
     shard = {"max_batch_total_tokens": 1024, "max_total_tokens": 400, "max_rows": 8}
+    shard |= {"max_swap_tokens": host}
     async with echoing(2, shard) as (server, _):
         async with asyncio.TaskGroup() as group:
             stay = [group.create_task(finish(server, request)) for request in requests[::2]]
