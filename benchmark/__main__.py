@@ -44,6 +44,7 @@ COMMANDS = {
     ),
     "trace": ("benchmark.timeline.command", "show who ran when, from a server's --record FILE"),
     "drafters": ("benchmark.engine.drafters", "compare the drafters on five kinds of work"),
+    "lora": ("benchmark.engine.adapters", "measure what LoRA adapters cost a decoding step"),
     "prefix": ("benchmark.engine.prefix", "measure what a shared prefix saves"),
     "long-prompt": (
         "benchmark.server.stalls",

@@ -30,18 +30,24 @@ _ROW_TOKENS = 64
 
 def measure(folder: Path, rounds: int) -> dict[str, float | str]:
     """Time `rounds` rounds; a random model is written to `folder`. Return the figures."""
-    real = REAL_MODEL.is_dir()
-    engine = _engine(str(REAL_MODEL) if real else _save_random_model(folder))
+    engine = _engine(model_path(folder))
     seconds: dict[str, list[float]] = {name: [] for name in STEPS}
     for _ in range(rounds):
         for name, (rows, draft) in STEPS.items():
             seconds[name].append(decode_seconds(engine, rows, draft))
     return {
-        "engine.small_steps_model": REAL_MODEL.name if real else "random weights of its shape",
+        "engine.small_steps_model": (
+            REAL_MODEL.name if REAL_MODEL.is_dir() else "random weights of its shape"
+        ),
         "engine.step1_seconds": round(statistics.median(seconds["step1"]), 4),
         "engine.step8_over_step1": _ratio(seconds, "step8"),
         "engine.verify5_over_step1": _ratio(seconds, "verify5"),
     }
+
+
+def model_path(folder: Path) -> str:
+    """The model, or one of its shape, which is written to `folder`."""
+    return str(REAL_MODEL) if REAL_MODEL.is_dir() else _save_random_model(folder)
 
 
 def _ratio(seconds: dict[str, list[float]], name: str) -> float:
