@@ -52,12 +52,12 @@ def _transposed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _blocks(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(W x^T)^T by blocks of rows, which all threads share, also those of a single token."""
-    count = weight.shape[0] // _BLOCK_ROWS
-    whole, rest = weight.split((count * _BLOCK_ROWS, weight.shape[0] - count * _BLOCK_ROWS))
-    blocks = whole.view(count, _BLOCK_ROWS, weight.shape[1])
-    out = torch.bmm(blocks, x.t().expand(count, -1, -1)).view(len(whole), len(x))
-    if len(rest):
-        out = torch.cat((out, torch.mm(rest, x.t())))
+    count, rest = divmod(weight.shape[0], _BLOCK_ROWS)
+    whole, columns = weight[:-rest] if rest else weight, x.t()
+    blocks = whole.view(count, _BLOCK_ROWS, x.shape[1])
+    out = torch.bmm(blocks, columns.expand(count, -1, -1)).view(-1, x.shape[0])
+    if rest:
+        out = torch.cat((out, torch.mm(weight[-rest:], columns)))
     return _rows(out, bias)
 
 
