@@ -29,11 +29,9 @@ class SuffixLengthChooser:
     """Chooses lengths. Owns the costs of Steps whose drafts take no time."""
 
     def __init__(self, capacity: DeviceCapacity) -> None:
-        self._costs = StepCostModel(
-            capacity.suffix_costs or ((1, 0, capacity.verify_seconds),),
-            capacity.suffix,
-            capacity.max_rows,
-        )
+        nominal = tuple((1, length, capacity.verify_seconds) for length in (0, capacity.suffix))
+        cells = capacity.suffix_costs or nominal
+        self._costs = StepCostModel(cells, capacity.suffix, capacity.max_rows)
         self._choices = 0
 
     def choose(
