@@ -48,7 +48,8 @@ def installed_script(wheel: Path, tmp_path: Path, processes: Processes) -> Path:
     """The console script in an environment of its own, where only the wheel is installed."""
     environment = tmp_path / "environment"
     venv.create(environment)
-    pip = ("-m", "pip", "--python", str(environment), "install", "--no-index", "--no-deps")
+    offline = ("--no-index", "--no-deps", "--ignore-installed")  # the sources are importable too
+    pip = ("-m", "pip", "--python", str(environment), "install", *offline)
     install = processes.start(*pip, str(wheel))
     assert install.end() == 0, install.lines
     return environment / "bin" / "text-generation-launcher"
