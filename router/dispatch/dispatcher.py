@@ -118,6 +118,7 @@ class Dispatcher:
         self._shards.group.set_listener(self._events.put)
         try:
             while True:
+                self._resume_streams()
                 self._fill_pipeline()
                 event = await self._events.get()
                 self._shards.group.check_health(self._clock())
@@ -223,7 +224,7 @@ class Dispatcher:
             case Submitted(record, prompt_pages):
                 self._on_submitted(record, prompt_pages)
             case ClientCaughtUp():
-                self._resume_streams()
+                pass  # streams go on before the next Step is built, whatever has happened
             case CancelRequested(record):
                 self._on_cancel_requested(record)
             case StepResult():
@@ -311,7 +312,6 @@ class Dispatcher:
             self._remove(record)
         self._set_quarantine(self._quarantine.without(step.decoded))
         self._pause_streams(item.id for item in step.items)
-        self._resume_streams()
         self._metrics.step_detokenized(step.method, self._clock() - now)
 
     def _pause_streams(self, ids: Iterable[int]) -> None:

@@ -43,7 +43,7 @@ class PausedStreams(Collection[int]):
         ]
         for record in slow:
             self._paused[record.id] = record
-            record.notify_when_read(self._max_unread / 2, self._on_caught_up)
+            record.notify_when_read(self._resumed_at, self._on_caught_up)
         return slow
 
     def resume_read(self, in_flight: Collection[int]) -> Sequence[LiveRequest]:
@@ -55,12 +55,17 @@ class PausedStreams(Collection[int]):
             record
             for record in self._paused.values()
             if record.is_live
-            and record.unread <= self._max_unread / 2
+            and record.unread <= self._resumed_at
             and record.id not in in_flight
         ]
         for record in ready:
             del self._paused[record.id]
         return ready
+
+    @property
+    def _resumed_at(self) -> int:
+        """Unread tokens at which a paused request goes on."""
+        return int(self._max_unread // 2)
 
     def discard(self, id: int) -> None:
         """Forget a request that has ended, if it was paused."""

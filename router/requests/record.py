@@ -91,7 +91,7 @@ class LiveRequest:
         self._changed = asyncio.Event()
         self._read: int | None = None
         """Number of the last token that a stream's client has taken; None without a stream."""
-        self._notified_at = 0.0
+        self._notified_at = 0
         self._on_read: Callable[[LiveRequest], None] | None = None
 
     @property
@@ -239,15 +239,14 @@ class LiveRequest:
         if self.error:
             raise self.error
 
-    def notify_when_read(self, unread: float, notify: Callable[[LiveRequest], None]) -> None:
-        """Call `notify` once, as soon as at most `unread` tokens are unread."""
+    def notify_when_read(self, unread: int, notify: Callable[[LiveRequest], None]) -> None:
+        """Call `notify` from now on whenever the client has read all tokens but `unread`."""
         self._notified_at, self._on_read = unread, notify
 
     def _note_read(self, number: int) -> None:
         self._read = number
-        if self._on_read and self.unread <= self._notified_at:
-            notify, self._on_read = self._on_read, None
-            notify(self)
+        if self._on_read and self.unread == self._notified_at:
+            self._on_read(self)
 
     async def _next_change(self) -> None:
         self._changed.clear()

@@ -119,7 +119,7 @@ class _Reading:
     async def _read_tokens(self, record: LiveRequest) -> None:
         async for number in record.numbers():
             self._read.append(record.tokens[number - 1].id)
-            if self._planned.read_seconds:
+            if number in self._planned.stops_after:
                 await asyncio.sleep(self._planned.read_seconds)
 
     @contextmanager

@@ -28,7 +28,9 @@ LEAVING, CANCELLED, SLOW, STOPPED = 0.12, 0.04, 0.1, 0.1
 and that the request has a stop string."""
 MEAN_STAY_SECONDS = 1.0
 MAX_READ_SECONDS = 0.5
-"""Time that a slow client takes for a token."""
+"""Time for which a slow client does not read."""
+PAUSING = (0.2, 1.0)
+"""Probabilities that a slow client stops reading after a token: it reads in bursts, or steadily."""
 
 
 def word(token: int) -> str:
@@ -57,6 +59,8 @@ class PlannedRequest:
     """None: the client stays."""
     cancelled_after: float | None
     read_seconds: float
+    stops_after: frozenset[int] = frozenset()
+    """Numbers of the tokens after which the client does not read for `read_seconds`."""
 
     @property
     def is_poisonous(self) -> bool:
@@ -95,6 +99,7 @@ def draw_request(random: Random, id: str, prefixes: Sequence[tuple[int, ...]]) -
     """A request and its client."""
     prefix = random.choice(prefixes)
     prompt = prefix + _draw_tokens(random, random.randrange(1, MAX_PROMPT - len(prefix)))
+    is_slow, pausing = random.random() < SLOW, random.choice(PAUSING)
     return PlannedRequest(
         id=id,
         request=_draw_parameters(random, prompt),
@@ -102,7 +107,10 @@ def draw_request(random: Random, id: str, prefixes: Sequence[tuple[int, ...]]) -
         max_new=random.randrange(1, MAX_NEW),
         leaves_after=_seconds(random, LEAVING),
         cancelled_after=_seconds(random, CANCELLED),
-        read_seconds=random.uniform(0, MAX_READ_SECONDS) if random.random() < SLOW else 0.0,
+        read_seconds=random.uniform(0, MAX_READ_SECONDS),
+        stops_after=frozenset(
+            number for number in range(1, MAX_NEW) if is_slow and random.random() < pausing
+        ),
     )
 
 

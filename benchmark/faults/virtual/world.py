@@ -76,7 +76,7 @@ def draw_settings(random: Random) -> Settings:
         max_swap_tokens=random.choice((0, 64, 512, 4096)),
         echo=True,
     )
-    clients = random.choice((4, 16, 32, 32))
+    clients = random.choice((1, 4, 16, 32))
     return Settings(
         shard=shard,
         policy=random.choice(("laps-sd", *POLICIES)),

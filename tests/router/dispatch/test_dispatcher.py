@@ -7,7 +7,7 @@ import json
 import math
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -505,6 +505,39 @@ async def test_a_paused_stream_ends_with_its_client_and_survives_the_shards() ->
         async with resumed(server):
             assert [number async for number in stream] == list(range(2, 61))
     assert tuple(stays.output_ids) == expected(requests[0])[0]
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["answered", "lost"])
+async def test_a_stream_that_is_read_while_its_last_step_is_in_flight_goes_on(fails: bool) -> None:
+    """The Step's result brings tokens after the client has caught up, or never comes."""
+    rank, request = EngineRank(0), ask(max_new=60, ignore_eos=True)
+    async with (
+        listening(rank) as paths,
+        serving(paths, max_unread_tokens=1) as server,
+        server.open("id", request) as (record,),
+    ):
+        stream = aiter(record.numbers())
+        await anext(stream)
+        rank.silent = True
+        while not server.dispatcher.view.paused_count:
+            step = await rank.next_message()
+            assert isinstance(step, Step)
+            done = server.metrics.steps
+            rank.send(rank.engine.execute(step))
+            await server.metrics.until_steps(done + 1)
+        last = await rank.next_message()
+        assert isinstance(last, Step)
+        while record.unread:
+            await anext(stream)
+        rank.silent = False
+        if fails:
+            rank.disconnect()
+            await server.until_unhealthy("restarting")
+        else:
+            rank.send(rank.engine.execute(last))
+        async with resumed(server) if fails else nullcontext():
+            assert [number async for number in stream][-1] == 60
+    assert tuple(record.output_ids) == expected(request)[0]
 
 
 async def test_a_cancelled_caller_cancels_its_request() -> None:
