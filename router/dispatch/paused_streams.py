@@ -54,9 +54,7 @@ class PausedStreams(Collection[int]):
         ready = [
             record
             for record in self._paused.values()
-            if record.is_live
-            and record.unread <= self._resumed_at
-            and record.id not in in_flight
+            if record.is_live and record.unread <= self._resumed_at and record.id not in in_flight
         ]
         for record in ready:
             del self._paused[record.id]
