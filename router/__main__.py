@@ -22,7 +22,8 @@ from functools import partial
 
 from aiohttp.typedefs import Middleware
 
-from router.app import App, build, public_name
+from router.app import App, build
+from router.backend import public_name
 from router.child import DEAD_SHARD, RouterStartupError, emit, parse_config
 from router.config import RouterConfig
 from router.dispatch.dispatcher import Dispatcher

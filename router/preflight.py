@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 
-from router.app import resolve_bounds
+from router.backend import resolve_bounds
 from router.child import RouterStartupError, build_config, emit
 from router.config import RouterConfig
 from router.served_model import load_model

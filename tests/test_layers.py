@@ -39,6 +39,8 @@ ROUTER = (
     ("anthropic",),
     ("cloud",),
     ("capacity", "served_model"),
+    ("backend",),
+    ("route_groups",),
     ("app",),
     ("__main__", "preflight", "cli"),
 )

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import router.preflight
-from router.app import resolve_bounds
+from router.backend import resolve_bounds
 from router.child import RouterStartupError, build_config
 from router.config import Limits, RouterConfig, ServerConfig
 from router.scheduler.config import SchedulerConfig

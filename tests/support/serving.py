@@ -17,7 +17,7 @@ import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from router.app import Backend, build_route_groups
+from router.backend import Backend
 from router.config import Limits
 from router.dispatch.live_requests import PreparedRequest
 from router.errors import Overloaded, RouterError
@@ -39,6 +39,7 @@ from router.openai.sampling_defaults import SamplingDefaults
 from router.requests.adapters import AdapterRegistry
 from router.requests.request import Request, resolve_limits
 from router.requests.tokens import NO_TOP_TOKENS
+from router.route_groups import build_route_groups
 from router.scheduler.api import DeviceCapacity, RequestStatus, SchedulerStatus
 from router.served_model import ServedModel
 from router.server_info import ServerInfo

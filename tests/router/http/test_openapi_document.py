@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from router.app import OPERATIONS
 from router.http.openapi_document import openapi_document
+from router.route_groups import OPERATIONS
 from tests.support.serving import serving
 
 DOCUMENT = json.loads(openapi_document(OPERATIONS))

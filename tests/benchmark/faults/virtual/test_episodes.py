@@ -31,7 +31,7 @@ from benchmark.faults.virtual.requests import (
 )
 from benchmark.faults.virtual.world import draw_settings, running
 from router.dispatch.admission import Admission
-from router.dispatch.dispatcher import Dispatcher
+from router.dispatch.event_handler import EventHandler
 from router.dispatch.quarantine import MAX_RESTARTS
 from router.requests.record import LiveRequest
 from router.requests.request import Request
@@ -157,7 +157,7 @@ def test_pages_that_are_never_freed_are_noticed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_record_that_is_kept_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = violations(monkeypatch, Dispatcher, "_remove", lambda *args: None)
+    found = violations(monkeypatch, EventHandler, "_remove", lambda *args: None)
     assert "requests are live" in found
 
 
