@@ -118,6 +118,7 @@ def build_server_info(config: RouterConfig, ranks: tuple[Ready, ...]) -> ServerI
         speculate=ranks[0].speculate,
         draft_model_id=None if draft is None else public_name(draft),
         scheduler=config.scheduler.scheduler,
+        drafter=ranks[0].drafter or None,
     )
 
 

@@ -21,3 +21,5 @@ class ServerInfo:
     draft_model_id: str | None
     scheduler: str
     """Name of the scheduling policy."""
+    drafter: str | None = None
+    """The kind of drafter: `model`, `ngram`, `suffix` or `auto`; None if nothing is drafted."""

@@ -41,6 +41,7 @@ def info(server_info: ServerInfo, bounds: ResolvedLimits, view: SchedulerStatus)
         "docker_label": None,
         "speculate": server_info.speculate,
         "draft_model_id": server_info.draft_model_id,
+        "drafter": server_info.drafter,
         "scheduler": scheduler_status.scheduler_info(server_info.scheduler, view),
     }
 

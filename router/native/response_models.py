@@ -217,6 +217,8 @@ class Info(ResponseModel):
     """Maximum number of tokens drafted per decoding step; 0 without speculative decoding."""
     draft_model_id: str | None
     """Name of the draft model."""
+    drafter: str | None
+    """The kind of drafter: `model`, `ngram`, `suffix` or `auto`; null if nothing is drafted."""
     scheduler: SchedulerInfo
     """State of the scheduler."""
 

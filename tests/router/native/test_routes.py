@@ -365,7 +365,7 @@ async def test_info_describes_the_server_in_tgis_order() -> None:
             b'"max_concurrent_requests":3,"max_best_of":2,"max_stop_sequences":4,'
             b'"max_input_tokens":1999,"max_total_tokens":2000,"validation_workers":2,'
             b'"max_client_batch_size":4,"router":"text-generation-router","version":"0.1.0",'
-            b'"sha":null,"docker_label":null,"speculate":0,"draft_model_id":null,'
+            b'"sha":null,"docker_label":null,"speculate":0,"draft_model_id":null,"drafter":null,'
             b'"scheduler":{"policy":"fcfs","queue_depth":[2,1],"running":3,'
             b'"perceptible_share":0.666667,"estimate_error":0.0625,"acceptance_rate":0.75,'
             b'"preemptions":{"keep":1,"swap":2,"recompute":0}}}'
