@@ -35,7 +35,7 @@ from tests.support.samplings import GREEDY, SAMPLED
 from tests.support.tiny import VOCABULARY
 
 Model = Callable[..., str]
-ADAPTERS = 8
+ADAPTERS, MANY = 8, 64
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def adapted(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Callable[
     return get
 
 
-def specs(common: int = 0) -> list[RowSpec]:
+def specs(common: int = 0, adapters: int = ADAPTERS) -> list[RowSpec]:
     """Two rows for each adapter and for the base, neighbours with different ones."""
     random = Random(7)
     head = tuple(random.randrange(VOCABULARY) for _ in range(common))
@@ -88,9 +88,9 @@ def specs(common: int = 0) -> list[RowSpec]:
             head + tuple(random.randrange(VOCABULARY) for _ in range(random.randint(2, 30))),
             16,
             replace((GREEDY, SAMPLED)[index % 2], seed=index),
-            adapter=index % (ADAPTERS + 1),
+            adapter=index % (adapters + 1),
         )
-        for index in range(2 * (ADAPTERS + 1))
+        for index in range(2 * (adapters + 1))
     ]
 
 
@@ -111,6 +111,14 @@ def test_eight_adapters_in_one_step_give_the_tokens_of_merged_models(
 ) -> None:
     own, rows = adapted(name), specs()
     found = drive(own.engine, rows, ENGINE_PLANS[plan])
+    assert found == expected(own, rows)
+    assert len({tuple(tokens) for tokens in found}) == len(rows)
+
+
+def test_sixty_four_adapters_are_live_at_once(model: Model, tmp_path: Path) -> None:
+    """Rows of 32 of them are in each Step, with drafts; the ranks are 1, 4, ..., 190."""
+    own, rows = build(model("llama"), tmp_path, model("llama", 1), MANY), specs(adapters=MANY)
+    found = drive(own.engine, rows, replace(ENGINE_PLANS["drafts of 5"], batch=MANY // 2))
     assert found == expected(own, rows)
     assert len({tuple(tokens) for tokens in found}) == len(rows)
 
