@@ -11,6 +11,7 @@ import sys
 
 COMMANDS = {
     "models": ("benchmark.models.prepare", "fetch real public models and convert them"),
+    "inflate": ("benchmark.models.inflate", "write a larger model that computes the same function"),
     "train-demo": ("benchmark.demo.train", "train the bundled demo pair of models"),
     "demo-report": ("benchmark.demo.report", "measure the demo pair, write docs/demo-models.md"),
     "engine": (
