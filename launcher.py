@@ -222,6 +222,8 @@ def shard_command(
         measurement_cache=str(measurements) if measurements else None,
         adapters=bool(models.adapters) or model.lora_folder is not None,
         adapter_paths=tuple(map(str, models.adapters)),
+        rope_scaling=model.rope_scaling,
+        rope_factor=model.rope_factor,
     )
     return ChildCommand(f"rank {rank}", python_command("shard"), asdict(config))
 

@@ -106,7 +106,15 @@ class ModelConfig:
     shard_uds_path: str | None = option(
         None, "path prefix of the shards' Unix sockets; default: a new private folder"
     )
-
+    rope_scaling: str | None = option(
+        None,
+        "how the target model's rotary embedding is scaled for longer texts; default: linear if"
+        " rope-factor is set",
+        choices=("linear", "dynamic"),
+    )
+    rope_factor: float | None = option(
+        None, "by what the target model's length grows; default: 1 if rope-scaling is set"
+    )
     lora_adapters: str | None = option(
         None,
         "LoRA adapters to serve, separated by commas: a hub id or folder, which is also the name,"
@@ -124,6 +132,8 @@ class ModelConfig:
     def check(self) -> None:
         """Raises ValueError for values that contradict each other, in TGI's words if it has any."""
         self.adapter_sources()
+        if self.rope_factor is not None and self.rope_factor < 1:
+            raise ValueError("`rope_factor` must be >= 1")
         if self.max_lora_bytes < 1:
             raise ValueError("`max_lora_bytes` must be > 0")
         if self.lora_folder is not None and not Path(self.lora_folder).is_dir():
@@ -236,3 +246,5 @@ class ShardConfig:
     """Whether rows may have LoRA adapters."""
     adapter_paths: tuple[str, ...] = ()
     """Folders of the adapters to begin with, which have the numbers from 1 on."""
+    rope_scaling: str | None = None
+    rope_factor: float | None = None

@@ -26,6 +26,7 @@ from shard.loading.load import load
 from shard.loading.measured_times import MeasuredTimes
 from shard.loading.measurement_cache import MeasurementCache, identity
 from shard.loading.partition import TensorParallelRank
+from shard.loading.rope_scaling import RopeScaling
 from shard.loading.weights import ProgressCallback
 from shard.lora.lora_table import AdapterTable
 from shard.model import memory
@@ -155,7 +156,8 @@ def _load_target(
 ) -> LoadedModel:
     report = _progress_reporter(progress, "target", 10, 60)
     with memory.oom_as_startup_error("load the target; raise `--num-shard`"):
-        loaded = load(config.model_path, config.dtype, device, ranks, report)
+        rope = RopeScaling.from_config(config)
+        loaded = load(config.model_path, config.dtype, device, ranks, report, rope)
     return _log_warnings(config, "target", loaded)
 
 

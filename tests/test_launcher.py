@@ -655,6 +655,8 @@ TGI = {
     "num-shard": "1",
     "speculate": "2",
     "dtype": "bfloat16",
+    "rope-scaling": "dynamic",
+    "rope-factor": "2.0",
     "trust-remote-code": "true",
     "max-concurrent-requests": "7",
     "max-best-of": "3",
@@ -706,7 +708,27 @@ def test_every_flag_of_tgi_is_a_flag_and_a_variable() -> None:
         assert options(f"--{name}", value) != unchanged
 
 
-@pytest.mark.parametrize("name", ["quantize", "kv-cache-dtype", "rope-scaling", "rope-factor"])
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (("--rope-scaling", "yarn"), "`rope_scaling`: `yarn` is not one of linear, dynamic"),
+        (("--rope-factor", "0.5"), "`rope_factor` must be >= 1"),
+        (("--rope-factor", "two"), "`rope_factor`: `two` is not of type float"),
+    ],
+)
+def test_a_wrong_scaling_of_positions_is_refused(flags: tuple[str, ...], text: str) -> None:
+    with pytest.raises(StartupError, match=re.escape(text)):
+        options(*flags)
+
+
+def test_the_scaling_of_positions_reaches_the_shards(tmp_path: Path) -> None:
+    models = ModelFolders(tmp_path, None, "target", None)
+    scaled = options(ROPE_SCALING="dynamic", ROPE_FACTOR="2.5")
+    config = launcher.shard_command(scaled, models, ("a",), 0, tmp_path).config
+    assert (config["rope_scaling"], config["rope_factor"]) == ("dynamic", 2.5)
+
+
+@pytest.mark.parametrize("name", ["quantize", "kv-cache-dtype"])
 def test_unsupported_flags_are_refused_as_variables_too(name: str) -> None:
     text = f"`--{name}` is not supported yet"
     with pytest.raises(StartupError, match=text):

@@ -46,8 +46,6 @@ class UnsupportedTgiFlags:
 
     quantize: str | None = option(None, _UNSUPPORTED)
     kv_cache_dtype: str | None = option(None, _UNSUPPORTED)
-    rope_scaling: str | None = option(None, _UNSUPPORTED)
-    rope_factor: str | None = option(None, _UNSUPPORTED)
 
     def check(self) -> None:
         """Raises ValueError for the first flag that is set."""

@@ -24,6 +24,7 @@ from shard.loading.compatibility import refuse_hidden_window, verify_logits
 from shard.loading.conversion import NotSliceable, converted_sources
 from shard.loading.partition import Partition, TensorParallelRank
 from shard.loading.plan import LoadPlan, plan_load
+from shard.loading.rope_scaling import RopeScaling
 from shard.loading.weights import ProgressCallback, Weights, load_parameters, set_parameter
 from shard.model.attention_adapters.adapter_table import build_implementation, install_adapter
 from shard.model.packed_model import LoadedModel, layer_shapes, probe_attention
@@ -37,14 +38,15 @@ def load(
     device: torch.device,
     ranks: TensorParallelRank,
     report: ProgressCallback,
+    rope: RopeScaling | None = None,
 ) -> LoadedModel:
     """Load the model in folder `path`, partitioned for `ranks`.
 
-    `dtype` None is float32 on a CPU and the checkpoint's own on a GPU. Raises StartupError: 2 if
-    the model cannot be divided by the ranks, 4 if it cannot be served or read.
+    `dtype` None is float32 on a CPU and the checkpoint's own on a GPU. Raises StartupError as
+    `plan_load` does, and 4 if the weights cannot be read.
     """
     disable_progress_bar()  # the launcher shows progress
-    plan = plan_load(path, dtype, device, ranks)
+    plan = plan_load(path, dtype, device, ranks, rope)
     if plan.unpacking is not None:
         module = _load_by_transformers(plan, report, **plan.unpacking)
     else:

@@ -21,6 +21,7 @@ from shard.errors import StartupError, first_line
 from shard.loading.compatibility import max_positions, refuse_unsupported
 from shard.loading.partition import Partition, TensorParallelRank, partitions
 from shard.loading.quantized import quantization_options
+from shard.loading.rope_scaling import RopeScaling, scale_positions
 from shard.loading.token_ids import drop_invalid_ids, eos_ids
 from shard.model.attention_adapters.adapter_table import build_implementation, install_adapter
 
@@ -57,15 +58,22 @@ class LoadPlan:
 
 
 def plan_load(
-    path: str, dtype: str | None, device: torch.device, ranks: TensorParallelRank
+    path: str,
+    dtype: str | None,
+    device: torch.device,
+    ranks: TensorParallelRank,
+    rope: RopeScaling | None = None,
 ) -> LoadPlan:
     """Decide how the model in folder `path` is loaded for `ranks`.
 
-    `dtype` None is float32 on a CPU and the checkpoint's own on a GPU. Raises StartupError: 2 if
-    the model cannot be divided by the ranks, 4 if it cannot be served.
+    `dtype` None is float32 on a CPU and the checkpoint's own on a GPU. `rope` replaces the scaling
+    of the configuration. Raises StartupError: 2 if the model cannot be divided by the ranks or
+    scaled, 4 if it cannot be served.
     """
     config = _read_config(path)
     name = refuse_unsupported(config)
+    if rope is not None:
+        scale_positions(config, name, rope)
     text = config.get_text_config()
     eos = eos_ids(Path(path), getattr(text, "eos_token_id", None), text.vocab_size)
     warnings = (*drop_invalid_ids(text, text.vocab_size), *eos.warnings)

@@ -19,6 +19,7 @@ from shard.loading.draft_vocabulary import shared_vocabulary
 from shard.loading.dry_run import ModelSize, dry_run
 from shard.loading.partition import TensorParallelRank
 from shard.loading.plan import LoadPlan, plan_load
+from shard.loading.rope_scaling import RopeScaling
 from shard.model.memory import require_one_row
 
 _log = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ def _check_model(
     ranks: TensorParallelRank,
     without_weights: Collection[Path],
 ) -> tuple[LoadPlan, ModelSize]:
-    plan = plan_load(path, config.dtype, device, ranks)
+    rope = RopeScaling.from_config(config) if role == "target" else None
+    plan = plan_load(path, config.dtype, device, ranks, rope)
     for warning in plan.warnings:
         _log.warning("%s model: %s", role, warning)
     return plan, dry_run(plan, ranks, has_weights=plan.path not in without_weights)

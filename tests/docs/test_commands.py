@@ -48,7 +48,6 @@ VARIABLES = set(re.findall(r"^(\w+) \?=", MAKEFILE, re.MULTILINE))
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 OTHER_FLAGS = {
     "--update-golden": "of pytest, in tests/conftest.py",
-    "--rope-": "stands for several",
     "--gpus": "of Docker",
     "--shm-size": "of Docker",
 }
