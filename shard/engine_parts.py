@@ -21,7 +21,13 @@ from shard.cores import available_cores
 from shard.drafters import DrafterInputs, make_drafter
 from shard.errors import StartupError
 from shard.loading.adapters import load_adapter
-from shard.loading.collectives import all_agree, join_process_group, max_over_ranks
+from shard.loading.collectives import (
+    all_agree,
+    join_process_group,
+    max_over_ranks,
+    sum_over_ranks,
+)
+from shard.loading.cpu_use import MAX_OTHERS, CpuUse
 from shard.loading.load import load
 from shard.loading.measured_times import MeasuredTimes
 from shard.loading.measurement_cache import MeasurementCache, identity
@@ -71,10 +77,20 @@ class EngineParts:
         return _max_length(self.config, self.target.facts, self.pages)
 
     def keep_measurements(self) -> None:
-        """Keep what was measured, for restarts and for later launchers. Raises OSError."""
+        """Keep what was measured, for restarts and for later launchers. Raises OSError.
+
+        Later launchers get only what was measured on a quiet machine.
+        """
         self.times.save()
-        if self.cache is not None:
-            self.cache.write(self.times.values, self.times.is_complete)
+        if self.cache is None:
+            return
+        if self.times.is_complete:
+            if self.cache.has_read(self.times.values):  # not so after a restart on a busy machine
+                self.cache.write(self.times.values, are_reused=True)
+        elif (share := self.times.cpu.others_share()) <= MAX_OTHERS:
+            self.cache.write(self.times.values, are_reused=False)
+        else:
+            _log.info("measurements are not kept: others used %.0f %% of the cores", 100 * share)
 
 
 def make_parts(config: ShardConfig, progress: Progress) -> EngineParts:
@@ -94,6 +110,7 @@ def make_parts(config: ShardConfig, progress: Progress) -> EngineParts:
         partial(max_over_ranks, ranks=ranks, device=device),
         kept=cache.read() if cache else (),
         repeat=device.type != "cpu",
+        cpu=CpuUse(partial(sum_over_ranks, ranks=ranks, device=device)),
     )
     target = PackedModel(
         loaded,

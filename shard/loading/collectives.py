@@ -53,6 +53,15 @@ def max_over_ranks(seconds: float, ranks: TensorParallelRank, device: torch.devi
     return figure.item()
 
 
+def sum_over_ranks(figure: float, ranks: TensorParallelRank, device: torch.device) -> float:
+    """The sum of all ranks' `figure`, the same on every rank."""
+    if ranks.world == 1:
+        return figure
+    total = torch.tensor(figure, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return total.item()
+
+
 def all_agree(agrees: bool, device: torch.device) -> bool:
     """Whether `agrees` is true on every rank; one small all-reduce."""
     vote = torch.tensor(int(agrees), device=device)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from shard.loading.cpu_use import CpuUse
+
 
 class MeasuredTimes:
     """What the ranks have measured, the same on all of them."""
@@ -27,15 +29,19 @@ class MeasuredTimes:
         max_over_ranks: Callable[[float], float],
         kept: Sequence[Any] = (),
         repeat: bool = False,
+        cpu: CpuUse | None = None,
     ) -> None:
         """`file` keeps the values until the launcher ends; None: every start measures.
 
         `kept`: values of an earlier launcher, for the first start. Ranks use what they have only
         if all of them have the same values from the first on, so that they stay in step.
         `repeat`: measure also what is known, since that compiles kernels.
+        `cpu`: counts what is used while values are measured; None for `CpuUse()`.
         """
         self._file, self._repeat = file, repeat
         self.max_over_ranks = max_over_ranks
+        self.cpu = cpu or CpuUse()
+        """What was used while values were measured."""
         self._values: list[Any] = []
         known = json.loads(file.read_text()) if file is not None and file.exists() else list(kept)
         self._earlier = deque(known if self._is_equal_on_ranks(known) else ())
@@ -53,7 +59,7 @@ class MeasuredTimes:
             value = self._earlier.popleft()
         else:
             self.is_complete = False
-            value = measure()
+            value = self.cpu.during(measure)
         self._values.append(value)
         return value
 

@@ -68,6 +68,7 @@ class MeasurementCache:
     def __init__(self, key: Mapping[str, Any], folder: Path) -> None:
         self._key = json.dumps(key)
         self._uses = 0
+        self._kept: list[Any] = []
         self.file = folder / f"{_digest(self._key)}.json"
 
     def read(self) -> list[Any]:
@@ -76,12 +77,17 @@ class MeasurementCache:
             kept = json.loads(self._read_text())
             self._check(kept)
             self._uses = kept["uses"]
-            return list(kept["values"]) if self._uses < MAX_USES else []
+            self._kept = list(kept["values"]) if self._uses < MAX_USES else []
+            return self._kept
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             _log.warning("%s cannot be used (%s); measuring again", self.file, first_line(error))
         return []
+
+    def has_read(self, values: Sequence[Any]) -> bool:
+        """Whether `values` are what `read` has returned."""
+        return list(values) == self._kept
 
     def write(self, values: Sequence[Any], are_reused: bool) -> None:
         """Replace the file at once, and remove the oldest of more than `MAX_FILES`.

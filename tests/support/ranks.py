@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -150,11 +150,16 @@ def echo_group(world: int, **changes: Any) -> Iterator[list[RankProcess]]:
 
 
 @contextmanager
-def model_group(config: ShardConfig, world: int) -> Iterator[list[ForkedRank]]:
-    """Start `world` ranks that serve the models of `config` and accept connections."""
+def model_group(
+    config: ShardConfig, world: int, prepare: Callable[[], None] | None = None
+) -> Iterator[list[ForkedRank]]:
+    """Start `world` ranks that serve the models of `config` and accept connections.
+
+    `prepare` is that of `ForkedRank`.
+    """
     with socket_folder() as path, ExitStack() as stack:
         ranks = [
-            stack.enter_context(ForkedRank(config_for_rank(config, n, world, path)))
+            stack.enter_context(ForkedRank(config_for_rank(config, n, world, path), prepare))
             for n in range(world)
         ]
         wait_until_ready(ranks)

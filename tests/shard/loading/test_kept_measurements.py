@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from shard import engine_parts
 from shard.config import ShardConfig
 from shard.loading.measurement_cache import MeasurementCache
 from shard.wire.protocol import Ready, Sampling
@@ -23,10 +24,15 @@ ASKS = [RowSpec((5, 6, 7), 12, Sampling()), RowSpec(tuple(range(20)), 12, SAMPLE
 Tokens = list[list[int]]
 
 
+def keep_on_a_busy_machine() -> None:
+    """Let a rank keep what it measures while other tests run."""
+    pytest.MonkeyPatch().setattr(engine_parts, "MAX_OTHERS", 1.0)
+
+
 def start(config: ShardConfig) -> tuple[Ready, Tokens]:
     """What two ranks of `config` announce, and the tokens of `ASKS`."""
     numbers = count(1)
-    with model_group(config, 2) as ranks, connect_group(ranks) as group:
+    with model_group(config, 2, keep_on_a_busy_machine) as ranks, connect_group(ranks) as group:
         items = driver.run_steps(
             ASKS,
             DrivePlan(draft=3),
