@@ -24,6 +24,7 @@ from benchmark.models.inflation import Inflation
 from benchmark.models.shapes import SHAPES, Shape, inflated_config, require_fits, shape_of
 from shard.errors import StartupError
 from shard.gguf.conversion_cache import create_once
+from shard.loading.model_files import read_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _LAYER = "model.layers."
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 def inflate(source: Path, shape: Shape, dtype: str, target: Path) -> None:
     """Write the inflated model into the folder `target`. Raises StartupError."""
-    config = json.loads((source / "config.json").read_text())
+    config = read_config(source)
     small = shape_of(config)
     require_fits(small, shape)
     _copy_other_files(source, target)

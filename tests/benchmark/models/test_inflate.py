@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmark.__main__ import main
 from benchmark.models.inflate import inflate
 from benchmark.models.shapes import SHAPES, inflated_config, shape_of
+from tests.support.paths import DEMO
 
 TOKENS = torch.arange(40).reshape(2, 20) % 50
 SIZES = {
@@ -55,6 +56,24 @@ def test_logits_are_equal(tmp_path: Path, tied: bool, kv_heads: int) -> None:
     torch.testing.assert_close(logits, reference, rtol=1e-4, atol=1e-4)
 
 
+def test_the_greedy_text_is_that_of_the_small_model(tmp_path: Path) -> None:
+    target = tmp_path / "large"
+    target.mkdir()
+    inflate(DEMO / "target", SHAPES["tiny"], "float32", target)
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    prompt = tokenizer("The module provides functions that", return_tensors="pt").input_ids
+    text, reference = (
+        tokenizer.decode(greedy_tokens(folder, prompt)) for folder in (target, DEMO / "target")
+    )
+    assert text == reference
+    assert len(text) > 100
+
+
+def greedy_tokens(folder: Path, prompt: torch.Tensor) -> Any:
+    model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.generate(prompt, max_new_tokens=40, do_sample=False)[0]
+
+
 def test_files_that_do_not_depend_on_the_shape_are_copied(tmp_path: Path) -> None:
     small_model(tmp_path / "small")
     (tmp_path / "small" / "tokenizer.json").write_text("{}")
@@ -83,6 +102,15 @@ def test_a_model_that_cannot_be_inflated_is_one_line_and_status_1(
     assert main(["inflate", str(tmp_path / "small"), str(target), "--shape", "tiny"]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line == f"inflate: the model cannot be inflated: {reason}"
+    assert not target.exists()
+
+
+def test_a_folder_without_a_configuration_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "small", tmp_path / "large"
+    assert main(["inflate", str(source), str(target), "--shape", "tiny"]) == 1
+    assert str(source / "config.json") in capsys.readouterr().err
     assert not target.exists()
 
 
