@@ -83,9 +83,7 @@ class Dispatcher:
             permits, lambda missing: self._wait.seconds_until_ended(missing, clock())
         )
         results = StepResults(scheduler, self._records, metrics)
-        paused = PausedStreams(
-            max_unread_tokens, lambda record: self._events.put(ClientCaughtUp(record))
-        )
+        paused = PausedStreams(max_unread_tokens, lambda: self._events.put(ClientCaughtUp()))
         self._handler = EventHandler(
             clock,
             scheduler,

@@ -45,8 +45,6 @@ class ShardsRestarted:
 class ClientCaughtUp:
     """The client of a paused stream has read enough for it to go on."""
 
-    record: LiveRequest
-
 
 Event = Submitted | ClientCaughtUp | CancelRequested | GroupEvent | ShardsRestarted
 

@@ -20,7 +20,7 @@ class PausedStreams(Collection[int]):
     `on_caught_up` is called when the client of one has read enough.
     """
 
-    def __init__(self, max_unread: float, on_caught_up: Callable[[LiveRequest], None]) -> None:
+    def __init__(self, max_unread: float, on_caught_up: Callable[[], None]) -> None:
         self._max_unread = max_unread
         self._on_caught_up = on_caught_up
         self._paused: dict[int, LiveRequest] = {}

@@ -92,7 +92,7 @@ class LiveRequest:
         self._read: int | None = None
         """Number of the last token that a stream's client has taken; None without a stream."""
         self._notified_at = 0
-        self._on_read: Callable[[LiveRequest], None] | None = None
+        self._on_read: Callable[[], None] | None = None
 
     @property
     def seed(self) -> int | None:
@@ -239,14 +239,14 @@ class LiveRequest:
         if self.error:
             raise self.error
 
-    def notify_when_read(self, unread: int, notify: Callable[[LiveRequest], None]) -> None:
+    def notify_when_read(self, unread: int, notify: Callable[[], None]) -> None:
         """Call `notify` from now on whenever the client has read all tokens but `unread`."""
         self._notified_at, self._on_read = unread, notify
 
     def _note_read(self, number: int) -> None:
         self._read = number
         if self._on_read and self.unread == self._notified_at:
-            self._on_read(self)
+            self._on_read()
 
     async def _next_change(self) -> None:
         self._changed.clear()

@@ -46,20 +46,12 @@ def join_process_group(ranks: TensorParallelRank, rendezvous: str, device: torch
 
 def max_over_ranks(seconds: float, ranks: TensorParallelRank, device: torch.device) -> float:
     """The largest of all ranks' `seconds`, the same on every rank."""
-    if ranks.world == 1:
-        return seconds
-    figure = torch.tensor(seconds, dtype=torch.float64, device=device)
-    dist.all_reduce(figure, dist.ReduceOp.MAX)
-    return figure.item()
+    return _reduce(seconds, dist.ReduceOp.MAX, ranks, device)
 
 
 def sum_over_ranks(figure: float, ranks: TensorParallelRank, device: torch.device) -> float:
     """The sum of all ranks' `figure`, the same on every rank."""
-    if ranks.world == 1:
-        return figure
-    total = torch.tensor(figure, dtype=torch.float64, device=device)
-    dist.all_reduce(total)
-    return total.item()
+    return _reduce(figure, dist.ReduceOp.SUM, ranks, device)
 
 
 def all_agree(agrees: bool, device: torch.device) -> bool:
@@ -84,6 +76,20 @@ def install_collectives(module: nn.Module, name: str, ranks: TensorParallelRank)
             part.register_forward_hook(_all_reduce)
         elif style == GATHERED_OUTPUT and part.out_features % ranks.world == 0:
             part.register_forward_hook(_gather_output_hook(ranks.world))
+
+
+def _reduce(
+    figure: float,
+    operation: dist.ReduceOp.RedOpType,
+    ranks: TensorParallelRank,
+    device: torch.device,
+) -> float:
+    """All ranks' `figure` combined by `operation`; one small all-reduce if there are several."""
+    if ranks.world == 1:
+        return figure
+    combined = torch.tensor(figure, dtype=torch.float64, device=device)
+    dist.all_reduce(combined, operation)
+    return combined.item()
 
 
 def _split_input_hook(ranks: TensorParallelRank) -> Callable[[nn.Module, Any], tuple[Tensor]]:
